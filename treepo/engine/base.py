@@ -1,0 +1,63 @@
+"""The seam between trees and whatever decodes tokens."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+
+@dataclass(frozen=True, eq=False)
+class SampleRequest:
+    """One segment to decode.
+
+    request_id: chosen by the caller, unique among the requests that are under way.
+    prefix_ids: int32 [n], n >= 1, what the segment continues.
+    max_new_tokens: at least 1.
+    seed: the random stream. The token at position p of the sequence (prompt included) is drawn with the p-th number
+        of this stream, so a segment decoded in two requests equals the same segment decoded in one.
+    temperature: 0 takes the likeliest token.
+    """
+
+    request_id: int
+    prefix_ids: np.ndarray
+    max_new_tokens: int
+    seed: int
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class SampleResult:
+    """One decoded segment.
+
+    token_ids: int32 [n], 1 <= n <= max_new_tokens; includes the end-of-sequence token if one was drawn.
+    logprobs: float32 [n] under the distribution that was sampled from: softmax(logits / temperature), and
+        softmax(logits) at temperature 0.
+    ended: whether the last token is an end-of-sequence token.
+    """
+
+    request_id: int
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    ended: bool
+
+
+class Engine(Protocol):
+    """Decodes segments; requests may be submitted while others run, and none depends on another."""
+
+    def submit(self, request: SampleRequest) -> None:
+        """Queue one request."""
+        ...
+
+    def step(self) -> list[SampleResult]:
+        """Advance every running request by at least a token and return those that finished."""
+        ...
+
+    def update_weights(self, model: "Module") -> None:
+        """Sample from these weights from now on and forget what was cached under the old ones.
+
+        Nothing may be under way.
+        """
+        ...

@@ -1,0 +1,53 @@
+"""A deterministic engine without a model, for tests, docs and examples."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from treepo.engine.base import SampleRequest, SampleResult
+from treepo.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+Script = Callable[[np.ndarray, int], tuple[int, float]]
+"""(ids so far, seed of this position) -> (next token id, its log-probability)."""
+
+
+class ScriptedEngine:
+    """Decodes by calling `script` for each token; up to `max_batch` requests advance one token a step."""
+
+    def __init__(self, script: Script, eos_ids: tuple[int, ...] = (), max_batch: int = 256) -> None:
+        self.script = script
+        self.eos_ids = frozenset(eos_ids)
+        self.max_batch = max_batch
+        self.waiting: list[SampleRequest] = []
+        self.running: dict[int, tuple[SampleRequest, list[int], list[float]]] = {}
+
+    def submit(self, request: SampleRequest) -> None:
+        """Queue one request; see Engine."""
+        assert request.request_id not in self.running, f"request {request.request_id} is already running"
+        self.waiting.append(request)
+
+    def step(self) -> list[SampleResult]:
+        """Advance the running requests by one token; see Engine."""
+        while self.waiting and len(self.running) < self.max_batch:
+            request = self.waiting.pop(0)
+            self.running[request.request_id] = (request, [], [])
+        finished = []
+        for request, tokens, logprobs in list(self.running.values()):
+            ids = np.concatenate([request.prefix_ids, np.array(tokens, np.int32)])
+            token, logprob = self.script(ids, derive_seed(request.seed, len(ids)))
+            tokens.append(token)
+            logprobs.append(logprob)
+            ended = token in self.eos_ids
+            if ended or len(tokens) == request.max_new_tokens:
+                del self.running[request.request_id]
+                arrays = np.array(tokens, np.int32), np.array(logprobs, np.float32)
+                finished.append(SampleResult(request.request_id, *arrays, ended))
+        return finished
+
+    def update_weights(self, model: "Module") -> None:
+        """There are no weights; see Engine."""
+        assert not self.waiting and not self.running, "weights change only between requests"

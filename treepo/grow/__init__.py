@@ -1,0 +1,23 @@
+"""Growing: from problems to trees."""
+
+from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
+from treepo.grow.fallback import Cut, Fallback, Finished, RandomBoundary
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import PathEnd, Stopping, StopRules
+
+__all__ = [
+    "Branching",
+    "Cut",
+    "EvenBranching",
+    "Fallback",
+    "Finished",
+    "InitialFork",
+    "Level",
+    "PathEnd",
+    "RandomBoundary",
+    "StopRules",
+    "Stopping",
+    "TreeSampler",
+    "TreeShape",
+]

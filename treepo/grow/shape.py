@@ -1,0 +1,43 @@
+"""The size of a tree, in the paper's four numbers and one bound."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """How large each tree grows (paper, section 2.2)."""
+
+    width: int = 8
+    """Trajectories per tree."""
+
+    depth: int = 8
+    """Most segments in a trajectory."""
+
+    segment_len: int = 16
+    """Most tokens decoded per segment."""
+
+    num_children: int = 2
+    """Children per path when it forks (the paper's b)."""
+
+    max_response_len: int | None = None
+    """Most tokens in a trajectory; depth x segment_len if not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "segment_len", "num_children"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        limit = self.max_response_len
+        if limit is not None and not 1 <= limit <= self.depth * self.segment_len:
+            raise ValueError(
+                f"max_response_len must be within 1..depth x segment_len = {self.depth * self.segment_len}, got {limit}"
+            )
+
+    @property
+    def response_limit(self) -> int:
+        """Most tokens in a trajectory."""
+        return self.max_response_len or self.depth * self.segment_len
+
+    @classmethod
+    def star(cls, width: int, response_len: int) -> "TreeShape":
+        """Sequential sampling: a fork of `width` at the root and one segment."""
+        return cls(width=width, depth=1, segment_len=response_len, num_children=width)

@@ -1,0 +1,1 @@
+"""Hugging Face models: loading, saving, and the attention they call."""

@@ -1,0 +1,102 @@
+"""The policy: a Hugging Face decoder and its tokenizer, loaded from a folder and saved to one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from treepo.model.attention import ATTENTION_NAME, register_attention
+
+SERVED_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model being trained, and its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token id that ends a response, from the generation settings and the tokenizer."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = [configured] if isinstance(configured, int) else list(configured or [])
+        if self.tokenizer.eos_token_id is not None:
+            ids.append(self.tokenizer.eos_token_id)
+        return tuple(sorted(set(ids)))
+
+    @property
+    def max_len(self) -> int | None:
+        """Most tokens of a sequence that the model was made for, or None if it does not say."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors)."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_policy(
+    path: str,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a folder or the name of a model on the hub.
+
+    Raises ValueError naming `path` if there is no model, no tokenizer, no safetensors weights, or if its attention
+    is of a kind that packing and the engine cannot serve.
+    """
+    if Path(path).is_dir():
+        _check_folder(Path(path))
+    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise ValueError(f"model.path: no folder {path!r}")
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model.path: cannot load {path!r}: {_first_line(error)}") from error
+    check_served(config)
+    register_attention()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=ATTENTION_NAME,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model.path: cannot load the weights of {path!r}: {_first_line(error)}") from error
+    return Policy(model.to(device).eval(), tokenizer)
+
+
+def check_served(config: object) -> None:
+    """Raise ValueError if a model of this configuration has layers that are not plain or windowed attention."""
+    kind = getattr(config, "model_type", "?")
+    other = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
+    if other:
+        raise ValueError(f"model.path: {kind!r} has layers of type {sorted(other)}, which are not supported")
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise ValueError(f"model.path: {kind!r} soft-caps its attention, which is not supported")
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model.path: no config.json in {str(folder)!r}")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        raise ValueError(f"model.path: no tokenizer in {str(folder)!r}")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"model.path: no safetensors weights in {str(folder)!r}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

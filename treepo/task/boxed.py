@@ -1,0 +1,23 @@
+r"""Answers in \boxed{...}."""
+
+import re
+
+_MARKS = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
+
+
+def last_box(text: str) -> str | None:
+    r"""The content of the last complete \boxed{...}, or None if none is closed.
+
+    Braces nest; escaped ones do not count. Of boxes within a box, the innermost that opens last is returned.
+    """
+    open_braces: list[tuple[int, bool]] = []
+    last: tuple[int, int] | None = None
+    for mark in _MARKS.finditer(text):
+        match mark.group():
+            case "{" | "\\boxed{" as opening:
+                open_braces.append((mark.end(), opening != "{"))
+            case "}" if open_braces:
+                start, is_box = open_braces.pop()
+                if is_box and (last is None or start > last[0]):
+                    last = (start, mark.start())
+    return None if last is None else text[last[0] : last[1]]

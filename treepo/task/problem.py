@@ -1,0 +1,45 @@
+"""What is asked, and who says what is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question together with its known answer."""
+
+    id: str
+    """Stable and unique; seeds are derived from it."""
+
+    prompt: str
+    """The text as asked."""
+
+    prompt_ids: tuple[int, ...]
+    """What the model is conditioned on."""
+
+    answer: str
+    """The known answer."""
+
+
+class Task(Protocol):
+    """A source of problems and the judge of their answers."""
+
+    def training_problems(self, step: int, count: int) -> list[Problem]:
+        """Return the problems of one training step, the same ones for the same task and step.
+
+        `count` problems with distinct ids, none of them held out.
+        """
+        ...
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        """Return problems that are never trained on, the same ones at every call.
+
+        Distinct, and `count` of them, or all there are if that is fewer.
+        """
+        ...
+
+    def reward(self, problem: Problem, response: str) -> float:
+        """Return 1.0 if `response` (decoded, without special tokens) is right and 0.0 if not."""
+        ...

@@ -1,0 +1,184 @@
+"""The tree: what is grown, credited and learned from.
+
+A tree holds every token once per node. Trajectories, groups and depths are views derived from it.
+This file needs numpy and the standard library only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+
+ROOT = 0
+"""Index of the root node, which holds the prompt."""
+
+
+class StopReason(StrEnum):
+    """Why a path ended and became a leaf."""
+
+    ANSWER = "answer"
+    EOS = "eos"
+    LENGTH = "length"
+    DEPTH = "depth"
+    REPETITION = "repetition"
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One segment and its parent; the root is the prompt.
+
+    token_ids: int32 [n], the tokens decoded for this segment.
+    sampled_logprobs: float32 [n] from the engine that sampled them, or None where nothing was scored (the prompt).
+    seed: the random stream the tokens were drawn from.
+    stop: why the path ended here, or None for an inner node.
+    """
+
+    parent: int
+    token_ids: np.ndarray
+    sampled_logprobs: np.ndarray | None
+    seed: int
+    stop: StopReason | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The view from the root to one leaf, without the prompt.
+
+    nodes: node indices below the root, top down. token_ids int32 [n], sampled_logprobs float32 [n].
+    """
+
+    leaf: int
+    nodes: tuple[int, ...]
+    token_ids: np.ndarray
+    sampled_logprobs: np.ndarray
+    stop: StopReason
+
+
+@dataclass
+class Tree:
+    """All trajectories grown for one problem. Node indices never change; `split` only adds nodes."""
+
+    problem_id: str
+    nodes: list[Node] = field(default_factory=list)
+
+    @classmethod
+    def planted(cls, problem_id: str, prompt_ids: np.ndarray, seed: int) -> "Tree":
+        """A tree of the prompt alone."""
+        return cls(problem_id, [Node(-1, np.asarray(prompt_ids, np.int32), None, seed)])
+
+    def add(self, node: Node) -> int:
+        """Append a node below an existing, unfinished one and return its index."""
+        assert 0 <= node.parent < len(self.nodes), f"no parent {node.parent}"
+        assert self.nodes[node.parent].stop is None, "a leaf has no children"
+        assert node.sampled_logprobs is not None and len(node.token_ids) == len(node.sampled_logprobs)
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def split(self, index: int, offset: int) -> int:
+        """Cut a node in two after `offset` of its tokens and return the new, upper part.
+
+        The lower part keeps the index, so leaves and children stay where they were.
+        """
+        node = self.nodes[index]
+        assert index != ROOT and 0 < offset < len(node.token_ids), f"cannot split node {index} at {offset}"
+        assert node.sampled_logprobs is not None
+        upper = replace(
+            node,
+            token_ids=node.token_ids[:offset],
+            sampled_logprobs=node.sampled_logprobs[:offset],
+            stop=None,
+        )
+        self.nodes.append(upper)
+        self.nodes[index] = replace(
+            node,
+            parent=len(self.nodes) - 1,
+            token_ids=node.token_ids[offset:],
+            sampled_logprobs=node.sampled_logprobs[offset:],
+        )
+        return len(self.nodes) - 1
+
+    def cut(self, index: int, keep: int) -> int:
+        """The node that ends exactly `keep` response tokens below the prompt on the way to `index`.
+
+        Splits a node where the cut falls inside it. `keep` is 0 for the root.
+        """
+        end = 0
+        for i in self.path(index):
+            start, end = end, end + len(self.nodes[i].token_ids) * (i != ROOT)
+            if end == keep:
+                return i
+            if end > keep:
+                return self.split(i, keep - start)
+        raise AssertionError(f"cannot keep {keep} of {end} tokens")
+
+    @property
+    def prompt_ids(self) -> np.ndarray:
+        return self.nodes[ROOT].token_ids
+
+    def path(self, index: int) -> list[int]:
+        """Node indices from the root to `index`, both included."""
+        path = []
+        while index >= 0:
+            path.append(index)
+            index = self.nodes[index].parent
+        return path[::-1]
+
+    def ids(self, index: int) -> np.ndarray:
+        """int32 [n]: prompt and response up to the end of node `index`."""
+        return np.concatenate([self.nodes[i].token_ids for i in self.path(index)])
+
+    def response_len(self, index: int) -> int:
+        """Response tokens from below the prompt to the end of node `index`."""
+        return sum(len(self.nodes[i].token_ids) for i in self.path(index)[1:])
+
+    def children(self) -> list[list[int]]:
+        """For each node, the indices of its children."""
+        children: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            if node.parent >= 0:
+                children[node.parent].append(i)
+        return children
+
+    def top_down(self) -> Iterator[int]:
+        """Every node index, parents before children, in depth-first order."""
+        children = self.children()
+        stack = [ROOT]
+        while stack:
+            index = stack.pop()
+            yield index
+            stack.extend(reversed(children[index]))
+
+    def leaves(self) -> list[int]:
+        """Indices of the finished nodes, in index order; rewards and advantages follow this order."""
+        return [i for i, node in enumerate(self.nodes) if node.stop is not None]
+
+    def trajectory(self, leaf: int) -> Trajectory:
+        """The view from the root to `leaf`."""
+        nodes = [self.nodes[i] for i in self.path(leaf)[1:]]
+        stop = self.nodes[leaf].stop
+        assert stop is not None, f"node {leaf} is not a leaf"
+        logprobs = [n.sampled_logprobs for n in nodes if n.sampled_logprobs is not None]
+        return Trajectory(
+            leaf,
+            tuple(self.path(leaf)[1:]),
+            np.concatenate([n.token_ids for n in nodes]),
+            np.concatenate(logprobs),
+            stop,
+        )
+
+    def trajectories(self) -> list[Trajectory]:
+        """One view per leaf, in the order of `leaves`."""
+        return [self.trajectory(leaf) for leaf in self.leaves()]
+
+    def groups(self) -> dict[int, list[int]]:
+        """For each node with a leaf at or below it, the positions of those leaves in `leaves`."""
+        groups: dict[int, list[int]] = {}
+        for position, leaf in enumerate(self.leaves()):
+            for index in self.path(leaf):
+                groups.setdefault(index, []).append(position)
+        return groups
+
+    def num_decoded(self) -> int:
+        """Tokens that were decoded to grow this tree: the nodes' tokens without the prompt."""
+        return sum(len(node.token_ids) for node in self.nodes[1:])
