@@ -38,6 +38,14 @@ class Policy:
         """Text without special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a question: as the user's turn of the chat template where there is one, else as plain text."""
+        if not self.tokenizer.chat_template:
+            return self.tokenizer.encode(text)
+        turns = [{"role": "user", "content": text}]
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.encode(str(rendered), add_special_tokens=False)
+
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors)."""
         self.model.save_pretrained(folder)

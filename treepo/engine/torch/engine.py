@@ -64,7 +64,7 @@ class TorchEngine:
     def update_weights(self, model: nn.Module) -> None:
         """The engine samples from the model it was given; see Engine. Only the cache is dropped."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
-        assert not self.waiting and self.rows.num_active == 0, "weights change only between requests"
+        assert not self.waiting and not any(self.rows.requests), "weights change only between requests"
         self.rows = Rows(2 * self.max_batch)
         self.cache = KeyValueCache()
 
@@ -74,7 +74,7 @@ class TorchEngine:
         A request that could share what is about to be computed for another waits until that is done.
         """
         rows = self.rows
-        num_running = sum(rows.is_active(r) for r in range(rows.num_active))
+        num_running = sum(map(rows.is_active, range(rows.num_active)))
         admissions: list[Admission] = []
         computing: list[np.ndarray] = []
         deferred: list[SampleRequest] = []

@@ -1,0 +1,129 @@
+"""From settings to parts: the policy, the task, the engine, the sampler and the trainer, wired together."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from treepo.config import Config, DataSettings
+from treepo.engine.torch import TorchEngine
+from treepo.evaluate import accuracy
+from treepo.grow import TreeSampler
+from treepo.grow.growth import Rules
+from treepo.learn.optim import make_optimizer
+from treepo.learn.trainer import Trainer
+from treepo.learn.update import Updater
+from treepo.model.policy import Policy, load_policy
+from treepo.seeds import derive_seed
+from treepo.task.base_model import Report, default_cache_folder, find_or_make_base_model
+from treepo.task.chain_sums import ChainSums
+from treepo.task.jsonl import JsonlFormat, JsonlTask, read_problems, split_held_out
+from treepo.task.problem import Problem, Task
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of one training run."""
+
+    config: Config
+    policy: Policy
+    task: Task
+    trainer: Trainer
+
+    def evaluate(self) -> dict[str, float]:
+        """Held-out accuracy: eval/avg over answers at temperature 1, eval/greedy over one likeliest answer each."""
+        settings = self.config.eval
+        problems = self.task.held_out_problems(settings.num_problems)
+        if not problems:
+            return {}
+
+        def measure(num_samples: int, temperature: float) -> float:
+            response_len = self.config.tree.response_limit
+            seed = derive_seed(self.config.train.seed, "eval")
+            engine, decode = self.trainer.engine, self.policy.decode
+            return accuracy(
+                engine, self.task, problems, decode, response_len, num_samples, temperature, seed
+            )
+
+        return {"eval/avg": measure(settings.num_samples, 1.0), "eval/greedy": measure(1, 0.0)}
+
+
+def build_run(config: Config, notify: Notify, report: Report) -> Run:
+    """Load or make everything a run needs.
+
+    notify: told in a line what was dropped. report: called while the base model is made. Raises ValueError naming
+    the setting that cannot work.
+    """
+    if config.data.path and not config.model.path:
+        raise ValueError(f"model.path: the problems of {config.data.path!r} need a model; none is given")
+    path = config.model.path or str(find_or_make_base_model(default_cache_folder(), seed=0, report=report))
+    settings = config.model
+    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    task = build_task(config, policy, notify)
+    engine = TorchEngine(policy.model, policy.eos_ids, config.engine.max_batch, config.engine.max_prefill_tokens)
+    return Run(config, policy, task, build_trainer(config, policy, task, engine))
+
+
+def build_trainer(config: Config, policy: Policy, task: Task, engine: TorchEngine) -> Trainer:
+    """The trainer of a policy on a task over an engine."""
+    rules = Rules(
+        config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode
+    )
+    optimizer, schedule = make_optimizer(policy.model, config.optim)
+    updater = Updater(
+        policy.model,
+        config.loss,
+        optimizer,
+        schedule,
+        config.train.micro_batch_tokens,
+        config.optim.max_grad_norm,
+        config.engine.temperature,
+    )
+    return Trainer(
+        policy,
+        task,
+        engine,
+        TreeSampler(engine, rules, config.engine.temperature),
+        config.credit,
+        updater,
+        config.train.problems_per_step,
+        config.train.num_mini_batches,
+        config.train.seed,
+    )
+
+
+def build_task(config: Config, policy: Policy, notify: Notify) -> Task:
+    """The built-in task, or the problems of a file that fit the model."""
+    room = config.data.max_prompt_len
+    if policy.max_len is not None:
+        room = min(room, policy.max_len - config.tree.response_limit)
+    if room < 1:
+        raise ValueError(
+            f"tree: responses of {config.tree.response_limit} tokens (depth x segment_len, or max_response_len) leave "
+            f"no room for a prompt in the model's {policy.max_len} positions"
+        )
+    seed = config.train.seed
+    if not config.data.path:
+        return ChainSums(policy.tokenizer, seed)
+    train, held_out = read_split(config.data, policy)
+    kept_train, kept_held_out = ([p for p in part if len(p.prompt_ids) <= room] for part in (train, held_out))
+    num_dropped = len(train) + len(held_out) - len(kept_train) - len(kept_held_out)
+    if num_dropped:
+        notify(f"{num_dropped} of {len(train) + len(held_out)} problems dropped: prompts of more than {room} tokens")
+    if not kept_train:
+        raise ValueError(f"data.path: no training problem of {config.data.path!r} has at most {room} prompt tokens")
+    return JsonlTask(kept_train, kept_held_out, seed)
+
+
+def read_split(settings: DataSettings, policy: Policy) -> tuple[list[Problem], list[Problem]]:
+    """(train, held out) from one file or two."""
+    form = JsonlFormat(settings.prompt_field, settings.answer_field, settings.answer_after)
+
+    def encode(question: str) -> list[int]:
+        return policy.encode_prompt(question + settings.instruction)
+
+    problems = read_problems(Path(settings.path), form, encode)
+    if not settings.held_out_path:
+        return split_held_out(problems)
+    return problems, read_problems(Path(settings.held_out_path), form, encode)

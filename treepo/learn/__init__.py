@@ -1,0 +1,1 @@
+"""Learning: from credited trees to a better policy."""
