@@ -7,8 +7,7 @@ from pathlib import Path
 from treepo.config import Config, DataSettings
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
-from treepo.grow import TreeSampler
-from treepo.grow.growth import Rules
+from treepo.grow import Rules, TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.trainer import Trainer
 from treepo.learn.update import Updater
@@ -42,9 +41,7 @@ class Run:
             response_len = self.config.tree.response_limit
             seed = derive_seed(self.config.train.seed, "eval")
             engine, decode = self.trainer.engine, self.policy.decode
-            return accuracy(
-                engine, self.task, problems, decode, response_len, num_samples, temperature, seed
-            )
+            return accuracy(engine, self.task, problems, decode, response_len, num_samples, temperature, seed)
 
         return {"eval/avg": measure(settings.num_samples, 1.0), "eval/greedy": measure(1, 0.0)}
 
@@ -67,9 +64,7 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
 
 def build_trainer(config: Config, policy: Policy, task: Task, engine: TorchEngine) -> Trainer:
     """The trainer of a policy on a task over an engine."""
-    rules = Rules(
-        config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode
-    )
+    rules = Rules(config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode)
     optimizer, schedule = make_optimizer(policy.model, config.optim)
     updater = Updater(
         policy.model,
@@ -105,6 +100,8 @@ def build_task(config: Config, policy: Policy, notify: Notify) -> Task:
         )
     seed = config.train.seed
     if not config.data.path:
+        if not isinstance(policy.tokenizer.bos_token_id, int):
+            raise ValueError("data.path: the built-in task needs a tokenizer with a bos token; give a file of problems")
         return ChainSums(policy.tokenizer, seed)
     train, held_out = read_split(config.data, policy)
     kept_train, kept_held_out = ([p for p in part if len(p.prompt_ids) <= room] for part in (train, held_out))

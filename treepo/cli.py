@@ -110,7 +110,7 @@ def _help() -> str:
 
     lines = [USAGE]
     for section in dataclasses.fields(Config):
-        default = section.default
+        default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}
         lines.append(f"[{section.name}]  {type(default).__name__}")
         for setting in dataclasses.fields(type(default)):

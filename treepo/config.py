@@ -183,9 +183,9 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(tables)
 
 
-def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> object:
+def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
     """An instance of the section's class, or of the one that `use` names, on top of the section's defaults."""
-    default = section.default
+    default: Any = section.default
     fields = {k: v for k, v in values.items() if k != "use"}
     chosen = type(default)
     if "use" in values:
@@ -195,7 +195,9 @@ def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> object
     known = [f.name for f in dataclasses.fields(chosen)]
     for key in fields:
         if key not in known:
-            raise ValueError(f"{section.name}.{key}: unknown setting; {chosen.__name__} has {', '.join(known) or 'none'}")
+            raise ValueError(
+                f"{section.name}.{key}: unknown setting; {chosen.__name__} has {', '.join(known) or 'none'}"
+            )
     base = {name: getattr(default, name) for name in known} if chosen is type(default) else {}
     try:
         return TypeAdapter(chosen).validate_python(base | fields)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from treepo.engine import Engine
-from treepo.grow import EvenBranching, InitialFork, RandomBoundary, StopRules, TreeSampler, TreeShape
-from treepo.grow.growth import Rules
+from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
 from treepo.grow.stopping import Decode
 from treepo.task.problem import Problem, Task
 

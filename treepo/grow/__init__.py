@@ -2,6 +2,7 @@
 
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
 from treepo.grow.fallback import Cut, Fallback, Finished, RandomBoundary
+from treepo.grow.growth import Rules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
@@ -16,6 +17,7 @@ __all__ = [
     "Level",
     "PathEnd",
     "RandomBoundary",
+    "Rules",
     "StopRules",
     "Stopping",
     "TreeSampler",

@@ -48,4 +48,3 @@ class TreeSampler:
                 submit(position, growths[position].receive(index, result))
                 if growths[position].done:
                     yield position, growths[position].tree
-

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -64,7 +65,7 @@ class Trainer:
     def mini_batches(self, trained: list[PackedTree]) -> list[list[PackedTree]]:
         """The trees of each update: at most num_mini_batches parts of equal size, by problem."""
         bounds = np.linspace(0, len(trained), min(self.num_mini_batches, len(trained)) + 1).astype(int)
-        return [trained[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return [trained[start:end] for start, end in pairwise(bounds)]
 
 
 def credit_and_pack(

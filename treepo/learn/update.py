@@ -57,7 +57,7 @@ class Updater:
         if not torch.isfinite(norm):
             raise NonFiniteUpdateError("gradient norm", batch)
         self.optimizer.step()
-        totals |= {"grad_norm": float(norm), "lr": self.schedule.get_last_lr()[0]}
+        totals |= {"grad_norm": float(norm), "lr": float(self.schedule.get_last_lr()[0])}
         self.schedule.step()
         return totals
 
@@ -70,7 +70,7 @@ class Updater:
         with torch.no_grad():
             weight = _like(logprobs, packed.num_leaves)
             log_ratio = logprobs - terms[0]
-            sums = {
+            sums: dict[str, Tensor] = {
                 "loss": loss.detach(),
                 "entropy": (weight * scores.entropies).sum(),
                 "clip_fraction": (weight * self.loss.clipped(logprobs, *terms)).sum(),

@@ -34,7 +34,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | None,  # noqa: ARG001 - transformers passes it by position; ours says what is visible
     scaling: float | None = None,
     sliding_window: int | None = None,
     attention_context: AttentionContext | None = None,

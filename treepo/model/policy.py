@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from treepo.model.attention import ATTENTION_NAME, register_attention
@@ -24,10 +25,8 @@ class Policy:
     def eos_ids(self) -> tuple[int, ...]:
         """Every token id that ends a response, from the generation settings and the tokenizer."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = [configured] if isinstance(configured, int) else list(configured or [])
-        if self.tokenizer.eos_token_id is not None:
-            ids.append(self.tokenizer.eos_token_id)
-        return tuple(sorted(set(ids)))
+        ids = list(configured) if isinstance(configured, list) else [configured]
+        return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if isinstance(i, int)}))
 
     @property
     def max_len(self) -> int | None:
@@ -36,7 +35,7 @@ class Policy:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of a question: as the user's turn of the chat template where there is one, else as plain text."""
@@ -84,7 +83,8 @@ def load_policy(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model.path: cannot load the weights of {path!r}: {_first_line(error)}") from error
-    return Policy(model.to(device).eval(), tokenizer)
+    nn.Module.to(model, torch.device(device))
+    return Policy(model.eval(), tokenizer)
 
 
 def check_served(config: object) -> None:

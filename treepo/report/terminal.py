@@ -30,9 +30,7 @@ class Terminal:
             task = progress.add_task(name, total=None, visible=False)
 
             def report(done: int, total: int, value: float) -> None:
-                progress.update(
-                    task, completed=done, total=total, description=f"{name} ({value:.3f})", visible=True
-                )
+                progress.update(task, completed=done, total=total, description=f"{name} ({value:.3f})", visible=True)
 
             yield report
 

@@ -1,5 +1,7 @@
 """Whether a written answer equals the known one."""
 
+from typing import Any
+
 from math_verify import LatexExtractionConfig, parse, verify
 
 from treepo.task.boxed import last_box
@@ -25,6 +27,6 @@ def _plain(text: str) -> str:
     return text.replace(",", "").replace("$", "").strip()
 
 
-def _parsed(text: str) -> list[object]:
+def _parsed(text: str) -> list[Any]:
     config = [LatexExtractionConfig(boxed_match_priority=0)]
     return list(parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=PARSE_TIMEOUT_S))

@@ -105,9 +105,7 @@ class TorchEngine:
         if targets:
             num_columns = int(self.rows.num_cached[targets].max())
             device = self._device()
-            self.cache.move(
-                torch.tensor(targets, device=device), torch.tensor(sources, device=device), num_columns
-            )
+            self.cache.move(torch.tensor(targets, device=device), torch.tensor(sources, device=device), num_columns)
         ends = [len(a.request.prefix_ids) - 1 for a in admissions]
         spans = zip(placed, (a.num_cached for a in admissions), ends, strict=True)
         return [(row, start, end) for row, start, end in spans if start < end]

@@ -1,0 +1,173 @@
+r"""Chain sums: the built-in task, which a model of 0.8M parameters learns in minutes on a CPU.
+
+A problem is a two-digit start and three to six labelled additions or subtractions of a digit from
+2 to 9, such as `62a-7b+7c+2d+3:`. Every true partial result lies within 10-89. The worked answer
+goes step by step and ends in a box:
+
+    careful   a62-2=60,60-5=55;b55+5=60,60+2=62;c62+2=64;d64+3=67;\boxed{67}
+    careless  a62-7=65;b65+7=62;c62+2=64;d64+3=67;\boxed{67}
+
+A step without a carry or borrow is written plainly. A step with one is either worked through the
+ten (careful: right) or makes a pupil's mistake (careless: drops the carry, or subtracts the smaller
+digit from the larger). Two mistakes can cancel, as above. The reward looks at the box alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from treepo.task.problem import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LABELS = "abcdefgh"
+MIN_RESULT, MAX_RESULT = 10, 89
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A start and what is added to it step by step (negative: subtracted)."""
+
+    start: int
+    steps: tuple[int, ...]
+
+    @property
+    def prompt(self) -> str:
+        """The chain as asked, such as `62a-7b+7c+2d+3:`."""
+        steps = "".join(f"{label}{step:+}" for label, step in zip(LABELS, self.steps, strict=False))
+        return f"{self.start}{steps}:"
+
+    @property
+    def value(self) -> int:
+        """The true result."""
+        return self.start + sum(self.steps)
+
+
+def draw_chain(rng: random.Random) -> Chain:
+    """Draw three to six steps, then one of all chains of that many steps, each as likely."""
+    num_steps = rng.randint(3, 6)
+    while True:
+        # Redrawing the whole chain, not just the step that left the range, keeps it uniform.
+        start = rng.randint(MIN_RESULT, MAX_RESULT)
+        steps = tuple(rng.choice((-1, 1)) * rng.randint(2, 9) for _ in range(num_steps))
+        results = (start + sum(steps[: i + 1]) for i in range(num_steps))
+        if all(MIN_RESULT <= result <= MAX_RESULT for result in results):
+            return Chain(start, steps)
+
+
+def is_held_out(prompt: str) -> bool:
+    """Say whether a prompt is kept for evaluation, as one in ten is, whatever the seed."""
+    digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 10 == 0
+
+
+def work_step(value: int, step: int, careful: bool) -> list[tuple[int, int]]:
+    """Work one step and return the equations written, as pairs (what is added, result).
+
+    A plain step ignores `careful`. A careful one with a carry or borrow goes to the ten and on
+    from there: two equations, or one if it starts or ends on the ten.
+    """
+    ones = value % 10
+    if 0 <= ones + step < 10:
+        return [(step, value + step)]
+    if not careful:
+        wrong_ones = ones + step - 10 if step > 0 else -(ones + step)
+        return [(step, value - ones + wrong_ones)]
+    to_ten = 10 - ones if step > 0 else -ones
+    ten = value + to_ten
+    equations = [(to_ten, ten), (step - to_ten, value + step)]
+    return [(added, result) for added, result in equations if added != 0]
+
+
+def worked_answer(chain: Chain, careful: Sequence[bool]) -> str | None:
+    """Work a chain, each step carefully or carelessly, and return the answer's text.
+
+    None if a result leaves 10-89. All-careful and all-careless answers never do; a careful step
+    after a careless one may, and then there is no two-digit way to write it.
+    """
+    if len(careful) != len(chain.steps):
+        raise ValueError(f"careful: {len(careful)} values for {len(chain.steps)} steps")
+    value, text = chain.start, ""
+    for label, step, is_careful in zip(LABELS, chain.steps, careful, strict=False):
+        equations: list[str] = []
+        for added, result in work_step(value, step, is_careful):
+            if not MIN_RESULT <= result <= MAX_RESULT:
+                return None
+            equations.append(f"{value}{added:+}={result}")
+            value = result
+        text += f"{label}{','.join(equations)};"
+    return text + boxed(str(value))
+
+
+def boxed(answer: str) -> str:
+    r"""Return `\boxed{answer}`, what a right response ends in."""
+    return rf"\boxed{{{answer}}}"
+
+
+def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
+    """Yield endless (prompt, worked answer) pairs, none of them held out, to pretrain on.
+
+    Each step is careful with probability `careful_share`, independently of the others. Answers
+    that leave 10-89 are dropped with their chain (about 2% at a share of 0.45).
+    """
+    if not 0 <= careful_share <= 1:
+        raise ValueError(f"careful_share must be within 0 and 1, not {careful_share}")
+    rng = random.Random(f"chain sums corpus {seed}")
+    while True:
+        chain = draw_chain(rng)
+        answer = worked_answer(chain, [rng.random() < careful_share for _ in chain.steps])
+        if answer is not None and not is_held_out(chain.prompt):
+            yield chain.prompt, answer
+
+
+@dataclass(frozen=True)
+class ChainSums:
+    """The task: fresh training problems at every step, and one held-out set for all seeds."""
+
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+
+    def training_problems(self, step: int, count: int) -> list[Problem]:
+        """Return `count` distinct problems, none held out, the same for the same seed and step."""
+        rng = random.Random(f"chain sums training {self.seed} {step}")
+        return self._draw_problems(rng, count, held_out=False)
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        """Return the first `count` of the held-out problems (there are tens of millions)."""
+        rng = random.Random("chain sums held out")
+        return self._draw_problems(rng, count, held_out=True)
+
+    def reward(self, problem: Problem, response: str) -> float:
+        r"""Return 1.0 exactly when the response ends in `\boxed{true value}`, else 0.0."""
+        return float(response.endswith(boxed(problem.answer)))
+
+    def _draw_problems(self, rng: random.Random, count: int, held_out: bool) -> list[Problem]:
+        if count < 0:
+            raise ValueError(f"count must not be negative, not {count}")
+
+        def distinct_chains() -> Iterator[Chain]:
+            seen: set[str] = set()
+            while True:
+                chain = draw_chain(rng)
+                if is_held_out(chain.prompt) == held_out and chain.prompt not in seen:
+                    seen.add(chain.prompt)
+                    yield chain
+
+        return [self._problem(chain) for chain in islice(distinct_chains(), count)]
+
+    def _problem(self, chain: Chain) -> Problem:
+        bos = self.tokenizer.bos_token_id
+        assert isinstance(bos, int)
+        prompt_ids = self.tokenizer.encode(chain.prompt, add_special_tokens=False)
+        return Problem(
+            id=chain.prompt,
+            prompt=chain.prompt,
+            prompt_ids=(bos, *prompt_ids),
+            answer=str(chain.value),
+        )
