@@ -5,7 +5,8 @@ import dataclasses
 import os
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import treepo
 
 USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
 
-Post-train a model with trees. Without a recipe and a model: the built-in task on this machine.
+Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
 Every setting below can stand in the recipe and on the command line; the command line wins.
 """
 
@@ -25,13 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        overrides, rest = split_overrides(args)
-        options = _parser().parse_args(rest)
-        if options.help:
-            print(_help())
-            return 0
-        return _train(options.recipe, options.out, overrides)
-    except ValueError as error:
+        return _command(args)
+    except UsageError as error:
         print(f"treepo: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
@@ -40,6 +36,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
         return 130
+
+
+class UsageError(Exception):
+    """A user's mistake, told in one line."""
+
+
+@contextmanager
+def users_mistakes() -> Iterator[None]:
+    """While settings are read and parts are built, a ValueError is a user's mistake; later on it is a bug of ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def _command(args: Sequence[str]) -> int:
+    with users_mistakes():
+        overrides, rest = split_overrides(args)
+        options = _parser().parse_args(rest)
+    if options.help:
+        print(_help())
+    elif options.command is None:
+        print(USAGE)
+    else:
+        _train(options.recipe, options.out, overrides)
+    return 0
 
 
 def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -80,39 +102,43 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train"], default="train")
+    parser.add_argument("command", nargs="?", choices=["train"])
     parser.add_argument("recipe", nargs="?")
     parser.add_argument("--out")
     return parser
 
 
-def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, Any]]) -> int:
+def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.config import BUILT_IN_TASK, read_recipe, resolve
     from treepo.report.terminal import Terminal
-    from treepo.run import train
+    from treepo.run import prepare, train
 
-    base = read_recipe(Path(recipe)) if recipe else {} if "path" in overrides.get("model", {}) else BUILT_IN_TASK
-    config = resolve(base, overrides)
     disable_progress_bar()
     folder = Path(out) if out else Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    train(config, folder, Terminal(Console()))
-    return 0
+    terminal = Terminal(Console())
+    with users_mistakes():
+        base = read_recipe(Path(recipe)) if recipe else {} if "path" in overrides.get("data", {}) else BUILT_IN_TASK
+        run = prepare(resolve(base, overrides), folder, terminal)
+    train(run, folder, terminal)
 
 
 def _help() -> str:
     """Usage, and every setting with its default and its docstring."""
     from docstring_parser import parse_from_object
 
-    from treepo.config import Config
+    from treepo.config import Config, is_exchangeable
 
     lines = [USAGE]
     for section in dataclasses.fields(Config):
         default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}
         lines.append(f"[{section.name}]  {type(default).__name__}")
+        if is_exchangeable(section):
+            lines.append(f"  --{section.name}.use {type(default).__name__!r}")
+            lines.append("      The class that does it: a name, or module:Class for one's own.")
         for setting in dataclasses.fields(type(default)):
             value = getattr(default, setting.name)
             lines.append(f"  --{section.name}.{setting.name} {value!r}")

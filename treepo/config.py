@@ -141,7 +141,8 @@ BUILT_IN_TASK: Settings = {
     "optim": {"lr": 2e-4, "warmup_steps": 5, "betas": [0.9, 0.95], "weight_decay": 0.0},
     "train": {"num_steps": 35, "problems_per_step": 32, "num_mini_batches": 2},
 }
-"""What differs from the defaults when neither a recipe nor a model is given: a 0.8M model learns at other rates."""
+"""What differs from the defaults when neither a recipe nor a file of problems is given: the built-in task's model of
+0.8M parameters learns at other rates."""
 
 
 def resolve(*layers: Settings) -> Config:
@@ -179,8 +180,13 @@ def to_toml(config: Config) -> str:
     for section in dataclasses.fields(Config):
         value = getattr(config, section.name)
         table = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
-        tables[section.name] = {"use": _name(section, value)} | table if _is_exchangeable(section) else table
+        tables[section.name] = {"use": _name(section, value)} | table if is_exchangeable(section) else table
     return tomli_w.dumps(tables)
+
+
+def is_exchangeable(section: dataclasses.Field[Any]) -> bool:
+    """Whether the class of a section can be chosen with `use`."""
+    return getattr(section.type, "_is_protocol", False)
 
 
 def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
@@ -189,7 +195,7 @@ def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
     fields = {k: v for k, v in values.items() if k != "use"}
     chosen = type(default)
     if "use" in values:
-        if not _is_exchangeable(section):
+        if not is_exchangeable(section):
             raise ValueError(f"{section.name}.use: this section has one class, {chosen.__name__}")
         chosen = _find(section, str(values["use"]))
     known = [f.name for f in dataclasses.fields(chosen)]
@@ -224,10 +230,6 @@ def _name(section: dataclasses.Field[Any], value: object) -> str:
 def _home(section: dataclasses.Field[Any]) -> str:
     """The package in which a bare class name is looked up: that of the section's default."""
     return type(section.default).__module__.rpartition(".")[0]
-
-
-def _is_exchangeable(section: dataclasses.Field[Any]) -> bool:
-    return getattr(section.type, "_is_protocol", False)
 
 
 def _describe(section: str, error: ValidationError) -> str:

@@ -13,11 +13,11 @@ from treepo.report.metrics import MetricsLog
 from treepo.report.terminal import Terminal
 
 
-def train(config: Config, out: Path, terminal: Terminal) -> None:
-    """Evaluate, train, evaluate again and keep everything in `out`.
+def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
+    """Build the parts of a run and make its folder with the resolved settings.
 
     Raises ValueError for settings that cannot work and for a folder that already holds something, before anything is
-    written there; FloatingPointError if loss or gradients stop being finite, with the batch kept in `out`.
+    written there.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"out: {str(out)!r} already holds a run or other files; give a new folder")
@@ -28,17 +28,26 @@ def train(config: Config, out: Path, terminal: Terminal) -> None:
         (out / "config.toml").write_text(to_toml(config), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"out: cannot write to {str(out)!r}: {error}") from error
+    return run
+
+
+def train(run: Run, out: Path, terminal: Terminal) -> None:
+    """Evaluate, train, evaluate again; metrics and model are kept in `out`.
+
+    Raises FloatingPointError if loss or gradients stop being finite; the batch that did it is then kept in `out`.
+    """
+    num_steps = run.config.train.num_steps
     log = MetricsLog(out / "metrics.jsonl")
     before = run.evaluate()
     log.append(0, before)
     if before:
         terminal.say(f"held out before training: {before['eval/avg']:.1%} (greedy {before['eval/greedy']:.1%})")
     with terminal.bar("training") as report:
-        for step in range(1, config.train.num_steps + 1):
+        for step in range(1, num_steps + 1):
             metrics = _step(run, step, out)
             log.append(step, metrics)
             terminal.step(step, metrics)
-            report(step, config.train.num_steps, metrics["reward/mean"])
+            report(step, num_steps, metrics["reward/mean"])
     run.policy.save(out / "model")
     terminal.summary(log.read(), out)
 

@@ -35,7 +35,10 @@ class InitialFork:
     """
 
     low: int = 2
+    """Fewest children."""
+
     high: int = 2
+    """Most children."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:

@@ -62,6 +62,10 @@ def load_policy(
     Raises ValueError naming `path` if there is no model, no tokenizer, no safetensors weights, or if its attention
     is of a kind that packing and the engine cannot serve.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"model.device: cannot use {device!r}: {_first_line(error)}") from error
     if Path(path).is_dir():
         _check_folder(Path(path))
     elif path.startswith((".", "/", "~")) or path.count("/") > 1:

@@ -36,11 +36,13 @@ def read_problems(path: Path, form: JsonlFormat, encode: Encode) -> list[Problem
     Raises ValueError naming file, line and field for a missing file, an empty or malformed line, a missing field.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"data.path: cannot read {str(path)!r}: {error}") from error
-    if not lines:
+    if not text.strip():
         raise ValueError(f"data.path: {str(path)!r} is empty")
+    # Not splitlines: it also splits at characters that may stand inside a JSON string.
+    lines = text.removesuffix("\n").split("\n")
     return [_problem(f"{path.name}:{number}", line, form, encode) for number, line in enumerate(lines, start=1)]
 
 

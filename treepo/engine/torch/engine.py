@@ -134,6 +134,8 @@ class TorchEngine:
 
     def _collect(self, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and hand out the segments that are complete."""
+        if not np.isfinite(logprobs).all():
+            raise FloatingPointError("the model's logits are not finite")
         rows, n = self.rows, self.rows.num_active
         at = np.arange(n), rows.num_known[:n]
         rows.ids[at], rows.logprobs[at] = tokens, logprobs

@@ -1,0 +1,121 @@
+"""Settings: recipes, overrides, and what is told about mistakes."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from treepo.cli import split_overrides
+from treepo.config import BUILT_IN_TASK, Config, read_recipe, resolve, to_toml
+from treepo.credit import GRPO, TreePO
+from treepo.grow import TreeShape
+from treepo.tree import Tree
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@dataclass(frozen=True)
+class SignOfReward:
+    """An estimator of one's own, as a user would write it."""
+
+    scale: float = 1.0
+    whiten: bool = False
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        return self.scale * np.sign(rewards)
+
+
+def test_the_treepo_recipe_is_what_runs_without_a_recipe():
+    assert resolve(read_recipe(RECIPES / "chain_sums_treepo.toml")) == resolve(BUILT_IN_TASK)
+
+
+def test_the_two_recipes_differ_only_in_trees_and_credit():
+    treepo, grpo = (resolve(read_recipe(RECIPES / f"chain_sums_{name}.toml")) for name in ("treepo", "grpo"))
+    assert grpo.credit == GRPO()
+    assert grpo.tree == TreeShape.star(8, 128)
+    assert treepo.tree.response_limit == grpo.tree.response_limit
+    for section in ("model", "data", "stopping", "engine", "loss", "optim", "train", "eval"):
+        assert getattr(treepo, section) == getattr(grpo, section)
+
+
+@pytest.mark.parametrize("name", ["chain_sums_treepo", "chain_sums_grpo"])
+def test_resolved_settings_are_a_recipe_of_themselves(name):
+    config = resolve(read_recipe(RECIPES / f"{name}.toml"), {"model": {"path": "a b\\c"}, "train": {"seed": 7}})
+    assert resolve(tomllib.loads(to_toml(config))) == config
+
+
+def test_later_layers_win_key_by_key():
+    config = resolve({"tree": {"width": 4, "depth": 3}}, {"tree": {"width": 16}})
+    assert (config.tree.width, config.tree.depth, config.tree.segment_len) == (16, 3, 128)
+
+
+def test_choosing_another_class_drops_the_settings_of_the_first():
+    config = resolve({"credit": {"use": "TreePO", "whiten": False}}, {"credit": {"use": "GRPO", "eps": 1e-4}})
+    assert config.credit == GRPO(eps=1e-4)
+    assert resolve({"credit": {"use": "GRPO", "eps": 0.5}}, {"credit": {"use": "TreePO"}}).credit == TreePO()
+
+
+def test_a_class_of_ones_own_is_named_by_module(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "my_credit", __import__("types").SimpleNamespace(Mine=SignOfReward))
+    config = resolve({"credit": {"use": "my_credit:Mine", "scale": 2}})
+    assert config.credit == SignOfReward(scale=2.0)
+    assert tomllib.loads(to_toml(config))["credit"]["use"] == f"{SignOfReward.__module__}:SignOfReward"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trees": {"width": 4}}, "unknown section 'trees'"),
+        ({"tree": {"widht": 4}}, "tree.widht: unknown setting; TreeShape has width, depth"),
+        ({"tree": 8}, "tree: expected a table of settings, got 8"),
+        ({"tree": {"width": "many"}}, "tree.width: .*integer.*got 'many'"),
+        ({"tree": {"width": 0}}, "tree: width must be at least 1, got 0"),
+        ({"tree": {"depth": 2, "segment_len": 8, "max_response_len": 17}}, "tree: max_response_len .* 16, got 17"),
+        ({"initial_fork": {"low": 3, "high": 2}}, "initial_fork: .*got 3..2"),
+        ({"credit": {"use": "Grpo"}}, "credit.use: cannot find 'Grpo'"),
+        ({"credit": {"use": "nowhere.at_all:X"}}, "credit.use: cannot find 'nowhere.at_all:X'"),
+        ({"credit": {"use": "whiten"}}, "credit.use: 'whiten' is not a dataclass"),
+        ({"tree": {"use": "TreeShape"}}, "tree.use: this section has one class"),
+        ({"stopping": {"answer": "boxes"}}, "stopping.answer: .*'box_and_eos'.*got 'boxes'"),
+        ({"optim": {"lr": -1.0}}, "optim: lr must be positive, got -1.0"),
+        ({"optim": {"betas": [0.9]}}, "optim.betas"),
+        ({"loss": {"clip_low": 1.5}}, "loss: clip_low must lie between 0 and 1, got 1.5"),
+        ({"train": {"num_steps": 1.5}}, "train.num_steps: .*got 1.5"),
+        ({"engine": {"temperature": 0}}, "engine.temperature: .*greater than 0, got 0"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_value(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        resolve(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_recipes_are_named(tmp_path):
+    (tmp_path / "bad.toml").write_text("[tree\nwidth = 4")
+    for path in (tmp_path / "missing.toml", tmp_path / "bad.toml", tmp_path):
+        with pytest.raises(ValueError, match=f"recipe: cannot read '{path}'"):
+            read_recipe(path)
+
+
+def test_overrides_are_read_as_toml_and_else_as_text():
+    args = ["train", "r.toml", "--tree.width", "16", "--optim.lr=1e-4", "--optim.betas", "[0.5, 0.6]"]
+    args += ["--model.path", "some/dir", "--data.answer-after", "####", "--credit.whiten", "false", "--out", "o"]
+    overrides, rest = split_overrides(args)
+    assert rest == ["train", "r.toml", "--out", "o"]
+    assert overrides == {
+        "tree": {"width": 16},
+        "optim": {"lr": 1e-4, "betas": [0.5, 0.6]},
+        "model": {"path": "some/dir"},
+        "data": {"answer_after": "####"},
+        "credit": {"whiten": False},
+    }
+
+
+def test_every_setting_is_documented():
+    from docstring_parser import parse_from_object
+
+    for section in vars(Config()).values():
+        documented = {p.arg_name for p in parse_from_object(type(section)).params if p.description}
+        assert documented == set(vars(section)), type(section)
