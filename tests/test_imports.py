@@ -53,7 +53,8 @@ def test_trees_and_engines_meet_in_growing_alone():
 def test_importing_treepo_is_light():
     """`import treepo` loads neither torch nor vllm nor transformers."""
     code = "import sys, treepo; print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
 
 
 def test_files_and_functions_stay_short():

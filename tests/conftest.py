@@ -1,0 +1,31 @@
+"""Fixtures for the whole suite."""
+
+import os
+from pathlib import Path
+
+# Threads that spin while they wait make small models many times slower when another process is busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+
+from treepo.task.base_model import BaseModelSettings, make_base_model
+
+
+@pytest.fixture(scope="session")
+def chain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and tokenizer of the built-in task, pretrained for a moment only."""
+    folder = tmp_path_factory.mktemp("models") / "chain"
+    model, tokenizer = make_base_model(seed=0, settings=BaseModelSettings(num_steps=40, num_warmup_steps=5))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gsm8k() -> Path:
+    """The published GSM8K training file, in the folder TREEPO_DATA or beside the repository in shared/data."""
+    folder = Path(os.environ.get("TREEPO_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    path = folder / "gsm8k_train.jsonl"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    return path

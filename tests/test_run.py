@@ -1,0 +1,79 @@
+"""What a run does when things go wrong, and that it learns."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from treepo.config import resolve
+from treepo.learn.loss import ClippedLoss
+from treepo.report.terminal import Terminal
+from treepo.run import prepare, train
+
+QUIET = Terminal(Console(quiet=True))
+
+
+@dataclass(frozen=True)
+class BrokenLoss(ClippedLoss):
+    """Not a number."""
+
+    def __call__(self, policy_logprobs: Tensor, *_: Tensor) -> Tensor:
+        return policy_logprobs.sum() * float("nan")
+
+
+def settings(model, **sections):
+    small = {"num_steps": 1, "problems_per_step": 8}
+    base = {"tree": {"segment_len": 16}, "train": small, "eval": {"num_problems": 0}}
+    return resolve(base, {"model": {"path": str(model)}}, sections)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_batch(chain_model, tmp_path):
+    run = prepare(settings(chain_model), tmp_path / "out", QUIET)
+    before = {name: weight.clone() for name, weight in run.policy.model.state_dict().items()}
+    trainer = replace(run.trainer, updater=replace(run.trainer.updater, loss=BrokenLoss()))
+    # Untrained answers are all wrong and would be dropped: let every other one be right.
+    rewards = iter([0.0, 1.0] * 1000)
+    trainer = replace(trainer, task=replace_reward(trainer.task, lambda *_: next(rewards)))
+    with pytest.raises(FloatingPointError, match=r"step 1: loss is not finite; its batch is kept in .*step-000001"):
+        train(replace(run, trainer=trainer), tmp_path / "out", QUIET)
+    batch = load_file(tmp_path / "out" / "failed-step-000001.safetensors")
+    assert len(batch["token_ids"]) == batch["offsets"][-1] > 0
+    assert all(torch.equal(before[name], weight) for name, weight in run.policy.model.state_dict().items())
+
+
+def test_weights_that_are_not_finite_stop_the_run(chain_model, tmp_path):
+    """Sampling from NaN logits would return some token, and all-wrong answers would hide it for good."""
+    run = prepare(settings(chain_model), tmp_path / "out", QUIET)
+    next(run.policy.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        train(run, tmp_path / "out", QUIET)
+
+
+def test_reward_rises(chain_model, tmp_path):
+    """The policy learns to begin its answers with one of four labels that it seldom begins with."""
+    config = settings(
+        chain_model,
+        tree={"width": 8, "depth": 2, "segment_len": 2},
+        train={"num_steps": 12, "problems_per_step": 16},
+        optim={"lr": 3e-3, "warmup_steps": 1, "weight_decay": 0.0},
+    )
+    run = prepare(config, tmp_path / "out", QUIET)
+    task = replace_reward(run.task, lambda _, response: float(response[:1] in "bdfh"))
+    trainer = replace(run.trainer, task=task)
+    rewards = [trainer.step(step)["reward/mean"] for step in range(12)]
+    assert rewards[0] < 0.5
+    assert rewards[-1] > 0.9
+
+
+def replace_reward(task, reward):
+    """The same problems with another reward."""
+
+    class Rewarded:
+        training_problems = staticmethod(task.training_problems)
+        held_out_problems = staticmethod(task.held_out_problems)
+
+    Rewarded.reward = staticmethod(reward)
+    return Rewarded()
