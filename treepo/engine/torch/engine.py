@@ -62,11 +62,10 @@ class TorchEngine:
         return self._collect(tokens, logprobs)
 
     def update_weights(self, model: nn.Module) -> None:
-        """The engine samples from the model it was given; see Engine. Only the cache is dropped."""
+        """The engine samples from the model it was given; see Engine. What is cached is forgotten."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
         assert not self.waiting and not any(self.rows.requests), "weights change only between requests"
-        self.rows = Rows(2 * self.max_batch)
-        self.cache = KeyValueCache()
+        self.rows.forget()
 
     def _admit(self) -> list[tuple[int, int, int]]:
         """Give rows to waiting requests, in their order; return the spans of prefixes that no row holds yet.

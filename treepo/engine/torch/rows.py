@@ -61,6 +61,12 @@ class Rows:
         self.last_used = np.pad(self.last_used, (0, more), constant_values=-1)
         self.requests += [None] * more
 
+    def forget(self) -> None:
+        """Hold nothing any more, in the room there is."""
+        self.num_cached[:] = 0
+        self.last_used[:] = -1
+        self.num_active = 0
+
     def longest_shared(self, prefix: np.ndarray) -> tuple[int, int]:
         """(row, number of its cached tokens that `prefix` begins with), the most there is; the last token of
         `prefix` is left out, since it has to be fed to the model anyway."""
