@@ -37,9 +37,9 @@ class Trainer:
     seed: int
 
     def step(self, step: int) -> dict[str, float]:
-        """One training step; returns its metrics by name, times in seconds."""
+        """Training step number `step`, from 1; returns its metrics by name, times in seconds."""
         clock = _Clock()
-        problems = self.task.training_problems(step, self.problems_per_step)
+        problems = self.task.training_problems(step - 1, self.problems_per_step)
         trees = self.grow(problems, step)
         clock.lap("grow")
         rewards = [self.verify(p, tree) for p, tree in zip(problems, trees, strict=True)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -78,15 +79,21 @@ def load_policy(
     check_served(config)
     register_attention()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             attn_implementation=ATTENTION_NAME,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model.path: cannot load the weights of {path!r}: {_first_line(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        # transformers would only warn, and go on with random weights in their place.
+        raise ValueError(f"model.path: the weights of {path!r} lack {len(missing)} tensors, such as {missing[0]!r}")
+    if not model._supports_attention_backend:
+        raise ValueError(f"model.path: {config.model_type!r} has an attention of its own, which is not supported")
     nn.Module.to(model, torch.device(device))
     return Policy(model.eval(), tokenizer)
 

@@ -27,7 +27,7 @@ class Task(Protocol):
     """A source of problems and the judge of their answers."""
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
-        """Return the problems of one training step, the same ones for the same task and step.
+        """Return the problems of one training step, counted from 0, the same ones for the same task and step.
 
         `count` problems with distinct ids, none of them held out.
         """

@@ -1,0 +1,75 @@
+"""Trees grown over the embedded engine, as training grows them."""
+
+import numpy as np
+import pytest
+import torch
+
+from treepo.engine.torch import TorchEngine
+from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.learn.packing import join, pack
+from treepo.learn.scoring import score
+from treepo.model.policy import Policy, load_policy
+from treepo.task.chain_sums import ChainSums
+from treepo.tree import Tree
+
+
+@pytest.fixture(scope="module")
+def policy(chain_model) -> Policy:
+    return load_policy(str(chain_model))
+
+
+def grow(policy: Policy, max_batch: int, order: list[int], shape: TreeShape) -> tuple[dict[str, Tree], TorchEngine]:
+    engine = TorchEngine(policy.model, policy.eos_ids, max_batch=max_batch)
+    rules = Rules(shape, InitialFork(2, 4), EvenBranching(), RandomBoundary(), StopRules(), policy.decode)
+    problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, len(order))
+    trees = TreeSampler(engine, rules).grow([problems[i] for i in order], seed=7)
+    return {tree.problem_id: tree for _, tree in trees}, engine
+
+
+SHAPE = TreeShape(width=8, depth=8, segment_len=16)
+
+
+def test_the_batch_does_not_change_the_trees(policy):
+    """The same seed grows the same trees, node by node, with 4, 37 and 256 paths at a time, in any order."""
+    wanted, _ = grow(policy, 256, list(range(12)), SHAPE)
+    for max_batch, order in ((4, list(range(12))), (37, list(range(11, -1, -1)))):
+        trees, _ = grow(policy, max_batch, order, SHAPE)
+        assert trees.keys() == wanted.keys()
+        for name, tree in trees.items():
+            assert [n.parent for n in tree.nodes] == [n.parent for n in wanted[name].nodes]
+            assert [n.seed for n in tree.nodes] == [n.seed for n in wanted[name].nodes]
+            assert [n.stop for n in tree.nodes] == [n.stop for n in wanted[name].nodes]
+            for node, other in zip(tree.nodes, wanted[name].nodes, strict=True):
+                np.testing.assert_array_equal(node.token_ids, other.token_ids)
+                if node.sampled_logprobs is not None:
+                    np.testing.assert_allclose(node.sampled_logprobs, other.sampled_logprobs, atol=1e-5)
+
+
+def test_sampled_logprobs_are_those_of_one_full_forward(policy):
+    """Also below cached prefixes and after fallback: engine and trainer agree within 1e-5 in float32."""
+    trees, _ = grow(policy, 256, list(range(12)), SHAPE)
+    batch = join([pack(tree, np.zeros(len(tree.leaves()))) for tree in trees.values()])
+    with torch.no_grad():
+        difference = score(policy.model, batch).policy_logprobs.numpy() - batch.packed.sampled_logprobs
+    assert len(difference) > 1000
+    assert abs(difference).max() < 1e-5
+
+
+def test_shared_prefixes_are_computed_once(policy):
+    """Prompts are prefilled once per tree; below them nothing is, and each node costs its tokens and no more."""
+    trees, engine = grow(policy, 256, list(range(12)), SHAPE)
+    assert engine.num_prefilled == sum(len(tree.prompt_ids) - 1 for tree in trees.values())
+    assert engine.num_decoded == sum(tree.num_decoded() for tree in trees.values())
+
+
+def test_a_star_is_sequential_sampling(policy):
+    """One segment below the root for each trajectory, all of them different streams of the same prompt."""
+    engine = TorchEngine(policy.model, policy.eos_ids)
+    rules = Rules(
+        TreeShape.star(8, 64), InitialFork(8, 8), EvenBranching(), RandomBoundary(), StopRules(), policy.decode
+    )
+    problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 3)
+    for _, tree in TreeSampler(engine, rules).grow(problems, seed=1):
+        assert [n.parent for n in tree.nodes] == [-1] + [0] * 8
+        assert len({n.seed for n in tree.nodes[1:]}) == 8
+        assert tree.num_decoded() == sum(len(t.token_ids) for t in tree.trajectories())

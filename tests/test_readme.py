@@ -1,0 +1,40 @@
+"""What the README says is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from treepo.cli import split_overrides
+from treepo.config import Config
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_file_tree_lists_every_file():
+    listed = set(re.findall(r"^ +([a-z_]+\.py) ", README, re.MULTILINE))
+    files = {p.name for p in (ROOT / "treepo").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert listed == files
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)", README)) <= targets
+
+
+@pytest.mark.parametrize("line", re.findall(r"^treepo train.*$", README, re.MULTILINE))
+def test_every_command_names_recipes_and_settings_that_exist(line):
+    overrides, rest = split_overrides(line.partition("#")[0].split()[1:])
+    for section, values in overrides.items():
+        assert values.keys() <= vars(getattr(Config(), section)).keys() | {"use"}
+    for argument in rest:
+        if argument.startswith("recipes/"):
+            assert (ROOT / argument).is_file()
+
+
+def test_ci_runs_what_the_readme_says():
+    script = (ROOT / ".ci" / "run").read_text()
+    for target in ("lint", "test", "wheel", "demo"):
+        assert f"make {target}" in script
+        assert f"make {target}" in README
