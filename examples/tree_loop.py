@@ -55,7 +55,7 @@ def main(model_folder: Path, num_steps: int, num_problems: int) -> float:
 def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
     """Eight trajectories per tree, in segments of 16 tokens; each path forks in two while there is budget.
 
-    GRPO's independent samples are TreeShape.star(8, 128) with InitialFork(8, 8).
+    GRPO's independent samples are Rules.star(8, 128, policy.decode).
     """
     rules = Rules(
         shape=TreeShape(width=8, depth=8, segment_len=16, num_children=2),

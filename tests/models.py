@@ -39,7 +39,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
-    "initializer_range": 0.3,
+    "initializer_range": 0.2,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -93,7 +93,7 @@ def make_tiny_model(
             # Norms and biases begin as ones and zeros, which would hide mistakes.
             for parameter in model.parameters():
                 if parameter.ndim == 1:
-                    parameter += 0.1 * torch.randn(parameter.shape).to(dtype)
+                    parameter.add_(0.1 * torch.randn(parameter.shape).to(dtype))
     if dtype == torch.float64:
         _widen_norms(model)
     return model.eval()

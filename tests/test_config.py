@@ -34,7 +34,7 @@ def test_the_treepo_recipe_is_what_runs_without_a_recipe():
 def test_the_two_recipes_differ_only_in_trees_and_credit():
     treepo, grpo = (resolve(read_recipe(RECIPES / f"chain_sums_{name}.toml")) for name in ("treepo", "grpo"))
     assert grpo.credit == GRPO()
-    assert grpo.tree == TreeShape.star(8, 128)
+    assert grpo.tree == TreeShape(8, depth=1, segment_len=128, num_children=8)
     assert treepo.tree.response_limit == grpo.tree.response_limit
     for section in ("model", "data", "stopping", "engine", "loss", "optim", "train", "eval"):
         assert getattr(treepo, section) == getattr(grpo, section)

@@ -5,21 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from treepo.engine import Engine
-from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.grow import Rules, TreeSampler
 from treepo.grow.stopping import Decode
 from treepo.task.problem import Problem, Task
-
-
-def star_rules(width: int, response_len: int, decode: Decode) -> Rules:
-    """Sequential sampling as a tree: `width` independent answers of at most `response_len` tokens per problem."""
-    return Rules(
-        TreeShape.star(width, response_len),
-        InitialFork(width, width),
-        EvenBranching(),
-        RandomBoundary(),
-        StopRules(repetition="never"),
-        decode,
-    )
 
 
 def accuracy(
@@ -33,7 +21,7 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, star_rules(num_samples, response_len, decode), temperature)
+    sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), temperature)
     rewards = [
         task.reward(problems[i], decode(trajectory.token_ids.tolist()))
         for i, tree in sampler.grow(problems, seed)

@@ -65,11 +65,26 @@ def test_shared_prefixes_are_computed_once(policy):
 def test_a_star_is_sequential_sampling(policy):
     """One segment below the root for each trajectory, all of them different streams of the same prompt."""
     engine = TorchEngine(policy.model, policy.eos_ids)
-    rules = Rules(
-        TreeShape.star(8, 64), InitialFork(8, 8), EvenBranching(), RandomBoundary(), StopRules(), policy.decode
-    )
+    rules = Rules.star(8, 64, policy.decode)
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 3)
     for _, tree in TreeSampler(engine, rules).grow(problems, seed=1):
         assert [n.parent for n in tree.nodes] == [-1] + [0] * 8
         assert len({n.seed for n in tree.nodes[1:]}) == 8
         assert tree.num_decoded() == sum(len(t.token_ids) for t in tree.trajectories())
+
+
+def test_trees_that_nobody_waits_for_leave_nothing_behind(policy):
+    """Requests of an abandoned call would be handed to the next one, whose numbers they share."""
+    engine = TorchEngine(policy.model, policy.eos_ids, max_batch=8)
+    sampler = TreeSampler(engine, Rules.star(4, 64, policy.decode))
+    problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 6)
+    wanted = dict(sampler.grow(problems, seed=1))
+    abandoned = sampler.grow(problems, seed=2)
+    next(abandoned)
+    abandoned.close()
+    assert engine.step() == []
+    again = dict(sampler.grow(problems, seed=1))
+    for i, tree in wanted.items():
+        assert [t.token_ids.tolist() for t in tree.trajectories()] == [
+            t.token_ids.tolist() for t in again[i].trajectories()
+        ]

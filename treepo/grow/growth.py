@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from treepo.engine import SampleResult
-from treepo.grow.branching import Branching, InitialFork, Level
-from treepo.grow.fallback import Fallback, Finished
+from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
+from treepo.grow.fallback import Fallback, Finished, RandomBoundary
 from treepo.grow.shape import TreeShape
-from treepo.grow.stopping import Decode, PathEnd, Stopping
+from treepo.grow.stopping import Decode, PathEnd, Stopping, StopRules
 from treepo.seeds import derive_seed
 from treepo.tree import ROOT, Node, Tree
 
@@ -24,6 +24,13 @@ class Rules:
     fallback: Fallback
     stopping: Stopping
     decode: Decode
+
+    @classmethod
+    def star(cls, width: int, response_len: int, decode: Decode) -> "Rules":
+        """Sequential sampling: `width` independent answers of at most `response_len` tokens per problem."""
+        shape = TreeShape(width, depth=1, segment_len=response_len, num_children=width)
+        fork = InitialFork(width, width)
+        return cls(shape, fork, EvenBranching(), RandomBoundary(), StopRules(repetition="never"), decode)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class Growth:
             response.tolist(), result.token_ids.tolist(), result.ended, num_segments, shape, self.rules.decode
         )
         stop = self.rules.stopping(end)
+        assert stop is not None or not result.ended, "a path that drew EOS went on"
         assert stop is not None or len(response) < shape.response_limit, "a path went on past its longest length"
         node = self.tree.add(Node(segment.parent, result.token_ids, result.logprobs, segment.seed, stop))
         self.num_children.append(0)
@@ -107,7 +115,9 @@ class Growth:
         missing = shape.width - len(self.finished)
         forks = []
         while missing > 0:
-            for cut in self.rules.fallback(self.finished, shape, self.rng):
+            cuts = self.rules.fallback(self.finished, shape, self.rng)
+            assert cuts, "a fallback names at least one cut"
+            for cut in cuts:
                 count = min(shape.num_children, missing)
                 if count > 0:
                     forks.append((self._cut(cut.leaf, cut.keep), count))

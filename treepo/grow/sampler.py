@@ -42,9 +42,19 @@ class TreeSampler:
 
         for position, growth in enumerate(growths):
             submit(position, growth.start())
+        try:
+            while under_way:
+                finished = [(under_way.pop(r.request_id), r) for r in self.engine.step()]
+                for (position, index), result in finished:
+                    submit(position, growths[position].receive(index, result))
+                    if growths[position].done:
+                        yield position, growths[position].tree
+        except GeneratorExit:
+            # The caller wants no more trees: leave nothing in the engine that the next call would be handed.
+            self._drain(under_way)
+            raise
+
+    def _drain(self, under_way: dict[int, tuple[int, int]]) -> None:
         while under_way:
             for result in self.engine.step():
-                position, index = under_way.pop(result.request_id)
-                submit(position, growths[position].receive(index, result))
-                if growths[position].done:
-                    yield position, growths[position].tree
+                del under_way[result.request_id]

@@ -36,8 +36,3 @@ class TreeShape:
     def response_limit(self) -> int:
         """Most tokens in a trajectory."""
         return self.max_response_len or self.depth * self.segment_len
-
-    @classmethod
-    def star(cls, width: int, response_len: int) -> "TreeShape":
-        """Sequential sampling: a fork of `width` at the root and one segment."""
-        return cls(width=width, depth=1, segment_len=response_len, num_children=width)

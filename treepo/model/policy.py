@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -79,7 +79,7 @@ def load_policy(
     check_served(config)
     register_attention()
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             attn_implementation=ATTENTION_NAME,
@@ -89,6 +89,7 @@ def load_policy(
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model.path: cannot load the weights of {path!r}: {_first_line(error)}") from error
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
         # transformers would only warn, and go on with random weights in their place.
         raise ValueError(f"model.path: the weights of {path!r} lack {len(missing)} tensors, such as {missing[0]!r}")

@@ -2,7 +2,7 @@ r"""Answers in \boxed{...}."""
 
 import re
 
-_MARKS = re.compile(r"\\boxed\{|\\.|[{}]", re.DOTALL)
+_MARKS = re.compile(r"\\boxed\{|\\.|[{}]")
 
 
 def last_box(text: str) -> str | None:

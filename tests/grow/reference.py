@@ -1,0 +1,212 @@
+r"""Growing a tree, slowly, on plain lists of tokens: the paper's section 2.2 as the specification words it.
+
+There are no nodes and no seeds here. `grow` is told what each segment decodes to and what chance decides, and checks
+that chance only ever decides what it may.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Literal, Protocol
+
+import numpy as np
+
+Finished = tuple[list[int], str]
+"""A trajectory's response and why it ended."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """w, d, l, b, the longest response and the stop rules of one tree."""
+
+    w: int
+    d: int
+    l: int  # noqa: E741
+    b: int
+    longest: int | None = None
+    answer: Literal["box_and_eos", "box", "never"] = "box_and_eos"
+    repetition: Literal["first", "last", "never"] = "never"
+    repeated_len: int = 32
+    repeated_count: int = 8
+    text: Callable[[Sequence[int]], str] = field(default=lambda ids: "")
+
+    @property
+    def limit(self) -> int:
+        """Most tokens in a response."""
+        return self.d * self.l if self.longest is None else self.longest
+
+
+class Chance(Protocol):
+    """What is random."""
+
+    def initial_fork(self, most: int) -> int:
+        """Children of the root."""
+        ...
+
+    def shares(self, total: int, num_active: int) -> list[int]:
+        """Children of each active path."""
+        ...
+
+    def cuts(self, finished: list[Finished], l: int) -> list[tuple[int, int]]:  # noqa: E741
+        """(which finished trajectory, how many of its tokens to keep), in the order of use."""
+        ...
+
+
+def is_escaped(text: str, i: int) -> bool:
+    """Whether an odd number of backslashes stands before position `i`."""
+    before = text[:i]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
+
+
+def has_closed_box(text: str) -> bool:
+    r"""Whether a \boxed{ finds its own closing brace, counting every brace after it that is not escaped."""
+    opening = "\\boxed{"
+    for start in range(len(text)):
+        if not text.startswith(opening, start) or is_escaped(text, start):
+            continue
+        depth = 1
+        for i in range(start + len(opening), len(text)):
+            if text[i] in "{}" and not is_escaped(text, i):
+                depth += 1 if text[i] == "{" else -1
+            if depth == 0:
+                return True
+    return False
+
+
+def has_repetition(text: str, length: int, count: int) -> bool:
+    """Whether a substring of `length` characters is seen `count` times, overlaps included."""
+    starts = range(len(text) - length + 1)
+    return any(sum(text.startswith(text[i : i + length], j) for j in starts) >= count for i in starts)
+
+
+def why_ended(s: Settings, response: list[int], segment: list[int], eos: bool) -> str | None:
+    """The first reason that holds, in the order of the specification."""
+    repetition = has_repetition(s.text(segment), s.repeated_len, s.repeated_count)
+    box = has_closed_box(s.text(response))
+    reasons = [
+        ("repetition", repetition and s.repetition == "first"),
+        ("answer", box and (s.answer == "box" or (s.answer == "box_and_eos" and eos))),
+        ("eos", eos),
+        ("length", s.longest is not None and len(response) >= s.longest),
+        ("depth", ceil(len(response) / s.l) >= s.d),
+        ("repetition", repetition and s.repetition == "last"),
+    ]
+    return next((reason for reason, holds in reasons if holds), None)
+
+
+def grow(
+    s: Settings, decode: Callable[[list[int], int], tuple[list[int], bool]], chance: Chance
+) -> tuple[list[Finished], list[tuple[int, int, int]]]:
+    """The finished trajectories in the order in which they end, and per level (paths, active, finished so far)."""
+    finished: list[Finished] = []
+    levels = []
+    paths: list[list[int]] = [[] for _ in range(chance.initial_fork(s.w))]
+    while True:
+        active, just_finished = [], 0
+        for path in paths:
+            segment, eos = decode(path, min(s.l, s.limit - len(path)))
+            response = path + segment
+            reason = why_ended(s, response, segment, eos)
+            if reason is None:
+                active.append(response)
+            else:
+                finished.append((response, reason))
+                just_finished += 1
+        levels.append((len(paths), len(active), len(finished)))
+        if active:
+            total = max(len(active), min(max(s.w - len(finished), 0), s.b * (len(active) + just_finished)))
+            shares = chance.shares(total, len(active))
+            paths = [path for path, share in zip(active, shares, strict=True) for _ in range(share)]
+        elif len(finished) < s.w:
+            paths = []
+            while len(finished) + len(paths) < s.w:
+                for which, keep in chance.cuts(finished, s.l):
+                    if ceil(keep / s.l) >= s.d:
+                        keep = s.l * (s.d - 1)  # noqa: PLW2901
+                    missing = s.w - len(finished) - len(paths)
+                    paths += [finished[which][0][:keep]] * min(s.b, missing)
+        else:
+            return finished, levels
+
+
+class Dice:
+    """Chance by its own random numbers."""
+
+    def __init__(self, rng: np.random.Generator, low: int, high: int) -> None:
+        self.rng, self.low, self.high = rng, low, high
+
+    def initial_fork(self, most: int) -> int:
+        return min(most, int(self.rng.integers(self.low, self.high, endpoint=True)))
+
+    def shares(self, total: int, num_active: int) -> list[int]:
+        shares = [total // num_active] * num_active
+        for lucky in self.rng.choice(num_active, total % num_active, replace=False):
+            shares[lucky] += 1
+        return shares
+
+    def cuts(self, finished: list[Finished], l: int) -> list[tuple[int, int]]:  # noqa: E741
+        usable = [i for i, (_, reason) in enumerate(finished) if reason in ("answer", "eos")]
+        if not usable:
+            return [(0, 0)]
+        self.rng.shuffle(usable)
+        num_windows = {i: ceil(len(finished[i][0]) / l) for i in usable}
+        return [(i, (num_windows[i] - int(self.rng.integers(1, num_windows[i] + 1))) * l) for i in usable]
+
+
+class Replay:
+    """Chance and segments as another implementation had them, each checked to be one the specification allows."""
+
+    def __init__(
+        self,
+        initial_fork: int,
+        forks: tuple[int, int],
+        shares: list[list[int]],
+        cuts: list[list[tuple[int, int]]],
+        segments: list[tuple[list[int], int, list[int], bool]],
+        aligned: bool = True,
+    ) -> None:
+        self.fork, self.forks, self.aligned = initial_fork, forks, aligned
+        self.noted_shares, self.noted_cuts = deque(shares), deque(cuts)
+        self.segments: dict[tuple[tuple[int, ...], int], deque] = defaultdict(deque)
+        for prefix, max_new_tokens, segment, eos in segments:
+            self.segments[tuple(prefix), max_new_tokens].append((segment, eos))
+
+    def initial_fork(self, most: int) -> int:
+        low, high = self.forks
+        assert min(most, low) <= self.fork <= min(most, high)
+        return self.fork
+
+    def shares(self, total: int, num_active: int) -> list[int]:
+        shares = self.noted_shares.popleft()
+        assert sum(shares) == total
+        assert len(shares) == num_active
+        assert min(shares) >= 1
+        assert max(shares) - min(shares) <= 1, "not even"
+        return shares
+
+    def cuts(self, finished: list[Finished], l: int) -> list[tuple[int, int]]:  # noqa: E741
+        cuts = self.noted_cuts.popleft()
+        if not self.aligned:
+            return cuts
+        usable = [i for i, (_, reason) in enumerate(finished) if reason in ("answer", "eos")]
+        if not usable:
+            assert [keep for _, keep in cuts] == [0]
+        else:
+            assert sorted(which for which, _ in cuts) == usable, "every usable trajectory once"
+            for which, keep in cuts:
+                assert keep % l == 0
+                assert 0 <= keep < len(finished[which][0])
+        return cuts
+
+    def decode(self, prefix: list[int], max_new_tokens: int) -> tuple[list[int], bool]:
+        """What the other implementation got for the next request with this prefix and this bound."""
+        noted = self.segments[tuple(prefix), max_new_tokens]
+        assert noted, f"{prefix} was never continued by up to {max_new_tokens} tokens"
+        return noted.popleft()
+
+    def assert_used_up(self) -> None:
+        """Nothing was decoded or decided beyond what the specification asks for."""
+        assert not self.noted_shares
+        assert not self.noted_cuts
+        assert not any(self.segments.values())
