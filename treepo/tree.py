@@ -57,10 +57,14 @@ class Trajectory:
 
 @dataclass
 class Tree:
-    """All trajectories grown for one problem. Node indices never change; `split` only adds nodes."""
+    """All trajectories grown for one problem. Node indices never change; `split` only adds nodes.
+
+    num_dropped: tokens that were decoded for it and belong to no node.
+    """
 
     problem_id: str
     nodes: list[Node] = field(default_factory=list)
+    num_dropped: int = 0
 
     @classmethod
     def planted(cls, problem_id: str, prompt_ids: np.ndarray, seed: int) -> "Tree":
@@ -180,5 +184,5 @@ class Tree:
         return groups
 
     def num_decoded(self) -> int:
-        """Tokens that were decoded to grow this tree: the nodes' tokens without the prompt."""
-        return sum(len(node.token_ids) for node in self.nodes[1:])
+        """Tokens that were decoded to grow this tree: those of the nodes below the root, and those dropped."""
+        return sum(len(node.token_ids) for node in self.nodes[1:]) + self.num_dropped

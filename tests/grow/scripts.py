@@ -101,6 +101,7 @@ class World:
             "fallback": RandomBoundary(),
             "stopping": self.stopping,
             "decode": text_of,
+            "cut_full_trees": True,
         }
         return Rules(**{**usual, **changed})
 

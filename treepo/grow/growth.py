@@ -16,7 +16,12 @@ from treepo.tree import ROOT, Node, Tree
 
 @dataclass(frozen=True)
 class Rules:
-    """What a tree is grown by."""
+    """What a tree is grown by.
+
+    cut_full_trees: decode segment by segment even when finished and active paths together reach the width. Nothing
+    forks then, so by default those paths run on in one request and the borders are laid afterwards: the same trees in
+    fewer requests. Tokens decoded beyond a border at which a path turns out to have ended are dropped.
+    """
 
     shape: TreeShape
     initial_fork: InitialFork
@@ -24,6 +29,7 @@ class Rules:
     fallback: Fallback
     stopping: Stopping
     decode: Decode
+    cut_full_trees: bool = False
 
     @classmethod
     def star(cls, width: int, response_len: int, decode: Decode) -> "Rules":
@@ -33,14 +39,26 @@ class Rules:
         return cls(shape, fork, EvenBranching(), RandomBoundary(), StopRules(repetition="never"), decode)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segment:
-    """A segment to decode: what it continues, its longest length and its random stream."""
+    """What to decode: what it continues, its longest length and its random stream. In a full tree, several segments."""
 
     parent: int
     prefix_ids: np.ndarray
     max_new_tokens: int
     seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What was decoded below `parent` and is not in the tree yet."""
+
+    parent: int
+    prefix_ids: np.ndarray
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    seed: int
+    ended: bool
 
 
 class Growth:
@@ -54,6 +72,7 @@ class Growth:
         self.results: dict[int, SampleResult] = {}
         self.finished: list[Finished] = []
         self.num_children = [0]
+        self.runs_on = False
 
     def start(self) -> list[Segment]:
         """The first level: the children of the prompt."""
@@ -76,37 +95,49 @@ class Growth:
         return len(self.finished) == self.rules.shape.width
 
     def _advance(self) -> list[Segment]:
-        """Keep the level's segments as nodes, then fork the active paths or fall back."""
+        """Keep what was decoded as nodes; then fork the active paths, or fall back where none is active."""
         shape = self.rules.shape
-        finished_before = len(self.finished)
-        active = [node for i in range(len(self.segments)) if (node := self._grow_node(i)) is not None]
-        assert len(self.finished) + len(active) <= shape.width
-        if self.done:
-            return []
-        if not active:
-            return self._next_level(self._resume())
-        level = Level(shape, len(active), len(self.finished), len(self.finished) - finished_before)
-        counts = self.rules.branching(level, self.rng)
-        return self._next_level(list(zip(active, counts, strict=True)))
+        paths = [self._decoded(i) for i in range(len(self.segments))]
+        num_before = len(self.finished)
+        paths = self._grow_nodes(paths)
+        assert len(self.finished) + len(paths) <= shape.width
+        if not self.runs_on and paths:
+            level = Level(shape, len(paths), len(self.finished), len(self.finished) - num_before)
+            counts = self.rules.branching(level, self.rng)
+            return self._next_level([(path.parent, count) for path, count in zip(paths, counts, strict=True)])
+        while paths:
+            paths = self._grow_nodes(paths)
+        return [] if self.done else self._next_level(self._resume())
 
-    def _grow_node(self, index: int) -> int | None:
-        """Add one decoded segment to the tree; return its node if the path stays active."""
+    def _decoded(self, index: int) -> Decoded:
         segment, result = self.segments[index], self.results[index]
+        parts = result.token_ids, result.logprobs
+        return Decoded(segment.parent, segment.prefix_ids, *parts, segment.seed, result.ended)
+
+    def _grow_nodes(self, paths: list[Decoded]) -> list[Decoded]:
+        """Add the next segment of each path to the tree; return what is left of those that stay active."""
+        rests = [self._grow_node(path) for path in paths]
+        return [rest for rest in rests if rest is not None]
+
+    def _grow_node(self, path: Decoded) -> Decoded | None:
+        """Add one segment of a path to the tree; return what follows it if the path stays active."""
         shape = self.rules.shape
-        prompt_len = len(self.tree.prompt_ids)
-        response = np.concatenate([segment.prefix_ids[prompt_len:], result.token_ids])
+        token_ids, more_ids = np.split(path.token_ids, [shape.segment_len])
+        logprobs, more_logprobs = np.split(path.logprobs, [shape.segment_len])
+        ids = np.concatenate([path.prefix_ids, token_ids])
+        response = ids[len(self.tree.prompt_ids) :]
         num_segments = -(-len(response) // shape.segment_len)
-        end = PathEnd(
-            response.tolist(), result.token_ids.tolist(), result.ended, num_segments, shape, self.rules.decode
-        )
+        ended = path.ended and len(more_ids) == 0
+        end = PathEnd(response.tolist(), token_ids.tolist(), ended, num_segments, shape, self.rules.decode)
         stop = self.rules.stopping(end)
-        assert stop is not None or not result.ended, "a path that drew EOS went on"
+        assert stop is not None or not ended, "a path that drew EOS went on"
         assert stop is not None or len(response) < shape.response_limit, "a path went on past its longest length"
-        node = self.tree.add(Node(segment.parent, result.token_ids, result.logprobs, segment.seed, stop))
+        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop))
         self.num_children.append(0)
         if stop is None:
-            return node
+            return Decoded(node, ids, more_ids, more_logprobs, path.seed, path.ended)
         self.finished.append(Finished(node, len(response), stop))
+        self.tree.num_dropped += len(more_ids)
         return None
 
     def _resume(self) -> list[tuple[int, int]]:
@@ -136,6 +167,9 @@ class Growth:
         return node
 
     def _next_level(self, forks: list[tuple[int, int]]) -> list[Segment]:
+        """The segments to decode next: for each (node, count), `count` children of the node."""
+        is_full = len(self.finished) + sum(count for _, count in forks) == self.rules.shape.width
+        self.runs_on = is_full and not self.rules.cut_full_trees
         self.results = {}
         self.segments = [segment for node, count in forks for segment in self._fork(node, count)]
         return self.segments
@@ -145,7 +179,8 @@ class Growth:
         shape = self.rules.shape
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
-        length = min(shape.segment_len, shape.response_limit - response_len)
+        room = shape.response_limit - response_len
+        length = room if self.runs_on else min(shape.segment_len, room)
         first = self.num_children[node]
         self.num_children[node] += count
         seed = self.tree.nodes[node].seed
