@@ -21,7 +21,7 @@ def test_the_same_trees_with_and_without_cutting(world):
 
 
 def test_a_full_tree_takes_one_request_per_path():
-    """With k0 = 2 and b = 2 a tree of width 4 is full after two levels: 2 + 4 requests, where cutting takes 2 + 4 · 5."""
+    """With k0 = b = 2 a tree of width 4 is full after one level: 2 + 4 requests, where cutting takes 2 + 4 · 5."""
     world = World(TreeShape(width=4, depth=6, segment_len=3), InitialFork(2, 2))
     cut, whole = world.engine(), world.engine()
     tree = world.grow(whole, cut_full_trees=False)

@@ -396,13 +396,28 @@ def test_no_tree_waits_for_another(world: World, num: int) -> None:
 @some
 @given(worlds(), st.integers(2, 5), st.sampled_from([1, 3, 8]))
 def test_the_engine_never_waits(world: World, num: int, max_batch: int) -> None:
-    """Every unfinished tree always has requests under way, and every step advances all that are or a full batch."""
+    """Every tree that the engine has room for has requests under way; a step advances all that are, or a full batch."""
     engine = world.engine(max_batch)
     unfinished: list[int] = []
     for done, (_, step) in enumerate(steps_at_yield(world, problems(num), engine)):
         unfinished += [num - done] * (step - len(unfinished))
     assert engine.num_advanced == [min(max_batch, n) for n in engine.num_under_way]
-    assert all(n >= trees for n, trees in zip(engine.num_under_way, unfinished, strict=True))
+    room = max(1, engine.capacity // world.shape.width)
+    assert all(n >= min(trees, room) for n, trees in zip(engine.num_under_way, unfinished, strict=True))
+
+
+@some
+@given(worlds(), st.integers(2, 6), st.sampled_from([1, 3, 8]))
+def test_trees_under_way_come_before_new_ones(world: World, num: int, max_batch: int) -> None:
+    """No more trees grow at a time than the engine can hold, and a tree starts only when an earlier one is finished."""
+    engine = world.engine(max_batch)
+    asked = [replace(problem("p"), id=str(i), prompt_ids=(i,)) for i in range(num)]
+    room = max(1, engine.capacity // world.shape.width)
+    finished = 0
+    for _ in steps_at_yield(world, asked, engine):
+        assert len({int(r.prefix_ids[0]) for r in engine.requests}) <= finished + room
+        finished += 1
+    assert finished == num
 
 
 def test_a_short_tree_is_finished_while_a_slow_one_runs() -> None:

@@ -47,6 +47,11 @@ class SampleResult:
 class Engine(Protocol):
     """Decodes segments; requests may be submitted while others run, and none depends on another."""
 
+    @property
+    def capacity(self) -> int:
+        """Paths it can hold at a time, decoding or remembered; what more of them share may have to be computed again."""
+        ...
+
     def submit(self, request: SampleRequest) -> None:
         """Queue one request."""
         ...

@@ -25,6 +25,11 @@ class ScriptedEngine:
         self.waiting: list[SampleRequest] = []
         self.running: dict[int, tuple[SampleRequest, list[int], list[float]]] = {}
 
+    @property
+    def capacity(self) -> int:
+        """As many paths wait as run; see Engine."""
+        return 2 * self.max_batch
+
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
         assert request.request_id not in self.running, f"request {request.request_id} is already running"

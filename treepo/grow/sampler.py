@@ -1,7 +1,8 @@
 """TreeSampler: drives all trees over one engine. The one place where trees and engines meet."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 from treepo.engine import Engine, SampleRequest
 from treepo.grow.growth import Growth, Rules, Segment
@@ -22,37 +23,46 @@ class TreeSampler:
         """Yield (position in `problems`, its finished tree) as the trees finish.
 
         A tree depends on `seed`, its problem and the model alone: not on the other problems, not on the engine's batch.
-        A problem that is asked twice grows two different trees.
+        A problem that is asked twice grows two different trees. No more trees grow at a time than the engine can hold,
+        so that those under way come before new ones.
         """
-        growths = []
-        times_asked = Counter[str]()
-        for p in problems:
-            growths.append(Growth(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules))
-            times_asked[p.id] += 1
+        waiting = deque(self._plant(problems, seed))
+        growing: dict[int, Growth] = {}
         under_way: dict[int, tuple[int, int]] = {}
-        num_submitted = 0
+        request_ids = count()
 
         def submit(position: int, segments: list[Segment]) -> None:
-            nonlocal num_submitted
             for index, s in enumerate(segments):
-                request = SampleRequest(num_submitted, s.prefix_ids, s.max_new_tokens, s.seed, self.temperature)
+                request = SampleRequest(next(request_ids), s.prefix_ids, s.max_new_tokens, s.seed, self.temperature)
                 self.engine.submit(request)
-                under_way[num_submitted] = (position, index)
-                num_submitted += 1
+                under_way[request.request_id] = (position, index)
 
-        for position, growth in enumerate(growths):
-            submit(position, growth.start())
         try:
-            while under_way:
+            while waiting or under_way:
+                while waiting and len(growing) < self.max_trees:
+                    position, growth = waiting.popleft()
+                    growing[position] = growth
+                    submit(position, growth.start())
                 finished = [(under_way.pop(r.request_id), r) for r in self.engine.step()]
                 for (position, index), result in finished:
-                    submit(position, growths[position].receive(index, result))
-                    if growths[position].done:
-                        yield position, growths[position].tree
+                    submit(position, growing[position].receive(index, result))
+                    if growing[position].done:
+                        yield position, growing.pop(position).tree
         except GeneratorExit:
             # The caller wants no more trees: leave nothing in the engine that the next call would be handed.
             self._drain(under_way)
             raise
+
+    @property
+    def max_trees(self) -> int:
+        """Trees whose paths the engine can hold at a time, at least one."""
+        return max(1, self.engine.capacity // self.rules.shape.width)
+
+    def _plant(self, problems: Sequence[Problem], seed: int) -> Iterator[tuple[int, Growth]]:
+        times_asked = Counter[str]()
+        for position, p in enumerate(problems):
+            yield position, Growth(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
+            times_asked[p.id] += 1
 
     def _drain(self, under_way: dict[int, tuple[int, int]]) -> None:
         while under_way:

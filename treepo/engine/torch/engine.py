@@ -45,6 +45,11 @@ class TorchEngine:
         self.num_prefilled = 0
         self.num_decoded = 0
 
+    @property
+    def capacity(self) -> int:
+        """Rows of the cache; see Engine."""
+        return self.rows.max_rows
+
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
