@@ -49,7 +49,7 @@ class Engine(Protocol):
 
     @property
     def capacity(self) -> int:
-        """Paths it can hold at a time, decoding or remembered; what more of them share may have to be computed again."""
+        """Paths it can hold at a time, decoding or remembered; what more of them share may be computed again."""
         ...
 
     def submit(self, request: SampleRequest) -> None:
