@@ -1,0 +1,130 @@
+"""Random streams and drawing from them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from treepo.engine.torch.sampling import draw, uniforms
+
+JUST_UNDER_ONE = 1 - 2.0**-53
+
+
+def draw_one(logits: list[float], number: float, temperature: float = 1.0) -> tuple[int, float]:
+    """Token and log-probability of one row."""
+    tokens, logprobs = draw(torch.tensor([logits]), np.array([temperature]), np.array([number]))
+    return int(tokens[0]), float(logprobs[0])
+
+
+def test_the_stream_is_splitmix64() -> None:
+    """The generator's published first outputs for seed 1234567, their upper 53 bits as fractions."""
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    numbers = uniforms(np.full(5, 1234567, np.uint64), np.arange(5))
+    assert numbers.tolist() == [(output >> 11) / 2**53 for output in published]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 10**6)), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_a_number_depends_on_its_seed_and_position_alone(rows: list[tuple[int, int]]) -> None:
+    """Each row of a batch equals the row on its own, in python's own integers, and lies in [0, 1)."""
+    mask = 2**64 - 1
+
+    def splitmix(seed: int, position: int) -> float:
+        z = (seed + (position + 1) * 0x9E3779B97F4A7C15) & mask
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return ((z ^ (z >> 31)) >> 11) / 2**53
+
+    seeds = np.array([seed for seed, _ in rows], np.uint64)
+    numbers = uniforms(seeds, np.array([position for _, position in rows]))
+    assert numbers.tolist() == [splitmix(*row) for row in rows]
+    assert ((numbers >= 0) & (numbers < 1)).all()
+
+
+def test_numbers_are_uniform() -> None:
+    """Over 200 000 numbers of many streams each of 100 equal bins is filled alike, and neighbours do not correlate."""
+    numbers = uniforms(np.repeat(np.arange(2000, dtype=np.uint64), 100), np.tile(np.arange(100), 2000))
+    counts = np.bincount((numbers * 100).astype(int), minlength=100)
+    statistic = float(((counts - 2000) ** 2 / 2000).sum())
+    assert statistic < 99 + 4 * math.sqrt(2 * 99)
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("number", "token"),
+    [(0.0, 0), (0.2499, 0), (0.2501, 1), (0.7499, 1), (0.7501, 2), (JUST_UNDER_ONE, 2)],
+)
+def test_the_distribution_function_is_inverted(number: float, token: int) -> None:
+    """Probabilities 1/4, 1/2, 1/4: the number's place among their sums is the token."""
+    logits = [math.log(p) for p in (0.25, 0.5, 0.25)]
+    drawn, logprob = draw_one(logits, number)
+    assert drawn == token
+    assert logprob == pytest.approx(logits[token], abs=1e-6)
+
+
+@pytest.mark.parametrize("number", [0.0, 5e-324, 0.5, JUST_UNDER_ONE])
+@pytest.mark.parametrize("possible", [0, 1, 2, 3])
+def test_a_token_of_probability_zero_is_never_drawn(number: float, possible: int) -> None:
+    """First, last or between: with a single possible token every number gives it, with log-probability 0."""
+    logits = [-math.inf] * 4
+    logits[possible] = 3.0
+    assert draw_one(logits, number) == (possible, 0.0)
+
+
+@given(
+    logits=st.lists(st.one_of(st.just(-math.inf), st.floats(-8, 8, width=32)), min_size=1, max_size=40),
+    number=st.one_of(st.sampled_from([0.0, JUST_UNDER_ONE]), st.floats(0, JUST_UNDER_ONE)),
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+)
+@settings(deadline=None)
+def test_drawn_tokens_are_possible_and_in_their_interval(
+    logits: list[float], number: float, temperature: float
+) -> None:
+    """Whatever the distribution, the number lies between the sums before and after the drawn token."""
+    logits = [*logits, 0.0]
+    token, logprob = draw_one(logits, number, temperature)
+    assert logits[token] > -math.inf
+    scaled = np.array(logits) / (temperature or 1.0)
+    probabilities = np.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    assert logprob == pytest.approx(math.log(probabilities[token]), abs=1e-5)
+    if temperature == 0:
+        assert token == int(np.argmax(logits))
+    else:
+        sums = np.concatenate([[0], np.cumsum(probabilities)])
+        assert sums[token] - 1e-5 <= number <= sums[token + 1] + 1e-5
+
+
+def test_a_small_temperature_approaches_the_likeliest_token() -> None:
+    """At a hundredth the likeliest token is all but certain, at a hundred the draw is all but uniform."""
+    logits = [0.0, 1.0, 0.5]
+    assert {draw_one(logits, n, 0.01)[0] for n in np.linspace(0.001, JUST_UNDER_ONE, 101)} == {1}
+    assert draw_one(logits, 0.5, 100.0)[1] == pytest.approx(math.log(1 / 3), abs=0.01)
+
+
+def test_rows_of_a_batch_have_their_own_temperature() -> None:
+    """Greedy and sampled rows share a batch and get what they get alone."""
+    logits = torch.tensor([[0.0, 2.0, 1.0]]).repeat(4, 1)
+    temperatures, numbers = np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, 0.0, 0.99, 0.99])
+    tokens, logprobs = draw(logits, temperatures, numbers)
+    alone = [draw_one([0.0, 2.0, 1.0], n, t) for n, t in zip(numbers, temperatures, strict=True)]
+    assert tokens.tolist() == [token for token, _ in alone] == [1, 0, 2, 2]
+    np.testing.assert_allclose(logprobs, [logprob for _, logprob in alone], rtol=1e-6)
+
+
+def test_half_precision_logits_are_drawn_in_float32() -> None:
+    """The reported log-probability is not rounded to the precision of the logits."""
+    logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.bfloat16)
+    _, logprobs = draw(logits, np.array([1.0]), np.array([0.5]))
+    assert logprobs.dtype == np.float32
+    every = torch.log_softmax(logits.double(), -1)[0].numpy()
+    assert np.abs(every - logprobs[0]).min() < 1e-6

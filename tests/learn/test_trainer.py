@@ -1,0 +1,345 @@
+"""The loop on a toy task: what is trained on, what is not, and that a seed decides everything."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.learn.reference import flatten, sequences_of
+from tests.models import make_tiny_model, make_tiny_tokenizer
+from treepo.credit import GRPO, Estimator, TreePO, whiten
+from treepo.engine import SampleRequest
+from treepo.engine.torch import TorchEngine
+from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.learn.loss import ClippedLoss
+from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.packing import PackedTree
+from treepo.learn.trainer import Trainer, credit_and_pack
+from treepo.learn.update import Updater
+from treepo.model.policy import Policy
+from treepo.task.problem import Problem
+from treepo.tree import Tree
+
+SHAPE = TreeShape(width=6, depth=3, segment_len=4)
+Judge = Callable[[Problem, str], float]
+
+
+def digits_judge(problem: Problem, response: str) -> float:
+    """Right if the response has a digit among its first three characters."""
+    return float(any(c.isdigit() for c in response[:3]))
+
+
+def half_judge(problem: Problem, response: str) -> float:
+    """As good as random for a random model."""
+    return float(sum(map(ord, response)) % 2)
+
+
+class Alternating:
+    """Every other response is right, so that no problem's rewards agree."""
+
+    def __init__(self) -> None:
+        self.num_judged = 0
+
+    def __call__(self, problem: Problem, response: str) -> float:
+        """Whatever the response."""
+        self.num_judged += 1
+        return float(self.num_judged % 2)
+
+
+class ToyTask:
+    """Problems 'p0', 'p1', ... with a letter for a prompt, judged by a function of the response."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+
+    def training_problems(self, step: int, count: int) -> list[Problem]:
+        """Other prompts in every step."""
+        return [Problem(f"p{i}", "", (1, 20 + (step * count + i) % 60), "") for i in range(count)]
+
+    def held_out_problems(self, count: int) -> list[Problem]:
+        """None."""
+        return []
+
+    def reward(self, problem: Problem, response: str) -> float:
+        """What the judge says."""
+        return self.judge(problem, response)
+
+
+class NotingUpdater(Updater):
+    """An updater that remembers what it was given."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        object.__setattr__(self, "given", [])
+
+    def update(self, trees: Any) -> dict[str, float]:
+        """Take note, and update."""
+        self.given.append(list(trees))  # pyright: ignore[reportAttributeAccessIssue]
+        return super().update(trees)
+
+
+def make_trainer(
+    judge: Judge = half_judge,
+    num_mini_batches: int = 2,
+    problems_per_step: int = 5,
+    seed: int = 0,
+    estimator: Estimator | None = None,
+    lr: float = 1e-2,
+    max_batch: int = 64,
+) -> Trainer:
+    """A trainer of a tiny random model."""
+    tokenizer = make_tiny_tokenizer()
+    policy = Policy(make_tiny_model(vocab_size=len(tokenizer), initializer_range=0.1), tokenizer)
+    engine = TorchEngine(policy.model, policy.eos_ids, max_batch)
+    rules = Rules(SHAPE, InitialFork(), EvenBranching(), RandomBoundary(), StopRules(), policy.decode)
+    optimizer, schedule = make_optimizer(policy.model, OptimSettings(lr=lr, warmup_steps=0))
+    updater = NotingUpdater(policy.model, ClippedLoss(), optimizer, schedule, 200, 1.0)
+    sampler = TreeSampler(engine, rules)
+    return Trainer(
+        policy,
+        ToyTask(judge),
+        engine,
+        sampler,
+        estimator or TreePO(),
+        updater,
+        problems_per_step,
+        num_mini_batches,
+        seed,
+    )
+
+
+def given(trainer: Trainer) -> list[list[PackedTree]]:
+    """The mini-batches of all updates so far."""
+    assert isinstance(trainer.updater, NotingUpdater)
+    return trainer.updater.given  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def weights(model: PreTrainedModel) -> list[torch.Tensor]:
+    """A copy of all parameters."""
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    """Bit by bit."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def prompts(trees: list[PackedTree]) -> list[tuple[int, ...]]:
+    """The first two tokens of each packed tree."""
+    return [tuple(tree.token_ids[:2].tolist()) for tree in trees]
+
+
+def test_problems_whose_rewards_agree_are_dropped() -> None:
+    """Always right and always wrong carry no signal: only the others reach the update, in their order."""
+
+    def judge(problem: Problem, response: str) -> float:
+        return {"p0": 1.0, "p3": 0.0}.get(problem.id, others(problem, response))
+
+    others = Alternating()
+    trainer = make_trainer(judge, num_mini_batches=1)
+    problems = trainer.task.training_problems(0, 5)
+    metrics = trainer.step(1)
+    (trees,) = given(trainer)
+    assert prompts(trees) == [problems[i].prompt_ids for i in (1, 2, 4)]
+    assert (metrics["problems/grown"], metrics["problems/trained"]) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("num_mini_batches", "sizes"), [(1, {5}), (2, {2, 3}), (3, {1, 2}), (5, {1}), (9, {1})], ids=str
+)
+def test_mini_batches_are_parts_of_the_problems(num_mini_batches: int, sizes: set[int]) -> None:
+    """Every tree is in exactly one update; updates are as even as can be and never empty."""
+    trainer = make_trainer(Alternating(), num_mini_batches)
+    trainer.step(1)
+    assert len(given(trainer)) == min(num_mini_batches, 5)
+    assert {len(trees) for trees in given(trainer)} == sizes
+    expected = [p.prompt_ids for p in trainer.task.training_problems(0, 5)]
+    assert [prompt for trees in given(trainer) for prompt in prompts(trees)] == expected
+
+
+def test_a_step_without_signal_leaves_the_weights() -> None:
+    """No update, no update metrics, the same weights bit by bit, and the next step works."""
+    answers = {"right": 1.0}
+
+    def judge(problem: Problem, response: str) -> float:
+        return answers["right"] if answers else half_judge(problem, response)
+
+    trainer = make_trainer(judge)
+    before = weights(trainer.policy.model)
+    metrics = trainer.step(1)
+    assert given(trainer) == []
+    assert same(weights(trainer.policy.model), before)
+    assert (metrics["problems/trained"], metrics["reward/mean"]) == (0, 1.0)
+    assert not any(name.startswith("update/") for name in metrics)
+    answers.clear()
+    assert trainer.step(2)["problems/trained"] > 0
+    assert not same(weights(trainer.policy.model), before)
+
+
+def test_a_seed_decides_every_bit() -> None:
+    """Two runs of the same seed end with the same weights, and another seed with others."""
+
+    def run(seed: int) -> list[torch.Tensor]:
+        trainer = make_trainer(seed=seed)
+        for step in (1, 2):
+            assert trainer.step(step)["problems/trained"] > 0
+        return weights(trainer.policy.model)
+
+    first = run(0)
+    assert same(run(0), first)
+    assert not same(run(1), first)
+
+
+def test_trees_do_not_depend_on_the_engines_batch() -> None:
+    """With 3 rows or 64 the same trees grow."""
+    grown = []
+    for max_batch in (3, 64):
+        trainer = make_trainer(max_batch=max_batch)
+        grown.append(trainer.grow(trainer.task.training_problems(0, 4), step=0))
+    assert [sequences_of(t) for t in grown[0]] == [sequences_of(t) for t in grown[1]]
+
+
+def test_steps_grow_different_trees() -> None:
+    """The same problems in another step are answered from other random streams."""
+    trainer = make_trainer()
+    problems = trainer.task.training_problems(0, 3)
+    first, again, later = (trainer.grow(problems, step) for step in (0, 0, 1))
+    assert [sequences_of(t) for t in first] == [sequences_of(t) for t in again]
+    assert [sequences_of(t) for t in first] != [sequences_of(t) for t in later]
+
+
+def test_the_engine_follows_the_update() -> None:
+    """After a step the engine samples as one made afresh with the trained weights, with its cache forgotten."""
+    trainer = make_trainer(lr=0.05)
+    request = SampleRequest(0, np.array([1, 25], np.int32), 12, seed=3)
+
+    def sample(engine: Any) -> tuple[list[int], list[float]]:
+        engine.submit(request)
+        while not (results := engine.step()):
+            pass
+        return results[0].token_ids.tolist(), results[0].logprobs.tolist()
+
+    before = sample(trainer.engine)
+    trainer.step(1)
+    after = sample(trainer.engine)
+    assert after == sample(TorchEngine(trainer.policy.model, trainer.policy.eos_ids))
+    assert after != before
+
+
+def test_rewards_follow_the_leaves() -> None:
+    """Each leaf's response, without the prompt and without special tokens, is judged once, in the order of leaves."""
+    trainer = make_trainer(digits_judge)
+    problem = trainer.task.training_problems(0, 1)[0]
+    tree = trainer.grow([problem], step=0)[0]
+    rewards = trainer.verify(problem, tree)
+    texts = [trainer.policy.decode(tree.ids(leaf)[2:].tolist()) for leaf in tree.leaves()]
+    assert rewards.tolist() == [digits_judge(problem, text) for text in texts]
+    assert len(set(rewards.tolist())) == 2
+    assert not any("<" in text and "os>" in text for text in texts)
+
+
+@pytest.mark.parametrize("estimator", [GRPO(), TreePO(), TreePO(whiten=False)], ids=str)
+def test_advantages_are_whitened_over_the_trees_that_are_kept(estimator: Estimator) -> None:
+    """Each packed tree carries the estimator's advantages, whitened over the tokens of the kept trees if it says so."""
+    trainer = make_trainer()
+    problems = trainer.task.training_problems(0, 4)
+    trees = trainer.grow(problems, step=0)
+    rewards = [np.roll([1.0, 0.0, 0.0, 1.0, 0.0, 0.0], i) for i in range(4)]
+    rewards[2] = np.ones(SHAPE.width)
+    packed = credit_and_pack(trees, rewards, estimator)
+    kept = [0, 1, 3]
+    assert [p is not None for p in packed] == [True, True, False, True]
+    expected = [estimator(trees[i], rewards[i]) for i in kept]
+    lengths = [np.array([trees[i].response_len(leaf) for leaf in trees[i].leaves()]) for i in kept]
+    if estimator.whiten:
+        expected = whiten(expected, lengths)
+    for i, advantages, sizes in zip(kept, expected, lengths, strict=True):
+        tree = packed[i]
+        assert tree is not None
+        # Over all terms the sums are those of the trajectories, each counted at each of its tokens.
+        np.testing.assert_allclose(tree.positive.sum(), (np.maximum(advantages, 0) * sizes).sum(), atol=1e-12)
+        np.testing.assert_allclose(tree.negative.sum(), (np.minimum(advantages, 0) * sizes).sum(), atol=1e-12)
+
+
+def test_nothing_to_credit() -> None:
+    """If all rewards of all trees agree nothing is packed, rather than whitened."""
+    trainer = make_trainer()
+    trees = trainer.grow(trainer.task.training_problems(0, 2), step=0)
+    assert credit_and_pack(trees, [np.zeros(SHAPE.width), np.ones(SHAPE.width)], TreePO()) == [None, None]
+
+
+def test_metrics_count_what_was_grown_and_trained() -> None:
+    """Tokens, rewards and ends by counting in the trees, which the same seed grows again."""
+
+    def judge(problem: Problem, response: str) -> float:
+        return 1.0 if problem.id == "p1" else half_judge(problem, response)
+
+    trainer = make_trainer(judge, num_mini_batches=1)
+    problems = trainer.task.training_problems(0, 5)
+    trees = make_trainer(judge).grow(problems, step=1)
+    metrics = trainer.step(1)
+    rewards = [trainer.verify(p, tree) for p, tree in zip(problems, trees, strict=True)]
+    trained = [tree for tree, values in zip(trees, rewards, strict=True) if len(set(values.tolist())) == 2]
+    assert 0 < len(trained) < 5
+    sequences = [sequences_of(tree) for tree in trees]
+    lengths = [len(s) - 2 for tree in sequences for s in tree]
+
+    def tokens(grown: list[Tree]) -> int:
+        return sum(len(flatten(sequences_of(t))) for t in grown)
+
+    assert len(lengths) == 5 * SHAPE.width
+    assert metrics["tokens/total"] == sum(lengths)
+    assert metrics["tokens/decoded"] == sum(len(node.token_ids) for tree in trees for node in tree.nodes[1:])
+    assert metrics["tokens/distinct"] == tokens(trees) - 2 * len(trees)
+    assert metrics["tokens/forwarded"] == tokens(trained)
+    assert metrics["tokens/unpacked"] == sum(len(s) for tree in trained for s in sequences_of(tree))
+    assert metrics["response_len/mean"] == pytest.approx(np.mean(lengths))
+    assert metrics["response_len/max"] == max(lengths)
+    stops = [tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves()]
+    for reason in set(stops):
+        assert metrics[f"stop/{reason}"] == pytest.approx(stops.count(reason) / len(stops))
+    assert sum(value for name, value in metrics.items() if name.startswith("stop/")) == pytest.approx(1.0)
+    assert metrics["reward/mean"] == pytest.approx(np.mean(rewards))
+    assert metrics["time/step_s"] >= metrics["time/grow_s"] + metrics["time/update_s"] > 0
+
+
+def test_the_first_update_of_a_step_is_on_policy() -> None:
+    """The engine and the trainer score the same tokens alike, so before any update nothing is clipped."""
+    metrics = make_trainer(num_mini_batches=1).step(1)
+    assert metrics["update/clip_fraction"] == 0
+    assert 0 <= metrics["update/kl"] < 1e-9
+
+
+def test_later_mini_batches_are_off_policy() -> None:
+    """The update metrics are means over a step's mini-batches, and the later ones see moved weights."""
+    trainer = make_trainer(num_mini_batches=3, lr=0.03)
+    assert trainer.step(1)["update/kl"] > 1e-6
+
+
+def test_a_learnable_task_is_learned() -> None:
+    """Responses that begin with a digit are rewarded and become more frequent."""
+    trainer = make_trainer(digits_judge, problems_per_step=8, lr=5e-3)
+    rewards = [trainer.step(step)["reward/mean"] for step in range(1, 31)]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.3, rewards
+
+
+def test_mini_batches_of_nothing() -> None:
+    """No trees, no mini-batches."""
+    assert make_trainer().mini_batches([]) == []
+
+
+def test_equal_parts() -> None:
+    """Sizes differ by at most one, whatever the numbers."""
+    trainer = make_trainer()
+    trees: list[Any] = list(range(23))
+    for count in range(1, 30):
+        parts = replace(trainer, num_mini_batches=count).mini_batches(trees)
+        assert [x for part in parts for x in part] == trees
+        sizes = sorted(len(part) for part in parts)
+        assert len(parts) == min(count, 23) and sizes[0] >= 1 and sizes[-1] - sizes[0] <= 1
+        assert all(one[-1] < other[0] for one, other in pairwise(parts))  # pyright: ignore[reportOperatorIssue]

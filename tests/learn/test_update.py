@@ -1,0 +1,281 @@
+"""One update from packed trees against trajectories one by one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.learn.reference import (
+    all_logprobs,
+    flatten,
+    ppo_loss,
+    random_advantages,
+    random_trees,
+    response_logprobs,
+    sequences_of,
+)
+from tests.models import KINDS, make_tiny_model
+from treepo.learn.loss import ClippedLoss
+from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.packing import PackedTree, pack
+from treepo.learn.update import NonFiniteUpdateError, Updater
+from treepo.tree import Tree
+
+ALL_TOKENS = 10**6
+
+
+class HeldStill(torch.optim.SGD):
+    """An optimiser that leaves the weights, so that their gradients can be read after an update."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model.parameters(), lr=0.0)
+
+
+def updater_of(
+    model: PreTrainedModel, max_tokens: int = ALL_TOKENS, temperature: float = 1.0, max_grad_norm: float = math.inf
+) -> Updater:
+    """An updater whose gradients are left as they are."""
+    optimizer = HeldStill(model)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    return Updater(model, ClippedLoss(), optimizer, schedule, max_tokens, max_grad_norm, temperature)
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of each parameter's gradient."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def separate_gradients(
+    kind: str, trees: Sequence[Tree], advantages: Sequence[np.ndarray], temperature: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """Gradients of the published formula through the model as transformers runs it."""
+    plain = make_tiny_model(kind, dtype=torch.float64, attention="sdpa")
+    loss = ClippedLoss()
+    ppo_loss(plain, trees, advantages, loss.clip_low, loss.clip_high, temperature).backward()
+    return gradients(plain)
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Over all parameters."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def packed_trees(trees: Sequence[Tree], advantages: Sequence[np.ndarray]) -> list[PackedTree]:
+    """Each tree packed with its advantages."""
+    return [pack(tree, values) for tree, values in zip(trees, advantages, strict=True)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_separate_trajectories(kind: str, seed: int) -> None:
+    """Packed and one by one agree to 1e-12 in every parameter, with ratios in and out of the clip range."""
+    plain = make_tiny_model(kind, dtype=torch.float64, attention="sdpa")
+    trees = random_trees(plain, seed, num_trees=3)
+    advantages = random_advantages(trees, seed)
+    model = make_tiny_model(kind, dtype=torch.float64)
+    metrics = updater_of(model).update(packed_trees(trees, advantages))
+    expected = separate_gradients(kind, trees, advantages)
+    # The comparison means something: tokens are shared, some terms are clipped and some are not.
+    assert sum(len(s) for t in trees for s in sequences_of(t)) > sum(len(flatten(sequences_of(t))) for t in trees)
+    assert 0.05 < metrics["clip_fraction"] < 0.95
+    assert max(float(g.abs().max()) for g in expected.values()) > 0.01
+    assert largest_difference(gradients(model), expected) < 1e-12
+
+
+def test_a_temperature_scales_the_logits() -> None:
+    """Trees sampled at temperature 0.7 are scored at 0.7."""
+    plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
+    trees = random_trees(plain, seed=5, num_trees=3)
+    advantages = random_advantages(trees, seed=5)
+    model = make_tiny_model(dtype=torch.float64)
+    updater_of(model, temperature=0.7).update(packed_trees(trees, advantages))
+    assert largest_difference(gradients(model), separate_gradients("qwen2", trees, advantages, 0.7)) < 1e-12
+    assert largest_difference(gradients(model), separate_gradients("qwen2", trees, advantages)) > 1e-3
+
+
+@pytest.mark.parametrize("max_tokens", [1, 60])
+def test_micro_batches_change_nothing(max_tokens: int) -> None:
+    """One tree at a time or all together: the mean is over the whole update."""
+    model = make_tiny_model(dtype=torch.float64)
+    trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), seed=1, num_trees=6)
+    packed = packed_trees(trees, random_advantages(trees, seed=1))
+    metrics = updater_of(model).update(packed)
+    together = gradients(model)
+    parts = updater_of(model, max_tokens).update(packed)
+    assert largest_difference(gradients(model), together) < 1e-12
+    assert parts == pytest.approx(metrics, rel=1e-10)
+
+
+def test_metrics_are_means_over_response_tokens() -> None:
+    """Loss, entropy, KL and clip fraction equal those of the trajectories one by one."""
+    plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
+    trees = random_trees(plain, seed=2, num_trees=4)
+    advantages = random_advantages(trees, seed=2)
+    metrics = updater_of(make_tiny_model(dtype=torch.float64)).update(packed_trees(trees, advantages))
+    entropies, kls, log_ratios = [], [], []
+    with torch.no_grad():
+        for tree in trees:
+            for leaf in tree.leaves():
+                logprobs = all_logprobs(plain, tree.ids(leaf).tolist())[len(tree.prompt_ids) - 1 :]
+                entropies.append(torch.distributions.Categorical(logits=logprobs).entropy())
+                sampled = torch.from_numpy(tree.trajectory(leaf).sampled_logprobs).double()
+                log_ratio = response_logprobs(plain, tree, leaf) - sampled
+                kls.append(torch.exp(log_ratio) - 1 - log_ratio)
+                log_ratios.append(log_ratio)
+        loss = ppo_loss(plain, trees, advantages, 0.2, 0.28)
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-10)
+    assert metrics["entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-10)
+    assert metrics["kl"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-10)
+    assert metrics["kl"] > 0.01
+    assert metrics["clip_fraction"] == pytest.approx(shared_clip_fraction(trees, advantages, plain), rel=1e-10)
+
+
+def shared_clip_fraction(trees: Sequence[Tree], advantages: Sequence[np.ndarray], plain: PreTrainedModel) -> float:
+    """Of all response tokens, those in a node where the ratio holds back some trajectory through the node."""
+    num_clipped = num_tokens = 0
+    for tree, values in zip(trees, advantages, strict=True):
+        groups = tree.groups()
+        for position, leaf in enumerate(tree.leaves()):
+            with torch.no_grad():
+                logprobs = response_logprobs(plain, tree, leaf)
+            ratio = torch.exp(logprobs - torch.from_numpy(tree.trajectory(leaf).sampled_logprobs)).numpy()
+            nodes = [i for i in tree.path(leaf)[1:] for _ in tree.nodes[i].token_ids]
+            for r, node in zip(ratio, nodes, strict=True):
+                assert position in groups[node]
+                below = values[groups[node]]
+                num_clipped += (r > 1.28 and (below > 0).any()) or (r < 0.8 and (below < 0).any())
+                num_tokens += 1
+    return num_clipped / num_tokens
+
+
+def test_on_policy_metrics_are_zero() -> None:
+    """Trees sampled by the model itself have ratio 1: nothing is clipped and the KL vanishes."""
+    plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
+    trees = random_trees(plain, seed=3, num_trees=3, noise=0.0)
+    metrics = updater_of(make_tiny_model(dtype=torch.float64)).update(
+        packed_trees(trees, random_advantages(trees, seed=3))
+    )
+    assert metrics["clip_fraction"] == 0
+    assert 0 <= metrics["kl"] < 1e-12
+
+
+def some_packed(model: PreTrainedModel) -> list[PackedTree]:
+    """Trees of the model's vocabulary, with advantages."""
+    trees = random_trees(make_tiny_model(attention="sdpa"), seed=4, num_trees=3)
+    return packed_trees(trees, random_advantages(trees, seed=4))
+
+
+def test_weights_that_are_not_finite_stop_the_update() -> None:
+    """NaN in a weight is an error that carries the batch, and no weight is touched."""
+    model = make_tiny_model()
+    packed = some_packed(model)
+    optimizer, schedule = make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=0))
+    with torch.no_grad():
+        next(model.parameters())[3, 0] = math.nan
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    with pytest.raises(NonFiniteUpdateError, match="loss is not finite") as caught:
+        updater.update(packed)
+    assert caught.value.batch.packed.num_tokens == sum(tree.num_tokens for tree in packed)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_gradients_that_are_not_finite_stop_the_update() -> None:
+    """A finite loss with an infinite gradient is caught before the optimiser sees it."""
+    model = make_tiny_model()
+    packed = some_packed(model)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    optimizer, schedule = make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=0))
+    next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteUpdateError, match="gradient norm is not finite") as caught:
+        Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0).update(packed)
+    assert caught.value.batch.packed.num_tokens == sum(tree.num_tokens for tree in packed)
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p, before[name], rtol=0, atol=0)
+
+
+def test_an_infinite_advantage_stops_the_update() -> None:
+    """The loss, not only the weights, can be what is not finite."""
+    model = make_tiny_model()
+    packed = [replace(tree, positive=tree.positive + math.inf) for tree in some_packed(model)]
+    with pytest.raises(NonFiniteUpdateError, match="loss is not finite"):
+        updater_of(model).update(packed)
+
+
+def test_gradients_are_scaled_down_to_the_limit_and_never_up() -> None:
+    """Above the limit the gradient keeps its direction and gets the limit's norm; below it stays as it is."""
+    model = make_tiny_model(dtype=torch.float64)
+    packed = some_packed(model)
+    norm = updater_of(model).update(packed)["grad_norm"]
+    free = gradients(model)
+    assert norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in free.values())))
+    assert updater_of(model, max_grad_norm=norm / 4).update(packed)["grad_norm"] == pytest.approx(norm)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, free[name] / 4, rtol=1e-5, atol=1e-12)
+    updater_of(model, max_grad_norm=norm * 4).update(packed)
+    assert largest_difference(gradients(model), free) == 0
+
+
+def test_the_rate_warms_up_linearly_and_stays() -> None:
+    """With 4 warm-up steps the rates are 1/4, 2/4, 3/4, 1, 1 of the setting."""
+    model = make_tiny_model()
+    packed = some_packed(model)
+    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-3, warmup_steps=4))
+    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    rates = [updater.update(packed)["lr"] for _ in range(6)]
+    assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+
+
+def test_the_first_step_of_adam_has_the_size_of_the_rate() -> None:
+    """Adam's first step moves a weight by the rate, whatever its gradient: the warm-up acts from the start."""
+    model = make_tiny_model(dtype=torch.float64)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-3, warmup_steps=10, weight_decay=0.0))
+    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    updater.update(some_packed(model))
+    for name, p in model.named_parameters():
+        assert p.grad is not None
+        moved = (p.grad.abs() > 1e-4).nonzero(as_tuple=True)
+        step = (p.detach() - before[name])[moved]
+        torch.testing.assert_close(step, -1e-4 * p.grad[moved].sign(), rtol=2e-4, atol=0)
+
+
+def test_updates_raise_what_is_good() -> None:
+    """A few updates on the same trees make leaves of positive advantage likelier and the others less likely."""
+    model = make_tiny_model()
+    plain = make_tiny_model(attention="sdpa")
+    trees = random_trees(plain, seed=6, num_trees=2, noise=0.0)
+    advantages = [np.where(np.arange(len(t.leaves())) % 2, 1.0, -1.0) for t in trees]
+
+    def gap() -> float:
+        plain.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            return sum(
+                a * float(response_logprobs(plain, tree, leaf).sum())
+                for tree, values in zip(trees, advantages, strict=True)
+                for leaf, a in zip(tree.leaves(), values, strict=True)
+            )
+
+    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-3, warmup_steps=0))
+    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    before = gap()
+    for _ in range(5):
+        updater.update(packed_trees(trees, advantages))
+    assert gap() > before + 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"lr": 0.0}, {"lr": -1.0}, {"warmup_steps": -1}, {"betas": (0.9, 1.0)}, {"max_grad_norm": 0.0}],
+    ids=str,
+)
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    """Each is named."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        OptimSettings(**wrong)  # pyright: ignore[reportArgumentType]
