@@ -132,6 +132,12 @@ class Tree:
         """int32 [n]: prompt and response up to the end of node `index`."""
         return np.concatenate([self.nodes[i].token_ids for i in self.path(index)])
 
+    def logprobs(self, index: int) -> np.ndarray:
+        """float32: the sampled log-probabilities of a node below the root."""
+        logprobs = self.nodes[index].sampled_logprobs
+        assert logprobs is not None, "only the prompt is not scored"
+        return logprobs
+
     def response_len(self, index: int) -> int:
         """Response tokens from below the prompt to the end of node `index`."""
         return sum(len(self.nodes[i].token_ids) for i in self.path(index)[1:])
@@ -162,7 +168,7 @@ class Tree:
         nodes = [self.nodes[i] for i in self.path(leaf)[1:]]
         stop = self.nodes[leaf].stop
         assert stop is not None, f"node {leaf} is not a leaf"
-        logprobs = [n.sampled_logprobs for n in nodes if n.sampled_logprobs is not None]
+        logprobs = [self.logprobs(i) for i in self.path(leaf)[1:]]
         return Trajectory(
             leaf,
             tuple(self.path(leaf)[1:]),

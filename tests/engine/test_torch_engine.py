@@ -217,6 +217,32 @@ def test_rows_that_were_given_up_are_computed_again() -> None:
     assert engines[0].rows.shape[0] <= 2
 
 
+@pytest.mark.parametrize(("budget", "largest"), [(1, 8), (15, 8), (16, 16), (40, 40), (1000, 48)])
+def test_a_forward_computes_no_more_prompt_tokens_than_allowed(budget: int, largest: int) -> None:
+    """Six prompts of 8 tokens to compute: as many together as fit the budget, though always one."""
+    model, sizes = make_tiny_model(), list[int]()
+    model.register_forward_pre_hook(lambda *a: sizes.append(a[2]["input_ids"].shape[1]), with_kwargs=True)
+    engine = TorchEngine(model, NO_EOS, max_batch=6, max_prefill_tokens=budget)
+    run_all(engine, [request([3 + i] * 9, 1) for i in range(6)])
+    *prefills, decoded = sizes
+    assert (max(prefills), sum(prefills), decoded) == (largest, 48, 6)
+
+
+def test_the_least_recently_used_rows_are_given_up_first() -> None:
+    """Of three prompts that two rows cannot hold, the one whose last use is longest ago is computed again."""
+    one, two, three = ([3 + i] * 9 for i in range(3))
+    engine = TorchEngine(make_tiny_model(), NO_EOS, max_batch=1)
+
+    def computes(prompt: list[int]) -> int:
+        before = engine.num_prefilled
+        run_all(engine, [request(prompt, 1)])
+        return engine.num_prefilled - before
+
+    assert [computes(p) for p in (one, two, three)] == [8, 8, 8]
+    assert computes(two) == 0
+    assert computes(one) == 8
+
+
 def greedy_tokens(prompt: np.ndarray, length: int) -> list[int]:
     """What the tiny model decodes greedily."""
     return tokens_of(run_all(TorchEngine(make_tiny_model(), NO_EOS), [request(prompt, length, temperature=0.0)]))[0]

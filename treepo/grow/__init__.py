@@ -1,8 +1,16 @@
 """Growing: from problems to trees."""
 
-from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
+from treepo.grow.branching import (
+    Branching,
+    EvenBranching,
+    InitialFork,
+    Level,
+    LogprobBranching,
+    RandomBranching,
+    TokenBudgetBranching,
+)
 from treepo.grow.fallback import Cut, Fallback, Finished, RandomBoundary
-from treepo.grow.growth import Rules
+from treepo.grow.growth import Rules, StrategyError
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
@@ -15,11 +23,15 @@ __all__ = [
     "Finished",
     "InitialFork",
     "Level",
+    "LogprobBranching",
     "PathEnd",
     "RandomBoundary",
+    "RandomBranching",
     "Rules",
     "StopRules",
     "Stopping",
+    "StrategyError",
+    "TokenBudgetBranching",
     "TreeSampler",
     "TreeShape",
 ]

@@ -1,24 +1,34 @@
 """How many children each active path gets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from treepo.grow.shape import TreeShape
+from treepo.tree import Tree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Level:
     """One tree when all its active paths have finished a segment.
 
-    num_active: paths that go on; num_finished: trajectories so far; num_just_finished: those of this level.
+    nodes: the last node of each path that goes on; num_finished: trajectories so far; num_just_finished: those of this
+    level; depth: segments from the prompt to here.
     """
 
     shape: TreeShape
-    num_active: int
+    tree: Tree
+    nodes: Sequence[int]
     num_finished: int
     num_just_finished: int
+    depth: int
+
+    @property
+    def num_active(self) -> int:
+        """Paths that go on."""
+        return len(self.nodes)
 
 
 class Branching(Protocol):
@@ -48,26 +58,130 @@ class InitialFork:
         return min(shape.width, int(rng.integers(self.low, self.high + 1)))
 
 
-def transferred_budget(level: Level) -> int:
+def transferred_budget(level: Level, num_children: int) -> int:
     """Children to share at a level: finished paths pass their budget on to the active ones.
 
     total = max(a, min(max(w - F, 0), b (a + f))) with a active, F finished, f of them at this level (the authors'
     release completes the paper's section 2.2 like this). Active plus finished never exceed the width.
     """
-    remaining = max(level.shape.width - level.num_finished, 0)
-    wanted = level.shape.num_children * (level.num_active + level.num_just_finished)
-    return max(level.num_active, min(remaining, wanted))
+    return _within(level, num_children * (level.num_active + level.num_just_finished))
+
+
+def share_evenly(total: int, num_paths: int, rng: np.random.Generator) -> list[int]:
+    """`total` in equal shares; what is left over goes to randomly chosen paths, one each."""
+    share, rest = divmod(total, num_paths)
+    counts = np.full(num_paths, share)
+    counts[rng.permutation(num_paths)[:rest]] += 1
+    return counts.tolist()
 
 
 @dataclass(frozen=True)
 class EvenBranching:
-    """The budget in equal shares; what is left over goes one by one to randomly chosen paths.
+    """The transferred budget in equal shares (the default).
 
     The authors' release gives the whole remainder to the last path.
     """
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
-        share, rest = divmod(transferred_budget(level), level.num_active)
-        counts = np.full(level.num_active, share)
-        counts[rng.permutation(level.num_active)[:rest]] += 1
-        return counts.tolist()
+        return share_evenly(transferred_budget(level, level.shape.num_children), level.num_active, rng)
+
+
+@dataclass(frozen=True)
+class RandomBranching:
+    """Like EvenBranching, with the number of children drawn uniformly from {low..high} at each level."""
+
+    low: int = 1
+    """Fewest children."""
+
+    high: int = 4
+    """Most children."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.low <= self.high:
+            raise ValueError(f"low..high must be a range of numbers from 1, got {self.low}..{self.high}")
+
+    def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
+        num_children = int(rng.integers(self.low, self.high + 1))
+        return share_evenly(transferred_budget(level, num_children), level.num_active, rng)
+
+
+@dataclass(frozen=True)
+class TokenBudgetBranching:
+    """As many children as decode at most `max_tokens` tokens in the next segment, in equal shares, within the width.
+
+    Active paths are never dropped, so that a level with more of them than the budget allows decodes more.
+    """
+
+    max_tokens: int = 1024
+    """Tokens that a tree decodes per level."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+    def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
+        total = _within(level, self.max_tokens // level.shape.segment_len)
+        return share_evenly(total, level.num_active, rng)
+
+
+@dataclass(frozen=True)
+class LogprobBranching:
+    """The transferred budget by how likely the paths were: 1 child each, the rest by softmax and largest remainder.
+
+    A path's score is the mean or sum of its sampled log-probabilities; its share of the rest is softmax(score / T) over
+    the tree's active paths, with the opposite sign where the budget goes to improbable paths. Source: section 4.4.
+    """
+
+    toward: Literal["low", "high"] = "low"
+    """Whether improbable ("explore") or probable paths ("exploit") get more children."""
+
+    span: Literal["segment", "path"] = "segment"
+    """Score the last segment or the whole response."""
+
+    reduction: Literal["mean", "sum"] = "mean"
+    """Mean or sum of the log-probabilities."""
+
+    temperature: float = 1.0
+    """Temperature of the softmax, at the first level if a last one is given."""
+
+    last_temperature: float | None = None
+    """Temperature at the deepest level, reached along half a cosine; constant if not given (the paper tried 5 to 1)."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "last_temperature"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+    def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
+        scores = np.array([self._score(level, node) for node in level.nodes])
+        logits = (scores if self.toward == "high" else -scores) / self.temperature_at(level)
+        weights = np.exp(logits - logits.max())
+        rest = transferred_budget(level, level.shape.num_children) - level.num_active
+        return (1 + largest_remainder(rest, weights / weights.sum())).tolist()
+
+    def temperature_at(self, level: Level) -> float:
+        """The temperature of a level: `temperature` at depth 1, `last_temperature` at the last one that can fork."""
+        if self.last_temperature is None:
+            return self.temperature
+        progress = (level.depth - 1) / max(level.shape.depth - 2, 1)
+        return self.temperature + (self.last_temperature - self.temperature) * (1 - np.cos(np.pi * progress)) / 2
+
+    def _score(self, level: Level, node: int) -> float:
+        nodes = level.tree.path(node)[1:] if self.span == "path" else [node]
+        logprobs = np.concatenate([level.tree.logprobs(i) for i in nodes])
+        return float(logprobs.mean() if self.reduction == "mean" else logprobs.sum())
+
+
+def largest_remainder(total: int, shares: np.ndarray) -> np.ndarray:
+    """int64: `total` in whole numbers close to total x shares; the largest fractions are rounded up, ties in order."""
+    quotas = total * shares
+    counts = np.floor(quotas).astype(np.int64)
+    fractions = counts - quotas
+    counts[np.argsort(fractions, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
+def _within(level: Level, wanted: int) -> int:
+    """At least one child for each active path, and no more than trajectories are missing."""
+    return max(level.num_active, min(level.shape.width - level.num_finished, wanted))

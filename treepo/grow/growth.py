@@ -61,6 +61,10 @@ class Decoded:
     ended: bool
 
 
+class StrategyError(ValueError):
+    """A strategy returned something impossible; the message names it."""
+
+
 class Growth:
     """The state of one growing tree. It advances when all segments of a level have been decoded."""
 
@@ -102,12 +106,24 @@ class Growth:
         paths = self._grow_nodes(paths)
         assert len(self.finished) + len(paths) <= shape.width
         if not self.runs_on and paths:
-            level = Level(shape, len(paths), len(self.finished), len(self.finished) - num_before)
-            counts = self.rules.branching(level, self.rng)
-            return self._next_level([(path.parent, count) for path, count in zip(paths, counts, strict=True)])
+            nodes = [path.parent for path in paths]
+            return self._next_level(list(zip(nodes, self._branch(nodes, num_before), strict=True)))
         while paths:
             paths = self._grow_nodes(paths)
         return [] if self.done else self._next_level(self._resume())
+
+    def _branch(self, nodes: list[int], num_before: int) -> list[int]:
+        """The children of each active path; StrategyError if they are not what a branching must return."""
+        shape, num_finished = self.rules.shape, len(self.finished)
+        depth = -(-self.tree.response_len(nodes[0]) // shape.segment_len)
+        level = Level(shape, self.tree, nodes, num_finished, num_finished - num_before, depth)
+        counts = self.rules.branching(level, self.rng)
+        if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > shape.width - num_finished:
+            raise StrategyError(
+                f"branching: {type(self.rules.branching).__name__} returned {counts} children for {len(nodes)} active "
+                f"paths with {shape.width - num_finished} trajectories missing"
+            )
+        return counts
 
     def _decoded(self, index: int) -> Decoded:
         segment, result = self.segments[index], self.results[index]
@@ -147,7 +163,8 @@ class Growth:
         forks = []
         while missing > 0:
             cuts = self.rules.fallback(self.finished, shape, self.rng)
-            assert cuts, "a fallback names at least one cut"
+            if not cuts:
+                raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no cut")
             for cut in cuts:
                 count = min(shape.num_children, missing)
                 if count > 0:
@@ -158,6 +175,11 @@ class Growth:
     def _cut(self, leaf: int, keep: int) -> int:
         """The node that ends after `keep` tokens on the way to `leaf`, leaving room for another segment."""
         shape = self.rules.shape
+        if not 0 <= leaf < len(self.tree.nodes) or not 0 <= keep < max(self.tree.response_len(leaf), 1):
+            raise StrategyError(
+                f"fallback: {type(self.rules.fallback).__name__} returned a cut after {keep} tokens of node {leaf}, "
+                f"outside the trajectory"
+            )
         if -(-keep // shape.segment_len) >= shape.depth:
             keep = shape.segment_len * (shape.depth - 1)
         known = len(self.tree.nodes)

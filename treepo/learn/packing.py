@@ -19,7 +19,7 @@ from treepo.tree import ROOT, Tree
 class PackedTree:
     """One tree in depth-first order.
 
-    token_ids, positions int32/int64 [T]; a token's position is its depth in tokens.
+    token_ids, positions int64 [T]; a token's position is its depth in tokens.
     subtree_ends int64 [T]: one past the last token at or below each token.
     targets int64 [S]: the packed token of each term; predecessors int64 [S]: the token above it, whose logits
         predict it.
@@ -79,7 +79,7 @@ def pack(tree: Tree, advantages: np.ndarray) -> PackedTree:
         subtree_ends=_subtree_ends(parents),
         targets=targets,
         predecessors=parents[targets],
-        sampled_logprobs=np.concatenate([_logprobs(tree, i) for i in nodes]),
+        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes]),
         positive=np.repeat([np.maximum(a, 0).sum() for a in below], lengths),
         negative=np.repeat([np.minimum(a, 0).sum() for a in below], lengths),
         num_leaves=np.repeat([len(a) for a in below], lengths),
@@ -178,9 +178,3 @@ def _subtree_ends(parents: np.ndarray) -> np.ndarray:
         parent = parents[index]
         ends[parent] = max(ends[parent], ends[index])
     return np.array(ends, np.int64)
-
-
-def _logprobs(tree: Tree, index: int) -> np.ndarray:
-    logprobs = tree.nodes[index].sampled_logprobs
-    assert logprobs is not None, "only the prompt is not scored"
-    return logprobs

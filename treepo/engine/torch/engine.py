@@ -83,16 +83,20 @@ class TorchEngine:
         computing: list[np.ndarray] = []
         deferred: list[SampleRequest] = []
         budget = self.max_prefill_tokens
-        while self.waiting and num_running + len(admissions) < self.max_batch and budget > 0:
+        while self.waiting and num_running + len(admissions) < self.max_batch:
             request = self.waiting.popleft()
             source, num_cached = rows.longest_shared(request.prefix_ids)
             if _is_worth_waiting(request.prefix_ids, num_cached, computing):
                 deferred.append(request)
                 continue
+            missing = len(request.prefix_ids) - 1 - num_cached
+            if computing and missing > budget:
+                deferred.append(request)
+                break
             extends = source >= 0 and not rows.is_active(source) and num_cached == rows.num_cached[source]
             takes_row = extends and all(a.source != source or not a.takes_row for a in admissions)
             admissions.append(Admission(request, source, num_cached, takes_row))
-            if (missing := len(request.prefix_ids) - 1 - num_cached) > 0:
+            if missing > 0:
                 computing.append(request.prefix_ids)
                 budget -= missing
         self.waiting.extendleft(reversed(deferred))

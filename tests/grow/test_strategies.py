@@ -1,0 +1,80 @@
+"""Whole trees under every strategy, and strategies that return something impossible."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.grow.scripts import World, problems, worlds
+from treepo.grow import (
+    Cut,
+    InitialFork,
+    LogprobBranching,
+    RandomBranching,
+    StrategyError,
+    TokenBudgetBranching,
+    TreeSampler,
+    TreeShape,
+)
+
+BRANCHINGS = [
+    RandomBranching(1, 4),
+    TokenBudgetBranching(12),
+    LogprobBranching("low"),
+    LogprobBranching("high", "path", "sum", temperature=5.0, last_temperature=1.0),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(worlds(), st.sampled_from(BRANCHINGS), st.booleans())
+def test_every_branching_gives_exactly_width_leaves(world, branching, cut_full_trees):
+    tree = world.grow(branching=branching, cut_full_trees=cut_full_trees)
+    assert len(tree.leaves()) == world.shape.width
+    assert max(tree.response_len(leaf) for leaf in tree.leaves()) <= world.shape.response_limit
+
+
+@dataclass(frozen=True)
+class Returns:
+    """A strategy that returns what it is told to."""
+
+    value: list
+
+    def __call__(self, *_: object) -> list:
+        return self.value
+
+
+@pytest.mark.parametrize("value", [[1], [1, 1, 1], [0, 2], [5, 4]])
+def test_a_wrong_number_of_children_names_the_strategy(value):
+    world = World(TreeShape(8, 4, 2), InitialFork(2, 2))
+    with pytest.raises(StrategyError, match="branching: Returns returned .* for 2 active paths with 8 trajectories"):
+        world.grow(branching=Returns(value))
+
+
+@pytest.mark.parametrize("cuts", [[], [Cut(0, 1)], [Cut(99, 0)], [Cut(1, 4)], [Cut(1, -1)]])
+def test_a_cut_outside_the_trajectory_names_the_strategy(cuts):
+    world = World(TreeShape(8, 2, 2, num_children=1), InitialFork(2, 2))
+    with pytest.raises(StrategyError, match="fallback: Returns returned"):
+        world.grow(fallback=Returns(cuts))
+
+
+def test_trees_finished_before_a_mistake_are_not_lost():
+    """They were yielded as they finished."""
+
+    @dataclass
+    class SoonWrong:
+        calls: int = 0
+
+        def __call__(self, level, rng: np.random.Generator) -> list[int]:
+            self.calls += 1
+            return [1] * level.num_active if self.calls < 12 else []
+
+    world = World(TreeShape(4, 3, 2, num_children=1), InitialFork(2, 2))
+    trees = []
+    with pytest.raises(StrategyError):
+        trees.extend(
+            tree.problem_id
+            for _, tree in TreeSampler(world.engine(2), world.rules(branching=SoonWrong())).grow(problems(9), 0)
+        )
+    assert len(trees) >= 1
