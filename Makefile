@@ -18,9 +18,9 @@ lint: .venv/installed  ## check style and types
 
 wheel: .venv/installed  ## build the wheel into dist/ and import it from outside the repository
 	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
-	$(BIN)/python -m venv --system-site-packages .venv/wheel
-	.venv/wheel/bin/pip install --quiet --no-deps --force-reinstall dist/*.whl
-	cd / && $(CURDIR)/.venv/wheel/bin/python -c "import treepo; print('treepo', treepo.__version__, treepo.__file__)"
+	$(BIN)/pip install --quiet --no-deps --target dist/installed dist/*.whl
+	cd / && PYTHONPATH=$(CURDIR)/dist/installed $(CURDIR)/$(BIN)/python -m treepo --version
+	cd / && PYTHONPATH=$(CURDIR)/dist/installed $(CURDIR)/$(BIN)/python -c "import treepo; print(treepo.__file__)"
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,7 @@
 """`treepo train` as a user types it."""
 
 import json
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from treepo.cli import main
 from treepo.config import resolve
+from treepo.run import next_commands
 
 SMALL = ["--train.num_steps", "2", "--train.problems_per_step", "4", "--eval.num_problems", "6"]
 
@@ -104,6 +106,11 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--tree.width", "x"], "tree.width"),
         (["--tree.width"], "tree.width: no value given"),
         (["--width", "4"], "unrecognized arguments: --width"),
+        (["--tree.width", "--tree.depth", "4"], "tree.width: no value given"),
+        (["--tree.width", "4", "--tree.width", "5"], "tree.width: given twice"),
+        (["--tree.width", "4\ntree.depth = 3"], "tree.width"),
+        (["--tree.width", "99999999999999999999999"], "tree.width"),
+        (["--model.device", "meta"], "model.device: cannot use 'meta'"),
         (["--tree.depth", "40"], "responses of 640 tokens"),
         (["--model.device", "cuda:9"], "model.device: cannot use 'cuda:9'"),
         (["--data.path", "missing.jsonl", "--tree.segment_len", "16"], "data.path: cannot read 'missing.jsonl'"),
@@ -131,6 +138,37 @@ def test_incomplete_model_folders_are_named(missing, message, chain_model, tmp_p
         path.unlink()
     assert train(folder, tmp_path / "out") == 2
     assert message in one_line_error(capsys)
+
+
+def test_a_recipe_may_stand_behind_options(chain_model, tmp_path):
+    recipe = Path(__file__).parent.parent / "recipes" / "chain_sums_grpo.toml"
+    args = ["train", "--out", str(tmp_path / "o"), str(recipe), "--model.path", str(chain_model)]
+    assert main([*args, "--train.num_steps", "0", "--eval.num_problems", "0"]) == 0
+    assert tomllib.loads((tmp_path / "o" / "config.toml").read_text())["credit"]["use"] == "GRPO"
+
+
+def test_what_is_told_to_do_next_can_be_done(trained, tmp_path, monkeypatch):
+    """The commands that a run ends with are printed for any task and model: they must at least resolve."""
+    config = resolve(tomllib.loads((trained / "config.toml").read_text()))
+    for _, command in next_commands(config, trained):
+        args = shlex.split(command)[1:]
+        small = ["--train.num_steps", "0", "--eval.num_problems", "0"]
+        monkeypatch.chdir(tmp_path)
+        edited = tmp_path / "recipe.toml"
+        edited.write_text((trained / "config.toml").read_text().replace("num_steps = 2", "").replace("= 6", "= 0"))
+        args[1] = str(edited)
+        assert main([*args, "--out", str(tmp_path / str(len(args))), *small[:2]]) == 0
+
+
+def test_of_two_runs_in_one_folder_one_fails(chain_model, tmp_path, monkeypatch, capsys):
+    """Both found the folder empty and wrote into it."""
+    monkeypatch.setattr("treepo.run._check_unused", lambda out: None)
+    out = tmp_path / "out"
+    assert train(chain_model, out) == 0
+    before = (out / "config.toml").read_bytes()
+    assert train(chain_model, out, "--train.seed", "5") == 2
+    assert "out: cannot write to" in one_line_error(capsys)
+    assert (out / "config.toml").read_bytes() == before
 
 
 def test_help_lists_every_setting(capsys):

@@ -54,12 +54,21 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
     """
     if config.data.path and not config.model.path:
         raise ValueError(f"model.path: the problems of {config.data.path!r} need a model; none is given")
-    path = config.model.path or str(find_or_make_base_model(default_cache_folder(), seed=0, report=report))
+    path = config.model.path or find_base_model(report)
     settings = config.model
     policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
     task = build_task(config, policy, notify)
     engine = TorchEngine(policy.model, policy.eos_ids, config.engine.max_batch, config.engine.max_prefill_tokens)
     return Run(config, policy, task, build_trainer(config, policy, task, engine))
+
+
+def find_base_model(report: Report) -> str:
+    """The folder of the built-in task's base model, made if it is not there."""
+    folder = default_cache_folder()
+    try:
+        return str(find_or_make_base_model(folder, seed=0, report=report))
+    except OSError as error:
+        raise ValueError(f"TREEPO_CACHE: cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
 def build_trainer(config: Config, policy: Policy, task: Task, engine: TorchEngine) -> Trainer:
@@ -104,17 +113,23 @@ def build_task(config: Config, policy: Policy, notify: Notify) -> Task:
             raise ValueError("data.path: the built-in task needs a tokenizer with a bos token; give a file of problems")
         return ChainSums(policy.tokenizer, seed)
     train, held_out = read_split(config.data, policy)
-    kept_train, kept_held_out = ([p for p in part if len(p.prompt_ids) <= room] for part in (train, held_out))
-    num_dropped = len(train) + len(held_out) - len(kept_train) - len(kept_held_out)
+    if not train:
+        raise ValueError(
+            f"data.path: all problems of {config.data.path!r} are held out; name others in data.held_out_path"
+        )
+    fitting_train, fitting_held_out = ([p for p in part if len(p.prompt_ids) <= room] for part in (train, held_out))
+    num_dropped = len(train) + len(held_out) - len(fitting_train) - len(fitting_held_out)
     if num_dropped:
         notify(f"{num_dropped} of {len(train) + len(held_out)} problems dropped: prompts of more than {room} tokens")
-    if not kept_train:
+    if not fitting_train:
         raise ValueError(f"data.path: no training problem of {config.data.path!r} has at most {room} prompt tokens")
-    return JsonlTask(kept_train, kept_held_out, seed)
+    if not fitting_held_out:
+        notify("no problem is held out: nothing will be evaluated")
+    return JsonlTask(fitting_train, fitting_held_out, seed)
 
 
 def read_split(settings: DataSettings, policy: Policy) -> tuple[list[Problem], list[Problem]]:
-    """(train, held out) from one file or two."""
+    """(train, held out) from one file or two; a problem that is held out is not trained on, wherever it stands."""
     form = JsonlFormat(settings.prompt_field, settings.answer_field, settings.answer_after)
 
     def encode(question: str) -> list[int]:
@@ -123,4 +138,6 @@ def read_split(settings: DataSettings, policy: Policy) -> tuple[list[Problem], l
     problems = read_problems(Path(settings.path), form, encode)
     if not settings.held_out_path:
         return split_held_out(problems)
-    return problems, read_problems(Path(settings.held_out_path), form, encode)
+    held_out = read_problems(Path(settings.held_out_path), form, encode, setting="data.held_out_path")
+    never_trained_on = {p.prompt for p in held_out}
+    return [p for p in problems if p.prompt not in never_trained_on], held_out

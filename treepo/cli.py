@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 import tomllib
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A busy neighbour makes OpenMP threads that spin while they wait many times slower; must be set before torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = list(sys.argv[1:] if argv is None else argv)
+    # So that `use = "my_file:MyClass"` finds a file in the current folder, as with `python -m treepo`.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         return _command(args)
     except UsageError as error:
@@ -32,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except FloatingPointError as error:
         print(f"treepo: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has gone; without this Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
@@ -54,7 +62,7 @@ def users_mistakes() -> Iterator[None]:
 def _command(args: Sequence[str]) -> int:
     with users_mistakes():
         overrides, rest = split_overrides(args)
-        options = _parser().parse_args(rest)
+        options = _parser().parse_intermixed_args(rest)
     if options.help:
         print(_help())
     elif options.command is None:
@@ -78,19 +86,22 @@ def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], lis
             rest.append(argument)
             continue
         if not equals:
-            value = next(remaining, None)
-            if value is None:
+            value = next(remaining, "--")
+            if value.startswith("--"):
                 raise ValueError(f"{name}: no value given")
-        section, _, key = name.partition(".")
-        overrides.setdefault(section, {})[key.replace("-", "_")] = _value(value)
+        section, _, key = name.replace("-", "_").partition(".")
+        if key in overrides.get(section, {}):
+            raise ValueError(f"{name}: given twice")
+        overrides.setdefault(section, {})[key] = _value(value)
     return overrides, rest
 
 
 def _value(text: str) -> object:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        read = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    return read["value"] if len(read) == 1 else text
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,16 +124,24 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.config import BUILT_IN_TASK, read_recipe, resolve
+    from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.run import prepare, train
 
     disable_progress_bar()
+    # It logs answers that it cannot parse: untrusted text, which does not belong on a terminal.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    if out == "":
+        raise UsageError("out: no folder given")
     folder = Path(out) if out else Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     terminal = Terminal(Console())
     with users_mistakes():
-        base = read_recipe(Path(recipe)) if recipe else {} if "path" in overrides.get("data", {}) else BUILT_IN_TASK
+        base = read_recipe(Path(recipe)) if recipe else {} if overrides.get("data", {}).get("path") else BUILT_IN_TASK
         run = prepare(resolve(base, overrides), folder, terminal)
-    train(run, folder, terminal)
+    try:
+        train(run, folder, terminal)
+    except StrategyError as error:
+        raise UsageError(str(error)) from error
 
 
 def _help() -> str:

@@ -6,14 +6,16 @@ by a protocol), `use` names another class: one from the same package, or `module
 
 import dataclasses
 import importlib
+import inspect
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tomli_w
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from treepo.credit import Estimator, TreePO
 from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, RandomBoundary, Stopping, StopRules, TreeShape
@@ -76,7 +78,7 @@ class EngineSettings:
     max_prefill_tokens: Count = 8192
     """Most prompt tokens of one forward, though at least one prompt."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Sampling temperature in training."""
 
 
@@ -170,7 +172,7 @@ def read_recipe(path: Path) -> Settings:
     """The settings of a TOML file; raises ValueError naming the file if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, RecursionError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"recipe: cannot read {str(path)!r}: {error}") from error
 
 
@@ -192,34 +194,50 @@ def is_exchangeable(section: dataclasses.Field[Any]) -> bool:
 def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
     """An instance of the section's class, or of the one that `use` names, on top of the section's defaults."""
     default: Any = section.default
-    fields = {k: v for k, v in values.items() if k != "use"}
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "use"}
     chosen = type(default)
     if "use" in values:
         if not is_exchangeable(section):
             raise ValueError(f"{section.name}.use: this section has one class, {chosen.__name__}")
         chosen = _find(section, str(values["use"]))
     known = [f.name for f in dataclasses.fields(chosen)]
-    for key in fields:
+    for key, value in fields.items():
         if key not in known:
-            raise ValueError(
-                f"{section.name}.{key}: unknown setting; {chosen.__name__} has {', '.join(known) or 'none'}"
-            )
+            names = ", ".join(known) or "none"
+            raise ValueError(f"{section.name}.{key}: unknown setting; {chosen.__name__} has {names}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{section.name}.{key}: must be a finite number, got {value}")
     base = {name: getattr(default, name) for name in known} if chosen is type(default) else {}
+    hints = get_type_hints(chosen, include_extras=True)
+    checked = {key: _checked(f"{section.name}.{key}", hints[key], value) for key, value in fields.items()}
     try:
-        return TypeAdapter(chosen).validate_python(base | fields)
-    except ValidationError as error:
-        raise ValueError(_describe(section.name, error)) from error
+        return chosen(**base | checked)
+    except ValueError as error:
+        message = str(error)
+        raise ValueError(f"{section.name}{'.' if message.split(maxsplit=1)[0] in known else ': '}{message}") from error
+    except TypeError as error:
+        raise ValueError(f"{section.name}: {chosen.__name__} cannot be made: {error}") from error
 
 
 def _find(section: dataclasses.Field[Any], use: str) -> type:
+    """The dataclass that `use` names; it must be callable as the section's protocol is."""
     module, _, name = use.rpartition(":")
     try:
         chosen = getattr(importlib.import_module(module or _home(section)), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{section.name}.use: cannot find {use!r}: {error}") from error
     if not (isinstance(chosen, type) and dataclasses.is_dataclass(chosen)):
         raise ValueError(f"{section.name}.use: {use!r} is not a dataclass")
+    wanted, given = _arguments(section.type), _arguments(chosen)
+    if given != wanted:
+        raise ValueError(f"{section.name}.use: {use!r} is called with {given}, but must be with {wanted}")
     return chosen
+
+
+def _arguments(cls: Any) -> list[str]:
+    """Names of the arguments that instances of a class are called with; none if they are not called."""
+    calls = [vars(c)["__call__"] for c in cls.__mro__ if "__call__" in vars(c)]
+    return list(inspect.signature(calls[0]).parameters)[1:] if calls else []
 
 
 def _name(section: dataclasses.Field[Any], value: object) -> str:
@@ -232,10 +250,11 @@ def _home(section: dataclasses.Field[Any]) -> str:
     return type(section.default).__module__.rpartition(".")[0]
 
 
-def _describe(section: str, error: ValidationError) -> str:
-    """The first of pydantic's errors on one line."""
-    first = error.errors()[0]
-    place = ".".join([section, *(str(part) for part in first["loc"])])
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
-    return f"{place}: {message}{got}"
+def _checked(place: str, hint: Any, value: object) -> Any:
+    """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag."""
+    try:
+        return TypeAdapter(hint).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{place}: {error.errors()[0]['msg']}, got {value!r}") from error
+    except PydanticSchemaGenerationError as error:
+        raise ValueError(f"{place}: a setting of type {hint!r} cannot stand in a recipe") from error

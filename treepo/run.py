@@ -7,6 +7,7 @@ from safetensors.numpy import save_file
 
 from treepo.build import Run, build_run
 from treepo.config import Config, to_toml
+from treepo.credit import GRPO
 from treepo.learn.packing import TreeBatch
 from treepo.learn.update import NonFiniteUpdateError
 from treepo.report.metrics import MetricsLog
@@ -19,22 +20,33 @@ def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
     Raises ValueError for settings that cannot work and for a folder that already holds something, before anything is
     written there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out: {str(out)!r} already holds a run or other files; give a new folder")
+    _check_unused(out)
     with terminal.bar("making the base model") as report:
         run = build_run(config, terminal.say, report)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.toml").write_text(to_toml(config), encoding="utf-8")
+        # "x": of two runs that start at once in one folder, one fails here.
+        with (out / "config.toml").open("x", encoding="utf-8") as file:
+            file.write(to_toml(config))
     except OSError as error:
         raise ValueError(f"out: cannot write to {str(out)!r}: {error}") from error
     return run
 
 
+def _check_unused(out: Path) -> None:
+    try:
+        is_used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ValueError(f"out: cannot use {str(out)[:100]!r}: {error.strerror}") from error
+    if is_used:
+        raise ValueError(f"out: {str(out)!r} already holds a run or other files; give a new folder")
+
+
 def train(run: Run, out: Path, terminal: Terminal) -> None:
     """Evaluate, train, evaluate again; metrics and model are kept in `out`.
 
-    Raises FloatingPointError if loss or gradients stop being finite; the batch that did it is then kept in `out`.
+    Raises FloatingPointError if logits, loss or gradients stop being finite; the batch of an update that did it is kept
+    in `out`.
     """
     num_steps = run.config.train.num_steps
     log = MetricsLog(out / "metrics.jsonl")
@@ -49,7 +61,7 @@ def train(run: Run, out: Path, terminal: Terminal) -> None:
             terminal.step(step, metrics)
             report(step, num_steps, metrics["reward/mean"])
     run.policy.save(out / "model")
-    terminal.summary(log.read(), out)
+    terminal.summary(log.read(), out, next_commands(run.config, out))
 
 
 def _step(run: Run, step: int, out: Path) -> dict[str, float]:
@@ -67,3 +79,14 @@ def _step(run: Run, step: int, out: Path) -> dict[str, float]:
 
 def _arrays(batch: TreeBatch) -> dict[str, np.ndarray]:
     return vars(batch.packed) | {"offsets": np.array(batch.offsets)}
+
+
+def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
+    """(what for, command) of what a user may want to do after this run."""
+    commands = [("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}")]
+    star = {"tree.depth": 1, "tree.segment_len": config.tree.response_limit, "tree.num_children": config.tree.width}
+    if not isinstance(config.credit, GRPO):
+        settings = star | {"initial_fork.low": config.tree.width, "initial_fork.high": config.tree.width}
+        options = "".join(f" --{name} {value}" for name, value in settings.items())
+        commands.append(("Compare with GRPO", f"treepo train {out / 'config.toml'} --credit.use GRPO{options}"))
+    return commands

@@ -21,7 +21,7 @@ from tests.learn.reference import flatten, sequences_of, subtree_ends
 from tests.models import KINDS, SIZES, SLIDING_WINDOW, make_tiny_model
 from tests.trees import random_tree
 from treepo.model.attention import ATTENTION_NAME, TreeAttention, register_attention
-from treepo.model.policy import check_served
+from treepo.model.served import check_config
 
 
 def packed_logits(
@@ -91,7 +91,7 @@ def test_calling_without_a_context_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Gemma2Config(), "'gemma2' soft-caps its attention"),
+        (Gemma2Config(), "'gemma2' has attention with attn_logit_softcapping"),
         (Qwen3NextConfig(), "'qwen3_next' has layers of type ['linear_attention']"),
         (Lfm2Config(num_hidden_layers=2, layer_types=["conv", "full_attention"]), "'lfm2' has layers of type ['conv']"),
         (Llama4TextConfig(), "'llama4_text' has layers of type ['chunked_attention']"),
@@ -102,18 +102,18 @@ def test_calling_without_a_context_says_what_to_do() -> None:
 def test_layers_that_cannot_be_served_are_named(config: object, message: str) -> None:
     """Soft-capping and layers that are not attention, or not of a kind that is served, are refused by name."""
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_served(config)
+        check_config(config)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_served_configurations_pass(kind: str) -> None:
     """What the tests show to be right is not refused."""
-    check_served(make_tiny_model(kind).config)
+    check_config(make_tiny_model(kind).config)
 
 
 def test_a_gemma2_without_soft_capping_passes() -> None:
     """It is the soft-capping that is refused, not the family."""
-    check_served(Gemma2Config(attn_logit_softcapping=None))
+    check_config(Gemma2Config(attn_logit_softcapping=None))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -252,9 +252,9 @@ def one_layer_more(folder: Path) -> None:
         (remove("tokenizer*"), "no tokenizer in"),
         (remove("*.safetensors"), "no safetensors weights in"),
         (pickled, "no safetensors weights in"),
-        (truncated, "cannot load the weights of"),
-        (lambda folder: edit(folder / "config.json", intermediate_size=99), "cannot load the weights of"),
-        (one_layer_more, "the weights of"),
+        (truncated, "cannot load"),
+        (lambda folder: edit(folder / "config.json", intermediate_size=99), "cannot load"),
+        (one_layer_more, "cannot load"),
         (lambda folder: (folder / "config.json").write_text("nonsense"), "cannot load"),
         (lambda folder: edit(folder / "config.json", model_type="nope"), "cannot load"),
         (lambda folder: (folder / "tokenizer.json").write_text("nonsense"), "cannot load"),
@@ -335,7 +335,7 @@ def save_other(folder: Path, model: PreTrainedModel) -> str:
 def test_models_that_cannot_be_served_are_refused_when_loaded(tmp_path: Path) -> None:
     """Soft-capped attention, and models that would never call treepo's attention and mix trajectories unnoticed."""
     gemma2 = save_other(tmp_path / "gemma2", Gemma2ForCausalLM(Gemma2Config(vocab_size=99, head_dim=8, **SIZES)))
-    with pytest.raises(ValueError, match="'gemma2' soft-caps its attention"):
+    with pytest.raises(ValueError, match="'gemma2' has attention with attn_logit_softcapping"):
         load_policy(gemma2)
     settings: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "n_layer": 1, "n_head": 2}
     bloom = save_other(tmp_path / "bloom", BloomForCausalLM(BloomConfig(**settings)))

@@ -24,8 +24,12 @@ def numbered(count: int) -> list[Problem]:
 
 def test_fields_are_chosen_by_setting_and_numbers_taken_as_written(tmp_path):
     path = write(tmp_path / "p.jsonl", {"q": "1+1?", "a": 2}, {"q": "half?", "a": 0.5, "more": [1]})
+    path.write_text(path.read_text().replace("0.5", "0.50"))
     problems = read_problems(path, JsonlFormat("q", "a"), encode)
-    assert [(p.id, p.prompt, p.answer) for p in problems] == [("p.jsonl:1", "1+1?", "2"), ("p.jsonl:2", "half?", "0.5")]
+    assert [(p.id, p.prompt, p.answer) for p in problems] == [
+        ("p.jsonl:1", "1+1?", "2"),
+        ("p.jsonl:2", "half?", "0.50"),
+    ]
     assert problems[0].prompt_ids == tuple(b"1+1?")
 
 
@@ -59,6 +63,9 @@ GOOD = '{"prompt": "a", "answer": "1"}\n'
         (GOOD + '{"prompt": "a", "answer": null}\n', "p.jsonl:2: field 'answer' must be text or a number, got None"),
         (GOOD + '{"prompt": "a", "answer": true}\n', "p.jsonl:2: field 'answer' must be text or a number, got True"),
         (GOOD + '{"prompt": " ", "answer": "1"}\n', "p.jsonl:2: field 'prompt' is empty"),
+        (GOOD + '{"prompt": "a", "answer": NaN}\n', "p.jsonl:2: not JSON: NaN is not a number"),
+        (GOOD + '{"prompt": "\\ud800", "answer": 1}\n', "p.jsonl:2: field 'prompt' holds half a surrogate pair"),
+        (GOOD + "[" * 100_000 + "\n", "p.jsonl:2: not JSON"),
     ],
 )
 def test_a_bad_line_is_named(text, message, tmp_path):
@@ -71,6 +78,18 @@ def test_a_missing_mark_is_named(tmp_path):
     path = write(tmp_path / "p.jsonl", {"prompt": "?", "answer": "72"})
     with pytest.raises(ValueError, match="p.jsonl:1: no '####' in field 'answer'"):
         read_problems(path, JsonlFormat(answer_after="####"), encode)
+
+
+def test_a_mark_with_nothing_behind_it_is_named(tmp_path):
+    path = write(tmp_path / "p.jsonl", {"prompt": "?", "answer": "72 ####"})
+    with pytest.raises(ValueError, match="p.jsonl:1: nothing after '####'"):
+        read_problems(path, JsonlFormat(answer_after="####"), encode)
+
+
+def test_a_prompt_without_tokens_is_named(tmp_path):
+    path = write(tmp_path / "p.jsonl", {"prompt": "?", "answer": "72"})
+    with pytest.raises(ValueError, match="data.held_out_path: p.jsonl:1: the prompt has no tokens"):
+        read_problems(path, JsonlFormat(), lambda _: [], setting="data.held_out_path")
 
 
 def test_unreadable_files_are_named(tmp_path):

@@ -21,6 +21,10 @@ class GRPO:
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
+    def __post_init__(self) -> None:
+        if self.eps < 0:
+            raise ValueError(f"eps must not be negative, got {self.eps}")
+
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         if len(rewards) == 1:
             return rewards / (1.0 + self.eps)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MOST = 1_000_000
+
 
 @dataclass(frozen=True)
 class TreeShape:
@@ -24,8 +26,8 @@ class TreeShape:
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "segment_len", "num_children"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name} must be within 1..{MOST}, got {getattr(self, name)}")
         limit = self.max_response_len
         if limit is not None and not 1 <= limit <= self.depth * self.segment_len:
             raise ValueError(

@@ -48,7 +48,7 @@ def attend(
     Raises ValueError for attention that a context cannot express: soft-capping, sinks, position biases.
     """
     if attention_context is None:
-        raise ValueError("a model loaded by treepo is called with attention_context=...; save it to use it elsewhere")
+        raise ValueError("attention_context did not reach the attention, which every forward of this model needs")
     for name, extra in (("softcap", softcap), ("s_aux (sinks)", s_aux), ("position_bias", position_bias)):
         if extra is not None:
             raise ValueError(f"{type(module).__name__} uses attention with {name}, which is not supported")
@@ -56,7 +56,7 @@ def attend(
     assert isinstance(layer, int)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = attention_context(layer, query, key, value, scale, sliding_window)
-    return output[None], None
+    return output[None].contiguous(), None
 
 
 def register_attention() -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from treepo.model.attention import ATTENTION_NAME, register_attention
-
-SERVED_LAYERS = {"full_attention", "sliding_attention"}
+from treepo.model.served import check_config, check_exact, longest_exact, vocabulary_size
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Policy:
 
     @property
     def max_len(self) -> int | None:
-        """Most tokens of a sequence that the model was made for, or None if it does not say."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        """Most tokens of a sequence that the model was made for and is served exactly, or None if it does not say."""
+        return longest_exact(self.model.config)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
@@ -43,7 +42,10 @@ class Policy:
         if not self.tokenizer.chat_template:
             return self.tokenizer.encode(text)
         turns = [{"role": "user", "content": text}]
-        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ValueError(f"model.path: the chat template cannot be applied: {_first_line(error)}") from error
         return self.tokenizer.encode(str(rendered), add_special_tokens=False)
 
     def save(self, folder: Path) -> None:
@@ -60,26 +62,35 @@ def load_policy(
 ) -> Policy:
     """Load a folder or the name of a model on the hub.
 
-    Raises ValueError naming `path` if there is no model, no tokenizer, no safetensors weights, or if its attention
-    is of a kind that packing and the engine cannot serve.
+    Raises ValueError naming `path` if there is no model, no tokenizer, no safetensors weights, if they do not fit each
+    other, or if packing and the engine would not compute what the model does.
     """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"model.device: cannot use {device!r}: {_first_line(error)}") from error
-    if Path(path).is_dir():
-        _check_folder(Path(path))
-    elif path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise ValueError(f"model.path: no folder {path!r}")
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model.path: cannot load {path!r}: {_first_line(error)}") from error
-    check_served(config)
+    _check_device(device)
+    _check_folder(path)
     register_attention()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        check_config(config)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model, info = _load_model(path, dtype, trust_remote_code)
+        if missing := sorted(info["missing_keys"]):
+            # transformers would only warn, and go on with random weights in their place.
+            raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
+        if not model._supports_attention_backend:
+            raise ValueError(f"{config.model_type!r} has an attention of its own, which is not supported")
+        _check_vocabulary(model, tokenizer)
+        nn.Module.to(model, torch.device(device))
+        check_exact(model.eval())
+    except Exception as error:
+        message = _first_line(error).removeprefix("model.path: ")
+        raise ValueError(f"model.path: cannot load {path!r}: {message}") from error
+    return Policy(model, tokenizer)
+
+
+def _load_model(path: str, dtype: str, trust_remote_code: bool) -> Any:
+    """(model, loading info)."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
             attn_implementation=ATTENTION_NAME,
@@ -87,29 +98,31 @@ def load_policy(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model.path: cannot load the weights of {path!r}: {_first_line(error)}") from error
-    model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        # transformers would only warn, and go on with random weights in their place.
-        raise ValueError(f"model.path: the weights of {path!r} lack {len(missing)} tensors, such as {missing[0]!r}")
-    if not model._supports_attention_backend:
-        raise ValueError(f"model.path: {config.model_type!r} has an attention of its own, which is not supported")
-    nn.Module.to(model, torch.device(device))
-    return Policy(model.eval(), tokenizer)
+    except KeyError as error:
+        if error.args == (ATTENTION_NAME,):
+            raise ValueError("its attention cannot be exchanged, which is not supported") from error
+        raise
 
 
-def check_served(config: object) -> None:
-    """Raise ValueError if a model of this configuration has layers that are not plain or windowed attention."""
-    kind = getattr(config, "model_type", "?")
-    other = set(getattr(config, "layer_types", None) or ()) - SERVED_LAYERS
-    if other:
-        raise ValueError(f"model.path: {kind!r} has layers of type {sorted(other)}, which are not supported")
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        raise ValueError(f"model.path: {kind!r} soft-caps its attention, which is not supported")
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"model.device: cannot use {device!r}: {_first_line(error)}") from error
 
 
-def _check_folder(folder: Path) -> None:
+def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    size = vocabulary_size(model)
+    if len(tokenizer) > size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    if not folder.is_dir():
+        if path.startswith((".", "/", "~")) or path.count("/") > 1:
+            raise ValueError(f"model.path: no folder {path!r}")
+        return
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.path: no config.json in {str(folder)!r}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
@@ -119,4 +132,4 @@ def _check_folder(folder: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0] or type(error).__name__

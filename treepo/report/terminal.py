@@ -20,19 +20,25 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print one line as it is."""
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Report]:
         """A bar that moves when the yielded function is called with (done, total, loss or reward)."""
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console) as progress:
-            task = progress.add_task(name, total=None, visible=False)
+        progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
+        task = progress.add_task(name, total=None)
 
-            def report(done: int, total: int, value: float) -> None:
-                progress.update(task, completed=done, total=total, description=f"{name} ({value:.3f})", visible=True)
+        def report(done: int, total: int, value: float) -> None:
+            # Started only here: nothing is shown for work that turns out to be done already.
+            progress.start()
+            progress.update(task, completed=done, total=total, description=f"{name} ({value:.3f})")
 
+        try:
             yield report
+        finally:
+            if progress.live.is_started:
+                progress.stop()
 
     def step(self, step: int, metrics: Metrics) -> None:
         """One line for one training step."""
@@ -44,8 +50,8 @@ class Terminal:
             f"{_accuracy(metrics)}"
         )
 
-    def summary(self, log: Sequence[Metrics], out: Path) -> None:
-        """The table at the end of a run, and what to do next."""
+    def summary(self, log: Sequence[Metrics], out: Path, next_commands: Sequence[tuple[str, str]]) -> None:
+        """The table at the end of a run, and what to do next: (what for, command)."""
         table = Table(title="What this run did", show_header=False, min_width=60)
         table.add_column(style="bold")
         table.add_column(justify="right")
@@ -60,8 +66,8 @@ class Terminal:
                 table.add_row(*row)
         self.console.print(table)
         self.say(f"Model, settings and metrics are in {out}.")
-        self.say(f"Go on from this model:  treepo train --model.path {out / 'model'}")
-        self.say("Compare with GRPO:      treepo train recipes/chain_sums_grpo.toml")
+        for purpose, command in next_commands:
+            self.say(f"{purpose}:  {command}")
 
 
 def _total(steps: Sequence[Metrics], name: str) -> float:

@@ -30,49 +30,63 @@ class JsonlFormat:
     """If given, the known answer is what follows the last occurrence of this mark (GSM8K: ####)."""
 
 
-def read_problems(path: Path, form: JsonlFormat, encode: Encode) -> list[Problem]:
+def read_problems(path: Path, form: JsonlFormat, encode: Encode, setting: str = "data.path") -> list[Problem]:
     """Read one problem per line; ids are the file's name and the line number.
 
-    Raises ValueError naming file, line and field for a missing file, an empty or malformed line, a missing field.
+    setting: the one that named the file, for messages. Raises ValueError naming file, line and field for a missing
+    file, an empty or malformed line, a missing field.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"data.path: cannot read {str(path)!r}: {error}") from error
+        raise ValueError(f"{setting}: cannot read {str(path)!r}: {error}") from error
     if not text.strip():
-        raise ValueError(f"data.path: {str(path)!r} is empty")
+        raise ValueError(f"{setting}: {str(path)!r} is empty")
     # Not splitlines: it also splits at characters that may stand inside a JSON string.
     lines = text.removesuffix("\n").split("\n")
-    return [_problem(f"{path.name}:{number}", line, form, encode) for number, line in enumerate(lines, start=1)]
+    return [
+        _problem(f"{path.name}:{number}", line, form, encode, setting) for number, line in enumerate(lines, start=1)
+    ]
 
 
-def _problem(place: str, line: str, form: JsonlFormat, encode: Encode) -> Problem:
+def _problem(place: str, line: str, form: JsonlFormat, encode: Encode, setting: str) -> Problem:
     if not line.strip():
-        raise ValueError(f"data.path: {place}: empty line")
+        raise ValueError(f"{setting}: {place}: empty line")
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"data.path: {place}: not JSON: {error}") from error
+        # Numbers stay as they are written: 1.50 is not 1.5.
+        record = json.loads(line, parse_float=str, parse_int=str, parse_constant=_not_a_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{setting}: {place}: not JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"data.path: {place}: not a JSON object")
-    prompt, answer = (_field(record, name, place) for name in (form.prompt_field, form.answer_field))
+        raise ValueError(f"{setting}: {place}: not a JSON object")
+    prompt, answer = (_field(record, name, place, setting) for name in (form.prompt_field, form.answer_field))
     if form.answer_after:
         _, mark, answer = answer.rpartition(form.answer_after)
         if not mark:
-            raise ValueError(f"data.path: {place}: no {form.answer_after!r} in field {form.answer_field!r}")
-    return Problem(place, prompt, tuple(encode(prompt)), answer.strip())
+            raise ValueError(f"{setting}: {place}: no {form.answer_after!r} in field {form.answer_field!r}")
+        if not answer.strip():
+            raise ValueError(f"{setting}: {place}: nothing after {form.answer_after!r} in field {form.answer_field!r}")
+    prompt_ids = tuple(encode(prompt))
+    if not prompt_ids:
+        raise ValueError(f"{setting}: {place}: the prompt has no tokens")
+    return Problem(place, prompt, prompt_ids, answer.strip())
 
 
-def _field(record: dict[str, object], name: str, place: str) -> str:
+def _not_a_number(name: str) -> str:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _field(record: dict[str, object], name: str, place: str, setting: str) -> str:
     if name not in record:
-        raise ValueError(f"data.path: {place}: no field {name!r}; there are {sorted(record)}")
+        raise ValueError(f"{setting}: {place}: no field {name!r}; there are {sorted(record)}")
     value = record[name]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"data.path: {place}: field {name!r} must be text or a number, got {value!r}")
-    text = str(value)
-    if not text.strip():
-        raise ValueError(f"data.path: {place}: field {name!r} is empty")
-    return text
+    if not isinstance(value, str):
+        raise ValueError(f"{setting}: {place}: field {name!r} must be text or a number, got {value!r}")
+    if not value.strip():
+        raise ValueError(f"{setting}: {place}: field {name!r} is empty")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{setting}: {place}: field {name!r} holds half a surrogate pair, which is no text")
+    return value
 
 
 @dataclass(frozen=True)

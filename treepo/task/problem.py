@@ -29,7 +29,7 @@ class Task(Protocol):
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return the problems of one training step, counted from 0, the same ones for the same task and step.
 
-        `count` problems with distinct ids, none of them held out.
+        `count` problems, none of them held out; a source with fewer asks some of them twice.
         """
         ...
 

@@ -30,7 +30,7 @@ class Rows:
     ids: int32 [R, C], the known tokens; logprobs: float32 [R, C] of those that were decoded here.
     num_known, num_cached: int64 [R], tokens in `ids` and tokens with keys and values (all known ones but the last,
         while a row decodes).
-    last_used: int64 [R], the step in which a row's request finished; -1 if the row holds nothing.
+    last_used: int64 [R], the step in which a row's request finished, 0 while it runs, -1 if the row holds nothing.
     """
 
     max_rows: int

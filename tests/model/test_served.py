@@ -1,0 +1,110 @@
+"""Models are compared with their own plain forward when they are loaded, and refused if packing would change them."""
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GptOssConfig,
+    Phi3Config,
+    PreTrainedModel,
+)
+
+from tests.models import KINDS, make_tiny_model, make_tiny_tokenizer, save_tiny_model
+from treepo.model.policy import load_policy
+from treepo.model.served import check_exact, longest_exact
+
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 110,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def saved(folder, config) -> str:
+    """A folder with a random model of this configuration."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    make_tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_models_of_the_tests_are_served_exactly(kind):
+    check_exact(make_tiny_model(kind, vocab_size=50))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_with_learned_positions_is_served(dtype, tmp_path):
+    path = saved(tmp_path, GPT2Config(vocab_size=110, n_embd=32, n_layer=2, n_head=4, n_positions=64))
+    assert load_policy(path, dtype=dtype).max_len == 64
+
+
+def test_a_model_that_sees_more_than_the_past_is_refused():
+    """Rounding must not hide it: every token sees itself only instead of what lies above it."""
+    model = make_tiny_model("qwen2", vocab_size=50)
+    forward = model.forward
+
+    def blind(**inputs):
+        if "attention_context" in inputs:
+            inputs["attention_context"].inner.subtree_ends = torch.arange(1, inputs["input_ids"].shape[1] + 1)
+        return forward(**inputs)
+
+    model.forward = blind
+    with pytest.raises(ValueError, match="'qwen2' computes something else than causal attention"):
+        check_exact(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (GptOssConfig(**TINY, num_local_experts=2, layer_types=["full_attention"] * 2), "sinks"),
+        ("diffllama", "calls its attention twice"),
+        ("nemotron", "attention_context did not reach the attention"),
+    ],
+)
+def test_models_that_would_be_served_wrongly_are_refused_when_loaded(config, message, tmp_path):
+    """diffllama was served with the keys of one half of its heads for the other; gpt-oss failed in the run."""
+    if isinstance(config, str):
+        config = AutoConfig.for_model(config, **TINY)
+    path = saved(tmp_path, config)
+    with pytest.raises(ValueError, match=message) as error:
+        load_policy(path)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    folder = save_tiny_model(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    next(model.parameters()).data.fill_(float("nan"))
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match="the logits of 'qwen2' are not finite"):
+        load_policy(str(folder))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path):
+    folder = save_tiny_model(tmp_path / "model")
+    make_tiny_model("qwen2", vocab_size=20).save_pretrained(folder)
+    with pytest.raises(ValueError, match="the tokenizer has 100 tokens, the model 20"):
+        load_policy(str(folder))
+
+
+def test_rotary_positions_that_depend_on_the_length_bound_it():
+    """Long-RoPE switches its frequencies with the longest sequence of a forward, which packing and batching change."""
+    factors = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+    config = Phi3Config(**TINY, original_max_position_embeddings=32, rope_parameters=factors)
+    assert longest_exact(config) == 32
+    assert longest_exact(Phi3Config(**TINY)) == 64
