@@ -343,3 +343,20 @@ def test_equal_parts() -> None:
         sizes = sorted(len(part) for part in parts)
         assert len(parts) == min(count, 23) and sizes[0] >= 1 and sizes[-1] - sizes[0] <= 1
         assert all(one[-1] < other[0] for one, other in pairwise(parts))  # pyright: ignore[reportOperatorIssue]
+
+
+class BackwardSampler:
+    """Trees that finish in the reverse of the order in which they were asked for."""
+
+    def grow(self, problems: list[Problem], seed: int) -> Any:
+        """Yield the last one first."""
+        for i in reversed(range(len(problems))):
+            yield i, Tree.planted(problems[i].id, np.array(problems[i].prompt_ids), seed)
+
+
+def test_trees_come_back_in_the_order_of_their_problems() -> None:
+    """Whatever order they finish in: rewards are matched to trees by place."""
+    problems = ToyTask(half_judge).training_problems(0, 5)
+    trainer: Any = Trainer(*[None] * 9)
+    trees = replace(trainer, sampler=BackwardSampler(), seed=0).grow(problems, step=1)
+    assert [tree.problem_id for tree in trees] == [p.id for p in problems]
