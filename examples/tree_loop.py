@@ -15,7 +15,7 @@ import torch
 from treepo.credit import TreePO, whiten
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
-from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.learn.loss import ClippedLoss
 from treepo.learn.packing import PackedTree, join, pack
 from treepo.learn.scoring import score
@@ -61,7 +61,7 @@ def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
         shape=TreeShape(width=8, depth=8, segment_len=16, num_children=2),
         initial_fork=InitialFork(2, 2),
         branching=EvenBranching(),
-        fallback=RandomBoundary(),
+        fallback=Resume(),
         stopping=StopRules(),
         decode=policy.decode,
     )

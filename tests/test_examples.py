@@ -1,7 +1,12 @@
 """The examples run and stay as short as promised."""
 
 import importlib.util
+import tomllib
 from pathlib import Path
+
+from treepo.cli import main
+from treepo.config import resolve
+from treepo.grow import LogprobBranching, Resume
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "tree_loop.py"
 
@@ -19,3 +24,19 @@ def test_tree_loop_runs(chain_model, capsys):
 
 def test_tree_loop_fits_in_200_lines():
     assert len(EXAMPLE.read_text().splitlines()) <= 200
+
+
+def test_a_branching_of_ones_own_is_named_in_a_recipe(chain_model, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    args = ["train", "--model.path", str(chain_model), "--out", str(tmp_path / "out")]
+    args += ["--branching.use", "my_branching:LatecomersFirst", "--branching.bonus", "3"]
+    assert main([*args, "--train.num_steps", "1", "--train.problems_per_step", "3", "--eval.num_problems", "0"]) == 0
+    recipe = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
+    assert recipe["branching"] == {"use": "my_branching:LatecomersFirst", "bonus": 3}
+
+
+def test_the_recipe_of_the_strategies_page_resolves():
+    page = (EXAMPLE.parent.parent / "docs" / "strategies.md").read_text()
+    config = resolve(tomllib.loads(page.split("```toml")[1].split("```")[0]))
+    assert config.branching == LogprobBranching("high", temperature=5.0, last_temperature=1.0)
+    assert config.fallback == Resume("by_reason", max_windows=2)

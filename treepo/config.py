@@ -18,7 +18,7 @@ import tomli_w
 from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from treepo.credit import Estimator, TreePO
-from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, RandomBoundary, Stopping, StopRules, TreeShape
+from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, Resume, Stopping, StopRules, TreeShape
 from treepo.learn.loss import ClippedLoss
 from treepo.learn.optim import OptimSettings
 
@@ -125,7 +125,7 @@ class Config:
     tree: TreeShape = TreeShape(segment_len=128)
     initial_fork: InitialFork = InitialFork()
     branching: Branching = EvenBranching()
-    fallback: Fallback = RandomBoundary()
+    fallback: Fallback = Resume()
     stopping: Stopping = StopRules()
     engine: EngineSettings = EngineSettings()
     credit: Estimator = TreePO()

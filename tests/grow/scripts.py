@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from treepo.engine import SampleRequest, SampleResult, ScriptedEngine
-from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.task.problem import Problem
 from treepo.tree import Tree
 
@@ -98,7 +98,7 @@ class World:
             "shape": self.shape,
             "initial_fork": self.fork,
             "branching": EvenBranching(),
-            "fallback": RandomBoundary(),
+            "fallback": Resume(),
             "stopping": self.stopping,
             "decode": text_of,
             "cut_full_trees": True,

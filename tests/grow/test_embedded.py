@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from treepo.engine.torch import TorchEngine
-from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.learn.packing import join, pack
 from treepo.learn.scoring import score
 from treepo.model.policy import Policy, load_policy
@@ -20,7 +20,7 @@ def policy(chain_model) -> Policy:
 
 def grow(policy: Policy, max_batch: int, order: list[int], shape: TreeShape) -> tuple[dict[str, Tree], TorchEngine]:
     engine = TorchEngine(policy.model, policy.eos_ids, max_batch=max_batch)
-    rules = Rules(shape, InitialFork(2, 4), EvenBranching(), RandomBoundary(), StopRules(), policy.decode)
+    rules = Rules(shape, InitialFork(2, 4), EvenBranching(), Resume(), StopRules(), policy.decode)
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, len(order))
     trees = TreeSampler(engine, rules).grow([problems[i] for i in order], seed=7)
     return {tree.problem_id: tree for _, tree in trees}, engine

@@ -11,14 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.grow.scripts import NotedEngine, World
-from treepo.grow import Cut, Finished, InitialFork, Level, RandomBoundary, TreeShape
+from treepo.grow import Cut, Finished, InitialFork, Level, Resume, TreeShape
 from treepo.tree import ROOT, StopReason
 
 USABLE = (StopReason.ANSWER, StopReason.EOS)
 UNUSABLE = tuple(set(StopReason) - set(USABLE))
 
+
+def ended(leaf: int, length: int, stop: StopReason) -> Finished:
+    """A finished trajectory of this length."""
+    return Finished(leaf, stop, np.zeros(length, np.float32))
+
+
 finished_lists = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(StopReason)), min_size=1, max_size=8).map(
-    lambda rows: [Finished(i + 1, length, stop) for i, (length, stop) in enumerate(rows)]
+    lambda rows: [ended(i + 1, length, stop) for i, (length, stop) in enumerate(rows)]
 )
 
 
@@ -27,7 +33,7 @@ def test_cuts_are_segment_boundaries_of_each_usable_trajectory(
     finished: list[Finished], segment_len: int, seed: int
 ) -> None:
     """Each once, strictly before its end; from the prompt when nothing ended with an answer or EOS."""
-    cuts = RandomBoundary()(finished, TreeShape(segment_len=segment_len), np.random.default_rng(seed))
+    cuts = Resume()(finished, TreeShape(segment_len=segment_len), np.random.default_rng(seed))
     usable = {f.leaf: f for f in finished if f.stop in USABLE}
     if not usable:
         assert cuts == [Cut(ROOT, 0)]
@@ -44,8 +50,7 @@ def test_the_number_of_dropped_windows_is_uniform(length: int) -> None:
     rng, num = np.random.default_rng(length), 4000
     windows = ceil(length / 8)
     keeps = Counter(
-        RandomBoundary()([Finished(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].keep
-        for _ in range(num)
+        Resume()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].keep for _ in range(num)
     )
     assert sorted(keeps) == [8 * i for i in range(windows)]
     error = np.sqrt((1 - 1 / windows) / windows / num)
@@ -54,20 +59,20 @@ def test_the_number_of_dropped_windows_is_uniform(length: int) -> None:
 
 def test_trajectories_come_in_uniform_order() -> None:
     """Each of the 6 orders of 3 usable trajectories is as likely as any other, long or short."""
-    finished = [Finished(i, length, USABLE[i % 2]) for i, length in ((1, 3), (2, 40), (3, 90))]
-    finished.insert(1, Finished(9, 5, StopReason.DEPTH))
+    finished = [ended(i, length, USABLE[i % 2]) for i, length in ((1, 3), (2, 40), (3, 90))]
+    finished.insert(1, ended(9, 5, StopReason.DEPTH))
     rng, num = np.random.default_rng(0), 6000
-    orders = Counter(tuple(c.leaf for c in RandomBoundary()(finished, TreeShape(), rng)) for _ in range(num))
+    orders = Counter(tuple(c.leaf for c in Resume()(finished, TreeShape(), rng)) for _ in range(num))
     assert len(orders) == 6
     assert all(abs(n / num - 1 / 6) < 4 * np.sqrt(5 / 36 / num) for n in orders.values())
 
 
 def test_cuts_of_different_trajectories_are_drawn_apart() -> None:
     """The boundaries of two equal trajectories are independent."""
-    finished = [Finished(i, 16, StopReason.EOS) for i in (1, 2)]
+    finished = [ended(i, 16, StopReason.EOS) for i in (1, 2)]
     rng, num = np.random.default_rng(2), 4000
     pairs = Counter(
-        tuple(c.keep for c in sorted(RandomBoundary()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
+        tuple(c.keep for c in sorted(Resume()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
         for _ in range(num)
     )
     assert len(pairs) == 4
@@ -78,8 +83,8 @@ def test_cuts_of_different_trajectories_are_drawn_apart() -> None:
 def test_what_did_not_end_by_itself_is_not_resumed(stop: StopReason) -> None:
     """Trajectories that were cut off by length, depth or repetition are left alone, even as the only ones."""
     rng = np.random.default_rng(0)
-    finished = [Finished(1, 30, stop), Finished(2, 30, stop)]
-    assert {c for _ in range(50) for c in RandomBoundary()(finished, TreeShape(), rng)} == {Cut(ROOT, 0)}
+    finished = [ended(1, 30, stop), ended(2, 30, stop)]
+    assert {c for _ in range(50) for c in Resume()(finished, TreeShape(), rng)} == {Cut(ROOT, 0)}
 
 
 @dataclass(frozen=True)
@@ -150,3 +155,103 @@ def test_each_fallback_forks_what_is_missing_up_to_the_number_of_children() -> N
     assert len({r.seed for r in level}) == 10
     assert [r.prefix_ids.tolist() for r in level[:3]] == [tree.ids(tree.leaves()[0])[:5].tolist()] * 3
     assert [r.prefix_ids.tolist() for r in level[3:6]] == [tree.ids(tree.leaves()[1])[:9].tolist()] * 3
+
+
+SHAPE = TreeShape(segment_len=8)
+
+
+def scored(*logprobs: float) -> Finished:
+    """A trajectory with these log-probabilities."""
+    return Finished(1, StopReason.EOS, np.array(logprobs, np.float32))
+
+
+def leaves_in_order(fallback: Resume, finished: list[Finished], seed: int = 0) -> list[int]:
+    """Leaves in the order in which they are resumed."""
+    return [cut.leaf for cut in fallback(finished, SHAPE, np.random.default_rng(seed))]
+
+
+def test_all_takes_every_end() -> None:
+    finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
+    assert sorted(leaves_in_order(Resume("all"), finished)) == [1, 2, 3, 4, 5]
+    assert len({tuple(leaves_in_order(Resume("all"), finished, seed)) for seed in range(50)}) > 20
+
+
+def test_the_longest_come_first() -> None:
+    finished = [ended(1, 5, StopReason.DEPTH), ended(2, 50, StopReason.EOS), ended(3, 20, StopReason.LENGTH)]
+    assert leaves_in_order(Resume("longest"), finished) == [2, 3, 1]
+
+
+def test_strict_order_takes_the_best_reason_first() -> None:
+    """Fault of the authors' release: "strict" order sorted worst first."""
+    finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
+    finished.append(Finished(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
+    by_leaf = {f.leaf: f for f in finished}
+    for seed in range(5):
+        order = [by_leaf[leaf] for leaf in leaves_in_order(Resume("by_reason"), finished, seed)]
+        assert [(f.stop, f.is_open) for f in order] == [
+            (StopReason.ANSWER, False),
+            (StopReason.LENGTH, True),
+            (StopReason.EOS, False),
+            (StopReason.DEPTH, False),
+            (StopReason.LENGTH, False),
+            (StopReason.REPETITION, False),
+        ]
+
+
+def test_gumbel_noise_draws_reasons_by_softmax_of_their_rank() -> None:
+    """With noise of scale 1 an answer comes before EOS, two ranks behind, with probability 1 / (1 + e^-2)."""
+    finished = [ended(1, 9, StopReason.EOS), ended(2, 9, StopReason.ANSWER)]
+    first = Counter(leaves_in_order(Resume("by_reason", noise=1.0), finished, seed)[0] for seed in range(4000))
+    assert abs(first[2] / 4000 - 1 / (1 + np.exp(-2))) < 0.02
+
+
+def test_long_answered_needs_an_answer_and_segments() -> None:
+    finished = [ended(1, 17, StopReason.EOS), ended(2, 16, StopReason.ANSWER), ended(3, 17, StopReason.ANSWER)]
+    assert leaves_in_order(Resume("long_answered", min_segments=3), finished) == [3]
+    assert leaves_in_order(Resume("long_answered", min_segments=4), finished) == [ROOT]
+
+
+@pytest.mark.parametrize("max_windows", [None, 1, 2, 9])
+def test_windows_bound_how_far_a_cut_goes_back(max_windows: int | None) -> None:
+    """20 tokens are 4 windows of 6: k ~ U{1..min(max_windows, 4)}, so 18, 12, 6 or 0 tokens are kept."""
+    fallback = Resume(window=6, max_windows=max_windows)
+    kept = Counter(fallback.keep(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000))
+    allowed = [18, 12, 6, 0][: max_windows or 4]
+    assert set(kept) == set(allowed)
+    assert all(abs(kept[k] / 2000 - 1 / len(allowed)) < 0.05 for k in allowed)
+
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_least_likely_token_is_drawn_again() -> None:
+    assert Resume(cut="unlikely_token").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
+    assert Resume(cut="prompt").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
+
+
+def test_blocks_are_drawn_by_their_mean() -> None:
+    """Blocks of 2 with means -1 and -1 - ln 3, and a last one that is short: weights 3 : 1 : 3 toward likely ones."""
+    low = -1 - np.log(3)
+    trajectory = scored(-1, -1, low, low, -1)
+
+    def drawn(cut: str) -> list[float]:
+        fallback = Resume(cut=cut, block_len=2)
+        kept = Counter(fallback.keep(trajectory, SHAPE, np.random.default_rng(i)) for i in range(4000))
+        return [kept[k] / 4000 for k in (0, 2, 4)]
+
+    np.testing.assert_allclose(drawn("likely_block"), [3 / 7, 1 / 7, 3 / 7], atol=0.03)
+    np.testing.assert_allclose(drawn("unlikely_block"), [1 / 5, 3 / 5, 1 / 5], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": -1}, "window must be at least 1, got -1"),
+        ({"block_len": 0}, "block_len must be at least 1, got 0"),
+        ({"noise": -1.0}, "noise must not be negative, got -1.0"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Resume(**settings)

@@ -27,7 +27,7 @@ from tests.grow.scripts import (
     worlds,
 )
 from treepo.engine import ScriptedEngine
-from treepo.grow import Cut, EvenBranching, Finished, InitialFork, Level, RandomBoundary, TreeSampler, TreeShape
+from treepo.grow import Cut, EvenBranching, Finished, InitialFork, Level, Resume, TreeSampler, TreeShape
 from treepo.grow import StopRules as Stops
 from treepo.tree import ROOT, StopReason, Tree
 
@@ -74,7 +74,7 @@ class AnyToken:
 class NotedFallback:
     """A fallback that takes notes: (which finished trajectory, tokens kept)."""
 
-    inner: RandomBoundary | AnyToken
+    inner: Resume | AnyToken
     cuts: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
@@ -122,7 +122,7 @@ def assert_conditioned(tree: Tree, engine: NotedEngine, decoded: list[tuple[int,
 @given(worlds())
 def test_equals_the_reference(world: World) -> None:
     """Given the same chance, the slow reference asks for the same segments and ends with the same trajectories."""
-    check_against_reference(world, RandomBoundary())
+    check_against_reference(world, Resume())
 
 
 @some
@@ -132,14 +132,14 @@ def test_equals_the_reference_with_cuts_at_any_token(world: World) -> None:
     check_against_reference(world, AnyToken())
 
 
-@pytest.mark.parametrize("kind", [RandomBoundary(), AnyToken()])
-def test_equals_the_reference_in_eventful_worlds(kind: RandomBoundary | AnyToken) -> None:
+@pytest.mark.parametrize("kind", [Resume(), AnyToken()])
+def test_equals_the_reference_in_eventful_worlds(kind: Resume | AnyToken) -> None:
     """The same in 300 worlds whose trees branch, end early and fall back for every reason there is."""
     for seed in range(300):
         check_against_reference(random_world(seed, 16), kind)
 
 
-def check_against_reference(world: World, kind: RandomBoundary | AnyToken) -> None:
+def check_against_reference(world: World, kind: Resume | AnyToken) -> None:
     """Grow, then replay the sampler's choices and segments in the reference."""
     engine = world.engine()
     fork, branching, fallback = NotedFork(world.fork), NotedBranching(), NotedFallback(kind)
@@ -155,14 +155,14 @@ def check_against_reference(world: World, kind: RandomBoundary | AnyToken) -> No
             for r in engine.requests
             for result in [engine.results[r.request_id]]
         ],
-        aligned=isinstance(kind, RandomBoundary),
+        aligned=isinstance(kind, Resume),
     )
     finished, levels = reference.grow(reference_settings(world), replay.decode, replay)
     replay.assert_used_up()
     assert Counter((tuple(ids), stop) for ids, stop in finished) == Counter(
         (tuple(ids), stop) for ids, stop in responses(tree)
     )
-    if isinstance(kind, RandomBoundary):
+    if isinstance(kind, Resume):
         assert finished == responses(tree), "without splits, leaves are numbered in the order in which they end"
     assert [(n.num_active, n.num_finished) for n in branching.levels] == [(a, f) for _, a, f in levels if a]
     assert len(fork.drawn) == 1
@@ -212,7 +212,7 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
     seen: list[tuple[list[Finished], list[Cut]]] = []
 
     def fallback(finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        seen.append((list(finished), RandomBoundary()(finished, shape, rng)))
+        seen.append((list(finished), Resume()(finished, shape, rng)))
         return seen[-1][1]
 
     tree = world.grow(fallback=fallback)
@@ -235,7 +235,7 @@ def test_a_trajectory_is_what_the_engine_was_conditioned_on() -> None:
     num_resumed = 0
     for seed in range(40):
         engine = world.engine()
-        fallback = NotedFallback(AnyToken() if seed % 2 else RandomBoundary())
+        fallback = NotedFallback(AnyToken() if seed % 2 else Resume())
         tree = replace(world, seed=seed).grow(engine, fallback=fallback)
         num_resumed += sum(keep > 0 for cuts in fallback.cuts for _, keep in cuts)
         assert_conditioned(tree, engine, engine.decoded())
@@ -268,7 +268,7 @@ def test_without_branching_every_new_leaf_is_a_fallback() -> None:
     """b = 1 from a single path: one chain, then one resumed trajectory for each further leaf, exactly."""
     world = World(TreeShape(6, 4, 2, 1), InitialFork(1, 1), noise=Noise(eos=0.4))
     for seed in range(30):
-        fallback = NotedFallback(RandomBoundary())
+        fallback = NotedFallback(Resume())
         tree = replace(world, seed=seed).grow(fallback=fallback)
         forks = sum(len(below) - 1 for below in tree.children() if below)
         assert forks == 5
@@ -476,7 +476,7 @@ def test_more_initial_divergence_reaches_the_tree() -> None:
 def test_the_first_fallback_works_with_the_default_window() -> None:
     """Fault of the authors' release: a fallback window of -1, which stands for a segment, crashed the first one."""
     world = World(TreeShape(8, 8, 2, 2), noise=Noise(eos=100.0))
-    fallback = NotedFallback(RandomBoundary())
+    fallback = NotedFallback(Resume())
     tree = world.grow(fallback=fallback)
     assert fallback.cuts
     assert len(tree.leaves()) == 8

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.grow.scripts import World, problems, worlds
+from tests.grow.scripts import World, problems, same_tree, worlds
 from treepo.grow import (
     Cut,
     InitialFork,
     LogprobBranching,
+    NoFallback,
     RandomBranching,
+    Resume,
     StrategyError,
     TokenBudgetBranching,
     TreeSampler,
@@ -33,6 +35,37 @@ def test_every_branching_gives_exactly_width_leaves(world, branching, cut_full_t
     tree = world.grow(branching=branching, cut_full_trees=cut_full_trees)
     assert len(tree.leaves()) == world.shape.width
     assert max(tree.response_len(leaf) for leaf in tree.leaves()) <= world.shape.response_limit
+
+
+FALLBACKS = [
+    Resume("all", window=3),
+    Resume("longest", cut="unlikely_token"),
+    Resume("by_reason", noise=0.5, cut="likely_block", block_len=2),
+    Resume("long_answered", cut="unlikely_block", block_len=3, temperature=0.5),
+    Resume("all", cut="prompt"),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(worlds(), st.sampled_from(FALLBACKS))
+def test_every_fallback_gives_exactly_width_leaves(world, fallback):
+    """Also with cuts inside segments, and the same tree whether a full one is cut or not; nothing decoded is lost."""
+    tree = world.grow(engine := world.engine(), fallback=fallback)
+    assert len(tree.leaves()) == world.shape.width
+    assert all(tree.response_len(leaf) <= world.shape.response_limit for leaf in tree.leaves())
+    assert same_tree(tree, world.grow(fallback=fallback, cut_full_trees=False))
+    assert {tuple(tree.ids(leaf).tolist()) for leaf in tree.leaves()} <= set(engine.decoded())
+    assert sum(len(r.token_ids) for r in engine.results.values()) == tree.num_decoded()
+
+
+@settings(max_examples=200, deadline=None)
+@given(worlds(), st.booleans())
+def test_without_fallback_a_tree_keeps_what_it_has(world, cut_full_trees):
+    """At least one trajectory, never more than width, and none that begins inside another finished one."""
+    tree = world.grow(fallback=NoFallback(), cut_full_trees=cut_full_trees)
+    assert 1 <= len(tree.leaves()) <= world.shape.width
+    longest = max(tree.response_len(leaf) for leaf in tree.leaves())
+    assert longest <= world.shape.response_limit
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.models import make_tiny_model, make_tiny_tokenizer
 from treepo.credit import GRPO, Estimator, TreePO, whiten
 from treepo.engine import SampleRequest
 from treepo.engine.torch import TorchEngine
-from treepo.grow import EvenBranching, InitialFork, RandomBoundary, Rules, StopRules, TreeSampler, TreeShape
+from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.learn.loss import ClippedLoss
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
@@ -96,7 +96,7 @@ def make_trainer(
     tokenizer = make_tiny_tokenizer()
     policy = Policy(make_tiny_model(vocab_size=len(tokenizer), initializer_range=0.1), tokenizer)
     engine = TorchEngine(policy.model, policy.eos_ids, max_batch)
-    rules = Rules(SHAPE, InitialFork(), EvenBranching(), RandomBoundary(), StopRules(), policy.decode)
+    rules = Rules(SHAPE, InitialFork(), EvenBranching(), Resume(), StopRules(), policy.decode)
     optimizer, schedule = make_optimizer(policy.model, OptimSettings(lr=lr, warmup_steps=0))
     updater = NotingUpdater(policy.model, ClippedLoss(), optimizer, schedule, 200, 1.0)
     sampler = TreeSampler(engine, rules)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grow.reference import has_closed_box, is_escaped
-from treepo.task.boxed import last_box
+from treepo.task.boxed import has_open_box, last_box
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,11 @@ def test_a_megabyte_takes_linear_time(text: str) -> None:
     last_box(many)
     last_box(many + "}" * 1000)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open"),
+    [("", False), ("\\boxed{1}", False), ("\\boxed{1", True), ("\\boxed{1} \\boxed{2", True), ("\\boxed{ {1} ", True)],
+)
+def test_an_open_box_is_one_that_is_never_closed(text, is_open):
+    assert has_open_box(text) is is_open

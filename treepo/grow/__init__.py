@@ -9,7 +9,7 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
-from treepo.grow.fallback import Cut, Fallback, Finished, RandomBoundary
+from treepo.grow.fallback import Cut, Fallback, Finished, NoFallback, Resume
 from treepo.grow.growth import Rules, StrategyError
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
@@ -24,9 +24,10 @@ __all__ = [
     "InitialFork",
     "Level",
     "LogprobBranching",
+    "NoFallback",
     "PathEnd",
-    "RandomBoundary",
     "RandomBranching",
+    "Resume",
     "Rules",
     "StopRules",
     "Stopping",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -10,13 +10,23 @@ from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finished:
-    """One finished trajectory: its leaf, its response tokens, why it ended."""
+    """One finished trajectory.
+
+    leaf: its node; stop: why it ended; logprobs float32 [n]: sampled log-probabilities of its n response tokens;
+    is_open: whether it holds a box that was opened and never closed.
+    """
 
     leaf: int
-    response_len: int
     stop: StopReason
+    logprobs: np.ndarray
+    is_open: bool = False
+
+    @property
+    def response_len(self) -> int:
+        """Response tokens."""
+        return len(self.logprobs)
 
 
 @dataclass(frozen=True)
@@ -31,24 +41,120 @@ FROM_PROMPT = Cut(ROOT, 0)
 
 
 class Fallback(Protocol):
-    """At least one cut, in the order in which they are used; the sampler asks again when it has used all."""
+    """At least one cut, in the order in which they are used; the sampler asks again when it has used all.
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]: ...
+    None gives the tree up: it stays with the trajectories it has.
+    """
+
+    def __call__(
+        self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator
+    ) -> list[Cut] | None: ...
 
 
 @dataclass(frozen=True)
-class RandomBoundary:
-    """A random segment boundary of the trajectories that ended with an answer or EOS, in random order (the default).
+class NoFallback:
+    """A tree ends when no path is active, perhaps with fewer than `width` trajectories."""
 
-    A response of L tokens has n = ceil(L / segment_len) windows; k ~ U{1..n} of them are dropped from the end, so the
-    last one always goes and the prompt has probability 1/n. Without such a trajectory: from the prompt.
+    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go through the finished trajectories in some order and cut each somewhere; without a usable one, from the prompt.
+
+    The default is the paper's: a random segment boundary of those that ended with an answer or EOS, in random order.
+    Cuts that are no segment boundary split a node; they lengthen responses and lower accuracy (section 4.2).
     """
 
+    order: Literal["answered", "all", "by_reason", "longest", "long_answered"] = "answered"
+    """Which: those with an answer or EOS, at random; all, at random; all, by why they ended, the best reason first;
+    all, the longest first; those with an answer and at least `min_segments` segments, at random."""
+
+    noise: float = 0.0
+    """Scale of the Gumbel noise on the ranks of `by_reason`; 0 is strict."""
+
+    min_segments: int = 2
+    """For `long_answered`."""
+
+    cut: Literal["boundary", "unlikely_token", "unlikely_block", "likely_block", "prompt"] = "boundary"
+    """Where: a random boundary of windows; before the least likely token; before a block of `block_len` tokens drawn by
+    softmax of its mean log-probability, unlikely or likely ones preferred; the prompt."""
+
+    window: int | None = None
+    """Tokens per window of `boundary`; segment_len if not given."""
+
+    max_windows: int | None = None
+    """Most windows that `boundary` drops; any number if not given."""
+
+    block_len: int = 128
+    """Tokens per block."""
+
+    temperature: float = 1.0
+    """Temperature of the softmax over blocks."""
+
+    def __post_init__(self) -> None:
+        for name in ("window", "max_windows", "block_len", "min_segments"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.noise < 0:
+            raise ValueError(f"noise must not be negative, got {self.noise}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
     def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        usable = [f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)]
-        cuts = []
-        for i in rng.permutation(len(usable)):
-            windows = -(-usable[i].response_len // shape.segment_len)
-            dropped = int(rng.integers(1, windows + 1))
-            cuts.append(Cut(usable[i].leaf, (windows - dropped) * shape.segment_len))
+        cuts = [Cut(f.leaf, self.keep(f, shape, rng)) for f in self.ordered(finished, shape, rng)]
         return cuts or [FROM_PROMPT]
+
+    def ordered(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Finished]:
+        """The usable trajectories in the order in which they are resumed."""
+        match self.order:
+            case "answered":
+                usable = [f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)]
+            case "long_answered":
+                min_len = (self.min_segments - 1) * shape.segment_len
+                usable = [f for f in finished if f.stop == StopReason.ANSWER and f.response_len > min_len]
+            case "all" | "by_reason" | "longest":
+                usable = list(finished)
+        # Shuffled first in every order, so that ties are broken at random.
+        usable = [usable[i] for i in rng.permutation(len(usable))]
+        if self.order == "longest":
+            return sorted(usable, key=lambda f: -f.response_len)
+        if self.order == "by_reason":
+            ranks = np.array([reason_rank(f) for f in usable]) - self.noise * rng.gumbel(size=len(usable))
+            return [usable[i] for i in np.argsort(ranks, kind="stable")]
+        return usable
+
+    def keep(self, trajectory: Finished, shape: TreeShape, rng: np.random.Generator) -> int:
+        """Response tokens to keep, fewer than there are."""
+        match self.cut:
+            case "boundary":
+                return self._boundary(trajectory.response_len, self.window or shape.segment_len, rng)
+            case "unlikely_token":
+                return int(trajectory.logprobs.argmin())
+            case "unlikely_block" | "likely_block":
+                return self._block(trajectory.logprobs, rng)
+            case "prompt":
+                return 0
+
+    def _boundary(self, response_len: int, window: int, rng: np.random.Generator) -> int:
+        """(n - k) windows of n = ceil(length / window), k ~ U{1..min(n, max_windows)}: the last one always goes."""
+        num_windows = -(-response_len // window)
+        dropped = int(rng.integers(1, min(num_windows, self.max_windows or num_windows) + 1))
+        return (num_windows - dropped) * window
+
+    def _block(self, logprobs: np.ndarray, rng: np.random.Generator) -> int:
+        starts = np.arange(0, len(logprobs), self.block_len)
+        means = np.array([logprobs[start : start + self.block_len].mean() for start in starts], np.float64)
+        logits = (means if self.cut == "likely_block" else -means) / self.temperature
+        weights = np.exp(logits - logits.max())
+        return int(starts[rng.choice(len(starts), p=weights / weights.sum())])
+
+
+def reason_rank(trajectory: Finished) -> int:
+    """0 for an answer, then an unclosed answer, EOS, the deepest level, the longest response, repetition."""
+    if trajectory.is_open and trajectory.stop != StopReason.ANSWER:
+        return 1
+    ranks = (StopReason.ANSWER, None, StopReason.EOS, StopReason.DEPTH, StopReason.LENGTH, StopReason.REPETITION)
+    return ranks.index(trajectory.stop)

@@ -7,10 +7,11 @@ import numpy as np
 
 from treepo.engine import SampleResult
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
-from treepo.grow.fallback import Fallback, Finished, RandomBoundary
+from treepo.grow.fallback import Fallback, Finished, Resume
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import Decode, PathEnd, Stopping, StopRules
 from treepo.seeds import derive_seed
+from treepo.task.boxed import has_open_box
 from treepo.tree import ROOT, Node, Tree
 
 
@@ -36,7 +37,7 @@ class Rules:
         """Sequential sampling: `width` independent answers of at most `response_len` tokens per problem."""
         shape = TreeShape(width, depth=1, segment_len=response_len, num_children=width)
         fork = InitialFork(width, width)
-        return cls(shape, fork, EvenBranching(), RandomBoundary(), StopRules(repetition="never"), decode)
+        return cls(shape, fork, EvenBranching(), Resume(), StopRules(repetition="never"), decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,7 @@ class Growth:
         self.finished: list[Finished] = []
         self.num_children = [0]
         self.runs_on = False
+        self.gave_up = False
 
     def start(self) -> list[Segment]:
         """The first level: the children of the prompt."""
@@ -95,8 +97,8 @@ class Growth:
 
     @property
     def done(self) -> bool:
-        """Whether the tree has all its trajectories."""
-        return len(self.finished) == self.rules.shape.width
+        """Whether the tree has all its trajectories, or all that it will have."""
+        return len(self.finished) == self.rules.shape.width or self.gave_up
 
     def _advance(self) -> list[Segment]:
         """Keep what was decoded as nodes; then fork the active paths, or fall back where none is active."""
@@ -110,7 +112,11 @@ class Growth:
             return self._next_level(list(zip(nodes, self._branch(nodes, num_before), strict=True)))
         while paths:
             paths = self._grow_nodes(paths)
-        return [] if self.done else self._next_level(self._resume())
+        if self.done:
+            return []
+        forks = self._resume()
+        self.gave_up = not forks
+        return self._next_level(forks)
 
     def _branch(self, nodes: list[int], num_before: int) -> list[int]:
         """The children of each active path; StrategyError if they are not what a branching must return."""
@@ -152,17 +158,20 @@ class Growth:
         self.num_children.append(0)
         if stop is None:
             return Decoded(node, ids, more_ids, more_logprobs, path.seed, path.ended)
-        self.finished.append(Finished(node, len(response), stop))
+        text = self.rules.decode(response.tolist())
+        self.finished.append(Finished(node, stop, self.tree.trajectory(node).sampled_logprobs, has_open_box(text)))
         self.tree.num_dropped += len(more_ids)
         return None
 
     def _resume(self) -> list[tuple[int, int]]:
-        """Where finished trajectories are resumed, and how many children each place gets."""
+        """Where finished trajectories are resumed, and how many children each place gets; empty to give up."""
         shape = self.rules.shape
         missing = shape.width - len(self.finished)
         forks = []
         while missing > 0:
             cuts = self.rules.fallback(self.finished, shape, self.rng)
+            if cuts is None:
+                return []
             if not cuts:
                 raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no cut")
             for cut in cuts:
@@ -201,7 +210,8 @@ class Growth:
         shape = self.rules.shape
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
-        room = shape.response_limit - response_len
+        segments_left = shape.depth - -(-response_len // shape.segment_len)
+        room = min(shape.response_limit - response_len, segments_left * shape.segment_len)
         length = room if self.runs_on else min(shape.segment_len, room)
         first = self.num_children[node]
         self.num_children[node] += count

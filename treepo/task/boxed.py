@@ -21,3 +21,9 @@ def last_box(text: str) -> str | None:
                 if is_box and (last is None or start > last[0]):
                     last = (start, mark.start())
     return None if last is None else text[last[0] : last[1]]
+
+
+def has_open_box(text: str) -> bool:
+    r"""Whether the last \boxed{ of the text is never closed."""
+    start = text.rfind("\\boxed{")
+    return start >= 0 and last_box(text[start:]) is None
