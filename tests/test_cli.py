@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from treepo.cli import main
 from treepo.config import resolve
+from treepo.report.trees import read_trees
 from treepo.run import next_commands
 
 SMALL = ["--train.num_steps", "2", "--train.problems_per_step", "4", "--eval.num_problems", "6"]
@@ -41,6 +43,18 @@ def test_a_run_folder_holds_settings_metrics_and_model(trained):
     assert all(0 <= metrics[i][name] <= 1 for i in (0, 2) for name in ("eval/avg", "eval/greedy"))
     names = {"reward/mean", "tokens/decoded", "tokens/distinct", "tokens/total", "tokens/forwarded"}
     assert names | {"time/grow_s", "time/update_s"} <= set(metrics[1])
+
+
+def test_trees_are_kept_as_often_as_asked(chain_model, tmp_path):
+    args = ["train", "--model.path", str(chain_model), "--out", str(tmp_path / "out"), *SMALL]
+    assert main([*args, "--train.trees_every", "2"]) == 0
+    files = sorted((tmp_path / "out" / "trees").iterdir())
+    assert [f.name for f in files] == ["step-000002.parquet"]
+    kept = read_trees(files[0])
+    assert [len(k.tree.leaves()) for k in kept] == [8] * 4
+    assert np.mean([k.rewards for k in kept]) == read_metrics(tmp_path / "out")[2]["reward/mean"]
+    assert sum(k.tree.num_decoded() for k in kept) == read_metrics(tmp_path / "out")[2]["tokens/decoded"]
+    assert sum(k.advantages is not None for k in kept) == read_metrics(tmp_path / "out")[2]["problems/trained"]
 
 
 def test_token_counts_bound_each_other(trained):

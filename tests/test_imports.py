@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "learn": {"tree", "seeds", "task", "engine", "model", "grow", "credit", "learn"},
     "evaluate": {"task", "engine", "grow"},
     "config": {"credit", "grow", "learn"},
-    "report": {"report", "task"},
+    "report": {"tree", "report", "task"},
 }
 """Each room and the rooms it may import; the rest (build, run, cli) may import everything."""
 

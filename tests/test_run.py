@@ -63,7 +63,7 @@ def test_reward_rises(chain_model, tmp_path):
     run = prepare(config, tmp_path / "out", QUIET)
     task = replace_reward(run.task, lambda _, response: float(response[:1] in "bdfh"))
     trainer = replace(run.trainer, task=task)
-    rewards = [trainer.step(step)["reward/mean"] for step in range(1, 13)]
+    rewards = [trainer.step(step).metrics["reward/mean"] for step in range(1, 13)]
     assert rewards[0] < 0.5
     assert rewards[-1] > 0.9
 

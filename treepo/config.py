@@ -98,6 +98,9 @@ class TrainSettings:
     micro_batch_tokens: Count = 8192
     """Most packed tokens of one forward; a larger tree goes alone."""
 
+    trees_every: Annotated[int, Field(ge=0)] = 10
+    """Steps between those whose trees are kept in trees/step-*.parquet; 0 for none."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""
 

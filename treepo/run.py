@@ -12,6 +12,7 @@ from treepo.learn.packing import TreeBatch
 from treepo.learn.update import NonFiniteUpdateError
 from treepo.report.metrics import MetricsLog
 from treepo.report.terminal import Terminal
+from treepo.report.trees import KeptTree, write_trees
 
 
 def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
@@ -65,16 +66,23 @@ def train(run: Run, out: Path, terminal: Terminal) -> None:
 
 
 def _step(run: Run, step: int, out: Path) -> dict[str, float]:
-    """One training step, with an evaluation where one is due."""
+    """One training step, with its trees kept and an evaluation where they are due."""
     try:
-        metrics = run.trainer.step(step)
+        result = run.trainer.step(step)
     except NonFiniteUpdateError as error:
         path = out / f"failed-step-{step:06d}.safetensors"
         save_file(_arrays(error.batch), path)
         raise FloatingPointError(f"step {step}: {error}; its batch is kept in {str(path)!r}") from error
-    every = run.config.eval.every
-    is_due = step == run.config.train.num_steps or (every > 0 and step % every == 0)
-    return metrics | run.evaluate() if is_due else metrics
+    if _is_due(step, run.config.train.trees_every):
+        kept = [KeptTree(*parts) for parts in zip(result.trees, result.rewards, result.advantages, strict=True)]
+        write_trees(out / "trees" / f"step-{step:06d}.parquet", kept, run.policy.decode)
+    if step == run.config.train.num_steps or _is_due(step, run.config.eval.every):
+        return result.metrics | run.evaluate()
+    return result.metrics
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _arrays(batch: TreeBatch) -> dict[str, np.ndarray]:

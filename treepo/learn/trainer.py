@@ -19,6 +19,17 @@ from treepo.task.problem import Problem, Task
 from treepo.tree import StopReason, Tree
 
 
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step did: metrics by name (times in seconds), its trees, and per tree one reward and one advantage per
+    leaf (None for a tree that was not trained on)."""
+
+    metrics: dict[str, float]
+    trees: list[Tree]
+    rewards: list[np.ndarray]
+    advantages: list[np.ndarray | None]
+
+
 @dataclass(frozen=True)
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
@@ -36,21 +47,23 @@ class Trainer:
     num_mini_batches: int
     seed: int
 
-    def step(self, step: int) -> dict[str, float]:
-        """Training step number `step`, from 1; returns its metrics by name, times in seconds."""
+    def step(self, step: int) -> "StepResult":
+        """Training step number `step`, from 1."""
         clock = _Clock()
         problems = self.task.training_problems(step - 1, self.problems_per_step)
         trees = self.grow(problems, step)
         clock.lap("grow")
         rewards = [self.verify(p, tree) for p, tree in zip(problems, trees, strict=True)]
         clock.lap("verify")
-        packed = credit_and_pack(trees, rewards, self.estimator)
+        advantages = credit(trees, rewards, self.estimator)
+        packed = [None if a is None else pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
         trained = [p for p in packed if p is not None]
         updates = [self.updater.update(trees) for trees in self.mini_batches(trained)]
         self.engine.update_weights(self.policy.model)
         clock.lap("update")
-        return _step_metrics(trees, rewards, packed) | _mean(updates) | clock.metrics()
+        metrics = _step_metrics(trees, rewards, packed) | _mean(updates) | clock.metrics()
+        return StepResult(metrics, trees, rewards, advantages)
 
     def grow(self, problems: Sequence[Problem], step: int) -> list[Tree]:
         """One tree per problem, in their order."""
@@ -68,18 +81,14 @@ class Trainer:
         return [trained[start:end] for start, end in pairwise(bounds)]
 
 
-def credit_and_pack(
-    trees: Sequence[Tree], rewards: Sequence[np.ndarray], estimator: Estimator
-) -> list[PackedTree | None]:
-    """Each tree with its advantages, packed; None for a tree whose rewards all agree, which carries no signal."""
+def credit(trees: Sequence[Tree], rewards: Sequence[np.ndarray], estimator: Estimator) -> list[np.ndarray | None]:
+    """The advantages of each tree's leaves; None for a tree whose rewards all agree, which carries no signal."""
     kept = [i for i, r in enumerate(rewards) if r.min() < r.max()]
-    if not kept:
-        return [None] * len(trees)
     advantages = [estimator(trees[i], rewards[i]) for i in kept]
-    if estimator.whiten:
+    if estimator.whiten and kept:
         advantages = whiten(advantages, [_lengths(trees[i]) for i in kept])
-    packed = {i: pack(trees[i], a) for i, a in zip(kept, advantages, strict=True)}
-    return [packed.get(i) for i in range(len(trees))]
+    by_tree = dict(zip(kept, advantages, strict=True))
+    return [by_tree.get(i) for i in range(len(trees))]
 
 
 class _Clock:

@@ -1,0 +1,60 @@
+"""Trees on disk."""
+
+import datetime
+
+import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.trees import random_tree
+from treepo.report.trees import KeptTree, read_trees, write_trees
+from treepo.tree import ROOT, Tree
+
+
+def decode(ids):
+    return "".join(chr(97 + i % 26) for i in ids)
+
+
+def equal(a: Tree, b: Tree) -> bool:
+    """Node by node, log-probabilities bit by bit, and nothing scored where nothing was."""
+    return (a.problem_id, a.num_dropped, len(a.nodes)) == (b.problem_id, b.num_dropped, len(b.nodes)) and all(
+        (x.parent, x.seed, x.stop) == (y.parent, y.seed, y.stop)
+        and x.token_ids.dtype == y.token_ids.dtype
+        and np.array_equal(x.token_ids, y.token_ids)
+        and (x.sampled_logprobs is None) == (y.sampled_logprobs is None)
+        and (x.sampled_logprobs is None or x.sampled_logprobs.tobytes() == y.sampled_logprobs.tobytes())
+        for x, y in zip(a.nodes, b.nodes, strict=True)
+    )
+
+
+@settings(max_examples=30, deadline=datetime.timedelta(seconds=5))
+@given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.booleans()), min_size=1, max_size=4))
+def test_trees_are_read_back_as_they_were(tmp_path_factory, drawn):
+    kept = []
+    for seed, num_leaves, has_signal in drawn:
+        rng = np.random.default_rng(seed)
+        tree = random_tree(rng, num_leaves)
+        tree.num_dropped = int(rng.integers(100))
+        rewards = rng.normal(size=len(tree.leaves()))
+        kept.append(KeptTree(tree, rewards, rng.normal(size=len(rewards)) if has_signal else None))
+    path = tmp_path_factory.mktemp("trees") / "trees" / "step-000001.parquet"
+    write_trees(path, kept, decode)
+    for before, after in zip(kept, read_trees(path), strict=True):
+        assert equal(before.tree, after.tree)
+        np.testing.assert_array_equal(before.rewards, after.rewards)
+        assert (before.advantages is None) == (after.advantages is None)
+        if before.advantages is not None:
+            np.testing.assert_array_equal(before.advantages, after.advantages)
+
+
+def test_the_columns_say_what_a_reader_of_the_file_needs(tmp_path):
+    tree = random_tree(np.random.default_rng(0), 5)
+    write_trees(tmp_path / "t.parquet", [KeptTree(tree, np.arange(5.0), None)], decode)
+    rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert [row["node"] for row in rows] == list(range(len(tree.nodes)))
+    assert [row["text"] for row in rows] == [decode(n.token_ids.tolist()) for n in tree.nodes]
+    assert [row["depth"] for row in rows] == [len(tree.path(i)) - 1 for i in range(len(rows))]
+    assert rows[ROOT]["sampled_logprobs"] is None
+    assert [row["reward"] for row in rows if row["stop"] is not None] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert all(row["reward"] is None for row in rows if row["stop"] is None)

@@ -1,0 +1,102 @@
+"""Trees on disk: Parquet, one row per node, readable with pandas, polars or datasets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from treepo.tree import ROOT, Node, StopReason, Tree
+
+SCHEMA = pa.schema(
+    [
+        ("tree", pa.int32()),
+        ("problem", pa.string()),
+        ("node", pa.int32()),
+        ("parent", pa.int32()),
+        ("depth", pa.int32()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("text", pa.string()),
+        ("sampled_logprobs", pa.list_(pa.float32())),
+        ("seed", pa.int64()),
+        ("stop", pa.string()),
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        ("num_dropped", pa.int64()),
+    ]
+)
+"""Columns; `tree` counts the trees of the file, `depth` the nodes above one. Null: not scored, no leaf, no signal."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTree:
+    """A tree with the reward of each leaf, in the order of `Tree.leaves`, and the advantages if it carried a signal."""
+
+    tree: Tree
+    rewards: np.ndarray
+    advantages: np.ndarray | None
+
+
+def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
+    """Write one file; its folder is made if need be."""
+    rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+
+
+def read_trees(path: Path) -> list[KeptTree]:
+    """The trees of a file, equal to those written."""
+    rows_of: dict[int, list[dict[str, Any]]] = {}
+    for row in pq.read_table(path).to_pylist():
+        rows_of.setdefault(row["tree"], []).append(row)
+    return [_kept_tree(rows) for rows in rows_of.values()]
+
+
+def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
+    tree, place = kept.tree, {leaf: i for i, leaf in enumerate(kept.tree.leaves())}
+    rows = []
+    for i, node in enumerate(tree.nodes):
+        leaf = place.get(i)
+        rows.append(
+            {
+                "tree": index,
+                "problem": tree.problem_id,
+                "node": i,
+                "parent": node.parent,
+                "depth": len(tree.path(i)) - 1,
+                "token_ids": node.token_ids,
+                "text": decode(node.token_ids.tolist()),
+                "sampled_logprobs": node.sampled_logprobs,
+                "seed": node.seed,
+                "stop": node.stop,
+                "reward": None if leaf is None else float(kept.rewards[leaf]),
+                "advantage": None if leaf is None or kept.advantages is None else float(kept.advantages[leaf]),
+                "num_dropped": tree.num_dropped,
+            }
+        )
+    return rows
+
+
+def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
+    nodes = [_node(row) for row in rows]
+    leaves = [row for row in rows if row["stop"] is not None]
+    advantages = [row["advantage"] for row in leaves]
+    return KeptTree(
+        Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"]),
+        np.array([row["reward"] for row in leaves]),
+        None if None in advantages else np.array(advantages),
+    )
+
+
+def _node(row: dict[str, Any]) -> Node:
+    logprobs = row["sampled_logprobs"]
+    return Node(
+        row["parent"],
+        np.array(row["token_ids"], np.int32),
+        None if logprobs is None else np.array(logprobs, np.float32),
+        row["seed"],
+        None if row["stop"] is None else StopReason(row["stop"]),
+    )
