@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-# Threads that spin while they wait make small models many times slower when another process is busy.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that spin long while they wait make small models many times slower when another process is busy.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 

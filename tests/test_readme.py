@@ -38,3 +38,13 @@ def test_ci_runs_what_the_readme_says():
     for target in ("lint", "test", "wheel", "demo"):
         assert f"make {target}" in script
         assert f"make {target}" in README
+
+
+def test_no_placeholder_is_left():
+    """DEMO_TABLE stood in the README of a commit that was tried by a newcomer."""
+    assert not re.findall(r"^[A-Z_]{5,}$", README, re.MULTILINE)
+
+
+def test_every_linked_file_exists():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path

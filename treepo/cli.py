@@ -23,8 +23,9 @@ Every setting below can stand in the recipe and on the command line; the command
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake."""
-    # A busy neighbour makes OpenMP threads that spin while they wait many times slower; must be set before torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads of GNU OpenMP spin long while they wait: beside a busy process that makes small models several times
+    # slower, and spinning briefly costs little on a quiet machine. Must be set before torch loads.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     args = list(sys.argv[1:] if argv is None else argv)
     # So that `use = "my_file:MyClass"` finds a file in the current folder, as with `python -m treepo`.
     if os.getcwd() not in sys.path:
