@@ -341,3 +341,9 @@ def test_models_that_cannot_be_served_are_refused_when_loaded(tmp_path: Path) ->
     bloom = save_other(tmp_path / "bloom", BloomForCausalLM(BloomConfig(**settings)))
     with pytest.raises(ValueError, match="'bloom' has an attention of its own"):
         load_policy(bloom)
+
+
+def test_a_path_that_no_file_system_takes_is_named() -> None:
+    """Path.is_dir raises for a name that is too long."""
+    with pytest.raises(ValueError, match="^model.path: cannot use 'aaa.*: File name too long"):
+        load_policy("a" * 5000)

@@ -119,7 +119,11 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 def _check_folder(path: str) -> None:
     folder = Path(path)
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:
+        raise ValueError(f"model.path: cannot use {path[:100]!r}: {error.strerror}") from error
+    if not is_folder:
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise ValueError(f"model.path: no folder {path!r}")
         return
