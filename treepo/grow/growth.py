@@ -121,7 +121,7 @@ class Growth:
     def _branch(self, nodes: list[int], num_before: int) -> list[int]:
         """The children of each active path; StrategyError if they are not what a branching must return."""
         shape, num_finished = self.rules.shape, len(self.finished)
-        depth = -(-self.tree.response_len(nodes[0]) // shape.segment_len)
+        depth = shape.num_segments(self.tree.response_len(nodes[0]))
         level = Level(shape, self.tree, nodes, num_finished, num_finished - num_before, depth)
         counts = self.rules.branching(level, self.rng)
         if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > shape.width - num_finished:
@@ -148,7 +148,7 @@ class Growth:
         logprobs, more_logprobs = np.split(path.logprobs, [shape.segment_len])
         ids = np.concatenate([path.prefix_ids, token_ids])
         response = ids[len(self.tree.prompt_ids) :]
-        num_segments = -(-len(response) // shape.segment_len)
+        num_segments = shape.num_segments(len(response))
         ended = path.ended and len(more_ids) == 0
         end = PathEnd(response.tolist(), token_ids.tolist(), ended, num_segments, shape, self.rules.decode)
         stop = self.rules.stopping(end)
@@ -189,7 +189,7 @@ class Growth:
                 f"fallback: {type(self.rules.fallback).__name__} returned a cut after {keep} tokens of node {leaf}, "
                 f"outside the trajectory"
             )
-        if -(-keep // shape.segment_len) >= shape.depth:
+        if shape.num_segments(keep) >= shape.depth:
             keep = shape.segment_len * (shape.depth - 1)
         known = len(self.tree.nodes)
         node = self.tree.cut(leaf, keep)
@@ -210,7 +210,7 @@ class Growth:
         shape = self.rules.shape
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
-        segments_left = shape.depth - -(-response_len // shape.segment_len)
+        segments_left = shape.depth - shape.num_segments(response_len)
         room = min(shape.response_limit - response_len, segments_left * shape.segment_len)
         length = room if self.runs_on else min(shape.segment_len, room)
         first = self.num_children[node]

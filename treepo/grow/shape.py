@@ -38,3 +38,7 @@ class TreeShape:
     def response_limit(self) -> int:
         """Most tokens in a trajectory."""
         return self.max_response_len or self.depth * self.segment_len
+
+    def num_segments(self, length: int) -> int:
+        """Segments that `length` response tokens take: a cut inside a segment counts as one."""
+        return -(-length // self.segment_len)

@@ -47,7 +47,7 @@ class Trainer:
     num_mini_batches: int
     seed: int
 
-    def step(self, step: int) -> "StepResult":
+    def step(self, step: int) -> StepResult:
         """Training step number `step`, from 1."""
         clock = _Clock()
         problems = self.task.training_problems(step - 1, self.problems_per_step)

@@ -1,4 +1,8 @@
-"""Whether a model is served exactly: packed trees and the engine's cache against the model as transformers runs it."""
+"""Whether a model is served exactly: a packed tree against the model as transformers runs it.
+
+The engine calls the same attention function with other contexts, so what it needs beyond this is that each layer calls
+its attention once.
+"""
 
 import torch
 from torch import Tensor
