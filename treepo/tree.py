@@ -57,14 +57,16 @@ class Trajectory:
 
 @dataclass
 class Tree:
-    """All trajectories grown for one problem. Node indices never change; `split` only adds nodes.
+    """All trajectories grown for one problem. While it grows, node indices never change; `split` only adds nodes.
 
     num_dropped: tokens that were decoded for it and belong to no node.
+    num_fallbacks: places inside finished trajectories, or at the prompt, from which it was resumed.
     """
 
     problem_id: str
     nodes: list[Node] = field(default_factory=list)
     num_dropped: int = 0
+    num_fallbacks: int = 0
 
     @classmethod
     def planted(cls, problem_id: str, prompt_ids: np.ndarray, seed: int) -> "Tree":
@@ -115,6 +117,14 @@ class Tree:
             if end > keep:
                 return self.split(i, keep - start)
         raise AssertionError(f"cannot keep {keep} of {end} tokens")
+
+    def prune(self) -> None:
+        """Drop the nodes that lead to no leaf; those that stay are numbered anew in their order."""
+        kept = sorted({ROOT, *(i for leaf in self.leaves() for i in self.path(leaf))})
+        place = {old: new for new, old in enumerate(kept)} | {-1: -1}
+        num_tokens = self.num_decoded()
+        self.nodes = [replace(self.nodes[i], parent=place[self.nodes[i].parent]) for i in kept]
+        self.num_dropped += num_tokens - self.num_decoded()
 
     @property
     def prompt_ids(self) -> np.ndarray:

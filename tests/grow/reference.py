@@ -7,7 +7,7 @@ that chance only ever decides what it may.
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, floor
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,13 +18,16 @@ Finished = tuple[list[int], str]
 
 @dataclass(frozen=True)
 class Settings:
-    """w, d, l, b, the longest response and the stop rules of one tree."""
+    """w, d, l, b, the longest and the shortest response, the token budget and the stop rules of one tree."""
 
     w: int
     d: int
     l: int  # noqa: E741
     b: int
     longest: int | None = None
+    shortest: int = 1
+    budget: int | None = None
+    fewest: int = 1
     answer: Literal["box_and_eos", "box", "never"] = "box_and_eos"
     repetition: Literal["first", "last", "never"] = "never"
     repeated_len: int = 32
@@ -35,6 +38,14 @@ class Settings:
     def limit(self) -> int:
         """Most tokens in a response."""
         return self.d * self.l if self.longest is None else self.longest
+
+    def width(self, finished: list[Finished], expected_len: float) -> int:
+        """Trajectories that a tree may have when the next ones will have `expected_len` tokens."""
+        if self.budget is None:
+            return self.w
+        spent = sum(len(response) for response, _ in finished)
+        bought = len(finished) + floor((self.budget - spent) / expected_len)
+        return max(self.fewest, min(self.w, bought))
 
 
 class Chance(Protocol):
@@ -101,6 +112,7 @@ def grow(
     """The finished trajectories in the order in which they end, and per level (paths, active, finished so far)."""
     finished: list[Finished] = []
     levels = []
+    num_short = 0
     paths: list[list[int]] = [[] for _ in range(chance.initial_fork(s.w))]
     while True:
         active, just_finished = [], 0
@@ -110,24 +122,29 @@ def grow(
             reason = why_ended(s, response, segment, eos)
             if reason is None:
                 active.append(response)
+            elif len(response) < s.shortest and num_short < s.w:
+                num_short += 1
             else:
                 finished.append((response, reason))
                 just_finished += 1
         levels.append((len(paths), len(active), len(finished)))
         if active:
-            total = max(len(active), min(max(s.w - len(finished), 0), s.b * (len(active) + just_finished)))
+            width = s.width(finished, sum(map(len, active)) / len(active) + s.l)
+            total = max(len(active), min(max(width - len(finished), 0), s.b * (len(active) + just_finished)))
             shares = chance.shares(total, len(active))
             paths = [path for path, share in zip(active, shares, strict=True) for _ in range(share)]
-        elif len(finished) < s.w:
+        else:
+            mean_len = sum(len(response) for response, _ in finished) / len(finished) if finished else s.l
+            width = s.width(finished, mean_len)
+            if len(finished) >= width:
+                return finished, levels
             paths = []
-            while len(finished) + len(paths) < s.w:
+            while len(finished) + len(paths) < width:
                 for which, keep in chance.cuts(finished, s.l):
                     if ceil(keep / s.l) >= s.d:
                         keep = s.l * (s.d - 1)  # noqa: PLW2901
-                    missing = s.w - len(finished) - len(paths)
-                    paths += [finished[which][0][:keep]] * min(s.b, missing)
-        else:
-            return finished, levels
+                    missing = width - len(finished) - len(paths)
+                    paths += [finished[which][0][:keep] if keep else []] * min(s.b, missing)
 
 
 class Dice:

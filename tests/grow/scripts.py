@@ -138,13 +138,40 @@ def same_tree(a: Tree, b: Tree) -> bool:
     return a.problem_id == b.problem_id and content(a) == content(b)
 
 
+KINDS = ("plain", "plain", "minimum", "budget", "both")
+"""Whether a tree has a minimum length of trajectories, a token budget, both or neither."""
+
+
+def extras(kind: str, seed: int, shape: TreeShape) -> dict[str, int]:
+    """Settings of a shape with a minimum length or a token budget, within what is possible."""
+    rng = np.random.default_rng(seed)
+    limit = shape.response_limit
+    shortest = int(rng.integers(1, limit + 1)) if kind in ("minimum", "both") else 1
+    settings = {"min_response_len": shortest}
+    if kind in ("budget", "both"):
+        settings["token_budget"] = int(rng.integers(shortest, shortest + shape.width * limit + 1))
+        settings["min_width"] = int(rng.integers(1, shape.width + 1)) if rng.random() < 0.5 else 1
+    return settings
+
+
+def has_its_width(tree: Tree, shape: TreeShape) -> bool:
+    """Whether a tree with fallback has exactly `width` leaves, or as many as its token budget buys."""
+    lengths = [tree.response_len(leaf) for leaf in tree.leaves()]
+    if shape.token_budget is None:
+        return len(lengths) == shape.width
+    left = shape.token_budget - sum(lengths)
+    could_buy_more = left >= np.mean(lengths) and len(lengths) < shape.width
+    return shape.min_width <= len(lengths) <= shape.width and not could_buy_more
+
+
 @st.composite
 def shapes(draw: st.DrawFn, max_width: int = 12) -> TreeShape:
-    """Small trees, with and without a bound on the response."""
+    """Small trees, with and without bounds on the response and a token budget."""
     width, depth, segment_len = draw(st.integers(1, max_width)), draw(st.integers(1, 7)), draw(st.integers(1, 6))
     limit = draw(st.sampled_from([None, None, 0.9, 0.6, 0.0]))
     bound = None if limit is None else max(1, int(limit * depth * segment_len))
-    return TreeShape(width, depth, segment_len, draw(st.integers(1, 4)), bound)
+    shape = TreeShape(width, depth, segment_len, draw(st.integers(1, 4)), bound)
+    return replace(shape, **extras(draw(st.sampled_from(KINDS)), draw(st.integers(0, 2**32)), shape))
 
 
 @st.composite
@@ -173,6 +200,7 @@ def random_world(seed: int, max_width: int) -> World:
     )
     if rng.random() < 0.2:
         shape = replace(shape, max_response_len=int(rng.integers(1, shape.response_limit + 1)))
+    shape = replace(shape, **extras(KINDS[rng.integers(len(KINDS))], seed, shape))
     stopping = StopRules(
         ANSWER_RULES[rng.integers(3)],
         REPETITION_RULES[rng.integers(3)],

@@ -17,6 +17,7 @@ from tests.grow.scripts import (
     Noise,
     NotedEngine,
     World,
+    has_its_width,
     logprob_of,
     problem,
     problems,
@@ -67,7 +68,7 @@ class AnyToken:
     def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
         return [
             Cut(finished[i].leaf, int(rng.integers(finished[i].response_len))) for i in rng.permutation(len(finished))
-        ]
+        ] or [Cut(ROOT, 0)]
 
 
 @dataclass
@@ -93,6 +94,9 @@ def reference_settings(world: World) -> reference.Settings:
         shape.segment_len,
         shape.num_children,
         shape.max_response_len,
+        shape.min_response_len,
+        shape.token_budget,
+        shape.min_width,
         stops.answer,
         stops.repetition,
         stops.repetition_len,
@@ -187,7 +191,9 @@ def check_invariants(world: World) -> None:
     shape = world.shape
     engine = world.engine()
     tree = world.grow(engine)
-    assert len(tree.leaves()) == shape.width
+    assert has_its_width(tree, shape)
+    num_short = sum(tree.response_len(leaf) < shape.min_response_len for leaf in tree.leaves())
+    assert num_short == 0 or tree.num_dropped >= shape.width, "short ones count only when as many were dropped"
     for t in tree.trajectories():
         assert 1 <= len(t.token_ids) <= shape.response_limit
         assert len(t.nodes) == ceil(len(t.token_ids) / shape.segment_len) <= shape.depth
@@ -200,7 +206,8 @@ def check_invariants(world: World) -> None:
         seeds = [tree.nodes[i].seed for i in below]
         assert len(set(seeds)) == len(seeds), "siblings on one random stream"
     assert tree.num_decoded() == sum(len(r.token_ids) for r in engine.results.values())
-    assert len(tree.nodes) == 1 + len(engine.requests)
+    assert len(tree.nodes) == 1 + len(engine.requests) or (tree.num_dropped and len(tree.nodes) <= len(engine.requests))
+    assert tree.num_dropped == 0 or shape.min_response_len > 1
     pairs = [(r.seed, len(r.prefix_ids)) for r in engine.requests]
     assert len(set(pairs)) == len(pairs), "two segments drew the same random numbers"
 
@@ -215,6 +222,8 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
         seen.append((list(finished), Resume()(finished, shape, rng)))
         return seen[-1][1]
 
+    # Without a minimum length nothing is pruned, and the fallback's leaves are those of the finished tree.
+    world = replace(world, shape=replace(world.shape, min_response_len=1))
     tree = world.grow(fallback=fallback)
     for finished, cuts in seen:
         complete = {f.leaf: f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)}

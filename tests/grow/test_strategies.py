@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.grow.scripts import World, problems, same_tree, worlds
+from tests.grow.scripts import World, has_its_width, problems, same_tree, worlds
 from treepo.grow import (
     Cut,
     InitialFork,
@@ -33,7 +33,7 @@ BRANCHINGS = [
 @given(worlds(), st.sampled_from(BRANCHINGS), st.booleans())
 def test_every_branching_gives_exactly_width_leaves(world, branching, cut_full_trees):
     tree = world.grow(branching=branching, cut_full_trees=cut_full_trees)
-    assert len(tree.leaves()) == world.shape.width
+    assert has_its_width(tree, world.shape)
     assert max(tree.response_len(leaf) for leaf in tree.leaves()) <= world.shape.response_limit
 
 
@@ -51,7 +51,7 @@ FALLBACKS = [
 def test_every_fallback_gives_exactly_width_leaves(world, fallback):
     """Also with cuts inside segments, and the same tree whether a full one is cut or not; nothing decoded is lost."""
     tree = world.grow(engine := world.engine(), fallback=fallback)
-    assert len(tree.leaves()) == world.shape.width
+    assert has_its_width(tree, world.shape)
     assert all(tree.response_len(leaf) <= world.shape.response_limit for leaf in tree.leaves())
     assert same_tree(tree, world.grow(fallback=fallback, cut_full_trees=False))
     assert {tuple(tree.ids(leaf).tolist()) for leaf in tree.leaves()} <= set(engine.decoded())

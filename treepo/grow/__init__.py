@@ -9,8 +9,9 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
+from treepo.grow.errors import StrategyError
 from treepo.grow.fallback import Cut, Fallback, Finished, NoFallback, Resume
-from treepo.grow.growth import Rules, StrategyError
+from treepo.grow.growth import Rules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules

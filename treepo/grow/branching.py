@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from treepo.grow.errors import StrategyError
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 
@@ -14,8 +15,9 @@ from treepo.tree import Tree
 class Level:
     """One tree when all its active paths have finished a segment.
 
-    nodes: the last node of each path that goes on; num_finished: trajectories so far; num_just_finished: those of this
-    level; depth: segments from the prompt to here.
+    shape: the tree's, with the width that its token budget allows at this level; nodes: the last node of each path that
+    goes on; num_finished: trajectories so far; num_just_finished: those of this level; depth: segments from the prompt
+    to here.
     """
 
     shape: TreeShape
@@ -120,6 +122,11 @@ class TokenBudgetBranching:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
+        if self.max_tokens < level.shape.segment_len:
+            raise StrategyError(
+                f"branching: TokenBudgetBranching with max_tokens={self.max_tokens} cannot decode a segment of "
+                f"{level.shape.segment_len} tokens"
+            )
         total = _within(level, self.max_tokens // level.shape.segment_len)
         return share_evenly(total, level.num_active, rng)
 

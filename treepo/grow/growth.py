@@ -7,9 +7,10 @@ import numpy as np
 
 from treepo.engine import SampleResult
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
-from treepo.grow.fallback import Fallback, Finished, Resume
+from treepo.grow.errors import StrategyError
+from treepo.grow.fallback import FROM_PROMPT, Fallback, Finished, Resume
 from treepo.grow.shape import TreeShape
-from treepo.grow.stopping import Decode, PathEnd, Stopping, StopRules
+from treepo.grow.stopping import Decode, PathEnd, Stopping, StopRules, no_text
 from treepo.seeds import derive_seed
 from treepo.task.boxed import has_open_box
 from treepo.tree import ROOT, Node, Tree
@@ -29,7 +30,7 @@ class Rules:
     branching: Branching
     fallback: Fallback
     stopping: Stopping
-    decode: Decode
+    decode: Decode = no_text
     cut_full_trees: bool = False
 
     @classmethod
@@ -62,10 +63,6 @@ class Decoded:
     ended: bool
 
 
-class StrategyError(ValueError):
-    """A strategy returned something impossible; the message names it."""
-
-
 class Growth:
     """The state of one growing tree. It advances when all segments of a level have been decoded."""
 
@@ -76,6 +73,7 @@ class Growth:
         self.segments: list[Segment] = []
         self.results: dict[int, SampleResult] = {}
         self.finished: list[Finished] = []
+        self.num_short = 0
         self.num_children = [0]
         self.runs_on = False
         self.gave_up = False
@@ -112,24 +110,31 @@ class Growth:
             return self._next_level(list(zip(nodes, self._branch(nodes, num_before), strict=True)))
         while paths:
             paths = self._grow_nodes(paths)
-        if self.done:
-            return []
-        forks = self._resume()
+        forks = [] if self.done else self._resume()
         self.gave_up = not forks
+        if self.done and self.num_short:
+            self.tree.prune()
         return self._next_level(forks)
 
     def _branch(self, nodes: list[int], num_before: int) -> list[int]:
         """The children of each active path; StrategyError if they are not what a branching must return."""
-        shape, num_finished = self.rules.shape, len(self.finished)
-        depth = shape.num_segments(self.tree.response_len(nodes[0]))
+        num_finished = len(self.finished)
+        lengths = [self.tree.response_len(node) for node in nodes]
+        shape = self._affordable(float(np.mean(lengths)) + self.rules.shape.segment_len)
+        depth = shape.num_segments(lengths[0])
         level = Level(shape, self.tree, nodes, num_finished, num_finished - num_before, depth)
         counts = self.rules.branching(level, self.rng)
-        if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > shape.width - num_finished:
+        missing = max(shape.width - num_finished, len(nodes))
+        if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > missing:
             raise StrategyError(
                 f"branching: {type(self.rules.branching).__name__} returned {counts} children for {len(nodes)} active "
-                f"paths with {shape.width - num_finished} trajectories missing"
+                f"paths with {missing} trajectories missing"
             )
         return counts
+
+    def _affordable(self, next_len: float) -> TreeShape:
+        """The shape with the width that its token budget, if there is one, allows now."""
+        return self.rules.shape.within_budget([f.response_len for f in self.finished], next_len)
 
     def _decoded(self, index: int) -> Decoded:
         segment, result = self.segments[index], self.results[index]
@@ -152,32 +157,53 @@ class Growth:
         ended = path.ended and len(more_ids) == 0
         end = PathEnd(response.tolist(), token_ids.tolist(), ended, num_segments, shape, self.rules.decode)
         stop = self.rules.stopping(end)
-        assert stop is not None or not ended, "a path that drew EOS went on"
-        assert stop is not None or len(response) < shape.response_limit, "a path went on past its longest length"
+        if stop is None and (ended or len(response) >= shape.response_limit):
+            raise StrategyError(
+                f"stopping: {type(self.rules.stopping).__name__} let a path go on that drew EOS or is as long as allowed"
+            )
+        if stop is not None:
+            self.tree.num_dropped += len(more_ids)
+            if self._is_too_short(len(response)):
+                self.num_short += 1
+                self.tree.num_dropped += len(token_ids)
+                return None
         node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop))
         self.num_children.append(0)
         if stop is None:
             return Decoded(node, ids, more_ids, more_logprobs, path.seed, path.ended)
-        text = self.rules.decode(response.tolist())
-        self.finished.append(Finished(node, stop, self.tree.trajectory(node).sampled_logprobs, has_open_box(text)))
-        self.tree.num_dropped += len(more_ids)
+        self.finished.append(Finished(node, stop, self.tree.trajectory(node).sampled_logprobs, self._is_open(response)))
         return None
 
+    def _is_too_short(self, response_len: int) -> bool:
+        """Whether a trajectory of this length would not count."""
+        return response_len < self.rules.shape.min_response_len and self.num_short < self.rules.shape.width
+
+    def _is_open(self, response: np.ndarray) -> bool:
+        """Whether a response, if it can be read, holds a box that was never closed."""
+        return self.rules.decode is not no_text and has_open_box(self.rules.decode(response.tolist()))
+
     def _resume(self) -> list[tuple[int, int]]:
-        """Where finished trajectories are resumed, and how many children each place gets; empty to give up."""
-        shape = self.rules.shape
+        """Where finished trajectories are resumed, and how many children each place gets; empty to give up.
+
+        A tree is not given up before it has a trajectory: then it starts again from its prompt.
+        """
+        lengths = [f.response_len for f in self.finished]
+        shape = self._affordable(float(np.mean(lengths)) if lengths else self.rules.shape.segment_len)
         missing = shape.width - len(self.finished)
         forks = []
         while missing > 0:
             cuts = self.rules.fallback(self.finished, shape, self.rng)
             if cuts is None:
-                return []
+                if self.finished:
+                    return []
+                cuts = [FROM_PROMPT]
             if not cuts:
                 raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no cut")
             for cut in cuts:
                 count = min(shape.num_children, missing)
                 if count > 0:
                     forks.append((self._cut(cut.leaf, cut.keep), count))
+                    self.tree.num_fallbacks += 1
                 missing -= count
         return forks
 
@@ -200,7 +226,9 @@ class Growth:
     def _next_level(self, forks: list[tuple[int, int]]) -> list[Segment]:
         """The segments to decode next: for each (node, count), `count` children of the node."""
         is_full = len(self.finished) + sum(count for _, count in forks) == self.rules.shape.width
-        self.runs_on = is_full and not self.rules.cut_full_trees
+        # A path that may yet end too short to count would leave room for a fork.
+        all_count = not any(self._is_too_short(self.tree.response_len(node) + 1) for node, _ in forks)
+        self.runs_on = is_full and all_count and not self.rules.cut_full_trees
         self.results = {}
         self.segments = [segment for node, count in forks for segment in self._fork(node, count)]
         return self.segments

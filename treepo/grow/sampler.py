@@ -15,6 +15,8 @@ class TreeSampler:
     """Grows one tree per problem; each advances on its own, so the engine is never drained to wait for a slow one."""
 
     def __init__(self, engine: Engine, rules: Rules, temperature: float = 1.0) -> None:
+        if temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {temperature}")
         self.engine = engine
         self.rules = rules
         self.temperature = temperature

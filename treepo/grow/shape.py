@@ -1,6 +1,7 @@
-"""The size of a tree, in the paper's four numbers and one bound."""
+"""The size of a tree: the paper's four numbers, and what its authors' release adds to them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 MOST = 1_000_000
 
@@ -24,6 +25,17 @@ class TreeShape:
     max_response_len: int | None = None
     """Most tokens in a trajectory; depth x segment_len if not given."""
 
+    min_response_len: int = 1
+    """Fewest tokens of a trajectory that counts. A shorter one is dropped and another grown in its place, up to `width`
+    times per tree; after that short ones count too, so that every tree ends."""
+
+    token_budget: int | None = None
+    """Response tokens per tree, summed over its trajectories, instead of a number of trajectories: there are as many as
+    the budget buys, within min_width..width. `width` trajectories whatever their lengths if not given."""
+
+    min_width: int = 1
+    """Fewest trajectories of a tree with a token budget, whatever they cost."""
+
     def __post_init__(self) -> None:
         for name in ("width", "depth", "segment_len", "num_children"):
             if not 1 <= getattr(self, name) <= MOST:
@@ -33,6 +45,18 @@ class TreeShape:
             raise ValueError(
                 f"max_response_len must be within 1..depth x segment_len = {self.depth * self.segment_len}, got {limit}"
             )
+        if not 1 <= self.min_response_len <= self.response_limit:
+            raise ValueError(
+                f"min_response_len must be within 1..{self.response_limit}, the longest response, "
+                f"got {self.min_response_len}"
+            )
+        if self.token_budget is not None and self.token_budget < self.min_response_len:
+            raise ValueError(
+                f"token_budget must buy a trajectory of min_response_len = {self.min_response_len} tokens, "
+                f"got {self.token_budget}"
+            )
+        if not 1 <= self.min_width <= self.width:
+            raise ValueError(f"min_width must be within 1..width = {self.width}, got {self.min_width}")
 
     @property
     def response_limit(self) -> int:
@@ -42,3 +66,15 @@ class TreeShape:
     def num_segments(self, length: int) -> int:
         """Segments that `length` response tokens take: a cut inside a segment counts as one."""
         return -(-length // self.segment_len)
+
+    def within_budget(self, finished_lens: Sequence[int], next_len: float) -> "TreeShape":
+        """This shape with the width that the token budget allows if the next trajectories have about `next_len` tokens.
+
+        F + floor((budget - tokens of the F finished ones) / next_len), within min_width..width. Source: the authors'
+        release, which estimates next_len by the active paths' mean length and a segment, in a fallback by the finished
+        trajectories' mean length.
+        """
+        if self.token_budget is None:
+            return self
+        affordable = len(finished_lens) + int((self.token_budget - sum(finished_lens)) // next_len)
+        return replace(self, width=min(max(affordable, self.min_width), self.width))

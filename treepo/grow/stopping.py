@@ -5,12 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from treepo.grow.errors import StrategyError
 from treepo.grow.shape import TreeShape
 from treepo.task.boxed import last_box
 from treepo.tree import StopReason
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, without special tokens."""
+
+
+def no_text(token_ids: Sequence[int]) -> str:  # noqa: ARG001 - it is a Decode
+    """The Decode of those who have no tokenizer: raises StrategyError, since a stop rule wants to read."""
+    raise StrategyError("stopping: a rule on answers or repetition reads text, but there is no tokenizer (decode)")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("reward", pa.float64()),
         ("advantage", pa.float64()),
         ("num_dropped", pa.int64()),
+        ("num_fallbacks", pa.int64()),
     ]
 )
 """Columns; `tree` counts the trees of the file, `depth` the nodes above one. Null: not scored, no leaf, no signal."""
@@ -75,6 +76,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "reward": None if leaf is None else float(kept.rewards[leaf]),
                 "advantage": None if leaf is None or kept.advantages is None else float(kept.advantages[leaf]),
                 "num_dropped": tree.num_dropped,
+                "num_fallbacks": tree.num_fallbacks,
             }
         )
     return rows
@@ -85,7 +87,7 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     leaves = [row for row in rows if row["stop"] is not None]
     advantages = [row["advantage"] for row in leaves]
     return KeptTree(
-        Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"]),
+        Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
         np.array([row["reward"] for row in leaves]),
         None if None in advantages else np.array(advantages),
     )
