@@ -93,6 +93,7 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: TorchEngin
         updater,
         config.train.problems_per_step,
         config.train.num_mini_batches,
+        config.dynamic_sampling,
         config.train.seed,
     )
 

@@ -19,6 +19,7 @@ from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, Validati
 
 from treepo.credit import Estimator, TreePO
 from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, Resume, Stopping, StopRules, TreeShape
+from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.loss import ClippedLoss
 from treepo.learn.optim import OptimSettings
 
@@ -90,7 +91,7 @@ class TrainSettings:
     """Training steps."""
 
     problems_per_step: Count = 32
-    """Trees grown per step."""
+    """Trees wanted per step."""
 
     num_mini_batches: Count = 2
     """Updates per step, each on its share of the problems."""
@@ -135,6 +136,7 @@ class Config:
     loss: ClippedLoss = ClippedLoss()
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
+    dynamic_sampling: DynamicSampling = DynamicSampling()
     eval: EvalSettings = EvalSettings()
 
 

@@ -16,6 +16,7 @@ from treepo.credit import GRPO, Estimator, TreePO, whiten
 from treepo.engine import SampleRequest
 from treepo.engine.torch import TorchEngine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
+from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.loss import ClippedLoss
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
@@ -91,6 +92,7 @@ def make_trainer(
     estimator: Estimator | None = None,
     lr: float = 1e-2,
     max_batch: int = 64,
+    dynamic: DynamicSampling | None = None,
 ) -> Trainer:
     """A trainer of a tiny random model."""
     tokenizer = make_tiny_tokenizer()
@@ -109,6 +111,7 @@ def make_trainer(
         updater,
         problems_per_step,
         num_mini_batches,
+        dynamic or DynamicSampling(),
         seed,
     )
 
@@ -301,6 +304,9 @@ def test_metrics_count_what_was_grown_and_trained() -> None:
         assert metrics[f"stop/{reason}"] == pytest.approx(stops.count(reason) / len(stops))
     assert sum(value for name, value in metrics.items() if name.startswith("stop/")) == pytest.approx(1.0)
     assert metrics["reward/mean"] == pytest.approx(np.mean(rewards))
+    slots = metrics["engine/steps"] * trainer.engine.max_batch  # pyright: ignore[reportAttributeAccessIssue]
+    assert metrics["engine/utilisation"] == pytest.approx(metrics["tokens/decoded"] / slots)
+    assert metrics["engine/prefilled"] == sum(len(tree.prompt_ids) - 1 for tree in trees)
     assert metrics["time/step_s"] >= metrics["time/grow_s"] + metrics["time/update_s"] > 0
 
 
@@ -353,6 +359,6 @@ class BackwardSampler:
 def test_trees_come_back_in_the_order_of_their_problems() -> None:
     """Whatever order they finish in: rewards are matched to trees by place."""
     problems = ToyTask(half_judge).training_problems(0, 5)
-    trainer: Any = Trainer(*[None] * 9)
+    trainer: Any = Trainer(*[None] * 10)
     trees = replace(trainer, sampler=BackwardSampler(), seed=0).grow(problems, step=1)
     assert [tree.problem_id for tree in trees] == [p.id for p in problems]

@@ -18,7 +18,8 @@ def decode(ids):
 
 def equal(a: Tree, b: Tree) -> bool:
     """Node by node, log-probabilities bit by bit, and nothing scored where nothing was."""
-    return (a.problem_id, a.num_dropped, len(a.nodes)) == (b.problem_id, b.num_dropped, len(b.nodes)) and all(
+    counts = [(t.problem_id, t.num_dropped, t.num_fallbacks, len(t.nodes)) for t in (a, b)]
+    return counts[0] == counts[1] and all(
         (x.parent, x.seed, x.stop) == (y.parent, y.seed, y.stop)
         and x.token_ids.dtype == y.token_ids.dtype
         and np.array_equal(x.token_ids, y.token_ids)
@@ -35,7 +36,7 @@ def test_trees_are_read_back_as_they_were(tmp_path_factory, drawn):
     for seed, num_leaves, has_signal in drawn:
         rng = np.random.default_rng(seed)
         tree = random_tree(rng, num_leaves)
-        tree.num_dropped = int(rng.integers(100))
+        tree.num_dropped, tree.num_fallbacks = (int(n) for n in rng.integers(100, size=2))
         rewards = rng.normal(size=len(tree.leaves()))
         kept.append(KeptTree(tree, rewards, rng.normal(size=len(rewards)) if has_signal else None))
     path = tmp_path_factory.mktemp("trees") / "trees" / "step-000001.parquet"

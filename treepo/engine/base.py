@@ -1,6 +1,6 @@
 """The seam between trees and whatever decodes tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -44,12 +44,39 @@ class SampleResult:
     ended: bool
 
 
+@dataclass(frozen=True)
+class EngineCounters:
+    """What an engine has done since it was made; subtract two of them for what it did in between.
+
+    num_steps: decoding steps. num_slots: paths that those steps could have decoded. num_decoded, num_prefilled: tokens
+    drawn, and tokens of prefixes computed.
+    """
+
+    num_steps: int
+    num_slots: int
+    num_decoded: int
+    num_prefilled: int
+
+    def __sub__(self, other: "EngineCounters") -> "EngineCounters":
+        return EngineCounters(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    def metrics(self) -> dict[str, float]:
+        """By name, with the share of slots that were busy."""
+        utilisation = {"engine/utilisation": self.num_decoded / self.num_slots} if self.num_slots else {}
+        return {"engine/steps": self.num_steps, "engine/prefilled": self.num_prefilled} | utilisation
+
+
 class Engine(Protocol):
     """Decodes segments; requests may be submitted while others run, and none depends on another."""
 
     @property
     def capacity(self) -> int:
         """Paths it can hold at a time, decoding or remembered; what more of them share may be computed again."""
+        ...
+
+    @property
+    def counters(self) -> EngineCounters:
+        """What it has done so far."""
         ...
 
     def submit(self, request: SampleRequest) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treepo.engine.base import SampleRequest, SampleResult
+from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -24,11 +24,18 @@ class ScriptedEngine:
         self.max_batch = max_batch
         self.waiting: list[SampleRequest] = []
         self.running: dict[int, tuple[SampleRequest, list[int], list[float]]] = {}
+        self.num_steps = 0
+        self.num_decoded = 0
 
     @property
     def capacity(self) -> int:
         """As many paths wait as run; see Engine."""
         return 2 * self.max_batch
+
+    @property
+    def counters(self) -> EngineCounters:
+        """Prefixes cost nothing; see Engine."""
+        return EngineCounters(self.num_steps, self.num_steps * self.max_batch, self.num_decoded, 0)
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
@@ -40,6 +47,8 @@ class ScriptedEngine:
         while self.waiting and len(self.running) < self.max_batch:
             request = self.waiting.pop(0)
             self.running[request.request_id] = (request, [], [])
+        self.num_steps += 1
+        self.num_decoded += len(self.running)
         finished = []
         for request, tokens, logprobs in list(self.running.values()):
             ids = np.concatenate([request.prefix_ids, np.array(tokens, np.int32)])

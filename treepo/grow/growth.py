@@ -158,9 +158,8 @@ class Growth:
         end = PathEnd(response.tolist(), token_ids.tolist(), ended, num_segments, shape, self.rules.decode)
         stop = self.rules.stopping(end)
         if stop is None and (ended or len(response) >= shape.response_limit):
-            raise StrategyError(
-                f"stopping: {type(self.rules.stopping).__name__} let a path go on that drew EOS or is as long as allowed"
-            )
+            name = type(self.rules.stopping).__name__
+            raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
         if stop is not None:
             self.tree.num_dropped += len(more_ids)
             if self._is_too_short(len(response)):

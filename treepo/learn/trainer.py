@@ -1,6 +1,5 @@
 """The loop: grow, verify, credit, pack, update."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,12 +10,14 @@ import numpy as np
 from treepo.credit import Estimator, whiten
 from treepo.engine import Engine
 from treepo.grow import TreeSampler
-from treepo.learn.packing import PackedTree, num_distinct, pack
+from treepo.learn.dynamic import DynamicSampling
+from treepo.learn.figures import lengths_of, packing_figures, problem_figures, tree_figures
+from treepo.learn.packing import PackedTree, pack
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
 from treepo.seeds import derive_seed
 from treepo.task.problem import Problem, Task
-from treepo.tree import StopReason, Tree
+from treepo.tree import Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,8 @@ class StepResult:
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
 
-    problems_per_step: trees grown per step; num_mini_batches: updates per step, each on its share of the problems.
+    problems_per_step: trees wanted per step; num_mini_batches: updates per step, each on its share of the problems;
+    dynamic: whether problems without a signal are made up for.
     """
 
     policy: Policy
@@ -45,29 +47,53 @@ class Trainer:
     updater: Updater
     problems_per_step: int
     num_mini_batches: int
+    dynamic: DynamicSampling
     seed: int
 
     def step(self, step: int) -> StepResult:
         """Training step number `step`, from 1."""
         clock = _Clock()
-        problems = self.task.training_problems(step - 1, self.problems_per_step)
-        trees = self.grow(problems, step)
-        clock.lap("grow")
-        rewards = [self.verify(p, tree) for p, tree in zip(problems, trees, strict=True)]
-        clock.lap("verify")
-        advantages = credit(trees, rewards, self.estimator)
+        before = self.engine.counters
+        trees, rewards, num_rounds = self.rollout(step, clock)
+        grown = self.engine.counters - before
+        advantages = credit(trees, rewards, self.estimator, self.problems_per_step)
         packed = [None if a is None else pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
         trained = [p for p in packed if p is not None]
         updates = [self.updater.update(trees) for trees in self.mini_batches(trained)]
         self.engine.update_weights(self.policy.model)
         clock.lap("update")
-        metrics = _step_metrics(trees, rewards, packed) | _mean(updates) | clock.metrics()
+        metrics = (
+            problem_figures(rewards, num_rounds, len(trained))
+            | tree_figures(trees, self.sampler.rules.shape)
+            | packing_figures(trees, packed)
+            | grown.metrics()
+            | _mean(updates)
+            | clock.metrics()
+        )
         return StepResult(metrics, trees, rewards, advantages)
 
-    def grow(self, problems: Sequence[Problem], step: int) -> list[Tree]:
-        """One tree per problem, in their order."""
-        grown = dict(self.sampler.grow(problems, derive_seed(self.seed, "train", step)))
+    def rollout(self, step: int, clock: "_Clock") -> tuple[list[Tree], list[np.ndarray], int]:
+        """(trees, rewards per leaf of each, rounds): grown and verified until enough of them carry a signal."""
+        problems = self.task.training_problems(step - 1, self.dynamic.most(self.problems_per_step))
+        trees: list[Tree] = []
+        rewards: list[np.ndarray] = []
+        num_rounds = 0
+        while count := self.dynamic.num_next(
+            self.problems_per_step, sum(map(has_signal, rewards)), len(trees), num_rounds
+        ):
+            asked = problems[len(trees) : len(trees) + count]
+            grown = self.grow(asked, step, num_rounds)
+            clock.lap("grow")
+            rewards += [self.verify(p, tree) for p, tree in zip(asked, grown, strict=True)]
+            clock.lap("verify")
+            trees += grown
+            num_rounds += 1
+        return trees, rewards, num_rounds
+
+    def grow(self, problems: Sequence[Problem], step: int, num_rounds: int = 0) -> list[Tree]:
+        """One tree per problem, in their order; another one for the same problem in another step or round."""
+        grown = dict(self.sampler.grow(problems, derive_seed(self.seed, "train", step, num_rounds)))
         return [grown[i] for i in range(len(problems))]
 
     def verify(self, problem: Problem, tree: Tree) -> np.ndarray:
@@ -81,12 +107,20 @@ class Trainer:
         return [trained[start:end] for start, end in pairwise(bounds)]
 
 
-def credit(trees: Sequence[Tree], rewards: Sequence[np.ndarray], estimator: Estimator) -> list[np.ndarray | None]:
-    """The advantages of each tree's leaves; None for a tree whose rewards all agree, which carries no signal."""
-    kept = [i for i, r in enumerate(rewards) if r.min() < r.max()]
+def has_signal(rewards: np.ndarray) -> bool:
+    """Whether the rewards of a tree's leaves differ; where all agree there is nothing to learn."""
+    return bool(rewards.min() < rewards.max())
+
+
+def credit(
+    trees: Sequence[Tree], rewards: Sequence[np.ndarray], estimator: Estimator, max_trees: int | None = None
+) -> list[np.ndarray | None]:
+    """The advantages of each tree's leaves; None for a tree without a signal, and for those beyond the first
+    `max_trees` that have one."""
+    kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
     advantages = [estimator(trees[i], rewards[i]) for i in kept]
     if estimator.whiten and kept:
-        advantages = whiten(advantages, [_lengths(trees[i]) for i in kept])
+        advantages = whiten(advantages, [lengths_of(trees[i]) for i in kept])
     by_tree = dict(zip(kept, advantages, strict=True))
     return [by_tree.get(i) for i in range(len(trees))]
 
@@ -100,44 +134,14 @@ class _Clock:
 
     def lap(self, name: str) -> None:
         now = perf_counter()
-        self.laps[f"time/{name}_s"] = now - self.last
+        name = f"time/{name}_s"
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
         self.last = now
 
     def metrics(self) -> dict[str, float]:
         return self.laps | {"time/step_s": self.last - self.start}
 
 
-def _lengths(tree: Tree) -> np.ndarray:
-    return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
-
-
 def _mean(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the updates of a step; empty if there was none."""
     return {f"update/{name}": float(np.mean([u[name] for u in updates])) for name in (updates[0] if updates else ())}
-
-
-def _step_metrics(
-    trees: Sequence[Tree], rewards: Sequence[np.ndarray], packed: Sequence[PackedTree | None]
-) -> dict[str, float]:
-    """Counts of tokens, rewards and ends of one step.
-
-    tokens/decoded: what the engine decoded; tokens/distinct: with siblings that begin alike merged; tokens/total: the
-    sum over trajectories, which sequential sampling would have decoded. tokens/forwarded: prompt and response tokens
-    that the update forwarded; tokens/unpacked: the same with every trajectory on its own.
-    """
-    lengths = np.concatenate([_lengths(tree) for tree in trees])
-    trained = [(tree, p) for tree, p in zip(trees, packed, strict=True) if p is not None]
-    stops = Counter(tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves())
-    return {
-        "reward/mean": float(np.concatenate(rewards).mean()),
-        "problems/grown": len(trees),
-        "problems/trained": len(trained),
-        "tokens/decoded": sum(tree.num_decoded() for tree in trees),
-        "tokens/distinct": sum(num_distinct(tree) for tree in trees),
-        "tokens/total": int(lengths.sum()),
-        "tokens/forwarded": sum(p.num_tokens for _, p in trained),
-        "tokens/unpacked": sum(int(_lengths(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t, _ in trained),
-        "response_len/mean": float(lengths.mean()),
-        "response_len/max": int(lengths.max()),
-        **{f"stop/{reason}": stops[reason] / len(lengths) for reason in StopReason},
-    }

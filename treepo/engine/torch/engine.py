@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from treepo.engine.base import SampleRequest, SampleResult
+from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.torch.cache import DecodeAttention, KeyValueCache, PrefillAttention
 from treepo.engine.torch.rows import Admission, Rows
 from treepo.engine.torch.sampling import draw, uniforms
@@ -49,6 +49,12 @@ class TorchEngine:
     def capacity(self) -> int:
         """Rows of the cache; see Engine."""
         return self.rows.max_rows
+
+    @property
+    def counters(self) -> EngineCounters:
+        """See Engine."""
+        num_slots = self.num_steps * self.max_batch
+        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""

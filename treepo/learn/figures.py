@@ -1,0 +1,83 @@
+"""What a training step's trees look like, in numbers."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from treepo.grow import TreeShape
+from treepo.learn.packing import PackedTree, num_distinct
+from treepo.tree import StopReason, Tree
+
+
+def lengths_of(tree: Tree) -> np.ndarray:
+    """int64, response tokens per leaf."""
+    return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
+
+
+def tree_figures(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
+    """Tokens, forks, fallbacks, lengths, entropy and ends of the trees of one step.
+
+    tokens/decoded: what the engine decoded; tokens/distinct: with siblings that begin alike merged; tokens/total: the
+    sum over trajectories, which sequential sampling would have decoded; tokens/sharing: total over distinct.
+    forks/depth_k: children beyond the first per tree, of nodes k segments below the prompt. entropy: mean of
+    -log p(token) over what was decoded, an unbiased estimate of the entropy per token of the distribution sampled from.
+    """
+    lengths = np.concatenate([lengths_of(tree) for tree in trees])
+    logprobs = np.concatenate([tree.logprobs(i) for tree in trees for i in range(1, len(tree.nodes))])
+    stops = Counter(tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves())
+    num_distinct_tokens = sum(num_distinct(tree) for tree in trees)
+    return {
+        "tokens/decoded": sum(tree.num_decoded() for tree in trees),
+        "tokens/distinct": num_distinct_tokens,
+        "tokens/total": int(lengths.sum()),
+        "tokens/sharing": float(lengths.sum() / num_distinct_tokens),
+        "tokens/dropped": sum(tree.num_dropped for tree in trees),
+        "leaves/mean": len(lengths) / len(trees),
+        "fallbacks/mean": sum(tree.num_fallbacks for tree in trees) / len(trees),
+        "response_len/mean": float(lengths.mean()),
+        "response_len/min": int(lengths.min()),
+        "response_len/max": int(lengths.max()),
+        "entropy": -float(logprobs.mean(dtype=np.float64)),
+        **{f"forks/depth_{depth}": num / len(trees) for depth, num in sorted(forks_by_depth(trees, shape).items())},
+        **{f"stop/{reason}": stops[reason] / len(lengths) for reason in StopReason},
+    }
+
+
+def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
+    """For each depth in segments, children beyond the first of the nodes that end there."""
+    forks = Counter[int]()
+    for tree in trees:
+        for node, children in enumerate(tree.children()):
+            if len(children) > 1:
+                forks[shape.num_segments(tree.response_len(node))] += len(children) - 1
+    return forks
+
+
+def problem_figures(rewards: Sequence[np.ndarray], num_rounds: int, num_trained: int) -> dict[str, float]:
+    """What became of the problems of one step: grown in how many rounds, trained on, or without a signal.
+
+    problems/solved, problems/failed: all rewards agree, and are above 0 or not. problems/unused: they carry a signal,
+    but enough others did.
+    """
+    agreed = [r for r in rewards if r.min() == r.max()]
+    num_solved = sum(float(r.max()) > 0 for r in agreed)
+    return {
+        "reward/mean": float(np.concatenate(rewards).mean()),
+        "problems/rounds": num_rounds,
+        "problems/grown": len(rewards),
+        "problems/solved": num_solved,
+        "problems/failed": len(agreed) - num_solved,
+        "problems/trained": num_trained,
+        "problems/unused": len(rewards) - len(agreed) - num_trained,
+    }
+
+
+def packing_figures(trees: Sequence[Tree], packed: Sequence[PackedTree | None]) -> dict[str, float]:
+    """tokens/forwarded: prompt and response tokens that the update forwarded; tokens/unpacked: the same with every
+    trajectory on its own."""
+    trained = [(tree, p) for tree, p in zip(trees, packed, strict=True) if p is not None]
+    return {
+        "tokens/forwarded": sum(p.num_tokens for _, p in trained),
+        "tokens/unpacked": sum(int(lengths_of(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t, _ in trained),
+    }
