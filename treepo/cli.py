@@ -1,4 +1,4 @@
-"""The command line: `treepo train`."""
+"""The command line: `treepo train`, `treepo sample`."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,13 @@ import treepo
 
 USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
 
-Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
+    Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
+
+treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE ...] [--out FILE.parquet]
+
+    Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base
+    model, on a problem such as 71a-3b-3c-5d-6: or, without --prompt, on the first one that it would be trained on.
+
 Every setting below can stand in the recipe and on the command line; the command line wins.
 """
 
@@ -63,13 +69,15 @@ def users_mistakes() -> Iterator[None]:
 def _command(args: Sequence[str]) -> int:
     with users_mistakes():
         overrides, rest = split_overrides(args)
-        options = _parser().parse_intermixed_args(rest)
+        options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
     if options.help:
         print(_help())
     elif options.command is None:
         print(USAGE)
-    else:
+    elif options.command == "train":
         _train(options.recipe, options.out, overrides)
+    else:
+        _sample(options, overrides)
     return 0
 
 
@@ -110,13 +118,19 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see treepo --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """What may stand beside settings, after `command`."""
     parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train"])
-    parser.add_argument("recipe", nargs="?")
-    parser.add_argument("--out")
+    parser.add_argument("command", nargs="?", choices=["train", "sample"])
+    if command == "train":
+        parser.add_argument("recipe", nargs="?")
+        parser.add_argument("--out")
+    if command == "sample":
+        parser.add_argument("model", nargs="?")
+        for option in ("--prompt", "--recipe", "--out"):
+            parser.add_argument(option)
     return parser
 
 
@@ -143,6 +157,27 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
         train(run, folder, terminal)
     except StrategyError as error:
         raise UsageError(str(error)) from error
+
+
+def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.grow import StrategyError
+    from treepo.report.terminal import Terminal
+    from treepo.sample import keep, prepare, sample, sample_settings
+
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with users_mistakes():
+        config = sample_settings(options.model, options.recipe, overrides)
+        ready = prepare(config, options.prompt, options.out, terminal)
+    try:
+        tree = sample(ready, terminal)
+    except StrategyError as error:
+        raise UsageError(str(error)) from error
+    with users_mistakes():
+        keep(ready, tree, terminal)
 
 
 def _help() -> str:
