@@ -48,3 +48,12 @@ def test_no_placeholder_is_left():
 def test_every_linked_file_exists():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_tests_that_the_docs_name_exist():
+    """docs/paper.md names a test for each fault of the authors' release."""
+    text = (ROOT / "docs" / "paper.md").read_text()
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", text)
+    assert len(named) >= 12
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
