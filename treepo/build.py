@@ -78,7 +78,9 @@ def find_base_model(report: Report) -> str:
 
 def build_engine(config: Config, policy: Policy) -> TorchEngine:
     """The embedded engine over the policy's model."""
-    return TorchEngine(policy.model, policy.eos_ids, config.engine.max_batch, config.engine.max_prefill_tokens)
+    settings = config.engine
+    sizes = settings.max_batch, settings.max_prefill_tokens, settings.max_tokens
+    return TorchEngine(policy.model, policy.eos_ids, *sizes)
 
 
 def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
