@@ -1,9 +1,10 @@
-"""The command line: `treepo train`."""
+"""The command line: `treepo train`, `treepo bench rollout`."""
 
 import argparse
 import dataclasses
 import logging
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,12 @@ USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
 
 Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
 Every setting below can stand in the recipe and on the command line; the command line wins.
+"""
+
+BENCH_USAGE = """treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
+
+Measure trees against sequential sampling and a plain transformers loop, side by side. MODEL is a folder or a name, like
+--model.path; without it a model of random weights is measured. DIR gets rollout.json and rollout.png.
 """
 
 
@@ -63,9 +70,13 @@ def users_mistakes() -> Iterator[None]:
 def _command(args: Sequence[str]) -> int:
     with users_mistakes():
         overrides, rest = split_overrides(args)
+        if rest[:1] == ["bench"]:
+            return _bench(_bench_parser().parse_intermixed_args(rest), overrides, shlex.join(["treepo", *args]))
         options = _parser().parse_intermixed_args(rest)
     if options.help:
-        print(_help())
+        from treepo.config import Config
+
+        print(_help(f"{USAGE}\nAlso: {BENCH_USAGE}", Config))
     elif options.command is None:
         print(USAGE)
     else:
@@ -120,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _bench_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("command", choices=["bench"])
+    parser.add_argument("what", nargs="?", choices=["rollout"])
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--out")
+    return parser
+
+
 def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
@@ -145,14 +166,47 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
         raise UsageError(str(error)) from error
 
 
-def _help() -> str:
-    """Usage, and every setting with its default and its docstring."""
+def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> int:
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.bench import rollout
+    from treepo.bench.report import table
+    from treepo.bench.settings import BenchConfig
+    from treepo.config import resolve_as
+    from treepo.report.terminal import Terminal
+
+    if options.help or options.what is None:
+        print(_help(BENCH_USAGE, BenchConfig) if options.help else BENCH_USAGE)
+        return 0
+    if options.out == "":
+        raise UsageError("out: no folder given")
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with users_mistakes():
+        config = resolve_as(BenchConfig, {"model": {"path": options.model}} if options.model else {}, overrides)
+        with terminal.bar("making the base model") as progress:
+            bench = rollout.prepare_bench(config, progress)
+        if options.out is not None:
+            rollout.claim_folder(Path(options.out))
+    with terminal.bar("measuring") as progress:
+        report = bench.run(bench.workloads(), command, progress)
+    for workload in report.workloads:
+        terminal.console.print(table(workload))
+    if options.out is not None:
+        rollout.keep(report, Path(options.out))
+        terminal.say(f"All figures, and a plot, are in {options.out}.")
+    return 0
+
+
+def _help(usage: str, config: type) -> str:
+    """Usage, and every setting of a dataclass of sections with its default and its docstring."""
     from docstring_parser import parse_from_object
 
-    from treepo.config import Config, is_exchangeable
+    from treepo.config import is_exchangeable
 
-    lines = [USAGE]
-    for section in dataclasses.fields(Config):
+    lines = [usage]
+    for section in dataclasses.fields(config):
         default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}
         lines.append(f"[{section.name}]  {type(default).__name__}")
