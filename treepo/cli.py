@@ -1,9 +1,10 @@
-"""The command line: `treepo train`, `treepo sample`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo bench rollout`."""
 
 import argparse
 import dataclasses
 import logging
 import os
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,14 @@ treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE 
     Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base
     model, on a problem such as 71a-3b-3c-5d-6: or, without --prompt, on the first one that it would be trained on.
 
-Every setting below can stand in the recipe and on the command line; the command line wins.
+treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
+
+    Measure trees against sequential sampling and a plain transformers loop, side by side. Without MODEL one of random
+    weights is measured. DIR gets rollout.json and rollout.png. `treepo bench --help` lists its settings.
+
 """
+
+SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,13 +78,15 @@ def _command(args: Sequence[str]) -> int:
         overrides, rest = split_overrides(args)
         options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
     if options.help:
-        print(_help())
+        print(_help(options.command))
     elif options.command is None:
         print(USAGE)
     elif options.command == "train":
         _train(options.recipe, options.out, overrides)
-    else:
+    elif options.command == "sample":
         _sample(options, overrides)
+    else:
+        _bench(options, overrides, shlex.join(["treepo", *args]))
     return 0
 
 
@@ -123,7 +132,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train", "sample"])
+    parser.add_argument("command", nargs="?", choices=["train", "sample", "bench"])
     if command == "train":
         parser.add_argument("recipe", nargs="?")
         parser.add_argument("--out")
@@ -131,6 +140,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         parser.add_argument("model", nargs="?")
         for option in ("--prompt", "--recipe", "--out"):
             parser.add_argument(option)
+    if command == "bench":
+        parser.add_argument("what", nargs="?", choices=["rollout"])
+        parser.add_argument("model", nargs="?")
+        parser.add_argument("--out")
     return parser
 
 
@@ -180,14 +193,47 @@ def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -
         keep(ready, tree, terminal)
 
 
-def _help() -> str:
-    """Usage, and every setting with its default and its docstring."""
+def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> None:
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.bench import rollout
+    from treepo.bench.report import table
+    from treepo.bench.settings import BenchConfig
+    from treepo.config import resolve_as
+    from treepo.report.terminal import Terminal
+
+    if options.what is None:
+        raise UsageError("bench: nothing to measure given; there is rollout")
+    if options.out == "":
+        raise UsageError("out: no folder given")
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with users_mistakes():
+        config = resolve_as(BenchConfig, {"model": {"path": options.model}} if options.model else {}, overrides)
+        with terminal.bar("making the base model") as progress:
+            bench = rollout.prepare_bench(config, progress)
+        if options.out is not None:
+            rollout.claim_folder(Path(options.out))
+    with terminal.bar("measuring") as progress:
+        report = bench.run(bench.workloads(), command, progress)
+    for workload in report.workloads:
+        terminal.console.print(table(workload))
+    if options.out is not None:
+        rollout.keep(report, Path(options.out))
+        terminal.say(f"All figures, and a plot, are in {options.out}.")
+
+
+def _help(command: str | None) -> str:
+    """Usage, and every setting that a command has with its default and its docstring."""
     from docstring_parser import parse_from_object
 
+    from treepo.bench.settings import BenchConfig
     from treepo.config import Config, is_exchangeable
 
-    lines = [USAGE]
-    for section in dataclasses.fields(Config):
+    config = BenchConfig if command == "bench" else Config
+    lines = [USAGE + SETTINGS]
+    for section in dataclasses.fields(config):
         default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}
         lines.append(f"[{section.name}]  {type(default).__name__}")

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 import tomli_w
 from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -24,6 +24,7 @@ from treepo.learn.loss import ClippedLoss
 from treepo.learn.optim import OptimSettings
 
 Count = Annotated[int, Field(ge=1)]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,15 @@ BUILT_IN_TASK: Settings = {
 
 
 def resolve(*layers: Settings) -> Config:
-    """The settings of the given layers, later ones on top of earlier ones, on top of the defaults.
+    """The settings of a run; see `resolve_as`."""
+    return resolve_as(Config, *layers)
 
-    Raises ValueError naming section, key and value for whatever is unknown, of a wrong type or impossible.
+
+def resolve_as(cls: type[T], *layers: Settings) -> T:
+    """The settings of the given layers, later ones on top of earlier ones, on top of the defaults of `cls`.
+
+    cls: a dataclass of sections, as Config is. Raises ValueError naming section, key and value for whatever is unknown,
+    of a wrong type or impossible.
     """
     merged: dict[str, dict[str, Any]] = {}
     for layer in layers:
@@ -169,11 +176,11 @@ def resolve(*layers: Settings) -> Config:
             if "use" in values and values["use"] != known.get("use"):
                 known.clear()
             known.update(values)
-    sections = {f.name: f for f in dataclasses.fields(Config)}
+    sections = {f.name: f for f in dataclasses.fields(cast(Any, cls))}
     for section in merged:
         if section not in sections:
             raise ValueError(f"unknown section {section!r}; there are {', '.join(sections)}")
-    return Config(**{name: _build(sections[name], values) for name, values in merged.items()})
+    return cls(**{name: _build(sections[name], values) for name, values in merged.items()})
 
 
 def read_recipe(path: Path) -> Settings:

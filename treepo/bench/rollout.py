@@ -1,0 +1,182 @@
+"""`treepo bench rollout`: trees, sequential sampling and the plain transformers loop on the same model and prompts."""
+
+import dataclasses
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from treepo.bench.contenders import Contender, PlainContender, TreeContender
+from treepo.bench.measure import SEQUENTIAL, Progress, compare, measure
+from treepo.bench.report import (
+    JSON_NAME,
+    PLOT_NAME,
+    RolloutReport,
+    WorkloadReport,
+    describe_machine,
+    has_matplotlib,
+    write_json,
+    write_plot,
+)
+from treepo.bench.settings import ArchitectureSettings, BenchConfig, PromptSettings
+from treepo.build import find_base_model
+from treepo.engine.torch import TorchEngine
+from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeShape
+from treepo.model.policy import Policy, load_policy
+from treepo.seeds import derive_seed
+from treepo.task.base_model import BaseModelSettings, Report, initial_model
+from treepo.task.chain_sums import ChainSums
+from treepo.task.chain_tokenizer import make_chain_tokenizer
+from treepo.task.problem import Problem
+
+FIRST_WORD = 3
+"""The built-in tokenizer's ids below are special."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Contenders that sample as many trajectories, `width` per problem, of as many tokens."""
+
+    width: int
+    response_len: int
+    contenders: list[Contender]
+
+
+@dataclass(frozen=True)
+class RolloutBench:
+    """The parts of one measurement. plain_model: the same weights, as transformers runs them."""
+
+    config: BenchConfig
+    policy: Policy
+    plain_model: PreTrainedModel
+    engine: TorchEngine
+    problems: Sequence[Problem]
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """What ends an answer; nothing where all are to have the same length."""
+        return self.policy.eos_ids if self.config.bench.answers_end else ()
+
+    def workloads(self) -> list[Workload]:
+        """One per width and response length of the grid: the plain loops, sequential sampling, the trees."""
+        return [Workload(*sizes, self._contenders(*sizes)) for sizes in self.config.grid.workloads()]
+
+    def _contenders(self, width: int, response_len: int) -> list[Contender]:
+        settings, temperature = self.config.bench, self.config.engine.temperature
+        plain = [
+            PlainContender(batch, self.plain_model, self.problems, width, response_len, temperature, self.eos_ids)
+            for batch in settings.plain_batches
+        ]
+        star = Rules.star(width, response_len, self.policy.decode)
+        trees = [self._tree(*sizes) for sizes in self.config.grid.trees(width, response_len)]
+        return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
+
+    def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeContender:
+        answer = "box_and_eos" if self.config.bench.answers_end else "never"
+        stopping = StopRules(answer=answer, repetition="never")
+        rules = Rules(shape, fork, EvenBranching(), Resume(), stopping, self.policy.decode)
+        name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}"
+        return self._over_engine(name, rules)
+
+    def _over_engine(self, name: str, rules: Rules) -> TreeContender:
+        temperature, seed = self.config.engine.temperature, self.config.bench.seed
+        return TreeContender(name, self.engine, self.policy.model, rules, self.problems, temperature, seed)
+
+    def run(self, workloads: Sequence[Workload], command: str, progress: Progress) -> RolloutReport:
+        """Measure one workload after another."""
+        return RolloutReport(
+            command,
+            describe_machine(self.config.model.device),
+            {
+                "path": self.config.model.path or ("base model" if self.config.bench.answers_end else "random weights"),
+                "type": self.policy.model.config.model_type,
+                "parameters": self.policy.model.num_parameters(),
+            },
+            dataclasses.asdict(self.config),
+            tuple(self._measure(workload, progress) for workload in workloads),
+        )
+
+    def _measure(self, workload: Workload, progress: Progress) -> WorkloadReport:
+        measured = measure(workload.contenders, self.config.bench.repeats, progress)
+        sequential = next(m for m in measured if m.name == SEQUENTIAL)
+        figures = tuple(compare(m, sequential) for m in measured)
+        return WorkloadReport(len(self.problems), workload.width, workload.response_len, figures)
+
+
+def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
+    """Load or make model, prompts and engine.
+
+    report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
+    """
+    policy = _policy(config, report)
+    problems = _problems(config, policy)
+    needed = max(len(p.prompt_ids) for p in problems) + max(length for _, length in config.grid.workloads())
+    if policy.max_len is not None and needed > policy.max_len:
+        raise ValueError(
+            f"grid: prompts and responses of {needed} tokens exceed the model's {policy.max_len} positions"
+        )
+    # A copy, so that nothing that the engine does to its model touches the plain loop.
+    plain_model = deepcopy(policy.model)
+    plain_model.set_attn_implementation("sdpa")
+    eos_ids = policy.eos_ids if config.bench.answers_end else ()
+    engine = TorchEngine(policy.model, eos_ids, config.engine.max_batch, config.engine.max_prefill_tokens)
+    return RolloutBench(config, policy, plain_model, engine, problems)
+
+
+def claim_folder(out: Path) -> None:
+    """Make the folder; ValueError if that is impossible, if it holds a report, or if the plot cannot be made."""
+    if not has_matplotlib():
+        raise ValueError("out: the plot needs matplotlib, which is not installed (pip install 'treepo[bench]')")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / JSON_NAME).exists():
+            raise ValueError(f"out: {str(out)!r} already holds {JSON_NAME}; give another folder")
+    except OSError as error:
+        raise ValueError(f"out: cannot write to {str(out)[:100]!r}: {error.strerror}") from error
+
+
+def keep(report: RolloutReport, out: Path) -> None:
+    """Write the JSON file and the plot."""
+    write_json(report, out / JSON_NAME)
+    write_plot(report.workloads, out / PLOT_NAME)
+
+
+def _policy(config: BenchConfig, report: Report) -> Policy:
+    """The model that is given, else the built-in task's base model or random weights."""
+    settings = config.model
+    if settings.path or config.bench.answers_end:
+        path = settings.path or find_base_model(report)
+        return load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    longest = config.prompts.max_len + max(length for _, length in config.grid.workloads())
+    with TemporaryDirectory() as folder:
+        save_random_model(Path(folder), config.architecture, longest, config.bench.seed)
+        return load_policy(folder, settings.dtype, settings.device)
+
+
+def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
+    """Write random weights with the built-in task's tokenizer, as one downloads a model."""
+    tokenizer = make_chain_tokenizer()
+    settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
+    initial_model(seed, tokenizer, settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _problems(config: BenchConfig, policy: Policy) -> list[Problem]:
+    count, seed = config.prompts.count, config.bench.seed
+    if not config.bench.answers_end:
+        return random_problems(config.prompts, policy.model.config.vocab_size, seed)
+    if not isinstance(policy.tokenizer.bos_token_id, int):
+        raise ValueError("bench.answers_end: the built-in task's problems need a tokenizer with a bos token")
+    return ChainSums(policy.tokenizer, seed).training_problems(0, count)
+
+
+def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> list[Problem]:
+    """Prompts of random tokens and lengths."""
+    rng = np.random.default_rng(derive_seed(seed, "prompts"))
+    lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
+    prompts = [tuple(rng.integers(min(FIRST_WORD, vocab_size - 1), vocab_size, n).tolist()) for n in lengths]
+    return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]
