@@ -1,18 +1,77 @@
 """What the queries of one forward of the engine see: the slots of their own sequence, each stored once for all.
 
-Letters: N tokens of one forward · H query heads · G key-value heads · D head size · T longest sequence among them.
+Letters: N tokens of one forward · H query heads · G key-value heads · D head size · B blocks · T longest sequence.
 """
+
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.engine.torch.kernel import CpuKernel, Table
 from treepo.engine.torch.pool import BLOCK, KeyValuePool
+from treepo.engine.torch.table import Table
 
 MAX_GATHERED = 1 << 22
-"""Most keys that are gathered at a time where there is no kernel."""
+"""Most keys that GatherKernel lays side by side at a time."""
+
+
+class Kernel(Protocol):
+    """Stores keys and values in slots, and attends over them."""
+
+    def serves(self, key: Tensor, value: Tensor) -> bool:
+        """Whether it can do so for keys and values [N, G, D] of this size and type."""
+        ...
+
+    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
+        """Put key, value [N, G, D] into slots int32 [N] of keys [B, G, D, 8], values [B, G, 8, D]."""
+        ...
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: Table, scale: float, window: int | None
+    ) -> Tensor:
+        """[N, H, D] -> [N, H, D]: each query over the slots that the table says, or the last `window` of them."""
+        ...
+
+
+class GatherKernel:
+    """In torch, on any device: the keys of each token's sequence are gathered side by side. The others are compared
+    with this one."""
+
+    def serves(self, key: Tensor, value: Tensor) -> bool:
+        return True
+
+    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
+        at = torch.from_numpy(slots).to(key.device).long()
+        keys[at // BLOCK, :, :, at % BLOCK] = key
+        values[at // BLOCK, :, at % BLOCK] = value
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: Table, scale: float, window: int | None
+    ) -> Tensor:
+        step = max(1, MAX_GATHERED // int(table.lens.max()))
+        parts = [
+            self._attend_part(query[i : i + step], keys, values, table, slice(i, i + step), scale, window)
+            for i in range(0, len(query), step)
+        ]
+        return torch.cat(parts)
+
+    def _attend_part(
+        self, q: Tensor, keys: Tensor, values: Tensor, table: Table, part: slice, scale: float, window: int | None
+    ) -> Tensor:
+        rows, lens = table.rows[part], table.lens[part]
+        longest = int(lens.max())
+        slots = torch.from_numpy(table.slots[rows, :longest]).to(q.device).long()
+        ahead = torch.from_numpy(lens).to(q.device)[:, None] - 1 - torch.arange(longest, device=q.device)
+        visible = (ahead >= 0) if window is None else (ahead >= 0) & (ahead < window)
+        slots = slots.masked_fill(~visible, 0)
+        k = keys[slots // BLOCK, :, :, slots % BLOCK].transpose(1, 2)
+        v = values[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
+        # Query heads that share a key head become the query rows of one attention call: [N, G, H / G, D].
+        grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+        output = scaled_dot_product_attention(grouped, k, v, attn_mask=visible[:, None, None], scale=scale)
+        return output.reshape(len(q), q.shape[1], -1)
 
 
 class SlotAttention:
@@ -23,7 +82,7 @@ class SlotAttention:
     """
 
     def __init__(
-        self, pool: KeyValuePool, kernel: CpuKernel | None, table: Table, new: np.ndarray, new_slots: np.ndarray
+        self, pool: KeyValuePool, kernel: Kernel, table: Table, new: np.ndarray, new_slots: np.ndarray
     ) -> None:
         self.pool = pool
         self.kernel = kernel
@@ -34,42 +93,11 @@ class SlotAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        q, k, v = (x[0].transpose(0, 1).contiguous().to(self.pool.dtype or x.dtype) for x in (query, key, value))
         if self.new is not None:
             at = self.new.to(k.device)
             k, v = k[at], v[at]
-        if self.kernel is None or k.shape[2] % BLOCK or v.shape[2] != k.shape[2]:
-            return self._gathered(layer, q, k, v, scale, window)
-        q, k, v = (x.contiguous().float() for x in (q, k, v))
+        kernel = self.kernel if self.kernel.serves(k, v) else GatherKernel()
         keys, values = self.pool.layer(layer, k, v)
-        self.kernel.store(k, v, keys, values, self.new_slots)
-        return self.kernel.attend(q, keys, values, self.table, scale, window).to(query.dtype)
-
-    def _gathered(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-        """The same in torch, on any device: the keys of each token's sequence are gathered side by side."""
-        keys, values = self.pool.layer(layer, k, v)
-        slots = torch.from_numpy(self.new_slots).to(k.device).long()
-        keys[slots // BLOCK, :, :, slots % BLOCK] = k
-        values[slots // BLOCK, :, slots % BLOCK] = v
-        step = max(1, MAX_GATHERED // int(self.table.lens.max()))
-        parts = [
-            self._gathered_part(slice(i, i + step), q[i : i + step], keys, values, scale, window)
-            for i in range(0, len(q), step)
-        ]
-        return torch.cat(parts)
-
-    def _gathered_part(
-        self, part: slice, q: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None
-    ) -> Tensor:
-        rows, lens = self.table.rows[part], self.table.lens[part]
-        longest = int(lens.max())
-        slots = torch.from_numpy(self.table.slots[rows, :longest]).to(q.device).long()
-        ahead = torch.from_numpy(lens).to(q.device)[:, None] - 1 - torch.arange(longest, device=q.device)
-        visible = (ahead >= 0) if window is None else (ahead >= 0) & (ahead < window)
-        slots = slots.masked_fill(~visible, 0)
-        k = keys[slots // BLOCK, :, :, slots % BLOCK].transpose(1, 2)
-        v = values[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
-        # Query heads that share a key head become the query rows of one attention call: [N, G, H / G, D].
-        grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
-        output = scaled_dot_product_attention(grouped, k, v, attn_mask=visible[:, None, None], scale=scale)
-        return output.reshape(len(q), q.shape[1], -1)
+        kernel.store(k, v, keys, values, self.new_slots)
+        return kernel.attend(q, keys, values, self.table, scale, window).to(query.dtype)

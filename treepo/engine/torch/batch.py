@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from treepo.engine.torch.kernel import Table
 from treepo.engine.torch.prefixes import Run
 from treepo.engine.torch.rows import Rows
+from treepo.engine.torch.table import Table
 
 LEAST_TOKENS = 16
 """Smaller forwards are filled up: for a handful of rows matrix products take other paths, which round differently."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.torch.attention import SlotAttention
+from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
 from treepo.engine.torch.batch import Batch
 from treepo.engine.torch.kernel import CpuKernel, load_kernel
 from treepo.engine.torch.memory import affordable_tokens
@@ -49,10 +49,9 @@ class TorchEngine:
         self.rows = Rows(max_batch)
         self.blocks = Blocks(self.capacity // BLOCK)
         self.prefixes = Prefixes(self.blocks)
-        self.pool = KeyValuePool()
-        library = load_kernel() if self._device().type == "cpu" else None
-        self.kernel = CpuKernel(library) if library else None
-        self.forward = _make_forward(model, self.kernel)
+        self.kernel = make_kernel(self._device())
+        self.pool = KeyValuePool(torch.float32 if isinstance(self.kernel, CpuKernel) else None)
+        self.forward = make_forward(model, self.kernel)
         self.num_steps = self.num_prefilled = self.num_decoded = self.num_recomputed = 0
 
     @property
@@ -214,10 +213,22 @@ class TorchEngine:
         return next(self.model.parameters()).device
 
 
-def _make_forward(model: nn.Module, kernel: CpuKernel | None) -> Forward:
+def make_kernel(device: torch.device) -> Kernel:
+    """The fastest attention there is on a device: compiled C, Triton, or torch where neither can be had."""
+    if device.type == "cpu":
+        library = load_kernel()
+        return CpuKernel(library) if library else GatherKernel()
+    try:
+        from treepo.engine.torch.triton_kernel import TritonKernel  # noqa: PLC0415 - Triton is there on GPUs only
+    except ImportError:
+        return GatherKernel()
+    return TritonKernel()
+
+
+def make_forward(model: nn.Module, kernel: Kernel) -> Forward:
     """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
     if config.model_type not in LEAN_TYPES or config.hidden_act != "silu":
         return PlainForward(model)
     is_float32 = next(model.parameters()).dtype == torch.float32
-    return LeanForward(model, kernel if kernel and is_float32 else TorchOperations())
+    return LeanForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())

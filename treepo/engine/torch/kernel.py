@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from treepo.engine.torch.pool import BLOCK
+from treepo.engine.torch.table import Table
 
 TILE = 16
 """Queries that a thread works on at a time; see kernel.c."""
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 """No flag that lets the compiler reorder sums: the same row gives the same bits in every batch."""
-
-WORTH_A_THREAD = 2048
-"""Key visits (queries x their lengths) below which a second thread costs more than it saves."""
 
 _INT, _LONG, _FLOAT, _AT = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
 _ARGUMENTS = {
@@ -53,44 +51,37 @@ def load_kernel() -> ctypes.CDLL | None:
     return None
 
 
-class Table:
-    """Which slots each query sees: the first lens[i] of row rows[i].
-
-    starts, counts int32 [R, E]: per row its extents. rows, lens int32 [N]. slots int32 [R, C]: the same, slot by slot.
-    bounds int32 [threads + 1]: where each thread's queries begin.
-    """
-
-    def __init__(
-        self, starts: np.ndarray, counts: np.ndarray, slots: np.ndarray, rows: np.ndarray, lens: np.ndarray
-    ) -> None:
-        self.starts, self.counts, self.slots, self.rows = starts, counts, slots, rows.astype(np.int32)
-        self.lens = lens.astype(np.int32)
-        self.bounds = _shares(self.lens, torch.get_num_threads())
-        self.addresses = [_address(x) for x in (starts, counts, self.rows, self.lens, self.bounds)]
-
-
 class CpuKernel:
-    """Calls the kernel on contiguous float32 tensors on the CPU; head size a multiple of 8."""
+    """Calls the kernel on contiguous float32 tensors on the CPU; see Kernel and Operations."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
         self.scratch = np.zeros(0, np.float32)
+        self.table: Table | None = None
+        self.addresses: list[int] = []
+
+    def serves(self, key: Tensor, value: Tensor) -> bool:
+        """Heads of one size, a multiple of 8."""
+        return key.shape[2] % BLOCK == 0 and key.shape[2] == value.shape[2]
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        """Put key, value [N, G, D] into slots int32 [N] of keys [B, G, D, 8], values [B, G, 8, D]."""
+        """See Kernel."""
         self.library.store(*key.shape, _at(key), _at(value), _at(keys), _at(values), _address(slots))
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: Table, scale: float, window: int | None
     ) -> Tensor:
-        """query [N, H, D] -> [N, H, D]; see kernel.c."""
+        """See Kernel."""
+        if self.table is not table:
+            self.addresses = [_address(x) for x in (table.starts, table.counts, table.rows, table.lens, table.bounds)]
+            self.table = table
         n, num_heads, size = query.shape
         output = torch.empty_like(query)
         num_extents, num_threads = table.starts.shape[1], len(table.bounds) - 1
         room = num_threads * TILE * num_heads * (num_extents * BLOCK + size)
         if len(self.scratch) < room:
             self.scratch = np.empty(room, np.float32)
-        starts, counts, rows, lens, bounds = table.addresses
+        starts, counts, rows, lens, bounds = self.addresses
         self.library.attend(
             *(n, num_heads, keys.shape[1], size, _at(query), _at(keys), _at(values), _at(output)),
             *(starts, counts, num_extents, rows, lens, bounds, num_threads),
@@ -115,14 +106,6 @@ class CpuKernel:
         assert gate.numel() % BLOCK == 0
         self.library.gate(gate.numel(), _at(gate), _at(up))
         return gate
-
-
-def _shares(lens: np.ndarray, num_threads: int) -> np.ndarray:
-    """int32 [threads + 1]: where each thread's queries begin, so that all read about as many keys."""
-    visits = np.cumsum(lens)
-    num_threads = max(1, min(num_threads, int(visits[-1]) // WORTH_A_THREAD))
-    inner = np.searchsorted(visits, visits[-1] * np.arange(1, num_threads) / num_threads)
-    return np.concatenate([[0], inner, [len(lens)]]).astype(np.int32)
 
 
 def _at(tensor: Tensor) -> int:

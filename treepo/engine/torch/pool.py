@@ -4,6 +4,7 @@ Letters: B blocks · G key-value heads · D head size.
 """
 
 import numpy as np
+import torch
 from torch import Tensor
 
 BLOCK = 8
@@ -104,9 +105,13 @@ def extents_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class KeyValuePool:
-    """Per layer, keys [B, G, D, 8] and values [B, G, 8, D], made on first use in the shape of the model's own."""
+    """Per layer, keys [B, G, D, 8] and values [B, G, 8, D], made on first use in the shape of the model's own.
 
-    def __init__(self) -> None:
+    dtype: what they are kept in; the model's own type if None.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.num_blocks = 0
 
