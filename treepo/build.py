@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treepo.config import Config, DataSettings
-from treepo.engine import Engine
+from treepo.engine import Engine, Sampling
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
@@ -86,7 +86,8 @@ def build_engine(config: Config, policy: Policy) -> TorchEngine:
 def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
     """What grows trees as the settings say."""
     rules = Rules(config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode)
-    return TreeSampler(engine, rules, config.engine.temperature)
+    how = config.engine
+    return TreeSampler(engine, rules, Sampling(how.temperature, how.top_k, how.top_p, how.min_p))
 
 
 def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) -> Trainer:

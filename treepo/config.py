@@ -86,6 +86,15 @@ class EngineSettings:
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Sampling temperature in training."""
 
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw only from so many likeliest tokens; 0 for all. The loss compares with the whole distribution all the same."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw only from the likeliest tokens that together have this probability."""
+
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Draw only from tokens with at least this share of the likeliest one's probability."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from treepo.engine import Engine
+from treepo.engine import Engine, Sampling
 from treepo.grow import Rules, TreeSampler
 from treepo.grow.stopping import Decode
 from treepo.task.problem import Problem, Task
@@ -21,7 +21,7 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), temperature)
+    sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), Sampling(temperature))
     rewards = [
         task.reward(problems[i], decode(trajectory.token_ids.tolist()))
         for i, tree in sampler.grow(problems, seed)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import all_logprobs
 from tests.models import KINDS, SLIDING_WINDOW, make_tiny_model
-from treepo.engine import SampleRequest, SampleResult
+from treepo.engine import SampleRequest, SampleResult, Sampling
 from treepo.engine.torch import TorchEngine
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.pool import blocks_of
@@ -30,7 +30,7 @@ def request(
     prefix: Sequence[int] | np.ndarray, length: int = 12, seed: int = 0, temperature: float = 1.0, name: int = 0
 ) -> SampleRequest:
     """A request with defaults."""
-    return SampleRequest(name, np.array(prefix, np.int32), length, seed, temperature)
+    return SampleRequest(name, np.array(prefix, np.int32), length, seed, Sampling(temperature))
 
 
 def run_all(engine: TorchEngine, requests: Sequence[SampleRequest]) -> list[SampleResult]:
@@ -57,12 +57,16 @@ def naive(model: PreTrainedModel, r: SampleRequest, eos_ids: Sequence[int]) -> t
     for _ in range(r.max_new_tokens):
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double().numpy()
-        scaled = logits / (r.temperature or 1.0)
+        scaled = logits / (r.sampling.temperature or 1.0)
         every = scaled - scaled.max()
         every -= np.log(np.exp(every).sum())
         number = uniforms(np.array([r.seed], np.uint64), np.array([len(ids)]))[0]
         sums = np.exp(every).cumsum()
-        token = int(every.argmax()) if r.temperature == 0 else int(np.searchsorted(sums, number * sums[-1], "right"))
+        token = (
+            int(every.argmax())
+            if r.sampling.temperature == 0
+            else int(np.searchsorted(sums, number * sums[-1], "right"))
+        )
         ids.append(token)
         logprobs.append(float(every[token]))
         if token in eos_ids:
@@ -287,6 +291,23 @@ def test_groups_are_forgotten_when_they_are_released() -> None:
     assert engine.blocks.num_used == 0
     run_all(engine, [replace(request(PROMPT, 5), group=1)])
     assert engine.num_prefilled == 3 * (len(PROMPT) - 1)
+
+
+def test_releasing_a_group_ends_its_requests() -> None:
+    """Running or waiting, they end without a result; those of other groups go on as if they had never been."""
+    engine = TorchEngine(make_tiny_model(), NO_EOS, max_batch=4)
+    requests = [replace(request(PROMPT, 9, seed=i), group=i % 2, request_id=i) for i in range(10)]
+    for r in requests:
+        engine.submit(r)
+    for _ in range(3):
+        engine.step()
+    engine.release(1)
+    results = {r.request_id: r for _ in range(40) for r in engine.step()}
+    assert sorted(results) == [0, 2, 4, 6, 8]
+    alone = run_all(TorchEngine(make_tiny_model(), NO_EOS), requests[::2])
+    assert tokens_of([results[i] for i in sorted(results)]) == tokens_of(alone)
+    engine.release(0)
+    assert engine.blocks.num_used == 0
 
 
 def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from treepo.bench.plain import sample_plain
-from treepo.engine import Engine, EngineCounters
+from treepo.engine import Engine, EngineCounters, Sampling
 from treepo.grow import Rules, TreeSampler
 from treepo.learn.packing import num_distinct
 from treepo.task.problem import Problem
@@ -75,7 +75,7 @@ class TreeContender:
     def run(self) -> None:
         """The same trees each time; see Contender."""
         before = self.engine.counters
-        sampler = TreeSampler(self.engine, self.rules, self.temperature)
+        sampler = TreeSampler(self.engine, self.rules, Sampling(self.temperature))
         self.trees = [tree for _, tree in sampler.grow(self.problems, self.seed)]
         self.used = self.engine.counters - before
 

@@ -9,6 +9,31 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn from logits.
+
+    Unlikely tokens are left out in this order, as in transformers, each rule on what the ones before it left: those
+    beyond the `top_k` likeliest (0: none), those beyond the likeliest ones that together reach `top_p`, those below
+    `min_p` times the likeliest one. temperature: 0 takes the likeliest token.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be within 0..1, got {self.min_p}")
+
+
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
     """One segment to decode.
@@ -18,7 +43,7 @@ class SampleRequest:
     max_new_tokens: at least 1.
     seed: the random stream. The token at position p of the sequence (prompt included) is drawn with the p-th number
         of this stream, so a segment decoded in two requests equals the same segment decoded in one.
-    temperature: 0 takes the likeliest token. top_k (0: all), top_p, min_p: leave unlikely tokens out.
+    sampling: how its tokens are drawn.
     group: requests of one group may share what they have in common, and are forgotten together.
     """
 
@@ -26,10 +51,7 @@ class SampleRequest:
     prefix_ids: np.ndarray
     max_new_tokens: int
     seed: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    sampling: Sampling = Sampling()
     group: int = 0
 
 
@@ -103,7 +125,7 @@ class Engine(Protocol):
         ...
 
     def release(self, group: int) -> None:
-        """Nothing of this group will be continued any more: what was remembered for it may go."""
+        """Nothing of this group is wanted any more: its requests end without a result, what was remembered goes."""
         ...
 
     def update_weights(self, model: "Module") -> None:

@@ -74,7 +74,9 @@ class ScriptedEngine:
         return finished
 
     def release(self, group: int) -> None:
-        """Nothing was remembered; see Engine."""
+        """See Engine."""
+        self.waiting = [r for r in self.waiting if r.group != group]
+        self.running = {i: parts for i, parts in self.running.items() if parts[0].group != group}
 
     def update_weights(self, model: "Module") -> None:
         """There are no weights; see Engine."""

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from treepo.engine import Engine, SampleRequest
+from treepo.engine import Engine, SampleRequest, Sampling
 from treepo.grow.growth import Growth, Rules, Segment
 from treepo.seeds import derive_seed
 from treepo.task.problem import Problem
@@ -14,12 +14,10 @@ from treepo.tree import Tree
 class TreeSampler:
     """Grows one tree per problem; each advances on its own, so the engine is never drained to wait for a slow one."""
 
-    def __init__(self, engine: Engine, rules: Rules, temperature: float = 1.0) -> None:
-        if temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
+    def __init__(self, engine: Engine, rules: Rules, sampling: Sampling = Sampling()) -> None:  # noqa: B008 - frozen
         self.engine = engine
         self.rules = rules
-        self.temperature = temperature
+        self.sampling = sampling
 
     def grow(self, problems: Sequence[Problem], seed: int) -> Iterator[tuple[int, Tree]]:
         """Yield (position in `problems`, its finished tree) as the trees finish.
@@ -56,12 +54,11 @@ class TreeSampler:
                         yield position, tree
         finally:
             # Of trees that nobody waits for any more nothing is left in the engine for the next call to be handed.
-            self._drain(under_way)
             for position in growing:
                 self.engine.release(position)
 
     def _request(self, request_id: int, segment: Segment, position: int) -> SampleRequest:
-        parts = segment.prefix_ids, segment.max_new_tokens, segment.seed, self.temperature
+        parts = segment.prefix_ids, segment.max_new_tokens, segment.seed, self.sampling
         return SampleRequest(request_id, *parts, group=position)
 
     def _has_room(self, num_growing: int, tree_sizes: Sequence[int]) -> bool:
@@ -77,8 +74,3 @@ class TreeSampler:
         for position, p in enumerate(problems):
             yield position, Growth(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
             times_asked[p.id] += 1
-
-    def _drain(self, under_way: dict[int, tuple[int, int]]) -> None:
-        while under_way:
-            for result in self.engine.step():
-                del under_way[result.request_id]

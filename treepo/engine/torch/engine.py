@@ -102,7 +102,11 @@ class TorchEngine:
         self.blocks.peak = 0
 
     def release(self, group: int) -> None:
-        """Forget what the requests of a group computed; see Engine."""
+        """See Engine."""
+        self.waiting = deque(pending for pending in self.waiting if pending.request.group != group)
+        for row in self.rows.running().tolist():
+            if self.rows.groups[row] == group:
+                self._leave(row)
         self.prefixes.drop(group)
 
     def _make_room(self) -> None:

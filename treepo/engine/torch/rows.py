@@ -85,8 +85,9 @@ class Rows:
         self.prefix_lens[row] = len(ids)
         self.num_known[row], self.ends[row] = len(ids), len(request.prefix_ids) + request.max_new_tokens
         self.next_slot[row] = 0
-        self.seeds[row], self.temperatures[row] = request.seed, request.temperature
-        self.top_k[row], self.top_p[row], self.min_p[row] = request.top_k, request.top_p, request.min_p
+        how = request.sampling
+        self.seeds[row], self.temperatures[row] = request.seed, how.temperature
+        self.top_k[row], self.top_p[row], self.min_p[row] = how.top_k, how.top_p, how.min_p
         self.groups[row] = request.group
         self.order = None
         self.requests[row], self.runs[row], self.own_blocks[row] = request, run, []

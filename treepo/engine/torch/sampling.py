@@ -20,7 +20,7 @@ own size."""
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """How each of R tokens is drawn; see SampleRequest. Arrays [R]."""
+    """How each of R tokens is drawn; see Sampling. Arrays [R]."""
 
     temperatures: np.ndarray
     top_k: np.ndarray
