@@ -87,7 +87,7 @@ class EngineSettings:
     """Sampling temperature in training."""
 
     top_k: Annotated[int, Field(ge=0)] = 0
-    """Draw only from so many likeliest tokens; 0 for all. The loss compares with the whole distribution all the same."""
+    """Draw only from so many likeliest tokens; 0 for all. The loss compares with the whole distribution anyway."""
 
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Draw only from the likeliest tokens that together have this probability."""
