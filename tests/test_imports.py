@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "config": {"credit", "grow", "learn"},
     "report": {"tree", "report", "task"},
     "bench": {"tree", "seeds", "task", "engine", "model", "grow", "learn", "config", "build", "bench"},
+    "sample": {"tree", "seeds", "task", "model", "grow", "config", "build", "report"},
 }
 """Each room and the rooms it may import; the rest (build, run, cli) may import everything."""
 

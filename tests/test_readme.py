@@ -23,7 +23,7 @@ def test_every_make_target_exists():
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("line", re.findall(r"^treepo train.*$", README, re.MULTILINE))
+@pytest.mark.parametrize("line", re.findall(r"^treepo (?:train|sample) .*$", README, re.MULTILINE))
 def test_every_command_names_recipes_and_settings_that_exist(line):
     overrides, rest = split_overrides(line.partition("#")[0].split()[1:])
     for section, values in overrides.items():
@@ -48,3 +48,12 @@ def test_no_placeholder_is_left():
 def test_every_linked_file_exists():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_tests_that_the_docs_name_exist():
+    """docs/paper.md names a test for each fault of the authors' release."""
+    text = (ROOT / "docs" / "paper.md").read_text()
+    named = re.findall(r"(tests/[\w/]+\.py)::(\w+)", text)
+    assert len(named) >= 12
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"

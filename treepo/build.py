@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treepo.config import Config, DataSettings
+from treepo.engine import Engine
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
@@ -52,14 +53,18 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
     notify: told in a line what was dropped. report: called while the base model is made. Raises ValueError naming
     the setting that cannot work.
     """
+    policy = build_policy(config, report)
+    task = build_task(config, policy, notify)
+    return Run(config, policy, task, build_trainer(config, policy, task, build_engine(config, policy)))
+
+
+def build_policy(config: Config, report: Report) -> Policy:
+    """The model that is named, or the built-in task's base model."""
     if config.data.path and not config.model.path:
         raise ValueError(f"model.path: the problems of {config.data.path!r} need a model; none is given")
     path = config.model.path or find_base_model(report)
     settings = config.model
-    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
-    task = build_task(config, policy, notify)
-    engine = TorchEngine(policy.model, policy.eos_ids, config.engine.max_batch, config.engine.max_prefill_tokens)
-    return Run(config, policy, task, build_trainer(config, policy, task, engine))
+    return load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
 
 
 def find_base_model(report: Report) -> str:
@@ -71,9 +76,21 @@ def find_base_model(report: Report) -> str:
         raise ValueError(f"TREEPO_CACHE: cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
-def build_trainer(config: Config, policy: Policy, task: Task, engine: TorchEngine) -> Trainer:
-    """The trainer of a policy on a task over an engine."""
+def build_engine(config: Config, policy: Policy) -> TorchEngine:
+    """The embedded engine over the policy's model."""
+    settings = config.engine
+    sizes = settings.max_batch, settings.max_prefill_tokens, settings.max_tokens
+    return TorchEngine(policy.model, policy.eos_ids, *sizes)
+
+
+def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
+    """What grows trees as the settings say."""
     rules = Rules(config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode)
+    return TreeSampler(engine, rules, config.engine.temperature)
+
+
+def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) -> Trainer:
+    """The trainer of a policy on a task over an engine."""
     optimizer, schedule = make_optimizer(policy.model, config.optim)
     updater = Updater(
         policy.model,
@@ -88,7 +105,7 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: TorchEngin
         policy,
         task,
         engine,
-        TreeSampler(engine, rules, config.engine.temperature),
+        build_sampler(config, policy, engine),
         config.credit,
         updater,
         config.train.problems_per_step,

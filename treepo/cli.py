@@ -1,4 +1,4 @@
-"""The command line: `treepo train`, `treepo bench rollout`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo bench rollout`."""
 
 import argparse
 import dataclasses
@@ -17,15 +17,21 @@ import treepo
 
 USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
 
-Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
-Every setting below can stand in the recipe and on the command line; the command line wins.
+    Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
+
+treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE ...] [--out FILE.parquet]
+
+    Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base
+    model, on a problem such as 71a-3b-3c-5d-6: or, without --prompt, on the first one that it would be trained on.
+
+treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
+
+    Measure trees against sequential sampling and a plain transformers loop, side by side. Without MODEL one of random
+    weights is measured. DIR gets rollout.json and rollout.png. `treepo bench --help` lists its settings.
+
 """
 
-BENCH_USAGE = """treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
-
-Measure trees against sequential sampling and a plain transformers loop, side by side. MODEL is a folder or a name, like
---model.path; without it a model of random weights is measured. DIR gets rollout.json and rollout.png.
-"""
+SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,17 +76,17 @@ def users_mistakes() -> Iterator[None]:
 def _command(args: Sequence[str]) -> int:
     with users_mistakes():
         overrides, rest = split_overrides(args)
-        if rest[:1] == ["bench"]:
-            return _bench(_bench_parser().parse_intermixed_args(rest), overrides, shlex.join(["treepo", *args]))
-        options = _parser().parse_intermixed_args(rest)
+        options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
     if options.help:
-        from treepo.config import Config
-
-        print(_help(f"{USAGE}\nAlso: {BENCH_USAGE}", Config))
+        print(_help(options.command))
     elif options.command is None:
         print(USAGE)
-    else:
+    elif options.command == "train":
         _train(options.recipe, options.out, overrides)
+    elif options.command == "sample":
+        _sample(options, overrides)
+    else:
+        _bench(options, overrides, shlex.join(["treepo", *args]))
     return 0
 
 
@@ -121,23 +127,23 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see treepo --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """What may stand beside settings, after `command`."""
     parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train"])
-    parser.add_argument("recipe", nargs="?")
-    parser.add_argument("--out")
-    return parser
-
-
-def _bench_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("command", choices=["bench"])
-    parser.add_argument("what", nargs="?", choices=["rollout"])
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--out")
+    parser.add_argument("command", nargs="?", choices=["train", "sample", "bench"])
+    if command == "train":
+        parser.add_argument("recipe", nargs="?")
+        parser.add_argument("--out")
+    if command == "sample":
+        parser.add_argument("model", nargs="?")
+        for option in ("--prompt", "--recipe", "--out"):
+            parser.add_argument(option)
+    if command == "bench":
+        parser.add_argument("what", nargs="?", choices=["rollout"])
+        parser.add_argument("model", nargs="?")
+        parser.add_argument("--out")
     return parser
 
 
@@ -166,7 +172,28 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
         raise UsageError(str(error)) from error
 
 
-def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> int:
+def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.grow import StrategyError
+    from treepo.report.terminal import Terminal
+    from treepo.sample import keep, prepare, sample, sample_settings
+
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with users_mistakes():
+        config = sample_settings(options.model, options.recipe, overrides)
+        ready = prepare(config, options.prompt, options.out, terminal)
+    try:
+        tree = sample(ready, terminal)
+    except StrategyError as error:
+        raise UsageError(str(error)) from error
+    with users_mistakes():
+        keep(ready, tree, terminal)
+
+
+def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> None:
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
@@ -176,9 +203,8 @@ def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], co
     from treepo.config import resolve_as
     from treepo.report.terminal import Terminal
 
-    if options.help or options.what is None:
-        print(_help(BENCH_USAGE, BenchConfig) if options.help else BENCH_USAGE)
-        return 0
+    if options.what is None:
+        raise UsageError("bench: nothing to measure given; there is rollout")
     if options.out == "":
         raise UsageError("out: no folder given")
     disable_progress_bar()
@@ -196,16 +222,17 @@ def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], co
     if options.out is not None:
         rollout.keep(report, Path(options.out))
         terminal.say(f"All figures, and a plot, are in {options.out}.")
-    return 0
 
 
-def _help(usage: str, config: type) -> str:
-    """Usage, and every setting of a dataclass of sections with its default and its docstring."""
+def _help(command: str | None) -> str:
+    """Usage, and every setting that a command has with its default and its docstring."""
     from docstring_parser import parse_from_object
 
-    from treepo.config import is_exchangeable
+    from treepo.bench.settings import BenchConfig
+    from treepo.config import Config, is_exchangeable
 
-    lines = [usage]
+    config = BenchConfig if command == "bench" else Config
+    lines = [USAGE + SETTINGS]
     for section in dataclasses.fields(config):
         default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}

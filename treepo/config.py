@@ -80,6 +80,9 @@ class EngineSettings:
     max_prefill_tokens: Count = 8192
     """Most prompt tokens of one forward, though at least one prompt."""
 
+    max_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Most tokens whose keys and values are kept; half of the free memory's worth if not given."""
+
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Sampling temperature in training."""
 

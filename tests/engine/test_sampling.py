@@ -1,22 +1,38 @@
 """Random streams and drawing from them."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from treepo.engine.torch.sampling import draw, uniforms
+from treepo.engine.torch.sampling import CHUNK, Draws, draw, uniforms
 
 JUST_UNDER_ONE = 1 - 2.0**-53
 
 
 def draw_one(logits: list[float], number: float, temperature: float = 1.0) -> tuple[int, float]:
     """Token and log-probability of one row."""
-    tokens, logprobs = draw(torch.tensor([logits]), np.array([temperature]), np.array([number]))
+    tokens, logprobs = draw_all(torch.tensor([logits]), np.array([temperature]), np.array([number]))
     return int(tokens[0]), float(logprobs[0])
+
+
+def draw_all(
+    logits: torch.Tensor,
+    temperatures: np.ndarray,
+    numbers: np.ndarray,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One draw per row of logits, all truncated alike."""
+    n = len(logits)
+    how = Draws(temperatures, np.full(n, top_k), np.full(n, top_p), np.full(n, min_p))
+    return draw(logits, np.arange(n), how, numbers)
 
 
 def test_the_stream_is_splitmix64() -> None:
@@ -115,7 +131,7 @@ def test_rows_of_a_batch_have_their_own_temperature() -> None:
     """Greedy and sampled rows share a batch and get what they get alone."""
     logits = torch.tensor([[0.0, 2.0, 1.0]]).repeat(4, 1)
     temperatures, numbers = np.array([0.0, 1.0, 0.5, 1.0]), np.array([0.0, 0.0, 0.99, 0.99])
-    tokens, logprobs = draw(logits, temperatures, numbers)
+    tokens, logprobs = draw_all(logits, temperatures, numbers)
     alone = [draw_one([0.0, 2.0, 1.0], n, t) for n, t in zip(numbers, temperatures, strict=True)]
     assert tokens.tolist() == [token for token, _ in alone] == [1, 0, 2, 2]
     np.testing.assert_allclose(logprobs, [logprob for _, logprob in alone], rtol=1e-6)
@@ -124,7 +140,69 @@ def test_rows_of_a_batch_have_their_own_temperature() -> None:
 def test_half_precision_logits_are_drawn_in_float32() -> None:
     """The reported log-probability is not rounded to the precision of the logits."""
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.bfloat16)
-    _, logprobs = draw(logits, np.array([1.0]), np.array([0.5]))
+    _, logprobs = draw_all(logits, np.array([1.0]), np.array([0.5]))
     assert logprobs.dtype == np.float32
     every = torch.log_softmax(logits.double(), -1)[0].numpy()
     assert np.abs(every - logprobs[0]).min() < 1e-6
+
+
+def test_several_draws_from_one_row_of_logits() -> None:
+    """Siblings draw from the same logits with numbers of their own."""
+    logits = torch.tensor([[0.0, 0.0], [5.0, -50.0]])
+    how = Draws(np.ones(4), np.zeros(4, int), np.ones(4), np.zeros(4))
+    tokens, _ = draw(logits, np.array([0, 1, 0, 1]), how, np.array([0.1, 0.1, 0.9, 0.9]))
+    assert tokens.tolist() == [0, 0, 1, 0]
+
+
+TRUNCATIONS = [
+    {"top_k": 1},
+    {"top_k": 5},
+    {"top_k": 50},
+    {"top_p": 0.001},
+    {"top_p": 0.6},
+    {"top_p": 0.95},
+    {"min_p": 0.05},
+    {"min_p": 1.0},
+    {"top_k": 8, "top_p": 0.7},
+    {"top_k": 12, "top_p": 0.9, "min_p": 0.1},
+]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.8])
+@pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
+def test_truncation_is_that_of_transformers(truncation: dict[str, float], temperature: float) -> None:
+    """The tokens that can be drawn, and how often, are those that transformers' warpers leave, in its order."""
+    logits = 2 * torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    warpers: list[Any] = [TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+    warpers += [TopKLogitsWarper(int(truncation["top_k"]))] if "top_k" in truncation else []
+    warpers += [TopPLogitsWarper(truncation["top_p"])] if "top_p" in truncation else []
+    warpers += [MinPLogitsWarper(truncation["min_p"])] if "min_p" in truncation else []
+    expected = logits
+    for warper in warpers:
+        expected = warper(torch.zeros(6, 1, dtype=torch.long), expected)
+    expected = expected.softmax(-1).numpy()
+    numbers = (np.arange(4000) + 0.5) / 4000
+    for row in range(6):
+        tokens, logprobs = draw_all(logits[row].repeat(4000, 1), np.full(4000, temperature), numbers, **truncation)  # pyright: ignore[reportArgumentType]
+        frequencies = np.bincount(tokens, minlength=40) / 4000
+        np.testing.assert_allclose(frequencies, expected[row], atol=2 / 4000)
+        whole = torch.log_softmax(logits[row] / temperature, -1).numpy()
+        np.testing.assert_allclose(logprobs, whole[tokens], rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_vocabulary_is_inverted_in_chunks() -> None:
+    """The token is the one that one sum over the whole vocabulary gives, at the ends and across chunks."""
+    size = 3 * CHUNK + 17
+    logits = torch.randn(200, size, generator=torch.Generator().manual_seed(1)) * 3
+    numbers = np.concatenate([[0.0, JUST_UNDER_ONE], (np.arange(198) + 0.5) / 198])
+    tokens, _ = draw_all(logits, np.ones(200), numbers)
+    sums = torch.log_softmax(logits, -1).exp().double().numpy().cumsum(-1)
+    expected = [int(np.searchsorted(s, u * s[-1], "right")) for s, u in zip(sums, numbers, strict=True)]
+    assert np.mean(tokens == expected) > 0.99, "sums in another order may round to a neighbour, rarely"
+    between = [
+        abs(sums[i][t] - u * sums[i][-1])
+        for i, (t, u) in enumerate(zip(tokens, numbers, strict=True))
+        if t != expected[i]
+    ]
+    assert all(gap < 1e-6 for gap in between)
+    assert tokens.max() < size

@@ -62,16 +62,27 @@ class NotedEngine(ScriptedEngine):
         self.requests: list[SampleRequest] = []
         self.results: dict[int, SampleResult] = {}
         self.num_under_way: list[int] = []
+        self.num_trees: list[int] = []
+        self.room_for_trees: list[int] = []
         self.num_advanced: list[int] = []
+        self.released: list[int] = []
 
     def submit(self, request: SampleRequest) -> None:
         assert request.max_new_tokens >= 1
         assert request.request_id == len(self.requests)
+        if request.group not in {r.group for r in self.requests}:
+            self.room_for_trees.append(self.room)
         self.requests.append(request)
         super().submit(request)
 
+    def release(self, group: int) -> None:
+        assert all(r.request_id in self.results for r in self.requests if r.group == group), "still under way"
+        super().release(group)
+        self.released.append(group)
+
     def step(self) -> list[SampleResult]:
         self.num_under_way.append(len(self.requests) - len(self.results))
+        self.num_trees.append(len(self.room_for_trees))
         finished = super().step()
         self.num_advanced.append(len(self.running) + len(finished))
         self.results.update({r.request_id: r for r in finished})

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from treepo.engine.torch import TorchEngine
+from treepo.engine.torch.pool import BLOCK
+from treepo.engine.torch.prefixes import below
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.learn.packing import join, pack
 from treepo.learn.scoring import score
 from treepo.model.policy import Policy, load_policy
 from treepo.task.chain_sums import ChainSums
+from treepo.task.problem import Problem
 from treepo.tree import Tree
 
 
@@ -88,3 +91,33 @@ def test_trees_that_nobody_waits_for_leave_nothing_behind(policy):
         assert [t.token_ids.tolist() for t in tree.trajectories()] == [
             t.token_ids.tolist() for t in again[i].trajectories()
         ]
+
+
+class Watched(TorchEngine):
+    """Notes after each step how many tokens have keys and values, and how many slots are in use for them."""
+
+    def step(self):
+        results = super().step()
+        known = sum(len(run.token_ids) for root in self.prefixes.groups.values() for run in below(root))
+        running = self.rows.running()
+        decoding = int((self.rows.num_known[running] - 1 - self.rows.prefix_lens[running]).sum())
+        self.noted = [*getattr(self, "noted", []), (known + decoding, self.blocks.num_used * BLOCK)]
+        return results
+
+
+@pytest.mark.parametrize(("width", "depth", "segment_len"), [(16, 6, 32), (16, 14, 16)])
+def test_memory_holds_distinct_tokens_alone(policy, width, depth, segment_len):
+    """At its peak the engine uses at most 5% more slots than there are distinct tokens in the trees under way."""
+    engine = Watched(policy.model, (), max_batch=64)
+    shape, never = TreeShape(width, depth, segment_len), StopRules("never", "never")
+    rules = Rules(shape, InitialFork(2, 2), EvenBranching(), Resume(), never)
+    rng = np.random.default_rng(0)
+    problems = [
+        Problem(str(i), "", tuple(rng.integers(3, 29, size=rng.integers(40, 71)).tolist()), "") for i in range(5)
+    ]
+    trees = dict(TreeSampler(engine, rules).grow(problems, seed=0))
+    tokens, slots = max(engine.noted, key=lambda pair: pair[1])
+    assert engine.peak_tokens == slots
+    assert slots <= 1.05 * tokens
+    assert tokens <= sum(len(tree.prompt_ids) + tree.num_decoded() for tree in trees.values())
+    assert engine.blocks.num_used == 0, "nothing is left when all trees are done"

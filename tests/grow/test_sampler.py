@@ -405,28 +405,40 @@ def test_no_tree_waits_for_another(world: World, num: int) -> None:
 @some
 @given(worlds(), st.integers(2, 5), st.sampled_from([1, 3, 8]))
 def test_the_engine_never_waits(world: World, num: int, max_batch: int) -> None:
-    """Every tree that the engine has room for has requests under way; a step advances all that are, or a full batch."""
+    """While a tree waits to be planted the batch is full; a step advances all requests that are, or a full batch."""
     engine = world.engine(max_batch)
-    unfinished: list[int] = []
-    for done, (_, step) in enumerate(steps_at_yield(world, problems(num), engine)):
-        unfinished += [num - done] * (step - len(unfinished))
+    list(TreeSampler(engine, world.rules()).grow(problems(num), world.seed))
     assert engine.num_advanced == [min(max_batch, n) for n in engine.num_under_way]
-    room = max(1, engine.capacity // world.shape.width)
-    assert all(n >= min(trees, room) for n, trees in zip(engine.num_under_way, unfinished, strict=True))
+    for num_under_way, num_trees in zip(engine.num_under_way, engine.num_trees, strict=True):
+        assert num_under_way >= max_batch or num_trees == num
 
 
 @some
 @given(worlds(), st.integers(2, 6), st.sampled_from([1, 3, 8]))
 def test_trees_under_way_come_before_new_ones(world: World, num: int, max_batch: int) -> None:
-    """No more trees grow at a time than the engine can hold, and a tree starts only when an earlier one is finished."""
+    """A tree is planted only where the batch has room; each is forgotten by the engine as soon as it is finished."""
     engine = world.engine(max_batch)
-    asked = [replace(problem("p"), id=str(i), prompt_ids=(i,)) for i in range(num)]
-    room = max(1, engine.capacity // world.shape.width)
-    finished = 0
-    for _ in steps_at_yield(world, asked, engine):
-        assert len({int(r.prefix_ids[0]) for r in engine.requests}) <= finished + room
-        finished += 1
-    assert finished == num
+    for num_finished, (position, _) in enumerate(TreeSampler(engine, world.rules()).grow(problems(num), world.seed)):
+        assert len(engine.released) == num_finished + 1
+        assert engine.released[-1] == position
+    assert len(engine.room_for_trees) == num
+    assert all(room > 0 for room in engine.room_for_trees)
+
+
+def test_no_more_trees_grow_than_the_engine_can_remember() -> None:
+    """Trees of 14 segments of 4 tokens: 120 tokens hold two of them, 50 none, and then one grows at a time."""
+
+    class Forgetful(NotedEngine):
+        capacity = 120
+
+    world = World(TreeShape(4, 4, 4), InitialFork(2, 2))
+    for capacity, most in ((120, 2), (50, 1), (10_000, 9)):
+        engine = Forgetful(world.noise)
+        Forgetful.capacity = capacity
+        growing = []
+        for num_finished, _ in enumerate(TreeSampler(engine, world.rules()).grow(problems(9), 0), 1):
+            growing.append(len(engine.room_for_trees) - num_finished + 1)
+        assert max(growing) == most
 
 
 def test_a_short_tree_is_finished_while_a_slow_one_runs() -> None:

@@ -29,24 +29,31 @@ def equal(a: Tree, b: Tree) -> bool:
     )
 
 
+def same_values(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    """None is None alone, and no number."""
+    return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
+
+
+SCORED = [(False, False), (True, False), (True, True)]
+"""Whether a tree has rewards, and advantages."""
+
+
 @settings(max_examples=30, deadline=datetime.timedelta(seconds=5))
-@given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.booleans()), min_size=1, max_size=4))
+@given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(SCORED)), min_size=1, max_size=4))
 def test_trees_are_read_back_as_they_were(tmp_path_factory, drawn):
     kept = []
-    for seed, num_leaves, has_signal in drawn:
+    for seed, num_leaves, (is_scored, has_signal) in drawn:
         rng = np.random.default_rng(seed)
         tree = random_tree(rng, num_leaves)
         tree.num_dropped, tree.num_fallbacks = (int(n) for n in rng.integers(100, size=2))
-        rewards = rng.normal(size=len(tree.leaves()))
-        kept.append(KeptTree(tree, rewards, rng.normal(size=len(rewards)) if has_signal else None))
+        rewards, advantages = rng.normal(size=(2, num_leaves))
+        kept.append(KeptTree(tree, rewards if is_scored else None, advantages if has_signal else None))
     path = tmp_path_factory.mktemp("trees") / "trees" / "step-000001.parquet"
     write_trees(path, kept, decode)
     for before, after in zip(kept, read_trees(path), strict=True):
         assert equal(before.tree, after.tree)
-        np.testing.assert_array_equal(before.rewards, after.rewards)
-        assert (before.advantages is None) == (after.advantages is None)
-        if before.advantages is not None:
-            np.testing.assert_array_equal(before.advantages, after.advantages)
+        assert same_values(before.rewards, after.rewards)
+        assert same_values(before.advantages, after.advantages)
 
 
 def test_the_columns_say_what_a_reader_of_the_file_needs(tmp_path):
@@ -59,3 +66,10 @@ def test_the_columns_say_what_a_reader_of_the_file_needs(tmp_path):
     assert rows[ROOT]["sampled_logprobs"] is None
     assert [row["reward"] for row in rows if row["stop"] is not None] == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert all(row["reward"] is None for row in rows if row["stop"] is None)
+
+
+def test_a_tree_that_was_not_scored_has_no_rewards(tmp_path):
+    """Null, where 0.0 would say that all its answers are wrong."""
+    write_trees(tmp_path / "t.parquet", [KeptTree(random_tree(np.random.default_rng(0), 3))], decode)
+    assert pq.read_table(tmp_path / "t.parquet")["reward"].null_count == len(pq.read_table(tmp_path / "t.parquet"))
+    assert read_trees(tmp_path / "t.parquet")[0].rewards is None

@@ -66,7 +66,7 @@ class TreeContender:
     seed: int
     trees: list[Tree] = field(default_factory=list)
     used: EngineCounters = EngineCounters(0, 0, 0, 0)
-    peak: int | None = None
+    peak: int = 0
 
     def prepare(self) -> None:
         """The engine forgets its keys and values; see Contender."""
@@ -79,17 +79,13 @@ class TreeContender:
         sampler = TreeSampler(self.engine, self.rules, self.temperature)
         self.trees = [tree for _, tree in sampler.grow(self.problems, self.seed)]
         self.used = self.engine.counters - before
-        self.peak = kv_peak(self.engine)
+        self.peak = self.engine.peak_tokens
 
     def counts(self) -> Counts:
         """See Contender."""
         used = self.used.num_decoded, self.used.num_prefilled
-        return Counts(*count_trajectories(self.trees), *used, sum(map(num_distinct, self.trees)), self.peak)
-
-
-def kv_peak(engine: Engine) -> int | None:  # noqa: ARG001 - engines do not count it yet
-    """Most tokens that the engine's cache held at a time since it last forgot everything."""
-    return None
+        distinct = sum(map(num_distinct, self.trees))
+        return Counts(*count_trajectories(self.trees), *used, distinct, self.peak)
 
 
 def count_trajectories(trees: Sequence[Tree]) -> tuple[int, int]:

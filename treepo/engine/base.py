@@ -18,7 +18,8 @@ class SampleRequest:
     max_new_tokens: at least 1.
     seed: the random stream. The token at position p of the sequence (prompt included) is drawn with the p-th number
         of this stream, so a segment decoded in two requests equals the same segment decoded in one.
-    temperature: 0 takes the likeliest token.
+    temperature: 0 takes the likeliest token. top_k (0: all), top_p, min_p: leave unlikely tokens out.
+    group: requests of one group may share what they have in common, and are forgotten together.
     """
 
     request_id: int
@@ -26,6 +27,10 @@ class SampleRequest:
     max_new_tokens: int
     seed: int
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    group: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +38,8 @@ class SampleResult:
     """One decoded segment.
 
     token_ids: int32 [n], 1 <= n <= max_new_tokens; includes the end-of-sequence token if one was drawn.
-    logprobs: float32 [n] under the distribution that was sampled from: softmax(logits / temperature), and
-        softmax(logits) at temperature 0.
+    logprobs: float32 [n] under softmax(logits / temperature), and softmax(logits) at temperature 0: what the loss
+        compares with. What top_k, top_p and min_p leave out does not change them.
     ended: whether the last token is an end-of-sequence token.
     """
 
@@ -70,8 +75,18 @@ class Engine(Protocol):
     """Decodes segments; requests may be submitted while others run, and none depends on another."""
 
     @property
+    def room(self) -> int:
+        """Requests that could be submitted now and decode at once; 0 or less if none."""
+        ...
+
+    @property
     def capacity(self) -> int:
-        """Paths it can hold at a time, decoding or remembered; what more of them share may be computed again."""
+        """Tokens it can remember at a time; what goes beyond is computed again when it is needed."""
+        ...
+
+    @property
+    def peak_tokens(self) -> int:
+        """Most tokens that it remembered at a time since the weights last changed."""
         ...
 
     @property
@@ -85,6 +100,10 @@ class Engine(Protocol):
 
     def step(self) -> list[SampleResult]:
         """Advance every running request by at least a token and return those that finished."""
+        ...
+
+    def release(self, group: int) -> None:
+        """Nothing of this group will be continued any more: what was remembered for it may go."""
         ...
 
     def update_weights(self, model: "Module") -> None:

@@ -1,5 +1,6 @@
 """A deterministic engine without a model, for tests, docs and examples."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,19 @@ class ScriptedEngine:
         self.num_decoded = 0
 
     @property
+    def room(self) -> int:
+        """See Engine."""
+        return self.max_batch - len(self.running) - len(self.waiting)
+
+    @property
     def capacity(self) -> int:
-        """As many paths wait as run; see Engine."""
-        return 2 * self.max_batch
+        """It remembers nothing, and so never too much; see Engine."""
+        return sys.maxsize
+
+    @property
+    def peak_tokens(self) -> int:
+        """None; see Engine."""
+        return 0
 
     @property
     def counters(self) -> EngineCounters:
@@ -61,6 +72,9 @@ class ScriptedEngine:
                 arrays = np.array(tokens, np.int32), np.array(logprobs, np.float32)
                 finished.append(SampleResult(request.request_id, *arrays, ended))
         return finished
+
+    def release(self, group: int) -> None:
+        """Nothing was remembered; see Engine."""
 
     def update_weights(self, model: "Module") -> None:
         """There are no weights; see Engine."""

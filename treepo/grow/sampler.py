@@ -32,16 +32,17 @@ class TreeSampler:
         growing: dict[int, Growth] = {}
         under_way: dict[int, tuple[int, int]] = {}
         request_ids = count()
+        tree_sizes: list[int] = []
 
         def submit(position: int, segments: list[Segment]) -> None:
-            for index, s in enumerate(segments):
-                request = SampleRequest(next(request_ids), s.prefix_ids, s.max_new_tokens, s.seed, self.temperature)
+            for index, segment in enumerate(segments):
+                request = self._request(next(request_ids), segment, position)
                 self.engine.submit(request)
                 under_way[request.request_id] = (position, index)
 
         try:
             while waiting or under_way:
-                while waiting and len(growing) < self.max_trees:
+                while waiting and self._has_room(len(growing), tree_sizes):
                     position, growth = waiting.popleft()
                     growing[position] = growth
                     submit(position, growth.start())
@@ -49,16 +50,27 @@ class TreeSampler:
                 for (position, index), result in finished:
                     submit(position, growing[position].receive(index, result))
                     if growing[position].done:
-                        yield position, growing.pop(position).tree
-        except GeneratorExit:
-            # The caller wants no more trees: leave nothing in the engine that the next call would be handed.
+                        self.engine.release(position)
+                        tree = growing.pop(position).tree
+                        tree_sizes.append(len(tree.prompt_ids) + tree.num_decoded())
+                        yield position, tree
+        finally:
+            # Of trees that nobody waits for any more nothing is left in the engine for the next call to be handed.
             self._drain(under_way)
-            raise
+            for position in growing:
+                self.engine.release(position)
 
-    @property
-    def max_trees(self) -> int:
-        """Trees whose paths the engine can hold at a time, at least one."""
-        return max(1, self.engine.capacity // self.rules.shape.width)
+    def _request(self, request_id: int, segment: Segment, position: int) -> SampleRequest:
+        parts = segment.prefix_ids, segment.max_new_tokens, segment.seed, self.temperature
+        return SampleRequest(request_id, *parts, group=position)
+
+    def _has_room(self, num_growing: int, tree_sizes: Sequence[int]) -> bool:
+        """Whether the engine could decode more at once and remember one more tree of the size of those that finished,
+        or, before any has, of the largest size without fallback. One tree grows in any case."""
+        if num_growing == 0:
+            return True
+        size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.most_tokens
+        return self.engine.room > 0 and (num_growing + 1) * size <= self.engine.capacity
 
     def _plant(self, problems: Sequence[Problem], seed: int) -> Iterator[tuple[int, Growth]]:
         times_asked = Counter[str]()

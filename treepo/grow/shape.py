@@ -63,6 +63,12 @@ class TreeShape:
         """Most tokens in a trajectory."""
         return self.max_response_len or self.depth * self.segment_len
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a tree that forks in `num_children`, has its full width, and none of whose paths ends early."""
+        paths = [min(self.width, self.num_children ** min(level + 1, 20)) for level in range(self.depth)]
+        return sum(paths) * self.segment_len
+
     def num_segments(self, length: int) -> int:
         """Segments that `length` response tokens take: a cut inside a segment counts as one."""
         return -(-length // self.segment_len)

@@ -34,11 +34,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class KeptTree:
-    """A tree with the reward of each leaf, in the order of `Tree.leaves`, and the advantages if it carried a signal."""
+    """A tree; if it was scored, the reward of each leaf, in the order of `Tree.leaves`; if it carried a signal, the
+    advantages."""
 
     tree: Tree
-    rewards: np.ndarray
-    advantages: np.ndarray | None
+    rewards: np.ndarray | None = None
+    advantages: np.ndarray | None = None
 
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
@@ -73,8 +74,8 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "sampled_logprobs": node.sampled_logprobs,
                 "seed": node.seed,
                 "stop": node.stop,
-                "reward": None if leaf is None else float(kept.rewards[leaf]),
-                "advantage": None if leaf is None or kept.advantages is None else float(kept.advantages[leaf]),
+                "reward": _at(leaf, kept.rewards),
+                "advantage": _at(leaf, kept.advantages),
                 "num_dropped": tree.num_dropped,
                 "num_fallbacks": tree.num_fallbacks,
             }
@@ -82,15 +83,23 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
     return rows
 
 
+def _at(leaf: int | None, values: np.ndarray | None) -> float | None:
+    return None if leaf is None or values is None else float(values[leaf])
+
+
 def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     nodes = [_node(row) for row in rows]
     leaves = [row for row in rows if row["stop"] is not None]
-    advantages = [row["advantage"] for row in leaves]
     return KeptTree(
         Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
-        np.array([row["reward"] for row in leaves]),
-        None if None in advantages else np.array(advantages),
+        _values(leaves, "reward"),
+        _values(leaves, "advantage"),
     )
+
+
+def _values(leaves: list[dict[str, Any]], column: str) -> np.ndarray | None:
+    values = [row[column] for row in leaves]
+    return None if None in values else np.array(values)
 
 
 def _node(row: dict[str, Any]) -> Node:

@@ -126,6 +126,13 @@ def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
             yield chain.prompt, answer
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
+    """Return what a model is conditioned on: the bos token and the prompt as plain text."""
+    bos = tokenizer.bos_token_id
+    assert isinstance(bos, int)
+    return (bos, *tokenizer.encode(prompt, add_special_tokens=False, verbose=False))
+
+
 @dataclass(frozen=True)
 class ChainSums:
     """The task: fresh training problems at every step, and one held-out set for all seeds."""
@@ -162,12 +169,9 @@ class ChainSums:
         return [self._problem(chain) for chain in islice(distinct_chains(), count)]
 
     def _problem(self, chain: Chain) -> Problem:
-        bos = self.tokenizer.bos_token_id
-        assert isinstance(bos, int)
-        prompt_ids = self.tokenizer.encode(chain.prompt, add_special_tokens=False)
         return Problem(
             id=chain.prompt,
             prompt=chain.prompt,
-            prompt_ids=(bos, *prompt_ids),
+            prompt_ids=encode_prompt(self.tokenizer, chain.prompt),
             answer=str(chain.value),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 BOX = r"\boxed{"
@@ -35,3 +35,8 @@ def make_chain_tokenizer() -> PreTrainedTokenizerFast:
     # Without merges a word falls apart into characters; an added token stays whole.
     tokenizer.add_tokens([BOX])
     return tokenizer
+
+
+def is_chain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a model's tokenizer is this one: what it is asked are then problems of the built-in task."""
+    return tokenizer.get_vocab() == {token: index for index, token in enumerate(TOKENS)}

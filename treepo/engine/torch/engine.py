@@ -1,54 +1,63 @@
 """TorchEngine: continuous batching over the model that is being trained.
 
-A step admits waiting requests, computes the prompts that no row holds yet, and then decodes one token for every row.
+A step gives waiting requests rows, and runs one forward over the prefix tokens that nobody has computed yet and over
+the last token of every running request; each request then draws its next token.
 """
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.torch.cache import DecodeAttention, KeyValueCache, PrefillAttention
-from treepo.engine.torch.rows import Admission, Rows
-from treepo.engine.torch.sampling import draw, uniforms
-from treepo.model.attention import AttentionContext
-
-CAPACITY_STEP = 64
-"""Rows grow by this many tokens, so that they grow rarely."""
-
-WORTH_WAITING = 16
-"""Shared tokens that justify waiting a forward for another request's prefix."""
+from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
+from treepo.engine.torch.batch import Batch
+from treepo.engine.torch.kernel import CpuKernel, load_kernel
+from treepo.engine.torch.memory import affordable_tokens
+from treepo.engine.torch.pool import BLOCK, Blocks, KeyValuePool
+from treepo.engine.torch.prefixes import Prefixes, Run
+from treepo.engine.torch.rows import Pending, Rows
+from treepo.engine.torch.sampling import Draws, draw, uniforms
+from treepo.model.forward import LEAN_TYPES, Forward, LeanForward, PlainForward, TorchOperations
 
 
 class TorchEngine:
     """Serves a model whose attention is `treepo.model.attention.attend`.
 
-    max_batch: requests decoded at a time. The cache has up to twice as many rows, so that what finished requests
-    computed is there for those that continue them; a row that is needed elsewhere is computed again, never an error.
-    max_prefill_tokens: most prompt tokens of one forward, though at least one prompt.
+    max_batch: requests decoded at a time. max_prefill_tokens: most prefix tokens of one forward, though at least one
+    prefix. max_tokens: most tokens whose keys and values are kept; what nobody uses is forgotten first, then requests
+    wait or are computed again later, with the same result. Half of the free memory if not given.
     """
 
     def __init__(
-        self, model: nn.Module, eos_ids: Sequence[int], max_batch: int = 256, max_prefill_tokens: int = 8192
+        self,
+        model: nn.Module,
+        eos_ids: Sequence[int],
+        max_batch: int = 256,
+        max_prefill_tokens: int = 8192,
+        max_tokens: int | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(eos_ids, np.int64)
         self.max_batch = max_batch
         self.max_prefill_tokens = max_prefill_tokens
-        self.waiting: deque[SampleRequest] = deque()
-        self.rows = Rows(2 * max_batch)
-        self.cache = KeyValueCache()
-        self.num_steps = 0
-        self.num_prefilled = 0
-        self.num_decoded = 0
+        self.capacity = affordable_tokens(model) if max_tokens is None else max_tokens
+        self.waiting: deque[Pending] = deque()
+        self.rows = Rows(max_batch)
+        self.blocks = Blocks(self.capacity // BLOCK)
+        self.prefixes = Prefixes(self.blocks)
+        self.kernel = make_kernel(self._device())
+        self.pool = KeyValuePool(torch.float32 if isinstance(self.kernel, CpuKernel) else None)
+        self.forward = make_forward(model, self.kernel)
+        self.num_steps = self.num_prefilled = self.num_decoded = self.num_recomputed = 0
 
     @property
-    def capacity(self) -> int:
-        """Rows of the cache; see Engine."""
-        return self.rows.max_rows
+    def room(self) -> int:
+        """See Engine."""
+        return self.max_batch - self.rows.num_running - len(self.waiting)
 
     @property
     def counters(self) -> EngineCounters:
@@ -56,147 +65,170 @@ class TorchEngine:
         num_slots = self.num_steps * self.max_batch
         return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
 
-    def submit(self, request: SampleRequest) -> None:
-        """Queue one request; see Engine."""
-        assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
-        self.waiting.append(request)
+    @property
+    def peak_tokens(self) -> int:
+        """Slots, also those of a block that are not taken yet; see Engine."""
+        return self.blocks.peak * BLOCK
 
-    @torch.no_grad()
+    def submit(self, request: SampleRequest) -> None:
+        """Queue one request; see Engine. Raises ValueError if it can never fit."""
+        assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
+        length = len(request.prefix_ids) + request.max_new_tokens
+        if -(-length // BLOCK) + 1 > self.blocks.max_blocks:
+            raise ValueError(f"max_tokens must hold a sequence of {length} tokens, got {self.capacity}")
+        self.waiting.append(Pending(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
+
+    @torch.inference_mode()
     def step(self) -> list[SampleResult]:
         """Decode one token for every running request; see Engine."""
         self.num_steps += 1
-        while spans := self._admit():
-            self._prefill(spans)
-        if self.rows.num_active == 0:
+        self._make_room()
+        batch = Batch(self.rows)
+        running = self.rows.running()
+        self._admit(batch)
+        if self.rows.num_running == 0:
             return []
-        tokens, logprobs = self._decode()
-        return self._collect(tokens, logprobs)
+        batch.add_running(running)
+        batch.fill_up()
+        self.pool.reserve(self.blocks.num_made)
+        return self._collect(batch.drawing(), *self._draw(batch))
 
     def update_weights(self, model: nn.Module) -> None:
-        """The engine samples from the model it was given; see Engine. What is cached is forgotten."""
+        """The engine samples from the model it was given; see Engine. What is known is forgotten."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
-        assert not self.waiting and not any(self.rows.requests), "weights change only between requests"
-        self.rows.forget()
+        assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
+        for group in list(self.prefixes.groups):
+            self.prefixes.drop(group)
+        self.blocks.peak = 0
 
-    def _admit(self) -> list[tuple[int, int, int]]:
-        """Give rows to waiting requests, in their order; return the spans of prefixes that no row holds yet.
+    def release(self, group: int) -> None:
+        """Forget what the requests of a group computed; see Engine."""
+        self.prefixes.drop(group)
 
-        A request that could share what is about to be computed for another waits until that is done.
-        """
-        rows = self.rows
-        num_running = sum(map(rows.is_active, range(rows.num_active)))
-        admissions: list[Admission] = []
-        computing: list[np.ndarray] = []
-        deferred: list[SampleRequest] = []
-        budget = self.max_prefill_tokens
-        while self.waiting and num_running + len(admissions) < self.max_batch:
-            request = self.waiting.popleft()
-            source, num_cached = rows.longest_shared(request.prefix_ids)
-            if _is_worth_waiting(request.prefix_ids, num_cached, computing):
-                deferred.append(request)
-                continue
-            missing = len(request.prefix_ids) - 1 - num_cached
-            if computing and missing > budget:
-                deferred.append(request)
+    def _make_room(self) -> None:
+        """Give each running row whose next token begins a block a new one; the youngest rows wait if there is none."""
+        rows, blocks = self.rows, self.blocks
+        while True:
+            in_need = rows.in_need(rows.running())
+            if blocks.num_left >= len(in_need) or self.prefixes.evict(len(in_need)):
                 break
-            extends = source >= 0 and not rows.is_active(source) and num_cached == rows.num_cached[source]
-            takes_row = extends and all(a.source != source or not a.takes_row for a in admissions)
-            admissions.append(Admission(request, source, num_cached, takes_row))
-            if missing > 0:
-                computing.append(request.prefix_ids)
-                budget -= missing
-        self.waiting.extendleft(reversed(deferred))
-        if not admissions and num_running == rows.num_active:
-            return []
-        return self._place(admissions)
+            youngest = int(max(rows.running(), key=lambda row: rows.entered[row]))
+            self.waiting.appendleft(self._leave(youngest))
+            if rows.num_running == 0:
+                # Parts of blocks that others left unused may be all that is missing: compute this one afresh.
+                self.prefixes.evict(blocks.max_blocks)
+        for row in in_need.tolist():
+            block = blocks.take()
+            blocks.filled[block] = BLOCK
+            rows.continue_in(row, block * BLOCK)
 
-    def _place(self, admissions: list[Admission]) -> list[tuple[int, int, int]]:
-        """Arrange the rows; return (row, first, end) for each admitted prefix that still has to be computed."""
-        longest = max((len(a.request.prefix_ids) + a.request.max_new_tokens for a in admissions), default=0)
-        self.rows.reserve(0, -(-longest // CAPACITY_STEP) * CAPACITY_STEP)
-        targets, sources, placed = self.rows.arrange(admissions)
-        self.cache.reserve(*self.rows.shape)
-        if targets:
-            num_columns = int(self.rows.num_cached[targets].max())
-            device = self._device()
-            self.cache.move(torch.tensor(targets, device=device), torch.tensor(sources, device=device), num_columns)
-        ends = [len(a.request.prefix_ids) - 1 for a in admissions]
-        spans = zip(placed, (a.num_cached for a in admissions), ends, strict=True)
-        return [(row, start, end) for row, start, end in spans if start < end]
+    def _admit(self, batch: Batch) -> None:
+        """Give rows to waiting requests, in their order, while there are rows, blocks and prefill tokens left."""
+        budget = self.max_prefill_tokens
+        while self.waiting and self.rows.free:
+            pending = self.waiting[0]
+            ids = pending.ids
+            run, num_known = self.prefixes.match(pending.request.group, ids)
+            missing = len(ids) - num_known
+            if missing - 1 > budget < self.max_prefill_tokens:
+                return
+            if not self._find_blocks(run, missing):
+                if self.rows.num_running > 0:
+                    return
+                self.prefixes.evict(self.blocks.max_blocks)
+                continue
+            self.waiting.popleft()
+            self._enter(pending, ids, run, num_known, batch)
+            if missing > 1:
+                budget -= missing - 1
+                self.num_prefilled += missing - 1
 
-    def _prefill(self, spans: list[tuple[int, int, int]]) -> None:
-        """Compute keys and values of the spans; no logits are needed, since the last token is fed when decoding."""
-        ids = np.concatenate([self.rows.ids[row, start:end] for row, start, end in spans])
-        positions = np.concatenate([np.arange(start, end) for _, start, end in spans])
-        self._forward(ids, positions, PrefillAttention(self.cache, spans), num_logits=1)
-        for row, _, end in spans:
-            self.rows.num_cached[row] = end
-        self.num_prefilled += len(ids)
+    def _find_blocks(self, run: Run, missing: int) -> bool:
+        """Whether there are, or can be made, blocks for so many tokens behind a run and for one more."""
+        after = int(run.slots[-1]) if len(run.slots) else -1
+        needed = self.blocks.num_needed(after, missing + 1)
+        if self.blocks.num_left >= needed:
+            return True
+        self.prefixes.use(run, 1)
+        found = self.prefixes.evict(needed)
+        self.prefixes.use(run, -1)
+        return found
 
-    def _decode(self) -> tuple[np.ndarray, np.ndarray]:
-        """Feed each row its last known token and draw the next one: token ids and log-probabilities, [rows]."""
-        rows, n = self.rows, self.rows.num_active
-        positions = rows.num_known[:n] - 1
-        context = DecodeAttention(self.cache, torch.from_numpy(positions).to(self._device()))
-        logits = self._forward(rows.ids[np.arange(n), positions], positions, context, num_logits=n)
-        requests = [r for r in rows.requests[:n] if r is not None]
-        assert len(requests) == n, "rows that decode lie side by side"
-        seeds = np.array([r.seed for r in requests], np.uint64)
-        temperatures = np.array([r.temperature for r in requests])
-        self.num_decoded += n
-        return draw(logits, temperatures, uniforms(seeds, positions + 1))
+    def _enter(self, pending: Pending, ids: np.ndarray, run: Run, num_known: int, batch: Batch) -> None:
+        """Give a request a row and its missing prefix tokens slots, and ask for what is to be computed."""
+        self.prefixes.use(run, 1)
+        if num_known < len(ids):
+            slots, _ = self.blocks.append(int(run.slots[-1]) if len(run.slots) else -1, len(ids) - num_known)
+            run = self.prefixes.attach(run, ids[num_known:], slots)
+            run.num_users = 1
+        slots = self.prefixes.slots_of(run)
+        row = self.rows.enter(pending, run, slots)
+        last = int(slots[-1])
+        if self.blocks.room_behind(last):
+            self.blocks.hold(np.array([last // BLOCK]))
+            self.blocks.filled[last // BLOCK] = BLOCK
+            self.rows.continue_in(row, last + 1)
+        batch.add_admitted(row, num_known, run)
 
-    def _collect(self, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
+    def _draw(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Run the forward; the next token of each drawing row and its log-probability."""
+        device, rows = self._device(), self.rows
+        attention = SlotAttention(self.pool, self.kernel, batch.table(), *batch.new_slots())
+        ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in batch.inputs())
+        logits = self.forward(ids, positions, attention, logits_at)
+        drawing = batch.drawing()
+        numbers = uniforms(rows.seeds[drawing], rows.num_known[drawing])
+        how = Draws(rows.temperatures[drawing], rows.top_k[drawing], rows.top_p[drawing], rows.min_p[drawing])
+        self.num_decoded += len(drawing)
+        return draw(logits, batch.logits_of(), how, numbers)
+
+    def _collect(self, drawing: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and hand out the segments that are complete."""
         if not np.isfinite(logprobs).all():
             raise FloatingPointError("the model's logits are not finite")
-        rows, n = self.rows, self.rows.num_active
-        at = np.arange(n), rows.num_known[:n]
+        rows = self.rows
+        at = drawing, rows.num_known[drawing]
         rows.ids[at], rows.logprobs[at] = tokens, logprobs
-        rows.num_known[:n] += 1
-        rows.num_cached[:n] += 1
+        rows.num_known[drawing] += 1
         ended = np.isin(tokens, self.eos_ids)
+        done = ended | (rows.num_known[drawing] == rows.ends[drawing])
         results = []
-        for row in range(n):
-            request = rows.requests[row]
-            assert request is not None
-            start, end = len(request.prefix_ids), int(rows.num_known[row])
-            if not ended[row] and end - start < request.max_new_tokens:
-                continue
-            new = slice(start, end)
-            segment = rows.ids[row, new].copy(), rows.logprobs[row, new].copy()
-            results.append(SampleResult(request.request_id, *segment, bool(ended[row])))
-            rows.requests[row] = None
-            rows.last_used[row] = self.num_steps
+        for row, has_ended in zip(drawing[done].tolist(), ended[done].tolist(), strict=True):
+            decoded = self._leave(row)
+            results.append(SampleResult(decoded.request.request_id, decoded.token_ids, decoded.logprobs, has_ended))
         return results
 
-    def _forward(
-        self, ids: np.ndarray, positions: np.ndarray, context: AttentionContext, num_logits: int
-    ) -> torch.Tensor:
-        """Logits [num_logits, V] of the last tokens of a flat sequence."""
-        device = self._device()
-        return self.model(
-            input_ids=torch.from_numpy(ids).to(device, torch.long)[None],
-            position_ids=torch.from_numpy(positions).to(device)[None],
-            use_cache=False,
-            logits_to_keep=num_logits,
-            attention_context=context,
-        ).logits[0]
+    def _leave(self, row: int) -> Pending:
+        """Take a row back; what it computed stays known until it is forgotten."""
+        rows, run = self.rows, self.rows.runs[row]
+        assert run is not None
+        prefix_len = rows.prefix_len(row)
+        computed = slice(prefix_len, int(rows.num_known[row]) - 1)
+        self.prefixes.insert(run, rows.ids[row, computed].copy(), rows.slots[row, computed].copy())
+        rows.release(row, self.blocks)
+        self.prefixes.use(run, -1)
+        return rows.leave(row)
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
 
-def _is_worth_waiting(prefix: np.ndarray, num_cached: int, computing: list[np.ndarray]) -> bool:
-    """Whether a prefix that is about to be computed spares this one its missing tokens, or a good part of them."""
-    missing = len(prefix) - 1 - num_cached
-    if missing <= 0:
-        return False
-    return any(_num_shared(prefix[:-1], other[:-1]) - num_cached >= min(missing, WORTH_WAITING) for other in computing)
+def make_kernel(device: torch.device) -> Kernel:
+    """The fastest attention there is on a device: compiled C, Triton, or torch where neither can be had."""
+    if device.type == "cpu":
+        library = load_kernel()
+        return CpuKernel(library) if library else GatherKernel()
+    try:
+        from treepo.engine.torch.triton_kernel import TritonKernel  # noqa: PLC0415 - Triton is there on GPUs only
+    except ImportError:
+        return GatherKernel()
+    return TritonKernel()
 
 
-def _num_shared(a: np.ndarray, b: np.ndarray) -> int:
-    """Length of the longest common prefix."""
-    length = min(len(a), len(b))
-    differs = np.flatnonzero(a[:length] != b[:length])
-    return int(differs[0]) if len(differs) else length
+def make_forward(model: nn.Module, kernel: Kernel) -> Forward:
+    """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
+    config: Any = model.config
+    if config.model_type not in LEAN_TYPES or config.hidden_act != "silu":
+        return PlainForward(model)
+    is_float32 = next(model.parameters()).dtype == torch.float32
+    return LeanForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())

@@ -1,142 +1,157 @@
-"""What each row of the engine holds, and which row a new request gets.
+"""The running requests, one row each, as arrays over all rows so that a step costs little whatever their number."""
 
-Rows 0..num_active-1 decode; the rows above keep the tokens of finished requests, so that a request which continues
-one of them starts from its keys and values. Every array below has one entry per row.
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from treepo.engine.base import SampleRequest
+from treepo.engine.torch.pool import BLOCK, Blocks, extents_of
+from treepo.engine.torch.prefixes import Run
 
 
-@dataclass(frozen=True)
-class Admission:
-    """A request that enters: the row whose first `num_cached` tokens it shares (-1: none), and whether that row
-    becomes its own or is copied."""
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A request that waits, with what was decoded for it before its room was needed elsewhere."""
 
     request: SampleRequest
-    source: int
-    num_cached: int
-    takes_row: bool
-
-
-@dataclass
-class Rows:
-    """The host's side of the rows; `KeyValueCache` holds the device's.
-
-    ids: int32 [R, C], the known tokens; logprobs: float32 [R, C] of those that were decoded here.
-    num_known, num_cached: int64 [R], tokens in `ids` and tokens with keys and values (all known ones but the last,
-        while a row decodes).
-    last_used: int64 [R], the step in which a row's request finished, 0 while it runs, -1 if the row holds nothing.
-    """
-
-    max_rows: int
-    ids: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int32))
-    logprobs: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    num_known: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    num_cached: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    last_used: np.ndarray = field(default_factory=lambda: np.full(0, -1, np.int64))
-    requests: list[SampleRequest | None] = field(default_factory=list)
-    num_active: int = 0
+    token_ids: np.ndarray
+    logprobs: np.ndarray
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and capacity in tokens."""
-        return self.ids.shape[0], self.ids.shape[1]
+    def ids(self) -> np.ndarray:
+        """Prefix and what was decoded, int32."""
+        return np.concatenate([self.request.prefix_ids, self.token_ids])
 
-    def reserve(self, num_rows: int, capacity: int) -> None:
-        """Make room for at least this many rows and tokens per row."""
-        old_rows, old_capacity = self.shape
-        rows, columns = max(num_rows, old_rows), max(capacity, old_capacity)
-        if (rows, columns) == (old_rows, old_capacity):
-            return
-        more, wider = rows - old_rows, columns - old_capacity
-        self.ids = np.pad(self.ids, ((0, more), (0, wider)))
-        self.logprobs = np.pad(self.logprobs, ((0, more), (0, wider)))
-        self.num_known = np.pad(self.num_known, (0, more))
-        self.num_cached = np.pad(self.num_cached, (0, more))
-        self.last_used = np.pad(self.last_used, (0, more), constant_values=-1)
-        self.requests += [None] * more
 
-    def forget(self) -> None:
-        """Hold nothing any more, in the room there is."""
-        self.num_cached[:] = 0
-        self.last_used[:] = -1
-        self.num_active = 0
+class Rows:
+    """R rows of up to C tokens and E extents.
 
-    def longest_shared(self, prefix: np.ndarray) -> tuple[int, int]:
-        """(row, number of its cached tokens that `prefix` begins with), the most there is; the last token of
-        `prefix` is left out, since it has to be fed to the model anyway."""
-        wanted = prefix[: min(len(prefix) - 1, self.shape[1])]
-        if len(wanted) == 0 or self.shape[0] == 0:
-            return -1, 0
-        differs = self.ids[:, : len(wanted)] != wanted
-        shared = np.where(differs.any(1), differs.argmax(1), len(wanted))
-        shared = np.minimum(shared, self.num_cached)
-        row = int(shared.argmax())
-        return (row, int(shared[row])) if shared[row] > 0 else (-1, 0)
+    ids, slots int32, logprobs float32 [R, C]: known tokens, the slots of those that have keys and values (all but the
+    last), and the log-probabilities of those decoded here. starts, counts int32 [R, E], num_extents int32 [R]: the
+    same slots as extents. num_known, ends int64 [R]: tokens, and how many there may be. next_slot int32 [R]: where the
+    next token goes if it is not a block's first. seeds uint64, temperatures, top_p, min_p float64, top_k int64 [R].
+    requests, runs, own_blocks: the request, the run of its prefix, and the blocks held for what it decodes.
+    """
 
-    def is_active(self, row: int) -> bool:
-        return self.requests[row] is not None
+    def __init__(self, num_rows: int) -> None:
+        self.ids = np.zeros((num_rows, 0), np.int32)
+        self.slots = np.zeros((num_rows, 0), np.int32)
+        self.logprobs = np.zeros((num_rows, 0), np.float32)
+        self.starts = np.zeros((num_rows, 0), np.int32)
+        self.counts = np.zeros((num_rows, 0), np.int32)
+        self.num_extents = np.zeros(num_rows, np.int32)
+        self.num_known = np.zeros(num_rows, np.int64)
+        self.prefix_lens = np.zeros(num_rows, np.int64)
+        self.ends = np.zeros(num_rows, np.int64)
+        self.next_slot = np.zeros(num_rows, np.int32)
+        self.seeds = np.zeros(num_rows, np.uint64)
+        self.temperatures = np.ones(num_rows)
+        self.top_p = np.ones(num_rows)
+        self.min_p = np.zeros(num_rows)
+        self.top_k = np.zeros(num_rows, np.int64)
+        self.groups = np.zeros(num_rows, np.int64)
+        self.entered = np.zeros(num_rows, np.int64)
+        self.requests: list[SampleRequest | None] = [None] * num_rows
+        self.runs: list[Run | None] = [None] * num_rows
+        self.own_blocks: list[list[int]] = [[] for _ in range(num_rows)]
+        self.free = list(range(num_rows))[::-1]
+        self.num_entered = 0
+        self.order: np.ndarray | None = None
 
-    def arrange(self, admissions: Sequence[Admission]) -> tuple[list[int], list[int], list[int]]:
-        """Make the running and the admitted requests rows 0..num_active-1, moving as few rows as possible.
+    @property
+    def num_running(self) -> int:
+        """Rows in use."""
+        return len(self.requests) - len(self.free)
 
-        Returns (targets, sources, rows of the admitted requests): row targets[i] becomes what sources[i] was. Rows
-        that hold finished requests move up or, the least recently used ones first, are given up.
-        """
-        taken = {a.source for a in admissions if a.takes_row}
-        staying = [r for r, request in enumerate(self.requests) if request is not None or r in taken]
-        holding = np.flatnonzero(self.last_used >= 0).tolist()
-        kept = [r for r in holding if self.requests[r] is None and r not in taken]
-        num_entering = sum(not a.takes_row for a in admissions)
-        num_active = len(staying) + num_entering
-        num_rows = self._grown(num_active + len(kept))
+    def running(self) -> np.ndarray:
+        """int64: rows in use, those of one group side by side, so that what they share is read from near memory."""
+        if self.order is None:
+            rows = np.array([r for r, request in enumerate(self.requests) if request is not None], np.int64)
+            self.order = rows[np.lexsort((self.entered[rows], self.groups[rows]))]
+        return self.order
 
-        place: dict[int, int] = {r: r for r in staying if r < num_active}
-        free = iter([r for r in range(num_active) if r not in place])
-        place.update((r, next(free)) for r in staying if r >= num_active)
-        fresh = list(free)
+    def enter(self, pending: Pending, run: Run, slots: np.ndarray) -> int:
+        """Give a request a row; slots: of its whole prefix, whose keys and values are there or about to be."""
+        request, ids = pending.request, pending.ids
+        row = self.free.pop()
+        self._reserve(len(request.prefix_ids) + request.max_new_tokens)
+        starts, counts = extents_of(slots)
+        self._reserve_extents(len(starts) + -(-request.max_new_tokens // BLOCK) + 1)
+        self.ids[row, : len(ids)] = ids
+        self.slots[row, : len(ids)] = slots
+        self.logprobs[row, len(request.prefix_ids) : len(ids)] = pending.logprobs
+        self.starts[row, : len(starts)], self.counts[row, : len(starts)] = starts, counts
+        self.num_extents[row] = len(starts)
+        self.prefix_lens[row] = len(ids)
+        self.num_known[row], self.ends[row] = len(ids), len(request.prefix_ids) + request.max_new_tokens
+        self.next_slot[row] = 0
+        self.seeds[row], self.temperatures[row] = request.seed, request.temperature
+        self.top_k[row], self.top_p[row], self.min_p[row] = request.top_k, request.top_p, request.min_p
+        self.groups[row] = request.group
+        self.order = None
+        self.requests[row], self.runs[row], self.own_blocks[row] = request, run, []
+        self.num_entered += 1
+        self.entered[row] = self.num_entered
+        return row
 
-        kept = sorted(kept, key=lambda r: -self.last_used[r])[: num_rows - num_active]
-        kept_place = {r: r for r in kept if r >= num_active}
-        room = iter([r for r in range(num_active, num_rows) if r not in kept_place])
-        kept_place.update((r, next(room)) for r in kept if r < num_active)
-        place.update(kept_place)
+    def leave(self, row: int) -> Pending:
+        """Take a row back; returns the request with all that was decoded for it. Its blocks stay held."""
+        request = self._request(row)
+        new = slice(len(request.prefix_ids), int(self.num_known[row]))
+        self.requests[row] = self.runs[row] = self.order = None
+        self.free.append(row)
+        return Pending(request, self.ids[row, new].copy(), self.logprobs[row, new].copy())
 
-        rows = [place[a.source] if a.takes_row else fresh.pop(0) for a in admissions]
-        copies = [(row, a.source) for row, a in zip(rows, admissions, strict=True) if not a.takes_row and a.source >= 0]
-        moves = [(new, old) for old, new in place.items() if new != old] + copies
-        targets, sources = [m[0] for m in moves], [m[1] for m in moves]
-        self._move(targets, sources, emptied=set(range(num_rows)) - set(place.values()))
-        self.num_active = num_active
-        for row, admission in zip(rows, admissions, strict=True):
-            self._enter(row, admission)
-        return targets, sources, rows
+    def in_need(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows whose next token is the first of a new block."""
+        return rows[self.next_slot[rows] % BLOCK == 0]
 
-    def _grown(self, wanted: int) -> int:
-        """Rows after making room for `wanted` of them, as far as allowed; doubling, so that growing stays rare."""
-        current = self.shape[0]
-        if wanted > current:
-            self.reserve(min(self.max_rows, max(wanted, 2 * current)), 0)
-        return self.shape[0]
+    def continue_in(self, row: int, slot: int) -> None:
+        """The next token goes to `slot` and those after it behind that, to the end of its block."""
+        self.own_blocks[row].append(slot // BLOCK)
+        self.next_slot[row] = slot
 
-    def _move(self, targets: list[int], sources: list[int], emptied: set[int]) -> None:
-        for array in (self.ids, self.logprobs, self.num_known, self.num_cached, self.last_used):
-            array[targets] = array[sources]
-        moved = [self.requests[s] for s in sources]
-        for target, request in zip(targets, moved, strict=True):
-            self.requests[target] = request
-        for row in emptied - set(targets):
-            self.last_used[row], self.num_cached[row], self.requests[row] = -1, 0, None
+    def place_last_tokens(self, rows: np.ndarray) -> np.ndarray:
+        """Give the last known token of each row its next slot; returns the slots."""
+        slots = self.next_slot[rows]
+        self.slots[rows, self.num_known[rows] - 1] = slots
+        last = self.num_extents[rows] - 1
+        follows = (slots % BLOCK != 0) & (self.starts[rows, last] + self.counts[rows, last] == slots)
+        self.counts[rows[follows], last[follows]] += 1
+        others, place = rows[~follows], last[~follows] + 1
+        self.starts[others, place], self.counts[others, place] = slots[~follows], 1
+        self.num_extents[others] += 1
+        self.next_slot[rows] += 1
+        return slots
 
-    def _enter(self, row: int, admission: Admission) -> None:
-        prefix = admission.request.prefix_ids
-        self.ids[row, : len(prefix)] = prefix
-        self.num_known[row] = len(prefix)
-        self.num_cached[row] = admission.num_cached
-        self.last_used[row] = 0
-        self.requests[row] = admission.request
+    def release(self, row: int, blocks: Blocks) -> None:
+        """Hold what the row decoded no longer; call before its row is given away."""
+        if self.own_blocks[row]:
+            last = self.own_blocks[row][-1]
+            used = self.next_slot[row] - last * BLOCK
+            blocks.filled[last] = used
+            blocks.release(np.array(self.own_blocks[row], np.int64))
+        self.own_blocks[row] = []
+
+    def prefix_len(self, row: int) -> int:
+        """Tokens of the prefix that a row entered with: that of its request, and what was decoded before it waited."""
+        return int(self.prefix_lens[row])
+
+    def _request(self, row: int) -> SampleRequest:
+        request = self.requests[row]
+        assert request is not None
+        return request
+
+    def _reserve(self, length: int) -> None:
+        more = length - self.ids.shape[1]
+        if more > 0:
+            more = max(more, self.ids.shape[1] // 2)
+            self.ids, self.slots, self.logprobs = (
+                np.pad(x, ((0, 0), (0, more))) for x in (self.ids, self.slots, self.logprobs)
+            )
+
+    def _reserve_extents(self, count: int) -> None:
+        more = count - self.starts.shape[1]
+        if more > 0:
+            more = max(more, self.starts.shape[1] // 2)
+            self.starts, self.counts = (np.pad(x, ((0, 0), (0, more))) for x in (self.starts, self.counts))

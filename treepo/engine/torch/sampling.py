@@ -1,4 +1,9 @@
-"""Drawing tokens, each request from its own random stream."""
+"""Drawing tokens, each request from its own random stream.
+
+Letters: R draws · M rows of logits · V vocabulary.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -7,6 +12,25 @@ from torch import Tensor
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+
+CHUNK = 2048
+"""Tokens whose probabilities are summed at a time, so that a large vocabulary needs no sum in double precision of its
+own size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """How each of R tokens is drawn; see SampleRequest. Arrays [R]."""
+
+    temperatures: np.ndarray
+    top_k: np.ndarray
+    top_p: np.ndarray
+    min_p: np.ndarray
+
+    @property
+    def truncate(self) -> bool:
+        """Whether any draw leaves tokens out."""
+        return bool((self.top_k > 0).any() or (self.top_p < 1).any() or (self.min_p > 0).any())
 
 
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -23,18 +47,56 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def draw(logits: Tensor, temperatures: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One token per row by inverting the distribution function at that row's number.
+def draw(logits: Tensor, draws_from: np.ndarray, how: Draws, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One token per draw by inverting the distribution function at that draw's number.
 
-    logits: [B, V]. Returns token ids int32 [B] and log-probabilities float32 [B] under the distribution sampled from
-    (temperature 0: the likeliest token and its log-probability at temperature 1).
+    logits: [M, V]; draws_from: int64 [R], the row of each draw. Returns token ids int32 [R] and log-probabilities
+    float32 [R] under softmax(logits / temperature) (temperature 0: the likeliest token, at temperature 1), whatever
+    top-k, top-p and min-p leave out: the loss compares with these.
     """
-    greedy = torch.from_numpy(temperatures == 0).to(logits.device)
-    scale = torch.from_numpy(np.where(temperatures == 0, 1.0, temperatures)).to(logits.device, torch.float32)
-    logprobs = torch.log_softmax(logits.float() / scale[:, None], dim=-1)
-    cumulative = logprobs.double().exp_().cumsum(-1)
-    thresholds = torch.from_numpy(numbers).to(logits.device)[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    tokens = torch.where(greedy, logits.argmax(-1), drawn)
+    device = logits.device
+    scales = np.where(how.temperatures == 0, 1.0, how.temperatures).astype(np.float32)
+    if len(draws_from) != len(logits) or (draws_from != np.arange(len(logits))).any():
+        logits = logits[torch.from_numpy(draws_from).to(device)]
+    logits = logits.float()
+    if (scales != 1).any():
+        logits = logits / torch.from_numpy(scales).to(device)[:, None]
+    logprobs = torch.log_softmax(logits, dim=-1)
+    probs = logprobs.exp()
+    if how.truncate:
+        probs = _truncated(probs, how)
+    tokens = _invert(probs, torch.from_numpy(numbers).to(device))
+    if (how.temperatures == 0).any():
+        tokens = torch.where(torch.from_numpy(how.temperatures == 0).to(device), logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
     return tokens.int().cpu().numpy(), chosen.cpu().numpy()
+
+
+def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
+    """int64 [R]: the first token at which the sum of probabilities exceeds number x total; sums in float64."""
+    size = probs.shape[1]
+    if size > CHUNK:
+        padded = torch.nn.functional.pad(probs, (0, -size % CHUNK)).view(len(probs), -1, CHUNK)
+        ends = padded.sum(-1, dtype=torch.float64).cumsum(-1)
+        thresholds = numbers[:, None] * ends[:, -1:]
+        chunk = torch.searchsorted(ends, thresholds, right=True).clamp_(max=ends.shape[1] - 1)
+        before = torch.where(chunk > 0, ends.gather(1, (chunk - 1).clamp_(min=0)), 0.0)
+        inside = padded[torch.arange(len(probs), device=probs.device), chunk[:, 0]].double().cumsum(-1)
+        offset = torch.searchsorted(inside, thresholds - before, right=True).clamp_(max=CHUNK - 1)
+        return (chunk * CHUNK + offset).squeeze(1).clamp_(max=size - 1)
+    sums = probs.double().cumsum(-1)
+    thresholds = numbers[:, None] * sums[:, -1:]
+    return torch.searchsorted(sums, thresholds, right=True).squeeze(1).clamp_(max=size - 1)
+
+
+def _truncated(probs: Tensor, how: Draws) -> Tensor:
+    """0 for the tokens that are left out: beyond the k likeliest; beyond the likeliest ones that together reach top_p
+    of what is left; below min_p times the likeliest one. In this order, as in transformers; the likeliest stays."""
+    top_k, top_p, min_p = (torch.from_numpy(x).to(probs.device)[:, None] for x in (how.top_k, how.top_p, how.min_p))
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(probs.shape[1], device=probs.device)
+    ordered = ordered.masked_fill((top_k > 0) & (ranks >= top_k), 0.0)
+    sums = ordered.double().cumsum(-1)
+    ordered = ordered.masked_fill((sums - ordered >= top_p * sums[:, -1:]) & (ranks > 0) & (top_p < 1), 0.0)
+    ordered = ordered.masked_fill(ordered < min_p * ordered[:, :1], 0.0)
+    return torch.zeros_like(probs).scatter_(1, order, ordered)

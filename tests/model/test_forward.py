@@ -1,0 +1,56 @@
+"""The lean forward against transformers' own."""
+
+import pytest
+import torch
+
+from tests.models import KINDS, make_tiny_model
+from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.torch.kernel import CpuKernel, load_kernel
+from treepo.model.attention import TreeAttention
+from treepo.model.forward import LEAN_TYPES, LeanForward, PlainForward, TorchOperations
+
+IDS = torch.tensor([1, 5, 9, 4, 7, 3, 8, 6, 2, 10, 11, 12])
+
+
+def context() -> TreeAttention:
+    n = len(IDS)
+    return TreeAttention([0, n], torch.full((n,), n), torch.arange(n))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in LEAN_TYPES])
+@torch.no_grad()
+def test_logits_are_those_of_transformers(kind: str, compiled: bool) -> None:
+    """For every lean type, with biases, tied heads, norms of heads, windows and rotary positions."""
+    model = make_tiny_model(kind)
+    library = load_kernel()
+    if compiled and library is None:
+        pytest.skip("no C compiler here")
+    lean = LeanForward(model, CpuKernel(library) if compiled and library else TorchOperations())
+    at = torch.tensor([0, 3, 11])
+    positions = torch.arange(len(IDS))
+    wanted = PlainForward(model)(IDS, positions, context(), at)
+    for _ in range(2):
+        torch.testing.assert_close(lean(IDS, positions, context(), at), wanted, rtol=1e-5, atol=2e-6)
+    later = torch.arange(len(IDS)) + 200
+    wanted = PlainForward(model)(IDS, later, context(), at)
+    torch.testing.assert_close(lean(IDS, later, context(), at), wanted, rtol=1e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize(("kind", "is_lean"), [("qwen2", True), ("qwen3", True), ("llama", True), ("gemma", False)])
+def test_which_models_are_served_lean(kind: str, is_lean: bool) -> None:
+    engine = TorchEngine(make_tiny_model(kind), ())
+    assert isinstance(engine.forward, LeanForward) == is_lean
+
+
+@torch.no_grad()
+def test_new_weights_are_seen_at_once() -> None:
+    """It holds the model's parameters, not copies."""
+    model = make_tiny_model("llama")
+    lean = LeanForward(model, TorchOperations())
+    positions, at = torch.arange(len(IDS)), torch.tensor([11])
+    before = lean(IDS, positions, context(), at)
+    model.load_state_dict(make_tiny_model("llama", seed=1).state_dict())
+    after = lean(IDS, positions, context(), at)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, PlainForward(model)(IDS, positions, context(), at), rtol=1e-5, atol=2e-6)

@@ -1,0 +1,267 @@
+/* Attention of single queries over keys and values in blocks of 8 tokens, and what lies between a decoder's matrix
+products, float32.
+
+Built by kernel.py with the system's C compiler where there is one; attention.py and model/forward.py have the same in torch.
+
+Letters: N queries, H query heads, G key-value heads, D head size (a multiple of 8), E extents per row.
+keys [blocks, G, D, 8], values [blocks, G, 8, D]: slot s is lane s % 8 of block s / 8.
+A row of the table lists what a sequence holds as extents (first slot, number of slots), none across a block's end. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define BLOCK 8
+typedef float v8 __attribute__((vector_size(32), aligned(4)));
+typedef int32_t i8 __attribute__((vector_size(32)));
+
+static inline v8 splat(float x) { return (v8){x, x, x, x, x, x, x, x}; }
+
+static inline v8 larger(v8 x, v8 y) {
+    for (int i = 0; i < BLOCK; i++) x[i] = x[i] > y[i] ? x[i] : y[i];
+    return x;
+}
+
+static inline float sum(v8 x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
+
+static inline float largest(v8 x) {
+    float m = x[0];
+    for (int i = 1; i < BLOCK; i++) m = x[i] > m ? x[i] : m;
+    return m;
+}
+
+/* e^x for x <= 0, to 2e-7: 2^n times the Taylor polynomial of the rest. */
+static inline v8 exponential(v8 x) {
+    v8 t = larger(x * splat(1.44269504088896341f), splat(-126.0f));
+    v8 rounder = splat(12582912.0f); /* 1.5 x 2^23: adding it rounds to a whole number */
+    v8 n = (t + rounder) - rounder;
+    v8 f = (t - n) * splat(0.693147180559945309f);
+    v8 p = splat(1.0f / 720);
+    p = p * f + splat(1.0f / 120);
+    p = p * f + splat(1.0f / 24);
+    p = p * f + splat(1.0f / 6);
+    p = p * f + splat(0.5f);
+    p = p * f + splat(1.0f);
+    p = p * f + splat(1.0f);
+    i8 bits = (__builtin_convertvector(n, i8) + 127) << 23;
+    v8 power;
+    memcpy(&power, &bits, sizeof bits);
+    return p * power;
+}
+
+/* Scores of COUNT query heads against the 8 keys of one block; four sums per head, so that no addition waits. */
+#define SCORES(COUNT)                                                                                            \
+    static inline void scores##COUNT(const float *q, const float *k, int D, float *s, long stride) {             \
+        v8 a[COUNT][4];                                                                                          \
+        for (int r = 0; r < COUNT; r++)                                                                          \
+            for (int j = 0; j < 4; j++) a[r][j] = splat(0);                                                      \
+        for (int d = 0; d < D; d += 4)                                                                           \
+            for (int j = 0; j < 4; j++) {                                                                        \
+                v8 key = *(const v8 *)(k + (d + j) * BLOCK);                                                     \
+                for (int r = 0; r < COUNT; r++) a[r][j] += splat(q[r * D + d + j]) * key;                        \
+            }                                                                                                    \
+        for (int r = 0; r < COUNT; r++) *(v8 *)(s + r * stride) = (a[r][0] + a[r][1]) + (a[r][2] + a[r][3]);     \
+    }
+SCORES(1)
+SCORES(2)
+SCORES(4)
+
+#define TILE 16
+
+/* Sizes of one call: E x 8 lanes per row, H x that many scores. */
+typedef struct {
+    int H, G, D;
+    long E;
+} Sizes;
+
+/* One query on its way along its extents: q [H, D] scaled; s [H, E, 8] its scores, then its weights; out [H, D].
+   len: slots it sees, the first `hidden` of which lie before its window; seen: those passed so far. */
+typedef struct {
+    const int32_t *starts, *counts;
+    float *q, *s, *out;
+    int len, hidden, seen;
+} Query;
+
+/* The lanes of extent e that a query sees; returns the extent's block and moves on. */
+static inline long visible(Query *query, int e, int *low, int *high) {
+    int count = query->counts[e], rest = query->len - query->seen, hidden = query->hidden - query->seen;
+    *low = query->starts[e] % BLOCK;
+    *high = *low + (count < rest ? count : rest);
+    if (hidden > 0) *low += hidden < count ? hidden : count;
+    query->seen += count;
+    return query->starts[e] / BLOCK;
+}
+
+static inline void prefetch(const float *blocks, const Query *query, int e, long size) {
+    if (query->seen < query->len)
+        for (long i = 0; i < size; i += 16) __builtin_prefetch(blocks + query->starts[e] / BLOCK * size + i);
+}
+
+/* Scores of a query for extent e, -inf for lanes that it does not see. */
+static void score(const Sizes *z, const float *keys, Query *query, int e) {
+    const int D = z->D, R = z->H / z->G;
+    const long stride = z->E * BLOCK;
+    int low, high;
+    const float *k = keys + visible(query, e, &low, &high) * z->G * D * BLOCK;
+    float *s = query->s + e * BLOCK;
+    for (int g = 0; g < z->G; g++, k += D * BLOCK) {
+        int h = g * R, end = h + R;
+        for (; h + 4 <= end; h += 4) scores4(query->q + h * D, k, D, s + h * stride, stride);
+        for (; h + 2 <= end; h += 2) scores2(query->q + h * D, k, D, s + h * stride, stride);
+        for (; h < end; h++) scores1(query->q + h * D, k, D, s + h * stride, stride);
+    }
+    if (low > 0 || high < BLOCK)
+        for (int h = 0; h < z->H; h++)
+            for (int i = 0; i < BLOCK; i++)
+                if (i < low || i >= high) s[h * stride + i] = -INFINITY;
+}
+
+/* Turn the scores of a query into weights. */
+static void soften(const Sizes *z, Query *query, int num_extents) {
+    for (int h = 0; h < z->H; h++) {
+        v8 *s = (v8 *)(query->s + h * z->E * BLOCK), m = splat(-INFINITY), total = splat(0);
+        for (int e = 0; e < num_extents; e++) m = larger(m, s[e]);
+        m = splat(largest(m));
+        for (int e = 0; e < num_extents; e++) total += s[e] = exponential(s[e] - m);
+        total = splat(1.0f / sum(total));
+        for (int e = 0; e < num_extents; e++) s[e] *= total;
+    }
+}
+
+/* Add the values of lanes low..high, times the weights of COUNT heads, 32 numbers at a time as long as D allows. */
+#define WEIGH(COUNT, WIDE)                                                                                       \
+    static inline void weigh##COUNT##x##WIDE(const float *p, long stride, const float *v, int D, int low, int high, \
+                                             float *out) {                                                       \
+        v8 a[COUNT][WIDE];                                                                                       \
+        for (int r = 0; r < COUNT; r++)                                                                          \
+            for (int j = 0; j < WIDE; j++) a[r][j] = *(const v8 *)(out + r * D + j * BLOCK);                     \
+        for (int t = low; t < high; t++)                                                                         \
+            for (int j = 0; j < WIDE; j++) {                                                                     \
+                v8 value = *(const v8 *)(v + t * D + j * BLOCK);                                                 \
+                for (int r = 0; r < COUNT; r++) a[r][j] += splat(p[r * stride + t]) * value;                     \
+            }                                                                                                    \
+        for (int r = 0; r < COUNT; r++)                                                                          \
+            for (int j = 0; j < WIDE; j++) *(v8 *)(out + r * D + j * BLOCK) = a[r][j];                           \
+    }
+WEIGH(1, 4)
+WEIGH(2, 4)
+WEIGH(1, 1)
+WEIGH(2, 1)
+
+/* Add the values of extent e to the output of a query. */
+static void weigh(const Sizes *z, const float *values, Query *query, int e) {
+    const int D = z->D, R = z->H / z->G;
+    const long stride = z->E * BLOCK;
+    int low, high;
+    const float *v = values + visible(query, e, &low, &high) * z->G * D * BLOCK;
+    for (int g = 0; g < z->G; g++, v += D * BLOCK)
+        for (int h = g * R, end = h + R; h < end; h += 2) {
+            const float *p = query->s + h * stride + e * BLOCK;
+            float *out = query->out + h * D;
+            int d = 0, pair = h + 2 <= end;
+            for (; d + 32 <= D; d += 32) (pair ? weigh2x4 : weigh1x4)(p, stride, v + d, D, low, high, out + d);
+            for (; d < D; d += BLOCK) (pair ? weigh2x1 : weigh1x1)(p, stride, v + d, D, low, high, out + d);
+        }
+}
+
+/* A few queries extent by extent: what they share is read once, and what was stored at the same time lies together. */
+static void attend_tile(const Sizes *z, const float *keys, const float *values, Query *queries, int n) {
+    const long size = (long)z->G * z->D * BLOCK;
+    int num_extents[TILE] = {0}, last = 0;
+    for (int e = 0, active = 1; active; e++) {
+        active = 0;
+        for (int i = 0; i < n; i++)
+            if (queries[i].seen < queries[i].len) {
+                if (i + 1 < n) prefetch(keys, queries + i + 1, e, size);
+                score(z, keys, queries + i, e);
+                last = num_extents[i] = e + 1;
+                active = 1;
+            }
+    }
+    for (int i = 0; i < n; i++) {
+        soften(z, queries + i, num_extents[i]);
+        memset(queries[i].out, 0, sizeof(float) * z->H * z->D);
+        queries[i].seen = 0;
+    }
+    for (int e = 0; e < last; e++)
+        for (int i = 0; i < n; i++)
+            if (e < num_extents[i]) {
+                if (i + 1 < n) prefetch(values, queries + i + 1, e, size);
+                weigh(z, values, queries + i, e);
+            }
+}
+
+/* q, out [N, H, D]; query i sees the first lens[i] slots of table row rows[i], of which a window keeps the last ones.
+   bounds: which queries each thread gets; scratch: 16 x H x (8 E + D) floats per thread. */
+void attend(int N, int H, int G, int D, const float *q, const float *keys, const float *values, float *out,
+            const int32_t *starts, const int32_t *counts, long E, const int32_t *rows, const int32_t *lens,
+            const int32_t *bounds, int num_threads, int window, float scale, float *scratch) {
+    const Sizes z = {H, G, D, E};
+    #pragma omp parallel for schedule(static, 1) num_threads(num_threads) if (num_threads > 1)
+    for (int part = 0; part < num_threads; part++)
+        for (int first = bounds[part]; first < bounds[part + 1]; first += TILE) {
+            int n = bounds[part + 1] - first < TILE ? bounds[part + 1] - first : TILE;
+            Query queries[TILE];
+            for (int i = 0; i < n; i++) {
+                int row = rows[first + i], len = lens[first + i];
+                float *own = scratch + ((long)part * TILE + i) * H * (E * BLOCK + D), *scaled = own + H * E * BLOCK;
+                for (int j = 0; j < H * D; j++) scaled[j] = q[(long)(first + i) * H * D + j] * scale;
+                queries[i] = (Query){starts + row * E, counts + row * E, scaled, own, out + (long)(first + i) * H * D,
+                                     len, window > 0 && len > window ? len - window : 0, 0};
+            }
+            attend_tile(&z, keys, values, queries, n);
+        }
+}
+
+/* Put new keys and values [N, G, D] into their slots. */
+void store(int N, int G, int D, const float *key, const float *value, float *keys, float *values, const int32_t *slots) {
+    for (int i = 0; i < N; i++) {
+        long block = slots[i] / BLOCK, lane = slots[i] % BLOCK;
+        for (int g = 0; g < G; g++) {
+            const float *k = key + ((long)i * G + g) * D;
+            float *at = keys + (block * G + g) * D * BLOCK + lane;
+            for (int d = 0; d < D; d++) at[d * BLOCK] = k[d];
+            memcpy(values + ((block * G + g) * BLOCK + lane) * D, value + ((long)i * G + g) * D, sizeof(float) * D);
+        }
+    }
+}
+
+/* x [N, D] += added (unless null), and out = x / rms(x) x weight. */
+void add_norm(int N, int D, float *x, const float *added, const float *weight, float eps, float *out) {
+    for (long i = 0; i < N; i++, x += D, out += D) {
+        float squares[BLOCK] = {0}, total = 0;
+        if (added)
+            for (int d = 0; d < D; d++) x[d] += added[i * D + d];
+        int d = 0;
+        for (; d + BLOCK <= D; d += BLOCK)
+            for (int j = 0; j < BLOCK; j++) squares[j] += x[d + j] * x[d + j];
+        for (; d < D; d++) total += x[d] * x[d];
+        for (int j = 0; j < BLOCK; j++) total += squares[j];
+        float scale = 1.0f / sqrtf(total / D + eps);
+        for (d = 0; d < D; d++) out[d] = x[d] * scale * weight[d];
+    }
+}
+
+/* Rotary positions: x [N, heads, D] times cos, plus x with its halves exchanged times the signed sin, [N, D] each. */
+void rotate(int N, int heads, int D, float *x, const float *cosines, const float *sines) {
+    const int half = D / 2;
+    for (long i = 0; i < N; i++, cosines += D, sines += D)
+        for (int h = 0; h < heads; h++, x += D)
+            for (int d = 0; d < half; d++) {
+                float a = x[d], b = x[d + half];
+                x[d] = a * cosines[d] + b * sines[d];
+                x[d + half] = b * cosines[d + half] + a * sines[d + half];
+            }
+}
+
+/* gate [n] = silu(gate) x up, n a multiple of 8. */
+void gate(long n, float *gate, const float *up) {
+    for (long i = 0; i < n; i += BLOCK) {
+        v8 x = *(v8 *)(gate + i), e;
+        for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];
+        e = exponential(e); /* e^-|x| */
+        v8 top;
+        for (int j = 0; j < BLOCK; j++) top[j] = x[j] < 0 ? e[j] : 1.0f;
+        *(v8 *)(gate + i) = x * top / (splat(1.0f) + e) * *(const v8 *)(up + i);
+    }
+}
