@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from treepo.bench.contenders import stars
+from treepo.bench.contenders import TreeContender, stars
 from treepo.bench.measure import Figures
 from treepo.bench.report import RolloutReport
 from treepo.bench.rollout import prepare_bench, random_problems
@@ -88,6 +88,19 @@ def test_the_plain_loops_cache_is_its_batch_times_its_longest_row(report):
     figures = by_name(report.workloads[0].contenders)
     assert figures["plain 64"].counts.kv_peak == 5 * 8 * (longest + 12 - 1)
     assert figures["plain 4"].counts.kv_peak == 4 * (longest + 12 - 1)
+
+
+def test_each_contenders_kv_peak_is_its_own():
+    """It was read from the engine when all had run, and was that of the last one for all."""
+    workload = prepare_bench(CONFIG, lambda *_: None).workloads()[0]
+    over_engine = [c for c in workload.contenders if isinstance(c, TreeContender)]
+    peaks = []
+    for contender in over_engine:
+        contender.prepare()
+        contender.run()
+        peaks.append(contender.engine.peak_tokens)
+    assert [c.counts().kv_peak for c in over_engine] == peaks
+    assert len(set(peaks)) > 1 and min(peaks) > 0
 
 
 def test_runs_are_compared_with_the_same_work(report):

@@ -66,6 +66,7 @@ class TreeContender:
     seed: int
     trees: list[Tree] = field(default_factory=list)
     used: EngineCounters = EngineCounters(0, 0, 0, 0)
+    peak: int = 0
 
     def prepare(self) -> None:
         """The engine forgets its keys and values; see Contender."""
@@ -78,13 +79,13 @@ class TreeContender:
         sampler = TreeSampler(self.engine, self.rules, Sampling(self.temperature))
         self.trees = [tree for _, tree in sampler.grow(self.problems, self.seed)]
         self.used = self.engine.counters - before
+        self.peak = self.engine.peak_tokens
 
     def counts(self) -> Counts:
         """See Contender."""
         used = self.used.num_decoded, self.used.num_prefilled
-        return Counts(
-            *count_trajectories(self.trees), *used, sum(map(num_distinct, self.trees)), self.engine.peak_tokens
-        )
+        distinct = sum(map(num_distinct, self.trees))
+        return Counts(*count_trajectories(self.trees), *used, distinct, self.peak)
 
 
 def count_trajectories(trees: Sequence[Tree]) -> tuple[int, int]:
