@@ -123,7 +123,8 @@ def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
     plain_model = deepcopy(policy.model)
     plain_model.set_attn_implementation("sdpa")
     eos_ids = policy.eos_ids if config.bench.answers_end else ()
-    engine = TorchEngine(policy.model, eos_ids, config.engine.max_batch, config.engine.max_prefill_tokens)
+    sizes = config.engine.max_batch, config.engine.max_prefill_tokens, config.engine.max_tokens
+    engine = TorchEngine(policy.model, eos_ids, *sizes)
     return RolloutBench(config, policy, plain_model, engine, problems)
 
 
