@@ -52,7 +52,9 @@ def main(models: list[str], extra: list[str]) -> None:
         size = {"weights": 2 * int(report.model["parameters"]), "token": bytes_per_token(name)}
         kept["bandwidth"] = {
             "measured_bytes_per_s": (peak := copy_bandwidth()),
-            "share": {f.name: traffic(f.counts, size) / median(f.seconds) / peak for f in report.workloads[0].contenders},
+            "share": {
+                f.name: traffic(f.counts, size) / median(f.seconds) / peak for f in report.workloads[0].contenders
+            },
         }
         (RESULTS / f"gpu-rollout-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
         print(name, json.dumps(kept["bandwidth"], indent=1))
