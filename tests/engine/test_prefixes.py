@@ -82,6 +82,8 @@ def test_what_is_in_use_is_not_forgotten() -> None:
     assert prefixes.match(0, np.full(16, 2, np.int32))[1] == 0, "used before the second"
     assert prefixes.match(0, np.full(16, 1, np.int32))[1] == 16
     assert not prefixes.evict(5)
+    assert prefixes.match(0, np.full(16, 1, np.int32))[1] == 16, "nothing is forgotten in vain"
+    assert prefixes.evict(4)
     assert prefixes.match(0, np.zeros(16, np.int32))[1] == 16
     assert prefixes.match(0, np.full(16, 1, np.int32))[1] == 0
 

@@ -36,7 +36,7 @@ for groups, heads_per_group, size, window, dtype in [
     outputs = []
     for kernel in (TritonKernel(), GatherKernel()):
         assert kernel.serves(key, value)
-        pool = KeyValuePool(None)
+        pool = KeyValuePool(60, None)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
         kernel.store(key, value, keys, values, order.astype(np.int32))

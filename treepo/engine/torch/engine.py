@@ -50,9 +50,10 @@ class TorchEngine:
         self.blocks = Blocks(self.capacity // BLOCK)
         self.prefixes = Prefixes(self.blocks)
         self.kernel = make_kernel(self._device())
-        self.pool = KeyValuePool(torch.float32 if isinstance(self.kernel, CpuKernel) else None)
+        kept_in = torch.float32 if isinstance(self.kernel, CpuKernel) else None
+        self.pool = KeyValuePool(self.blocks.max_blocks, kept_in)
         self.forward = make_forward(model, self.kernel)
-        self.num_steps = self.num_prefilled = self.num_decoded = self.num_recomputed = 0
+        self.num_steps = self.num_prefilled = self.num_decoded = 0
 
     @property
     def room(self) -> int:

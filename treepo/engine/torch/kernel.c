@@ -213,8 +213,11 @@ void attend(int N, int H, int G, int D, const float *q, const float *keys, const
         }
 }
 
+#define WORTH_THREADS (1 << 15) /* numbers */
+
 /* Put new keys and values [N, G, D] into their slots. */
 void store(int N, int G, int D, const float *key, const float *value, float *keys, float *values, const int32_t *slots) {
+    #pragma omp parallel for if ((long)N * G * D > WORTH_THREADS)
     for (int i = 0; i < N; i++) {
         long block = slots[i] / BLOCK, lane = slots[i] % BLOCK;
         for (int g = 0; g < G; g++) {
@@ -226,12 +229,13 @@ void store(int N, int G, int D, const float *key, const float *value, float *key
     }
 }
 
-/* x [N, D] += added (unless null), and out = x / rms(x) x weight. */
-void add_norm(int N, int D, float *x, const float *added, const float *weight, float eps, float *out) {
-    for (long i = 0; i < N; i++, x += D, out += D) {
-        float squares[BLOCK] = {0}, total = 0;
+/* rows [N, D] += added (unless null), and output = x / rms(x) x weight of each row x. */
+void add_norm(int N, int D, float *rows, const float *added, const float *weight, float eps, float *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++) {
+        float squares[BLOCK] = {0}, total = 0, *x = rows + (long)i * D, *out = output + (long)i * D;
         if (added)
-            for (int d = 0; d < D; d++) x[d] += added[i * D + d];
+            for (int d = 0; d < D; d++) x[d] += added[(long)i * D + d];
         int d = 0;
         for (; d + BLOCK <= D; d += BLOCK)
             for (int j = 0; j < BLOCK; j++) squares[j] += x[d + j] * x[d + j];
@@ -242,20 +246,25 @@ void add_norm(int N, int D, float *x, const float *added, const float *weight, f
     }
 }
 
-/* Rotary positions: x [N, heads, D] times cos, plus x with its halves exchanged times the signed sin, [N, D] each. */
-void rotate(int N, int heads, int D, float *x, const float *cosines, const float *sines) {
+/* Rotary positions: rows [N, heads, D] times cos, plus x with its halves exchanged times the signed sin, [N, D] each. */
+void rotate(int N, int heads, int D, float *rows, const float *cosines, const float *sines) {
     const int half = D / 2;
-    for (long i = 0; i < N; i++, cosines += D, sines += D)
+    #pragma omp parallel for if ((long)N * heads * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++) {
+        const float *cos = cosines + (long)i * D, *sin = sines + (long)i * D;
+        float *x = rows + (long)i * heads * D;
         for (int h = 0; h < heads; h++, x += D)
             for (int d = 0; d < half; d++) {
                 float a = x[d], b = x[d + half];
-                x[d] = a * cosines[d] + b * sines[d];
-                x[d + half] = b * cosines[d + half] + a * sines[d + half];
+                x[d] = a * cos[d] + b * sin[d];
+                x[d + half] = b * cos[d + half] + a * sin[d + half];
             }
+    }
 }
 
 /* gate [n] = silu(gate) x up, n a multiple of 8. */
 void gate(long n, float *gate, const float *up) {
+    #pragma omp parallel for if (n > WORTH_THREADS)
     for (long i = 0; i < n; i += BLOCK) {
         v8 x = *(v8 *)(gate + i), e;
         for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];

@@ -107,19 +107,22 @@ def extents_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class KeyValuePool:
     """Per layer, keys [B, G, D, 8] and values [B, G, 8, D], made on first use in the shape of the model's own.
 
-    dtype: what they are kept in; the model's own type if None.
+    max_blocks: most there may be. dtype: what they are kept in; the model's own type if None.
     """
 
-    def __init__(self, dtype: torch.dtype | None) -> None:
+    def __init__(self, max_blocks: int, dtype: torch.dtype | None) -> None:
+        self.max_blocks = max_blocks
         self.dtype = dtype
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.num_blocks = 0
 
     def reserve(self, num_blocks: int) -> None:
-        """Make room for at least this many blocks, doubling; what is stored stays."""
+        """Make room for at least this many blocks, doubling within what may be; what is stored stays."""
+        assert num_blocks <= self.max_blocks
         if num_blocks > self.num_blocks:
-            self.num_blocks = max(num_blocks, 2 * self.num_blocks, 256)
-            self.layers = {i: (self._enlarged(k), self._enlarged(v)) for i, (k, v) in self.layers.items()}
+            self.num_blocks = min(self.max_blocks, max(num_blocks, 2 * self.num_blocks, 256))
+            for index, (keys, values) in list(self.layers.items()):
+                self.layers[index] = self._enlarged(keys), self._enlarged(values)
 
     def _enlarged(self, old: Tensor) -> Tensor:
         # Zeros, since what no slot holds is multiplied by a weight of 0, and 0 times infinity is not 0.

@@ -4,6 +4,7 @@ Requests of one group share what they begin with alike. Each token is stored onc
 """
 
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 
 import numpy as np
 
@@ -85,21 +86,31 @@ class Prefixes:
             at = at.parent
 
     def evict(self, num_blocks: int) -> bool:
-        """Forget what was used least recently and nobody uses until so many blocks are left; False if that fails."""
-        leaves = sorted(self._unused_leaves(), key=lambda run: -run.last_used)
+        """Forget what was used least recently and nobody uses until so many blocks are left; False if that fails.
+
+        Nothing is forgotten in vain, where all of it together would not do.
+        """
+        unused = [run for root in self.groups.values() for run in below(root) if run.num_users == 0]
+        if self.blocks.num_left + len(self._freed_with(unused)) < num_blocks:
+            return False
+        leaves = [(run.last_used, i, run) for i, run in enumerate(unused) if not run.children]
+        heapify(leaves)
         while self.blocks.num_left < num_blocks and leaves:
-            run = leaves.pop()
+            _, i, run = heappop(leaves)
             parent = run.parent
             assert parent is not None
             self.blocks.release(blocks_of(run.slots))
             del parent.children[int(run.token_ids[0])]
             if not parent.children and parent.num_users == 0 and parent.parent is not None:
-                leaves.append(parent)
+                heappush(leaves, (parent.last_used, i, parent))
         return self.blocks.num_left >= num_blocks
 
-    def _unused_leaves(self) -> list[Run]:
-        runs = [run for root in self.groups.values() for run in below(root)]
-        return [run for run in runs if not run.children and run.num_users == 0]
+    def _freed_with(self, runs: list[Run]) -> np.ndarray:
+        """The blocks that only these runs hold."""
+        blocks, holders = np.unique(
+            np.concatenate([NOTHING, *(blocks_of(run.slots) for run in runs)]), return_counts=True
+        )
+        return blocks[self.blocks.holders[blocks.astype(np.int64)] == holders]
 
     def drop(self, group: int) -> None:
         """Forget a group, none of whose requests are running."""
