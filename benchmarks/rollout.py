@@ -1,4 +1,4 @@
-"""The two trees and two models whose figures the project reports: `treepo bench rollout` on each, results in results/.
+"""The trees and models whose figures the project reports: `treepo bench rollout` on each, results in results/.
 
     OMP_NUM_THREADS=2 python benchmarks/rollout.py                      # about half an hour on two cores
     python benchmarks/rollout.py --models 0.8M --trees 16x6x32 --bench.repeats 3
@@ -25,16 +25,17 @@ MODELS = {
 }
 """The built-in task's model, and one of the same kind with 4.9M parameters."""
 
-TREES = {"16x6x32": (16, 6, 32, 32), "64x14x16": (64, 14, 16, 8)}
-"""Width, depth, segment length; and prompts, so that the trajectories fill the engine's batch of 256 twice."""
+TREES = {"16x6x32": (16, 6, 32, 32, 256), "64x14x16": (64, 14, 16, 8, 256), "16x6x32-batch64": (16, 6, 32, 16, 64)}
+"""Width, depth, segment length, prompts, and the batch of the engine and of the plain loop."""
 
 
 def options_of(model: str, tree: str) -> list[str]:
     """Settings of `treepo bench rollout`."""
-    width, depth, segment_len, num_prompts = TREES[tree]
+    width, depth, segment_len, num_prompts, batch = TREES[tree]
     grid = {"widths": width, "depths": depth, "segment_lens": segment_len}
     options = [option for key, value in MODELS[model].items() for option in (f"--architecture.{key}", str(value))]
     options += [option for key, value in grid.items() for option in (f"--grid.{key}", f"[{value}]")]
+    options += ["--engine.max_batch", str(batch), "--bench.plain_batches", f"[{batch}]"]
     return [*options, "--prompts.count", str(num_prompts)]
 
 
