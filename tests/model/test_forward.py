@@ -43,6 +43,13 @@ def test_which_models_are_served_lean(kind: str, is_lean: bool) -> None:
     assert isinstance(engine.forward, LeanForward) == is_lean
 
 
+def test_positions_that_depend_on_the_length_are_left_to_transformers() -> None:
+    """A table of rotations made in advance would be that of the longest sequence."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    engine = TorchEngine(make_tiny_model("llama", rope_parameters=rope), ())
+    assert isinstance(engine.forward, PlainForward)
+
+
 @torch.no_grad()
 def test_new_weights_are_seen_at_once() -> None:
     """It holds the model's parameters, not copies."""

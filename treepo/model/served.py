@@ -35,13 +35,19 @@ def check_config(config: PreTrainedConfig) -> None:
             raise ValueError(f"model.path: {kind!r} has attention with {name}, which is not supported")
 
 
+def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
+    """Whether the rotary positions change with the length of the sequence."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds)
+
+
 def longest_exact(config: PreTrainedConfig) -> int | None:
     """Most tokens of a sequence that the model was made for and is served exactly; None if it does not say."""
     text = config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    if any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds):
+    if has_length_dependent_rope(config):
+        rope = text.rope_parameters
         return getattr(text, "original_max_position_embeddings", None) or rope.get(
             "original_max_position_embeddings", longest
         )

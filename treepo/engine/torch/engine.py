@@ -22,6 +22,7 @@ from treepo.engine.torch.prefixes import Prefixes, Run
 from treepo.engine.torch.rows import Pending, Rows
 from treepo.engine.torch.sampling import Draws, draw, uniforms
 from treepo.model.forward import LEAN_TYPES, Forward, LeanForward, PlainForward, TorchOperations
+from treepo.model.served import has_length_dependent_rope
 
 
 class TorchEngine:
@@ -79,7 +80,7 @@ class TorchEngine:
             raise ValueError(f"max_tokens must hold a sequence of {length} tokens, got {self.capacity}")
         self.waiting.append(Pending(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self) -> list[SampleResult]:
         """Decode one token for every running request; see Engine."""
         self.num_steps += 1
@@ -233,7 +234,7 @@ def make_kernel(device: torch.device) -> Kernel:
 def make_forward(model: nn.Module, kernel: Kernel) -> Forward:
     """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
-    if config.model_type not in LEAN_TYPES or config.hidden_act != "silu":
+    if config.model_type not in LEAN_TYPES or config.hidden_act != "silu" or has_length_dependent_rope(config):
         return PlainForward(model)
     is_float32 = next(model.parameters()).dtype == torch.float32
     return LeanForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())
