@@ -126,6 +126,12 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--tree.width", "99999999999999999999999"], "tree.width"),
         (["--model.device", "meta"], "model.device: cannot use 'meta'"),
         (["--tree.depth", "40"], "responses of 640 tokens"),
+        (
+            ["--engine.max_tokens", "144"],
+            "no room for a prompt in the model's 256 positions or the 136 tokens of engine",
+        ),
+        (["--tree.token_budget", "2", "--tree.min_response_len", "5"], "tree.token_budget must buy a trajectory"),
+        (["--dynamic_sampling.max_rounds", "0"], "dynamic_sampling.max_rounds must be within"),
         (["--model.device", "cuda:9"], "model.device: cannot use 'cuda:9'"),
         (["--data.path", "missing.jsonl", "--tree.segment_len", "16"], "data.path: cannot read 'missing.jsonl'"),
     ],

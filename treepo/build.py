@@ -15,7 +15,7 @@ from treepo.learn.update import Updater
 from treepo.model.policy import Policy, load_policy
 from treepo.seeds import derive_seed
 from treepo.task.base_model import Report, default_cache_folder, find_or_make_base_model
-from treepo.task.chain_sums import ChainSums
+from treepo.task.chain_sums import LONGEST_PROMPT, ChainSums
 from treepo.task.jsonl import JsonlFormat, JsonlTask, read_problems, split_held_out
 from treepo.task.problem import Problem, Task
 
@@ -54,8 +54,9 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
     the setting that cannot work.
     """
     policy = build_policy(config, report)
-    task = build_task(config, policy, notify)
-    return Run(config, policy, task, build_trainer(config, policy, task, build_engine(config, policy)))
+    engine = build_engine(config, policy)
+    task = build_task(config, policy, engine.longest, notify)
+    return Run(config, policy, task, build_trainer(config, policy, task, engine))
 
 
 def build_policy(config: Config, report: Report) -> Policy:
@@ -116,15 +117,16 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) ->
     )
 
 
-def build_task(config: Config, policy: Policy, notify: Notify) -> Task:
-    """The built-in task, or the problems of a file that fit the model."""
-    room = config.data.max_prompt_len
+def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> Task:
+    """The built-in task, or the problems of a file that fit the model and the engine, which holds `longest` tokens."""
+    limit = config.tree.response_limit
+    room = min(config.data.max_prompt_len, longest - limit)
     if policy.max_len is not None:
-        room = min(room, policy.max_len - config.tree.response_limit)
-    if room < 1:
+        room = min(room, policy.max_len - limit)
+    if room < (1 if config.data.path else LONGEST_PROMPT):
         raise ValueError(
-            f"tree: responses of {config.tree.response_limit} tokens (depth x segment_len, or max_response_len) leave "
-            f"no room for a prompt in the model's {policy.max_len} positions"
+            f"tree: responses of {limit} tokens (depth x segment_len, or max_response_len) leave no room for a prompt "
+            f"in the model's {policy.max_len} positions or the {longest} tokens of engine.max_tokens"
         )
     seed = config.train.seed
     if not config.data.path:

@@ -56,8 +56,9 @@ def prepare(config: Config, prompt: str | None, out: str | None, terminal: Termi
     with terminal.bar("making the base model") as report:
         policy = build_policy(config, report)
     problem = _problem(config, policy, prompt)
-    _check_fits(problem, config, policy)
-    sampler = build_sampler(config, policy, build_engine(config, policy))
+    engine = build_engine(config, policy)
+    _check_fits(problem, config, policy, engine.longest)
+    sampler = build_sampler(config, policy, engine)
     return Sample(policy, sampler, problem, derive_seed(config.train.seed, "sample"), path)
 
 
@@ -115,7 +116,7 @@ def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
     return Problem(prompt, prompt, prompt_ids, answer="")
 
 
-def _check_fits(problem: Problem, config: Config, policy: Policy) -> None:
+def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) -> None:
     prompt_len, response_len = len(problem.prompt_ids), config.tree.response_limit
     if prompt_len == 0:
         raise ValueError("prompt: it has no tokens")
@@ -123,4 +124,8 @@ def _check_fits(problem: Problem, config: Config, policy: Policy) -> None:
         raise ValueError(
             f"prompt: its {prompt_len} tokens and responses of {response_len} (tree: depth x segment_len, or "
             f"max_response_len) do not fit into the model's {policy.max_len} positions"
+        )
+    if prompt_len + response_len > longest:
+        raise ValueError(
+            f"engine.max_tokens: must hold {prompt_len + response_len} tokens of prompt and response, and holds {longest}"
         )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.task.chain_sums import (
+    LONGEST_PROMPT,
     Chain,
     ChainSums,
     boxed,
@@ -44,6 +45,12 @@ def in_range(result: int) -> bool:
 def drawn(count: int) -> list[Chain]:
     rng = random.Random("test")
     return [draw_chain(rng) for _ in range(count)]
+
+
+def test_the_longest_prompt_has_as_many_tokens_as_said() -> None:
+    """The room that the engine must have for prompts depends on it."""
+    lengths = [len(p.prompt_ids) for p in ChainSums(TOKENIZER, 0).training_problems(0, 300)]
+    assert max(lengths) == LONGEST_PROMPT
 
 
 # --- the examples of the specification, token for token

@@ -125,6 +125,10 @@ def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
     eos_ids = policy.eos_ids if config.bench.answers_end else ()
     sizes = config.engine.max_batch, config.engine.max_prefill_tokens, config.engine.max_tokens
     engine = TorchEngine(policy.model, eos_ids, *sizes)
+    if needed > engine.longest:
+        raise ValueError(
+            f"engine.max_tokens: must hold prompts and responses of {needed} tokens, got {engine.capacity}"
+        )
     return RolloutBench(config, policy, plain_model, engine, problems)
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LABELS = "abcdefgh"
 MIN_RESULT, MAX_RESULT = 10, 89
 
+LONGEST_PROMPT = 22
+"""Tokens of a problem with six steps: bos, two digits, three tokens a step, a colon."""
+
 
 @dataclass(frozen=True)
 class Chain:

@@ -72,11 +72,16 @@ class TorchEngine:
         """Slots, also those of a block that are not taken yet; see Engine."""
         return self.blocks.peak * BLOCK
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sequence, prefix and response, that fit into max_tokens."""
+        return (self.blocks.max_blocks - 1) * BLOCK
+
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine. Raises ValueError if it can never fit."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
-        if -(-length // BLOCK) + 1 > self.blocks.max_blocks:
+        if length > self.longest:
             raise ValueError(f"max_tokens must hold a sequence of {length} tokens, got {self.capacity}")
         self.waiting.append(Pending(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
 
