@@ -128,7 +128,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--tree.depth", "40"], "responses of 640 tokens"),
         (
             ["--engine.max_tokens", "144"],
-            "no room for a prompt in the model's 256 positions or the 136 tokens of engine",
+            "no room for a prompt in the model's 256 positions or the 136 tokens of",
         ),
         (["--tree.token_budget", "2", "--tree.min_response_len", "5"], "tree.token_budget must buy a trajectory"),
         (["--dynamic_sampling.max_rounds", "0"], "dynamic_sampling.max_rounds must be within"),

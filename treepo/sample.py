@@ -126,6 +126,5 @@ def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) 
             f"max_response_len) do not fit into the model's {policy.max_len} positions"
         )
     if prompt_len + response_len > longest:
-        raise ValueError(
-            f"engine.max_tokens: must hold {prompt_len + response_len} tokens of prompt and response, and holds {longest}"
-        )
+        needed = prompt_len + response_len
+        raise ValueError(f"engine.max_tokens: must hold prompt and response of {needed} tokens, holds {longest}")

@@ -127,7 +127,7 @@ def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
     engine = TorchEngine(policy.model, eos_ids, *sizes)
     if needed > engine.longest:
         raise ValueError(
-            f"engine.max_tokens: must hold prompts and responses of {needed} tokens, got {engine.capacity}"
+            f"engine.max_tokens: must hold prompts and responses of {needed} tokens, holds {engine.longest}"
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 
