@@ -88,6 +88,22 @@ def test_what_is_in_use_is_not_forgotten() -> None:
     assert prefixes.match(0, np.full(16, 1, np.int32))[1] == 0
 
 
+def test_what_leads_nowhere_any_more_is_forgotten_too() -> None:
+    """A chain of three runs goes from its end; what is in use above it stays."""
+    blocks = Blocks(8)
+    prefixes = Prefixes(blocks)
+    run, _ = prefixes.match(0, np.array([1], np.int32))
+    runs = []
+    for token in range(4):
+        slots, _ = blocks.append(-1, 2 * BLOCK)
+        run = prefixes.attach(run, np.full(2 * BLOCK, token, np.int32), slots)
+        runs.append(run)
+    prefixes.use(runs[0], 1)
+    assert prefixes.evict(6)
+    assert below(prefixes.groups[0]) == [runs[0]]
+    assert not prefixes.evict(7)
+
+
 @given(st.lists(st.integers(0, 200), min_size=0, max_size=60, unique=True))
 def test_extents_are_the_slots(slots: list[int]) -> None:
     """In their order, consecutive ones together, none across the end of a block."""

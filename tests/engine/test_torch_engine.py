@@ -434,7 +434,9 @@ def test_new_weights_are_followed_exactly() -> None:
     requests = [request(PROMPT, 20, seed) for seed in range(4)]
     old = run_all(engine, requests)
     model.load_state_dict(make_tiny_model(seed=1).state_dict())
+    assert engine.peak_tokens > 0
     engine.update_weights(model)
+    assert engine.peak_tokens == engine.blocks.num_used == 0
     new, fresh = run_all(engine, requests), run_all(TorchEngine(make_tiny_model(seed=1), NO_EOS), requests)
     assert tokens_of(new) == tokens_of(fresh) != tokens_of(old)
     for one, other in zip(new, fresh, strict=True):

@@ -125,9 +125,6 @@ class TorchEngine:
                 break
             youngest = int(max(rows.running(), key=lambda row: rows.entered[row]))
             self.waiting.appendleft(self._leave(youngest))
-            if rows.num_running == 0:
-                # Parts of blocks that others left unused may be all that is missing: compute this one afresh.
-                self.prefixes.evict(blocks.max_blocks)
         for row in in_need.tolist():
             block = blocks.take()
             blocks.filled[block] = BLOCK
@@ -146,6 +143,7 @@ class TorchEngine:
             if not self._find_blocks(run, missing):
                 if self.rows.num_running > 0:
                     return
+                # Parts of blocks that others left unused are all that is missing: compute this one afresh.
                 self.prefixes.evict(self.blocks.max_blocks)
                 continue
             self.waiting.popleft()

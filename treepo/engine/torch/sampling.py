@@ -97,6 +97,6 @@ def _truncated(probs: Tensor, how: Draws) -> Tensor:
     ranks = torch.arange(probs.shape[1], device=probs.device)
     ordered = ordered.masked_fill((top_k > 0) & (ranks >= top_k), 0.0)
     sums = ordered.double().cumsum(-1)
-    ordered = ordered.masked_fill((sums - ordered >= top_p * sums[:, -1:]) & (ranks > 0) & (top_p < 1), 0.0)
+    ordered = ordered.masked_fill((sums - ordered >= top_p * sums[:, -1:]) & (top_p < 1), 0.0)
     ordered = ordered.masked_fill(ordered < min_p * ordered[:, :1], 0.0)
     return torch.zeros_like(probs).scatter_(1, order, ordered)
