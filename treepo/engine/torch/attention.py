@@ -93,7 +93,7 @@ class SlotAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        q, k, v = (x[0].transpose(0, 1).contiguous().to(self.pool.dtype or x.dtype) for x in (query, key, value))
+        q, k, v = self._rows(query), self._rows(key), self._rows(value)
         if self.new is not None:
             at = self.new.to(k.device)
             k, v = k[at], v[at]
@@ -101,3 +101,8 @@ class SlotAttention:
         keys, values = self.pool.layer(layer, k, v)
         kernel.store(k, v, keys, values, self.new_slots)
         return kernel.attend(q, keys, values, self.table, scale, window).to(query.dtype)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """[1, H, N, D] -> [N, H, D], in the type that the pool keeps."""
+        rows = x[0].transpose(0, 1).contiguous()
+        return rows if self.pool.dtype in (None, rows.dtype) else rows.to(self.pool.dtype)

@@ -84,7 +84,7 @@ def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
         inside = padded[torch.arange(len(probs), device=probs.device), chunk[:, 0]].double().cumsum(-1)
         offset = torch.searchsorted(inside, thresholds - before, right=True).clamp_(max=CHUNK - 1)
         return (chunk * CHUNK + offset).squeeze(1).clamp_(max=size - 1)
-    sums = probs.double().cumsum(-1)
+    sums = probs.cumsum(-1, dtype=torch.float64)
     thresholds = numbers[:, None] * sums[:, -1:]
     return torch.searchsorted(sums, thresholds, right=True).squeeze(1).clamp_(max=size - 1)
 
