@@ -1,5 +1,7 @@
 """The lean forward against transformers' own."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,6 +50,19 @@ def test_positions_that_depend_on_the_length_are_left_to_transformers() -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
     engine = TorchEngine(make_tiny_model("llama", rope_parameters=rope), ())
     assert isinstance(engine.forward, PlainForward)
+
+
+def test_an_adapter_in_the_place_of_a_linear_map_is_not_passed_over() -> None:
+    """It has a weight of its own kind, and the lean forward would take that for the whole map."""
+
+    class Adapter(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input) + 1
+
+    model: Any = make_tiny_model("llama")
+    old = model.model.layers[1].mlp.down_proj
+    model.model.layers[1].mlp.down_proj = Adapter(old.in_features, old.out_features, bias=False)
+    assert isinstance(TorchEngine(model, ()).forward, PlainForward)
 
 
 @torch.no_grad()

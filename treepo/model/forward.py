@@ -20,6 +20,15 @@ LEAN_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose decoder is the one that LeanForward computes, with SiLU in its MLP."""
 
 
+def is_lean(model: Any) -> bool:
+    """Whether LeanForward computes what this model does: transformers' own code for one of LEAN_TYPES, with plain
+    linear maps (an adapter or a quantised layer in the place of one is left to the model's own forward)."""
+    if model.config.model_type not in LEAN_TYPES or not type(model).__module__.startswith("transformers.models."):
+        return False
+    maps = [m for layer in model.model.layers for name, m in layer.named_modules() if name.endswith("_proj")]
+    return model.config.hidden_act == "silu" and all(type(m) is nn.Linear for m in maps)
+
+
 class PlainForward:
     """The model's own forward."""
 

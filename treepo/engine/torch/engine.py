@@ -21,7 +21,7 @@ from treepo.engine.torch.pool import BLOCK, Blocks, KeyValuePool
 from treepo.engine.torch.prefixes import Prefixes, Run
 from treepo.engine.torch.rows import Pending, Rows
 from treepo.engine.torch.sampling import Draws, draw, uniforms
-from treepo.model.forward import LEAN_TYPES, Forward, LeanForward, PlainForward, TorchOperations
+from treepo.model.forward import Forward, LeanForward, PlainForward, TorchOperations, is_lean
 from treepo.model.served import has_length_dependent_rope
 
 
@@ -237,7 +237,7 @@ def make_kernel(device: torch.device) -> Kernel:
 def make_forward(model: nn.Module, kernel: Kernel) -> Forward:
     """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
-    if config.model_type not in LEAN_TYPES or config.hidden_act != "silu" or has_length_dependent_rope(config):
+    if not is_lean(model) or has_length_dependent_rope(config):
         return PlainForward(model)
     is_float32 = next(model.parameters()).dtype == torch.float32
     return LeanForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())
