@@ -56,8 +56,8 @@ def test_an_adapter_in_the_place_of_a_linear_map_is_not_passed_over() -> None:
     """It has a weight of its own kind, and the lean forward would take that for the whole map."""
 
     class Adapter(torch.nn.Linear):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:
-            return super().forward(input) + 1
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(*inputs) + 1
 
     model: Any = make_tiny_model("llama")
     old = model.model.layers[1].mlp.down_proj
