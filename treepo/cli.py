@@ -32,6 +32,7 @@ treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
 """
 
 SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."
+BENCH_SETTINGS = "Every setting below can stand on the command line."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -231,8 +232,8 @@ def _help(command: str | None) -> str:
     from treepo.bench.settings import BenchConfig
     from treepo.config import Config, is_exchangeable
 
-    config = BenchConfig if command == "bench" else Config
-    lines = [USAGE + SETTINGS]
+    config, about = (BenchConfig, BENCH_SETTINGS) if command == "bench" else (Config, SETTINGS)
+    lines = [USAGE + about]
     for section in dataclasses.fields(config):
         default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}

@@ -95,8 +95,8 @@ class SlotAttention:
     ) -> Tensor:
         q, k, v = self._rows(query), self._rows(key), self._rows(value)
         if self.new is not None:
-            at = self.new.to(k.device)
-            k, v = k[at], v[at]
+            self.new = self.new.to(k.device)
+            k, v = k[self.new], v[self.new]
         kernel = self.kernel if self.kernel.serves(k, v) else GatherKernel()
         keys, values = self.pool.layer(layer, k, v)
         kernel.store(k, v, keys, values, self.new_slots)

@@ -1,5 +1,7 @@
 """What one forward of the engine computes, and who draws from its logits."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from treepo.engine.torch.prefixes import Run
@@ -10,6 +12,25 @@ LEAST_TOKENS = 16
 """Smaller forwards are filled up: for a handful of rows matrix products take other paths, which round differently."""
 
 
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """N tokens of a forward, and the R rows that draw from its M logits.
+
+    ids, positions int64 [N]; table: what each token sees, its row up to itself. new int64: the tokens whose keys and
+    values are stored, in new_slots int32. logits_at int64 [M]: tokens whose logits are wanted. drawing int64 [R]: rows
+    that draw, draws_from int64 [R]: which of the logits.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    table: Table
+    new: np.ndarray
+    new_slots: np.ndarray
+    logits_at: np.ndarray
+    drawing: np.ndarray
+    draws_from: np.ndarray
+
+
 class Batch:
     """Tokens side by side: prefix tokens of requests that enter, then the last token of each running row.
 
@@ -18,9 +39,7 @@ class Batch:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.token_rows: list[np.ndarray] = []
-        self.positions: list[np.ndarray] = []
-        self.is_new: list[np.ndarray] = []
+        self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.num_tokens = 0
         self.logits_at: list[int] = []
         self.drawing_rows: list[int] = []
@@ -50,40 +69,27 @@ class Batch:
             self.logits_at.extend(range(first, self.num_tokens))
             self.drawing_rows.extend(rows.tolist())
 
-    def fill_up(self) -> None:
-        """Repeat a token whose results nobody looks at, so that a row's bits do not depend on who else is there."""
-        rest = LEAST_TOKENS - self.num_tokens
-        if rest > 0:
-            row, position = self.token_rows[0][0], self.positions[0][0]
-            self._add(np.full(rest, row), np.full(rest, position), np.zeros(rest, bool))
-        self.logits_at.extend([self.num_tokens - 1] * (LEAST_TOKENS - len(self.logits_at)))
-
     def _add(self, rows: np.ndarray, positions: np.ndarray, is_new: np.ndarray) -> None:
-        self.token_rows.append(rows)
-        self.positions.append(positions)
-        self.is_new.append(is_new)
+        self.parts.append((rows, positions, is_new))
         self.num_tokens += len(rows)
 
-    def table(self) -> Table:
-        """What each token sees: its row up to itself."""
-        rows, positions = np.concatenate(self.token_rows), np.concatenate(self.positions)
-        return Table(self.rows.starts, self.rows.counts, self.rows.slots, rows, positions + 1)
-
-    def new_slots(self) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens whose keys and values are stored, their slots): int64, int32."""
-        new = np.flatnonzero(np.concatenate(self.is_new))
-        rows, positions = np.concatenate(self.token_rows)[new], np.concatenate(self.positions)[new]
-        return new, self.rows.slots[rows, positions]
-
-    def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(token ids, positions, tokens whose logits are wanted), int64."""
-        rows, positions = np.concatenate(self.token_rows), np.concatenate(self.positions)
-        return self.rows.ids[rows, positions].astype(np.int64), positions, np.array(self.logits_at, np.int64)
-
-    def drawing(self) -> np.ndarray:
-        """int64: the rows that draw a token."""
-        return np.array(self.drawing_rows, np.int64)
-
-    def logits_of(self) -> np.ndarray:
-        """int64: per drawing row, which of the logits it draws from."""
-        return np.array(self.draws_from, np.int64)
+    def laid_out(self) -> "Layout":
+        """All that was added, filled up with a token whose results nobody looks at: so a row's bits do not depend on
+        who else is there."""
+        rest = LEAST_TOKENS - self.num_tokens
+        if rest > 0:
+            rows, positions, _ = self.parts[0]
+            self._add(np.full(rest, rows[0]), np.full(rest, positions[0]), np.zeros(rest, bool))
+        self.logits_at.extend([self.num_tokens - 1] * (LEAST_TOKENS - len(self.logits_at)))
+        rows, positions, is_new = (np.concatenate(part) for part in zip(*self.parts, strict=True))
+        held, new = self.rows, np.flatnonzero(is_new)
+        return Layout(
+            ids=held.ids[rows, positions].astype(np.int64),
+            positions=positions,
+            table=Table(held.starts, held.counts, held.slots, rows, positions + 1),
+            new=new,
+            new_slots=held.slots[rows[new], positions[new]],
+            logits_at=np.array(self.logits_at, np.int64),
+            drawing=np.array(self.drawing_rows, np.int64),
+            draws_from=np.array(self.draws_from, np.int64),
+        )

@@ -14,7 +14,7 @@ from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
-from treepo.engine.torch.batch import Batch
+from treepo.engine.torch.batch import Batch, Layout
 from treepo.engine.torch.kernel import CpuKernel, load_kernel
 from treepo.engine.torch.memory import affordable_tokens
 from treepo.engine.torch.pool import BLOCK, Blocks, KeyValuePool
@@ -96,9 +96,9 @@ class TorchEngine:
         if self.rows.num_running == 0:
             return []
         batch.add_running(running)
-        batch.fill_up()
         self.pool.reserve(self.blocks.num_made)
-        return self._collect(batch.drawing(), *self._draw(batch))
+        layout = batch.laid_out()
+        return self._collect(layout.drawing, *self._draw(layout))
 
     def update_weights(self, model: nn.Module) -> None:
         """The engine samples from the model it was given; see Engine. What is known is forgotten."""
@@ -167,7 +167,7 @@ class TorchEngine:
         """Give a request a row and its missing prefix tokens slots, and ask for what is to be computed."""
         self.prefixes.use(run, 1)
         if num_known < len(ids):
-            slots, _ = self.blocks.append(int(run.slots[-1]) if len(run.slots) else -1, len(ids) - num_known)
+            slots = self.blocks.append(int(run.slots[-1]) if len(run.slots) else -1, len(ids) - num_known)
             run = self.prefixes.attach(run, ids[num_known:], slots)
             run.num_users = 1
         slots = self.prefixes.slots_of(run)
@@ -179,17 +179,17 @@ class TorchEngine:
             self.rows.continue_in(row, last + 1)
         batch.add_admitted(row, num_known, run)
 
-    def _draw(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         """Run the forward; the next token of each drawing row and its log-probability."""
-        device, rows = self._device(), self.rows
-        attention = SlotAttention(self.pool, self.kernel, batch.table(), *batch.new_slots())
-        ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in batch.inputs())
+        device, rows, drawing = self._device(), self.rows, layout.drawing
+        attention = SlotAttention(self.pool, self.kernel, layout.table, layout.new, layout.new_slots)
+        inputs = layout.ids, layout.positions, layout.logits_at
+        ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in inputs)
         logits = self.forward(ids, positions, attention, logits_at)
-        drawing = batch.drawing()
         numbers = uniforms(rows.seeds[drawing], rows.num_known[drawing])
         how = Draws(rows.temperatures[drawing], rows.top_k[drawing], rows.top_p[drawing], rows.min_p[drawing])
         self.num_decoded += len(drawing)
-        return draw(logits, batch.logits_of(), how, numbers)
+        return draw(logits, layout.draws_from, how, numbers)
 
     def _collect(self, drawing: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and hand out the segments that are complete."""
@@ -211,8 +211,7 @@ class TorchEngine:
         """Take a row back; what it computed stays known until it is forgotten."""
         rows, run = self.rows, self.rows.runs[row]
         assert run is not None
-        prefix_len = rows.prefix_len(row)
-        computed = slice(prefix_len, int(rows.num_known[row]) - 1)
+        computed = slice(int(rows.prefix_lens[row]), int(rows.num_known[row]) - 1)
         self.prefixes.insert(run, rows.ids[row, computed].copy(), rows.slots[row, computed].copy())
         rows.release(row, self.blocks)
         self.prefixes.use(run, -1)

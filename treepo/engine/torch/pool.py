@@ -70,11 +70,11 @@ class Blocks:
         """Slots behind this one in its block, if nobody has taken them."""
         return BLOCK - 1 - slot % BLOCK if slot >= 0 and self.filled[slot // BLOCK] == slot % BLOCK + 1 else 0
 
-    def append(self, after: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(slots int32 [count] that continue slot `after`, the blocks they lie in, each held once more)."""
+    def append(self, after: int, count: int) -> np.ndarray:
+        """int32 [count]: slots that continue slot `after`; the blocks they lie in are held once more."""
         inside = min(self.room_behind(after), count)
-        held = [after // BLOCK] if inside else []
-        self.hold(np.array(held, np.int64))
+        if inside:
+            self.hold(np.array([after // BLOCK]))
         taken = [self.take() for _ in range(-(-(count - inside) // BLOCK))]
         slots = np.concatenate(
             [
@@ -82,12 +82,9 @@ class Blocks:
                 (np.array(taken, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)[: count - inside],
             ]
         )
-        self.mark(slots)
-        return slots.astype(np.int32), np.array(held + taken, np.int64)
-
-    def mark(self, slots: np.ndarray) -> None:
-        """These slots are taken; of each block, in ascending order."""
+        # Of each block in ascending order, so that the last one stays.
         self.filled[slots // BLOCK] = slots % BLOCK + 1
+        return slots.astype(np.int32)
 
 
 def blocks_of(slots: np.ndarray) -> np.ndarray:

@@ -28,9 +28,10 @@ class Rows:
 
     ids, slots int32, logprobs float32 [R, C]: known tokens, the slots of those that have keys and values (all but the
     last), and the log-probabilities of those decoded here. starts, counts int32 [R, E], num_extents int32 [R]: the
-    same slots as extents. num_known, ends int64 [R]: tokens, and how many there may be. next_slot int32 [R]: where the
-    next token goes if it is not a block's first. seeds uint64, temperatures, top_p, min_p float64, top_k int64 [R].
-    requests, runs, own_blocks: the request, the run of its prefix, and the blocks held for what it decodes.
+    same slots as extents. num_known, ends int64 [R]: tokens, and how many there may be; prefix_lens int64 [R]: those
+    that the row entered with, its request's prefix and what was decoded before it had to wait. next_slot int32 [R]:
+    where the next token goes if it is not a block's first. seeds uint64, temperatures, top_p, min_p float64, top_k
+    int64 [R]. requests, runs, own_blocks: the request, the run of its prefix, and the blocks held for what it decodes.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -133,10 +134,6 @@ class Rows:
             blocks.filled[last] = used
             blocks.release(np.array(self.own_blocks[row], np.int64))
         self.own_blocks[row] = []
-
-    def prefix_len(self, row: int) -> int:
-        """Tokens of the prefix that a row entered with: that of its request, and what was decoded before it waited."""
-        return int(self.prefix_lens[row])
 
     def _request(self, row: int) -> SampleRequest:
         request = self.requests[row]

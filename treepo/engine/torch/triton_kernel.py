@@ -22,11 +22,13 @@ LEAST = 16
 
 
 class TritonKernel:
-    """See Kernel. The table of slots goes to the device once per forward."""
+    """See Kernel. Slots go to the device once per forward, not once per layer."""
 
     def __init__(self) -> None:
         self.table: Table | None = None
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None
+        self.new_slots: np.ndarray | None = None
+        self.new_on_device: Tensor | None = None
 
     def serves(self, key: Tensor, value: Tensor) -> bool:
         """Keys and values of one size."""
@@ -35,8 +37,19 @@ class TritonKernel:
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
         """See Kernel."""
         n, heads, size = key.shape
-        at = torch.from_numpy(slots).to(key.device)
-        _store[n, heads](key, value, keys, values, at, heads, D=size, PADDED=triton.next_power_of_2(size), LANES=BLOCK)
+        if self.new_slots is not slots or self.new_on_device is None:
+            self.new_slots, self.new_on_device = slots, torch.from_numpy(slots).to(key.device)
+        _store[n, heads](
+            key,
+            value,
+            keys,
+            values,
+            self.new_on_device,
+            heads,
+            D=size,
+            PADDED=triton.next_power_of_2(size),
+            LANES=BLOCK,
+        )
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: Table, scale: float, window: int | None
