@@ -16,9 +16,11 @@ from treepo.credit import TreePO, whiten
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
-from treepo.learn.loss import ClippedLoss
-from treepo.learn.packing import PackedTree, join, pack
-from treepo.learn.scoring import score
+from treepo.learn.batches import join
+from treepo.learn.loss import PPO, TokenMean, terms_of
+from treepo.learn.packing import PackedTree, pack
+from treepo.learn.scoring import Scorer
+from treepo.learn.update import weigh
 from treepo.model.policy import Policy, load_policy
 from treepo.task.base_model import default_cache_folder, find_or_make_base_model
 from treepo.task.chain_sums import ChainSums
@@ -95,14 +97,11 @@ def learn(policy: Policy, optimizer: torch.optim.Optimizer, packed: Sequence[Pac
     """One update on the clipped loss, the mean over the tokens of all trajectories; shared tokens are computed once."""
     if not packed:
         return
-    batch = join(packed)
-    policy_logprobs = score(policy.model, batch).policy_logprobs
-    sampled_logprobs = torch.from_numpy(batch.packed.sampled_logprobs)
-    positive = torch.from_numpy(batch.packed.positive)
-    negative = torch.from_numpy(batch.packed.negative)
-    loss = ClippedLoss()(policy_logprobs, sampled_logprobs, positive, negative)
+    batch = join(weigh(packed, TokenMean()))
+    policy_logprobs = Scorer(policy.model)(batch).policy_logprobs
+    loss = PPO()(terms_of(batch.packed, policy_logprobs))
     optimizer.zero_grad()
-    (loss / batch.packed.num_leaves.sum()).backward()
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)
     optimizer.step()
 

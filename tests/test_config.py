@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from treepo.cli import split_overrides
-from treepo.config import BUILT_IN_TASK, Config, read_recipe, resolve, to_toml
+from treepo.config import read_recipe, resolve, to_toml
 from treepo.credit import GRPO, TreePO
 from treepo.grow import TreeShape
+from treepo.settings import BUILT_IN_TASK, Config
 from treepo.tree import Tree
 
 RECIPES = Path(__file__).parent.parent / "recipes"

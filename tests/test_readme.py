@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from treepo.cli import split_overrides
-from treepo.config import Config
+from treepo.settings import Config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

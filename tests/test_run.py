@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from treepo.config import resolve
-from treepo.learn.loss import ClippedLoss
+from treepo.learn.loss import PPO, Terms
 from treepo.report.terminal import Terminal
 from treepo.run import prepare, train
 
@@ -17,11 +17,11 @@ QUIET = Terminal(Console(quiet=True))
 
 
 @dataclass(frozen=True)
-class BrokenLoss(ClippedLoss):
+class BrokenLoss(PPO):
     """Not a number."""
 
-    def __call__(self, policy_logprobs: Tensor, *_: Tensor) -> Tensor:
-        return policy_logprobs.sum() * float("nan")
+    def __call__(self, terms: Terms) -> Tensor:
+        return terms.policy_logprobs.sum() * float("nan")
 
 
 def settings(model, **sections):

@@ -4,16 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from treepo.config import Config, DataSettings
+import torch
+
 from treepo.engine import Engine, Sampling
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
 from treepo.learn.optim import make_optimizer
+from treepo.learn.reference import AdapterOff, FrozenCopy, Reference
+from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer
 from treepo.learn.update import Updater
+from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy
+from treepo.model.recompute import recompute_activations
+from treepo.model.served import has_plain_head
 from treepo.seeds import derive_seed
+from treepo.settings import Config, DataSettings
 from treepo.task.base_model import Report, default_cache_folder, find_or_make_base_model
 from treepo.task.chain_sums import LONGEST_PROMPT, ChainSums
 from treepo.task.jsonl import JsonlFormat, JsonlTask, read_problems, split_held_out
@@ -60,12 +67,20 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
 
 
 def build_policy(config: Config, report: Report) -> Policy:
-    """The model that is named, or the built-in task's base model."""
+    """The model that is named, or the built-in task's base model, with adapters if they are what is trained."""
     if config.data.path and not config.model.path:
         raise ValueError(f"model.path: the problems of {config.data.path!r} need a model; none is given")
     path = config.model.path or find_base_model(report)
     settings = config.model
-    return load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    if config.lora.rank:
+        try:
+            add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
+        except ValueError as error:
+            raise ValueError(f"lora.{error}") from error
+    if config.train.gradient_checkpointing:
+        recompute_activations(policy.model)
+    return policy
 
 
 def find_base_model(report: Report) -> str:
@@ -81,7 +96,7 @@ def build_engine(config: Config, policy: Policy) -> TorchEngine:
     """The embedded engine over the policy's model."""
     settings = config.engine
     sizes = settings.max_batch, settings.max_prefill_tokens, settings.max_tokens
-    return TorchEngine(policy.model, policy.eos_ids, *sizes)
+    return TorchEngine(policy.model, policy.eos_ids, *sizes, autocast_of(config))
 
 
 def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
@@ -93,28 +108,47 @@ def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler
 
 def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) -> Trainer:
     """The trainer of a policy on a task over an engine."""
-    optimizer, schedule = make_optimizer(policy.model, config.optim)
-    updater = Updater(
-        policy.model,
-        config.loss,
-        optimizer,
-        schedule,
-        config.train.micro_batch_tokens,
-        config.optim.max_grad_norm,
-        config.engine.temperature,
-    )
     return Trainer(
         policy,
         task,
         engine,
         build_sampler(config, policy, engine),
         config.credit,
-        updater,
+        build_updater(config, policy),
         config.train.problems_per_step,
         config.train.num_mini_batches,
+        config.train.num_epochs,
         config.dynamic_sampling,
         config.train.seed,
     )
+
+
+def build_updater(config: Config, policy: Policy) -> Updater:
+    """What turns credited trees into updates of a policy."""
+    settings, model = config.train, policy.model
+    scorer = Scorer(model, config.engine.temperature, has_plain_head(model), autocast=autocast_of(config))
+    reference: Reference | None = None
+    if config.penalties.kl:
+        reference = AdapterOff(model) if has_adapter(model) else FrozenCopy.of(model)
+    optimizer, schedule = make_optimizer(model, config.optim)
+    return Updater(
+        scorer,
+        config.loss,
+        config.aggregation,
+        config.penalties,
+        optimizer,
+        schedule,
+        settings.micro_batch_tokens,
+        config.optim.max_grad_norm,
+        settings.packing,
+        settings.rescoring,
+        reference,
+    )
+
+
+def autocast_of(config: Config) -> torch.dtype | None:
+    """The type of the matrix products, if it is not that of the weights."""
+    return torch.bfloat16 if config.train.autocast == "bfloat16" else None
 
 
 def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> Task:

@@ -152,10 +152,11 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.config import BUILT_IN_TASK, read_recipe, resolve
+    from treepo.config import read_recipe, resolve
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.run import prepare, train
+    from treepo.settings import BUILT_IN_TASK
 
     disable_progress_bar()
     # It logs answers that it cannot parse: untrusted text, which does not belong on a terminal.
@@ -230,7 +231,8 @@ def _help(command: str | None) -> str:
     from docstring_parser import parse_from_object
 
     from treepo.bench.settings import BenchConfig
-    from treepo.config import Config, is_exchangeable
+    from treepo.config import is_exchangeable
+    from treepo.settings import Config
 
     config, about = (BenchConfig, BENCH_SETTINGS) if command == "bench" else (Config, SETTINGS)
     lines = [USAGE + about]

@@ -1,7 +1,7 @@
-"""Every setting of a run: declared once, read from a recipe, overridden on the command line, kept in the run folder.
+"""Settings as text: read from a recipe, overridden on the command line, kept in the run folder.
 
-A section is a frozen dataclass, and the dataclass is what runs. Where behaviour can be exchanged (the sections typed
-by a protocol), `use` names another class: one from the same package, or `module:Class` for one's own.
+Where behaviour can be exchanged (the sections typed by a protocol), `use` names another class: one from the same
+package, or `module:Class` for one's own.
 """
 
 import dataclasses
@@ -10,159 +10,15 @@ import inspect
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
 import tomli_w
-from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.credit import Estimator, TreePO
-from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, Resume, Stopping, StopRules, TreeShape
-from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.loss import ClippedLoss
-from treepo.learn.optim import OptimSettings
+from treepo.settings import Config, Settings
 
-Count = Annotated[int, Field(ge=1)]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """The policy."""
-
-    path: str = ""
-    """Hugging Face model folder or name; empty for the built-in task's base model."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights."""
-
-    device: str = "cpu"
-    """Where the model lives: cpu, cuda, cuda:1."""
-
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """The problems."""
-
-    path: str = ""
-    """JSON-lines file of problems; empty for the built-in task."""
-
-    held_out_path: str = ""
-    """JSON-lines file of problems to evaluate on; empty to hold out one problem in ten of `path`."""
-
-    prompt_field: str = "prompt"
-    """Field with the question."""
-
-    answer_field: str = "answer"
-    """Field with the known answer."""
-
-    answer_after: str = ""
-    """Take as the known answer what follows the last occurrence of this mark (GSM8K: ####)."""
-
-    instruction: str = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-    """Text put after each question of a file."""
-
-    max_prompt_len: Count = 1024
-    """Problems with more prompt tokens are dropped."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """The embedded engine."""
-
-    max_batch: Count = 256
-    """Most paths decoded at a time."""
-
-    max_prefill_tokens: Count = 8192
-    """Most prompt tokens of one forward, though at least one prompt."""
-
-    max_tokens: Annotated[int, Field(ge=64)] | None = None
-    """Most tokens whose keys and values are kept; half of the free memory's worth if not given."""
-
-    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    """Sampling temperature in training."""
-
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Draw only from so many likeliest tokens; 0 for all. The loss compares with the whole distribution anyway."""
-
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw only from the likeliest tokens that together have this probability."""
-
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Draw only from tokens with at least this share of the likeliest one's probability."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The loop."""
-
-    num_steps: Annotated[int, Field(ge=0)] = 100
-    """Training steps."""
-
-    problems_per_step: Count = 32
-    """Trees wanted per step."""
-
-    num_mini_batches: Count = 2
-    """Updates per step, each on its share of the problems."""
-
-    micro_batch_tokens: Count = 8192
-    """Most packed tokens of one forward; a larger tree goes alone."""
-
-    trees_every: Annotated[int, Field(ge=0)] = 10
-    """Steps between those whose trees are kept in trees/step-*.parquet; 0 for none."""
-
-    seed: Annotated[int, Field(ge=0)] = 0
-    """All randomness of the run derives from it."""
-
-
-@dataclass(frozen=True)
-class EvalSettings:
-    """Held-out accuracy, before and after training."""
-
-    num_problems: Annotated[int, Field(ge=0)] = 400
-    """Held-out problems; fewer if there are fewer, 0 for no evaluation."""
-
-    num_samples: Count = 2
-    """Answers per problem at temperature 1."""
-
-    every: Annotated[int, Field(ge=0)] = 0
-    """Steps between evaluations during training; 0 for none."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """All settings of a run."""
-
-    model: ModelSettings = ModelSettings()
-    data: DataSettings = DataSettings()
-    tree: TreeShape = TreeShape(segment_len=128)
-    initial_fork: InitialFork = InitialFork()
-    branching: Branching = EvenBranching()
-    fallback: Fallback = Resume()
-    stopping: Stopping = StopRules()
-    engine: EngineSettings = EngineSettings()
-    credit: Estimator = TreePO()
-    loss: ClippedLoss = ClippedLoss()
-    optim: OptimSettings = OptimSettings()
-    train: TrainSettings = TrainSettings()
-    dynamic_sampling: DynamicSampling = DynamicSampling()
-    eval: EvalSettings = EvalSettings()
-
-
-Settings = Mapping[str, Mapping[str, Any]]
-"""Settings as TOML holds them: section -> key -> value."""
-
-BUILT_IN_TASK: Settings = {
-    "tree": {"width": 8, "depth": 8, "segment_len": 16, "num_children": 2},
-    "optim": {"lr": 2e-4, "warmup_steps": 5, "betas": [0.9, 0.95], "weight_decay": 0.0},
-    "train": {"num_steps": 35, "problems_per_step": 32, "num_mini_batches": 2},
-}
-"""What differs from the defaults when neither a recipe nor a file of problems is given: the built-in task's model of
-0.8M parameters learns at other rates."""
 
 
 def resolve(*layers: Settings) -> Config:

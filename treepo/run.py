@@ -6,13 +6,14 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from treepo.build import Run, build_run
-from treepo.config import Config, to_toml
+from treepo.config import to_toml
 from treepo.credit import GRPO
-from treepo.learn.packing import TreeBatch
+from treepo.learn.batches import TreeBatch
 from treepo.learn.update import NonFiniteUpdateError
 from treepo.report.metrics import MetricsLog
 from treepo.report.terminal import Terminal
 from treepo.report.trees import KeptTree, write_trees
+from treepo.settings import Config
 
 
 def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
@@ -61,7 +62,10 @@ def train(run: Run, out: Path, terminal: Terminal) -> None:
             log.append(step, metrics)
             terminal.step(step, metrics)
             report(step, num_steps, metrics["reward/mean"])
-    run.policy.save(out / "model")
+    if run.config.lora.rank:
+        run.policy.save_adapter(out / "adapter")
+    if run.config.lora.merge or not run.config.lora.rank:
+        run.policy.save(out / "model")
     terminal.summary(log.read(), out, next_commands(run.config, out))
 
 

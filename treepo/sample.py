@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treepo.build import build_engine, build_policy, build_sampler
-from treepo.config import BUILT_IN_TASK, Config, Settings, read_recipe, resolve
+from treepo.config import read_recipe, resolve
 from treepo.grow import TreeSampler
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.report.tree_view import TreeView, summary
 from treepo.report.trees import KeptTree, write_trees
 from treepo.seeds import derive_seed
+from treepo.settings import BUILT_IN_TASK, Config, Settings
 from treepo.task.chain_sums import ChainSums, encode_prompt
 from treepo.task.chain_tokenizer import is_chain_tokenizer
 from treepo.task.problem import Problem

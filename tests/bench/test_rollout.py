@@ -10,7 +10,7 @@ from treepo.bench.measure import Figures
 from treepo.bench.report import RolloutReport
 from treepo.bench.rollout import prepare_bench, random_problems
 from treepo.bench.settings import ArchitectureSettings, BenchConfig, BenchSettings, GridSettings, PromptSettings
-from treepo.config import EngineSettings, ModelSettings
+from treepo.settings import EngineSettings, ModelSettings
 from treepo.task.problem import Problem
 
 TINY = ArchitectureSettings(hidden_size=16, ffn_size=16, num_layers=1, num_heads=2, num_kv_heads=1)

@@ -8,8 +8,9 @@ from treepo.engine.torch import TorchEngine
 from treepo.engine.torch.pool import BLOCK
 from treepo.engine.torch.prefixes import below
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
-from treepo.learn.packing import join, pack
-from treepo.learn.scoring import score
+from treepo.learn.batches import join
+from treepo.learn.packing import pack
+from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
 from treepo.task.chain_sums import ChainSums
 from treepo.task.problem import Problem
@@ -53,7 +54,7 @@ def test_sampled_logprobs_are_those_of_one_full_forward(policy):
     trees, _ = grow(policy, 256, list(range(12)), SHAPE)
     batch = join([pack(tree, np.zeros(len(tree.leaves()))) for tree in trees.values()])
     with torch.no_grad():
-        difference = score(policy.model, batch).policy_logprobs.numpy() - batch.packed.sampled_logprobs
+        difference = Scorer(policy.model)(batch).policy_logprobs.numpy() - batch.packed.sampled_logprobs
     assert len(difference) > 1000
     assert abs(difference).max() < 1e-5
 

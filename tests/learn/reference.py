@@ -1,6 +1,6 @@
 """What packing has to agree with: trajectories one by one, through models as transformers runs them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -42,24 +42,75 @@ def response_logprobs(model: PreTrainedModel, tree: Tree, leaf: int, temperature
     return logprobs[torch.arange(first - 1, len(ids) - 1), torch.from_numpy(ids[first:]).long()]
 
 
-def ppo_loss(
+Formula = Callable[[Tensor, Tensor, float], Tensor]
+"""(policy logprobs [n], sampled logprobs [n], advantage) of one trajectory -> loss per token [n], as published."""
+
+
+def ppo(low: float, high: float, dual: float | None = None) -> Formula:
+    """-min(r A, clip(r) A), and for A < 0 not above -dual A."""
+
+    def formula(logprobs: Tensor, sampled: Tensor, advantage: float) -> Tensor:
+        ratio = torch.exp(logprobs - sampled)
+        objective = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+        if dual is not None and advantage < 0:
+            objective = torch.maximum(objective, torch.full_like(objective, dual * advantage))
+        return -objective
+
+    return formula
+
+
+def gspo(low: float, high: float) -> Formula:
+    """The same with the geometric mean of the ratios in the place of each."""
+
+    def formula(logprobs: Tensor, sampled: Tensor, advantage: float) -> Tensor:
+        ratio = torch.exp((logprobs - sampled).mean())
+        objective = torch.minimum(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+        return -objective.expand(len(logprobs))
+
+    return formula
+
+
+def cispo(low: float, high: float) -> Formula:
+    """The policy gradient with ratios as weights, bounded and without gradient."""
+    return lambda logprobs, sampled, a: -(torch.exp(logprobs - sampled).clamp(low, high).detach() * a * logprobs)
+
+
+def reinforce() -> Formula:
+    """The policy gradient alone."""
+    return lambda logprobs, sampled, a: -a * logprobs
+
+
+def token_mean(losses: Sequence[Tensor]) -> Tensor:
+    """Over all tokens of all trajectories."""
+    return torch.cat(list(losses)).mean()
+
+
+def trajectory_mean(losses: Sequence[Tensor]) -> Tensor:
+    """Over trajectories, of means over tokens."""
+    return torch.stack([x.mean() for x in losses]).mean()
+
+
+def constant_length(length: int) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Over trajectories, of sums over tokens divided by a constant."""
+    return lambda losses: torch.stack([x.sum() / length for x in losses]).mean()
+
+
+def separate_loss(
     model: PreTrainedModel,
     trees: Sequence[Tree],
     advantages: Sequence[np.ndarray],
-    clip_low: float,
-    clip_high: float,
+    formula: Formula,
     temperature: float = 1.0,
+    aggregate: Callable[[Sequence[Tensor]], Tensor] = token_mean,
 ) -> Tensor:
-    """Mean over all response tokens of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), one trajectory at a time."""
-    terms = []
+    """The loss of an update, one trajectory at a time."""
+    losses = []
     for tree, values in zip(trees, advantages, strict=True):
         for leaf, advantage in zip(tree.leaves(), values.tolist(), strict=True):
             logprobs = response_logprobs(model, tree, leaf, temperature)
             sampled = torch.from_numpy(tree.trajectory(leaf).sampled_logprobs).to(logprobs.dtype)
-            ratio = torch.exp(logprobs - sampled)
-            clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
-            terms.append(-torch.minimum(ratio * advantage, clipped * advantage))
-    return torch.cat(terms).mean()
+            losses.append(formula(logprobs, sampled, advantage))
+    return aggregate(losses)
 
 
 def sampled_by(model: PreTrainedModel, tree: Tree, rng: np.random.Generator, noise: float) -> Tree:

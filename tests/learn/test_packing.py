@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learn.reference import flatten, sequences_of, subtree_ends
-from tests.trees import add_segment, random_tree, star, trees
-from treepo.learn.packing import PackedTree, join, micro_batches, num_distinct, pack
+from tests.trees import add_segment, star, trees
+from treepo.learn.packing import PackedTree, fewest_repeated, num_distinct, pack, pack_apart, pack_within
 from treepo.tree import ROOT, StopReason, Tree
 
 
@@ -23,6 +23,12 @@ def prefixes_of(packed: PackedTree) -> list[tuple[int, ...]]:
     index = np.arange(packed.num_tokens)
     visible = (index[:, None] >= index) & (index[:, None] < packed.subtree_ends)
     return [tuple(packed.token_ids[row].tolist()) for row in visible]
+
+
+def sums_of(packed: PackedTree) -> tuple[list[float], list[float]]:
+    """Per term the sums of the positive and of the negative advantages below it."""
+    parts = packed.advantages.clip(min=0), packed.advantages.clip(max=0)
+    return packed.below(parts[0]).tolist(), packed.below(parts[1]).tolist()
 
 
 @given(trees())
@@ -70,6 +76,7 @@ def test_terms_are_the_tokens_of_the_nodes(tree: Tree) -> None:
     """For each packed token, the terms sum up what the trajectories through its nodes would contribute."""
     advantages = advantages_of(tree)
     packed = pack(tree, advantages)
+    positive, negative = (packed.below(x) for x in (packed.advantages.clip(min=0), packed.advantages.clip(max=0)))
     prefixes = prefixes_of(packed)
     expected: dict[tuple[tuple[int, ...], float], np.ndarray] = defaultdict(lambda: np.zeros(3))
     for leaf, advantage in zip(tree.leaves(), advantages, strict=True):
@@ -80,7 +87,7 @@ def test_terms_are_the_tokens_of_the_nodes(tree: Tree) -> None:
     got: dict[tuple[tuple[int, ...], float], np.ndarray] = defaultdict(lambda: np.zeros(3))
     for s, target in enumerate(packed.targets):
         key = prefixes[target], float(packed.sampled_logprobs[s])
-        got[key] += [packed.positive[s], packed.negative[s], packed.num_leaves[s]]
+        got[key] += [positive[s], negative[s], packed.leaf_ends[s] - packed.leaf_starts[s]]
     assert got.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_allclose(got[key], value, rtol=0, atol=1e-12)
@@ -91,7 +98,8 @@ def test_terms_are_the_tokens_of_the_nodes(tree: Tree) -> None:
 def test_every_trajectory_counts_all_its_tokens(tree: Tree) -> None:
     """Summed over the terms, the trajectories are the sum of all responses' lengths, as the token-mean needs."""
     packed = pack(tree, advantages_of(tree))
-    assert packed.num_leaves.sum() == sum(tree.response_len(leaf) for leaf in tree.leaves())
+    assert (packed.leaf_ends - packed.leaf_starts).sum() == packed.num_response_tokens
+    assert packed.num_response_tokens == sum(tree.response_len(leaf) for leaf in tree.leaves())
     assert len(packed.targets) == tree.num_decoded()
 
 
@@ -115,9 +123,7 @@ def test_siblings_that_begin_alike_are_merged() -> None:
     assert packed.num_tokens == 2 + 5
     assert num_distinct(tree) == 5
     assert Counter(packed.token_ids.tolist()) == Counter([7, 8, 1, 2, 3, 4, 5])
-    terms = zip(
-        packed.token_ids[packed.targets].tolist(), packed.positive.tolist(), packed.negative.tolist(), strict=True
-    )
+    terms = zip(packed.token_ids[packed.targets].tolist(), *sums_of(packed), strict=True)
     # The merged tokens keep a term per node, so that each keeps the log-probability that it was sampled with.
     assert sorted(terms) == sorted([(t, 2.0, 0.0) for t in (1, 2, 3, 4)] + [(t, 0.0, -1.0) for t in (1, 2, 3, 5)])
 
@@ -130,9 +136,10 @@ def test_leaves_that_disagree_keep_both_sums() -> None:
         add_segment(tree, stem, [token], StopReason.EOS)
     packed = pack(tree, np.array([3.0, 1.0, -2.0]))
     at = packed.token_ids[packed.targets] == 1
-    assert packed.positive[at].tolist() == [4.0]
-    assert packed.negative[at].tolist() == [-2.0]
-    assert packed.num_leaves[at].tolist() == [3]
+    positive, negative = (np.array(x) for x in sums_of(packed))
+    assert positive[at].tolist() == [4.0]
+    assert negative[at].tolist() == [-2.0]
+    assert (packed.leaf_ends - packed.leaf_starts)[at].tolist() == [3]
 
 
 def test_an_unfinished_path_is_not_packed() -> None:
@@ -145,46 +152,80 @@ def test_an_unfinished_path_is_not_packed() -> None:
     assert after.num_tokens == before.num_tokens
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 80))
-@settings(max_examples=60, deadline=None)
-def test_micro_batches_keep_every_tree_within_the_budget(seed: int, num_trees: int, max_tokens: int) -> None:
-    """Each tree appears once, in order and whole; only a tree that is larger than the budget exceeds it, alone."""
-    rng = np.random.default_rng(seed)
-    grown = [random_tree(rng, int(rng.integers(1, 6))) for _ in range(num_trees)]
-    packed = [pack(tree, advantages_of(tree, i)) for i, tree in enumerate(grown)]
-    batches = micro_batches(packed, max_tokens)
-    cut = [batch.packed.token_ids[start:end].tolist() for batch in batches for start, end in pairwise(batch.offsets)]
-    assert cut == [tree.token_ids.tolist() for tree in packed]
-    for batch in batches:
-        assert batch.packed.num_tokens == batch.offsets[-1]
-        assert batch.packed.num_tokens <= max_tokens or len(batch.offsets) == 2
-    for one, other in pairwise(batches):
-        assert one.packed.num_tokens + other.offsets[1] > max_tokens, "the next tree would have fitted"
+@given(trees())
+@settings(deadline=None)
+def test_predecessors_rise(tree: Tree) -> None:
+    """So that the terms of a chunk of logits lie together."""
+    assert (np.diff(pack(tree, advantages_of(tree)).predecessors) >= 0).all()
 
 
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
-def test_joined_trees_do_not_see_each_other(seed: int) -> None:
-    """In a batch each tree keeps its paths, terms and weights."""
+@given(trees(min_leaves=2), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_some_trajectories_are_packed_as_their_own_tree(tree: Tree, seed: int) -> None:
+    """A part holds the distinct tokens of its trajectories, with their advantages, and nothing of the others."""
     rng = np.random.default_rng(seed)
-    packed = [
-        pack(tree, advantages_of(tree)) for tree in (random_tree(rng, 4), random_tree(rng, 1), random_tree(rng, 3))
-    ]
-    batch = join(packed).packed
-    prefixes = prefixes_of(batch)
-    assert prefixes == [p for tree in packed for p in prefixes_of(tree)]
-    terms = [
-        (prefixes[target], prefixes[predecessor])
-        for target, predecessor in zip(batch.targets, batch.predecessors, strict=True)
-    ]
-    expected = []
-    for tree in packed:
-        own = prefixes_of(tree)
-        expected += [(own[t], own[p]) for t, p in zip(tree.targets, tree.predecessors, strict=True)]
-    assert terms == expected
-    for name in ("sampled_logprobs", "positive", "negative", "num_leaves", "positions"):
-        parts = [getattr(tree, name) for tree in packed]
-        np.testing.assert_array_equal(getattr(batch, name), np.concatenate(parts))
+    advantages = advantages_of(tree)
+    chosen = sorted(rng.permutation(len(advantages))[: rng.integers(1, len(advantages))].tolist())
+    part = pack(tree, advantages, chosen)
+    sequences = [sequences_of(tree)[i] for i in chosen]
+    assert sorted(prefixes_of(part)) == flatten(sequences)
+    assert sorted(part.advantages.tolist()) == sorted(advantages[chosen].tolist())
+    assert part.num_response_tokens == sum(len(s) - len(tree.prompt_ids) for s in sequences)
+    for parts in pack_apart(tree, advantages):
+        assert parts.positions.tolist() == list(range(parts.num_tokens))
+
+
+@given(trees(min_leaves=2), st.integers(1, 40))
+@settings(deadline=None)
+def test_parts_hold_each_trajectory_once(tree: Tree, max_tokens: int) -> None:
+    """Every trajectory lies whole in one part, and parts keep to the limit unless a single trajectory exceeds it."""
+    advantages = advantages_of(tree)
+    parts = pack_within(tree, advantages, max_tokens)
+    limit = max(max_tokens, *(len(s) for s in sequences_of(tree)))
+    assert all(part.num_tokens <= limit for part in parts)
+    assert sorted(a for part in parts for a in part.advantages.tolist()) == sorted(advantages.tolist())
+    assert flatten(sequences_of(tree)) == sorted({p for part in parts for p in prefixes_of(part)})
+    assert (len(parts) == 1) == (num_distinct(tree) + len(tree.prompt_ids) <= limit)
+
+
+@given(trees(min_leaves=2, max_leaves=7), st.integers(1, 40))
+@settings(deadline=None)
+def test_parts_repeat_as_little_as_can_be(tree: Tree, max_tokens: int) -> None:
+    """No other way to cut the row of trajectories in depth-first order forwards fewer tokens within the limit."""
+    parts = pack_within(tree, advantages_of(tree), max_tokens)
+    sequences = sorted(map(tuple, sequences_of(tree)))
+    limit = max(max_tokens, *map(len, sequences))
+    # Any order in which those that begin alike lie together is depth first; the parts' own is one.
+    order = [p for part in parts for p in leaf_paths(part)]
+    assert sorted(order) == sequences
+    costs = []
+    for cuts in range(2 ** (len(order) - 1)):
+        bounds = [0, *(i + 1 for i in range(len(order) - 1) if cuts >> i & 1), len(order)]
+        sizes = [len(flatten(order[a:b])) for a, b in pairwise(bounds)]
+        if max(sizes) <= limit:
+            costs.append(sum(sizes))
+    assert sum(part.num_tokens for part in parts) == min(costs)
+
+
+def leaf_paths(packed: PackedTree) -> list[tuple[int, ...]]:
+    """The ids of each trajectory, in the order in which they end in the packed tree."""
+    prefixes, found = prefixes_of(packed), []
+    for leaf, length in enumerate(packed.lens.astype(int)):
+        own = [t for t, a, b in zip(packed.targets, packed.leaf_starts, packed.leaf_ends, strict=True) if a <= leaf < b]
+        last = max(own, key=lambda t: packed.positions[t])
+        assert len(own) == length
+        found.append((int(last), prefixes[last]))
+    return [path for _, path in sorted(found)]
+
+
+def test_cuts_by_hand() -> None:
+    """Four paths of 6 tokens that share 5, 1 and 5 with the one before: at most 7 tokens cut them in the middle."""
+    depths, new = np.array([6, 6, 6, 6]), np.array([6, 1, 5, 1])
+    assert fewest_repeated(depths, new, 100) == [0, 4]
+    assert fewest_repeated(depths, new, 12) == [0, 2, 4]
+    assert fewest_repeated(depths, new, 7) == [0, 2, 4]
+    assert fewest_repeated(depths, new, 6) == [0, 1, 2, 3, 4]
+    assert fewest_repeated(depths, new, 1) == [0, 1, 2, 3, 4], "a single path is never cut"
 
 
 def test_reference_ends_by_hand() -> None:

@@ -17,9 +17,10 @@ from treepo.engine import SampleRequest
 from treepo.engine.torch import TorchEngine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.loss import ClippedLoss
+from treepo.learn.loss import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
+from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer, credit
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
@@ -93,6 +94,7 @@ def make_trainer(
     lr: float = 1e-2,
     max_batch: int = 64,
     dynamic: DynamicSampling | None = None,
+    num_epochs: int = 1,
 ) -> Trainer:
     """A trainer of a tiny random model."""
     tokenizer = make_tiny_tokenizer()
@@ -100,7 +102,8 @@ def make_trainer(
     engine = TorchEngine(policy.model, policy.eos_ids, max_batch)
     rules = Rules(SHAPE, InitialFork(), EvenBranching(), Resume(), StopRules(), policy.decode)
     optimizer, schedule = make_optimizer(policy.model, OptimSettings(lr=lr, warmup_steps=0))
-    updater = NotingUpdater(policy.model, ClippedLoss(), optimizer, schedule, 200, 1.0)
+    parts = Scorer(policy.model), PPO(), TokenMean(), Penalties()
+    updater = NotingUpdater(*parts, optimizer, schedule, 200, 1.0)
     sampler = TreeSampler(engine, rules)
     return Trainer(
         policy,
@@ -111,6 +114,7 @@ def make_trainer(
         updater,
         problems_per_step,
         num_mini_batches,
+        num_epochs,
         dynamic or DynamicSampling(),
         seed,
     )
@@ -323,6 +327,17 @@ def test_later_mini_batches_are_off_policy() -> None:
     assert trainer.step(1).metrics["update/kl"] > 1e-6
 
 
+def test_several_epochs_go_over_the_same_trees() -> None:
+    """Each mini-batch comes once per epoch, and later epochs are off policy: ratios refer to what was sampled."""
+    trainer = make_trainer(Alternating(), num_mini_batches=2, num_epochs=3)
+    metrics = trainer.step(1).metrics
+    batches = given(trainer)
+    assert len(batches) == 6
+    assert [prompts(b) for b in batches[:2]] == [prompts(b) for b in batches[2:4]] == [prompts(b) for b in batches[4:]]
+    once = make_trainer(Alternating(), num_mini_batches=2).step(1).metrics
+    assert metrics["update/kl"] > once["update/kl"]
+
+
 def test_a_learnable_task_is_learned() -> None:
     """Responses that begin with a digit are rewarded and become more frequent."""
     trainer = make_trainer(digits_judge, problems_per_step=8, lr=5e-3)
@@ -336,13 +351,13 @@ def test_mini_batches_of_nothing() -> None:
 
 
 def test_equal_parts() -> None:
-    """Sizes differ by at most one, whatever the numbers."""
+    """Numbers of trees differ by at most one, whatever they are, and the parts of a tree stay together."""
     trainer = make_trainer()
-    trees: list[Any] = list(range(23))
+    trees: list[Any] = [[2 * i, 2 * i + 1] if i % 3 == 0 else [2 * i] for i in range(23)]
     for count in range(1, 30):
         parts = replace(trainer, num_mini_batches=count).mini_batches(trees)
-        assert [x for part in parts for x in part] == trees
-        sizes = sorted(len(part) for part in parts)
+        assert [x for part in parts for x in part] == [x for tree in trees for x in tree]
+        sizes = sorted(len({x // 2 for x in part}) for part in parts)
         assert len(parts) == min(count, 23) and sizes[0] >= 1 and sizes[-1] - sizes[0] <= 1
         assert all(one[-1] < other[0] for one, other in pairwise(parts))  # pyright: ignore[reportOperatorIssue]
 
@@ -359,6 +374,6 @@ class BackwardSampler:
 def test_trees_come_back_in_the_order_of_their_problems() -> None:
     """Whatever order they finish in: rewards are matched to trees by place."""
     problems = ToyTask(half_judge).training_problems(0, 5)
-    trainer: Any = Trainer(*[None] * 10)
+    trainer: Any = Trainer(*[None] * 11)
     trees = replace(trainer, sampler=BackwardSampler(), seed=0).grow(problems, step=1)
     assert [tree.problem_id for tree in trees] == [p.id for p in problems]

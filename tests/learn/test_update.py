@@ -1,27 +1,50 @@
 """One update from packed trees against trajectories one by one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.learn.reference import (
+    Formula,
     all_logprobs,
+    cispo,
+    constant_length,
     flatten,
-    ppo_loss,
+    gspo,
+    ppo,
     random_advantages,
     random_trees,
+    reinforce,
     response_logprobs,
+    separate_loss,
     sequences_of,
+    token_mean,
+    trajectory_mean,
 )
 from tests.models import KINDS, make_tiny_model
-from treepo.learn.loss import ClippedLoss
+from treepo.learn.loss import (
+    CISPO,
+    GSPO,
+    PPO,
+    REINFORCE,
+    Aggregation,
+    ConstantLength,
+    Loss,
+    Penalties,
+    TokenMean,
+    TrajectoryMean,
+)
+from treepo.learn.loss.penalties import KLEstimator
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree, pack
+from treepo.learn.reference import FrozenCopy
+from treepo.learn.scoring import Scorer
 from treepo.learn.update import NonFiniteUpdateError, Updater
 from treepo.tree import Tree
 
@@ -36,12 +59,32 @@ class HeldStill(torch.optim.SGD):
 
 
 def updater_of(
-    model: PreTrainedModel, max_tokens: int = ALL_TOKENS, temperature: float = 1.0, max_grad_norm: float = math.inf
+    model: PreTrainedModel,
+    max_tokens: int = ALL_TOKENS,
+    max_grad_norm: float = math.inf,
+    scorer: Scorer | None = None,
+    loss: Loss | None = None,
+    aggregation: Aggregation | None = None,
+    penalties: Penalties | None = None,
 ) -> Updater:
     """An updater whose gradients are left as they are."""
     optimizer = HeldStill(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    return Updater(model, ClippedLoss(), optimizer, schedule, max_tokens, max_grad_norm, temperature)
+    return Updater(
+        scorer or Scorer(model),
+        loss or PPO(),
+        aggregation or TokenMean(),
+        penalties or Penalties(),
+        optimizer,
+        schedule,
+        max_tokens,
+        max_grad_norm,
+    )
+
+
+def adam_of(model: PreTrainedModel, settings: OptimSettings) -> Updater:
+    """An updater that moves the weights."""
+    return Updater(Scorer(model), PPO(), TokenMean(), Penalties(), *make_optimizer(model, settings), ALL_TOKENS, 1.0)
 
 
 def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -50,12 +93,16 @@ def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def separate_gradients(
-    kind: str, trees: Sequence[Tree], advantages: Sequence[np.ndarray], temperature: float = 1.0
+    kind: str,
+    trees: Sequence[Tree],
+    advantages: Sequence[np.ndarray],
+    temperature: float = 1.0,
+    formula: Formula | None = None,
+    aggregate: Callable[[Sequence[Tensor]], Tensor] = token_mean,
 ) -> dict[str, torch.Tensor]:
     """Gradients of the published formula through the model as transformers runs it."""
     plain = make_tiny_model(kind, dtype=torch.float64, attention="sdpa")
-    loss = ClippedLoss()
-    ppo_loss(plain, trees, advantages, loss.clip_low, loss.clip_high, temperature).backward()
+    separate_loss(plain, trees, advantages, formula or ppo(0.2, 0.28), temperature, aggregate).backward()
     return gradients(plain)
 
 
@@ -93,7 +140,7 @@ def test_a_temperature_scales_the_logits() -> None:
     trees = random_trees(plain, seed=5, num_trees=3)
     advantages = random_advantages(trees, seed=5)
     model = make_tiny_model(dtype=torch.float64)
-    updater_of(model, temperature=0.7).update(packed_trees(trees, advantages))
+    updater_of(model, scorer=Scorer(model, temperature=0.7)).update(packed_trees(trees, advantages))
     assert largest_difference(gradients(model), separate_gradients("qwen2", trees, advantages, 0.7)) < 1e-12
     assert largest_difference(gradients(model), separate_gradients("qwen2", trees, advantages)) > 1e-3
 
@@ -127,30 +174,110 @@ def test_metrics_are_means_over_response_tokens() -> None:
                 log_ratio = response_logprobs(plain, tree, leaf) - sampled
                 kls.append(torch.exp(log_ratio) - 1 - log_ratio)
                 log_ratios.append(log_ratio)
-        loss = ppo_loss(plain, trees, advantages, 0.2, 0.28)
+        loss = separate_loss(plain, trees, advantages, ppo(0.2, 0.28))
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-10)
     assert metrics["entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-10)
     assert metrics["kl"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-10)
     assert metrics["kl"] > 0.01
-    assert metrics["clip_fraction"] == pytest.approx(shared_clip_fraction(trees, advantages, plain), rel=1e-10)
+    assert metrics["clip_fraction"] == pytest.approx(clip_fraction(trees, advantages, plain), rel=1e-10)
 
 
-def shared_clip_fraction(trees: Sequence[Tree], advantages: Sequence[np.ndarray], plain: PreTrainedModel) -> float:
-    """Of all response tokens, those in a node where the ratio holds back some trajectory through the node."""
+def clip_fraction(trees: Sequence[Tree], advantages: Sequence[np.ndarray], plain: PreTrainedModel) -> float:
+    """Of all response tokens of all trajectories, those that get no gradient because of a bound.
+
+    A token that is shared was once counted for all its trajectories when it was clipped for one of them.
+    """
     num_clipped = num_tokens = 0
     for tree, values in zip(trees, advantages, strict=True):
-        groups = tree.groups()
-        for position, leaf in enumerate(tree.leaves()):
+        for leaf, advantage in zip(tree.leaves(), values, strict=True):
             with torch.no_grad():
                 logprobs = response_logprobs(plain, tree, leaf)
             ratio = torch.exp(logprobs - torch.from_numpy(tree.trajectory(leaf).sampled_logprobs)).numpy()
-            nodes = [i for i in tree.path(leaf)[1:] for _ in tree.nodes[i].token_ids]
-            for r, node in zip(ratio, nodes, strict=True):
-                assert position in groups[node]
-                below = values[groups[node]]
-                num_clipped += (r > 1.28 and (below > 0).any()) or (r < 0.8 and (below < 0).any())
-                num_tokens += 1
+            num_clipped += int((ratio > 1.28).sum() if advantage > 0 else (ratio < 0.8).sum())
+            num_tokens += len(ratio)
     return num_clipped / num_tokens
+
+
+LOSSES: list[tuple[Loss, Formula]] = [
+    (PPO(0.1, 0.3), ppo(0.1, 0.3)),
+    (PPO(0.2, 0.28, dual_clip=1.3), ppo(0.2, 0.28, 1.3)),
+    (GSPO(0.02, 0.03), gspo(0.02, 0.03)),
+    (CISPO(max_weight=1.2, min_weight=0.7), cispo(0.7, 1.2)),
+    (REINFORCE(), reinforce()),
+]
+AGGREGATIONS: list[tuple[Aggregation, Callable[[Sequence[Tensor]], Tensor]]] = [
+    (TokenMean(), token_mean),
+    (TrajectoryMean(), trajectory_mean),
+    (ConstantLength(20), constant_length(20)),
+]
+
+
+@pytest.mark.parametrize(("aggregation", "aggregate"), AGGREGATIONS, ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
+def test_every_loss_is_exact_under_packing(
+    loss: Loss, formula: Formula, aggregation: Aggregation, aggregate: Callable[[Sequence[Tensor]], Tensor]
+) -> None:
+    """Value and gradients are those of the published formula, trajectory by trajectory, to 1e-12; micro-batches that
+    cut trees in parts change nothing."""
+    plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
+    trees = random_trees(plain, seed=8, num_trees=3)
+    advantages = random_advantages(trees, seed=8)
+    expected = separate_gradients("qwen2", trees, advantages, formula=formula, aggregate=aggregate)
+    with torch.no_grad():
+        value = float(separate_loss(plain, trees, advantages, formula, aggregate=aggregate))
+    for max_tokens in (ALL_TOKENS, 20):
+        model = make_tiny_model(dtype=torch.float64)
+        updater = updater_of(model, max_tokens, loss=loss, aggregation=aggregation)
+        parts = [p for tree, own in zip(trees, advantages, strict=True) for p in updater.pack(tree, own)]
+        assert (len(parts) > len(trees)) == (max_tokens == 20)
+        metrics = updater.update(parts)
+        assert metrics["loss"] == pytest.approx(value, rel=1e-12, abs=1e-12)
+        assert largest_difference(gradients(model), expected) < 1e-12
+    if not isinstance(loss, REINFORCE):
+        assert metrics["clip_fraction"] > 0
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_penalties_are_exact_under_packing(estimator: KLEstimator, packing: bool) -> None:
+    """KL to a reference and the entropy bonus weigh as much as the loss's tokens, and their gradients are exact."""
+    plain, other = (make_tiny_model(dtype=torch.float64, attention="sdpa", seed=seed) for seed in (0, 1))
+    trees = random_trees(plain, seed=9, num_trees=3)
+    advantages = random_advantages(trees, seed=9)
+    losses = []
+    for tree, values in zip(trees, advantages, strict=True):
+        for leaf, advantage in zip(tree.leaves(), values.tolist(), strict=True):
+            every = all_logprobs(plain, tree.ids(leaf).tolist())[len(tree.prompt_ids) - 1 :]
+            logprobs = response_logprobs(plain, tree, leaf)
+            d = logprobs - response_logprobs(other, tree, leaf).detach()
+            kl = {"k1": d, "k2": d**2 / 2, "k3": torch.exp(-d) - 1 + d}[estimator]
+            entropy = -(every.exp() * every).sum(-1)
+            losses.append(-advantage * logprobs + 0.3 * kl - 0.2 * entropy)
+    trajectory_mean(losses).backward()
+    model = make_tiny_model(dtype=torch.float64)
+    penalties = Penalties(kl=0.3, kl_estimator=estimator, entropy=0.2)
+    updater = updater_of(model, 25, loss=REINFORCE(), aggregation=TrajectoryMean(), penalties=penalties)
+    reference = FrozenCopy(make_tiny_model(dtype=torch.float64, seed=1))
+    updater = replace(updater, packing=packing, reference=reference)
+    parts = [p for tree, own in zip(trees, advantages, strict=True) for p in updater.pack(tree, own)]
+    metrics = updater.update(updater.prepare(parts))
+    # The reference's log-probabilities are kept in float64 here, so nothing is rounded.
+    assert largest_difference(gradients(model), gradients(plain)) < 1e-12
+    assert metrics["loss"] == pytest.approx(float(trajectory_mean(losses).detach()), rel=1e-12)
+    assert metrics["kl_reference"] > 0.01
+
+
+def test_rescoring_puts_the_trainers_own_logprobs_in_place() -> None:
+    """Whatever the engine reported, the first update is then on policy, and later ones refer to the policy it had."""
+    model = make_tiny_model(dtype=torch.float64)
+    trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), seed=10, num_trees=2)
+    updater = replace(adam_of(model, OptimSettings(lr=0.01, warmup_steps=0)), rescoring=True, max_tokens=20)
+    parts = updater.prepare(
+        [p for t, a in zip(trees, random_advantages(trees, 10), strict=True) for p in updater.pack(t, a)]
+    )
+    first, second = updater.update(parts), updater.update(parts)
+    assert first["kl"] < 1e-12
+    assert second["kl"] > 1e-6
 
 
 def test_on_policy_metrics_are_zero() -> None:
@@ -174,11 +301,10 @@ def test_weights_that_are_not_finite_stop_the_update() -> None:
     """NaN in a weight is an error that carries the batch, and no weight is touched."""
     model = make_tiny_model()
     packed = some_packed(model)
-    optimizer, schedule = make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=0))
+    updater = adam_of(model, OptimSettings(lr=0.1, warmup_steps=0))
     with torch.no_grad():
         next(model.parameters())[3, 0] = math.nan
     before = {name: p.clone() for name, p in model.named_parameters()}
-    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
     with pytest.raises(NonFiniteUpdateError, match="loss is not finite") as caught:
         updater.update(packed)
     assert caught.value.batch.packed.num_tokens == sum(tree.num_tokens for tree in packed)
@@ -191,10 +317,10 @@ def test_gradients_that_are_not_finite_stop_the_update() -> None:
     model = make_tiny_model()
     packed = some_packed(model)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    optimizer, schedule = make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=0))
+    updater = adam_of(model, OptimSettings(lr=0.1, warmup_steps=0))
     next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(NonFiniteUpdateError, match="gradient norm is not finite") as caught:
-        Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0).update(packed)
+        updater.update(packed)
     assert caught.value.batch.packed.num_tokens == sum(tree.num_tokens for tree in packed)
     for name, p in model.named_parameters():
         torch.testing.assert_close(p, before[name], rtol=0, atol=0)
@@ -203,7 +329,7 @@ def test_gradients_that_are_not_finite_stop_the_update() -> None:
 def test_an_infinite_advantage_stops_the_update() -> None:
     """The loss, not only the weights, can be what is not finite."""
     model = make_tiny_model()
-    packed = [replace(tree, positive=tree.positive + math.inf) for tree in some_packed(model)]
+    packed = [replace(tree, advantages=tree.advantages + math.inf) for tree in some_packed(model)]
     with pytest.raises(NonFiniteUpdateError, match="loss is not finite"):
         updater_of(model).update(packed)
 
@@ -226,8 +352,7 @@ def test_the_rate_warms_up_linearly_and_stays() -> None:
     """With 4 warm-up steps the rates are 1/4, 2/4, 3/4, 1, 1 of the setting."""
     model = make_tiny_model()
     packed = some_packed(model)
-    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-3, warmup_steps=4))
-    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    updater = adam_of(model, OptimSettings(lr=1e-3, warmup_steps=4))
     rates = [updater.update(packed)["lr"] for _ in range(6)]
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
 
@@ -236,8 +361,7 @@ def test_the_first_step_of_adam_has_the_size_of_the_rate() -> None:
     """Adam's first step moves a weight by the rate, whatever its gradient: the warm-up acts from the start."""
     model = make_tiny_model(dtype=torch.float64)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-3, warmup_steps=10, weight_decay=0.0))
-    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    updater = adam_of(model, OptimSettings(lr=1e-3, warmup_steps=10, weight_decay=0.0))
     updater.update(some_packed(model))
     for name, p in model.named_parameters():
         assert p.grad is not None
@@ -262,8 +386,7 @@ def test_updates_raise_what_is_good() -> None:
                 for leaf, a in zip(tree.leaves(), values, strict=True)
             )
 
-    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-3, warmup_steps=0))
-    updater = Updater(model, ClippedLoss(), optimizer, schedule, ALL_TOKENS, 1.0)
+    updater = adam_of(model, OptimSettings(lr=1e-3, warmup_steps=0))
     before = gap()
     for _ in range(5):
         updater.update(packed_trees(trees, advantages))

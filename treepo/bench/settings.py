@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from treepo.config import Count, EngineSettings, ModelSettings
 from treepo.grow import InitialFork, TreeShape
+from treepo.settings import Count, EngineSettings, ModelSettings
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
 

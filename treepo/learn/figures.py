@@ -73,11 +73,11 @@ def problem_figures(rewards: Sequence[np.ndarray], num_rounds: int, num_trained:
     }
 
 
-def packing_figures(trees: Sequence[Tree], packed: Sequence[PackedTree | None]) -> dict[str, float]:
-    """tokens/forwarded: prompt and response tokens that the update forwarded; tokens/unpacked: the same with every
-    trajectory on its own."""
-    trained = [(tree, p) for tree, p in zip(trees, packed, strict=True) if p is not None]
+def packing_figures(trees: Sequence[Tree], packed: Sequence[Sequence[PackedTree]]) -> dict[str, float]:
+    """tokens/forwarded: prompt and response tokens that an epoch of updates forwards; tokens/unpacked: the same with
+    every trajectory on its own. packed: the parts of each tree, none for one that was not trained on."""
+    trained = [(tree, parts) for tree, parts in zip(trees, packed, strict=True) if parts]
     return {
-        "tokens/forwarded": sum(p.num_tokens for _, p in trained),
+        "tokens/forwarded": sum(part.num_tokens for _, parts in trained for part in parts),
         "tokens/unpacked": sum(int(lengths_of(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t, _ in trained),
     }

@@ -1,32 +1,35 @@
-"""Trees -> TreeBatch: each shared token once.
+"""Trees -> PackedTree: each shared token once.
 
 A tree's nodes share what their paths share, and siblings that begin alike are merged too, so that every distinct
 token is forwarded once. What is learned is kept apart from what is forwarded: a term is one token of one node, with
-its own sampled log-probability and the advantages of the leaves below it.
+its own sampled log-probability and the leaves below it.
 
-Letters: T packed tokens · S terms.
+Letters: T packed tokens · S terms · L leaves.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from treepo.learn.distinct import START, DistinctTokens, Piece
 from treepo.tree import ROOT, Tree
 
 
 @dataclass(frozen=True, eq=False)
 class PackedTree:
-    """One tree in depth-first order.
+    """One tree, or some of its trajectories, in depth-first order.
 
     token_ids, positions int64 [T]; a token's position is its depth in tokens.
     subtree_ends int64 [T]: one past the last token at or below each token.
-    targets int64 [S]: the packed token of each term; predecessors int64 [S]: the token above it, whose logits
-        predict it.
+    targets int64 [S]: the packed token of each term; predecessors int64 [S], in rising order: the token above it, whose
+        logits predict it.
     sampled_logprobs float32 [S]: what the engine reported for the term.
-    positive, negative float64 [S]: sums of the advantages above and below 0 of the leaves under the term. Leaves that
-        share a token may disagree, and the clipped loss is not linear, so one sum would not do.
-    num_leaves int64 [S]: trajectories that the term belongs to.
+    leaf_starts, leaf_ends int64 [S]: the leaves below the term, a range.
+    advantages, lens, leaf_weights float64 [L]: of each leaf its advantage, its response tokens, and what each of them
+        weighs in the loss.
+    ref_logprobs float32 [S]: of the reference; empty where there is none.
     """
 
     token_ids: np.ndarray
@@ -35,146 +38,134 @@ class PackedTree:
     targets: np.ndarray
     predecessors: np.ndarray
     sampled_logprobs: np.ndarray
-    positive: np.ndarray
-    negative: np.ndarray
-    num_leaves: np.ndarray
+    leaf_starts: np.ndarray
+    leaf_ends: np.ndarray
+    advantages: np.ndarray
+    lens: np.ndarray
+    leaf_weights: np.ndarray
+    ref_logprobs: np.ndarray
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def num_response_tokens(self) -> int:
+        """Of all trajectories, shared ones once for each."""
+        return int(self.lens.sum())
 
-@dataclass(frozen=True, eq=False)
-class TreeBatch:
-    """Several packed trees side by side; the fields are those of PackedTree, and indices count through the batch.
+    def below(self, values: np.ndarray) -> np.ndarray:
+        """[S]: the sum over the leaves below each term of one value per leaf."""
+        sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        # An infinite advantage becomes a loss that is not finite, which the updater reports.
+        with np.errstate(invalid="ignore"):
+            return sums[self.leaf_ends] - sums[self.leaf_starts]
 
-    offsets: where each tree starts, and the end of the last.
+
+def pack(tree: Tree, advantages: np.ndarray, leaves: Sequence[int] | None = None) -> PackedTree:
+    """Pack a tree with one advantage per leaf, in the order of `Tree.leaves`.
+
+    leaves: positions in that order of those to pack; all if not given.
     """
-
-    offsets: list[int]
-    packed: PackedTree
-
-
-def pack(tree: Tree, advantages: np.ndarray) -> PackedTree:
-    """Pack one tree with one advantage per leaf, in the order of `Tree.leaves`."""
-    trie = _Trie()
-    last_token = {ROOT: trie.extend(-1, tree.prompt_ids)[-1]}
-    targets = []
-    groups = tree.groups()
-    nodes = [i for i in tree.top_down() if i != ROOT and i in groups]
-    for i in nodes:
-        tokens = trie.extend(last_token[tree.nodes[i].parent], tree.nodes[i].token_ids)
-        last_token[i] = tokens[-1]
-        targets.extend(tokens)
-    order, rank = trie.depth_first()
-    parents = np.array(trie.parents)[order]
-    parents = np.where(parents >= 0, rank[parents], -1)
-    targets = rank[np.array(targets, np.int64)]
-
+    chosen = range(len(advantages)) if leaves is None else leaves
+    order, nodes, first_leaf, past_leaf = _depth_first(tree, set(chosen))
+    distinct, pieces = _distinct(tree, nodes)
+    layout = distinct.laid_out()
+    targets = np.concatenate([layout.indices(pieces[i]) for i in nodes])
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
-    below = [advantages[groups[i]] for i in nodes]
+    predecessors = layout.parents[targets]
+    rising = np.argsort(predecessors, kind="stable")
+    all_leaves = tree.leaves()
     return PackedTree(
-        token_ids=np.array(trie.token_ids, np.int64)[order],
-        positions=np.array(trie.positions, np.int64)[order],
-        subtree_ends=_subtree_ends(parents),
-        targets=targets,
-        predecessors=parents[targets],
-        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes]),
-        positive=np.repeat([np.maximum(a, 0).sum() for a in below], lengths),
-        negative=np.repeat([np.minimum(a, 0).sum() for a in below], lengths),
-        num_leaves=np.repeat([len(a) for a in below], lengths),
+        token_ids=layout.token_ids,
+        positions=layout.positions,
+        subtree_ends=layout.subtree_ends,
+        targets=targets[rising],
+        predecessors=predecessors[rising],
+        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
+        leaf_starts=np.repeat([first_leaf[i] for i in nodes], lengths)[rising],
+        leaf_ends=np.repeat([past_leaf[i] for i in nodes], lengths)[rising],
+        advantages=np.asarray(advantages, np.float64)[order],
+        lens=np.array([tree.response_len(all_leaves[i]) for i in order], np.float64),
+        leaf_weights=np.ones(len(order)),
+        ref_logprobs=np.zeros(0, np.float32),
     )
+
+
+def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[PackedTree]:
+    """Pack a tree in parts of at most `max_tokens` tokens, or of its longest trajectory's if that is more.
+
+    Each trajectory lies whole in one part. Of all ways to cut the depth-first order of the leaves, this is the one that
+    repeats the fewest tokens.
+    """
+    nodes = [i for i in tree.top_down() if i != ROOT]
+    distinct, pieces = _distinct(tree, nodes)
+    if distinct.num_tokens <= max_tokens:
+        return [pack(tree, advantages)]
+    layout = distinct.laid_out()
+    last = np.array([layout.indices(pieces[leaf])[-1] for leaf in tree.leaves()])
+    order = np.argsort(last, kind="stable")
+    bounds = fewest_repeated(layout.positions[last[order]] + 1, np.diff(last[order], prepend=-1), max_tokens)
+    return [pack(tree, advantages, order[a:b].tolist()) for a, b in pairwise(bounds)]
+
+
+def pack_apart(tree: Tree, advantages: np.ndarray) -> list[PackedTree]:
+    """Each trajectory on its own: nothing is shared."""
+    return [pack(tree, advantages, [i]) for i in range(len(advantages))]
+
+
+def fewest_repeated(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[int]:
+    """Where to cut a row of leaves so that parts have at most `max_tokens` tokens each and the fewest are repeated.
+
+    depths: tokens on the path to each leaf; new: those of them that are not on the path to the leaf before it. A part
+    begins with a whole path and goes on with new tokens. Returns where each part begins, and the number of leaves.
+    """
+    limit = max(max_tokens, int(depths.max()))
+    total = np.cumsum(new)
+    # A part that begins with leaf i and ends before leaf j has total[j - 1] - total[i] + depths[i] tokens.
+    begin, fewest = [0], [0.0]
+    for end in range(1, len(depths) + 1):
+        sizes = total[end - 1] - total[:end] + depths[:end]
+        repeated = np.where(sizes <= limit, fewest + (depths - new)[:end], np.inf)
+        begin.append(int(repeated.argmin()))
+        fewest.append(float(repeated.min()))
+    bounds = [len(depths)]
+    while bounds[0] > 0:
+        bounds.insert(0, begin[bounds[0]])
+    return bounds
 
 
 def num_distinct(tree: Tree) -> int:
     """Distinct tokens below the prompt: those of the nodes, with siblings that begin alike merged."""
-    trie = _Trie()
-    last_token = {ROOT: trie.extend(-1, tree.prompt_ids)[-1]}
-    for i in tree.top_down():
-        if i != ROOT:
-            last_token[i] = trie.extend(last_token[tree.nodes[i].parent], tree.nodes[i].token_ids)[-1]
-    return len(trie.token_ids) - len(tree.prompt_ids)
+    return _distinct(tree, [i for i in tree.top_down() if i != ROOT])[0].num_tokens - len(tree.prompt_ids)
 
 
-def join(trees: Sequence[PackedTree]) -> TreeBatch:
-    """Lay packed trees side by side."""
-    sizes = [tree.num_tokens for tree in trees]
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-
-    def shifted(name: str) -> np.ndarray:
-        return np.concatenate([getattr(tree, name) + offset for tree, offset in zip(trees, offsets, strict=False)])
-
-    def plain(name: str) -> np.ndarray:
-        return np.concatenate([getattr(tree, name) for tree in trees])
-
-    packed = PackedTree(
-        token_ids=plain("token_ids"),
-        positions=plain("positions"),
-        subtree_ends=shifted("subtree_ends"),
-        targets=shifted("targets"),
-        predecessors=shifted("predecessors"),
-        sampled_logprobs=plain("sampled_logprobs"),
-        positive=plain("positive"),
-        negative=plain("negative"),
-        num_leaves=plain("num_leaves"),
-    )
-    return TreeBatch(offsets.tolist(), packed)
+def _depth_first(tree: Tree, chosen: set[int]) -> tuple[list[int], list[int], dict[int, int], dict[int, int]]:
+    """(order, nodes, first, past): the chosen leaves and the nodes above them, depth first; per node its first leaf in
+    that order and the one past its last."""
+    position = {leaf: i for i, leaf in enumerate(tree.leaves())}
+    walked = list(tree.top_down())
+    order: list[int] = []
+    first: dict[int, int] = {}
+    for i in walked:
+        first[i] = len(order)
+        if position.get(i) in chosen:
+            order.append(position[i])
+    past: dict[int, int] = {}
+    for i in reversed(walked):
+        own = first[i] + (position.get(i) in chosen)
+        past[i] = max(past.get(i, 0), own)
+        parent = tree.nodes[i].parent
+        past[parent] = max(past.get(parent, 0), past[i])
+    nodes = [i for i in walked if i != ROOT and past[i] > first[i]]
+    return order, nodes, first, past
 
 
-def micro_batches(trees: Sequence[PackedTree], max_tokens: int) -> list[TreeBatch]:
-    """Join trees, in their order, into batches of at most `max_tokens` packed tokens; a larger tree stands alone."""
-    batches: list[list[PackedTree]] = []
-    room = 0
-    for tree in trees:
-        if not batches or tree.num_tokens > room:
-            batches.append([])
-            room = max_tokens
-        batches[-1].append(tree)
-        room -= tree.num_tokens
-    return [join(batch) for batch in batches]
-
-
-class _Trie:
-    """Distinct tokens of a tree, each below its predecessor."""
-
-    def __init__(self) -> None:
-        self.token_ids: list[int] = []
-        self.parents: list[int] = []
-        self.positions: list[int] = []
-        self.known: dict[tuple[int, int], int] = {}
-
-    def extend(self, parent: int, token_ids: np.ndarray) -> list[int]:
-        """Indices of these tokens below `parent`, those that are there already or new ones."""
-        indices = []
-        for token in token_ids.tolist():
-            index = self.known.setdefault((parent, token), len(self.token_ids))
-            if index == len(self.token_ids):
-                self.token_ids.append(token)
-                self.parents.append(parent)
-                self.positions.append(self.positions[parent] + 1 if parent >= 0 else 0)
-            indices.append(index)
-            parent = index
-        return indices
-
-    def depth_first(self) -> tuple[np.ndarray, np.ndarray]:
-        """(order, rank): indices in depth-first order, and where each index comes in it."""
-        children: list[list[int]] = [[] for _ in self.parents]
-        for index, parent in enumerate(self.parents[1:], start=1):
-            children[parent].append(index)
-        order, stack = [], [0]
-        while stack:
-            index = stack.pop()
-            order.append(index)
-            stack.extend(reversed(children[index]))
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        return np.array(order), rank
-
-
-def _subtree_ends(parents: np.ndarray) -> np.ndarray:
-    """One past the last descendant of each token, from the parents in depth-first order."""
-    ends = list(range(1, len(parents) + 1))
-    for index in range(len(parents) - 1, 0, -1):
-        parent = parents[index]
-        ends[parent] = max(ends[parent], ends[index])
-    return np.array(ends, np.int64)
+def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[DistinctTokens, dict[int, list[Piece]]]:
+    """The distinct tokens of the prompt and these nodes, parents first, and the pieces that each node is."""
+    distinct = DistinctTokens()
+    _, place = distinct.extend(START, tree.prompt_ids)
+    places, pieces = {ROOT: place}, {}
+    for i in nodes:
+        pieces[i], places[i] = distinct.extend(places[tree.nodes[i].parent], tree.nodes[i].token_ids)
+    return distinct, pieces

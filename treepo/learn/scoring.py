@@ -1,42 +1,126 @@
-"""The trainer's own log-probabilities of packed trees: one forward, each distinct token once."""
+"""The trainer's own log-probabilities of packed trees: one forward, each distinct token once, logits where they are
+needed and only as many at a time as memory should hold.
 
+Letters: N packed tokens · S terms · P tokens that have a term below them · V vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
-from treepo.learn.packing import TreeBatch
-from treepo.model.attention import TreeAttention
+from treepo.learn.batches import TreeBatch, join, micro_batches
+from treepo.learn.packing import PackedTree
+from treepo.model.served import vocabulary_size
+from treepo.model.trees import tree_attention
+
+MAX_LOGITS = 1 << 25
+"""Logits held at a time: 128 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """policy_logprobs [S] with gradient; entropies [S] of the distribution each term was drawn from, without."""
+    """policy_logprobs [S] with gradient; entropies [S] of the distribution each term was drawn from."""
 
     policy_logprobs: Tensor
     entropies: Tensor
 
 
-def score(model: nn.Module, batch: TreeBatch, temperature: float = 1.0) -> Scores:
-    """Score every term of a batch under softmax(logits / temperature), the distribution it was sampled from.
+@dataclass(frozen=True)
+class Scorer:
+    """Scores terms under softmax(logits / temperature), the distribution they were sampled from.
 
-    T packed tokens · S terms · V vocabulary.
+    has_plain_head: whether the logits are the output embeddings' of the last hidden states (see has_plain_head in
+        model/served.py); if not, they are computed all at once.
+    is_packable: whether the model's attention can be told who sees whom; if not, every tree has to be a single
+        trajectory, and they are laid out as rows with padding.
+    autocast: type that matrix products are computed in, or None for that of the weights.
     """
-    device = next(model.parameters()).device
-    packed = batch.packed
-    token_ids, positions, ends, targets, predecessors = (
-        torch.from_numpy(array).to(device)
-        for array in (packed.token_ids, packed.positions, packed.subtree_ends, packed.targets, packed.predecessors)
-    )
-    logits = model(
-        input_ids=token_ids[None],
-        position_ids=positions[None],
-        use_cache=False,
-        attention_context=TreeAttention(batch.offsets, ends, positions),
-    ).logits[0]
-    # Half-precision logits are scored in float32, float64 ones stay as they are.
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    logprobs = torch.log_softmax(wide / temperature, dim=-1)
-    with torch.no_grad():
-        entropies = -(logprobs.exp() * logprobs).sum(-1)
-    return Scores(logprobs[predecessors, token_ids[targets]], entropies[predecessors])
+
+    model: PreTrainedModel
+    temperature: float = 1.0
+    has_plain_head: bool = True
+    is_packable: bool = True
+    autocast: torch.dtype | None = None
+    max_logits: int = MAX_LOGITS
+
+    def __call__(self, batch: TreeBatch, entropy_has_grad: bool = False) -> Scores:
+        """Score every term of a batch."""
+        packed, device = batch.packed, self.model.device
+        rows, row_of = np.unique(packed.predecessors, return_inverse=True)
+        targets = torch.from_numpy(packed.token_ids[packed.targets]).to(device)
+        with self._precision():
+            features = self._features(batch, torch.from_numpy(rows).to(device))
+            step = max(1, self.max_logits // vocabulary_size(self.model)) if self.has_plain_head else len(rows)
+            parts = []
+            for first in range(0, len(rows), step):
+                # Terms lie in the order of their rows.
+                start, end = np.searchsorted(row_of, (first, first + step)).tolist()
+                places = torch.from_numpy(row_of[start:end] - first).to(device)
+                arguments = features[first : first + step], places, targets[start:end], entropy_has_grad
+                if step < len(rows) and torch.is_grad_enabled():
+                    parts.append(checkpoint(self._score_rows, *arguments, use_reentrant=False))
+                else:
+                    parts.append(self._score_rows(*arguments))
+        logprobs, entropies = zip(*parts, strict=True)
+        return Scores(torch.cat(logprobs), torch.cat(entropies))
+
+    @torch.no_grad()
+    def logprobs(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
+        """Per tree the log-probabilities of its terms, [S]."""
+        found: dict[int, np.ndarray] = {}
+        for indices in micro_batches(trees, max_tokens):
+            scores = self(join([trees[i] for i in indices]))
+            bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
+            every = scores.policy_logprobs.cpu().numpy()
+            found.update(zip(indices, np.split(every, bounds), strict=True))
+        return [found[i] for i in range(len(trees))]
+
+    def _features(self, batch: TreeBatch, rows: Tensor) -> Tensor:
+        """[P, ·]: hidden states of the tokens at `rows`, or logits where the head is not plain."""
+        inputs = self._packed_inputs(batch) if self.is_packable else _padded_inputs(batch, self.model.device)
+        if self.has_plain_head:
+            every = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        elif self.is_packable:
+            return self.model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
+        else:
+            every = self.model(**inputs, use_cache=False).logits
+        return every[0, rows] if self.is_packable else every[inputs["attention_mask"].bool()][rows]
+
+    def _packed_inputs(self, batch: TreeBatch) -> dict[str, Any]:
+        packed, model = batch.packed, self.model
+        attention = tree_attention(batch.offsets, packed.subtree_ends, packed.positions, model.device, model.dtype)
+        ids, positions = (torch.from_numpy(x).to(model.device) for x in (packed.token_ids, packed.positions))
+        return {"input_ids": ids[None], "position_ids": positions[None], "attention_context": attention}
+
+    def _score_rows(
+        self, features: Tensor, places: Tensor, targets: Tensor, entropy_has_grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(log-probabilities, entropies) of the targets, each below the row at its place."""
+        head = self.model.get_output_embeddings() if self.has_plain_head else None
+        logits = features if head is None else head(features)
+        # Half-precision logits are scored in float32, float64 ones stay as they are.
+        wide = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+        totals = torch.logsumexp(wide, dim=-1)
+        with nullcontext() if entropy_has_grad else torch.no_grad():
+            entropies = totals - (torch.exp(wide - totals[:, None]) * wide).sum(-1)
+        return wide[places, targets] - totals[places], entropies[places]
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+def _padded_inputs(batch: TreeBatch, device: torch.device) -> dict[str, Tensor]:
+    """Trajectories as rows, filled up on the right."""
+    lens = np.diff(batch.offsets)
+    mask = np.arange(lens.max()) < lens[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = batch.packed.token_ids
+    assert (batch.packed.positions == np.nonzero(mask)[1]).all(), "only single trajectories can be padded"
+    return {"input_ids": torch.from_numpy(ids).to(device), "attention_mask": torch.from_numpy(mask).long().to(device)}

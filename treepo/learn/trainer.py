@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from time import perf_counter
 
 import numpy as np
@@ -12,7 +12,7 @@ from treepo.engine import Engine
 from treepo.grow import TreeSampler
 from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.figures import lengths_of, packing_figures, problem_figures, tree_figures
-from treepo.learn.packing import PackedTree, pack
+from treepo.learn.packing import PackedTree
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
 from treepo.seeds import derive_seed
@@ -35,8 +35,8 @@ class StepResult:
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
 
-    problems_per_step: trees wanted per step; num_mini_batches: updates per step, each on its share of the problems;
-    dynamic: whether problems without a signal are made up for.
+    problems_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
+    num_epochs: how often a step goes over its trees; dynamic: whether problems without a signal are made up for.
     """
 
     policy: Policy
@@ -47,6 +47,7 @@ class Trainer:
     updater: Updater
     problems_per_step: int
     num_mini_batches: int
+    num_epochs: int
     dynamic: DynamicSampling
     seed: int
 
@@ -57,10 +58,10 @@ class Trainer:
         trees, rewards, num_rounds = self.rollout(step, clock)
         grown = self.engine.counters - before
         advantages = credit(trees, rewards, self.estimator, self.problems_per_step)
-        packed = [None if a is None else pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
+        packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
-        trained = [p for p in packed if p is not None]
-        updates = [self.updater.update(trees) for trees in self.mini_batches(trained)]
+        trained = [parts for parts in packed if parts]
+        updates = self.update(trained)
         self.engine.update_weights(self.policy.model)
         clock.lap("update")
         metrics = (
@@ -101,10 +102,17 @@ class Trainer:
         texts = [self.policy.decode(t.token_ids.tolist()) for t in tree.trajectories()]
         return np.array([self.task.reward(problem, text) for text in texts])
 
-    def mini_batches(self, trained: list[PackedTree]) -> list[list[PackedTree]]:
-        """The trees of each update: at most num_mini_batches parts of equal size, by problem."""
+    def update(self, trained: list[list[PackedTree]]) -> list[dict[str, float]]:
+        """All updates of a step, on the parts of each tree; their metrics."""
+        batches = self.mini_batches(trained)
+        parts = iter(self.updater.prepare([part for batch in batches for part in batch]))
+        prepared = [list(islice(parts, len(batch))) for batch in batches]
+        return [self.updater.update(batch) for _ in range(self.num_epochs) for batch in prepared]
+
+    def mini_batches(self, trained: list[list[PackedTree]]) -> list[list[PackedTree]]:
+        """The parts of the trees of each update: at most num_mini_batches, of as many problems each as can be."""
         bounds = np.linspace(0, len(trained), min(self.num_mini_batches, len(trained)) + 1).astype(int)
-        return [trained[start:end] for start, end in pairwise(bounds)]
+        return [[part for tree in trained[start:end] for part in tree] for start, end in pairwise(bounds)]
 
 
 def has_signal(rewards: np.ndarray) -> bool:

@@ -1,7 +1,7 @@
 """One optimiser update from packed trees."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel
 
-from treepo.learn.loss import ClippedLoss
-from treepo.learn.packing import PackedTree, TreeBatch, micro_batches
-from treepo.learn.scoring import score
+from treepo.learn.batches import TreeBatch, join, micro_batches
+from treepo.learn.loss import Aggregation, Loss, Penalties, terms_of
+from treepo.learn.packing import PackedTree, pack_apart, pack_within
+from treepo.learn.reference import Reference
+from treepo.learn.scoring import Scorer
+from treepo.tree import Tree
 
 
 class NonFiniteUpdateError(Exception):
@@ -26,59 +28,87 @@ class NonFiniteUpdateError(Exception):
 
 @dataclass(frozen=True)
 class Updater:
-    """Turns a mini-batch of packed trees into one step of the optimiser.
+    """Packs trees, and turns a mini-batch of them into one step of the optimiser.
 
-    max_tokens: most packed tokens of one forward. temperature: the one the trees were sampled at.
+    max_tokens: most packed tokens of one forward. packing: whether what trajectories share is computed once.
+    rescoring: whether the trainer's own log-probabilities, as they are before the first update of a step, take the
+    place of the engine's. reference: needed where a penalty refers to it.
     """
 
-    model: PreTrainedModel
-    loss: ClippedLoss
+    scorer: Scorer
+    loss: Loss
+    aggregation: Aggregation
+    penalties: Penalties
     optimizer: Optimizer
     schedule: LambdaLR
     max_tokens: int
     max_grad_norm: float
-    temperature: float = 1.0
+    packing: bool = True
+    rescoring: bool = False
+    reference: Reference | None = None
+
+    def pack(self, tree: Tree, advantages: np.ndarray) -> list[PackedTree]:
+        """One tree in as few parts as memory allows, or, where nothing is to be shared, in its trajectories."""
+        return pack_within(tree, advantages, self.max_tokens) if self.packing else pack_apart(tree, advantages)
+
+    def prepare(self, trees: Sequence[PackedTree]) -> list[PackedTree]:
+        """What has to be known of a step's trees before its first update changes the policy."""
+        if self.rescoring:
+            scored = self.scorer.logprobs(trees, self.max_tokens)
+            trees = [replace(tree, sampled_logprobs=own) for tree, own in zip(trees, scored, strict=True)]
+        if self.reference is not None:
+            with self.reference() as model:
+                scored = replace(self.scorer, model=model).logprobs(trees, self.max_tokens)
+            trees = [replace(tree, ref_logprobs=own) for tree, own in zip(trees, scored, strict=True)]
+        return list(trees)
 
     def update(self, trees: Sequence[PackedTree]) -> dict[str, float]:
-        """One update on the mean over all response tokens of these trees; metrics are means over them too."""
-        num_tokens = sum(int(tree.num_leaves.sum()) for tree in trees)
+        """One update on these trees; metrics are means over the response tokens of all their trajectories."""
+        assert trees, "an update needs at least one tree"
+        num_tokens = sum(tree.num_response_tokens for tree in trees)
+        weighed = weigh(trees, self.aggregation)
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        batch = None
-        for batch in micro_batches(trees, self.max_tokens):
+        for indices in micro_batches(weighed, self.max_tokens):
+            batch = join([weighed[i] for i in indices])
             loss, sums = self.loss_sum(batch)
             if not torch.isfinite(loss):
                 raise NonFiniteUpdateError("loss", batch)
-            (loss / num_tokens).backward()
+            loss.backward()
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
-        assert batch is not None, "an update needs at least one tree"
-        norm = clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+            totals["loss"] = totals.get("loss", 0.0) + float(loss.detach())
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = clip_grad_norm_(trained, self.max_grad_norm)
         if not torch.isfinite(norm):
-            raise NonFiniteUpdateError("gradient norm", batch)
+            raise NonFiniteUpdateError("gradient norm", join(weighed))
         self.optimizer.step()
         totals |= {"grad_norm": float(norm), "lr": float(self.schedule.get_last_lr()[0])}
         self.schedule.step()
         return totals
 
     def loss_sum(self, batch: TreeBatch) -> tuple[Tensor, dict[str, float]]:
-        """The loss of a batch, and its metrics, summed over the response tokens of all its trajectories."""
-        scores = score(self.model, batch, self.temperature)
-        logprobs, packed = scores.policy_logprobs, batch.packed
-        terms = [_like(logprobs, x) for x in (packed.sampled_logprobs, packed.positive, packed.negative)]
-        loss = self.loss(logprobs, *terms)
+        """The loss of a batch with its weights, and its metrics summed over the response tokens of all trajectories."""
+        scores = self.scorer(batch, entropy_has_grad=self.penalties.entropy != 0)
+        terms = terms_of(batch.packed, scores.policy_logprobs)
+        ref_logprobs = torch.from_numpy(batch.packed.ref_logprobs).to(scores.policy_logprobs)
+        loss = self.loss(terms) + self.penalties(terms, ref_logprobs, scores.entropies)
         with torch.no_grad():
-            weight = _like(logprobs, packed.num_leaves)
-            log_ratio = logprobs - terms[0]
-            sums: dict[str, Tensor] = {
-                "loss": loss.detach(),
-                "entropy": (weight * scores.entropies).sum(),
-                "clip_fraction": (weight * self.loss.clipped(logprobs, *terms)).sum(),
+            log_ratio = terms.policy_logprobs - terms.sampled_logprobs
+            sums = {
+                "entropy": (terms.num_leaves * scores.entropies).sum(),
+                "clip_fraction": self.loss.num_clipped(terms),
                 # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
-                "kl": (weight * (torch.expm1(log_ratio) - log_ratio)).sum(),
+                "kl": (terms.num_leaves * (torch.expm1(log_ratio) - log_ratio)).sum(),
             }
+            if self.reference is not None:
+                away = ref_logprobs - terms.policy_logprobs
+                sums["kl_reference"] = (terms.num_leaves * (torch.expm1(away) - away)).sum()
         return loss, {name: float(value) for name, value in sums.items()}
 
 
-def _like(reference: Tensor, array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array).to(reference.device, reference.dtype)
+def weigh(trees: Sequence[PackedTree], aggregation: Aggregation) -> list[PackedTree]:
+    """The trees of one update with the weight of each trajectory's tokens."""
+    weights = aggregation(np.concatenate([tree.lens for tree in trees]))
+    bounds = np.cumsum([len(tree.lens) for tree in trees])[:-1]
+    return [replace(tree, leaf_weights=own) for tree, own in zip(trees, np.split(weights, bounds), strict=True)]

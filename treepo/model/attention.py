@@ -17,6 +17,10 @@ from transformers import AttentionInterface
 ATTENTION_NAME = "treepo"
 
 
+class NotPackableError(ValueError):
+    """A model whose attention cannot be told who sees whom: it can be trained on separate trajectories alone."""
+
+
 class AttentionContext(Protocol):
     """What the queries of one forward may see.
 
@@ -45,13 +49,13 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention as transformers' AttentionInterface calls it: [1, H, N, D] -> ([1, N, H, D], None).
 
-    Raises ValueError for attention that a context cannot express: soft-capping, sinks, position biases.
+    Raises NotPackableError for attention that a context cannot express: soft-capping, sinks, position biases.
     """
     if attention_context is None:
-        raise ValueError("attention_context did not reach the attention, which every forward of this model needs")
+        raise NotPackableError("attention_context did not reach the attention, which every forward of this model needs")
     for name, extra in (("softcap", softcap), ("s_aux (sinks)", s_aux), ("position_bias", position_bias)):
         if extra is not None:
-            raise ValueError(f"{type(module).__name__} uses attention with {name}, which is not supported")
+            raise NotPackableError(f"{type(module).__name__} uses attention with {name}, which is not supported")
     layer = module.layer_idx
     assert isinstance(layer, int)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

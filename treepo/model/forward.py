@@ -45,6 +45,18 @@ class PlainForward:
         ).logits[0]
 
 
+class AutocastForward:
+    """Another forward with its matrix products computed in a narrower type."""
+
+    def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
+        self.forward = forward
+        self.dtype = dtype
+
+    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext, logits_at: Tensor) -> Tensor:
+        with torch.autocast(ids.device.type, self.dtype):
+            return self.forward(ids, positions, context, logits_at)
+
+
 class Operations(Protocol):
     """What lies between a decoder's matrix products; arguments may be overwritten."""
 

@@ -10,7 +10,8 @@ from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from treepo.model.attention import ATTENTION_NAME, register_attention
+from treepo.model.attention import ATTENTION_NAME, NotPackableError, register_attention
+from treepo.model.lora import has_adapter, merged
 from treepo.model.served import check_config, check_exact, longest_exact, vocabulary_size
 
 
@@ -50,9 +51,14 @@ class Policy:
         return self.tokenizer.encode(str(rendered), add_special_tokens=False, verbose=False)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors)."""
-        self.model.save_pretrained(folder)
+        """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged."""
+        (merged(self.model) if has_adapter(self.model) else self.model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapters alone, as peft loads them."""
+        assert has_adapter(self.model), "there is an adapter to save"
+        self.model.save_pretrained(folder)
 
 
 def load_policy(
@@ -60,48 +66,55 @@ def load_policy(
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
+    packable: bool = True,
 ) -> Policy:
     """Load a folder or the name of a model on the hub.
 
-    Raises ValueError naming `path` if there is no model, no tokenizer, no safetensors weights, if they do not fit each
-    other, or if packing and the engine would not compute what the model does.
+    packable: whether its attention is to be told who sees whom, which packing and the embedded engine need; without it
+    a model runs as transformers has it, one trajectory per row. Raises ValueError naming `path` if there is no model,
+    no tokenizer, no safetensors weights, or if they do not fit each other; NotPackableError if the model is to be
+    packable and is not.
     """
     _check_device(device)
     _check_folder(path)
     register_attention()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        check_config(config)
+        if packable:
+            check_config(config)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model, info = _load_model(path, dtype, trust_remote_code)
+        model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
         if missing := sorted(info["missing_keys"]):
             # transformers would only warn, and go on with random weights in their place.
             raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
-        if not model._supports_attention_backend:
-            raise ValueError(f"{config.model_type!r} has an attention of its own, which is not supported")
+        if packable and not model._supports_attention_backend:
+            raise NotPackableError(f"{config.model_type!r} has an attention of its own, which is not supported")
         _check_vocabulary(model, tokenizer)
         nn.Module.to(model, torch.device(device))
-        check_exact(model.eval())
+        model.eval()
+        if packable:
+            check_exact(model)
     except Exception as error:
         message = _first_line(error).removeprefix("model.path: ")
-        raise ValueError(f"model.path: cannot load {path!r}: {message}") from error
+        kind = NotPackableError if isinstance(error, NotPackableError) else ValueError
+        raise kind(f"model.path: cannot load {path!r}: {message}") from error
     return Policy(model, tokenizer)
 
 
-def _load_model(path: str, dtype: str, trust_remote_code: bool) -> Any:
+def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code: bool) -> Any:
     """(model, loading info)."""
     try:
         return AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
-            attn_implementation=ATTENTION_NAME,
+            attn_implementation=attention,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
         )
     except KeyError as error:
         if error.args == (ATTENTION_NAME,):
-            raise ValueError("its attention cannot be exchanged, which is not supported") from error
+            raise NotPackableError("its attention cannot be exchanged, which is not supported") from error
         raise
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention
+from treepo.model.attention import ATTENTION_NAME, AttentionContext, NotPackableError, TreeAttention
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
 UNSEEN_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
@@ -24,15 +24,15 @@ PROBE_LEN = 24
 
 
 def check_config(config: PreTrainedConfig) -> None:
-    """Raise ValueError if a model of this configuration has layers other than plain or windowed attention."""
+    """Raise NotPackableError if a model of this configuration has layers other than plain or windowed attention."""
     text = config.get_text_config()
     kind = config.model_type
     other = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
     if other:
-        raise ValueError(f"model.path: {kind!r} has layers of type {sorted(other)}, which are not supported")
+        raise NotPackableError(f"model.path: {kind!r} has layers of type {sorted(other)}, which are not supported")
     for name in UNSEEN_SETTINGS:
         if getattr(text, name, None) is not None:
-            raise ValueError(f"model.path: {kind!r} has attention with {name}, which is not supported")
+            raise NotPackableError(f"model.path: {kind!r} has attention with {name}, which is not supported")
 
 
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
@@ -56,7 +56,7 @@ def longest_exact(config: PreTrainedConfig) -> int | None:
 
 @torch.no_grad()
 def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
-    """Raise ValueError unless a forked sequence packed as a tree has the log-probabilities that plain forwards give.
+    """Raise NotPackableError unless a forked sequence packed as a tree has the log-probabilities of plain forwards.
 
     model: with the attention of `treepo.model.attention`; `reference`: transformers' own to compare with.
     """
@@ -80,8 +80,26 @@ def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
     if not torch.isfinite(wanted).all():
         raise ValueError(f"model.path: the logits of {kind!r} are not finite")
     if (packed - wanted).abs().max() > TOLERANCE[model.dtype]:
-        raise ValueError(f"model.path: {kind!r} computes something else than causal attention, which is not supported")
+        raise NotPackableError(
+            f"model.path: {kind!r} computes something else than causal attention, which is not supported"
+        )
     _check_window(model, context)
+
+
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel, is_packable: bool = True) -> bool:
+    """Whether a model's logits are its output embeddings applied to its last hidden states, with nothing after that."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return False
+    ids = probe_ids(model)
+    inputs: dict[str, object] = {"input_ids": ids[None], "use_cache": False}
+    if is_packable:
+        positions = torch.arange(len(ids), device=ids.device)
+        inputs["position_ids"] = positions[None]
+        inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
+    hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
+    return hidden is not None and torch.equal(head(hidden), model(**inputs).logits)
 
 
 def probe_ids(model: PreTrainedModel) -> Tensor:
@@ -109,7 +127,7 @@ def _check_window(model: PreTrainedModel, context: "_NotedTreeAttention") -> Non
         layer_types = getattr(text, "layer_types", None)
         has_windows = layer_types is None or "sliding_attention" in layer_types
         if has_windows and context.windows == {None}:
-            raise ValueError(
+            raise NotPackableError(
                 f"model.path: {model.config.model_type!r} keeps its sliding window to itself, not supported"
             )
 
@@ -129,7 +147,7 @@ class _NotedTreeAttention(AttentionContext):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
         if layer in self.layers:
-            raise ValueError("a layer calls its attention twice, which the engine's cache cannot serve")
+            raise NotPackableError("a layer calls its attention twice, which the engine's cache cannot serve")
         self.layers.add(layer)
         self.windows.add(window)
         return self.inner(layer, query, key, value, scale, window)

@@ -21,7 +21,7 @@ from treepo.engine.torch.pool import BLOCK, Blocks, KeyValuePool
 from treepo.engine.torch.prefixes import Prefixes, Run
 from treepo.engine.torch.rows import Pending, Rows
 from treepo.engine.torch.sampling import Draws, draw, uniforms
-from treepo.model.forward import Forward, LeanForward, PlainForward, TorchOperations, is_lean
+from treepo.model.forward import AutocastForward, Forward, LeanForward, PlainForward, TorchOperations, is_lean
 from treepo.model.served import has_length_dependent_rope
 
 
@@ -30,7 +30,8 @@ class TorchEngine:
 
     max_batch: requests decoded at a time. max_prefill_tokens: most prefix tokens of one forward, though at least one
     prefix. max_tokens: most tokens whose keys and values are kept; what nobody uses is forgotten first, then requests
-    wait or are computed again later, with the same result. Half of the free memory if not given.
+    wait or are computed again later, with the same result. Half of the free memory if not given. autocast: type of the
+    matrix products, as the trainer has it; that of the weights if not given.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class TorchEngine:
         max_batch: int = 256,
         max_prefill_tokens: int = 8192,
         max_tokens: int | None = None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(eos_ids, np.int64)
@@ -53,7 +55,7 @@ class TorchEngine:
         self.kernel = make_kernel(self._device())
         kept_in = torch.float32 if isinstance(self.kernel, CpuKernel) else None
         self.pool = KeyValuePool(self.blocks.max_blocks, kept_in)
-        self.forward = make_forward(model, self.kernel)
+        self.forward = make_forward(model, self.kernel, autocast)
         self.num_steps = self.num_prefilled = self.num_decoded = 0
 
     @property
@@ -233,10 +235,13 @@ def make_kernel(device: torch.device) -> Kernel:
     return TritonKernel()
 
 
-def make_forward(model: nn.Module, kernel: Kernel) -> Forward:
+def make_forward(model: nn.Module, kernel: Kernel, autocast: torch.dtype | None = None) -> Forward:
     """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
     if not is_lean(model) or has_length_dependent_rope(config):
-        return PlainForward(model)
-    is_float32 = next(model.parameters()).dtype == torch.float32
-    return LeanForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())
+        forward: Forward = PlainForward(model)
+    elif isinstance(kernel, CpuKernel) and autocast is None and next(model.parameters()).dtype == torch.float32:
+        forward = LeanForward(model, kernel)
+    else:
+        forward = LeanForward(model, TorchOperations())
+    return forward if autocast is None else AutocastForward(forward, autocast)

@@ -1,9 +1,6 @@
 """kernel.c, built with the system's C compiler and called through ctypes."""
 
 import ctypes
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -13,12 +10,10 @@ from torch import Tensor
 
 from treepo.engine.torch.pool import BLOCK
 from treepo.engine.torch.table import Table
+from treepo.model.compiled import load_library
 
 TILE = 16
 """Queries that a thread works on at a time; see kernel.c."""
-
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-"""No flag that lets the compiler reorder sums: the same row gives the same bits in every batch."""
 
 _INT, _LONG, _FLOAT, _AT = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
 _ARGUMENTS = {
@@ -32,23 +27,13 @@ _ARGUMENTS = {
 
 @cache
 def load_kernel() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it cannot be built; kept for the life of the process."""
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        return None
-    source = Path(__file__).with_name("kernel.c")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "kernel.so"
-        for openmp in (["-fopenmp"], []):
-            command = [compiler, *FLAGS, *openmp, str(source), "-o", str(library), "-lm"]
-            built = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - a fixed command
-            if built.returncode == 0:
-                kernel = ctypes.CDLL(str(library))
-                for name, arguments in _ARGUMENTS.items():
-                    getattr(kernel, name).argtypes = arguments
-                    getattr(kernel, name).restype = None
-                return kernel
-    return None
+    """The compiled kernel, or None where it cannot be built."""
+    library = load_library(Path(__file__).with_name("kernel.c"))
+    if library is not None:
+        for name, arguments in _ARGUMENTS.items():
+            getattr(library, name).argtypes = arguments
+            getattr(library, name).restype = None
+    return library
 
 
 class CpuKernel:

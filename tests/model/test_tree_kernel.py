@@ -1,0 +1,134 @@
+"""The compiled attention over packed trees, against a dense mask in float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from treepo.model.attention import AttentionContext, TreeAttention
+from treepo.model.flex import FlexTreeAttention
+from treepo.model.tree_kernel import CpuTreeAttention, load_tree_kernel
+from treepo.model.trees import tree_attention
+
+needs_compiler = pytest.mark.skipif(load_tree_kernel() is None, reason="no C compiler")
+
+
+def random_positions(rng: np.random.Generator, length: int, branching: float) -> list[int]:
+    """Depths of a random tree's tokens in depth-first order."""
+    positions = [0]
+    while len(positions) < length:
+        deeper = rng.random() >= branching
+        positions.append(positions[-1] + 1 if deeper else int(rng.integers(1, positions[-1] + 2)))
+    return positions
+
+
+def layout(trees: list[list[int]]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """(offsets, subtree ends, positions) of trees side by side."""
+    offsets, ends = [0], []
+    for positions in trees:
+        start = offsets[-1]
+        for i, depth in enumerate(positions):
+            after = [j for j in range(i + 1, len(positions)) if positions[j] <= depth]
+            ends.append(start + (after[0] if after else len(positions)))
+        offsets.append(start + len(positions))
+    return offsets, np.array(ends), np.concatenate(trees)
+
+
+def inputs(rng: np.random.Generator, length: int, heads: int, groups: int, size: int) -> list[Tensor]:
+    """Queries, keys, values and a gradient of the output, as transformers lays them out."""
+    shapes = [(1, heads, length, size), *[(1, groups, length, size)] * 2, (length, heads, size)]
+    return [torch.from_numpy(rng.normal(size=shape)) for shape in shapes]
+
+
+def results(context: AttentionContext, given: list[Tensor], dtype: torch.dtype, window: int | None) -> list[Tensor]:
+    """Output and the gradients of queries, keys and values."""
+    *leaves, gradient = (x.to(dtype).clone() for x in given)
+    for x in leaves:
+        x.requires_grad_()
+    output = context(0, *leaves, 0.3, window)
+    output.backward(gradient)
+    return [output.detach(), *(x.grad for x in leaves if x.grad is not None)]
+
+
+@needs_compiler
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    branching=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    heads=st.sampled_from([(1, 1), (4, 2), (3, 3), (7, 1)]),
+    size=st.sampled_from([2, 8, 20, 32, 64]),
+    window=st.sampled_from([None, 1, 5, 37]),
+)
+@settings(max_examples=60, deadline=None)
+def test_output_and_gradients_are_those_of_the_mask(seed, lengths, branching, heads, size, window):
+    """Any tree, grouping of heads, head size and window, to float32's rounding."""
+    check(seed, lengths, branching, heads, size, window)
+
+
+@needs_compiler
+@pytest.mark.parametrize("window", [None, 300])
+def test_long_paths_are_worked_on_in_pieces(window):
+    """More keys than are scored at a time; a window begins inside a piece."""
+    check(0, [900, 40, 700], 0.01, (4, 2), 16, window)
+
+
+def check(seed, lengths, branching, heads, size, window):
+    """Compare with float64."""
+    rng = np.random.default_rng(seed)
+    offsets, ends, positions = layout([random_positions(rng, n, branching) for n in lengths])
+    given_ = inputs(rng, len(positions), *heads, size)
+    dense = TreeAttention(offsets, torch.from_numpy(ends), torch.from_numpy(positions))
+    library = load_tree_kernel()
+    assert library is not None
+    compiled = CpuTreeAttention(library, offsets, positions)
+    expected = results(dense, given_, torch.float64, window)
+    got = results(compiled, given_, torch.float32, window)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e-5)
+
+
+@needs_compiler
+def test_a_tree_has_the_same_bits_in_every_batch(monkeypatch):
+    """Whoever else is in the batch, and however many threads there are."""
+    rng = np.random.default_rng(1)
+    trees = [random_positions(rng, n, 0.1) for n in (50, 200, 30)]
+    offsets, _, positions = layout(trees)
+    given_ = inputs(rng, len(positions), 4, 2, 16)
+    library = load_tree_kernel()
+    assert library is not None
+    together = results(CpuTreeAttention(library, offsets, positions), given_, torch.float32, None)
+    own = [x[:, :, 50:250] for x in given_[:3]] + [given_[3][50:250]]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = results(CpuTreeAttention(library, [0, 200], np.array(trees[1])), own, torch.float32, None)
+    assert torch.equal(alone[0], together[0][50:250])
+    for one, other in zip(alone[1:], together[1:], strict=True):
+        assert torch.equal(one, other[:, :, 50:250])
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("heads", [(4, 2), (2, 2)])
+def test_flex_attention_shows_the_same(heads, window):
+    """Its block mask, in the eager form that runs without a GPU (and without gradients there)."""
+    rng = np.random.default_rng(2)
+    offsets, ends, positions = (
+        torch.as_tensor(x) for x in layout([random_positions(rng, n, 0.1) for n in (150, 90, 1)])
+    )
+    *given_, _ = inputs(rng, len(positions), *heads, 16)
+    q, k, v = (x.float() for x in given_)
+    flex = FlexTreeAttention(ends, positions)(0, q, k, v, 0.3, window)
+    dense = TreeAttention(offsets.tolist(), ends, positions)(0, q, k, v, 0.3, window)
+    torch.testing.assert_close(flex, dense, rtol=1e-5, atol=1e-5)
+
+
+def test_the_rule():
+    """float64 gets the mask, everything else on the CPU the kernel, if there is one."""
+    offsets, ends, positions = layout([[0, 1, 2]])
+    cpu = torch.device("cpu")
+    kind = CpuTreeAttention if load_tree_kernel() else TreeAttention
+    assert type(tree_attention(offsets, ends, positions, cpu, torch.float64)) is TreeAttention
+    assert type(tree_attention(offsets, ends, positions, cpu, torch.float32)) is kind
+    assert type(tree_attention(offsets, ends, positions, cpu, torch.bfloat16)) is kind
+    assert type(tree_attention(offsets, ends, positions, torch.device("meta"), torch.float32)) is TreeAttention

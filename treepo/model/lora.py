@@ -1,0 +1,70 @@
+"""Low-rank adapters through peft: the model keeps its class, its linear maps get an adapter each."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Train low-rank adapters instead of all weights. Source: LoRA, arXiv 2106.09685."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+
+    alpha: float = 32.0
+    """An adapter's output is scaled by alpha / rank."""
+
+    targets: tuple[str, ...] = ()
+    """Names of the linear maps that get an adapter, such as q_proj; all but the output embeddings if none is given."""
+
+    merge: bool = True
+    """Save, besides adapter/, a model/ with the adapters added to its weights."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"rank must not be negative, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha}")
+
+
+def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> None:
+    """Freeze the model's weights and add adapters that change nothing yet, the same ones for the same seed.
+
+    Raises ValueError if peft is missing or no linear map has one of the names.
+    """
+    if find_spec("peft") is None:
+        raise ValueError("rank: adapters need peft, which is not installed (pip install 'treepo[lora]')")
+    from peft import LoraConfig  # noqa: PLC0415 - an extra
+
+    targets = list(settings.targets) or "all-linear"
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)  # pyright: ignore[reportArgumentType] - alpha may be a fraction
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            model.add_adapter(config)
+        except ValueError as error:
+            raise ValueError(f"targets: {str(error).splitlines()[0]}") from error
+    model.eval()
+
+
+def has_adapter(model: PreTrainedModel) -> bool:
+    """Whether adapters were added."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def merged(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model with the adapters added to the weights of its plain linear maps."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
+
+    copy = deepcopy(model)
+    for name, module in list(copy.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            copy.set_submodule(name, module.get_base_layer())
+    del copy.peft_config
+    copy._hf_peft_config_loaded = False
+    return copy
