@@ -1,0 +1,242 @@
+"""The trainer's log-probabilities, however they are computed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedModel,
+)
+
+from tests.learn.reference import all_logprobs, ppo, random_advantages, random_trees, response_logprobs, separate_loss
+from tests.learn.test_update import gradients, largest_difference, updater_of
+from tests.models import SIZES, make_tiny_model
+from treepo.learn.batches import join
+from treepo.learn.packing import PackedTree, pack, pack_apart
+from treepo.learn.scoring import Scorer, Scores
+from treepo.model.attention import ATTENTION_NAME, register_attention
+from treepo.model.recompute import recompute_activations
+from treepo.model.served import has_plain_head
+from treepo.tree import Tree
+
+
+def some_trees(seed: int = 0) -> tuple[list[Tree], list[PackedTree]]:
+    """Three random trees, packed."""
+    trees = random_trees(make_tiny_model(attention="sdpa"), seed, num_trees=3)
+    advantages = random_advantages(trees, seed)
+    return trees, [pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
+
+
+def graded(scorer: Scorer, packed: list[PackedTree], entropy_has_grad: bool = True) -> tuple[Scores, dict]:
+    """Scores, and the gradients of a sum that weighs every term differently."""
+    scorer.model.zero_grad()
+    scores = scorer(join(packed), entropy_has_grad)
+    weights = torch.arange(len(scores.entropies), dtype=scores.entropies.dtype)
+    (scores.policy_logprobs * weights.cos() + scores.entropies * weights.sin()).sum().backward()
+    return scores, gradients(scorer.model)
+
+
+@pytest.mark.parametrize("max_logits", [1, 100, 16 * 7])
+def test_logits_in_chunks_are_the_same_logits(max_logits: int) -> None:
+    """Down to one token at a time, values and gradients do not change, with terms of one token in one chunk."""
+    _, packed = some_trees()
+    scorer = Scorer(make_tiny_model(dtype=torch.float64))
+    whole, expected = graded(scorer, packed)
+    chunked, got = graded(replace(scorer, max_logits=max_logits), packed)
+    torch.testing.assert_close(chunked.policy_logprobs, whole.policy_logprobs, rtol=0, atol=1e-14)
+    torch.testing.assert_close(chunked.entropies, whole.entropies, rtol=0, atol=1e-14)
+    assert largest_difference(got, expected) < 1e-12
+
+
+def test_chunks_bound_the_logits_that_are_held() -> None:
+    """With a large vocabulary no tensor of the backward pass is larger than a chunk of logits."""
+    _, packed = some_trees()
+    model = make_tiny_model(vocab_size=5000)
+    limit = 20_000
+    sizes: list[int] = []
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        if x.numel() % 5000 == 0 and x.shape != model.get_output_embeddings().weight.shape:
+            sizes.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        scores = Scorer(model, max_logits=limit)(join(packed))
+    assert not [size for size in sizes if size > 5000], "no logits are kept for the backward pass"
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        Scorer(model)(join(packed))
+    assert max(sizes) > limit, "the test would see them"
+    scores.policy_logprobs.sum().backward()
+
+
+def test_entropies_have_a_gradient_only_when_it_is_asked_for() -> None:
+    _, packed = some_trees()
+    scorer = Scorer(make_tiny_model())
+    assert not scorer(join(packed)).entropies.requires_grad
+    assert scorer(join(packed), entropy_has_grad=True).entropies.requires_grad
+
+
+def test_logprobs_come_back_in_order() -> None:
+    """In micro-batches of any size, per tree and per term."""
+    trees, packed = some_trees(1)
+    scorer = Scorer(make_tiny_model(dtype=torch.float64))
+    plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
+    for max_tokens in (1, 40, 10**6):
+        for tree, one, logprobs in zip(trees, packed, scorer.logprobs(packed, max_tokens), strict=True):
+            with torch.no_grad():
+                expected = sum(float(response_logprobs(plain, tree, leaf).sum()) for leaf in tree.leaves())
+            assert float((logprobs * (one.leaf_ends - one.leaf_starts)).sum()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "gemma3"])
+def test_recomputed_activations_change_no_gradient(kind: str) -> None:
+    """And dropout, which the configuration asks for in training, stays off inside the layers."""
+    _, packed = some_trees(2)
+    settings = {"attention_dropout": 0.5}
+    _, expected = graded(Scorer(make_tiny_model(kind, dtype=torch.float64)), packed)
+    model = make_tiny_model(kind, dtype=torch.float64, **settings)
+    num_kept = kept_numbers(model, packed)
+    recompute_activations(model)
+    _, got = graded(Scorer(model), packed)
+    assert largest_difference(got, expected) < 1e-12
+    assert kept_numbers(model, packed) < num_kept / 2
+
+
+def kept_numbers(model: PreTrainedModel, packed: list[PackedTree]) -> int:
+    """How many numbers a forward keeps for the backward pass, besides the weights."""
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        if x.data_ptr() not in weights:
+            kept[x.data_ptr()] = x.numel()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        scores = Scorer(model)(join(packed))
+    assert scores.policy_logprobs.requires_grad
+    return sum(kept.values())
+
+
+def test_layers_that_cannot_recompute_are_named() -> None:
+    with pytest.raises(ValueError, match="train.gradient_checkpointing: Linear has no layers"):
+        recompute_activations(torch.nn.Linear(2, 2))
+
+
+def test_autocast_keeps_the_weights_wide() -> None:
+    """Products in bfloat16, weights and their gradients in float32, and scores near those of float32."""
+    _, packed = some_trees(3)
+    model = make_tiny_model(initializer_range=0.05)
+    wide, expected = graded(Scorer(model), packed)
+    narrow, got = graded(Scorer(model, autocast=torch.bfloat16), packed)
+    assert narrow.policy_logprobs.dtype == torch.float32
+    difference = (narrow.policy_logprobs - wide.policy_logprobs).abs().max()
+    assert 0 < difference < 0.05
+    for name, gradient in got.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected[name]).norm() < 0.1 * expected[name].norm() + 1e-3
+
+
+def granite(attention: str) -> PreTrainedModel:
+    """Its logits are scaled after the output embeddings."""
+    register_attention()
+    config = GraniteConfig(vocab_size=16, logits_scaling=3.0, attn_implementation=attention, **SIZES)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GraniteForCausalLM(config).double().eval()
+
+
+def test_what_comes_after_the_output_embeddings_is_not_left_out() -> None:
+    """A model that scales its logits is found out, and scored through its own forward."""
+    assert has_plain_head(make_tiny_model())
+    assert has_plain_head(make_tiny_model("gemma3"))
+    model = granite(ATTENTION_NAME)
+    assert not has_plain_head(model)
+    trees, packed = some_trees(4)
+    plain = granite("sdpa")
+    logprobs = Scorer(model, has_plain_head=False).logprobs(packed, 10**6)
+    for tree, one, own in zip(trees, packed, logprobs, strict=True):
+        with torch.no_grad():
+            expected = sum(float(response_logprobs(plain, tree, leaf).sum()) for leaf in tree.leaves())
+        # transformers' norms round to float32.
+        assert float((own * (one.leaf_ends - one.leaf_starts)).sum()) == pytest.approx(expected, rel=1e-5)
+
+
+def unpackable(kind: str) -> PreTrainedModel:
+    """Models whose layers cannot be told who sees whom: recurrent, with sinks, with an attention of their own."""
+    made: dict[str, Callable[[], PreTrainedModel]] = {
+        "mamba": lambda: MambaForCausalLM(MambaConfig(**small, state_size=4)),
+        "gpt-oss": lambda: GptOssForCausalLM(GptOssConfig(vocab_size=16, **experts, **SIZES)),
+        "bloom": lambda: BloomForCausalLM(BloomConfig(**small, n_head=2)),
+    }
+    small = {"vocab_size": 16, "hidden_size": 32, "num_hidden_layers": 1}
+    experts: dict[str, Any] = {
+        "num_local_experts": 2,
+        "num_experts_per_tok": 1,
+        "head_dim": 8,
+        "layer_types": ["full_attention"] * 2,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return made[kind]().eval()
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gpt-oss", "bloom"])
+def test_models_that_cannot_be_packed_train_on_separate_trajectories(kind: str) -> None:
+    """As rows with padding on the right, whose gradients are those of trajectories one by one."""
+    trees, _ = some_trees(5)
+    advantages = random_advantages(trees, 5)
+    plain, model = unpackable(kind), unpackable(kind)
+    separate_loss(plain, trees, advantages, ppo(0.2, 0.28)).backward()
+    plain_head = has_plain_head(model, is_packable=False)
+    updater = replace(updater_of(model, 60, scorer=Scorer(model, 1.0, plain_head, is_packable=False)), packing=False)
+    updater.update([p for tree, own in zip(trees, advantages, strict=True) for p in updater.pack(tree, own)])
+    expected, got = gradients(plain), gradients(model)
+    largest = max(float(g.abs().max()) for g in expected.values())
+    assert largest_difference(got, expected) < 1e-4 * largest
+
+
+def test_padding_is_refused_for_what_shares_tokens() -> None:
+    """A tree laid out as rows would be nonsense."""
+    _, packed = some_trees(6)
+    model = make_tiny_model(attention="sdpa")
+    with pytest.raises(AssertionError, match="single trajectories"):
+        Scorer(model, is_packable=False)(join(packed))
+
+
+def test_entropies_by_hand() -> None:
+    """At the temperature that was sampled at; a uniform distribution has log V."""
+    trees, packed = some_trees(7)
+    model = make_tiny_model(dtype=torch.float64)
+    scores = Scorer(model, temperature=0.7)(join(packed[:1]))
+    plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
+    first = trees[0].leaves()[0]
+    with torch.no_grad():
+        every = all_logprobs(plain, trees[0].ids(first).tolist(), 0.7)[len(trees[0].prompt_ids) - 1]
+    assert float(scores.entropies[0]) == pytest.approx(float(-(every.exp() * every).sum()))
+    torch.nn.init.zeros_(model.get_output_embeddings().weight)
+    assert Scorer(model)(join(packed)).entropies.tolist() == pytest.approx(
+        [math.log(16)] * len(join(packed).packed.targets)
+    )
+
+
+def test_apart_and_together_score_alike() -> None:
+    """The same term has the same log-probability whether its trajectory is packed with others or not."""
+    trees, packed = some_trees(8)
+    scorer = Scorer(make_tiny_model(dtype=torch.float64))
+    for tree, one in zip(trees, packed, strict=True):
+        shared = scorer.logprobs([one], 10**6)[0]
+        apart = scorer.logprobs(pack_apart(tree, one.advantages), 10**6)
+        total = sum(float(x.sum()) for x in apart)
+        assert float((shared * (one.leaf_ends - one.leaf_starts)).sum()) == pytest.approx(total, rel=1e-12)
