@@ -87,6 +87,9 @@ def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
             raise ValueError(f"{section.name}.{key}: unknown setting; {chosen.__name__} has {names}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{section.name}.{key}: must be a finite number, got {value}")
+    for f in dataclasses.fields(chosen):
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in fields:
+            raise ValueError(f"{section.name}.{f.name}: {chosen.__name__} needs a value")
     base = {name: getattr(default, name) for name in known} if chosen is type(default) else {}
     hints = get_type_hints(chosen, include_extras=True)
     checked = {key: _checked(f"{section.name}.{key}", hints[key], value) for key, value in fields.items()}

@@ -64,9 +64,14 @@ def train(run: Run, out: Path, terminal: Terminal) -> None:
             report(step, num_steps, metrics["reward/mean"])
     if run.config.lora.rank:
         run.policy.save_adapter(out / "adapter")
-    if run.config.lora.merge or not run.config.lora.rank:
+    if is_model_kept(run.config):
         run.policy.save(out / "model")
     terminal.summary(log.read(), out, next_commands(run.config, out))
+
+
+def is_model_kept(config: Config) -> bool:
+    """Whether a whole model is saved at the end, not adapters alone."""
+    return config.lora.merge or not config.lora.rank
 
 
 def _step(run: Run, step: int, out: Path) -> dict[str, float]:
@@ -95,7 +100,9 @@ def _arrays(batch: TreeBatch) -> dict[str, np.ndarray]:
 
 def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     """(what for, command) of what a user may want to do after this run."""
-    commands = [("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}")]
+    commands = []
+    if is_model_kept(config):
+        commands.append(("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}"))
     star = {"tree.depth": 1, "tree.segment_len": config.tree.response_limit, "tree.num_children": config.tree.width}
     if not isinstance(config.credit, GRPO):
         settings = star | {"initial_fork.low": config.tree.width, "initial_fork.high": config.tree.width}

@@ -113,6 +113,16 @@ def test_recomputed_activations_change_no_gradient(kind: str) -> None:
     assert kept_numbers(model, packed) < num_kept / 2
 
 
+def test_activations_are_recomputed_with_the_compiled_attention_too() -> None:
+    """Its backward pass once asked for what was kept twice, which checkpointing does not allow."""
+    _, packed = some_trees(2)
+    _, expected = graded(Scorer(make_tiny_model()), packed)
+    model = make_tiny_model()
+    recompute_activations(model)
+    _, got = graded(Scorer(model), packed)
+    assert largest_difference(got, expected) == 0
+
+
 def kept_numbers(model: PreTrainedModel, packed: list[PackedTree]) -> int:
     """How many numbers a forward keeps for the backward pass, besides the weights."""
     weights = {p.data_ptr() for p in model.parameters()}

@@ -7,9 +7,10 @@ its own sampled log-probability and the leaves below it.
 Letters: T packed tokens · S terms · L leaves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,29 +68,8 @@ def pack(tree: Tree, advantages: np.ndarray, leaves: Sequence[int] | None = None
 
     leaves: positions in that order of those to pack; all if not given.
     """
-    chosen = range(len(advantages)) if leaves is None else leaves
-    order, nodes, first_leaf, past_leaf = _depth_first(tree, set(chosen))
-    distinct, pieces = _distinct(tree, nodes)
-    layout = distinct.laid_out()
-    targets = np.concatenate([layout.indices(pieces[i]) for i in nodes])
-    lengths = [len(tree.nodes[i].token_ids) for i in nodes]
-    predecessors = layout.parents[targets]
-    rising = np.argsort(predecessors, kind="stable")
-    all_leaves = tree.leaves()
-    return PackedTree(
-        token_ids=layout.token_ids,
-        positions=layout.positions,
-        subtree_ends=layout.subtree_ends,
-        targets=targets[rising],
-        predecessors=predecessors[rising],
-        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
-        leaf_starts=np.repeat([first_leaf[i] for i in nodes], lengths)[rising],
-        leaf_ends=np.repeat([past_leaf[i] for i in nodes], lengths)[rising],
-        advantages=np.asarray(advantages, np.float64)[order],
-        lens=np.array([tree.response_len(all_leaves[i]) for i in order], np.float64),
-        leaf_weights=np.ones(len(order)),
-        ref_logprobs=np.zeros(0, np.float32),
-    )
+    chosen = _depth_first(tree, range(len(advantages)) if leaves is None else leaves)
+    return _packed(tree, advantages, chosen, *_distinct(tree, chosen.nodes))
 
 
 def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[PackedTree]:
@@ -98,10 +78,10 @@ def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[Pac
     Each trajectory lies whole in one part. Of all ways to cut the depth-first order of the leaves, this is the one that
     repeats the fewest tokens.
     """
-    nodes = [i for i in tree.top_down() if i != ROOT]
-    distinct, pieces = _distinct(tree, nodes)
+    chosen = _depth_first(tree, range(len(advantages)))
+    distinct, pieces = _distinct(tree, chosen.nodes)
     if distinct.num_tokens <= max_tokens:
-        return [pack(tree, advantages)]
+        return [_packed(tree, advantages, chosen, distinct, pieces)]
     layout = distinct.laid_out()
     last = np.array([layout.indices(pieces[leaf])[-1] for leaf in tree.leaves()])
     order = np.argsort(last, kind="stable")
@@ -140,25 +120,56 @@ def num_distinct(tree: Tree) -> int:
     return _distinct(tree, [i for i in tree.top_down() if i != ROOT])[0].num_tokens - len(tree.prompt_ids)
 
 
-def _depth_first(tree: Tree, chosen: set[int]) -> tuple[list[int], list[int], dict[int, int], dict[int, int]]:
-    """(order, nodes, first, past): the chosen leaves and the nodes above them, depth first; per node its first leaf in
-    that order and the one past its last."""
-    position = {leaf: i for i, leaf in enumerate(tree.leaves())}
-    walked = list(tree.top_down())
+class _Chosen(NamedTuple):
+    """Some leaves and the nodes above them, depth first: positions of the leaves in `Tree.leaves`, nodes without the
+    root, and per node its first leaf in that order and the one past its last."""
+
+    order: list[int]
+    nodes: list[int]
+    first: dict[int, int]
+    past: dict[int, int]
+
+
+def _depth_first(tree: Tree, leaves: Iterable[int]) -> _Chosen:
+    every, wanted = tree.leaves(), set(leaves)
+    position = {leaf: i for i, leaf in enumerate(every) if i in wanted}
     order: list[int] = []
     first: dict[int, int] = {}
-    for i in walked:
+    for i in tree.top_down():
         first[i] = len(order)
-        if position.get(i) in chosen:
+        if i in position:
             order.append(position[i])
     past: dict[int, int] = {}
-    for i in reversed(walked):
-        own = first[i] + (position.get(i) in chosen)
-        past[i] = max(past.get(i, 0), own)
+    for i in reversed(first):
+        past[i] = max(past.get(i, 0), first[i] + (i in position))
         parent = tree.nodes[i].parent
         past[parent] = max(past.get(parent, 0), past[i])
-    nodes = [i for i in walked if i != ROOT and past[i] > first[i]]
-    return order, nodes, first, past
+    nodes = [i for i in first if i != ROOT and past[i] > first[i]]
+    return _Chosen(order, nodes, first, past)
+
+
+def _packed(
+    tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: DistinctTokens, pieces: dict[int, list[Piece]]
+) -> PackedTree:
+    nodes, leaves, layout = chosen.nodes, tree.leaves(), distinct.laid_out()
+    targets = layout.indices([piece for i in nodes for piece in pieces[i]])
+    lengths = [len(tree.nodes[i].token_ids) for i in nodes]
+    predecessors = layout.parents[targets]
+    rising = np.argsort(predecessors, kind="stable")
+    return PackedTree(
+        token_ids=layout.token_ids,
+        positions=layout.positions,
+        subtree_ends=layout.subtree_ends,
+        targets=targets[rising],
+        predecessors=predecessors[rising],
+        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
+        leaf_starts=np.repeat([chosen.first[i] for i in nodes], lengths)[rising],
+        leaf_ends=np.repeat([chosen.past[i] for i in nodes], lengths)[rising],
+        advantages=np.asarray(advantages, np.float64)[chosen.order],
+        lens=np.array([tree.response_len(leaves[i]) for i in chosen.order], np.float64),
+        leaf_weights=np.ones(len(chosen.order)),
+        ref_logprobs=np.zeros(0, np.float32),
+    )
 
 
 def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[DistinctTokens, dict[int, list[Piece]]]:

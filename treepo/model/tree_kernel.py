@@ -90,8 +90,10 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *output_grads: Tensor) -> Any:
         attention, scale, window = ctx.settings
-        grads = [torch.empty_like(x) for x in ctx.saved_tensors[:3]]
-        attention.call((*ctx.saved_tensors, output_grads[0].contiguous(), *grads), scale, window)
+        # Asked for once: where activations are recomputed, a second time is an error.
+        kept = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in kept[:3]]
+        attention.call((*kept, output_grads[0].contiguous(), *grads), scale, window)
         return (*grads, None, None, None)
 
 
