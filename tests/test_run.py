@@ -1,17 +1,20 @@
 """What a run does when things go wrong, and that it learns."""
 
 from dataclasses import dataclass, replace
+from io import StringIO
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.numpy import load_file
 from torch import Tensor
+from transformers import MambaConfig, MambaForCausalLM
 
 from treepo.config import resolve
 from treepo.learn.loss import PPO, Terms
 from treepo.report.terminal import Terminal
 from treepo.run import prepare, train
+from treepo.task.chain_tokenizer import make_chain_tokenizer
 
 QUIET = Terminal(Console(quiet=True))
 
@@ -66,6 +69,29 @@ def test_reward_rises(chain_model, tmp_path):
     rewards = [trainer.step(step).metrics["reward/mean"] for step in range(1, 13)]
     assert rewards[0] < 0.5
     assert rewards[-1] > 0.9
+
+
+def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
+    """Its trajectories are sampled by the plain engine and trained one by one, and the run says so."""
+    tokenizer = make_chain_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, eos_token_id=2)
+        MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    console = Console(record=True, width=200, quiet=False, file=StringIO())
+    run = prepare(
+        settings(tmp_path / "mamba", tree={"depth": 2, "segment_len": 8}), tmp_path / "out", Terminal(console)
+    )
+    assert "nothing is shared" in console.export_text()
+    before = {name: weight.clone() for name, weight in run.policy.model.state_dict().items()}
+    rewards = iter([0.0, 1.0] * 1000)
+    trainer = replace(run.trainer, task=replace_reward(run.task, lambda *_: next(rewards)))
+    metrics = trainer.step(1).metrics
+    assert metrics["tokens/forwarded"] == metrics["tokens/unpacked"] > 0
+    # The first of two updates is on policy, the second nearly.
+    assert metrics["update/kl"] < 1e-4
+    assert any(not torch.equal(before[name], weight) for name, weight in run.policy.model.state_dict().items())
 
 
 def replace_reward(task, reward):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from treepo.engine import Engine, Sampling
+from treepo.engine.plain import PlainEngine
 from treepo.engine.torch import TorchEngine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
@@ -15,6 +16,7 @@ from treepo.learn.reference import AdapterOff, FrozenCopy, Reference
 from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer
 from treepo.learn.update import Updater
+from treepo.model.attention import NotPackableError
 from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy
 from treepo.model.recompute import recompute_activations
@@ -60,19 +62,28 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
     notify: told in a line what was dropped. report: called while the base model is made. Raises ValueError naming
     the setting that cannot work.
     """
-    policy = build_policy(config, report)
+    policy = build_policy(config, notify, report)
     engine = build_engine(config, policy)
     task = build_task(config, policy, engine.longest, notify)
     return Run(config, policy, task, build_trainer(config, policy, task, engine))
 
 
-def build_policy(config: Config, report: Report) -> Policy:
-    """The model that is named, or the built-in task's base model, with adapters if they are what is trained."""
+def build_policy(config: Config, notify: Notify, report: Report) -> Policy:
+    """The model that is named, or the built-in task's base model, with adapters if they are what is trained.
+
+    A model that cannot be packed is taken as transformers runs it, and that is said.
+    """
     if config.data.path and not config.model.path:
         raise ValueError(f"model.path: the problems of {config.data.path!r} need a model; none is given")
     path = config.model.path or find_base_model(report)
     settings = config.model
-    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    how = path, settings.dtype, settings.device, settings.trust_remote_code
+    try:
+        policy = load_policy(*how)
+    except NotPackableError as error:
+        policy = load_policy(*how, packable=False)
+        reason = str(error.__cause__).removeprefix("model.path: ")
+        notify(f"nothing is shared: trajectories are sampled and trained one by one, since {reason}")
     if config.lora.rank:
         try:
             add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
@@ -92,9 +103,11 @@ def find_base_model(report: Report) -> str:
         raise ValueError(f"TREEPO_CACHE: cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
-def build_engine(config: Config, policy: Policy) -> TorchEngine:
-    """The embedded engine over the policy's model."""
+def build_engine(config: Config, policy: Policy) -> TorchEngine | PlainEngine:
+    """The embedded engine over the policy's model, or the plain one for a model that it cannot serve."""
     settings = config.engine
+    if not policy.is_packable:
+        return PlainEngine(policy.model, policy.eos_ids, settings.max_batch, autocast_of(config))
     sizes = settings.max_batch, settings.max_prefill_tokens, settings.max_tokens
     return TorchEngine(policy.model, policy.eos_ids, *sizes, autocast_of(config))
 
@@ -126,7 +139,9 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) ->
 def build_updater(config: Config, policy: Policy) -> Updater:
     """What turns credited trees into updates of a policy."""
     settings, model = config.train, policy.model
-    scorer = Scorer(model, config.engine.temperature, has_plain_head(model), autocast=autocast_of(config))
+    is_packable = policy.is_packable
+    has_head = has_plain_head(model, is_packable)
+    scorer = Scorer(model, config.engine.temperature, has_head, is_packable, autocast_of(config))
     reference: Reference | None = None
     if config.penalties.kl:
         reference = AdapterOff(model) if has_adapter(model) else FrozenCopy.of(model)
@@ -140,7 +155,7 @@ def build_updater(config: Config, policy: Policy) -> Updater:
         schedule,
         settings.micro_batch_tokens,
         config.optim.max_grad_norm,
-        settings.packing,
+        settings.packing and is_packable,
         settings.rescoring,
         reference,
     )

@@ -55,7 +55,7 @@ def prepare(config: Config, prompt: str | None, out: str | None, terminal: Termi
     elif config.model.path:
         raise ValueError(f"prompt: none given for model {config.model.path!r}; give one with --prompt")
     with terminal.bar("making the base model") as report:
-        policy = build_policy(config, report)
+        policy = build_policy(config, terminal.say, report)
     problem = _problem(config, policy, prompt)
     engine = build_engine(config, policy)
     _check_fits(problem, config, policy, engine.longest)

@@ -134,6 +134,18 @@ def test_gradients_are_those_of_separate_trajectories(kind: str, seed: int) -> N
     assert largest_difference(gradients(model), expected) < 1e-12
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_compiled_attention_gives_the_same_gradients(kind: str) -> None:
+    """In float32, where training on a CPU uses it, they are those of separate trajectories but for rounding."""
+    trees = random_trees(make_tiny_model(kind, attention="sdpa"), seed=1, num_trees=3)
+    advantages = random_advantages(trees, seed=1)
+    model = make_tiny_model(kind)
+    updater_of(model).update(packed_trees(trees, advantages))
+    expected = separate_gradients(kind, trees, advantages)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient.double(), expected[name], rtol=1e-3, atol=1e-5)
+
+
 def test_a_temperature_scales_the_logits() -> None:
     """Trees sampled at temperature 0.7 are scored at 0.7."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")

@@ -55,7 +55,7 @@ def attend(
         raise NotPackableError("attention_context did not reach the attention, which every forward of this model needs")
     for name, extra in (("softcap", softcap), ("s_aux (sinks)", s_aux), ("position_bias", position_bias)):
         if extra is not None:
-            raise NotPackableError(f"{type(module).__name__} uses attention with {name}, which is not supported")
+            raise NotPackableError(f"{type(module).__name__} uses attention with {name}, which cannot be packed")
     layer = module.layer_idx
     assert isinstance(layer, int)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -17,10 +17,11 @@ from treepo.model.served import check_config, check_exact, longest_exact, vocabu
 
 @dataclass(frozen=True)
 class Policy:
-    """The model being trained, and its tokenizer."""
+    """The model being trained, and its tokenizer. is_packable: whether its attention can be told who sees whom."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    is_packable: bool = True
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ def load_policy(
             # transformers would only warn, and go on with random weights in their place.
             raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
         if packable and not model._supports_attention_backend:
-            raise NotPackableError(f"{config.model_type!r} has an attention of its own, which is not supported")
+            raise NotPackableError(f"{config.model_type!r} has an attention of its own, which cannot be packed")
         _check_vocabulary(model, tokenizer)
         nn.Module.to(model, torch.device(device))
         model.eval()
@@ -98,7 +99,7 @@ def load_policy(
         message = _first_line(error).removeprefix("model.path: ")
         kind = NotPackableError if isinstance(error, NotPackableError) else ValueError
         raise kind(f"model.path: cannot load {path!r}: {message}") from error
-    return Policy(model, tokenizer)
+    return Policy(model, tokenizer, packable)
 
 
 def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code: bool) -> Any:
@@ -114,7 +115,7 @@ def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code:
         )
     except KeyError as error:
         if error.args == (ATTENTION_NAME,):
-            raise NotPackableError("its attention cannot be exchanged, which is not supported") from error
+            raise NotPackableError("its attention cannot be exchanged, which cannot be packed") from error
         raise
 
 

@@ -29,10 +29,10 @@ def check_config(config: PreTrainedConfig) -> None:
     kind = config.model_type
     other = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
     if other:
-        raise NotPackableError(f"model.path: {kind!r} has layers of type {sorted(other)}, which are not supported")
+        raise NotPackableError(f"model.path: {kind!r} has layers of type {sorted(other)}, which cannot be packed")
     for name in UNSEEN_SETTINGS:
         if getattr(text, name, None) is not None:
-            raise NotPackableError(f"model.path: {kind!r} has attention with {name}, which is not supported")
+            raise NotPackableError(f"model.path: {kind!r} has attention with {name}, which cannot be packed")
 
 
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
@@ -81,7 +81,7 @@ def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
         raise ValueError(f"model.path: the logits of {kind!r} are not finite")
     if (packed - wanted).abs().max() > TOLERANCE[model.dtype]:
         raise NotPackableError(
-            f"model.path: {kind!r} computes something else than causal attention, which is not supported"
+            f"model.path: {kind!r} computes something else than causal attention, which cannot be packed"
         )
     _check_window(model, context)
 
@@ -128,7 +128,7 @@ def _check_window(model: PreTrainedModel, context: "_NotedTreeAttention") -> Non
         has_windows = layer_types is None or "sliding_attention" in layer_types
         if has_windows and context.windows == {None}:
             raise NotPackableError(
-                f"model.path: {model.config.model_type!r} keeps its sliding window to itself, not supported"
+                f"model.path: {model.config.model_type!r} keeps its sliding window to itself and cannot be packed"
             )
 
 

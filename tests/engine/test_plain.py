@@ -1,0 +1,89 @@
+"""The engine for models that the embedded one cannot serve."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM
+
+from tests.models import make_tiny_model
+from treepo.engine import SampleRequest, Sampling
+from treepo.engine.plain import PlainEngine
+from treepo.engine.torch import TorchEngine
+
+EOS = (2, 5)
+
+
+def requests(count: int = 12, seed: int = 0) -> list[SampleRequest]:
+    """Of three prefix lengths, in mixed order, each with its own sampling."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        prefix = rng.integers(3, 16, size=int(rng.choice([3, 4, 9])))
+        sampling = Sampling(temperature=float(rng.choice([0.0, 0.8, 1.5])), top_k=int(rng.choice([0, 4])))
+        made.append(SampleRequest(i, prefix, int(rng.integers(1, 12)), 100 + i, sampling=sampling, group=i % 3))
+    return made
+
+
+def decode(engine, wanted: list[SampleRequest]) -> dict[int, tuple]:
+    """Results by request."""
+    for request in wanted:
+        engine.submit(request)
+    found = {}
+    while len(found) < len(wanted):
+        found |= {r.request_id: (r.token_ids.tolist(), r.logprobs, r.ended) for r in engine.step()}
+    return found
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 64])
+def test_it_draws_what_the_embedded_engine_draws(max_batch: int) -> None:
+    """The same tokens from the same random streams, in any batch; every way to end occurs."""
+    plain = PlainEngine(make_tiny_model(attention="sdpa"), EOS, max_batch)
+    expected = decode(TorchEngine(make_tiny_model(), EOS), requests())
+    got = decode(plain, requests())
+    assert got.keys() == expected.keys()
+    for key, (tokens, logprobs, ended) in expected.items():
+        assert got[key][0] == tokens
+        np.testing.assert_allclose(got[key][1], logprobs, atol=1e-5)
+        assert got[key][2] == ended
+    assert {ended for _, _, ended in expected.values()} == {True, False}
+    assert plain.counters.num_decoded == sum(len(tokens) for tokens, _, _ in expected.values())
+
+
+def test_recurrent_models_decode_what_one_forward_scores() -> None:
+    """The log-probabilities of a Mamba are those of a forward over the whole sequence."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MambaConfig(vocab_size=16, hidden_size=32, num_hidden_layers=2)
+        model = MambaForCausalLM(config).eval()
+    wanted = [replace(r, sampling=Sampling()) for r in requests()]
+    for key, (tokens, logprobs, _) in decode(PlainEngine(model, EOS), wanted).items():
+        ids = np.concatenate([wanted[key].prefix_ids, tokens])
+        with torch.no_grad():
+            every = torch.log_softmax(model(torch.from_numpy(ids)[None]).logits[0], -1)
+        first = len(wanted[key].prefix_ids)
+        expected = every[torch.arange(first - 1, len(ids) - 1), torch.tensor(tokens)]
+        np.testing.assert_allclose(logprobs, expected.numpy(), atol=1e-4)
+
+
+def test_released_groups_end_without_a_result() -> None:
+    engine = PlainEngine(make_tiny_model(attention="sdpa"), EOS)
+    for request in requests():
+        engine.submit(request)
+    engine.release(1)
+    engine.release(2)
+    found = []
+    while results := engine.step():
+        found += [r.request_id for r in results]
+    assert sorted(found) == [0, 3, 6, 9]
+    assert engine.room == 256
+
+
+def test_weights_that_are_not_finite_are_told() -> None:
+    model = make_tiny_model(attention="sdpa")
+    torch.nn.init.constant_(next(model.parameters()), float("nan"))
+    engine = PlainEngine(model, EOS)
+    engine.submit(requests(1)[0])
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.step()
