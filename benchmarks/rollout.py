@@ -51,7 +51,7 @@ def main(models: list[str], trees: list[str], extra: list[str]) -> None:
                     kept = RESULTS / f"rollout-{model}-{tree}{Path(name).suffix}"
                     kept.write_bytes((Path(folder) / name).read_bytes())
     console = Console()
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted([*RESULTS.glob("*rollout-*.json"), *RESULTS.glob("vllm-*.json")]):
         for workload in read_json(path).workloads:
             console.rule(path.stem)
             console.print(table(workload))

@@ -52,8 +52,9 @@ from trl_report import Step, figures, table
 
 from treepo.bench.report import describe_machine
 from treepo.build import find_base_model
-from treepo.config import Config, read_recipe, resolve, to_toml
+from treepo.config import read_recipe, resolve, to_toml
 from treepo.report.terminal import Terminal
+from treepo.settings import Config
 from treepo.task.base_model import Report
 from treepo.task.chain_sums import ChainSums
 

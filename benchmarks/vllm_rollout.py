@@ -27,7 +27,8 @@ from rich.console import Console
 from rollout import MODELS, RESULTS, TREES, options_of
 
 from treepo.bench.contenders import Counts
-from treepo.bench.report import table, write_json
+from treepo.bench.folder import write_json
+from treepo.bench.report import table
 from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
 from treepo.bench.settings import BenchConfig
 from treepo.cli import split_overrides

@@ -1,4 +1,4 @@
-"""The command line: `treepo train`, `treepo sample`, `treepo bench rollout`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo bench`."""
 
 import argparse
 import dataclasses
@@ -29,10 +29,20 @@ treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
     Measure trees against sequential sampling and a plain transformers loop, side by side. Without MODEL one of random
     weights is measured. DIR gets rollout.json and rollout.png. `treepo bench --help` lists its settings.
 
+treepo bench update [MODEL] [--section.key VALUE ...] [--out DIR]
+
+    Measure one optimiser update on trees: each shared token forwarded once, against every trajectory on its own with
+    padding and without. Without MODEL one of random weights is measured, or the built-in task's base model on trees
+    that it grew. DIR gets update.json and update.png. `treepo bench --help` lists its settings.
+
 """
 
 SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."
-BENCH_SETTINGS = "Every setting below can stand on the command line."
+BENCH_SETTINGS = "Every setting below can stand on the command line of `treepo bench {}`."
+
+
+MEASURABLE = ("rollout", "update")
+"""By `treepo bench`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,7 +152,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         for option in ("--prompt", "--recipe", "--out"):
             parser.add_argument(option)
     if command == "bench":
-        parser.add_argument("what", nargs="?", choices=["rollout"])
+        parser.add_argument("what", nargs="?", choices=MEASURABLE)
         parser.add_argument("model", nargs="?")
         parser.add_argument("--out")
     return parser
@@ -199,52 +209,70 @@ def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], co
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.bench import rollout
-    from treepo.bench.report import table
-    from treepo.bench.settings import BenchConfig
+    from treepo.bench.folder import claim_folder
     from treepo.config import resolve_as
     from treepo.report.terminal import Terminal
 
     if options.what is None:
-        raise UsageError("bench: nothing to measure given; there is rollout")
+        raise UsageError(f"bench: nothing to measure given; there are {' and '.join(MEASURABLE)}")
     if options.out == "":
         raise UsageError("out: no folder given")
+    settings, measured, told = _measurable(options.what)
     disable_progress_bar()
     terminal = Terminal(Console())
     with users_mistakes():
-        config = resolve_as(BenchConfig, {"model": {"path": options.model}} if options.model else {}, overrides)
+        config = resolve_as(settings, {"model": {"path": options.model}} if options.model else {}, overrides)
         with terminal.bar("making the base model") as progress:
-            bench = rollout.prepare_bench(config, progress)
+            bench = measured.prepare_bench(config, progress)
         if options.out is not None:
-            rollout.claim_folder(Path(options.out))
+            claim_folder(Path(options.out), told.JSON_NAME)
     with terminal.bar("measuring") as progress:
         report = bench.run(bench.workloads(), command, progress)
     for workload in report.workloads:
-        terminal.console.print(table(workload))
+        terminal.console.print(told.table(workload))
     if options.out is not None:
-        rollout.keep(report, Path(options.out))
+        measured.keep(report, Path(options.out))
         terminal.say(f"All figures, and a plot, are in {options.out}.")
+
+
+def _measurable(what: str) -> tuple[Any, Any, Any]:
+    """Of what `treepo bench` measures: its settings, the module that does it and the one that tells."""
+    if what == "rollout":
+        from treepo.bench import report, rollout
+        from treepo.bench.settings import BenchConfig
+
+        return BenchConfig, rollout, report
+    from treepo.bench.update import bench, report
+    from treepo.bench.update.settings import BenchConfig
+
+    return BenchConfig, bench, report
 
 
 def _help(command: str | None) -> str:
     """Usage, and every setting that a command has with its default and its docstring."""
+    if command == "bench":
+        parts = [(BENCH_SETTINGS.format(what), _measurable(what)[0]) for what in MEASURABLE]
+    else:
+        from treepo.settings import Config
+
+        parts = [(SETTINGS, Config)]
+    return USAGE + "\n\n".join("\n".join([about, *_settings(config)]) for about, config in parts)
+
+
+def _settings(config: Any) -> Iterator[str]:
+    """Lines that list every setting."""
     from docstring_parser import parse_from_object
 
-    from treepo.bench.settings import BenchConfig
     from treepo.config import is_exchangeable
-    from treepo.settings import Config
 
-    config, about = (BenchConfig, BENCH_SETTINGS) if command == "bench" else (Config, SETTINGS)
-    lines = [USAGE + about]
     for section in dataclasses.fields(config):
         default: Any = section.default
         docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}
-        lines.append(f"[{section.name}]  {type(default).__name__}")
+        yield f"[{section.name}]  {type(default).__name__}"
         if is_exchangeable(section):
-            lines.append(f"  --{section.name}.use {type(default).__name__!r}")
-            lines.append("      The class that does it: a name, or module:Class for one's own.")
+            yield f"  --{section.name}.use {type(default).__name__!r}"
+            yield "      The class that does it: a name, or module:Class for one's own."
         for setting in dataclasses.fields(type(default)):
             value = getattr(default, setting.name)
-            lines.append(f"  --{section.name}.{setting.name} {value!r}")
-            lines.append(f"      {' '.join((docs.get(setting.name) or '').split())}")
-    return "\n".join(lines)
+            yield f"  --{section.name}.{setting.name} {value!r}"
+            yield f"      {' '.join((docs.get(setting.name) or '').split())}"

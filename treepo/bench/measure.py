@@ -1,22 +1,14 @@
-"""Timing in turns, and what the times mean.
+"""What the times of rollouts mean."""
 
-Ratios are taken within each round, where the contenders ran one right after another, and their median is reported: what
-else the machine was doing changes from round to round and touches both sides of a ratio alike.
-"""
-
-import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
 
 from treepo.bench.contenders import Contender, Counts
+from treepo.bench.turns import Progress, median_ratio, time_in_turns
 
 SEQUENTIAL = "sequential"
 """Name of the contender that all others are compared with."""
-
-Progress = Callable[[int, int, float], None]
-"""Called after each run with (runs done, runs in all, seconds of this one)."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +48,8 @@ class Figures:
 
 def measure(contenders: Sequence[Contender], repeats: int, progress: Progress) -> list[Measurement]:
     """Run all contenders once to warm up, then `repeats` times in turns."""
-    seconds: list[list[float]] = [[] for _ in contenders]
-    num_runs = (repeats + 1) * len(contenders)
-    for run in range(num_runs):
-        index = run % len(contenders)
-        contenders[index].prepare()
-        gc.collect()
-        start = perf_counter()
-        contenders[index].run()
-        elapsed = perf_counter() - start
-        if run >= len(contenders):
-            seconds[index].append(elapsed)
-        progress(run + 1, num_runs, elapsed)
-    return [Measurement(c.name, tuple(s), c.counts()) for c, s in zip(contenders, seconds, strict=True)]
+    seconds = time_in_turns(contenders, repeats, progress)
+    return [Measurement(c.name, s, c.counts()) for c, s in zip(contenders, seconds, strict=True)]
 
 
 def compare(measurement: Measurement, sequential: Measurement) -> Figures:
@@ -79,7 +60,7 @@ def compare(measurement: Measurement, sequential: Measurement) -> Figures:
     ideal = counts.num_total / counts.num_decoded
     with_prompts = (base.num_decoded + base.num_prefilled) / base.num_total * counts.num_total / forwarded
     share = counts.num_trajectories / base.num_trajectories
-    ratio = share * median(b / own for own, b in zip(measurement.seconds, sequential.seconds, strict=True))
+    ratio = share * median_ratio(sequential.seconds, measurement.seconds)
     return Figures(
         name=measurement.name,
         seconds=measurement.seconds,

@@ -1,15 +1,10 @@
 """What `treepo bench rollout` says: a table, a JSON file, a plot."""
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import transformers
 from pydantic import TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -45,22 +40,6 @@ class RolloutReport:
     workloads: tuple[WorkloadReport, ...]
 
 
-def describe_machine(device: str) -> dict[str, str | int]:
-    """Versions and processor, as the libraries name them."""
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-        "processor": platform.processor() or platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
-    gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
-    return machine | gpu
-
-
 CAPTION = """tree DxS kK bB: depth D, segments of S tokens, K children of the prompt,
 B per fork. tokens/s: decoded (and with the prompt tokens computed).
 ideal: over sequential, by tokens decoded (and with prompt tokens)."""
@@ -86,19 +65,9 @@ def table(workload: WorkloadReport) -> Table:
     return shown
 
 
-def write_json(report: RolloutReport, path: Path) -> None:
-    """Keep a report."""
-    path.write_bytes(TypeAdapter(RolloutReport).dump_json(report, indent=1) + b"\n")
-
-
 def read_json(path: Path) -> RolloutReport:
     """The report that was kept."""
     return TypeAdapter(RolloutReport).validate_json(path.read_bytes())
-
-
-def has_matplotlib() -> bool:
-    """Whether plots can be made."""
-    return find_spec("matplotlib") is not None
 
 
 def write_plot(workloads: Sequence[WorkloadReport], path: Path) -> None:

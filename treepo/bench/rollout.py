@@ -5,36 +5,25 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from treepo.bench.contenders import Contender, PlainContender, TreeContender
-from treepo.bench.measure import SEQUENTIAL, Progress, compare, measure
-from treepo.bench.report import (
-    JSON_NAME,
-    PLOT_NAME,
-    RolloutReport,
-    WorkloadReport,
-    describe_machine,
-    has_matplotlib,
-    write_json,
-    write_plot,
-)
-from treepo.bench.settings import ArchitectureSettings, BenchConfig, PromptSettings
+from treepo.bench.folder import describe_machine, write_json
+from treepo.bench.measure import SEQUENTIAL, compare, measure
+from treepo.bench.model import load_or_make, random_ids
+from treepo.bench.report import JSON_NAME, PLOT_NAME, RolloutReport, WorkloadReport, write_plot
+from treepo.bench.settings import BenchConfig, PromptSettings
+from treepo.bench.turns import Progress
 from treepo.build import find_base_model
 from treepo.engine.torch import TorchEngine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeShape
-from treepo.model.policy import Policy, load_policy
+from treepo.model.policy import Policy
 from treepo.seeds import derive_seed
-from treepo.task.base_model import BaseModelSettings, Report, initial_model
+from treepo.task.base_model import Report
 from treepo.task.chain_sums import ChainSums
-from treepo.task.chain_tokenizer import make_chain_tokenizer
 from treepo.task.problem import Problem
-
-FIRST_WORD = 3
-"""The built-in tokenizer's ids below are special."""
 
 
 @dataclass(frozen=True)
@@ -132,18 +121,6 @@ def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
     return RolloutBench(config, policy, plain_model, engine, problems)
 
 
-def claim_folder(out: Path) -> None:
-    """Make the folder; ValueError if that is impossible, if it holds a report, or if the plot cannot be made."""
-    if not has_matplotlib():
-        raise ValueError("out: the plot needs matplotlib, which is not installed (pip install 'treepo[bench]')")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if (out / JSON_NAME).exists():
-            raise ValueError(f"out: {str(out)!r} already holds {JSON_NAME}; give another folder")
-    except OSError as error:
-        raise ValueError(f"out: cannot write to {str(out)[:100]!r}: {error.strerror}") from error
-
-
 def keep(report: RolloutReport, out: Path) -> None:
     """Write the JSON file and the plot."""
     write_json(report, out / JSON_NAME)
@@ -153,21 +130,10 @@ def keep(report: RolloutReport, out: Path) -> None:
 def _policy(config: BenchConfig, report: Report) -> Policy:
     """The model that is given, else the built-in task's base model or random weights."""
     settings = config.model
-    if settings.path or config.bench.answers_end:
-        path = settings.path or find_base_model(report)
-        return load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    if config.bench.answers_end and not settings.path:
+        settings = dataclasses.replace(settings, path=find_base_model(report))
     longest = config.prompts.max_len + max(length for _, length in config.grid.workloads())
-    with TemporaryDirectory() as folder:
-        save_random_model(Path(folder), config.architecture, longest, config.bench.seed)
-        return load_policy(folder, settings.dtype, settings.device)
-
-
-def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
-    """Write random weights with the built-in task's tokenizer, as one downloads a model."""
-    tokenizer = make_chain_tokenizer()
-    settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
-    initial_model(seed, tokenizer, settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return load_or_make(settings, config.architecture, longest, config.bench.seed)
 
 
 def _problems(config: BenchConfig, policy: Policy) -> list[Problem]:
@@ -183,5 +149,5 @@ def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> lis
     """Prompts of random tokens and lengths."""
     rng = np.random.default_rng(derive_seed(seed, "prompts"))
     lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
-    prompts = [tuple(rng.integers(min(FIRST_WORD, vocab_size - 1), vocab_size, n).tolist()) for n in lengths]
+    prompts = [tuple(random_ids(rng, vocab_size, n).tolist()) for n in lengths]
     return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]

@@ -1,0 +1,1 @@
+"""`treepo bench update`: one optimiser update, packed and with every trajectory on its own."""

@@ -1,0 +1,89 @@
+"""`treepo bench update`: one optimiser update, packed and with every trajectory on its own, from the same weights."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from treepo.bench.folder import describe_machine, write_json
+from treepo.bench.model import load_or_make
+from treepo.bench.turns import Progress
+from treepo.bench.update.contenders import NAMES, make_contender
+from treepo.bench.update.figures import compare, measure
+from treepo.bench.update.grown import grown_workloads
+from treepo.bench.update.report import JSON_NAME, PLOT_NAME, UpdateReport, WorkloadReport, write_plot
+from treepo.bench.update.settings import BenchConfig
+from treepo.bench.update.synthetic import level_sizes, synthetic_workload
+from treepo.bench.update.workload import Workload
+from treepo.build import find_base_model
+from treepo.learn.scoring import Scorer
+from treepo.model.policy import Policy, load_policy
+from treepo.model.served import has_plain_head
+from treepo.task.base_model import Report
+
+
+@dataclass(frozen=True, eq=False)
+class UpdateBench:
+    """The parts of one measurement. policy: its weights are those that every update starts from."""
+
+    config: BenchConfig
+    policy: Policy
+    made: Sequence[Workload]
+
+    def workloads(self) -> Sequence[Workload]:
+        """One per value of sharing, or per width."""
+        return self.made
+
+    def run(self, workloads: Sequence[Workload], command: str, progress: Progress) -> UpdateReport:
+        """Measure one workload after another."""
+        config, model = self.config, self.policy.model
+        unnamed = "random weights" if config.bench.trees == "synthetic" else "base model"
+        return UpdateReport(
+            command,
+            describe_machine(config.model.device),
+            {
+                "path": config.model.path or unnamed,
+                "type": model.config.model_type,
+                "parameters": model.num_parameters(),
+            },
+            dataclasses.asdict(config),
+            tuple(self._measure(workload, progress) for workload in workloads),
+        )
+
+    def _measure(self, workload: Workload, progress: Progress) -> WorkloadReport:
+        settings = self.config.bench
+        contenders = [make_contender(name, self.policy.model, settings, workload) for name in NAMES]
+        figures = compare(measure(contenders, settings.repeats, progress))
+        sizes = len(workload.trees), workload.num_trajectories, workload.num_distinct, workload.num_total
+        return WorkloadReport(*sizes, figures)
+
+
+def prepare_bench(config: BenchConfig, report: Report) -> UpdateBench:
+    """Load or make the model and the trees.
+
+    report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
+    """
+    if config.bench.trees == "synthetic":
+        return _synthetic(config)
+    settings = config.model
+    path = settings.path or find_base_model(report)
+    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    return UpdateBench(config, policy, list(grown_workloads(config.task, settings, policy, config.bench.seed)))
+
+
+def keep(report: UpdateReport, out: Path) -> None:
+    """Write the JSON file and the plot."""
+    write_json(report, out / JSON_NAME)
+    write_plot(report.workloads, out / PLOT_NAME)
+
+
+def _synthetic(config: BenchConfig) -> UpdateBench:
+    settings, seed, max_tokens = config.synthetic, config.bench.seed, config.bench.micro_batch_tokens
+    sizes = [level_sizes(settings.distinct, sharing, settings.leaves) for sharing in settings.sharing]
+    longest = max(sum(-(-size // 2**level) for level, size in enumerate(levels)) for levels in sizes)
+    policy = load_or_make(config.model, config.architecture, longest, seed)
+    if policy.max_len is not None and longest > policy.max_len:
+        raise ValueError(f"synthetic: trajectories of {longest} tokens exceed the model's {policy.max_len} positions")
+    scorer = Scorer(policy.model, has_plain_head=has_plain_head(policy.model))
+    made = [synthetic_workload(levels, settings.count, scorer, max_tokens, seed) for levels in sizes]
+    return UpdateBench(config, policy, made)
