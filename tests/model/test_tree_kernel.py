@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 
 from treepo.model.attention import AttentionContext, TreeAttention
 from treepo.model.flex import FlexTreeAttention
@@ -107,20 +108,61 @@ def test_a_tree_has_the_same_bits_in_every_batch(monkeypatch):
         assert torch.equal(one, other[:, :, 50:250])
 
 
+@needs_compiler
+@pytest.mark.parametrize("sizes", [(16, 8), (8, 24)])
+def test_keys_and_values_may_differ_in_size(sizes):
+    """As in multi-head latent attention."""
+    rng = np.random.default_rng(3)
+    offsets, ends, positions = layout([random_positions(rng, n, 0.1) for n in (60, 20)])
+    key_size, value_size = sizes
+    given_ = inputs(rng, 80, 4, 2, key_size)[:2] + inputs(rng, 80, 4, 2, value_size)[2:]
+    library = load_tree_kernel()
+    assert library is not None
+    dense = TreeAttention(offsets, torch.from_numpy(ends), torch.from_numpy(positions))
+    expected = results(dense, given_, torch.float64, None)
+    got = results(CpuTreeAttention(library, offsets, positions), given_, torch.float32, None)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e-5)
+
+
+FLEX_LAYOUTS = {
+    "long stem": [[*range(300), *[d for _ in range(4) for d in range(300, 450)]], [0, 1]],
+    "random": [random_positions(np.random.default_rng(4), n, 0.02) for n in (500, 290, 1)],
+    "chains": [list(range(200)), list(range(700))],
+}
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("window", [None, 7])
-@pytest.mark.parametrize("heads", [(4, 2), (2, 2)])
-def test_flex_attention_shows_the_same(heads, window):
+@pytest.mark.parametrize("window", [None, 7, 200])
+@pytest.mark.parametrize("trees", FLEX_LAYOUTS)
+def test_flex_attention_shows_the_same(trees, window):
     """Its block mask, in the eager form that runs without a GPU (and without gradients there)."""
     rng = np.random.default_rng(2)
-    offsets, ends, positions = (
-        torch.as_tensor(x) for x in layout([random_positions(rng, n, 0.1) for n in (150, 90, 1)])
-    )
-    *given_, _ = inputs(rng, len(positions), *heads, 16)
+    offsets, ends, positions = (torch.as_tensor(x) for x in layout(FLEX_LAYOUTS[trees]))
+    *given_, _ = inputs(rng, len(positions), 4, 2, 16)
     q, k, v = (x.float() for x in given_)
     flex = FlexTreeAttention(ends, positions)(0, q, k, v, 0.3, window)
     dense = TreeAttention(offsets.tolist(), ends, positions)(0, q, k, v, 0.3, window)
     torch.testing.assert_close(flex, dense, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 7, 200])
+@pytest.mark.parametrize("trees", FLEX_LAYOUTS)
+def test_blocks_that_nobody_sees_are_skipped(trees, window):
+    """The blocks worked out from bounds hold all that the mask of all pairs holds, and without a window no others."""
+    _, ends, positions = (torch.as_tensor(x) for x in layout(FLEX_LAYOUTS[trees]))
+    mask = FlexTreeAttention(ends, positions).mask(window)
+    length = mask.seq_lengths[0]
+    exact = create_block_mask(mask.mask_mod, None, None, length, length, device="cpu", BLOCK_SIZE=128)
+    bounded, needed = mask.to_dense()[0, 0] > 0, exact.to_dense()[0, 0] > 0
+    assert not (needed & ~bounded).any()
+    if window is None:
+        assert torch.equal(bounded, needed)
+    assert exact.full_kv_num_blocks is not None and mask.full_kv_num_blocks is not None
+    assert (mask.full_kv_num_blocks <= exact.full_kv_num_blocks).all()
+    if trees == "long stem" and window is None:
+        assert int(mask.full_kv_num_blocks.sum()) > 0
+        assert int(needed.sum()) < len(needed) * (len(needed) + 1) / 2
 
 
 def test_the_rule():

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 BLOCK = 128
@@ -43,15 +43,39 @@ class FlexTreeAttention:
         return output[0, :, : self.num_tokens].transpose(0, 1)
 
     def mask(self, window: int | None) -> BlockMask:
-        """Which blocks of queries see which blocks of keys, and where only some of them do."""
+        """Who sees whom, and per block of queries which blocks of keys they see in part and which as a whole.
+
+        Worked out from the bounds of the blocks, so that nothing of the size of all pairs is ever made.
+        """
         ends, positions = self.subtree_ends, self.positions
 
         def is_visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             above = (key <= query) & (query < ends[key])
             return above if window is None else above & (positions[query] - positions[key] < window)
 
-        length = len(positions)
-        return create_block_mask(is_visible, None, None, length, length, device=positions.device.type, BLOCK_SIZE=BLOCK)
+        by_block, depths = ends.view(-1, BLOCK), positions.view(-1, BLOCK)
+        starts = torch.arange(0, len(ends), BLOCK, device=ends.device)[:, None]
+        earlier = starts > starts.T
+        # Rows: blocks of queries; columns: blocks of keys.
+        seen = earlier & (by_block.amax(1) > starts)
+        whole = earlier & (by_block.amin(1) >= starts + BLOCK)
+        if window is not None:
+            seen &= depths.amin(1)[:, None] - depths.amax(1) < window
+            whole &= depths.amax(1)[:, None] - depths.amin(1) < window
+        part = (seen & ~whole) | (starts == starts.T)
+        return BlockMask.from_kv_blocks(
+            *_listed(part),
+            *_listed(whole & seen),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=is_visible,
+            seq_lengths=(len(ends), len(ends)),
+        )
+
+
+def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """(how many, which first) of each row, int32 [1, 1, R] and [1, 1, R, C], as BlockMask takes them."""
+    order = blocks.int().argsort(dim=1, descending=True, stable=True)
+    return blocks.sum(1).int()[None, None], order.int()[None, None]
 
 
 @cache

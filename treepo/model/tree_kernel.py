@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from treepo.model.compiled import load_library
 
@@ -54,11 +55,13 @@ class CpuTreeAttention:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
         """See AttentionContext."""
-        assert key.shape[-1] == value.shape[-1], "keys and values of one size"
-        q, k, v = (x[0].transpose(0, 1).float().contiguous() for x in (query, key, value))
+        size = max(key.shape[-1], value.shape[-1])
+        # Where keys and values differ in size, zeros make them alike and change nothing.
+        filled = (pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x for x in (query, key, value))
+        q, k, v = (x[0].transpose(0, 1).float().contiguous() for x in filled)
         output = _TreeAttention.apply(q, k, v, self, scale, window or 0)
         assert isinstance(output, Tensor)
-        return output.to(query.dtype)
+        return output[..., : value.shape[-1]].to(query.dtype)
 
     def call(self, arrays: tuple[Tensor | None, ...], scale: float, window: int) -> None:
         """Run the kernel; arrays: q, k, v, output, log-sum-exp; for the backward the gradients of output, q, k, v."""
