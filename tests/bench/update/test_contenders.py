@@ -16,8 +16,8 @@ from treepo.learn.scoring import Scorer
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 
-def make_contenders(workload: Workload, max_tokens: int) -> list[UpdateContender]:
-    settings = BenchSettings(micro_batch_tokens=max_tokens)
+def make_contenders(workload: Workload, max_tokens: int, recompute: bool = False) -> list[UpdateContender]:
+    settings = BenchSettings(micro_batch_tokens=max_tokens, gradient_checkpointing=recompute)
     return [make_contender(name, make_tiny_model(), settings, workload) for name in NAMES]
 
 
@@ -55,9 +55,9 @@ def test_tokens_by_hand():
         assert [c.num_forwarded() for c in contenders] == forwarded
 
 
-@pytest.mark.parametrize("max_tokens", [1000, 90])
-def test_gradients_agree(max_tokens):
-    packed, padded, length_packed = make_contenders(synthetic(), max_tokens)
+@pytest.mark.parametrize(("max_tokens", "recompute"), [(1000, False), (90, False), (90, True)])
+def test_gradients_agree(max_tokens, recompute):
+    packed, padded, length_packed = make_contenders(synthetic(), max_tokens, recompute)
     for contender in (packed, padded, length_packed):
         contender.prepare()
         contender.run()
