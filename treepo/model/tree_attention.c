@@ -10,6 +10,9 @@ Built by tree_kernel.py with the system's C compiler; TreeAttention in attention
 Letters: N tokens, H query heads, G key-value heads, R = H / G, D head size, W the same filled up to a whole number of vectors,
 L room for the longest path, M rows (query heads of one group x queries) worked on together. */
 
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -29,10 +32,20 @@ typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 
 static inline vec splat(float x) { return x - (vec){0}; }
 
-/* e^x for x <= 0, to 2e-7: 2^n times the Taylor polynomial of the rest. */
+static inline vec larger(vec x, vec y) {
+#if LANES == 16
+    return (vec)_mm512_max_ps((__m512)x, (__m512)y);
+#elif defined(__AVX__)
+    return (vec)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+    ivec mask = x > y;
+    return (vec)((mask & (ivec)x) | (~mask & (ivec)y));
+#endif
+}
+
+/* e^x for x <= 0, to 2e-7: 2^n times the Taylor polynomial of the rest; 0 below 2^-126, so also at -infinity. */
 static inline vec exponential(vec x) {
-    vec t = x * 1.44269504088896341f;
-    for (int i = 0; i < LANES; i++) t[i] = t[i] > -126.0f ? t[i] : -126.0f;
+    vec t = larger(x * 1.44269504088896341f, splat(-127.0f));
     vec rounder = splat(12582912.0f); /* 1.5 x 2^23: adding it rounds to a whole number */
     vec n = (t + rounder) - rounder;
     vec f = (t - n) * 0.693147180559945309f;
@@ -182,8 +195,7 @@ static void soften(const Sizes *z, const Tile *t, const Scratch *s, int columns)
         float *row = s->weights + (long)m * KEYS, most = s->most[m];
         vec highest = splat(most), total = splat(0);
         for (int i = 0; i < columns; i += LANES) {
-            vec x = *(vec *)(row + i);
-            for (int j = 0; j < LANES; j++) highest[j] = highest[j] > x[j] ? highest[j] : x[j];
+            highest = larger(highest, *(vec *)(row + i));
         }
         for (int j = 0; j < LANES; j++) most = most > highest[j] ? most : highest[j];
         if (most == -INFINITY) {
@@ -193,7 +205,6 @@ static void soften(const Sizes *z, const Tile *t, const Scratch *s, int columns)
         const vec shift = splat(most);
         for (int i = 0; i < columns; i += LANES) {
             vec x = *(vec *)(row + i), w = exponential(x - shift);
-            for (int j = 0; j < LANES; j++) w[j] = x[j] > -INFINITY ? w[j] : 0;
             *(vec *)(row + i) = w;
             total += w;
         }
@@ -231,7 +242,6 @@ static void soften_backward(const Tile *t, const Scratch *s, int columns) {
         const vec shift = splat(s->most[m]), mean = splat(s->total[m]);
         for (int i = 0; i < columns; i += LANES) {
             vec x = *(vec *)(row + i), w = exponential(x - shift);
-            for (int j = 0; j < LANES; j++) w[j] = x[j] > -INFINITY ? w[j] : 0;
             *(vec *)(row + i) = w;
             *(vec *)(grad + i) = w * (*(vec *)(grad + i) - mean);
         }

@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 
 from treepo.model.compiled import load_library
 
-TILE = 16
-"""Queries worked on together. 8 to 48 differ little; fewer are better where branches are short."""
+TILE_ROWS = 36
+"""Queries worked on together, times the heads that share a key. 24 to 72 differ little."""
 
 _INT, _LONG, _FLOAT, _AT = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
 
@@ -68,12 +68,13 @@ class CpuTreeAttention:
         q, k = arrays[:2]
         assert q is not None and k is not None
         (_, num_heads, size), num_groups = q.shape, k.shape[1]
+        tile = max(1, TILE_ROWS * num_groups // num_heads)
         num_threads = min(torch.get_num_threads(), len(self.bounds) * num_groups)
-        room = self.library.scratch_size(num_heads, num_groups, size, TILE, self.longest)
+        room = self.library.scratch_size(num_heads, num_groups, size, tile, self.longest)
         scratch = torch.zeros(num_threads * room)
         self.library.tree_attention(
             *(num_heads, num_groups, size, *map(_at, arrays), self.positions.ctypes.data, self.bounds.ctypes.data),
-            *(len(self.bounds), self.longest, TILE, window, scale, num_threads, room, scratch.data_ptr()),
+            *(len(self.bounds), self.longest, tile, window, scale, num_threads, room, scratch.data_ptr()),
         )
 
 
