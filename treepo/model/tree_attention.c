@@ -1,14 +1,14 @@
 /* Attention over packed trees, forward and backward, float32.
 
-The tokens of a tree lie in depth-first order, so those that a token sees are the path that leads to it. Keys and values of
-the current path are kept side by side, by position: going on writes at the end, and a token whose position is not one
-past the last one's drops what lies deeper. So no key is masked but those of the few queries that are worked on together,
-and each pair of a token and one above it costs what it costs in a sequence.
+The tokens of a tree lie in depth-first order, so those that a token sees are the path that leads to it. Keys and values
+of the current path are kept side by side, by position: going on writes at the end, and a token whose position is not
+one past the last one's drops what lies deeper. So no key is masked but those of the few queries that are worked on
+together, and each pair of a token and one above it costs what it costs in a sequence.
 
 Built by tree_kernel.py with the system's C compiler; TreeAttention in attention.py has the same in torch.
 
-Letters: N tokens, H query heads, G key-value heads, R = H / G, D head size, W the same filled up to a whole number of vectors,
-L room for the longest path, M rows (query heads of one group x queries) worked on together. */
+Letters: N tokens, H query heads, G key-value heads, R = H / G, D head size, W the same filled up to a whole number of
+vectors, L room for the longest path, M rows (query heads of one group x queries) worked on together. */
 
 #ifdef __AVX__
 #include <immintrin.h>
@@ -62,7 +62,7 @@ static inline vec exponential(vec x) {
     return p * power;
 }
 
-/* out [COUNT, WIDE vectors] (+)= a [COUNT, depth] b [depth, WIDE vectors]; a has any strides, rows of b and out are dense. */
+/* out [COUNT, WIDE vectors] (+)= a [COUNT, depth] b [depth, WIDE vectors]; a has any strides. */
 #define PRODUCT(COUNT, WIDE)                                                                                     \
     static inline void product##COUNT##x##WIDE(long depth, const float *a, long a_row, long a_column,             \
                                                const float *b, long b_row, float *out, long out_row, int add) {   \
@@ -175,7 +175,7 @@ static inline int first_key(const Sizes *z, const Tile *t) {
 
 static inline int past_keys(const Tile *t) { return t->position + t->last - t->first; }
 
-/* weights [M, count] = query x keys from..from + count - 1, -inf where a row does not see the key; returns count filled up. */
+/* weights [M, count] = query x keys from..from + count - 1, -inf where a row does not see one; returns count filled up. */
 static int score(const Sizes *z, const Tile *t, const Scratch *s, int from, int count) {
     const int columns = up(count, LANES);
     multiply(t->M, columns, z->W, s->query, z->W, 1, s->key_columns + from, z->L, s->weights, KEYS, 0);
@@ -235,7 +235,7 @@ static void forward_tile(const Sizes *z, const Tile *t, const float *q, const Sc
     }
 }
 
-/* weights = softmax, weight_grads = gradient of the scores, of some keys. most: log-sum-exp, total: output x its gradient. */
+/* weights = softmax, weight_grads = gradient of the scores, of some keys; most: log-sum-exp, total: output x gradient. */
 static void soften_backward(const Tile *t, const Scratch *s, int columns) {
     for (int m = 0; m < t->M; m++) {
         float *row = s->weights + (long)m * KEYS, *grad = s->weight_grads + (long)m * KEYS;
@@ -261,7 +261,8 @@ static void backward_tile(const Sizes *z, const Tile *t, const Arrays *x, const 
     memset(s->query_grad, 0, sizeof(float) * M * W);
     for (int m = 0; m < M; m++) {
         vec sum = splat(0);
-        for (int d = 0; d < W; d += LANES) sum += *(vec *)(s->output + (long)m * W + d) * *(vec *)(s->output_grad + (long)m * W + d);
+        for (long d = (long)m * W; d < (long)(m + 1) * W; d += LANES)
+            sum += *(vec *)(s->output + d) * *(vec *)(s->output_grad + d);
         s->total[m] = 0;
         for (int j = 0; j < LANES; j++) s->total[m] += sum[j];
         s->most[m] = x->lse[(long)(t->first + m / z->R) * z->H + t->g * z->R + m % z->R];
@@ -281,7 +282,8 @@ static void backward_tile(const Sizes *z, const Tile *t, const Arrays *x, const 
 }
 
 /* Put the keys and values of tokens first..last - 1 on the path. */
-static void extend(const Sizes *z, const Arrays *x, const Scratch *s, int g, int first, int last, int position, int backward) {
+static void extend(const Sizes *z, const Arrays *x, const Scratch *s, int g, int first, int last, int position,
+                   int backward) {
     for (int i = first; i < last; i++, position++) {
         const float *k = x->k + ((long)i * z->G + g) * z->D, *v = x->v + ((long)i * z->G + g) * z->D;
         for (int d = 0; d < z->D; d++) s->key_columns[d * z->L + position] = k[d];
@@ -305,7 +307,8 @@ static void retreat(const Sizes *z, const Arrays *x, const Scratch *s, int g, in
 }
 
 /* One tree, tokens first..last - 1, and one group of heads. */
-static void walk(const Sizes *z, const Arrays *x, const Scratch *s, const int32_t *positions, int g, int first, int last, int backward) {
+static void walk(const Sizes *z, const Arrays *x, const Scratch *s, const int32_t *positions, int g, int first,
+                 int last, int backward) {
     int depth = 0;
     for (int i = first; i < last;) {
         int end = i + 1;
