@@ -50,7 +50,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 from trl_report import Step, figures, table
 
-from treepo.bench.report import describe_machine
+from treepo.bench.folder import describe_machine
 from treepo.build import find_base_model
 from treepo.config import read_recipe, resolve, to_toml
 from treepo.report.terminal import Terminal

@@ -58,6 +58,21 @@ def test_choosing_another_class_drops_the_settings_of_the_first():
     assert resolve({"credit": {"use": "GRPO", "eps": 0.5}}, {"credit": {"use": "TreePO"}}).credit == TreePO()
 
 
+@dataclass(frozen=True)
+class HalfALoss:
+    """Called as a loss is, but it cannot tell what it clips."""
+
+    def __call__(self, terms):
+        return terms.policy_logprobs.sum()
+
+
+def test_a_class_that_lacks_a_method_is_named(monkeypatch):
+    """It used to fail in the first update."""
+    monkeypatch.setitem(__import__("sys").modules, "my_loss", __import__("types").SimpleNamespace(Half=HalfALoss))
+    with pytest.raises(ValueError, match="loss.use: 'my_loss:Half' lacks num_clipped"):
+        resolve({"loss": {"use": "my_loss:Half"}})
+
+
 def test_a_class_of_ones_own_is_named_by_module(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "my_credit", __import__("types").SimpleNamespace(Mine=SignOfReward))
     config = resolve({"credit": {"use": "my_credit:Mine", "scale": 2}})

@@ -1,14 +1,19 @@
 """The examples run and stay as short as promised."""
 
+import ast
+import importlib
 import importlib.util
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from treepo.cli import main
 from treepo.config import resolve
 from treepo.grow import LogprobBranching, Resume
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "tree_loop.py"
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "tree_loop.py"
 
 
 def test_tree_loop_runs(chain_model, capsys):
@@ -40,3 +45,12 @@ def test_the_recipe_of_the_strategies_page_resolves():
     config = resolve(tomllib.loads(page.split("```toml")[1].split("```")[0]))
     assert config.branching == LogprobBranching("high", temperature=5.0, last_temperature=1.0)
     assert config.fallback == Resume("by_reason", max_windows=2)
+
+
+@pytest.mark.parametrize("path", [p for d in ("benchmarks", "experiments") for p in sorted((ROOT / d).glob("*.py"))])
+def test_scripts_import_what_there_is(path):
+    """Nobody runs the long ones in a test; a name that has moved would only show when somebody does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("treepo."):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], node.module

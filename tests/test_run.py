@@ -94,6 +94,36 @@ def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
     assert any(not torch.equal(before[name], weight) for name, weight in run.policy.model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"lora": {"rank": 2}, "penalties": {"kl": 0.1}, "train": {"gradient_checkpointing": True, "num_epochs": 2}},
+        {"penalties": {"kl": 0.1, "entropy": 0.01}, "train": {"autocast": "bfloat16", "rescoring": True}},
+        {
+            "loss": {"use": "GSPO"},
+            "train": {"packing": False, "gradient_checkpointing": True, "micro_batch_tokens": 64},
+        },
+        {"loss": {"use": "CISPO"}, "aggregation": {"use": "ConstantLength", "length": 32}},
+    ],
+    ids=str,
+)
+def test_settings_of_the_update_go_together(chain_model, tmp_path, sections):
+    """A step with each trains what is to be trained, stays near its reference and keeps what is to be kept."""
+    small = {"num_steps": 1, "problems_per_step": 4, "num_mini_batches": 1}
+    merged = sections | {"train": small | sections.get("train", {}), "tree": {"depth": 2, "segment_len": 8}}
+    run = prepare(settings(chain_model, **merged), tmp_path / "out", QUIET)
+    rewards = iter([0.0, 1.0] * 1000)
+    trainer = replace(run.trainer, task=replace_reward(run.task, lambda *_: next(rewards)))
+    before = {n: p.detach().clone() for n, p in run.policy.model.named_parameters()}
+    train(replace(run, trainer=trainer), tmp_path / "out", QUIET)
+    moved = {n for n, p in run.policy.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    if "lora" in sections:
+        assert all("lora_" in name for name in moved)
+        assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+
+
 def replace_reward(task, reward):
     """The same problems with another reward."""
 

@@ -78,11 +78,14 @@ def build_policy(config: Config, notify: Notify, report: Report) -> Policy:
     path = config.model.path or find_base_model(report)
     settings = config.model
     how = path, settings.dtype, settings.device, settings.trust_remote_code
+    policy, reason = None, ""
     try:
         policy = load_policy(*how)
     except NotPackableError as error:
-        policy = load_policy(*how, packable=False)
         reason = str(error.__cause__).removeprefix("model.path: ")
+    if policy is None:
+        # Not while the error is handled: it keeps what was loaded alive.
+        policy = load_policy(*how, packable=False)
         notify(f"nothing is shared: trajectories are sampled and trained one by one, since {reason}")
     if config.lora.rank:
         try:

@@ -114,7 +114,14 @@ def _find(section: dataclasses.Field[Any], use: str) -> type:
     wanted, given = _arguments(section.type), _arguments(chosen)
     if given != wanted:
         raise ValueError(f"{section.name}.use: {use!r} is called with {given}, but must be with {wanted}")
+    if missing := [name for name in _methods(section.type) if not hasattr(chosen, name)]:
+        raise ValueError(f"{section.name}.use: {use!r} lacks {', '.join(missing)}")
     return chosen
+
+
+def _methods(protocol: Any) -> list[str]:
+    """Public methods and properties that a protocol declares, besides the call."""
+    return [name for name in vars(protocol) if not name.startswith("_")]
 
 
 def _arguments(cls: Any) -> list[str]:

@@ -1,11 +1,12 @@
 """One tree for one prompt: grown, shown, and kept if a file is named."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from treepo.build import build_engine, build_policy, build_sampler
 from treepo.config import read_recipe, resolve
 from treepo.grow import TreeSampler
+from treepo.model.lora import LoraSettings
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.report.tree_view import TreeView, summary
@@ -40,7 +41,9 @@ def sample_settings(model: str | None, recipe: str | None, overrides: Settings) 
     if model is not None and named is not None:
         raise ValueError(f"model.path: given twice, {model!r} and {named!r}")
     base = read_recipe(Path(recipe)) if recipe is not None else {} if model or named else BUILT_IN_TASK
-    return resolve(base, {"model": {"path": model}} if model else {}, overrides)
+    config = resolve(base, {"model": {"path": model}} if model else {}, overrides)
+    # Adapters that nothing has trained yet change nothing.
+    return replace(config, lora=LoraSettings())
 
 
 def prepare(config: Config, prompt: str | None, out: str | None, terminal: Terminal) -> Sample:

@@ -87,3 +87,29 @@ def test_weights_that_are_not_finite_are_told() -> None:
     engine.submit(requests(1)[0])
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.step()
+
+
+def test_a_models_own_generation_settings_change_nothing() -> None:
+    """A repetition penalty that a model comes with would be in the log-probabilities, unknown to the loss."""
+    expected = decode(PlainEngine(make_tiny_model(attention="sdpa"), EOS), requests())
+    model = make_tiny_model(attention="sdpa")
+    assert model.generation_config is not None
+    model.generation_config.update(repetition_penalty=1.8, num_beams=2, do_sample=True, top_k=3, min_new_tokens=4)
+    got = decode(PlainEngine(model, EOS), requests())
+    assert model.generation_config.repetition_penalty == 1.8
+    for key, (tokens, logprobs, _) in expected.items():
+        assert got[key][0] == tokens
+        np.testing.assert_array_equal(got[key][1], logprobs)
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TorchEngine])
+def test_autocast_reaches_the_engines(engine) -> None:
+    """Products in bfloat16 over float32 weights: near the wide log-probabilities, but not the same."""
+    attention = "sdpa" if engine is PlainEngine else "treepo"
+    model = make_tiny_model(attention=attention, initializer_range=0.05)
+    wanted = [replace(r, sampling=Sampling(temperature=0.0)) for r in requests(4)]
+    wide = decode(engine(model, EOS), wanted)
+    narrow = decode(engine(model, EOS, autocast=torch.bfloat16), wanted)
+    first = [(wide[key][1][0], narrow[key][1][0]) for key in wide]
+    assert all(abs(a - b) < 0.1 for a, b in first)
+    assert any(a != b for a, b in first)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -16,19 +17,23 @@ from transformers import (
     GraniteForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedModel,
 )
 
 from tests.learn.reference import all_logprobs, ppo, random_advantages, random_trees, response_logprobs, separate_loss
 from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import SIZES, make_tiny_model
+from treepo.engine import SampleRequest
+from treepo.engine.plain import PlainEngine
 from treepo.learn.batches import join
 from treepo.learn.packing import PackedTree, pack, pack_apart
 from treepo.learn.scoring import Scorer, Scores
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.recompute import recompute_activations
 from treepo.model.served import has_plain_head
-from treepo.tree import Tree
+from treepo.tree import ROOT, Node, StopReason, Tree
 
 
 def some_trees(seed: int = 0) -> tuple[list[Tree], list[PackedTree]]:
@@ -121,6 +126,52 @@ def test_activations_are_recomputed_with_the_compiled_attention_too() -> None:
     recompute_activations(model)
     _, got = graded(Scorer(model), packed)
     assert largest_difference(got, expected) == 0
+
+
+def test_recomputing_switches_no_dropout_on() -> None:
+    """OPT's layers drop out by their own flag, which transformers' checkpointing has to set; ours leaves it alone."""
+    register_attention()
+    sizes = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = OPTConfig(vocab_size=16, word_embed_proj_dim=32, dropout=0.5, attn_implementation=ATTENTION_NAME, **sizes)
+    _, packed = some_trees(2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = OPTForCausalLM(config).eval()
+    _, expected = graded(Scorer(model), packed)
+    recompute_activations(model)
+    _, got = graded(Scorer(model), packed)
+    assert largest_difference(got, expected) < 1e-6
+
+
+def test_sampling_goes_on_as_without_recomputed_activations() -> None:
+    """transformers' checkpointing takes the cache away from layers in training mode, also without gradients."""
+    request = SampleRequest(0, np.array([3, 4, 5, 6]), 8, seed=1)
+    results = []
+    for recompute in (False, True):
+        model = unpackable("gpt-oss")
+        if recompute:
+            recompute_activations(model)
+        engine = PlainEngine(model, ())
+        engine.submit(request)
+        results += engine.step()
+    assert results[0].token_ids.tolist() == results[1].token_ids.tolist()
+    np.testing.assert_array_equal(results[0].logprobs, results[1].logprobs)
+
+
+def test_padded_forwards_keep_to_the_budget() -> None:
+    """One long trajectory and many short ones: mixed in one batch the padding would be most of it."""
+    tree = Tree.planted("p", np.array([3, 4], np.int32), 0)
+    for length in (50, 3, 2, 4, 3, 5, 2):
+        tree.add(Node(ROOT, np.arange(length, dtype=np.int32) % 16, np.zeros(length, np.float32), 0, StopReason.EOS))
+    parts = pack_apart(tree, np.ones(7))
+    sizes = [part.num_tokens for part in parts]
+    scorer = Scorer(unpackable("gpt-oss"), is_packable=False)
+    for max_tokens in (1, 12, 20, 60, 1000):
+        batches = scorer.batches(parts, max_tokens)
+        assert sorted(i for batch in batches for i in batch) == list(range(7))
+        for batch in batches:
+            assert len(batch) == 1 or len(batch) * max(sizes[i] for i in batch) <= max_tokens
+    assert len(scorer.batches(parts, 60)) == 2
 
 
 def kept_numbers(model: PreTrainedModel, packed: list[PackedTree]) -> int:

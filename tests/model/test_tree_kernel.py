@@ -165,6 +165,25 @@ def test_blocks_that_nobody_sees_are_skipped(trees, window):
         assert int(needed.sum()) < len(needed) * (len(needed) + 1) / 2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("window", [None, 7, 200])
+@pytest.mark.parametrize("size", [8, 64])
+@pytest.mark.parametrize("trees", FLEX_LAYOUTS)
+def test_flex_attention_has_the_same_gradients(trees, size, window):
+    """Compiled, on a GPU, against the mask in float64 there."""
+    rng = np.random.default_rng(5)
+    offsets, ends, positions = layout(FLEX_LAYOUTS[trees])
+    device = torch.device("cuda")
+    given_ = [x.to(device) for x in inputs(rng, len(positions), 4, 2, size)]
+    dense = tree_attention(offsets, ends, positions, device, torch.float64)
+    flex = tree_attention(offsets, ends, positions, device, torch.float32)
+    assert type(flex) is FlexTreeAttention
+    expected = results(dense, given_, torch.float64, window)
+    for dtype, atol in ((torch.float32, 5e-3), (torch.bfloat16, 0.2)):
+        for one, other in zip(results(flex, given_, dtype, window), expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=0.05, atol=atol)
+
+
 def test_the_rule():
     """float64 gets the mask, everything else on the CPU the kernel, if there is one."""
     offsets, ends, positions = layout([[0, 1, 2]])

@@ -4,7 +4,8 @@ Nothing is shared and nothing is kept: the prefix of every request is computed a
 same length are decoded together, so that nothing is padded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,8 @@ class PlainEngine:
             pad_token_id=self.eos_ids[0] if self.eos_ids else 0,
         )
         device = self.model.device.type
-        with torch.no_grad(), torch.autocast(device, self.autocast, enabled=self.autocast is not None):
+        precision = torch.autocast(device, self.autocast, enabled=self.autocast is not None)
+        with torch.no_grad(), precision, _without_own_settings(self.model):
             self.generate(
                 prefixes,
                 generation_config=settings,
@@ -116,6 +118,17 @@ class PlainEngine:
             raise FloatingPointError("the model's logits are not finite")
         has_ended = bool(np.isin(tokens[count - 1], self.eos_ids))
         return SampleResult(request.request_id, tokens[:count], logprobs[:count], has_ended)
+
+
+@contextmanager
+def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """`generate` would fill in a model's own settings, such as a repetition penalty, which change its distribution."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Drawing(LogitsProcessor):

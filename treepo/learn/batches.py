@@ -58,3 +58,19 @@ def micro_batches(trees: Sequence[PackedTree], max_tokens: int) -> list[list[int
         if max(loads, default=0) <= max_tokens:
             return large + [sorted(batch) for batch in batches]
     raise AssertionError("with a batch for each tree everything fits")
+
+
+def padded_batches(trees: Sequence[PackedTree], max_tokens: int) -> list[list[int]]:
+    """Which trajectories go together as rows, so that each batch has at most `max_tokens` tokens with its padding.
+
+    The longest come first, so that rows of a batch are about as long as each other; a longer one stands alone.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(trees)), key=lambda i: -trees[i].num_tokens):
+        if room == 0:
+            batches.append([])
+            room = max(1, max_tokens // trees[i].num_tokens)
+        batches[-1].append(i)
+        room -= 1
+    return batches

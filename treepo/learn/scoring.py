@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from treepo.learn.batches import TreeBatch, join, micro_batches
+from treepo.learn.batches import TreeBatch, join, micro_batches, padded_batches
 from treepo.learn.packing import PackedTree
 from treepo.model.served import vocabulary_size
 from treepo.model.trees import tree_attention
@@ -71,11 +71,15 @@ class Scorer:
         logprobs, entropies = zip(*parts, strict=True)
         return Scores(torch.cat(logprobs), torch.cat(entropies))
 
+    def batches(self, trees: Sequence[PackedTree], max_tokens: int) -> list[list[int]]:
+        """Which trees are scored together, so that a forward has at most `max_tokens` tokens, padding included."""
+        return micro_batches(trees, max_tokens) if self.is_packable else padded_batches(trees, max_tokens)
+
     @torch.no_grad()
     def logprobs(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
         """Per tree the log-probabilities of its terms, [S]."""
         found: dict[int, np.ndarray] = {}
-        for indices in micro_batches(trees, max_tokens):
+        for indices in self.batches(trees, max_tokens):
             scores = self(join([trees[i] for i in indices]))
             bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
             every = scores.policy_logprobs.cpu().numpy()

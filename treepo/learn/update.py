@@ -10,7 +10,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from treepo.learn.batches import TreeBatch, join, micro_batches
+from treepo.learn.batches import TreeBatch, join
 from treepo.learn.loss import Aggregation, Loss, Penalties, terms_of
 from treepo.learn.packing import PackedTree, pack_apart, pack_within
 from treepo.learn.reference import Reference
@@ -69,7 +69,7 @@ class Updater:
         weighed = weigh(trees, self.aggregation)
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
-        for indices in micro_batches(weighed, self.max_tokens):
+        for indices in self.scorer.batches(weighed, self.max_tokens):
             batch = join([weighed[i] for i in indices])
             loss, sums = self.loss_sum(batch)
             if not torch.isfinite(loss):

@@ -14,9 +14,12 @@ from torch.nn.functional import pad
 BLOCK = 128
 """Tokens of a block of the mask; the packed sequence is filled up to a whole number of them."""
 
+LEAST_SIZE = 16
+"""Smallest head size that FlexAttention's kernels take; smaller heads are filled up with zeros."""
+
 
 class FlexTreeAttention:
-    """TreeAttention through FlexAttention, compiled once for all lengths.
+    """TreeAttention through FlexAttention, compiled for all lengths.
 
     subtree_ends, positions: as for TreeAttention. What fills the last block sees itself alone and is cut off.
     """
@@ -35,12 +38,13 @@ class FlexTreeAttention:
         """See AttentionContext."""
         if window not in self.masks:
             self.masks[window] = self.mask(window)
-        q, k, v = (pad(x, (0, 0, 0, self.num_filling)) for x in (query, key, value))
-        attend = _compiled() if query.device.type == "cuda" else flex_attention
-        grouped = query.shape[1] != key.shape[1]
-        output = attend(q, k, v, None, self.masks[window], scale, grouped)
-        assert isinstance(output, Tensor)
-        return output[0, :, : self.num_tokens].transpose(0, 1)
+        # Under autocast positions have made queries and keys wider than values.
+        q, k, v = (x.to(value.dtype) for x in (query * scale, key, value))
+        wider = [max(0, LEAST_SIZE - x.shape[-1]) for x in (q, k, v)]
+        q, k, v = (pad(x, (0, more, 0, self.num_filling)) for x, more in zip((q, k, v), wider, strict=True))
+        attend = _compiled() if query.device.type == "cuda" else _attend
+        output = attend(q, k, v, self.masks[window])
+        return output[0, :, : self.num_tokens, : value.shape[-1]].transpose(0, 1).to(query.dtype)
 
     def mask(self, window: int | None) -> BlockMask:
         """Who sees whom, and per block of queries which blocks of keys they see in part and which as a whole.
@@ -49,9 +53,12 @@ class FlexTreeAttention:
         """
         ends, positions = self.subtree_ends, self.positions
 
+        # A tensor, so that another window needs no other kernel.
+        limit = None if window is None else torch.tensor(window, device=ends.device)
+
         def is_visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             above = (key <= query) & (query < ends[key])
-            return above if window is None else above & (positions[query] - positions[key] < window)
+            return above if limit is None else above & (positions[query] - positions[key] < limit)
 
         by_block, depths = ends.view(-1, BLOCK), positions.view(-1, BLOCK)
         starts = torch.arange(0, len(ends), BLOCK, device=ends.device)[:, None]
@@ -78,6 +85,12 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(1).int()[None, None], order.int()[None, None]
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
+    output = flex_attention(query, key, value, None, mask, 1.0, query.shape[1] != key.shape[1])
+    assert isinstance(output, Tensor)
+    return output
+
+
 @cache
-def _compiled() -> Callable[..., object]:
-    return torch.compile(flex_attention, dynamic=True)
+def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]:
+    return torch.compile(_attend, dynamic=True)

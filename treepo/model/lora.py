@@ -48,6 +48,10 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
             model.add_adapter(config)
         except ValueError as error:
             raise ValueError(f"targets: {str(error).splitlines()[0]}") from error
+    # Their weights may be tied, and the engine reads them without calling them.
+    for name, module in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
+        if hasattr(module, "base_layer"):
+            raise ValueError(f"targets: adapters on the {name} embeddings are not supported")
     model.eval()
 
 

@@ -10,103 +10,9 @@ Built by tree_kernel.py with the system's C compiler; TreeAttention in attention
 Letters: N tokens, H query heads, G key-value heads, R = H / G, D head size, W the same filled up to a whole number of
 vectors, L room for the longest path, M rows (query heads of one group x queries) worked on together. */
 
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
 
-#ifdef __AVX512F__
-#define LANES 16
-#define ROWS 12
-#else
-#define LANES 8
-#define ROWS 6
-#endif
-#define COLUMNS (2 * LANES)
 #define KEYS 256 /* keys scored at a time; a multiple of COLUMNS */
-
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
-
-static inline vec splat(float x) { return x - (vec){0}; }
-
-static inline vec larger(vec x, vec y) {
-#if LANES == 16
-    return (vec)_mm512_max_ps((__m512)x, (__m512)y);
-#elif defined(__AVX__)
-    return (vec)_mm256_max_ps((__m256)x, (__m256)y);
-#else
-    ivec mask = x > y;
-    return (vec)((mask & (ivec)x) | (~mask & (ivec)y));
-#endif
-}
-
-/* e^x for x <= 0, to 2e-7: 2^n times the Taylor polynomial of the rest; 0 below 2^-126, so also at -infinity. */
-static inline vec exponential(vec x) {
-    vec t = larger(x * 1.44269504088896341f, splat(-127.0f));
-    vec rounder = splat(12582912.0f); /* 1.5 x 2^23: adding it rounds to a whole number */
-    vec n = (t + rounder) - rounder;
-    vec f = (t - n) * 0.693147180559945309f;
-    vec p = splat(1.0f / 720);
-    p = p * f + 1.0f / 120;
-    p = p * f + 1.0f / 24;
-    p = p * f + 1.0f / 6;
-    p = p * f + 0.5f;
-    p = p * f + 1.0f;
-    p = p * f + 1.0f;
-    ivec bits = (__builtin_convertvector(n, ivec) + 127) << 23;
-    vec power;
-    memcpy(&power, &bits, sizeof bits);
-    return p * power;
-}
-
-/* out [COUNT, WIDE vectors] (+)= a [COUNT, depth] b [depth, WIDE vectors]; a has any strides. */
-#define PRODUCT(COUNT, WIDE)                                                                                     \
-    static inline void product##COUNT##x##WIDE(long depth, const float *a, long a_row, long a_column,             \
-                                               const float *b, long b_row, float *out, long out_row, int add) {   \
-        vec sum[COUNT][WIDE];                                                                                     \
-        for (int r = 0; r < COUNT; r++)                                                                           \
-            for (int j = 0; j < WIDE; j++)                                                                        \
-                sum[r][j] = add ? *(const vec *)(out + r * out_row + j * LANES) : splat(0);                       \
-        for (long d = 0; d < depth; d++) {                                                                        \
-            vec x[WIDE];                                                                                          \
-            for (int j = 0; j < WIDE; j++) x[j] = *(const vec *)(b + d * b_row + j * LANES);                      \
-            for (int r = 0; r < COUNT; r++)                                                                       \
-                for (int j = 0; j < WIDE; j++) sum[r][j] += a[r * a_row + d * a_column] * x[j];                   \
-        }                                                                                                         \
-        for (int r = 0; r < COUNT; r++)                                                                           \
-            for (int j = 0; j < WIDE; j++) *(vec *)(out + r * out_row + j * LANES) = sum[r][j];                   \
-    }
-#define PRODUCTS(COUNT) PRODUCT(COUNT, 2) PRODUCT(COUNT, 1)
-#if ROWS == 12
-PRODUCTS(12)
-#endif
-PRODUCTS(6)
-PRODUCTS(4)
-PRODUCTS(2)
-PRODUCTS(1)
-
-/* out [rows, columns] (+)= a [rows, depth] b [depth, columns]; columns: a multiple of LANES. */
-static void multiply(int rows, int columns, long depth, const float *a, long a_row, long a_column, const float *b,
-                     long b_row, float *out, long out_row, int add) {
-    for (int c = 0; c < columns; c += COLUMNS) {
-        const int wide = c + COLUMNS <= columns;
-        int r = 0;
-#define STRIPE(COUNT)                                                                                            \
-    for (; r + COUNT <= rows; r += COUNT)                                                                         \
-        (wide ? product##COUNT##x2 : product##COUNT##x1)(depth, a + r * a_row, a_row, a_column, b + c, b_row,      \
-                                                         out + r * out_row + c, out_row, add);
-#if ROWS == 12
-        STRIPE(12)
-#endif
-        STRIPE(6)
-        STRIPE(4)
-        STRIPE(2)
-        STRIPE(1)
-    }
-}
 
 /* Sizes of a call. tile: most queries worked on together; window: positions that a query sees back, or 0. */
 typedef struct {
@@ -125,16 +31,19 @@ typedef struct {
 
 static long up(long n, long unit) { return (n + unit - 1) / unit * unit; }
 
-long scratch_size(int H, int G, int D, int tile, long longest) {
+/* Arrays along the path: the forward needs the first two alone. */
+static int num_paths(int backward) { return backward ? 6 : 2; }
+
+long scratch_size(int H, int G, int D, int tile, long longest, int backward) {
     const long W = up(D, LANES), L = up(longest, COLUMNS) + COLUMNS + LANES, M = (long)tile * (H / G);
-    return 6 * W * L + 4 * M * W + 2 * M * KEYS + 2 * M + L + LANES;
+    return num_paths(backward) * W * L + 4 * M * W + 2 * M * KEYS + 2 * M + L + LANES;
 }
 
-static Scratch divide(float *at, const Sizes *z) {
+static Scratch divide(float *at, const Sizes *z, int backward) {
     const long path = z->W * z->L, M = (long)z->tile * z->R;
-    Scratch s;
-    float **along[] = {&s.key_columns, &s.key_rows, &s.value_columns, &s.value_rows, &s.key_grads, &s.value_grads};
-    for (int i = 0; i < 6; i++, at += path) *along[i] = at;
+    Scratch s = {0};
+    float **along[] = {&s.key_columns, &s.value_rows, &s.key_rows, &s.value_columns, &s.key_grads, &s.value_grads};
+    for (int i = 0; i < num_paths(backward); i++, at += path) *along[i] = at;
     float **rows[] = {&s.query, &s.output, &s.output_grad, &s.query_grad};
     for (int i = 0; i < 4; i++, at += M * z->W) *rows[i] = at;
     s.weights = at, at += M * KEYS;
@@ -342,7 +251,7 @@ void tree_attention(int H, int G, int D, const float *q, const float *k, const f
         extern int omp_get_thread_num(void);
         thread = omp_get_thread_num();
 #endif
-        const Scratch s = divide(scratch + thread * room, &z);
+        const Scratch s = divide(scratch + thread * room, &z, out_grad != 0);
         #pragma omp for schedule(dynamic, 1)
         for (int task = 0; task < num_trees * G; task++)
             walk(&z, &x, &s, positions, task % G, bounds[task / G * 2], bounds[task / G * 2 + 1], out_grad != 0);

@@ -26,7 +26,7 @@ def load_tree_kernel() -> ctypes.CDLL | None:
     """The compiled kernel, or None where it cannot be built."""
     library = load_library(Path(__file__).with_name("tree_attention.c"))
     if library is not None:
-        library.scratch_size.argtypes = [*[_INT] * 4, _LONG]
+        library.scratch_size.argtypes = [*[_INT] * 4, _LONG, _INT]
         library.scratch_size.restype = _LONG
         library.tree_attention.argtypes = [
             *(*[_INT] * 3, *[_AT] * 11, _INT, _LONG, _INT, _INT, _FLOAT, _INT, _LONG, _AT),
@@ -70,7 +70,7 @@ class CpuTreeAttention:
         (_, num_heads, size), num_groups = q.shape, k.shape[1]
         tile = max(1, TILE_ROWS * num_groups // num_heads)
         num_threads = min(torch.get_num_threads(), len(self.bounds) * num_groups)
-        room = self.library.scratch_size(num_heads, num_groups, size, tile, self.longest)
+        room = self.library.scratch_size(num_heads, num_groups, size, tile, self.longest, arrays[5] is not None)
         scratch = torch.zeros(num_threads * room)
         self.library.tree_attention(
             *(num_heads, num_groups, size, *map(_at, arrays), self.positions.ctypes.data, self.bounds.ctypes.data),

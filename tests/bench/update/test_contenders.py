@@ -44,7 +44,7 @@ def test_tokens_by_hand():
     for max_tokens, forwarded in (
         (100, [15, 3 * 12, 29]),
         # Padded: 12 alone, then rows of 9 and 8.
-        (17, [15, 12 + 2 * 9, 29]),
+        (18, [15, 12 + 2 * 9, 29]),
         # Each leaf with its own copy of what is above it, but for the first two: 10 and 12 tokens.
         (12, [22, 12 + 9 + 8, 29]),
     ):

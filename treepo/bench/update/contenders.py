@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from treepo.bench.update.settings import BenchSettings
 from treepo.bench.update.workload import Workload
-from treepo.learn.batches import micro_batches
 from treepo.learn.loss import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
@@ -77,7 +76,7 @@ class UpdateContender:
         sizes = [part.num_tokens for part in self.parts]
         if self.updater.scorer.is_packable:
             return sum(sizes)
-        batches = micro_batches(self.parts, self.updater.max_tokens)
+        batches = self.updater.scorer.batches(self.parts, self.updater.max_tokens)
         return sum(len(batch) * max(sizes[i] for i in batch) for batch in batches)
 
     def gradients(self) -> list[Tensor]:
