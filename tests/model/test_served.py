@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from tests.models import KINDS, make_tiny_model, make_tiny_tokenizer, save_tiny_model
+from treepo.model.attention import TreeAttention
 from treepo.model.policy import load_policy
 from treepo.model.served import check_exact, longest_exact
 
@@ -60,7 +61,9 @@ def test_a_model_that_sees_more_than_the_past_is_refused():
 
     def blind(**inputs):
         if "attention_context" in inputs:
-            inputs["attention_context"].inner.subtree_ends = torch.arange(1, inputs["input_ids"].shape[1] + 1)
+            length = inputs["input_ids"].shape[1]
+            ends = torch.arange(1, length + 1)
+            inputs["attention_context"].inner = TreeAttention([0, length], ends, inputs["position_ids"][0])
         return forward(**inputs)
 
     model.forward = blind

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, NotPackableError, TreeAttention
+from treepo.model.trees import tree_attention
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
 UNSEEN_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
@@ -64,7 +65,7 @@ def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
     ids = probe_ids(model)
     fork, end = PROBE_LEN // 2, PROBE_LEN
     other = torch.cat([ids[:fork], ids[fork:].flip(0)])
-    context = _NotedTreeAttention(fork, end, len(ids) - fork, ids.device)
+    context = _NotedTreeAttention(fork, end, len(ids) - fork, ids.device, model.dtype)
     packed_ids = torch.cat([ids, other[fork:]])
     positions = torch.cat([torch.arange(end), torch.arange(fork, end)]).to(ids.device)
     logits = model(
@@ -133,13 +134,19 @@ def _check_window(model: PreTrainedModel, context: "_NotedTreeAttention") -> Non
 
 
 class _NotedTreeAttention(AttentionContext):
-    """TreeAttention over a sequence with one fork, which notes the windows that it is asked for."""
+    """Attention over a sequence with one fork, which notes the windows that it is asked for."""
 
-    def __init__(self, fork: int, end: int, branch_len: int, device: torch.device) -> None:
+    def __init__(self, fork: int, end: int, branch_len: int, device: torch.device, dtype: torch.dtype) -> None:
         total = end + branch_len
         ends = torch.cat([torch.full((fork,), total), torch.full((end - fork,), end), torch.full((branch_len,), total)])
         positions = torch.cat([torch.arange(end), torch.arange(fork, fork + branch_len)])
-        self.inner = TreeAttention([0, total], ends.to(device), positions.to(device))
+        layout = [0, total], ends.numpy(), positions.numpy()
+        # On a GPU the attention of training would be compiled for this alone.
+        self.inner: AttentionContext = (
+            tree_attention(*layout, device, dtype)
+            if device.type == "cpu"
+            else TreeAttention(layout[0], ends.to(device), positions.to(device))
+        )
         self.windows: set[int | None] = set()
         self.layers: set[int] = set()
 
