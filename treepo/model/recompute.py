@@ -25,6 +25,7 @@ def recompute_activations(model: nn.Module) -> None:
 
 
 def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
+    # While sampling there is nothing to recompute, and no need to note the random state of every layer and step.
     if torch.is_grad_enabled():
         return checkpoint(forward, *inputs, use_reentrant=False, **settings)
     return forward(*inputs, **settings)
