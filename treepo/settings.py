@@ -105,7 +105,7 @@ class TrainSettings:
     """Forward what trajectories share once in the update; if not, each trajectory on its own."""
 
     micro_batch_tokens: Count = 8192
-    """Most packed tokens of one forward; a larger tree is forwarded in parts, a longer trajectory alone."""
+    """Most tokens of one forward, padding included; a larger tree is forwarded in parts, a longer trajectory whole."""
 
     rescoring: bool = False
     """Let ratios refer to the trainer's own log-probabilities before a step's first update, not to the engine's. The

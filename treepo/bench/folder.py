@@ -1,13 +1,29 @@
 """What every report holds, and the folder that it is kept in."""
 
 import platform
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 import transformers
 from pydantic import TypeAdapter
+from transformers import PreTrainedModel
+
+W = TypeVar("W")
+
+
+@dataclass(frozen=True)
+class BenchReport(Generic[W]):
+    """One measurement with everything it depends on; W: what is reported of each workload."""
+
+    command: str
+    machine: dict[str, str | int]
+    model: dict[str, str | int]
+    settings: dict[str, Any]
+    workloads: tuple[W, ...]
 
 
 def describe_machine(device: str) -> dict[str, str | int]:
@@ -24,6 +40,11 @@ def describe_machine(device: str) -> dict[str, str | int]:
     }
     gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
     return machine | gpu
+
+
+def describe_model(name: str, model: PreTrainedModel) -> dict[str, str | int]:
+    """What was measured."""
+    return {"path": name, "type": model.config.model_type, "parameters": model.num_parameters()}
 
 
 def has_matplotlib() -> bool:

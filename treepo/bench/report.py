@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from treepo.bench.folder import BenchReport
 from treepo.bench.measure import SEQUENTIAL, Figures
 
 JSON_NAME, PLOT_NAME = "rollout.json", "rollout.png"
@@ -29,16 +29,7 @@ class WorkloadReport:
         return f"{self.num_prompts} prompts, {self.width} trajectories each, {self.response_len} tokens"
 
 
-@dataclass(frozen=True)
-class RolloutReport:
-    """One measurement with everything it depends on."""
-
-    command: str
-    machine: dict[str, str | int]
-    model: dict[str, str | int]
-    settings: dict[str, Any]
-    workloads: tuple[WorkloadReport, ...]
-
+RolloutReport = BenchReport[WorkloadReport]
 
 CAPTION = """tree DxS kK bB: depth D, segments of S tokens, K children of the prompt,
 B per fork. tokens/s: decoded (and with the prompt tokens computed).

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from treepo.bench.contenders import Contender, PlainContender, TreeContender
-from treepo.bench.folder import describe_machine, write_json
+from treepo.bench.folder import describe_machine, describe_model, write_json
 from treepo.bench.measure import SEQUENTIAL, compare, measure
 from treepo.bench.model import load_or_make, random_ids
 from treepo.bench.report import JSON_NAME, PLOT_NAME, RolloutReport, WorkloadReport, write_plot
@@ -77,14 +77,11 @@ class RolloutBench:
 
     def run(self, workloads: Sequence[Workload], command: str, progress: Progress) -> RolloutReport:
         """Measure one workload after another."""
+        unnamed = "base model" if self.config.bench.answers_end else "random weights"
         return RolloutReport(
             command,
             describe_machine(self.config.model.device),
-            {
-                "path": self.config.model.path or ("base model" if self.config.bench.answers_end else "random weights"),
-                "type": self.policy.model.config.model_type,
-                "parameters": self.policy.model.num_parameters(),
-            },
+            describe_model(self.config.model.path or unnamed, self.policy.model),
             dataclasses.asdict(self.config),
             tuple(self._measure(workload, progress) for workload in workloads),
         )

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.learn.batches import TreeBatch, join
 from treepo.learn.loss import Aggregation, Loss, Penalties, terms_of
+from treepo.learn.loss.penalties import kl_estimates
 from treepo.learn.packing import PackedTree, pack_apart, pack_within
 from treepo.learn.reference import Reference
 from treepo.learn.scoring import Scorer
@@ -94,16 +95,15 @@ class Updater:
         ref_logprobs = torch.from_numpy(batch.packed.ref_logprobs).to(scores.policy_logprobs)
         loss = self.loss(terms) + self.penalties(terms, ref_logprobs, scores.entropies)
         with torch.no_grad():
-            log_ratio = terms.policy_logprobs - terms.sampled_logprobs
             sums = {
                 "entropy": (terms.num_leaves * scores.entropies).sum(),
                 "clip_fraction": self.loss.num_clipped(terms),
-                # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
-                "kl": (terms.num_leaves * (torch.expm1(log_ratio) - log_ratio)).sum(),
+                # Of what was sampled, from the policy as it is now; k3 is never negative.
+                "kl": (terms.num_leaves * kl_estimates(terms.sampled_logprobs, terms.policy_logprobs, "k3")).sum(),
             }
             if self.reference is not None:
-                away = ref_logprobs - terms.policy_logprobs
-                sums["kl_reference"] = (terms.num_leaves * (torch.expm1(away) - away)).sum()
+                estimates = kl_estimates(terms.policy_logprobs, ref_logprobs, "k3")
+                sums["kl_reference"] = (terms.num_leaves * estimates).sum()
         return loss, {name: float(value) for name, value in sums.items()}
 
 

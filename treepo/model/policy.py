@@ -115,13 +115,14 @@ def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code:
         )
     except KeyError as error:
         if error.args == (ATTENTION_NAME,):
-            raise NotPackableError("its attention cannot be exchanged, which cannot be packed") from error
+            raise NotPackableError("its attention cannot be exchanged") from error
         raise
 
 
 def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device).item()
+    # A torch that was built without a device says so with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"model.device: cannot use {device!r}: {_first_line(error)}") from error
 

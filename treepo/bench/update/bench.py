@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from treepo.bench.folder import describe_machine, write_json
+from treepo.bench.folder import describe_machine, describe_model, write_json
 from treepo.bench.model import load_or_make
 from treepo.bench.turns import Progress
 from treepo.bench.update.contenders import NAMES, make_contender
@@ -36,16 +36,12 @@ class UpdateBench:
 
     def run(self, workloads: Sequence[Workload], command: str, progress: Progress) -> UpdateReport:
         """Measure one workload after another."""
-        config, model = self.config, self.policy.model
+        config = self.config
         unnamed = "random weights" if config.bench.trees == "synthetic" else "base model"
         return UpdateReport(
             command,
             describe_machine(config.model.device),
-            {
-                "path": config.model.path or unnamed,
-                "type": model.config.model_type,
-                "parameters": model.num_parameters(),
-            },
+            describe_model(config.model.path or unnamed, self.policy.model),
             dataclasses.asdict(config),
             tuple(self._measure(workload, progress) for workload in workloads),
         )

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from pydantic import TypeAdapter
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from treepo.bench.folder import BenchReport
 from treepo.bench.update.contenders import NAMES, PACKED
 from treepo.bench.update.figures import Figures
 
@@ -41,16 +41,7 @@ class WorkloadReport:
         )
 
 
-@dataclass(frozen=True)
-class UpdateReport:
-    """One measurement with everything it depends on."""
-
-    command: str
-    machine: dict[str, str | int]
-    model: dict[str, str | int]
-    settings: dict[str, Any]
-    workloads: tuple[WorkloadReport, ...]
-
+UpdateReport = BenchReport[WorkloadReport]
 
 CAPTION = """tokens: forwarded, with padding. s: packing and the update.
 MiB: most memory of tensors beyond what was there before.
