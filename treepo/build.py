@@ -4,11 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from treepo.engine import Engine, Sampling
-from treepo.engine.plain import PlainEngine
-from treepo.engine.torch import TorchEngine
+from treepo.build_engine import autocast_of, build_engine, sampling_of
+from treepo.engine import Engine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
 from treepo.learn.optim import make_optimizer
@@ -106,20 +103,10 @@ def find_base_model(report: Report) -> str:
         raise ValueError(f"TREEPO_CACHE: cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
-def build_engine(config: Config, policy: Policy) -> TorchEngine | PlainEngine:
-    """The embedded engine over the policy's model, or the plain one for a model that it cannot serve."""
-    settings = config.engine
-    if not policy.is_packable:
-        return PlainEngine(policy.model, policy.eos_ids, settings.max_batch, autocast_of(config))
-    sizes = settings.max_batch, settings.max_prefill_tokens, settings.max_tokens
-    return TorchEngine(policy.model, policy.eos_ids, *sizes, autocast_of(config))
-
-
 def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
     """What grows trees as the settings say."""
     rules = Rules(config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode)
-    how = config.engine
-    return TreeSampler(engine, rules, Sampling(how.temperature, how.top_k, how.top_p, how.min_p))
+    return TreeSampler(engine, rules, sampling_of(config.engine))
 
 
 def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) -> Trainer:
@@ -160,13 +147,9 @@ def build_updater(config: Config, policy: Policy) -> Updater:
         config.optim.max_grad_norm,
         settings.packing and is_packable,
         settings.rescoring,
+        settings.max_importance,
         reference,
     )
-
-
-def autocast_of(config: Config) -> torch.dtype | None:
-    """The type of the matrix products, if it is not that of the weights."""
-    return torch.bfloat16 if config.train.autocast == "bfloat16" else None
 
 
 def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> Task:
@@ -178,7 +161,8 @@ def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> 
     if room < (1 if config.data.path else LONGEST_PROMPT):
         raise ValueError(
             f"tree: responses of {limit} tokens (depth x segment_len, or max_response_len) leave no room for a prompt "
-            f"in the model's {policy.max_len} positions or the {longest} tokens of engine.max_tokens"
+            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_tokens, "
+            f"vllm.max_len, or the servers' max-model-len)"
         )
     seed = config.train.seed
     if not config.data.path:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from treepo.build import build_engine, build_policy, build_sampler
+from treepo.build import build_policy, build_sampler
+from treepo.build_engine import build_engine
 from treepo.config import read_recipe, resolve
 from treepo.grow import TreeSampler
 from treepo.model.lora import LoraSettings
@@ -131,4 +132,7 @@ def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) 
         )
     if prompt_len + response_len > longest:
         needed = prompt_len + response_len
-        raise ValueError(f"engine.max_tokens: must hold prompt and response of {needed} tokens, holds {longest}")
+        raise ValueError(
+            f"prompt: prompt and response of {needed} tokens do not fit into the engine's {longest} (engine.max_tokens, "
+            "vllm.max_len, or the servers' max-model-len)"
+        )

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from treepo.credit import Estimator, TreePO
+from treepo.engine.servers import ServerSettings
+from treepo.engine.vllm import VllmSettings
 from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, Resume, Stopping, StopRules, TreeShape
 from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.loss import PPO, Aggregation, Loss, Penalties, TokenMean
@@ -61,7 +63,10 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """The embedded engine."""
+    """What decodes."""
+
+    kind: Literal["embedded", "vllm", "servers"] = "embedded"
+    """The engine over the model that is trained; vLLM in this process ([vllm]); vLLM's servers ([servers])."""
 
     max_batch: Count = 256
     """Most paths decoded at a time."""
@@ -70,7 +75,8 @@ class EngineSettings:
     """Most prompt tokens of one forward, though at least one prompt."""
 
     max_tokens: Annotated[int, Field(ge=64)] | None = None
-    """Most tokens whose keys and values are kept; half of the free memory's worth if not given."""
+    """Most tokens whose keys and values are kept; half of the free memory's worth if not given. Servers have their
+    own limit."""
 
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Sampling temperature in training."""
@@ -111,6 +117,10 @@ class TrainSettings:
     """Let ratios refer to the trainer's own log-probabilities before a step's first update, not to the engine's. The
     embedded engine's are the same but for rounding."""
 
+    max_importance: Annotated[float, Field(gt=0)] | None = None
+    """With rescoring: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
+    this much, so that what another engine sampled stands for what the policy would have. Not done if not given."""
+
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""
 
@@ -122,6 +132,10 @@ class TrainSettings:
 
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""
+
+    def __post_init__(self) -> None:
+        if self.max_importance is not None and not self.rescoring:
+            raise ValueError(f"max_importance needs rescoring = true, got {self.max_importance}")
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,8 @@ class Config:
     fallback: Fallback = Resume()
     stopping: Stopping = StopRules()
     engine: EngineSettings = EngineSettings()
+    vllm: VllmSettings = VllmSettings()
+    servers: ServerSettings = ServerSettings()
     credit: Estimator = TreePO()
     lora: LoraSettings = LoraSettings()
     loss: Loss = PPO()

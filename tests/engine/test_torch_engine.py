@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from tests.learn.reference import all_logprobs
 from tests.models import KINDS, SLIDING_WINDOW, make_tiny_model
 from treepo.engine import SampleRequest, SampleResult, Sampling
+from treepo.engine.drawing import uniforms
 from treepo.engine.torch import TorchEngine
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.pool import blocks_of
 from treepo.engine.torch.prefixes import below
-from treepo.engine.torch.sampling import uniforms
 
 EOS = 2
 NO_EOS: tuple[int, ...] = ()

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from treepo.bench.plain import sample_plain
@@ -59,13 +58,13 @@ class TreeContender:
 
     name: str
     engine: Engine
-    model: torch.nn.Module
+    model: PreTrainedModel
     rules: Rules
     problems: Sequence[Problem]
     temperature: float
     seed: int
     trees: list[Tree] = field(default_factory=list)
-    used: EngineCounters = EngineCounters(0, 0, 0, 0)
+    used: EngineCounters = EngineCounters()
     peak: int = 0
 
     def prepare(self) -> None:

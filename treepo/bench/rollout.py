@@ -17,7 +17,8 @@ from treepo.bench.report import JSON_NAME, PLOT_NAME, RolloutReport, WorkloadRep
 from treepo.bench.settings import BenchConfig, PromptSettings
 from treepo.bench.turns import Progress
 from treepo.build import find_base_model
-from treepo.engine.torch import TorchEngine
+from treepo.build_engine import build_engine
+from treepo.engine import Engine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeShape
 from treepo.model.policy import Policy
 from treepo.seeds import derive_seed
@@ -42,7 +43,7 @@ class RolloutBench:
     config: BenchConfig
     policy: Policy
     plain_model: PreTrainedModel
-    engine: TorchEngine
+    engine: Engine
     problems: Sequence[Problem]
 
     @property

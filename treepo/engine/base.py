@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,16 @@ class SampleResult:
 class EngineCounters:
     """What an engine has done since it was made; subtract two of them for what it did in between.
 
-    num_steps: decoding steps. num_slots: paths that those steps could have decoded. num_decoded, num_prefilled: tokens
-    drawn, and tokens of prefixes computed.
+    num_steps: decoding steps. num_slots: paths that those steps could have decoded. num_decoded: tokens drawn.
+    num_prefilled, num_cached: tokens of prefixes that were computed, and that were known already; the last token of a
+    prefix, which is computed to draw the first one of a segment, is in neither.
     """
 
-    num_steps: int
-    num_slots: int
-    num_decoded: int
-    num_prefilled: int
+    num_steps: int = 0
+    num_slots: int = 0
+    num_decoded: int = 0
+    num_prefilled: int = 0
+    num_cached: int = 0
 
     def __sub__(self, other: "EngineCounters") -> "EngineCounters":
         return EngineCounters(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
@@ -90,7 +92,12 @@ class EngineCounters:
     def metrics(self) -> dict[str, float]:
         """By name, with the share of slots that were busy."""
         utilisation = {"engine/utilisation": self.num_decoded / self.num_slots} if self.num_slots else {}
-        return {"engine/steps": self.num_steps, "engine/prefilled": self.num_prefilled} | utilisation
+        prefixes = {"engine/prefilled": self.num_prefilled, "engine/cached": self.num_cached}
+        return {"engine/steps": self.num_steps} | prefixes | utilisation
+
+
+class EngineError(Exception):
+    """What decodes cannot go on; the message says in one line what to look at."""
 
 
 class Engine(Protocol):
@@ -112,6 +119,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def longest(self) -> int:
+        """Most tokens of a sequence, prefix and response."""
+        ...
+
+    @property
     def counters(self) -> EngineCounters:
         """What it has done so far."""
         ...
@@ -128,7 +140,11 @@ class Engine(Protocol):
         """Nothing of this group is wanted any more: its requests end without a result, what was remembered goes."""
         ...
 
-    def update_weights(self, model: "Module") -> None:
+    def rest(self) -> None:
+        """Nothing is under way, and nothing will be asked until the weights have changed: memory may be given back."""
+        ...
+
+    def update_weights(self, model: "PreTrainedModel") -> None:
         """Sample from these weights from now on and forget what was cached under the old ones.
 
         Nothing may be under way.

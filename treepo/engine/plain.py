@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.torch.sampling import Draws, draw, uniforms
+from treepo.engine.drawing import Draws, draw, uniforms
 
 LONGEST = 1 << 20
 """Most tokens of a sequence, where the model does not say."""
@@ -65,7 +65,8 @@ class PlainEngine:
     @property
     def counters(self) -> EngineCounters:
         """See Engine."""
-        return EngineCounters(self.num_steps, self.num_steps * self.max_batch, self.num_decoded, self.num_prefilled)
+        num_slots = self.num_steps * self.max_batch
+        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
@@ -74,6 +75,9 @@ class PlainEngine:
     def release(self, group: int) -> None:
         """See Engine."""
         self.waiting = [request for request in self.waiting if request.group != group]
+
+    def rest(self) -> None:
+        """It keeps nothing; see Engine."""
 
     def update_weights(self, model: torch.nn.Module) -> None:
         """It samples from the model it was given; see Engine."""

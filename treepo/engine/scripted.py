@@ -10,7 +10,7 @@ from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from transformers import PreTrainedModel
 
 Script = Callable[[np.ndarray, int], tuple[int, float]]
 """(ids so far, seed of this position) -> (next token id, its log-probability)."""
@@ -44,9 +44,14 @@ class ScriptedEngine:
         return 0
 
     @property
+    def longest(self) -> int:
+        """As long as one likes; see Engine."""
+        return sys.maxsize
+
+    @property
     def counters(self) -> EngineCounters:
         """Prefixes cost nothing; see Engine."""
-        return EngineCounters(self.num_steps, self.num_steps * self.max_batch, self.num_decoded, 0)
+        return EngineCounters(self.num_steps, self.num_steps * self.max_batch, self.num_decoded)
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
@@ -78,6 +83,9 @@ class ScriptedEngine:
         self.waiting = [r for r in self.waiting if r.group != group]
         self.running = {i: parts for i, parts in self.running.items() if parts[0].group != group}
 
-    def update_weights(self, model: "Module") -> None:
+    def rest(self) -> None:
+        """It keeps nothing; see Engine."""
+
+    def update_weights(self, model: "PreTrainedModel") -> None:
         """There are no weights; see Engine."""
         assert not self.waiting and not self.running, "weights change only between requests"

@@ -113,7 +113,7 @@ class Resume:
             case "answered":
                 usable = [f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)]
             case "long_answered":
-                min_len = (self.min_segments - 1) * shape.segment_len
+                min_len = shape.border(self.min_segments - 1)
                 usable = [f for f in finished if f.stop == StopReason.ANSWER and f.response_len > min_len]
             case "all" | "by_reason" | "longest":
                 usable = list(finished)
@@ -130,7 +130,7 @@ class Resume:
         """Response tokens to keep, fewer than there are."""
         match self.cut:
             case "boundary":
-                return self._boundary(trajectory.response_len, self.window or shape.segment_len, rng)
+                return self._boundary(trajectory.response_len, shape, rng)
             case "unlikely_token":
                 return int(trajectory.logprobs.argmin())
             case "unlikely_block" | "likely_block":
@@ -138,11 +138,12 @@ class Resume:
             case "prompt":
                 return 0
 
-    def _boundary(self, response_len: int, window: int, rng: np.random.Generator) -> int:
+    def _boundary(self, response_len: int, shape: TreeShape, rng: np.random.Generator) -> int:
         """(n - k) windows of n = ceil(length / window), k ~ U{1..min(n, max_windows)}: the last one always goes."""
-        num_windows = -(-response_len // window)
+        num_windows = -(-response_len // self.window) if self.window else shape.num_segments(response_len)
         dropped = int(rng.integers(1, min(num_windows, self.max_windows or num_windows) + 1))
-        return (num_windows - dropped) * window
+        kept = num_windows - dropped
+        return kept * self.window if self.window else shape.border(kept)
 
     def _block(self, logprobs: np.ndarray, rng: np.random.Generator) -> int:
         starts = np.arange(0, len(logprobs), self.block_len)

@@ -69,6 +69,7 @@ class Growth:
     def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: Rules) -> None:
         self.tree = Tree.planted(problem_id, np.array(prompt_ids, np.int32), seed)
         self.rules = rules
+        self.shape = rules.shape.for_prompt(len(prompt_ids))
         self.rng = np.random.default_rng(derive_seed(seed, "choices"))
         self.segments: list[Segment] = []
         self.results: dict[int, SampleResult] = {}
@@ -80,7 +81,7 @@ class Growth:
 
     def start(self) -> list[Segment]:
         """The first level: the children of the prompt."""
-        return self._next_level([(ROOT, self.rules.initial_fork(self.rules.shape, self.rng))])
+        return self._next_level([(ROOT, self.rules.initial_fork(self.shape, self.rng))])
 
     def receive(self, index: int, result: SampleResult) -> list[Segment]:
         """Take the result of the level's segment `index`; return the next level once this one is complete.
@@ -96,11 +97,11 @@ class Growth:
     @property
     def done(self) -> bool:
         """Whether the tree has all its trajectories, or all that it will have."""
-        return len(self.finished) == self.rules.shape.width or self.gave_up
+        return len(self.finished) == self.shape.width or self.gave_up
 
     def _advance(self) -> list[Segment]:
         """Keep what was decoded as nodes; then fork the active paths, or fall back where none is active."""
-        shape = self.rules.shape
+        shape = self.shape
         paths = [self._decoded(i) for i in range(len(self.segments))]
         num_before = len(self.finished)
         paths = self._grow_nodes(paths)
@@ -120,7 +121,7 @@ class Growth:
         """The children of each active path; StrategyError if they are not what a branching must return."""
         num_finished = len(self.finished)
         lengths = [self.tree.response_len(node) for node in nodes]
-        shape = self._affordable(float(np.mean(lengths)) + self.rules.shape.segment_len)
+        shape = self._affordable(float(np.mean(lengths)) + self.shape.segment_len)
         depth = shape.num_segments(lengths[0])
         level = Level(shape, self.tree, nodes, num_finished, num_finished - num_before, depth)
         counts = self.rules.branching(level, self.rng)
@@ -134,7 +135,7 @@ class Growth:
 
     def _affordable(self, next_len: float) -> TreeShape:
         """The shape with the width that its token budget, if there is one, allows now."""
-        return self.rules.shape.within_budget([f.response_len for f in self.finished], next_len)
+        return self.shape.within_budget([f.response_len for f in self.finished], next_len)
 
     def _decoded(self, index: int) -> Decoded:
         segment, result = self.segments[index], self.results[index]
@@ -148,9 +149,10 @@ class Growth:
 
     def _grow_node(self, path: Decoded) -> Decoded | None:
         """Add one segment of a path to the tree; return what follows it if the path stays active."""
-        shape = self.rules.shape
-        token_ids, more_ids = np.split(path.token_ids, [shape.segment_len])
-        logprobs, more_logprobs = np.split(path.logprobs, [shape.segment_len])
+        shape = self.shape
+        length = shape.segment_at(len(path.prefix_ids) - len(self.tree.prompt_ids))
+        token_ids, more_ids = np.split(path.token_ids, [length])
+        logprobs, more_logprobs = np.split(path.logprobs, [length])
         ids = np.concatenate([path.prefix_ids, token_ids])
         response = ids[len(self.tree.prompt_ids) :]
         num_segments = shape.num_segments(len(response))
@@ -175,7 +177,7 @@ class Growth:
 
     def _is_too_short(self, response_len: int) -> bool:
         """Whether a trajectory of this length would not count."""
-        return response_len < self.rules.shape.min_response_len and self.num_short < self.rules.shape.width
+        return response_len < self.shape.min_response_len and self.num_short < self.shape.width
 
     def _is_open(self, response: np.ndarray) -> bool:
         """Whether a response, if it can be read, holds a box that was never closed."""
@@ -187,7 +189,7 @@ class Growth:
         A tree is not given up before it has a trajectory: then it starts again from its prompt.
         """
         lengths = [f.response_len for f in self.finished]
-        shape = self._affordable(float(np.mean(lengths)) if lengths else self.rules.shape.segment_len)
+        shape = self._affordable(float(np.mean(lengths)) if lengths else self.shape.segment_len)
         missing = shape.width - len(self.finished)
         forks = []
         while missing > 0:
@@ -208,14 +210,14 @@ class Growth:
 
     def _cut(self, leaf: int, keep: int) -> int:
         """The node that ends after `keep` tokens on the way to `leaf`, leaving room for another segment."""
-        shape = self.rules.shape
+        shape = self.shape
         if not 0 <= leaf < len(self.tree.nodes) or not 0 <= keep < max(self.tree.response_len(leaf), 1):
             raise StrategyError(
                 f"fallback: {type(self.rules.fallback).__name__} returned a cut after {keep} tokens of node {leaf}, "
                 f"outside the trajectory"
             )
         if shape.num_segments(keep) >= shape.depth:
-            keep = shape.segment_len * (shape.depth - 1)
+            keep = shape.border(shape.depth - 1)
         known = len(self.tree.nodes)
         node = self.tree.cut(leaf, keep)
         if len(self.tree.nodes) > known:
@@ -224,7 +226,7 @@ class Growth:
 
     def _next_level(self, forks: list[tuple[int, int]]) -> list[Segment]:
         """The segments to decode next: for each (node, count), `count` children of the node."""
-        is_full = len(self.finished) + sum(count for _, count in forks) == self.rules.shape.width
+        is_full = len(self.finished) + sum(count for _, count in forks) == self.shape.width
         # A path that may yet end too short to count would leave room for a fork.
         all_count = not any(self._is_too_short(self.tree.response_len(node) + 1) for node, _ in forks)
         self.runs_on = is_full and all_count and not self.rules.cut_full_trees
@@ -234,12 +236,12 @@ class Growth:
 
     def _fork(self, node: int, count: int) -> list[Segment]:
         """The segments below `node`. An only child stays on its parent's random stream; others get their own."""
-        shape = self.rules.shape
+        shape = self.shape
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
         segments_left = shape.depth - shape.num_segments(response_len)
         room = min(shape.response_limit - response_len, segments_left * shape.segment_len)
-        length = room if self.runs_on else min(shape.segment_len, room)
+        length = room if self.runs_on else min(shape.segment_at(response_len), room)
         first = self.num_children[node]
         self.num_children[node] += count
         seed = self.tree.nodes[node].seed

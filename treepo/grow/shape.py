@@ -36,8 +36,12 @@ class TreeShape:
     min_width: int = 1
     """Fewest trajectories of a tree with a token budget, whatever they cost."""
 
+    align: int = 1
+    """Tokens per block of the engine's cache: the first segment is lengthened, and the last one shortened, so that
+    paths fork one token past a border between blocks. 1 changes nothing; the embedded engine needs nothing else."""
+
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "segment_len", "num_children"):
+        for name in ("width", "depth", "segment_len", "num_children", "align"):
             if not 1 <= getattr(self, name) <= MOST:
                 raise ValueError(f"{name} must be within 1..{MOST}, got {getattr(self, name)}")
         limit = self.max_response_len
@@ -69,9 +73,34 @@ class TreeShape:
         paths = [min(self.width, self.num_children ** min(level + 1, 20)) for level in range(self.depth)]
         return sum(paths) * self.segment_len
 
+    @property
+    def first_len(self) -> int:
+        """Most tokens of the first segment."""
+        return self.segment_len
+
+    def segment_at(self, response_len: int) -> int:
+        """Most tokens of the segment that begins after so many response tokens."""
+        return self.first_len if response_len == 0 else self.segment_len
+
     def num_segments(self, length: int) -> int:
         """Segments that `length` response tokens take: a cut inside a segment counts as one."""
-        return -(-length // self.segment_len)
+        return -(-max(length - self.first_len, 0) // self.segment_len) + (length > 0)
+
+    def border(self, index: int) -> int:
+        """Response tokens in the first `index` segments."""
+        return self.first_len + (index - 1) * self.segment_len if index > 0 else 0
+
+    def for_prompt(self, prompt_len: int) -> "TreeShape":
+        """The shape of the tree of a prompt of so many tokens, with its first segment aligned.
+
+        Where a segment is no whole number of blocks, only every so many borders can be aligned: then the last one at
+        which a tree of full width forks is, where most paths begin.
+        """
+        last_fork = self.border(max(_log(self.width, self.num_children) - 1, 1))
+        more = (1 - prompt_len - last_fork) % self.align
+        if more == 0 or self.first_len + more >= self.response_limit:
+            return self
+        return AlignedShape(**vars(self), first=self.first_len + more)
 
     def within_budget(self, finished_lens: Sequence[int], next_len: float) -> "TreeShape":
         """This shape with the width that the token budget allows if the next trajectories have about `next_len` tokens.
@@ -84,3 +113,24 @@ class TreeShape:
             return self
         affordable = len(finished_lens) + int((self.token_budget - sum(finished_lens)) // next_len)
         return replace(self, width=min(max(affordable, self.min_width), self.width))
+
+
+@dataclass(frozen=True)
+class AlignedShape(TreeShape):
+    """The shape of one tree whose first segment is longer than the others."""
+
+    first: int = 0
+    """Tokens of the first segment."""
+
+    @property
+    def first_len(self) -> int:
+        """Most tokens of the first segment."""
+        return self.first
+
+
+def _log(number: int, base: int) -> int:
+    """The least power of `base` that is at least `number`, or 1 where there is none."""
+    power = 1
+    while 1 < base**power < number:
+        power += 1
+    return power

@@ -24,7 +24,7 @@ class PathEnd:
     """The end of a path after a new segment.
 
     response_ids: all its tokens below the prompt; segment_ids: the new ones among them; ended: EOS was drawn.
-    num_segments: ceil(response tokens / segment_len).
+    num_segments: those begun so far; see TreeShape.num_segments.
     """
 
     response_ids: Sequence[int]
@@ -81,7 +81,8 @@ class StopRules:
             return StopReason.EOS
         if end.shape.max_response_len is not None and len(end.response_ids) >= end.shape.max_response_len:
             return StopReason.LENGTH
-        if end.num_segments >= end.shape.depth:
+        # An aligned tree may reach its longest response in fewer segments.
+        if end.num_segments >= end.shape.depth or len(end.response_ids) >= end.shape.response_limit:
             return StopReason.DEPTH
         if self.repetition == "last" and self._repeats(end):
             return StopReason.REPETITION

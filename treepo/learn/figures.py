@@ -48,9 +48,10 @@ def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
     """For each depth in segments, children beyond the first of the nodes that end there."""
     forks = Counter[int]()
     for tree in trees:
+        own = shape.for_prompt(len(tree.prompt_ids))
         for node, children in enumerate(tree.children()):
             if len(children) > 1:
-                forks[shape.num_segments(tree.response_len(node))] += len(children) - 1
+                forks[own.num_segments(tree.response_len(node))] += len(children) - 1
     return forks
 
 

@@ -30,7 +30,8 @@ class PackedTree:
     leaf_starts, leaf_ends int64 [S]: the leaves below the term, a range.
     advantages, lens, leaf_weights float64 [L]: of each leaf its advantage, its response tokens, and what each of them
         weighs in the loss.
-    ref_logprobs float32 [S]: of the reference; empty where there is none.
+    rescored_logprobs, ref_logprobs float32 [S]: of the policy as it was before the first update of the step, and of the
+        reference; empty where there are none.
     """
 
     token_ids: np.ndarray
@@ -44,6 +45,7 @@ class PackedTree:
     advantages: np.ndarray
     lens: np.ndarray
     leaf_weights: np.ndarray
+    rescored_logprobs: np.ndarray
     ref_logprobs: np.ndarray
 
     @property
@@ -168,6 +170,7 @@ def _packed(
         advantages=np.asarray(advantages, np.float64)[chosen.order],
         lens=np.array([tree.response_len(leaves[i]) for i in chosen.order], np.float64),
         leaf_weights=np.ones(len(chosen.order)),
+        rescored_logprobs=np.zeros(0, np.float32),
         ref_logprobs=np.zeros(0, np.float32),
     )
 

@@ -58,6 +58,7 @@ class Trainer:
         trees, rewards, num_rounds = self.rollout(step, clock)
         grown = self.engine.counters - before
         advantages = credit(trees, rewards, self.estimator, self.problems_per_step)
+        self.engine.rest()
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
         trained = [parts for parts in packed if parts]
@@ -69,7 +70,7 @@ class Trainer:
             | tree_figures(trees, self.sampler.rules.shape)
             | packing_figures(trees, packed)
             | grown.metrics()
-            | _mean(updates)
+            | _update_figures(updates)
             | clock.metrics()
         )
         return StepResult(metrics, trees, rewards, advantages)
@@ -150,6 +151,13 @@ class _Clock:
         return self.laps | {"time/step_s": self.last - self.start}
 
 
-def _mean(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the updates of a step; empty if there was none."""
-    return {f"update/{name}": float(np.mean([u[name] for u in updates])) for name in (updates[0] if updates else ())}
+def _update_figures(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the updates of a step; of how far the engine is from the policy, what the first update
+    found, before which no weight had changed. Empty if there was none."""
+    figures = {}
+    for name in updates[0] if updates else ():
+        if name.startswith("mismatch/"):
+            figures[name] = updates[0][name]
+        else:
+            figures[f"update/{name}"] = float(np.mean([u[name] for u in updates]))
+    return figures

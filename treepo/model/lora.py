@@ -1,10 +1,13 @@
 """Low-rank adapters through peft: the model keeps its class, its linear maps get an adapter each."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -72,3 +75,20 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     del copy.peft_config
     copy._hf_peft_config_loaded = False
     return copy
+
+
+@torch.no_grad()
+def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the weights that `merged` has, computed one at a time and without a copy of the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
+
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    for name, tensor in model.state_dict().items():
+        place, _, last = name.rpartition(".")
+        owner = place.removesuffix(".base_layer")
+        if owner != place and owner in adapted:
+            layer: Any = adapted[owner]
+            delta = layer.get_delta_weight("default") if last == "weight" else None
+            yield f"{owner}.{last}", tensor if delta is None else tensor + delta
+        elif not any(name.startswith(f"{layer}.") for layer in adapted):
+            yield name, tensor

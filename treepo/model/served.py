@@ -4,6 +4,8 @@ The engine calls the same attention function with other contexts, so what it nee
 its attention once.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -93,14 +95,25 @@ def has_plain_head(model: PreTrainedModel, is_packable: bool = True) -> bool:
     head = model.get_output_embeddings()
     if head is None:
         return False
-    ids = probe_ids(model)
-    inputs: dict[str, object] = {"input_ids": ids[None], "use_cache": False}
+    inputs = _one_sequence(probe_ids(model), is_packable)
+    hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
+    return hidden is not None and torch.allclose(head(hidden), model(**inputs).logits, rtol=1e-2, atol=1e-4)
+
+
+@torch.no_grad()
+def sequence_logprobs(model: PreTrainedModel, ids: Tensor, temperature: float, is_packable: bool = True) -> Tensor:
+    """float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
+    return torch.log_softmax(model(**_one_sequence(ids, is_packable)).logits[0].float() / temperature, -1)
+
+
+def _one_sequence(ids: Tensor, is_packable: bool) -> dict[str, Any]:
+    """Inputs of a forward over a sequence [n]."""
+    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
     if is_packable:
         positions = torch.arange(len(ids), device=ids.device)
         inputs["position_ids"] = positions[None]
         inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
-    hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
-    return hidden is not None and torch.allclose(head(hidden), model(**inputs).logits, rtol=1e-2, atol=1e-4)
+    return inputs
 
 
 def probe_ids(model: PreTrainedModel) -> Tensor:

@@ -25,6 +25,7 @@ def one_term(log_ratio: Tensor, advantages: list[float]) -> Terms:
     return Terms(
         policy_logprobs=log_ratio - 1.3,
         sampled_logprobs=whole(-1.3),
+        importance=whole(1.0),
         positive=whole(float(values.clamp(min=0).sum())),
         negative=whole(float(values.clamp(max=0).sum())),
         weight=whole(len(advantages)),

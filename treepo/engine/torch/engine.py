@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
+from treepo.engine.drawing import Draws, draw, uniforms
 from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
 from treepo.engine.torch.batch import Batch, Layout
 from treepo.engine.torch.kernel import CpuKernel, load_kernel
@@ -20,7 +21,6 @@ from treepo.engine.torch.memory import affordable_tokens
 from treepo.engine.torch.pool import BLOCK, Blocks, KeyValuePool
 from treepo.engine.torch.prefixes import Prefixes, Run
 from treepo.engine.torch.rows import Pending, Rows
-from treepo.engine.torch.sampling import Draws, draw, uniforms
 from treepo.model.forward import AutocastForward, Forward, LeanForward, PlainForward, TorchOperations, is_lean
 from treepo.model.served import has_length_dependent_rope
 
@@ -56,7 +56,7 @@ class TorchEngine:
         kept_in = torch.float32 if isinstance(self.kernel, CpuKernel) else None
         self.pool = KeyValuePool(self.blocks.max_blocks, kept_in)
         self.forward = make_forward(model, self.kernel, autocast)
-        self.num_steps = self.num_prefilled = self.num_decoded = 0
+        self.num_steps = self.num_prefilled = self.num_decoded = self.num_cached = 0
 
     @property
     def room(self) -> int:
@@ -67,7 +67,7 @@ class TorchEngine:
     def counters(self) -> EngineCounters:
         """See Engine."""
         num_slots = self.num_steps * self.max_batch
-        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
+        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled, self.num_cached)
 
     @property
     def peak_tokens(self) -> int:
@@ -102,12 +102,15 @@ class TorchEngine:
         layout = batch.laid_out()
         return self._collect(layout.drawing, *self._draw(layout))
 
+    def rest(self) -> None:
+        """Forget everything and let go of the memory it was in; see Engine."""
+        self._forget()
+        self.pool.clear()
+
     def update_weights(self, model: nn.Module) -> None:
         """The engine samples from the model it was given; see Engine. What is known is forgotten."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
-        assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
-        for group in list(self.prefixes.groups):
-            self.prefixes.drop(group)
+        self._forget()
         self.blocks.peak = 0
 
     def release(self, group: int) -> None:
@@ -117,6 +120,11 @@ class TorchEngine:
             if self.rows.groups[row] == group:
                 self._leave(row)
         self.prefixes.drop(group)
+
+    def _forget(self) -> None:
+        assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
+        for group in list(self.prefixes.groups):
+            self.prefixes.drop(group)
 
     def _make_room(self) -> None:
         """Give each running row whose next token begins a block a new one; the youngest rows wait if there is none."""
@@ -150,9 +158,10 @@ class TorchEngine:
                 continue
             self.waiting.popleft()
             self._enter(pending, ids, run, num_known, batch)
-            if missing > 1:
-                budget -= missing - 1
-                self.num_prefilled += missing - 1
+            num_computed = max(missing - 1, 0)
+            budget -= num_computed
+            self.num_prefilled += num_computed
+            self.num_cached += len(ids) - 1 - num_computed
 
     def _find_blocks(self, run: Run, missing: int) -> bool:
         """Whether there are, or can be made, blocks for so many tokens behind a run and for one more."""

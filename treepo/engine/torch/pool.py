@@ -121,6 +121,11 @@ class KeyValuePool:
             for index, (keys, values) in list(self.layers.items()):
                 self.layers[index] = self._enlarged(keys), self._enlarged(values)
 
+    def clear(self) -> None:
+        """Let go of everything; nothing may be stored."""
+        self.layers = {}
+        self.num_blocks = 0
+
     def _enlarged(self, old: Tensor) -> Tensor:
         # Zeros, since what no slot holds is multiplied by a weight of 0, and 0 times infinity is not 0.
         new = old.new_zeros(self.num_blocks, *old.shape[1:])

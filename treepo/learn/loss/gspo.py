@@ -31,14 +31,21 @@ class GSPO:
             raise ValueError(f"clip_high must be positive, got {self.clip_high}")
 
     def __call__(self, terms: Terms) -> Tensor:
-        ratio, advantages = self._ratio(terms), terms.advantages
-        gains = torch.minimum(ratio * advantages, ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages)
-        return -(terms.leaf_weights * terms.lens * gains).sum()
+        ratio, advantages = self._ratio(terms).detach(), terms.advantages
+        counted = terms.trajectory_sums(terms.importance)
+        # 0, with the gradient of each token's log-probability for as much as the token counts.
+        slopes = terms.importance * (terms.policy_logprobs - terms.policy_logprobs.detach())
+        free = ratio * (counted + terms.trajectory_sums(slopes))
+        held = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * counted
+        gains = torch.where(self._is_held(ratio, advantages), held, free) * advantages
+        return -(terms.leaf_weights * gains).sum()
 
     def num_clipped(self, terms: Terms) -> Tensor:
-        ratio = self._ratio(terms)
-        too_high = (ratio > 1 + self.clip_high) & (terms.advantages > 0)
-        return (terms.lens * (too_high | ((ratio < 1 - self.clip_low) & (terms.advantages < 0)))).sum()
+        return (terms.lens * self._is_held(self._ratio(terms), terms.advantages)).sum()
+
+    def _is_held(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        too_high, too_low = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
+        return (too_high & (advantages > 0)) | (too_low & (advantages < 0))
 
     def _ratio(self, terms: Terms) -> Tensor:
         return torch.exp(terms.trajectory_sums(terms.policy_logprobs - terms.sampled_logprobs) / terms.lens)

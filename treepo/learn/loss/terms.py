@@ -5,6 +5,7 @@ Letters: S terms · L leaves.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from treepo.learn.packing import PackedTree
 class Terms:
     """The terms of a batch: each is one response token, of all trajectories that share it.
 
-    policy_logprobs, sampled_logprobs [S]. With w the weight of a token of a trajectory and A its advantage, summed over
-    the trajectories of a term: positive = sum of w max(A, 0), negative = sum of w min(A, 0), weight = sum of w, [S].
+    policy_logprobs, sampled_logprobs [S]: ratios are between these two. importance [S]: what the term's gain counts,
+    1 unless it was sampled from another distribution than ratios refer to. With w the weight of a token of a trajectory
+    and A its advantage, summed over the trajectories of a term: positive = importance x sum of w max(A, 0), negative =
+    importance x sum of w min(A, 0), weight = sum of w, [S].
     num_positive, num_negative, num_leaves [S]: how many there are with A above 0, with A below 0, and in all.
     leaf_starts, leaf_ends int64 [S]: the leaves of a term, a range of 0..L-1.
     advantages, leaf_weights, lens [L]: per trajectory A, w and its response tokens.
@@ -24,6 +27,7 @@ class Terms:
 
     policy_logprobs: Tensor
     sampled_logprobs: Tensor
+    importance: Tensor
     positive: Tensor
     negative: Tensor
     weight: Tensor
@@ -44,9 +48,13 @@ class Terms:
         return values.new_zeros(len(self.lens)).index_add(0, self.leaf_starts[terms] + within, values[terms])
 
 
-def terms_of(packed: PackedTree, policy_logprobs: Tensor) -> Terms:
-    """The terms of packed trees, in the type and on the device of `policy_logprobs`."""
+def terms_of(packed: PackedTree, policy_logprobs: Tensor, max_importance: float | None = None) -> Terms:
+    """The terms of packed trees, in the type and on the device of `policy_logprobs`.
+
+    max_importance: bound of the importance weights; they are all 1 if it is not given.
+    """
     advantages, weights = packed.advantages, packed.leaf_weights
+    importance = importance_of(packed, max_importance)
 
     def like(array: object) -> Tensor:
         return torch.as_tensor(array).to(policy_logprobs.device, policy_logprobs.dtype)
@@ -56,9 +64,10 @@ def terms_of(packed: PackedTree, policy_logprobs: Tensor) -> Terms:
 
     return Terms(
         policy_logprobs=policy_logprobs,
-        sampled_logprobs=like(packed.sampled_logprobs),
-        positive=like(packed.below(weights * advantages.clip(min=0))),
-        negative=like(packed.below(weights * advantages.clip(max=0))),
+        sampled_logprobs=like(packed.rescored_logprobs if len(packed.rescored_logprobs) else packed.sampled_logprobs),
+        importance=like(importance),
+        positive=like(importance * packed.below(weights * advantages.clip(min=0))),
+        negative=like(importance * packed.below(weights * advantages.clip(max=0))),
         weight=like(packed.below(weights)),
         num_positive=like(packed.below(advantages > 0)),
         num_negative=like(packed.below(advantages < 0)),
@@ -69,3 +78,13 @@ def terms_of(packed: PackedTree, policy_logprobs: Tensor) -> Terms:
         leaf_weights=like(weights),
         lens=like(packed.lens),
     )
+
+
+def importance_of(packed: PackedTree, max_importance: float | None) -> np.ndarray:
+    """float64 [S]: min(p / q, max_importance), p the policy's own probability of a term before the first update, q the
+    engine's; ones if there is no bound. Source: truncated importance sampling, Ionides 2008; for engines that sample
+    for a trainer, Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"."""
+    if max_importance is None:
+        return np.ones(len(packed.targets))
+    log_ratios = packed.rescored_logprobs.astype(np.float64) - packed.sampled_logprobs
+    return np.exp(np.minimum(log_ratios, np.log(max_importance)))

