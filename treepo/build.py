@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from treepo.build_engine import autocast_of, build_engine, sampling_of
+import torch
+
+from treepo.build_engine import EngineNeeds, build_engine, sampling_of
 from treepo.engine import Engine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
@@ -60,7 +62,7 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
     the setting that cannot work.
     """
     policy = build_policy(config, notify, report)
-    engine = build_engine(config, policy)
+    engine = engine_for(config, policy)
     task = build_task(config, policy, engine.longest, notify)
     return Run(config, policy, task, build_trainer(config, policy, task, engine))
 
@@ -101,6 +103,26 @@ def find_base_model(report: Report) -> str:
         return str(find_or_make_base_model(folder, seed=0, report=report))
     except OSError as error:
         raise ValueError(f"TREEPO_CACHE: cannot keep the base model in {str(folder)!r}: {error}") from error
+
+
+def engine_for(config: Config, policy: Policy) -> Engine:
+    """The engine of a run; see build_engine."""
+    longest = config.data.max_prompt_len + config.tree.response_limit
+    needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.rescoring)
+    if config.engine.kind == "vllm":
+        _check_align(config.tree.align, config.vllm.block_size_on(policy.model.device.type))
+    settings = config.engine, config.vllm, config.servers
+    return build_engine(policy, *settings, needs, config.model.trust_remote_code)
+
+
+def _check_align(align: int, block_size: int) -> None:
+    if align > 1 and align % block_size:
+        raise ValueError(f"tree.align: must be a multiple of the {block_size} tokens of vLLM's blocks, got {align}")
+
+
+def autocast_of(config: Config) -> torch.dtype | None:
+    """The type of the matrix products, if it is not that of the weights."""
+    return torch.bfloat16 if config.train.autocast == "bfloat16" else None
 
 
 def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:

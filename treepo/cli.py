@@ -163,6 +163,7 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.config import read_recipe, resolve
+    from treepo.engine import EngineError
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.run import prepare, train
@@ -180,7 +181,7 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
         run = prepare(resolve(base, overrides), folder, terminal)
     try:
         train(run, folder, terminal)
-    except StrategyError as error:
+    except (StrategyError, EngineError) as error:
         raise UsageError(str(error)) from error
 
 
@@ -188,6 +189,7 @@ def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
+    from treepo.engine import EngineError
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.sample import keep, prepare, sample, sample_settings
@@ -199,7 +201,7 @@ def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -
         ready = prepare(config, options.prompt, options.out, terminal)
     try:
         tree = sample(ready, terminal)
-    except StrategyError as error:
+    except (StrategyError, EngineError) as error:
         raise UsageError(str(error)) from error
     with users_mistakes():
         keep(ready, tree, terminal)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from treepo.build import build_policy, build_sampler
-from treepo.build_engine import build_engine
+from treepo.build import build_policy, build_sampler, engine_for
 from treepo.config import read_recipe, resolve
 from treepo.grow import TreeSampler
 from treepo.model.lora import LoraSettings
@@ -61,7 +60,7 @@ def prepare(config: Config, prompt: str | None, out: str | None, terminal: Termi
     with terminal.bar("making the base model") as report:
         policy = build_policy(config, terminal.say, report)
     problem = _problem(config, policy, prompt)
-    engine = build_engine(config, policy)
+    engine = engine_for(config, policy)
     _check_fits(problem, config, policy, engine.longest)
     sampler = build_sampler(config, policy, engine)
     return Sample(policy, sampler, problem, derive_seed(config.train.seed, "sample"), path)
@@ -133,6 +132,6 @@ def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) 
     if prompt_len + response_len > longest:
         needed = prompt_len + response_len
         raise ValueError(
-            f"prompt: prompt and response of {needed} tokens do not fit into the engine's {longest} (engine.max_tokens, "
-            "vllm.max_len, or the servers' max-model-len)"
+            f"prompt: prompt and response of {needed} tokens do not fit into the engine's {longest} "
+            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
         )

@@ -17,7 +17,7 @@ from treepo.bench.report import JSON_NAME, PLOT_NAME, RolloutReport, WorkloadRep
 from treepo.bench.settings import BenchConfig, PromptSettings
 from treepo.bench.turns import Progress
 from treepo.build import find_base_model
-from treepo.build_engine import build_engine
+from treepo.build_engine import EngineNeeds, build_engine
 from treepo.engine import Engine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeShape
 from treepo.model.policy import Policy
@@ -110,11 +110,12 @@ def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
     plain_model = deepcopy(policy.model)
     plain_model.set_attn_implementation("sdpa")
     eos_ids = policy.eos_ids if config.bench.answers_end else ()
-    sizes = config.engine.max_batch, config.engine.max_prefill_tokens, config.engine.max_tokens
-    engine = TorchEngine(policy.model, eos_ids, *sizes)
+    settings = config.engine, config.vllm, config.servers
+    engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
     if needed > engine.longest:
         raise ValueError(
-            f"engine.max_tokens: must hold prompts and responses of {needed} tokens, holds {engine.longest}"
+            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.longest} "
+            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from treepo.engine.servers import ServerSettings
+from treepo.engine.vllm import VllmSettings
 from treepo.grow import InitialFork, TreeShape
 from treepo.settings import Count, EngineSettings, ModelSettings
 
@@ -31,6 +33,9 @@ class GridSettings:
     initial_forks: Counts = (2,)
     """Children of the prompt."""
 
+    align: Count = 1
+    """Tokens per block of the engine's cache that forks are aligned to; see tree.align."""
+
     def __post_init__(self) -> None:
         for shape in product(self.widths, self.depths, self.segment_lens, self.num_children):
             TreeShape(*shape)
@@ -38,7 +43,7 @@ class GridSettings:
     def trees(self, width: int, response_len: int) -> list[tuple[TreeShape, InitialFork]]:
         """The combinations with this width and length."""
         shapes = [
-            TreeShape(width, depth, segment_len, num_children)
+            TreeShape(width, depth, segment_len, num_children, align=self.align)
             for depth, segment_len, num_children in product(self.depths, self.segment_lens, self.num_children)
             if depth * segment_len == response_len
         ]
@@ -125,4 +130,6 @@ class BenchConfig:
     grid: GridSettings = GridSettings()
     prompts: PromptSettings = PromptSettings()
     engine: EngineSettings = EngineSettings()
+    vllm: VllmSettings = VllmSettings()
+    servers: ServerSettings = ServerSettings()
     bench: BenchSettings = BenchSettings()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from treepo.bench.update.settings import TaskSettings
 from treepo.bench.update.workload import Workload
-from treepo.build import build_engine, build_task, build_trainer
+from treepo.build import build_task, build_trainer, engine_for
 from treepo.config import resolve
 from treepo.learn.trainer import credit
 from treepo.model.policy import Policy
@@ -17,7 +17,7 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
     given = {"model": dataclasses.asdict(model), "train": {"seed": seed}}
     for width in settings.widths:
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
-        engine = build_engine(config, policy)
+        engine = engine_for(config, policy)
         task = build_task(config, policy, engine.longest, lambda _: None)
         trainer = build_trainer(config, policy, task, engine)
         problems = task.training_problems(0, settings.problems)

@@ -4,14 +4,19 @@
 
 import os
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from treepo.engine.vllm.rows import RowStreams, make_processor
 
@@ -102,25 +107,19 @@ def _version(name: str) -> str | None:
 
 
 def start_vllm(
-    settings: VllmSettings,
-    limits: VllmLimits,
-    path: str,
-    dtype: str,
-    device: str,
-    trust_remote_code: bool,
-    streams: RowStreams,
+    settings: VllmSettings, limits: VllmLimits, model: PreTrainedModel, trust_remote_code: bool, streams: RowStreams
 ) -> Any:
-    """An LLMEngine over a model folder, with weights of no meaning: the trainer's come by `update_weights`.
+    """An LLMEngine for a model of this kind, with weights of no meaning: the model's come by `update_weights`.
 
-    dtype, device: of the policy. streams: what its rows will draw from. Raises ValueError naming the setting if vLLM
-    is missing, refuses the model, or has too little memory.
+    streams: what its rows will draw from. Raises ValueError naming the setting if vLLM is missing, refuses the model,
+    or has too little memory.
     """
     check_installed()
     os.environ.update(ENVIRONMENT)
     for name, value in PREFERENCES.items():
         os.environ.setdefault(name, value)
-    on_cpu = torch.device(device).type == "cpu"
-    block_size = settings.block_size_on(torch.device(device).type)
+    on_cpu = model.device.type == "cpu"
+    block_size = settings.block_size_on(model.device.type)
     if limits.max_tokens is not None and limits.max_tokens < limits.longest:
         raise ValueError(f"max_tokens: must hold a sequence of {limits.longest} tokens, holds {limits.max_tokens}")
     memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_share}
@@ -128,16 +127,21 @@ def start_vllm(
         memory["num_gpu_blocks_override"] = -(-limits.max_tokens // block_size) + 1
     if on_cpu:
         memory["kv_cache_memory_bytes"] = PROBE
-    with _own_random_state():
+    own_dtype = str(model.dtype).removeprefix("torch.")
+    with _own_random_state(), TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Of its own use of torch.
+        warnings.simplefilter("ignore")
+        _describe(model, Path(folder))
         from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
 
         try:
             return LLMEngine.from_engine_args(
                 EngineArgs(
-                    model=path,
+                    model=folder,
+                    skip_tokenizer_init=True,
                     trust_remote_code=trust_remote_code,
                     load_format="dummy",
-                    dtype=dtype if settings.dtype == "same" else settings.dtype,
+                    dtype=own_dtype if settings.dtype == "same" else settings.dtype,
                     max_model_len=limits.longest,
                     max_num_seqs=limits.max_batch,
                     max_num_batched_tokens=max(limits.max_prefill_tokens, limits.max_batch),
@@ -153,7 +157,14 @@ def start_vllm(
                 )
             )
         except Exception as error:
-            raise ValueError(f"kind: vLLM cannot serve {path!r}: {reason(error)}") from error
+            raise ValueError(f"kind: vLLM cannot serve {model.config.model_type!r}: {reason(error)}") from error
+
+
+def _describe(model: PreTrainedModel, folder: Path) -> None:
+    """Write what vLLM has to know of a model to a folder; code that comes with a model is named in there."""
+    config = deepcopy(model.config)
+    config.architectures = config.architectures or [type(model).__name__]
+    config.save_pretrained(folder)
 
 
 @contextmanager
