@@ -93,7 +93,9 @@ def _servers(policy: Policy, settings: EngineSettings, servers: ServerSettings, 
     if servers.sync == "nccl" and policy.model.device.type != "cuda":
         raise ValueError("servers.sync: 'nccl' needs the model on a GPU (model.device); use 'disk'")
     sync = NcclSync(servers.address) if servers.sync == "nccl" else DiskSync(servers.folder)
-    engine = ServerEngine(servers, sync, needs.eos_ids, settings.max_batch)
+    # vLLM refuses tokens that a tokenizer has beyond the model's.
+    eos_ids = [i for i in needs.eos_ids if i < policy.model.config.get_text_config().vocab_size]
+    engine = ServerEngine(servers, sync, eos_ids, settings.max_batch)
     try:
         engine.connect()
     except ValueError as error:

@@ -1,21 +1,17 @@
-"""The embedded engine against the model itself, computed from scratch for every token."""
+"""The embedded engine's own: what it computes once, keeps, forgets and computes again."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
 
-from tests.learn.reference import all_logprobs
-from tests.models import KINDS, SLIDING_WINDOW, make_tiny_model
-from treepo.engine import SampleRequest, SampleResult, Sampling
-from treepo.engine.drawing import uniforms
+from tests.engine.engines import assert_scored, naive, request, run_all, tokens_of
+from tests.engine.test_engines import mixed_requests
+from tests.models import KINDS, make_tiny_model
+from treepo.engine import SampleRequest, SampleResult
 from treepo.engine.torch import TorchEngine
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.pool import blocks_of
@@ -26,158 +22,11 @@ NO_EOS: tuple[int, ...] = ()
 PROMPT = np.array([1, 5, 9, 4, 7, 3, 8], np.int32)
 
 
-def request(
-    prefix: Sequence[int] | np.ndarray, length: int = 12, seed: int = 0, temperature: float = 1.0, name: int = 0
-) -> SampleRequest:
-    """A request with defaults."""
-    return SampleRequest(name, np.array(prefix, np.int32), length, seed, Sampling(temperature))
-
-
-def run_all(engine: TorchEngine, requests: Sequence[SampleRequest]) -> list[SampleResult]:
-    """Results in the order of the requests, which get ids of their own."""
-    for i, r in enumerate(requests):
-        engine.submit(replace(r, request_id=i))
-    results: dict[int, SampleResult] = {}
-    while len(results) < len(requests):
-        for result in engine.step():
-            assert result.request_id not in results
-            results[result.request_id] = result
-    assert engine.step() == []
-    return [results[i] for i in range(len(requests))]
-
-
-def tokens_of(results: Sequence[SampleResult]) -> list[list[int]]:
-    """The decoded ids alone."""
-    return [r.token_ids.tolist() for r in results]
-
-
-def naive(model: PreTrainedModel, r: SampleRequest, eos_ids: Sequence[int]) -> tuple[list[int], list[float], bool]:
-    """(ids, log-probabilities, ended) by a whole forward of the plain model for every token, in numpy."""
-    ids, logprobs = r.prefix_ids.tolist(), []
-    for _ in range(r.max_new_tokens):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double().numpy()
-        scaled = logits / (r.sampling.temperature or 1.0)
-        every = scaled - scaled.max()
-        every -= np.log(np.exp(every).sum())
-        number = uniforms(np.array([r.seed], np.uint64), np.array([len(ids)]))[0]
-        sums = np.exp(every).cumsum()
-        token = (
-            int(every.argmax())
-            if r.sampling.temperature == 0
-            else int(np.searchsorted(sums, number * sums[-1], "right"))
-        )
-        ids.append(token)
-        logprobs.append(float(every[token]))
-        if token in eos_ids:
-            return ids[len(r.prefix_ids) :], logprobs, True
-    return ids[len(r.prefix_ids) :], logprobs, False
-
-
-def assert_scored(plain: PreTrainedModel, prefix: np.ndarray, result: SampleResult, temperature: float = 1.0) -> None:
-    """Its log-probabilities are those of one whole forward of the plain model."""
-    ids = np.concatenate([prefix, result.token_ids])
-    with torch.no_grad():
-        every = all_logprobs(plain, ids.tolist(), temperature).numpy()
-    expected = every[np.arange(len(prefix) - 1, len(ids) - 1), result.token_ids]
-    np.testing.assert_allclose(result.logprobs, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_greedy_output_is_that_of_generate(kind: str) -> None:
-    """At temperature 0 the engine decodes what transformers does, windows and all, for prompts of several lengths."""
-    plain: Any = make_tiny_model(kind, attention="sdpa")
-    plain.generation_config.eos_token_id = None
-    engine = TorchEngine(make_tiny_model(kind), NO_EOS)
-    prompts = [PROMPT, PROMPT[:1], PROMPT[:4], np.tile(PROMPT, 4)]
-    results = run_all(engine, [request(p, 3 * SLIDING_WINDOW, temperature=0.0) for p in prompts])
-    for prompt, result in zip(prompts, results, strict=True):
-        ids = torch.from_numpy(prompt).long()[None]
-        expected = plain.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=3 * SLIDING_WINDOW
-        )
-        assert result.token_ids.tolist() == expected[0, len(prompt) :].tolist()
-        assert_scored(plain, prompt, result)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
-@pytest.mark.parametrize("kind", KINDS)
-def test_logprobs_are_those_of_one_forward(kind: str, temperature: float) -> None:
-    """Segments, children, grandchildren and fallbacks into an earlier sequence are scored as by one whole forward."""
-    plain, engine = make_tiny_model(kind, attention="sdpa"), TorchEngine(make_tiny_model(kind), NO_EOS)
-
-    def grow(prefixes: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-        requests = [request(p, 5, seed + i, temperature) for i, p in enumerate(prefixes)]
-        results = run_all(engine, requests)
-        for prefix, result in zip(prefixes, results, strict=True):
-            assert_scored(plain, prefix, result, temperature)
-        return [np.concatenate([p, r.token_ids]) for p, r in zip(prefixes, results, strict=True)]
-
-    first = grow([PROMPT] * 3, seed=0)
-    children = grow([ids for ids in first for _ in range(2)], seed=10)
-    grandchildren = grow(children + first[:1], seed=20)
-    cuts = [grandchildren[i][:n] for i, n in ((0, 8), (1, 9), (2, 13), (3, 17), (4, 7), (5, 5))]
-    grow([*cuts, grandchildren[0]], seed=30)
-
-
-def mixed_requests() -> list[SampleRequest]:
-    """Requests of several prompts, lengths, temperatures and seeds, some with shared beginnings."""
-    rng = np.random.default_rng(0)
-    prompts = [PROMPT, PROMPT[:4], np.tile(PROMPT, 3), *(rng.integers(3, 16, size=n) for n in (1, 2, 30, 55))]
-    sizes, temperatures = (1, 2, 7, 25), (0.0, 0.8, 1.0)
-    return [
-        request(prompts[i % len(prompts)], sizes[i % 4], seed=1000 + i // 2, temperature=temperatures[i % 3])
-        for i in range(45)
-    ]
-
-
-@pytest.fixture(scope="module")
-def alone() -> list[list[int]]:
-    """What each of the mixed requests gives in an engine of its own."""
-    model = make_tiny_model()
-    return [tokens_of(run_all(TorchEngine(model, [EOS]), [r]))[0] for r in mixed_requests()]
-
-
-@pytest.mark.parametrize("max_batch", [1, 4, 37, 256])
-def test_tokens_do_not_depend_on_the_batch(max_batch: int, alone: list[list[int]]) -> None:
-    """Every request gives what it gives alone, in batches of any size, in any order, after any history."""
-    requests = mixed_requests()
-    engine = TorchEngine(make_tiny_model(), [EOS], max_batch)
-    assert tokens_of(run_all(engine, requests)) == alone
-    order = np.random.default_rng(max_batch).permutation(len(requests))
-    again = tokens_of(run_all(engine, [requests[i] for i in order]))
-    assert again == [alone[i] for i in order]
-
-
-def test_tokens_do_not_depend_on_the_prefill_budget(alone: list[list[int]]) -> None:
+def test_tokens_do_not_depend_on_the_prefill_budget() -> None:
     """Prompts computed one at a time or many together give the same."""
+    together = tokens_of(run_all(TorchEngine(make_tiny_model(), [EOS]), mixed_requests()))
     engine = TorchEngine(make_tiny_model(), [EOS], max_batch=16, max_prefill_tokens=1)
-    assert tokens_of(run_all(engine, mixed_requests())) == alone
-
-
-def test_requests_may_join_while_others_run(alone: list[list[int]]) -> None:
-    """Submitted one by one between steps, each gives what it gives alone."""
-    requests, engine = mixed_requests(), TorchEngine(make_tiny_model(), [EOS], max_batch=6)
-    results: dict[int, list[int]] = {}
-    for i, r in enumerate(requests):
-        engine.submit(replace(r, request_id=i))
-        results |= {result.request_id: result.token_ids.tolist() for result in engine.step()}
-    while len(results) < len(requests):
-        results |= {result.request_id: result.token_ids.tolist() for result in engine.step()}
-    assert [results[i] for i in range(len(requests))] == alone
-
-
-@pytest.mark.parametrize("first", [1, 7, 19])
-def test_a_request_in_two_parts_gives_the_same(first: int) -> None:
-    """A number of the stream belongs to a position, so cutting a segment in two changes no token."""
-    engine = TorchEngine(make_tiny_model(), NO_EOS)
-    whole = run_all(engine, [request(PROMPT, 20, seed=5)])[0]
-    for other in (engine, TorchEngine(make_tiny_model(), NO_EOS)):
-        upper = run_all(other, [request(PROMPT, first, seed=5)])[0]
-        prefix = np.concatenate([PROMPT, upper.token_ids])
-        lower = run_all(other, [request(prefix, 20 - first, seed=5)])[0]
-        assert [*upper.token_ids, *lower.token_ids] == whole.token_ids.tolist()
-        np.testing.assert_allclose([*upper.logprobs, *lower.logprobs], whole.logprobs, rtol=0, atol=1e-5)
+    assert tokens_of(run_all(engine, mixed_requests())) == together
 
 
 def test_siblings_prefill_their_prompt_once_and_children_nothing() -> None:
@@ -293,23 +142,6 @@ def test_groups_are_forgotten_when_they_are_released() -> None:
     assert engine.num_prefilled == 3 * (len(PROMPT) - 1)
 
 
-def test_releasing_a_group_ends_its_requests() -> None:
-    """Running or waiting, they end without a result; those of other groups go on as if they had never been."""
-    engine = TorchEngine(make_tiny_model(), NO_EOS, max_batch=4)
-    requests = [replace(request(PROMPT, 9, seed=i), group=i % 2, request_id=i) for i in range(10)]
-    for r in requests:
-        engine.submit(r)
-    for _ in range(3):
-        engine.step()
-    engine.release(1)
-    results = {r.request_id: r for _ in range(40) for r in engine.step()}
-    assert sorted(results) == [0, 2, 4, 6, 8]
-    alone = run_all(TorchEngine(make_tiny_model(), NO_EOS), requests[::2])
-    assert tokens_of([results[i] for i in sorted(results)]) == tokens_of(alone)
-    engine.release(0)
-    assert engine.blocks.num_used == 0
-
-
 def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
     """The last token of a common prefix is computed once for all that enter together, and stored once."""
     model, sizes = make_tiny_model("gemma"), list[int]()
@@ -344,124 +176,6 @@ def test_without_a_compiler_torch_does_the_same(kind: str, monkeypatch: pytest.M
         np.testing.assert_allclose(result.logprobs, other.logprobs, rtol=0, atol=1e-5)
 
 
-def test_bfloat16_is_served() -> None:
-    """Scores are those of one forward within what rounding to 8 bits explains."""
-    plain = make_tiny_model(attention="sdpa", dtype=torch.bfloat16)
-    engine = TorchEngine(make_tiny_model(dtype=torch.bfloat16), NO_EOS)
-    for seed, result in enumerate(run_all(engine, [request(PROMPT, 10, seed=i) for i in range(4)])):
-        ids = np.concatenate([PROMPT, result.token_ids])
-        with torch.no_grad():
-            every = all_logprobs(plain, ids.tolist(), 1.0).numpy()
-        expected = every[np.arange(len(PROMPT) - 1, len(ids) - 1), result.token_ids]
-        np.testing.assert_allclose(result.logprobs, expected, rtol=0, atol=0.15, err_msg=str(seed))
-
-
-def greedy_tokens(prompt: np.ndarray, length: int) -> list[int]:
-    """What the tiny model decodes greedily."""
-    return tokens_of(run_all(TorchEngine(make_tiny_model(), NO_EOS), [request(prompt, length, temperature=0.0)]))[0]
-
-
-def test_eos_ends_a_segment_and_is_part_of_it() -> None:
-    """Any of several end-of-sequence tokens ends it; without one it runs to its length."""
-    free = run_all(TorchEngine(make_tiny_model(), NO_EOS), [request(PROMPT, 30, seed=3)])[0]
-    tokens = free.token_ids.tolist()
-    assert not free.ended and len(tokens) == 30
-    for eos_ids in ([tokens[9]], [tokens[9], tokens[14]], [tokens[14], 99_999, tokens[9]]):
-        end = min(i for i, token in enumerate(tokens) if token in eos_ids)
-        result = run_all(TorchEngine(make_tiny_model(), eos_ids), [request(PROMPT, 30, seed=3)])[0]
-        assert result.token_ids.tolist() == tokens[: end + 1]
-        assert result.ended
-        np.testing.assert_allclose(result.logprobs, free.logprobs[: end + 1], rtol=0, atol=1e-6)
-
-
-def test_eos_may_be_the_very_first_token() -> None:
-    """A segment of end-of-sequence alone ends there, also below a cached prefix, and beside segments that go on."""
-    first = greedy_tokens(PROMPT, 1)[0]
-    engine = TorchEngine(make_tiny_model(), [first])
-    cut = run_all(engine, [request(PROMPT, 5, temperature=0.0), request(PROMPT[:3], 1, temperature=0.0)])
-    assert (cut[0].token_ids.tolist(), cut[0].ended) == ([first], True)
-    tokens = tokens_of(run_all(TorchEngine(make_tiny_model(), NO_EOS), [request(PROMPT, 12, seed=1)]))[0]
-    new = next(i for i in range(2, 12) if tokens[i] not in tokens[:i])
-    engine = TorchEngine(make_tiny_model(), [tokens[new]])
-    upper = run_all(engine, [request(PROMPT, new, seed=1)])[0]
-    assert not upper.ended
-    lower = run_all(engine, [request([*PROMPT, *upper.token_ids], 8, seed=1)])[0]
-    assert (lower.token_ids.tolist(), lower.ended) == ([tokens[new]], True)
-
-
-def test_eos_as_the_last_allowed_token_counts_as_ended() -> None:
-    """Length and end-of-sequence at once is an end."""
-    first = greedy_tokens(PROMPT, 1)[0]
-    result = run_all(TorchEngine(make_tiny_model(), [first]), [request(PROMPT, 1, temperature=0.0)])[0]
-    assert result.ended
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_frequencies_match_the_softmax(temperature: float) -> None:
-    """Over 4000 seeds the first tokens follow softmax(logits / temperature): a chi-square test."""
-    num_samples = 4000
-    plain = make_tiny_model(attention="sdpa")
-    with torch.no_grad():
-        logits = plain(input_ids=torch.from_numpy(PROMPT).long()[None]).logits[0, -1].double()
-    expected = num_samples * torch.softmax(logits / temperature, -1).numpy()
-    engine = TorchEngine(make_tiny_model(), NO_EOS, max_batch=1000)
-    results = run_all(engine, [request(PROMPT, 1, seed, temperature) for seed in range(num_samples)])
-    counts = np.bincount([int(r.token_ids[0]) for r in results], minlength=len(expected))
-    # The rarest tokens, together at least five of them, count as one.
-    rank = np.argsort(expected)
-    rare = int(np.searchsorted(expected[rank].cumsum(), 5)) + 1
-    counts = np.append(counts[rank[rare:]], counts[rank[:rare]].sum())
-    expected = np.append(expected[rank[rare:]], expected[rank[:rare]].sum())
-    degrees = len(expected) - 1
-    statistic = float(((counts - expected) ** 2 / expected).sum())
-    assert degrees >= 3
-    assert statistic < degrees + 4 * np.sqrt(2 * degrees)
-
-
-def test_distinct_seeds_give_distinct_samples_and_equal_seeds_equal_ones() -> None:
-    """Twenty tokens at temperature 1 differ between any two of 50 seeds and agree for the same one."""
-    seeds = [*range(40), *(2**63 - 1 - i for i in range(10))]
-    engine = TorchEngine(make_tiny_model(), NO_EOS)
-    results = tokens_of(run_all(engine, [request(PROMPT, 20, seed) for seed in seeds]))
-    assert len({tuple(tokens) for tokens in results}) == len(seeds)
-    assert tokens_of(run_all(engine, [request(PROMPT, 20, seed) for seed in seeds])) == results
-
-
-def test_new_weights_are_followed_exactly() -> None:
-    """After an update nothing of the old weights is left: results equal those of an engine made with the new ones."""
-    model = make_tiny_model()
-    engine = TorchEngine(model, NO_EOS)
-    requests = [request(PROMPT, 20, seed) for seed in range(4)]
-    old = run_all(engine, requests)
-    model.load_state_dict(make_tiny_model(seed=1).state_dict())
-    assert engine.peak_tokens > 0
-    engine.update_weights(model)
-    assert engine.peak_tokens == engine.blocks.num_used == 0
-    new, fresh = run_all(engine, requests), run_all(TorchEngine(make_tiny_model(seed=1), NO_EOS), requests)
-    assert tokens_of(new) == tokens_of(fresh) != tokens_of(old)
-    for one, other in zip(new, fresh, strict=True):
-        np.testing.assert_array_equal(one.logprobs, other.logprobs)
-    # The prompt was computed again.
-    assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
-
-
-def test_weights_change_only_between_requests() -> None:
-    """With a request waiting or running, or for a model that is not the engine's, the change is refused."""
-    model = make_tiny_model()
-    engine = TorchEngine(model, NO_EOS)
-    engine.submit(request(PROMPT, 3))
-    with pytest.raises(AssertionError, match="between requests"):
-        engine.update_weights(model)
-    engine.step()
-    with pytest.raises(AssertionError, match="between requests"):
-        engine.update_weights(model)
-    engine.step()
-    assert len(engine.step()) == 1
-    engine.update_weights(model)
-    with pytest.raises(AssertionError, match="made with"):
-        engine.update_weights(make_tiny_model())
-
-
 def test_long_sequences_after_short_ones() -> None:
     """Rows grow in length while others run, and what was computed is kept."""
     plain, engine = make_tiny_model(attention="sdpa"), TorchEngine(make_tiny_model(), NO_EOS)
@@ -474,43 +188,6 @@ def test_long_sequences_after_short_ones() -> None:
     running = np.concatenate([prefix, results[0].token_ids])
     assert_scored(plain, running, run_all(engine, [request(running, 100, seed=4)])[0])
     assert engine.num_prefilled == len(PROMPT) - 1
-
-
-def test_a_long_request_that_joins_leaves_the_running_ones_alone() -> None:
-    """Rows that decode survive their enlargement."""
-    plain, engine = make_tiny_model(attention="sdpa"), TorchEngine(make_tiny_model(), NO_EOS)
-    engine.submit(request(PROMPT, 20, seed=1, name=0))
-    for _ in range(5):
-        assert engine.step() == []
-    engine.submit(request(np.tile(PROMPT, 20), 10, seed=2, name=1))
-    results = {r.request_id: r for _ in range(20) for r in engine.step()}
-    assert_scored(plain, PROMPT, results[0])
-    assert_scored(plain, np.tile(PROMPT, 20), results[1])
-
-
-def test_logits_that_are_not_finite_are_an_error() -> None:
-    """A broken model does not hand out tokens."""
-    model = make_tiny_model()
-    with torch.no_grad():
-        next(model.parameters())[5, 0] = float("nan")
-    engine = TorchEngine(model, NO_EOS)
-    engine.submit(request(PROMPT, 3))
-    with pytest.raises(FloatingPointError, match="not finite"):
-        engine.step()
-
-
-def test_an_empty_engine_has_nothing_to_say() -> None:
-    """Stepping without requests returns nothing and computes nothing."""
-    engine = TorchEngine(make_tiny_model(), NO_EOS)
-    assert engine.step() == []
-    assert (engine.num_prefilled, engine.num_decoded) == (0, 0)
-
-
-@pytest.mark.parametrize(("prefix", "length"), [([], 3), ([3], 0)])
-def test_impossible_requests_are_refused(prefix: list[int], length: int) -> None:
-    """A request has at least one token before it and one to decode."""
-    with pytest.raises(AssertionError):
-        TorchEngine(make_tiny_model(), NO_EOS).submit(request(prefix, length))
 
 
 def check_blocks(engine: TorchEngine) -> None:

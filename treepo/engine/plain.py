@@ -70,6 +70,7 @@ class PlainEngine:
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
+        assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         self.waiting.append(request)
 
     def release(self, group: int) -> None:

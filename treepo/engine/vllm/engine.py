@@ -83,7 +83,8 @@ class VllmEngine:
             temperature=0.0,
             extra_args={NAME: name},
             max_tokens=request.max_new_tokens,
-            stop_token_ids=self.eos_ids,
+            # A tokenizer may have more tokens than the model, which vLLM refuses.
+            stop_token_ids=[i for i in self.eos_ids if i < self._config.model_config.get_vocab_size()],
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
