@@ -7,7 +7,7 @@ that chance only ever decides what it may.
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, floor
+from math import floor
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,7 +18,8 @@ Finished = tuple[list[int], str]
 
 @dataclass(frozen=True)
 class Settings:
-    """w, d, l, b, the longest and the shortest response, the token budget and the stop rules of one tree."""
+    """w, d, l, b, the longest and the shortest response, the token budget, the stop rules, the prompt and the blocks of
+    one tree."""
 
     w: int
     d: int
@@ -33,11 +34,41 @@ class Settings:
     repeated_len: int = 32
     repeated_count: int = 8
     text: Callable[[Sequence[int]], str] = field(default=lambda ids: "")
+    prompt_len: int = 1
+    align: int = 1
 
     @property
     def limit(self) -> int:
         """Most tokens in a response."""
         return self.d * self.l if self.longest is None else self.longest
+
+    @property
+    def borders(self) -> list[int]:
+        """Response tokens at which a segment begins, in order.
+
+        A tree none of whose paths ends has b paths after the prompt and b^(i + 1) after the i-th border, until they
+        are w: the last border at which it forks, or the first one, is where a block of `align` tokens, counted from
+        the prompt's first, has just begun. The first segment is as much longer as that takes, if that leaves a second.
+        """
+        last = 1
+        while self.b > 1 and self.b ** (last + 1) < self.w:
+            last += 1
+        for fork in range(last, 0, -1):
+            first = self.l
+            while (self.prompt_len + first + (fork - 1) * self.l) % self.align != 1 % self.align:
+                first += 1
+            if first + (fork - 1) * self.l < self.limit:
+                return [0, *range(first, self.limit, self.l)]
+        return [0, *range(self.l, self.limit, self.l)]
+
+    def most_new(self, length: int) -> int:
+        """Most tokens of a segment that begins after `length` response tokens."""
+        first = self.borders[1:2] or [self.limit]
+        return first[0] if length == 0 else min(self.l, self.limit - length)
+
+    def num_segments(self, length: int) -> int:
+        """Segments that have begun within `length` response tokens."""
+        return sum(border < length for border in self.borders)
 
     def width(self, finished: list[Finished], expected_len: float) -> int:
         """Trajectories that a tree may have when the next ones will have `expected_len` tokens."""
@@ -59,7 +90,7 @@ class Chance(Protocol):
         """Children of each active path."""
         ...
 
-    def cuts(self, finished: list[Finished], l: int) -> list[tuple[int, int]]:  # noqa: E741
+    def cuts(self, finished: list[Finished], borders: list[int]) -> list[tuple[int, int]]:
         """(which finished trajectory, how many of its tokens to keep), in the order of use."""
         ...
 
@@ -100,7 +131,7 @@ def why_ended(s: Settings, response: list[int], segment: list[int], eos: bool) -
         ("answer", box and (s.answer == "box" or (s.answer == "box_and_eos" and eos))),
         ("eos", eos),
         ("length", s.longest is not None and len(response) >= s.longest),
-        ("depth", ceil(len(response) / s.l) >= s.d),
+        ("depth", s.num_segments(len(response)) >= s.d or len(response) >= s.limit),
         ("repetition", repetition and s.repetition == "last"),
     ]
     return next((reason for reason, holds in reasons if holds), None)
@@ -117,7 +148,7 @@ def grow(
     while True:
         active, just_finished = [], 0
         for path in paths:
-            segment, eos = decode(path, min(s.l, s.limit - len(path)))
+            segment, eos = decode(path, s.most_new(len(path)))
             response = path + segment
             reason = why_ended(s, response, segment, eos)
             if reason is None:
@@ -140,9 +171,9 @@ def grow(
                 return finished, levels
             paths = []
             while len(finished) + len(paths) < width:
-                for which, keep in chance.cuts(finished, s.l):
-                    if ceil(keep / s.l) >= s.d:
-                        keep = s.l * (s.d - 1)  # noqa: PLW2901
+                for which, keep in chance.cuts(finished, s.borders):
+                    if s.num_segments(keep) >= s.d:
+                        keep = s.borders[s.d - 1]  # noqa: PLW2901
                     missing = width - len(finished) - len(paths)
                     paths += [finished[which][0][:keep] if keep else []] * min(s.b, missing)
 
@@ -162,13 +193,12 @@ class Dice:
             shares[lucky] += 1
         return shares
 
-    def cuts(self, finished: list[Finished], l: int) -> list[tuple[int, int]]:  # noqa: E741
+    def cuts(self, finished: list[Finished], borders: list[int]) -> list[tuple[int, int]]:
         usable = [i for i, (_, reason) in enumerate(finished) if reason in ("answer", "eos")]
         if not usable:
             return [(0, 0)]
         self.rng.shuffle(usable)
-        num_windows = {i: ceil(len(finished[i][0]) / l) for i in usable}
-        return [(i, (num_windows[i] - int(self.rng.integers(1, num_windows[i] + 1))) * l) for i in usable]
+        return [(i, int(self.rng.choice([b for b in borders if b < len(finished[i][0])]))) for i in usable]
 
 
 class Replay:
@@ -181,9 +211,9 @@ class Replay:
         shares: list[list[int]],
         cuts: list[list[tuple[int, int]]],
         segments: list[tuple[list[int], int, list[int], bool]],
-        aligned: bool = True,
+        at_borders: bool = True,
     ) -> None:
-        self.fork, self.forks, self.aligned = initial_fork, forks, aligned
+        self.fork, self.forks, self.at_borders = initial_fork, forks, at_borders
         self.noted_shares, self.noted_cuts = deque(shares), deque(cuts)
         self.segments: dict[tuple[tuple[int, ...], int], deque] = defaultdict(deque)
         for prefix, max_new_tokens, segment, eos in segments:
@@ -202,9 +232,9 @@ class Replay:
         assert max(shares) - min(shares) <= 1, "not even"
         return shares
 
-    def cuts(self, finished: list[Finished], l: int) -> list[tuple[int, int]]:  # noqa: E741
+    def cuts(self, finished: list[Finished], borders: list[int]) -> list[tuple[int, int]]:
         cuts = self.noted_cuts.popleft()
-        if not self.aligned:
+        if not self.at_borders:
             return cuts
         usable = [i for i, (_, reason) in enumerate(finished) if reason in ("answer", "eos")]
         if not usable:
@@ -212,8 +242,8 @@ class Replay:
         else:
             assert sorted(which for which, _ in cuts) == usable, "every usable trajectory once"
             for which, keep in cuts:
-                assert keep % l == 0
-                assert 0 <= keep < len(finished[which][0])
+                assert keep in borders
+                assert keep < len(finished[which][0])
         return cuts
 
     def decode(self, prefix: list[int], max_new_tokens: int) -> tuple[list[int], bool]:

@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from treepo.engine import SampleRequest, SampleResult, ScriptedEngine
-from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
+from treepo.grow import EvenBranching, InitialFork, PathEnd, Resume, Rules, StopRules, TreeSampler, TreeShape
 from treepo.task.problem import Problem
-from treepo.tree import Tree
+from treepo.tree import StopReason, Tree
 
 PIECES = ("a", "b", "ab", "1", "\\boxed{", "\\box", "ed{", "}", "{", "\\")
 """What the token ids 0, 1, ... spell; ids above have no text."""
@@ -34,6 +34,8 @@ def logprob_of(ids: Sequence[int]) -> float:
 ANSWER_RULES = ("box_and_eos", "box", "never")
 REPETITION_RULES = ("first", "last", "never")
 WEIGHTS = (0.0, 0.05, 0.2, 1.0, 5.0)
+ALIGNS = (1, 1, 2, 3, 4, 8, 32)
+"""Tokens per block: as many as in a segment, fewer or more."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,17 @@ class NotedEngine(ScriptedEngine):
 
 
 @dataclass(frozen=True)
+class NeverEmpty:
+    """A stop rule that refuses segments without tokens: a tree that is given them grows forever."""
+
+    inner: StopRules
+
+    def __call__(self, end: PathEnd) -> StopReason | None:
+        assert end.segment_ids, f"a segment without tokens after {len(end.response_ids)} tokens"
+        return self.inner(end)
+
+
+@dataclass(frozen=True)
 class World:
     """One configuration of everything a tree depends on."""
 
@@ -102,6 +115,7 @@ class World:
     stopping: StopRules = StopRules(repetition="never")
     noise: Noise = Noise()
     seed: int = 0
+    name: str = "p"
 
     def rules(self, **changed: object) -> Rules:
         """The sampler's rules, with some of them replaced."""
@@ -110,7 +124,7 @@ class World:
             "initial_fork": self.fork,
             "branching": EvenBranching(),
             "fallback": Resume(),
-            "stopping": self.stopping,
+            "stopping": NeverEmpty(self.stopping),
             "decode": text_of,
             "cut_full_trees": True,
         }
@@ -120,10 +134,10 @@ class World:
         """A new engine with this world's script."""
         return NotedEngine(self.noise, max_batch=max_batch)
 
-    def grow(self, engine: ScriptedEngine | None = None, name: str = "p", **changed: object) -> Tree:
-        """One tree."""
+    def grow(self, engine: ScriptedEngine | None = None, name: str = "", **changed: object) -> Tree:
+        """One tree, of the world's problem or another one."""
         sampler = TreeSampler(engine or self.engine(), self.rules(**changed))
-        [(_, tree)] = sampler.grow([problem(name)], self.seed)
+        [(_, tree)] = sampler.grow([problem(name or self.name)], self.seed)
         return tree
 
 
@@ -177,11 +191,12 @@ def has_its_width(tree: Tree, shape: TreeShape) -> bool:
 
 @st.composite
 def shapes(draw: st.DrawFn, max_width: int = 12) -> TreeShape:
-    """Small trees, with and without bounds on the response and a token budget."""
+    """Small trees, with and without bounds on the response, a token budget and blocks."""
     width, depth, segment_len = draw(st.integers(1, max_width)), draw(st.integers(1, 7)), draw(st.integers(1, 6))
     limit = draw(st.sampled_from([None, None, 0.9, 0.6, 0.0]))
     bound = None if limit is None else max(1, int(limit * depth * segment_len))
     shape = TreeShape(width, depth, segment_len, draw(st.integers(1, 4)), bound)
+    shape = replace(shape, align=draw(st.sampled_from(ALIGNS)))
     return replace(shape, **extras(draw(st.sampled_from(KINDS)), draw(st.integers(0, 2**32)), shape))
 
 
@@ -196,7 +211,8 @@ def drawn_worlds(draw: st.DrawFn, max_width: int = 12) -> World:
         repetition_count=draw(st.integers(2, 5)),
     )
     noise = Noise(*[draw(st.sampled_from(WEIGHTS)) for _ in range(4)])
-    return World(draw(shapes(max_width)), InitialFork(*forks), stopping, noise, draw(st.integers(0, 2**40)))
+    name = "p" * draw(st.integers(1, 9))
+    return World(draw(shapes(max_width)), InitialFork(*forks), stopping, noise, draw(st.integers(0, 2**40)), name)
 
 
 def random_world(seed: int, max_width: int) -> World:
@@ -219,7 +235,9 @@ def random_world(seed: int, max_width: int) -> World:
         repetition_count=int(rng.integers(2, 5)),
     )
     noise = Noise(*rng.choice([0.1, 0.3, 0.6], 1), *rng.choice([0.5, 1.0, 2.0], 2), rng.choice([0.0, 0.2]))
-    return World(shape, InitialFork(low, low + int(rng.choice([0, 1, 5]))), stopping, noise, seed)
+    fork = InitialFork(low, low + int(rng.choice([0, 1, 5])))
+    shape = replace(shape, align=int(rng.choice(ALIGNS)))
+    return World(shape, fork, stopping, noise, seed, "p" * int(rng.integers(1, 10)))
 
 
 def worlds(max_width: int = 12) -> st.SearchStrategy[World]:

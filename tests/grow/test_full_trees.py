@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 
 from tests.grow.scripts import EOS, Noise, World, problems, same_tree, worlds
-from treepo.grow import InitialFork, TreeSampler, TreeShape
+from treepo.grow import InitialFork, StopRules, TreeSampler, TreeShape
 from treepo.tree import StopReason
 
 
@@ -35,8 +35,7 @@ def test_what_is_decoded_beyond_a_stop_is_dropped_and_counted():
     """A box that ends the answer by itself is noticed at the next border; the tokens after it belong to no node."""
     script = [*[0] * 3, 4, 0, 7, *[0] * 14]
     world = World(TreeShape(width=1, depth=5, segment_len=4), InitialFork(1, 1))
-    rules = world.rules(cut_full_trees=False)
-    stopping = type(rules.stopping)(answer="box", repetition="never")
+    stopping = StopRules(answer="box", repetition="never")
     engine = world.engine()
     engine.script = lambda ids, seed: (script[len(ids) - 1], -1.0)
     tree = world.grow(engine, stopping=stopping, cut_full_trees=False)

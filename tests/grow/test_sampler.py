@@ -4,7 +4,6 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ class NotedBranching:
 
 @dataclass(frozen=True)
 class AnyToken:
-    """A fallback to any token of any trajectory but its last one, aligned or not."""
+    """A fallback to any token of any trajectory but its last one, at a border or not."""
 
     def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
         return [
@@ -86,7 +85,7 @@ class NotedFallback:
 
 
 def reference_settings(world: World) -> reference.Settings:
-    """The reference's settings for a world."""
+    """The reference's settings for the tree of a world's problem."""
     shape, stops = world.shape, world.stopping
     return reference.Settings(
         shape.width,
@@ -102,6 +101,8 @@ def reference_settings(world: World) -> reference.Settings:
         stops.repetition_len,
         stops.repetition_count,
         text_of,
+        len(problem(world.name).prompt_ids),
+        shape.align,
     )
 
 
@@ -159,7 +160,7 @@ def check_against_reference(world: World, kind: Resume | AnyToken) -> None:
             for r in engine.requests
             for result in [engine.results[r.request_id]]
         ],
-        aligned=isinstance(kind, Resume),
+        at_borders=isinstance(kind, Resume),
     )
     finished, levels = reference.grow(reference_settings(world), replay.decode, replay)
     replay.assert_used_up()
@@ -187,8 +188,8 @@ def test_what_holds_of_every_tree(world: World) -> None:
 
 
 def check_invariants(world: World) -> None:
-    """Everything that holds of a tree grown with segment-aligned fallbacks."""
-    shape = world.shape
+    """Everything that holds of a tree grown with fallbacks to borders."""
+    shape, borders = world.shape, reference_settings(world).borders
     engine = world.engine()
     tree = world.grow(engine)
     assert has_its_width(tree, shape)
@@ -196,8 +197,8 @@ def check_invariants(world: World) -> None:
     assert num_short == 0 or tree.num_dropped >= shape.width, "short ones count only when as many were dropped"
     for t in tree.trajectories():
         assert 1 <= len(t.token_ids) <= shape.response_limit
-        assert len(t.nodes) == ceil(len(t.token_ids) / shape.segment_len) <= shape.depth
-        assert all(len(tree.nodes[i].token_ids) == shape.segment_len for i in t.nodes[:-1])
+        assert [0, *map(tree.response_len, t.nodes[:-1])] == [b for b in borders if b < len(t.token_ids)]
+        assert len(t.nodes) <= shape.depth
         assert not set(t.token_ids[:-1].tolist()) & set(EOS), "decoding ran past EOS"
         ended = t.token_ids[-1] in EOS
         assert not ended or t.stop in (StopReason.ANSWER, StopReason.EOS, StopReason.REPETITION)
@@ -234,7 +235,7 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
             continue
         for cut in cuts:
             assert cut.leaf in complete
-            assert cut.keep % world.shape.segment_len == 0
+            assert cut.keep in reference_settings(world).borders
             assert cut.keep < complete[cut.leaf].response_len
 
 

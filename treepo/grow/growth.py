@@ -239,8 +239,7 @@ class Growth:
         shape = self.shape
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
-        segments_left = shape.depth - shape.num_segments(response_len)
-        room = min(shape.response_limit - response_len, segments_left * shape.segment_len)
+        room = shape.room(response_len)
         length = room if self.runs_on else min(shape.segment_at(response_len), room)
         first = self.num_children[node]
         self.num_children[node] += count

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import floor
 
 MOST = 1_000_000
 
@@ -90,17 +91,22 @@ class TreeShape:
         """Response tokens in the first `index` segments."""
         return self.first_len + (index - 1) * self.segment_len if index > 0 else 0
 
+    def room(self, response_len: int) -> int:
+        """Most tokens that may follow so many response tokens: whole segments until the deepest one has begun."""
+        num_segments = (self.border(self.depth - 1) - response_len) // self.segment_len + 1
+        return min(self.response_limit - response_len, num_segments * self.segment_len)
+
     def for_prompt(self, prompt_len: int) -> "TreeShape":
         """The shape of the tree of a prompt of so many tokens, with its first segment aligned.
 
         Where a segment is no whole number of blocks, only every so many borders can be aligned: then the last one at
         which a tree of full width forks is, where most paths begin.
         """
-        last_fork = self.border(max(_log(self.width, self.num_children) - 1, 1))
-        more = (1 - prompt_len - last_fork) % self.align
-        if more == 0 or self.first_len + more >= self.response_limit:
-            return self
-        return AlignedShape(**vars(self), first=self.first_len + more)
+        for index in range(max(_log(self.width, self.num_children) - 1, 1), 0, -1):
+            more = (1 - prompt_len - self.border(index)) % self.align
+            if self.border(index) + more < self.response_limit:
+                return AlignedShape(**vars(self), first=self.first_len + more) if more else self
+        return self
 
     def within_budget(self, finished_lens: Sequence[int], next_len: float) -> "TreeShape":
         """This shape with the width that the token budget allows if the next trajectories have about `next_len` tokens.
@@ -111,7 +117,7 @@ class TreeShape:
         """
         if self.token_budget is None:
             return self
-        affordable = len(finished_lens) + int((self.token_budget - sum(finished_lens)) // next_len)
+        affordable = len(finished_lens) + floor((self.token_budget - sum(finished_lens)) / next_len)
         return replace(self, width=min(max(affordable, self.min_width), self.width))
 
 
@@ -129,8 +135,8 @@ class AlignedShape(TreeShape):
 
 
 def _log(number: int, base: int) -> int:
-    """The least power of `base` that is at least `number`, or 1 where there is none."""
-    power = 1
-    while 1 < base**power < number:
-        power += 1
-    return power
+    """The least n >= 1 with base^n >= number; 1 where there is none."""
+    exponent = 1
+    while 1 < base**exponent < number:
+        exponent += 1
+    return exponent
