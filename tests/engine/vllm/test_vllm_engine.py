@@ -1,0 +1,142 @@
+"""What is vLLM's own: blocks, little memory, prefixes in parts, types, adapters."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
+from treepo.engine.agreement import largest_gap
+from treepo.engine.base import Sampling
+from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
+from treepo.model.lora import LoraSettings, add_adapter, merged
+from treepo.model.served import sequence_logprobs
+
+pytestmark = needs_vllm
+
+BLOCK = 32
+KEPT: list[Any] = []
+"""Engines that live as long as the session: when one of several ends, the others break."""
+
+
+def start(model: PreTrainedModel, settings: VllmSettings = VllmSettings(), **limits: int) -> VllmEngine:  # noqa: B008
+    """An engine of its own."""
+    streams = RowStreams()
+    wanted = replace(VllmLimits(longest=256, max_batch=64, max_prefill_tokens=512, max_tokens=8192), **limits)
+    core = start_vllm(settings, wanted, model, False, streams)
+    KEPT.append(core)
+    engine = VllmEngine(core, streams, ())
+    engine.update_weights(model)
+    return engine
+
+
+@pytest.mark.parametrize(("length", "cached"), [(33, 32), (34, 32), (64, 32), (65, 64), (66, 64), (32, 0)])
+def test_what_is_cached_is_whole_blocks_before_the_last_token(length: int, cached: int) -> None:
+    """One past a border nothing is computed but the last token, at a border a whole block: floor((n - 1) / 32) x 32."""
+    engine = vllm(make_model())
+    prefix = np.random.default_rng(length).integers(3, 16, size=length)
+    run_all(engine, [request(prefix, 1)])
+    before = engine.counters
+    run_all(engine, [request(prefix, 2, seed=1)])
+    used = engine.counters - before
+    assert (used.num_cached, used.num_prefilled) == (cached, length - 1 - cached)
+
+
+def test_generated_blocks_are_cached() -> None:
+    """What was decoded is part of the prefix of what follows, also of siblings submitted together."""
+    engine = vllm(make_model())
+    first = run_all(engine, [request(np.arange(3, 13), 55, seed=1)])[0]
+    prefix = np.concatenate([np.arange(3, 13), first.token_ids])
+    before = engine.counters
+    run_all(engine, [request(prefix, 4, seed=i) for i in range(4)])
+    used = engine.counters - before
+    assert (used.num_cached, used.num_prefilled) == (4 * 64, 0)
+
+
+def test_little_memory_changes_no_token() -> None:
+    """Twelve sequences of 110 tokens in a cache of 300: vLLM makes some wait and computes them again."""
+    model = make_model()
+    engine = start(model, max_tokens=300)
+    assert engine.capacity <= 300 + 2 * BLOCK
+    reference = make_model(attention="sdpa")
+    requests = [request(np.random.default_rng(i).integers(3, 16, size=10), 100, seed=i) for i in range(12)]
+    for r, result in zip(requests, run_all(engine, requests), strict=True):
+        assert result.token_ids.tolist() == naive(reference, r, ())[0]
+        assert_scored(reference, r.prefix_ids, result)
+    assert engine.peak_tokens <= engine.capacity
+
+
+def test_prefixes_in_parts_change_no_token() -> None:
+    """With room for 16 tokens in a forward, prefixes of up to 100 take several, some of them beside decoding."""
+    engine = start(make_model(), max_prefill_tokens=16, max_batch=8)
+    reference = make_model(attention="sdpa")
+    requests = [request(np.random.default_rng(i).integers(3, 16, size=10 * i + 5), 9, seed=i) for i in range(10)]
+    for r, result in zip(requests, run_all(engine, requests), strict=True):
+        assert result.token_ids.tolist() == naive(reference, r, ())[0]
+        assert_scored(reference, r.prefix_ids, result)
+
+
+def test_a_narrow_engine_under_a_wide_trainer() -> None:
+    """Weights of float32 are handed to vLLM in bfloat16: near, but not the same, also after an update."""
+    model = make_model()
+    engine = start(model, VllmSettings(dtype="bfloat16"))
+    for seed in (0, 1):
+        model.load_state_dict(make_model(seed=seed).state_dict())
+        engine.update_weights(model)
+        reference, prefix = make_model(seed=seed, attention="sdpa"), np.arange(3, 16)
+        result = run_all(engine, [request(prefix, 20, seed=5)])[0]
+        assert_scored(reference, prefix, result, atol=0.15)
+        with pytest.raises(AssertionError):
+            assert_scored(reference, prefix, result, atol=1e-5)
+
+
+def test_adapters_are_merged_on_the_way() -> None:
+    """vLLM samples from the sum of weights and adapters; those of the model stay apart."""
+    pytest.importorskip("peft")
+    model = make_model("llama")
+    add_adapter(model, LoraSettings(rank=4), seed=0)
+    engine = vllm(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    frozen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine.update_weights(model)
+    reference, prefix = merged(model), np.arange(3, 16)
+    reference.set_attn_implementation("sdpa")
+    result = run_all(engine, [request(prefix, 30, seed=5)])[0]
+    assert_scored(reference, prefix, result)
+    assert tokens_of([result]) != tokens_of(run_all(vllm(make_model("llama")), [request(prefix, 30, seed=5)]))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, frozen[name], rtol=0, atol=0)
+
+
+def test_a_request_that_can_never_fit_is_refused() -> None:
+    """vLLM would end it without a word where its context ends."""
+    with pytest.raises(ValueError, match="max_len must hold a sequence of 513 tokens, got 512"):
+        vllm(make_model()).submit(request(np.arange(3, 16), 500))
+
+
+def test_a_model_that_vllm_does_not_know_is_refused_in_one_line() -> None:
+    """Its own message, without its page."""
+    model = make_model()
+    model.config.architectures = ["NobodysForCausalLM"]
+    with pytest.raises(ValueError, match="kind: vLLM cannot serve 'qwen2': .*NobodysForCausalLM") as error:
+        start(model)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_did_not_arrive_are_found_out() -> None:
+    """An engine that computes another model is off by more than rounding."""
+    model, other = make_model(), make_model(seed=1)
+    engine, ids = vllm(model), np.arange(3, 16).astype(np.int32)
+
+    def score(policy: PreTrainedModel):
+        return lambda ids, t: sequence_logprobs(policy, torch.from_numpy(ids).long(), t).numpy()
+
+    for sampling in (Sampling(0.0), Sampling(1.0), Sampling(0.7, top_k=5, top_p=0.9)):
+        assert largest_gap(engine, score(model), ids, sampling) < 1e-5
+        assert largest_gap(engine, score(other), ids, sampling) > 1e-2
