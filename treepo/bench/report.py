@@ -32,8 +32,9 @@ class WorkloadReport:
 RolloutReport = BenchReport[WorkloadReport]
 
 CAPTION = """tree DxS kK bB: depth D, segments of S tokens, K children of the prompt,
-B per fork. tokens/s: decoded (and with the prompt tokens computed).
-ideal: over sequential, by tokens decoded (and with prompt tokens)."""
+B per fork; aA: forks aligned to blocks of A tokens. tokens/s: decoded (and with
+the prompt tokens computed). ideal: over sequential, by tokens decoded (and with
+prompt tokens)."""
 
 
 def table(workload: WorkloadReport) -> Table:

@@ -69,7 +69,8 @@ class RolloutBench:
         answer = "box_and_eos" if self.config.bench.answers_end else "never"
         stopping = StopRules(answer=answer, repetition="never")
         rules = Rules(shape, fork, EvenBranching(), Resume(), stopping, self.policy.decode)
-        name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}"
+        aligned = f" a{shape.align}" if shape.align > 1 else ""
+        name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}{aligned}"
         return self._over_engine(name, rules)
 
     def _over_engine(self, name: str, rules: Rules) -> TreeContender:

@@ -33,7 +33,7 @@ class GridSettings:
     initial_forks: Counts = (2,)
     """Children of the prompt."""
 
-    align: Count = 1
+    aligns: Counts = (1,)
     """Tokens per block of the engine's cache that forks are aligned to; see tree.align."""
 
     def __post_init__(self) -> None:
@@ -43,8 +43,10 @@ class GridSettings:
     def trees(self, width: int, response_len: int) -> list[tuple[TreeShape, InitialFork]]:
         """The combinations with this width and length."""
         shapes = [
-            TreeShape(width, depth, segment_len, num_children, align=self.align)
-            for depth, segment_len, num_children in product(self.depths, self.segment_lens, self.num_children)
+            TreeShape(width, depth, segment_len, num_children, align=align)
+            for depth, segment_len, num_children, align in product(
+                self.depths, self.segment_lens, self.num_children, self.aligns
+            )
             if depth * segment_len == response_len
         ]
         return [(shape, InitialFork(low=fork, high=fork)) for shape in shapes for fork in self.initial_forks]

@@ -8,6 +8,7 @@ from itertools import count
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.servers.client import RefusedError, Server, ServerError, authorization
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Outcome = tuple[SampleResult, int] | Exception
+CONNECT_S = 10.0
+"""Longest wait for a connection."""
 
 
 class ServerEngine:
@@ -31,7 +33,7 @@ class ServerEngine:
     seeded from the request's seed and the length of its prefix: the same trees again on the same servers, but not those
     of the other engines, and a segment in two requests differs from the same one in one.
 
-    max_batch: requests that each server decodes at a time. `connect` comes first.
+    max_batch: requests that each server decodes at a time. `connect` comes first, `close` last.
     """
 
     def __init__(self, settings: ServerSettings, sync: Sync, eos_ids: Sequence[int], max_batch: int = 256) -> None:
@@ -42,42 +44,61 @@ class ServerEngine:
         self.fleet = Fleet([], settings.max_retries)
         self.names = count()
         self.under_way: dict[int, tuple[SampleRequest, Future[None]]] = {}
-        self.finished: SimpleQueue[tuple[int, Outcome]] = SimpleQueue()
-        self.loop = asyncio.new_event_loop()
-        self.num_updates = 0
+        self.finished: SimpleQueue[tuple[int, tuple[SampleResult, int] | Exception]] = SimpleQueue()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.num_decoded = self.num_prefilled = self.num_cached = 0
 
     def connect(self) -> None:
-        """Find out what the servers serve; raises ValueError naming `urls` if one cannot be reached."""
+        """Find out what the servers serve; raises ValueError naming `urls` if one cannot be used."""
         try:
-            import aiohttp  # noqa: PLC0415 - an extra
+            import aiohttp  # noqa: F401, PLC0415 - an extra
         except ImportError as error:
             message = "urls: servers need aiohttp, which is not installed (pip install 'treepo[servers]')"
             raise ValueError(message) from error
         if not self.settings.urls:
             raise ValueError("urls: no server given")
-        Thread(target=self.loop.run_forever, name="servers", daemon=True).start()
-
-        async def start() -> None:
-            timeout = aiohttp.ClientTimeout(total=self.settings.timeout_s, sock_connect=10)
-            # All requests of an engine run at once.
-            connector = aiohttp.TCPConnector(limit=0)
-            session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=authorization())
-            self.fleet.servers = [Server(url.rstrip("/"), session) for url in self.settings.urls]
-            await asyncio.gather(*(server.look() for server in self.fleet.servers))
-
+        self.loop = asyncio.new_event_loop()
+        self.thread = Thread(target=self.loop.run_forever, name="servers", daemon=True)
+        self.thread.start()
         try:
-            self._wait_for(start())
+            self._wait_for(self._open())
         except (ServerError, RefusedError) as error:
+            self.close()
             raise ValueError(f"urls: {error}") from error
 
+    async def _open(self) -> None:
+        from aiohttp import ClientSession, ClientTimeout, TCPConnector  # noqa: PLC0415 - an extra
+
+        timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
+        # All requests of an engine run at once.
+        self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=authorization())
+        self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
+        for server in self.fleet.servers:
+            try:
+                await server.look()
+            except (ServerError, RefusedError) as error:
+                advice = "start it with VLLM_SERVER_DEV_MODE=1: " if "/weight_info answers 404" in str(error) else ""
+                raise ServerError(f"{advice}{error}") from error
+            server.is_alive = True
+        self.watch = asyncio.create_task(self.fleet.watch())
+
     def close(self) -> None:
-        """End what is under way and the connections."""
-        for group in {request.group for request, _ in self.under_way.values()}:
-            self.release(group)
-        if self.fleet.servers:
-            self._wait_for(self.fleet.servers[0].session.close())
+        """End what is under way, the connections and their thread."""
+        if self.loop is None:
+            return
+        self.under_way.clear()
+        self._wait_for(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+        self.loop = None
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.session.close()
 
     @property
     def room(self) -> int:
@@ -86,7 +107,7 @@ class ServerEngine:
 
     @property
     def capacity(self) -> int:
-        """See Engine."""
+        """See Engine; without bound where a server does not tell."""
         return sum(server.limits.capacity or sys.maxsize for server in self.fleet.alive if server.limits)
 
     @property
@@ -112,7 +133,7 @@ class ServerEngine:
             raise ValueError(f"urls: a sequence of {length} tokens is longer than the servers' {self.longest}")
         # A request's own name may be given to another one while an answer to it is still on its way.
         name = next(self.names)
-        self.under_way[name] = request, asyncio.run_coroutine_threadsafe(self._serve(name, request), self.loop)
+        self.under_way[name] = request, self._begin(self._serve(name, request))
 
     def step(self) -> list[SampleResult]:
         """Wait for a segment, and return it with all others that are there; see Engine."""
@@ -122,7 +143,7 @@ class ServerEngine:
             if name not in self.under_way:
                 continue
             request, _ = self.under_way.pop(name)
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, Exception):
                 raise outcome
             result, num_cached = outcome
             self.num_decoded += len(result.token_ids)
@@ -137,7 +158,8 @@ class ServerEngine:
             if request.group == group:
                 del self.under_way[name]
                 future.cancel()
-        self.loop.call_soon_threadsafe(self.fleet.forget, group)
+        if self.loop:
+            self.loop.call_soon_threadsafe(self.fleet.forget, group)
 
     def rest(self) -> None:
         """Servers are on machines of their own; see Engine."""
@@ -148,8 +170,8 @@ class ServerEngine:
         Raises EngineError if none takes them.
         """
         assert not self.under_way, "weights change only between requests"
-        self.num_updates += 1
-        self._wait_for(self.fleet.update(self.sync, model, f"treepo-{id(self)}-{self.num_updates}"))
+        # No other run ever used this version, so that a server that has it has these weights.
+        self._wait_for(self.fleet.update(self.sync, model, f"treepo-{uuid4().hex}"))
 
     async def _serve(self, name: int, request: SampleRequest) -> None:
         try:
@@ -157,6 +179,10 @@ class ServerEngine:
         except Exception as error:  # noqa: BLE001 - whoever asks for results is told
             self.finished.put((name, error))
 
+    def _begin(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        assert self.loop, "connect comes first"
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """The outcome of work in the servers' event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+        return self._begin(work).result()

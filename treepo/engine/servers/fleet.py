@@ -12,19 +12,24 @@ from treepo.engine.servers.sync import Sync, gather_done
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LONGEST_WAIT_S = 30.0
+PAUSE_S = 1.0
+"""Before a server that failed is asked again; twice as long each time, and at most LONGEST_PAUSE_S."""
+
+LONGEST_PAUSE_S = 30.0
+
+WATCH_S = 10.0
+"""How often servers that failed are looked after."""
+
+DROP_S = 10.0
+"""How long a server may take to end requests that nobody waits for any more."""
 
 
 @dataclass(eq=False)
 class Fleet:
-    """Servers, and which of them each group is at home with. Everything here runs in one event loop.
-
-    version: of the weights that servers should have; one that has others is not used.
-    """
+    """Servers, and which of them each group is at home with. Everything here runs in one event loop."""
 
     servers: Sequence[Server]
     max_retries: int
-    version: str | None = None
     home: dict[int, Server] = field(default_factory=dict)
 
     @property
@@ -35,77 +40,97 @@ class Fleet:
     async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
         """(a segment, tokens of its prefix that were cached), from whichever server is alive.
 
-        Raises EngineError if the request fails more than max_retries times.
+        Raises EngineError if the request is refused or fails more than max_retries times.
         """
+        last: Server | None = None
         for attempt in range(self.max_retries + 1):
-            server = self._home_of(request.group)
-            if server is None:
-                await asyncio.sleep(min(2.0**attempt, LONGEST_WAIT_S))
+            server = self._home_of(request.group, last)
+            if server is None or server is last:
+                await asyncio.sleep(min(PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S))
                 await self.revive()
-                continue
-            server.num_running += 1
-            try:
-                return await server.complete(request, eos_ids)
-            except ServerError as error:
-                server.last_error = str(error)
-            finally:
-                server.num_running -= 1
-            # Of many requests that fail with a server the first one finds out what has become of it.
-            if server.is_alive:
-                await self._check(server)
-            if server.is_alive:
-                await asyncio.sleep(min(2.0**attempt, LONGEST_WAIT_S))
-        errors = "; ".join(server.last_error for server in self.servers if server.last_error)
-        raise EngineError(f"servers.urls: gave up after {self.max_retries + 1} attempts: {errors}")
+                server = self._home_of(request.group, last)
+            if server is not None:
+                try:
+                    return await self._ask(server, request, eos_ids)
+                except ServerError as error:
+                    last = server
+                    # Until it has answered the simplest of questions, nobody else need find out.
+                    server.is_alive, server.last_error = False, str(error)
+                    await self._check(server)
+        raise EngineError(f"servers.urls: gave up after {self.max_retries + 1} attempts: {self._errors()}")
 
     async def update(self, sync: Sync, model: "PreTrainedModel", version: str) -> None:
         """Give all that answer the weights of a model, and let them forget what was cached under the old ones.
 
         Raises EngineError if none has them then.
         """
-        self.version = version
-        given = await sync(self.servers, model)
+        try:
+            given = await sync(self.servers, model)
+        except (ServerError, RefusedError) as error:
+            raise EngineError(f"servers.urls: the new weights could not be sent: {error}") from error
         for server in self.servers:
-            server.is_alive = server in given
+            server.version, server.is_alive = version, False
         await gather_done(given, self._settle)
         if not self.alive:
-            raise EngineError(f"servers.urls: no server took the new weights: {self.servers[-1].last_error}")
-
-    async def _settle(self, server: Server) -> None:
-        """Drop a server's cache and tell it the version of its weights; it is not used if it cannot."""
-        server.is_alive = False
-        answer = await server.post("/reset_prefix_cache")
-        if not answer["success"]:
-            raise ServerError(f"{server.url} kept what it had cached under the old weights")
-        await server.post("/update_weight_version", {"new_version": self.version})
-        server.is_alive = True
-
-    def forget(self, group: int) -> None:
-        """A group is done."""
-        self.home.pop(group, None)
+            raise EngineError(f"servers.urls: no server took the new weights: {self._errors()}")
 
     async def revive(self) -> None:
         """Look whether servers that failed answer again, with the weights that they should have."""
         await asyncio.gather(*(self._check(server) for server in self.servers if not server.is_alive))
 
-    async def _check(self, server: Server) -> None:
+    async def watch(self) -> None:
+        """Look after servers that failed for as long as this runs."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self.revive()
+
+    def forget(self, group: int) -> None:
+        """A group is done."""
+        self.home.pop(group, None)
+
+    async def _ask(self, server: Server, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
+        server.num_running += 1
         try:
-            if self.version is None:
-                await server.look()
+            answer = await server.complete(request, eos_ids)
+            # One that was started again since the last answer has the weights that it was started with.
+            if await server.weight_version() != server.version:
+                raise ServerError(f"{server.url} has lost the weights that it was given")
+            return answer
+        finally:
+            server.num_running -= 1
+
+    async def _settle(self, server: Server) -> None:
+        """Drop a server's cache and tell it the version of its weights; it is not used if it cannot."""
+        pause = 0.05
+        while not await server.drop_cache():
+            if pause > DROP_S / 2:
+                raise ServerError(f"{server.url} kept what it had cached under the old weights")
+            await asyncio.sleep(pause)
+            pause *= 2
+        await server.post("/update_weight_version", {"new_version": server.version})
+        server.is_alive, server.last_error = True, ""
+
+    async def _check(self, server: Server) -> None:
+        """A server that answers, with the weights that it should have, is alive again."""
+        try:
+            if await server.weight_version() == server.version:
                 server.is_alive = True
-                return
-            # One that was started again has the weights that it was started with.
-            server.is_alive = await server.version() == self.version
-            if not server.is_alive:
+            else:
                 server.last_error = f"{server.url} has lost the weights that it was given"
         except (ServerError, RefusedError) as error:
-            server.is_alive, server.last_error = False, str(error)
+            server.last_error = str(error)
 
-    def _home_of(self, group: int) -> Server | None:
-        """The server of a group, the one with the least to do if it has none; None if none is alive."""
-        if group not in self.home or not self.home[group].is_alive:
-            alive = self.alive
-            if not alive:
-                return None
-            self.home[group] = min(alive, key=lambda server: server.num_running)
+    def _home_of(self, group: int, last: Server | None) -> Server | None:
+        """The server of a group; if it has none, or that one is dead or the last that failed, the one with the least to
+        do, where there is a choice. None if none is alive."""
+        home = self.home.get(group)
+        if home is not None and home.is_alive and home is not last:
+            return home
+        choice = [server for server in self.alive if server is not last] or self.alive
+        if not choice:
+            return None
+        self.home[group] = min(choice, key=lambda server: server.num_running)
         return self.home[group]
+
+    def _errors(self) -> str:
+        return "; ".join(server.last_error for server in self.servers if server.last_error)

@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class NcclSync:
     """The trainer broadcasts its weights to the workers of all servers that answer.
 
-    address: the trainer's, with a port. The group of processes is made anew when other servers answer than before.
+    address: the trainer's, with a port. The group of processes is made anew when other servers answer than before, one
+    of them was started again, or the last transfer failed.
     """
 
     address: str
@@ -30,19 +32,26 @@ class NcclSync:
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
         """See Sync."""
         sizes: dict[Server, int] = {}
+        restarted: list[Server] = []
 
         async def ask(server: Server) -> None:
-            sizes[server] = int((await server.get("/get_world_size"))["world_size"])
+            sizes[server] = await server.get("/get_world_size", lambda text: int(json.loads(text)["world_size"]))
+            if await server.weight_version() != server.version:
+                restarted.append(server)
 
+        before, self.members = self.members, []
         members = await gather_done(servers, ask)
-        if members and members != self.members:
-            if self.members:
-                await gather_done(members, lambda server: server.post("/shutdown_weight_transfer_engine"))
+        if members != before or restarted:
+            if self.transfer:
+                self.transfer.shutdown()
+                self.transfer = None
+            members = await gather_done(members, lambda server: server.post("/shutdown_weight_transfer_engine"))
             control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
-            self.transfer = await asyncio.to_thread(self._open, control, model)
-        self.members = members
+            self.transfer = await asyncio.to_thread(self._open, control, model) if members else None
         if members:
+            self.transfer.source.model = model
             await asyncio.to_thread(self.transfer.send_weights)
+        self.members = members
         return members
 
     def _open(self, control: "Control", model: "PreTrainedModel") -> Any:
@@ -92,7 +101,7 @@ class Control:
         asyncio.run_coroutine_threadsafe(everywhere(), self.loop).result()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
     """A model's weights as vLLM's transfer asks for them, again for every update."""
 

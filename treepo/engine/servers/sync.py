@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 from treepo.engine.servers.client import RefusedError, Server, ServerError
@@ -16,31 +15,35 @@ if TYPE_CHECKING:
 
 
 class Sync(Protocol):
-    """Gives servers the weights of a model; returns those that have them. Runs in the servers' event loop."""
+    """Gives servers the weights of a model; returns those that have them. Runs in the servers' event loop.
+
+    Raises ServerError or RefusedError if it cannot tell which those are.
+    """
 
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]: ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class DiskSync:
     """The model is saved to a folder that the servers read again. Works wherever they see the folder, also on the CPU.
 
-    folder: empty for a temporary one. Each update has a folder of its own, since a server may still read the last one.
+    folder: empty for this machine's own for temporary files. The model lies in a folder in it while servers read it.
     """
 
     folder: str = ""
-    num_updates: int = 0
 
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
-        self.folder = self.folder or mkdtemp(prefix="treepo-weights-")
-        self.num_updates += 1
-        place = Path(self.folder).absolute() / f"weights-{self.num_updates:06d}"
-        (merged(model) if has_adapter(model) else model).save_pretrained(place)
-        body = {"method": "reload_weights", "kwargs": {"weights_path": str(place)}}
-        done = await gather_done(servers, lambda server: server.post("/collective_rpc", body))
-        old = place.with_name(f"weights-{self.num_updates - 1:06d}")
-        rmtree(old, ignore_errors=True)
-        return done
+        """See Sync."""
+        parent = Path(self.folder).absolute() if self.folder else None
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="treepo-weights-", dir=parent) as name:
+            if parent:
+                # Servers may run as another user; who sees what is in the folder is up to who made it.
+                Path(name).chmod(0o755)
+            await asyncio.to_thread((merged(model) if has_adapter(model) else model).save_pretrained, name)
+            body = {"method": "reload_weights", "kwargs": {"weights_path": name}}
+            return await gather_done(servers, lambda server: server.post("/collective_rpc", body))
 
 
 async def gather_done(servers: Sequence[Server], ask: Callable[[Server], Awaitable[object]]) -> list[Server]:
