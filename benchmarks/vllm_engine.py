@@ -114,8 +114,8 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
 
 def _alone(core: Any, requests: list[SampleRequest], seeded: bool, number: int) -> float:
     """Seconds that vLLM takes without the adapter. Its logits processors stand aside."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm import SamplingParams  # noqa: PLC0415 - only after it was told how to run
+    from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
     assert core.reset_prefix_cache()
     processors = core.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.input_batch.logitsprocs

@@ -78,9 +78,12 @@ def _token_rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
     decoded, total = _total(steps, "tokens/decoded"), _total(steps, "tokens/total")
     forwarded, unpacked = _total(steps, "tokens/forwarded"), _total(steps, "tokens/unpacked")
     saved = f" ({1 - forwarded / unpacked:.0%} fewer)" if unpacked else ""
+    prefilled, cached = _total(steps, "engine/prefilled"), _total(steps, "engine/cached")
+    known = f" ({cached / (prefilled + cached):.0%} of prefixes were known)" if prefilled + cached else ""
     return [
         ("tokens decoded", f"{decoded:,.0f}"),
         ("by sequential sampling, the same trajectories", f"{total:,.0f} ({1 - decoded / total:.0%} saved)"),
+        ("tokens of prefixes the engine computed", f"{prefilled:,.0f}{known}"),
         ("tokens the update forwarded", f"{forwarded:,.0f}{saved}"),
     ]
 
