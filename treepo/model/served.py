@@ -21,7 +21,7 @@ LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
 """Kinds of rotary positions that change with the length of the sequence."""
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
-"""Largest difference of log-probabilities that rounding explains; a model served wrongly is off by several."""
+"""Difference of log-probabilities that rounding explains; a model served wrongly is off by several."""
 
 PROBE_LEN = 24
 
@@ -82,7 +82,8 @@ def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
     wanted = torch.cat([plain[0], plain[1][fork:]])
     if not torch.isfinite(wanted).all():
         raise ValueError(f"model.path: the logits of {kind!r} are not finite")
-    if (packed - wanted).abs().max() > TOLERANCE[model.dtype]:
+    # By probability: of tokens that hardly ever follow, narrow types know little.
+    if (wanted.exp() * (packed - wanted).abs()).sum(-1).max() > TOLERANCE[model.dtype]:
         raise NotPackableError(
             f"model.path: {kind!r} computes something else than causal attention, which cannot be packed"
         )

@@ -40,7 +40,8 @@ def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.Monkey
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot hold one sequence is refused before vLLM is imported."""
     limits = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=63)
-    assert refused(monkeypatch, {"vllm": "0.32.0"}, limits) == "max_tokens: must hold a sequence of 64 tokens, holds 63"
+    said = "max_tokens: must hold a sequence of 64 tokens (vllm.max_len), holds 63"
+    assert refused(monkeypatch, {"vllm": "0.32.0"}, limits) == said
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ PREFERENCES = {
 }
 """What it is told unless the environment says otherwise."""
 
+OUR_NAMES = {
+    "gpu_memory_utilization": "vllm.memory_share",
+    "max_model_len": "vllm.max_len",
+    "block_size": "vllm.block_size",
+}
+"""Settings that vLLM's messages name."""
+
 PROBE = 1 << 30
 """Bytes that vLLM on the CPU is told it has for keys and values, whose number is set by blocks."""
 
@@ -121,7 +128,9 @@ def start_vllm(
     on_cpu = model.device.type == "cpu"
     block_size = settings.block_size_on(model.device.type)
     if limits.max_tokens is not None and limits.max_tokens < limits.longest:
-        raise ValueError(f"max_tokens: must hold a sequence of {limits.longest} tokens, holds {limits.max_tokens}")
+        raise ValueError(
+            f"max_tokens: must hold a sequence of {limits.longest} tokens (vllm.max_len), holds {limits.max_tokens}"
+        )
     memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_share}
     if limits.max_tokens is not None:
         memory["num_gpu_blocks_override"] = -(-limits.max_tokens // block_size) + 1
@@ -184,4 +193,6 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     complaints = [line for line in lines if line.startswith("Value error, ")]
     text = complaints[0].removeprefix("Value error, ") if complaints else lines[0] if lines else type(error).__name__
+    for theirs, ours in OUR_NAMES.items():
+        text = text.replace(theirs, ours)
     return text.split(" [type=")[0]
