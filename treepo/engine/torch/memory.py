@@ -21,8 +21,10 @@ def bytes_per_token(model: nn.Module) -> int:
     """Bytes of one token's keys and values; on the CPU they are kept in float32."""
     parameter = next(model.parameters())
     text = model.config.get_text_config()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    # Recurrent layers have none; then a state as large as a token's hidden state is assumed.
+    query_heads = getattr(text, "num_attention_heads", 1)
+    heads = getattr(text, "num_key_value_heads", None) or query_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // query_heads
     itemsize = 4 if parameter.device.type == "cpu" else parameter.element_size()
     return 2 * text.num_hidden_layers * heads * size * itemsize
 

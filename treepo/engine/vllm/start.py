@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from treepo.engine.torch.memory import bytes_per_token
 from treepo.engine.vllm.rows import RowStreams, make_processor
 
 SUPPORTED = "0.32"
@@ -48,8 +49,8 @@ OUR_NAMES = {
 }
 """Settings that vLLM's messages name."""
 
-PROBE = 1 << 30
-"""Bytes that vLLM on the CPU is told it has for keys and values, whose number is set by blocks."""
+LEAST_BYTES = 1 << 26
+"""That vLLM on the CPU is told it has for keys and values at least; how many it keeps is told in blocks."""
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,20 @@ def start_vllm(
     memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_share}
     if limits.max_tokens is not None:
         memory["num_gpu_blocks_override"] = -(-limits.max_tokens // block_size) + 1
-    if on_cpu:
-        memory["kv_cache_memory_bytes"] = PROBE
+        if on_cpu:
+            # Otherwise vLLM wants a share of the machine.
+            memory["kv_cache_memory_bytes"] = max(limits.max_tokens * bytes_per_token(model), LEAST_BYTES)
     own_dtype = str(model.dtype).removeprefix("torch.")
     with _own_random_state(), TemporaryDirectory() as folder, warnings.catch_warnings():
         # Of its own use of torch.
         warnings.simplefilter("ignore")
-        _describe(model, Path(folder))
+        place = _described(model, Path(folder), trust_remote_code)
         from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
 
         try:
             return LLMEngine.from_engine_args(
                 EngineArgs(
-                    model=folder,
+                    model=str(place),
                     skip_tokenizer_init=True,
                     trust_remote_code=trust_remote_code,
                     load_format="dummy",
@@ -169,11 +171,15 @@ def start_vllm(
             raise ValueError(f"kind: vLLM cannot serve {model.config.model_type!r}: {reason(error)}") from error
 
 
-def _describe(model: PreTrainedModel, folder: Path) -> None:
-    """Write what vLLM has to know of a model to a folder; code that comes with a model is named in there."""
+def _described(model: PreTrainedModel, folder: Path, trust_remote_code: bool) -> Path:
+    """A folder with what vLLM has to know of a model: the given one, or the model's own where code comes with it."""
+    own = Path(str(model.name_or_path))
+    if trust_remote_code and own.is_dir():
+        return own
     config = deepcopy(model.config)
     config.architectures = config.architectures or [type(model).__name__]
     config.save_pretrained(folder)
+    return folder
 
 
 @contextmanager
