@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from treepo.build_engine import EngineNeeds, build_engine, sampling_of
+from treepo.build_engine import EngineNeeds, build_engine, check_align, sampling_of
 from treepo.engine import Engine
 from treepo.evaluate import accuracy
 from treepo.grow import Rules, TreeSampler
@@ -110,14 +110,9 @@ def engine_for(config: Config, policy: Policy) -> Engine:
     longest = config.data.max_prompt_len + config.tree.response_limit
     needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.rescoring)
     if config.engine.kind == "vllm":
-        _check_align(config.tree.align, config.vllm.block_size_on(policy.model.device.type))
+        check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     settings = config.engine, config.vllm, config.servers
     return build_engine(policy, *settings, needs, config.model.trust_remote_code)
-
-
-def _check_align(align: int, block_size: int) -> None:
-    if align > 1 and align % block_size:
-        raise ValueError(f"tree.align: must be a multiple of the {block_size} tokens of vLLM's blocks, got {align}")
 
 
 def autocast_of(config: Config) -> torch.dtype | None:

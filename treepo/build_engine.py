@@ -6,16 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from treepo.engine import Engine, Sampling
+from treepo.engine import Engine, EngineError, Sampling
 from treepo.engine.agreement import largest_gap
 from treepo.engine.plain import PlainEngine
 from treepo.engine.servers import DiskSync, NcclSync, ServerEngine, ServerSettings
 from treepo.engine.torch import TorchEngine
 from treepo.engine.torch.memory import affordable_tokens
 from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
+from treepo.engine.vllm.start import reason
 from treepo.model.policy import Policy
 from treepo.model.served import TOLERANCE, probe_ids, sequence_logprobs
 from treepo.settings import EngineSettings
+
+HOTTEST_SERVER = 2.0
+"""Highest temperature that vLLM's servers sample at."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,32 @@ def build_engine(
     """
     if settings.kind == "embedded":
         return _embedded(policy, settings, needs)
-    if settings.kind == "vllm":
-        engine: VllmEngine | ServerEngine = _vllm(policy, settings, vllm, needs, trust_remote_code)
-        engine.update_weights(policy.model)
-    else:
-        engine = _servers(policy, settings, servers, needs)
-        # They may have what an earlier run left them.
-        if not _gap(engine, policy, Sampling(temperature=0.0)) <= TOLERANCE[policy.model.dtype]:
-            engine.update_weights(policy.model)
-    narrow = vllm.dtype == "bfloat16" or settings.kind == "servers"
-    _check_agreement(engine, policy, settings, TOLERANCE[torch.bfloat16 if narrow else policy.model.dtype], needs)
+    if settings.kind == "servers":
+        servers_engine = _servers(policy, settings, servers, needs)
+        try:
+            _check_servers(servers_engine, policy, settings, needs)
+        except ValueError:
+            servers_engine.close()
+            raise
+        return servers_engine
+    engine = _vllm(policy, settings, vllm, needs, trust_remote_code)
+    kind = policy.model.config.model_type
+    try:
+        gap = _updated_gap(engine, policy)
+    except Exception as error:
+        # Some models are refused only when they run.
+        raise ValueError(f"engine.kind: vLLM cannot run {kind!r}: {reason(error)}") from error
+    if not gap <= TOLERANCE[torch.bfloat16 if vllm.dtype == "bfloat16" else policy.model.dtype]:
+        raise ValueError(
+            f"engine.kind: vLLM does not compute what {kind!r} does: log-probabilities are off by {gap:.2g}"
+        )
     return engine
+
+
+def check_align(setting: str, align: int, block_size: int) -> None:
+    """Raise ValueError naming the setting if what forks are aligned to is no number of whole blocks."""
+    if align > 1 and align % block_size:
+        raise ValueError(f"{setting}: must be a multiple of the {block_size} tokens of vLLM's blocks, got {align}")
 
 
 def sampling_of(settings: EngineSettings) -> Sampling:
@@ -90,6 +109,8 @@ def _vllm(
 
 
 def _servers(policy: Policy, settings: EngineSettings, servers: ServerSettings, needs: EngineNeeds) -> ServerEngine:
+    if settings.temperature > HOTTEST_SERVER:
+        raise ValueError(f"engine.temperature: servers take at most {HOTTEST_SERVER}, got {settings.temperature}")
     if servers.sync == "nccl" and policy.model.device.type != "cuda":
         raise ValueError("servers.sync: 'nccl' needs the model on a GPU (model.device); use 'disk'")
     sync = NcclSync(servers.address) if servers.sync == "nccl" else DiskSync(servers.folder)
@@ -103,19 +124,27 @@ def _servers(policy: Policy, settings: EngineSettings, servers: ServerSettings, 
     return engine
 
 
-def _check_agreement(
-    engine: Engine, policy: Policy, settings: EngineSettings, tolerance: float, needs: EngineNeeds
-) -> None:
-    """Raise ValueError unless the engine reports the policy's own log-probabilities, as the loss needs them."""
-    name = "vLLM" if settings.kind == "vllm" else "the servers"
-    gap = _gap(engine, policy, Sampling(temperature=0.0))
+def _updated_gap(engine: VllmEngine | ServerEngine, policy: Policy) -> float:
+    """How far the engine is from the policy after an update as there is one in every step, sleep and all."""
+    engine.rest()
+    engine.update_weights(policy.model)
+    return _gap(engine, policy, Sampling(temperature=0.0))
+
+
+def _check_servers(engine: ServerEngine, policy: Policy, settings: EngineSettings, needs: EngineNeeds) -> None:
+    """Raise ValueError unless servers report the policy's own log-probabilities, as the loss needs them."""
+    tolerance = TOLERANCE[torch.bfloat16]
+    try:
+        gap = _updated_gap(engine, policy)
+    except EngineError as error:
+        raise ValueError(str(error)) from error
     if not gap <= tolerance:
-        raise ValueError(f"engine.kind: log-probabilities of {name} are off by {gap:.2g}: it is another model")
+        raise ValueError(f"servers.urls: log-probabilities are off by {gap:.2g}: they serve another kind of model")
     gap = _gap(engine, policy, sampling_of(settings))
-    if not gap <= tolerance and not needs.rescoring:
+    if not gap <= tolerance / min(settings.temperature, 1.0) and not needs.rescoring:
         raise ValueError(
-            f"engine.kind: log-probabilities of {name} are off by {gap:.2g} at these temperature, top_k, top_p, min_p; "
-            "set train.rescoring, or, at a temperature alone, start servers with --logprobs-mode processed_logprobs"
+            f"servers.urls: log-probabilities are off by {gap:.2g} at these temperature, top_k, top_p and min_p; set "
+            "train.rescoring, or, at a temperature alone, start servers with --logprobs-mode processed_logprobs"
         )
 
 

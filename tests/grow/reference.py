@@ -6,7 +6,7 @@ that chance only ever decides what it may.
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal, Protocol
 
@@ -36,6 +36,7 @@ class Settings:
     text: Callable[[Sequence[int]], str] = field(default=lambda ids: "")
     prompt_len: int = 1
     align: int = 1
+    num_first: int = 2
 
     @property
     def limit(self) -> int:
@@ -46,12 +47,12 @@ class Settings:
     def borders(self) -> list[int]:
         """Response tokens at which a segment begins, in order.
 
-        A tree none of whose paths ends has b paths after the prompt and b^(i + 1) after the i-th border, until they
-        are w: the last border at which it forks, or the first one, is where a block of `align` tokens, counted from
+        A tree none of whose paths ends has k paths after the prompt and k b^i after the i-th border, until they are
+        w: the last border at which it forks, or the first one, is where a block of `align` tokens, counted from
         the prompt's first, has just begun. The first segment is as much longer as that takes, if that leaves a second.
         """
         last = 1
-        while self.b > 1 and self.b ** (last + 1) < self.w:
+        while self.b > 1 and self.num_first * self.b**last < self.w:
             last += 1
         for fork in range(last, 0, -1):
             first = self.l
@@ -144,7 +145,8 @@ def grow(
     finished: list[Finished] = []
     levels = []
     num_short = 0
-    paths: list[list[int]] = [[] for _ in range(chance.initial_fork(s.w))]
+    s = replace(s, num_first=chance.initial_fork(s.w))
+    paths: list[list[int]] = [[] for _ in range(s.num_first)]
     while True:
         active, just_finished = [], 0
         for path in paths:

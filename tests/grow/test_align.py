@@ -50,20 +50,21 @@ def borders(shape: TreeShape) -> list[int]:
 def test_every_border_begins_a_block_if_segments_are_whole_blocks(shape, align, num_blocks, prompt_len):
     """Unless the first segment would have to be the only one: then it stays as it is."""
     shape = TreeShape(shape.width, shape.depth, align * num_blocks, shape.num_children, align=align)
-    tree = shape.for_prompt(prompt_len)
+    tree = shape.for_prompt(prompt_len, shape.num_children)
     wanted = next(n for n in range(shape.segment_len, 2 * shape.segment_len) if (prompt_len + n) % align == 1)
     assert tree.first_len == (wanted if wanted < shape.response_limit else shape.segment_len)
     assert wanted >= shape.response_limit or all(is_aligned(tree, prompt_len, i) for i in range(1, 20))
 
 
-@given(shapes(), aligns, prompt_lens)
-def test_the_last_border_at_which_a_tree_forks_begins_a_block(shape, align, prompt_len):
-    """Paths multiply by b at the prompt and at each border until they are the width; any length of a segment."""
+@given(shapes(), aligns, prompt_lens, st.integers(1, 8))
+def test_the_last_border_at_which_a_tree_forks_begins_a_block(shape, align, prompt_len, num_first):
+    """Paths multiply by b at each border until they are the width, however many the prompt has; any length of a
+    segment. With more children of the prompt than of other nodes, a border was aligned at which nothing forked."""
     shape = replace(shape, align=align)
-    num_paths, last = shape.num_children, 0
+    num_paths, last = num_first, 0
     while shape.num_children > 1 and num_paths < shape.width:
         num_paths, last = num_paths * shape.num_children, last + 1
-    tree = shape.for_prompt(prompt_len)
+    tree = shape.for_prompt(prompt_len, num_first)
     for index in range(max(last, 1), 0, -1):
         border = next(n for n in itertools.count(shape.border(index)) if (prompt_len + n) % align == 1)
         if border < shape.response_limit:
@@ -76,7 +77,7 @@ def test_the_last_border_at_which_a_tree_forks_begins_a_block(shape, align, prom
 def test_an_aligned_shape_is_as_large(shape, align, prompt_len):
     """The first segment is longer by less than a block, and every other setting is the same."""
     shape = replace(shape, align=align)
-    tree = shape.for_prompt(prompt_len)
+    tree = shape.for_prompt(prompt_len, shape.num_children)
     assert shape.segment_len <= tree.first_len < shape.segment_len + align
     assert tree.response_limit == shape.response_limit
     assert {name: getattr(tree, name) for name in vars(shape)} == vars(shape)
@@ -89,7 +90,7 @@ def test_an_aligned_shape_is_as_large(shape, align, prompt_len):
 @given(shapes(), aligns, prompt_lens)
 def test_borders_and_numbers_of_segments_are_inverse(shape, align, prompt_len):
     """No response has more segments than the depth, and each begins where one border is and ends by the next."""
-    tree = replace(shape, align=align).for_prompt(prompt_len)
+    tree = replace(shape, align=align).for_prompt(prompt_len, shape.num_children)
     starts = borders(tree)
     assert starts == [tree.border(i) for i in range(len(starts))]
     for length in range(tree.response_limit + 1):
@@ -104,7 +105,7 @@ def test_a_tree_of_one_segment_and_blocks_of_one_token_change_nothing(shape, pro
     """The shape is the very same object."""
     single = TreeShape(shape.width, 1, shape.segment_len, shape.num_children, align=align)
     for unchanged in (replace(shape, align=1), single):
-        assert unchanged.for_prompt(prompt_len) is unchanged
+        assert unchanged.for_prompt(prompt_len, 2) is unchanged
 
 
 @settings(max_examples=200, deadline=None)
@@ -141,7 +142,7 @@ def test_paths_fork_one_token_past_a_border_between_blocks(world, align, num_blo
     """Also where a fallback resumes at a border, wherever a longer first segment leaves room for a second."""
     world = aligned(world, align, align * num_blocks)
     prompt_len = len(problem(world.name).prompt_ids)
-    assume(is_aligned(world.shape.for_prompt(prompt_len), prompt_len, 1))
+    assume(is_aligned(world.shape.for_prompt(prompt_len, 2), prompt_len, 1))
     tree = world.grow(fallback=fallback)
     assert all(length % align == 1 for length in forks(tree))
 
@@ -185,7 +186,7 @@ def test_a_path_cut_inside_a_long_first_segment_grows_to_the_longest_response(al
     shape = TreeShape(2, depth, segment_len, 2, align=align)
     for prompt_len in range(1, align + 1):
         world = World(shape, InitialFork(1, 1), StopRules("never", "never"), name="p" * prompt_len)
-        first = shape.for_prompt(prompt_len).first_len
+        first = shape.for_prompt(prompt_len, 1).first_len
         for keep in range(first):
 
             def script(ids: np.ndarray, seed: int, cut: int = prompt_len + keep) -> tuple[int, float]:
@@ -230,7 +231,7 @@ def test_requests_of_an_aligned_tree() -> None:
 
 def test_segments_of_a_block_and_a_half_align_the_last_fork() -> None:
     """2 paths become 16 at the third border: with a prompt of 2 tokens it moves from 18 to 19, one past 5 blocks."""
-    shape = TreeShape(16, 8, 6, 2, align=4).for_prompt(2)
+    shape = TreeShape(16, 8, 6, 2, align=4).for_prompt(2, 2)
     assert [shape.border(i) for i in range(5)] == [0, 7, 13, 19, 25]
 
 
@@ -253,14 +254,14 @@ def test_a_first_segment_of_several_saves_levels_but_no_tokens(longest, prompt_l
 def test_a_first_segment_that_would_be_the_only_one_stays() -> None:
     """2 segments of 4 after a prompt of 6: the next block begins at response token 11 of 8."""
     shape = TreeShape(4, 2, 4, 2, align=16)
-    assert shape.for_prompt(6) is shape
-    assert shape.for_prompt(10).border(1) == 7
-    assert shape.for_prompt(9) is shape
+    assert shape.for_prompt(6, 2) is shape
+    assert shape.for_prompt(10, 2).border(1) == 7
+    assert shape.for_prompt(9, 2) is shape
 
 
 def test_fallbacks_draw_every_border_alike() -> None:
     """25 tokens in segments of 11, 8 and 8: 0, 11 and 19 are kept equally often."""
-    shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6)
+    shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
     trajectory = Finished(1, StopReason.ANSWER, np.zeros(25, np.float32))
     kept = Counter(Resume().keep(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
     assert sorted(kept) == [0, 11, 19]
@@ -270,7 +271,7 @@ def test_fallbacks_draw_every_border_alike() -> None:
 
 def test_long_answers_are_counted_in_segments_of_the_tree() -> None:
     """With a first segment of 11 tokens a second one begins at the twelfth."""
-    shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6)
+    shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
     finished = [Finished(length, StopReason.ANSWER, np.zeros(length, np.float32)) for length in (9, 11, 12)]
     usable = Resume("long_answered").ordered(finished, shape, np.random.default_rng(0))
     assert [f.response_len for f in usable] == [12]

@@ -29,6 +29,7 @@ from tests.grow.scripts import (
 from treepo.engine import ScriptedEngine
 from treepo.grow import Cut, EvenBranching, Finished, InitialFork, Level, Resume, TreeSampler, TreeShape
 from treepo.grow import StopRules as Stops
+from treepo.seeds import derive_seed
 from treepo.tree import ROOT, StopReason, Tree
 
 many = settings(max_examples=700, deadline=None)
@@ -189,9 +190,10 @@ def test_what_holds_of_every_tree(world: World) -> None:
 
 def check_invariants(world: World) -> None:
     """Everything that holds of a tree grown with fallbacks to borders."""
-    shape, borders = world.shape, reference_settings(world).borders
-    engine = world.engine()
+    shape, engine = world.shape, world.engine()
     tree = world.grow(engine)
+    num_first = world.fork(shape, np.random.default_rng(derive_seed(tree.nodes[ROOT].seed, "choices")))
+    borders = replace(reference_settings(world), num_first=num_first).borders
     assert has_its_width(tree, shape)
     num_short = sum(tree.response_len(leaf) < shape.min_response_len for leaf in tree.leaves())
     assert num_short == 0 or tree.num_dropped >= shape.width, "short ones count only when as many were dropped"

@@ -17,7 +17,7 @@ from treepo.bench.report import JSON_NAME, PLOT_NAME, RolloutReport, WorkloadRep
 from treepo.bench.settings import BenchConfig, PromptSettings
 from treepo.bench.turns import Progress
 from treepo.build import find_base_model
-from treepo.build_engine import EngineNeeds, build_engine
+from treepo.build_engine import EngineNeeds, build_engine, check_align
 from treepo.engine import Engine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeShape
 from treepo.model.policy import Policy
@@ -111,6 +111,9 @@ def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
     plain_model = deepcopy(policy.model)
     plain_model.set_attn_implementation("sdpa")
     eos_ids = policy.eos_ids if config.bench.answers_end else ()
+    if config.engine.kind == "vllm":
+        for align in config.grid.aligns:
+            check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
     settings = config.engine, config.vllm, config.servers
     engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
     if needed > engine.longest:

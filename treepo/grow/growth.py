@@ -69,7 +69,7 @@ class Growth:
     def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: Rules) -> None:
         self.tree = Tree.planted(problem_id, np.array(prompt_ids, np.int32), seed)
         self.rules = rules
-        self.shape = rules.shape.for_prompt(len(prompt_ids))
+        self.shape = rules.shape
         self.rng = np.random.default_rng(derive_seed(seed, "choices"))
         self.segments: list[Segment] = []
         self.results: dict[int, SampleResult] = {}
@@ -81,7 +81,9 @@ class Growth:
 
     def start(self) -> list[Segment]:
         """The first level: the children of the prompt."""
-        return self._next_level([(ROOT, self.rules.initial_fork(self.shape, self.rng))])
+        num_first = self.rules.initial_fork(self.shape, self.rng)
+        self.shape = self.shape.for_prompt(len(self.tree.prompt_ids), num_first)
+        return self._next_level([(ROOT, num_first)])
 
     def receive(self, index: int, result: SampleResult) -> list[Segment]:
         """Take the result of the level's segment `index`; return the next level once this one is complete.

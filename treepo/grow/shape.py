@@ -96,13 +96,14 @@ class TreeShape:
         num_segments = (self.border(self.depth - 1) - response_len) // self.segment_len + 1
         return min(self.response_limit - response_len, num_segments * self.segment_len)
 
-    def for_prompt(self, prompt_len: int) -> "TreeShape":
-        """The shape of the tree of a prompt of so many tokens, with its first segment aligned.
+    def for_prompt(self, prompt_len: int, num_first: int) -> "TreeShape":
+        """The shape of the tree of a prompt of so many tokens and so many children, with its first segment aligned.
 
         Where a segment is no whole number of blocks, only every so many borders can be aligned: then the last one at
-        which a tree of full width forks is, where most paths begin.
+        which a tree of full width forks is, where most paths begin. Where the first segment would be the whole
+        response, nothing is.
         """
-        for index in range(max(_log(self.width, self.num_children) - 1, 1), 0, -1):
+        for index in range(_levels(num_first, self.width, self.num_children), 0, -1):
             more = (1 - prompt_len - self.border(index)) % self.align
             if self.border(index) + more < self.response_limit:
                 return AlignedShape(**vars(self), first=self.first_len + more) if more else self
@@ -134,9 +135,9 @@ class AlignedShape(TreeShape):
         return self.first
 
 
-def _log(number: int, base: int) -> int:
-    """The least n >= 1 with base^n >= number; 1 where there is none."""
-    exponent = 1
-    while 1 < base**exponent < number:
-        exponent += 1
-    return exponent
+def _levels(num_paths: int, width: int, num_children: int) -> int:
+    """How often paths have to fork until there are `width` of them; at least 1, also where they never fork."""
+    levels = 1
+    while num_children > 1 and num_paths * num_children**levels < width:
+        levels += 1
+    return levels

@@ -7,7 +7,7 @@ import numpy as np
 
 from treepo.grow import TreeShape
 from treepo.learn.packing import PackedTree, num_distinct
-from treepo.tree import StopReason, Tree
+from treepo.tree import ROOT, StopReason, Tree
 
 
 def lengths_of(tree: Tree) -> np.ndarray:
@@ -48,8 +48,9 @@ def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
     """For each depth in segments, children beyond the first of the nodes that end there."""
     forks = Counter[int]()
     for tree in trees:
-        own = shape.for_prompt(len(tree.prompt_ids))
-        for node, children in enumerate(tree.children()):
+        below = tree.children()
+        own = shape.for_prompt(len(tree.prompt_ids), len(below[ROOT]))
+        for node, children in enumerate(below):
             if len(children) > 1:
                 forks[own.num_segments(tree.response_len(node))] += len(children) - 1
     return forks

@@ -10,12 +10,10 @@ from treepo.model.lora import has_adapter, merged_weights
 
 
 def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every weight, with adapters added to what they adapt, one tensor at a time.
+    """(name, tensor) of every weight, with adapters added to what they adapt.
 
     transformers may keep weights in another layout than the checkpoint's (experts side by side in one tensor); what is
     yielded is in the checkpoint's.
     """
-    if has_adapter(model):
-        yield from merged_weights(model)
-    else:
-        yield from revert_weight_conversion(model, model.state_dict()).items()
+    weights = dict(merged_weights(model)) if has_adapter(model) else model.state_dict()
+    yield from revert_weight_conversion(model, weights).items()

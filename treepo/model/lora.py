@@ -51,6 +51,9 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
             model.add_adapter(config)
         except ValueError as error:
             raise ValueError(f"targets: {str(error).splitlines()[0]}") from error
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and not isinstance(getattr(module.base_layer, "weight", None), torch.Tensor):
+            raise ValueError(f"targets: {name!r} is no linear map; name those that are to get an adapter")
     # Their weights may be tied, and the engine reads them without calling them.
     for name, module in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
         if hasattr(module, "base_layer"):

@@ -47,7 +47,8 @@ class StubServer:
         self.num_aborted = self.num_running = self.peak = 0
         self.port = 0
         self.loop = asyncio.new_event_loop()
-        self.thread = Thread(target=self.loop.run_forever, name="stub")
+        self.shutting = asyncio.Lock()
+        self.thread = Thread(target=self.loop.run_forever, name="stub", daemon=True)
         self.thread.start()
         self.start()
 
@@ -96,6 +97,10 @@ class StubServer:
         self.port = self.runner.addresses[0][1]
 
     async def _shut(self) -> None:
+        async with self.shutting:
+            await self._end_everything()
+
+    async def _end_everything(self) -> None:
         for site in list(self.runner.sites):
             await site.stop()
         for connection in list(self.runner.server.connections if self.runner.server else []):
@@ -161,10 +166,11 @@ class StubServer:
 
     async def _reload(self, body: Any) -> Any:
         assert body["method"] == "reload_weights"
-        path = Path(body["kwargs"]["weights_path"]) / "model.safetensors"
-        if not path.is_file():
-            return _error(500, f"Call to collective_rpc method failed: no {path}")
-        self.model.load_state_dict(load_file(path), strict=False)
+        files = sorted(Path(body["kwargs"]["weights_path"]).glob("*.safetensors"))
+        if not files:
+            return _error(500, "Call to collective_rpc method failed: Cannot find any model weights")
+        # As in vLLM, weights that are not there stay as they are, tied or not: that is not what anyone wants.
+        self.model.load_state_dict({name: tensor for file in files for name, tensor in load_file(file).items()})
         return {"results": [None]}
 
     async def _complete(self, body: Any) -> Any:

@@ -1,7 +1,8 @@
 """What vLLM is started with and what it refuses, as far as that needs no vLLM."""
 
 import random
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,15 @@ def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.Monkey
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot hold one sequence is refused before vLLM is imported."""
     limits = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=63)
-    said = "max_tokens: must hold a sequence of 64 tokens (vllm.max_len), holds 63"
-    assert refused(monkeypatch, {"vllm": "0.32.0"}, limits) == said
+    said = refused(monkeypatch, {"vllm": "0.32.0"}, limits)
+    assert said.startswith("max_tokens: must hold a sequence of 64 tokens (vllm.max_len, or ")
+    assert said.endswith(", holds 63")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_len": 0}, "max_len must be at least 1, got 0"),
+        ({"max_len": 1}, "max_len must be at least 2, got 1"),
         ({"block_size": -1}, "block_size must be at least 1, got -1"),
         ({"memory_share": 1.5}, "memory_share must be above 0 and at most 1, got 1.5"),
     ],
@@ -136,10 +138,30 @@ def test_a_cache_that_was_kept_is_an_error() -> None:
         VllmEngine(core, RowStreams(), ()).update_weights(make_model())
 
 
+def test_a_vllm_that_cannot_be_imported_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that it misses is no traceback."""
+    monkeypatch.setattr(start_module, "_version", {"vllm": "0.32.0"}.get)
+
+    def missing(name: str) -> None:
+        raise ImportError("libcudart.so.13: no such file")
+
+    broken = ModuleType("vllm")
+    broken.__getattr__ = missing  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "vllm", broken)
+    with pytest.raises(ValueError, match=r"kind: vLLM cannot serve 'qwen2': libcudart.so.13: no such file"):
+        start_vllm(VllmSettings(), LIMITS, make_model(), False, RowStreams())
+
+
+def test_another_gpu_than_the_first_is_refused() -> None:
+    """vLLM would take the first one all the same."""
+    with pytest.raises(ValueError, match="kind: vLLM takes the first GPU, not cuda:1"):
+        start_module.check_device(torch.device("cuda:1"))
+
+
 def test_global_generators_are_left_alone() -> None:
     """vLLM seeds them all."""
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    with start_module._own_random_state():
+    with start_module._as_before():
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
@@ -155,6 +177,19 @@ def test_global_generators_are_left_alone() -> None:
             "No such model.",
         ),
         ("first\nsecond", "first"),
+        (
+            "User-specified max_model_len (4096) is greater than the derived max_model_len (256)",
+            "User-specified vllm.max_len (4096) is greater than the derived vllm.max_len (256)",
+        ),
+        (
+            "Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce memory used by other processes.",
+            "Decrease engine.max_tokens, or reduce memory used by other processes.",
+        ),
+        (
+            "No common block size for 16 (CPU_ATTN: [MultipleOf(32)]).",
+            "No vllm.block_size for 16 (CPU_ATTN: [MultipleOf(32)]).",
+        ),
+        ("Decrease GPU memory utilization (0.4)", "Decrease vllm.memory_share (0.4)"),
         ("", "RuntimeError"),
     ],
 )

@@ -1,5 +1,7 @@
 """What is vLLM's own: blocks, little memory, prefixes in parts, types, adapters."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
+from tests.models import save_tiny_model
 from treepo.engine.agreement import largest_gap
 from treepo.engine.base import Sampling
 from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
@@ -60,10 +63,21 @@ def test_little_memory_changes_no_token() -> None:
     """Twelve sequences of 110 tokens in a cache of 300: vLLM makes some wait and computes them again."""
     model = make_model()
     engine = start(model, max_tokens=300)
-    assert engine.capacity <= 300 + 2 * BLOCK
+    assert engine.capacity == 10 * BLOCK
     reference = make_model(attention="sdpa")
     requests = [request(np.random.default_rng(i).integers(3, 16, size=10), 100, seed=i) for i in range(12)]
-    for r, result in zip(requests, run_all(engine, requests), strict=True):
+    scheduler, num_preempted = engine.core.engine_core.engine_core.scheduler, 0
+    preempt = scheduler._preempt_request
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal num_preempted
+        num_preempted += 1
+        return preempt(*arguments, **named)
+
+    scheduler._preempt_request = counted
+    results = run_all(engine, requests)
+    assert num_preempted > 0
+    for r, result in zip(requests, results, strict=True):
         assert result.token_ids.tolist() == naive(reference, r, ())[0]
         assert_scored(reference, r.prefix_ids, result)
     assert engine.peak_tokens <= engine.capacity
@@ -127,6 +141,29 @@ def test_a_model_that_vllm_does_not_know_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="kind: vLLM cannot serve 'qwen2': .*NobodysForCausalLM") as error:
         start(model)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_vllm_refuses_only_when_it_runs_is_told_in_one_line(tmp_path) -> None:
+    """Heads of 8 are more than its attention on the CPU takes, and it says so in the first forward."""
+    command = [sys.executable, "-m", "treepo", "sample", str(save_tiny_model(tmp_path)), "--prompt", "7"]
+    command += ["--tree.segment_len", "8", "--engine.kind", "vllm"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "treepo: engine.kind: vLLM cannot run 'qwen2': " in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_one_broken_request_loses_no_other() -> None:
+    """Of two that end in one step, one with logits that are not finite: the error comes, and both are done with."""
+    model = make_model()
+    with torch.no_grad():
+        next(model.parameters())[5, 0] = float("nan")
+    engine = vllm(model)
+    for i in range(2):
+        engine.submit(request(np.array([5 - i, 3]), 1, name=i))
+    with pytest.raises(FloatingPointError):
+        engine.step()
+    assert engine.room == 256
 
 
 def test_weights_that_did_not_arrive_are_found_out() -> None:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from treepo.engine.base import EngineError, SampleRequest, SampleResult
 from treepo.seeds import derive_seed
 
 if TYPE_CHECKING:
+    from asyncio import Task
+
     from aiohttp import ClientSession
 
 T = TypeVar("T")
@@ -46,7 +49,7 @@ class Server:
     """One server and what is known of it.
 
     version: of the weights that it should have. num_running: requests under way. is_alive: whether it answers, with
-    these weights; last_error says why not.
+    these weights; last_error says why not. check: the question that finds out, while it is under way.
     """
 
     url: str
@@ -56,6 +59,7 @@ class Server:
     num_running: int = 0
     is_alive: bool = False
     last_error: str = ""
+    check: "Task[None] | None" = None
 
     async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
         """(one segment, tokens of its prefix that were cached)."""
@@ -117,6 +121,8 @@ class Server:
             async with self.session.request(method, self.url + path, json=body, timeout=timeout) as response:
                 text = await response.text()
                 if response.status >= 400:
+                    if "Out of range float values are not JSON compliant" in text:
+                        raise FloatingPointError("the model's logits are not finite")
                     kind = RefusedError if response.status in REFUSALS else ServerError
                     raise kind(f"{self.url}{path} answers {response.status}: {_complaint(text)}")
                 return read(text)
@@ -132,6 +138,13 @@ def authorization() -> dict[str, str]:
     """The header that servers started with an API key want."""
     key = os.environ.get("VLLM_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def allow_sockets(count: int) -> None:
+    """Let this process open that many files, or as many as the system lets it."""
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    if soft != RLIM_INFINITY and soft < count:
+        setrlimit(RLIMIT_NOFILE, (count if hard == RLIM_INFINITY else min(count, hard), hard))
 
 
 def _capacity(metrics: str) -> int | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.servers.client import RefusedError, Server, ServerError, authorization
+from treepo.engine.servers.client import RefusedError, Server, ServerError, allow_sockets, authorization
 from treepo.engine.servers.fleet import Fleet
 from treepo.engine.servers.settings import ServerSettings
 from treepo.engine.servers.sync import Sync
@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 CONNECT_S = 10.0
 """Longest wait for a connection."""
+
+OTHER_FILES = 512
+"""That the process may have open beside its connections."""
 
 
 class ServerEngine:
@@ -70,7 +73,8 @@ class ServerEngine:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector  # noqa: PLC0415 - an extra
 
         timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
-        # All requests of an engine run at once.
+        # All requests of an engine run at once, on a connection each.
+        allow_sockets(self.max_batch * len(self.settings.urls) + OTHER_FILES)
         self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=authorization())
         self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
         for server in self.fleet.servers:

@@ -68,8 +68,9 @@ class Fleet:
             given = await sync(self.servers, model)
         except (ServerError, RefusedError) as error:
             raise EngineError(f"servers.urls: the new weights could not be sent: {error}") from error
-        for server in self.servers:
-            server.version, server.is_alive = version, False
+        finally:
+            for server in self.servers:
+                server.version, server.is_alive = version, False
         await gather_done(given, self._settle)
         if not self.alive:
             raise EngineError(f"servers.urls: no server took the new weights: {self._errors()}")
@@ -111,6 +112,12 @@ class Fleet:
         server.is_alive, server.last_error = True, ""
 
     async def _check(self, server: Server) -> None:
+        """Look once for all that want to know now: of many requests that fail with a server, each one asks."""
+        if server.check is None:
+            server.check = asyncio.create_task(self._look(server))
+        await asyncio.shield(server.check)
+
+    async def _look(self, server: Server) -> None:
         """A server that answers, with the weights that it should have, is alive again."""
         try:
             if await server.weight_version() == server.version:
@@ -119,6 +126,8 @@ class Fleet:
                 server.last_error = f"{server.url} has lost the weights that it was given"
         except (ServerError, RefusedError) as error:
             server.last_error = str(error)
+        finally:
+            server.check = None
 
     def _home_of(self, group: int, last: Server | None) -> Server | None:
         """The server of a group; if it has none, or that one is dead or the last that failed, the one with the least to

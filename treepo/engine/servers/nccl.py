@@ -4,11 +4,11 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from treepo.engine.servers.client import Server
+from treepo.engine.servers.client import Server, ServerError
 from treepo.engine.servers.sync import gather_done
 from treepo.model.export import exported_weights
 
@@ -32,26 +32,37 @@ class NcclSync:
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
         """See Sync."""
         sizes: dict[Server, int] = {}
-        restarted: list[Server] = []
+        out_of_step: list[Server] = []
 
         async def ask(server: Server) -> None:
             sizes[server] = await server.get("/get_world_size", lambda text: int(json.loads(text)["world_size"]))
+            # It was started again, or the last transfer failed.
             if await server.weight_version() != server.version:
-                restarted.append(server)
+                out_of_step.append(server)
 
-        before, self.members = self.members, []
         members = await gather_done(servers, ask)
-        if members != before or restarted:
-            if self.transfer:
-                self.transfer.shutdown()
-                self.transfer = None
-            members = await gather_done(members, lambda server: server.post("/shutdown_weight_transfer_engine"))
-            control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
-            self.transfer = await asyncio.to_thread(self._open, control, model) if members else None
-        if members:
-            self.transfer.source.model = model
-            await asyncio.to_thread(self.transfer.send_weights)
+        try:
+            if members != self.members or out_of_step:
+                members = await self._gather(members, sizes, model)
+            if members:
+                self.transfer.source.model = model
+                await asyncio.to_thread(self.transfer.send_weights)
+        except RuntimeError as error:
+            raise ServerError(f"the transfer over NCCL failed: {' '.join(str(error).split())[:300]}") from error
         self.members = members
+        return members
+
+    async def _gather(
+        self, servers: Sequence[Server], sizes: Mapping[Server, int], model: "PreTrainedModel"
+    ) -> list[Server]:
+        """Make the group anew, of those that left the last one."""
+        if self.transfer:
+            self.transfer.shutdown()
+            self.transfer = None
+        members = await gather_done(servers, lambda server: server.post("/shutdown_weight_transfer_engine"))
+        if members:
+            control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
+            self.transfer = await asyncio.to_thread(self._open, control, model)
         return members
 
     def _open(self, control: "Control", model: "PreTrainedModel") -> Any:

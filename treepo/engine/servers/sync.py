@@ -8,10 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
 
 from treepo.engine.servers.client import RefusedError, Server, ServerError
-from treepo.model.lora import has_adapter, merged
+from treepo.model.export import exported_weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+FILE_BYTES = 4 << 30
+"""Size at which a file of weights is full."""
 
 
 class Sync(Protocol):
@@ -25,9 +29,9 @@ class Sync(Protocol):
 
 @dataclass(frozen=True)
 class DiskSync:
-    """The model is saved to a folder that the servers read again. Works wherever they see the folder, also on the CPU.
+    """Weights are saved to a folder that the servers read. Works wherever they see the folder, also on the CPU.
 
-    folder: empty for this machine's own for temporary files. The model lies in a folder in it while servers read it.
+    folder: empty for this machine's own for temporary files. Weights lie in a folder in it while servers read them.
     """
 
     folder: str = ""
@@ -41,9 +45,30 @@ class DiskSync:
             if parent:
                 # Servers may run as another user; who sees what is in the folder is up to who made it.
                 Path(name).chmod(0o755)
-            await asyncio.to_thread((merged(model) if has_adapter(model) else model).save_pretrained, name)
+            await asyncio.to_thread(save_weights, model, Path(name))
             body = {"method": "reload_weights", "kwargs": {"weights_path": name}}
             return await gather_done(servers, lambda server: server.post("/collective_rpc", body))
+
+
+def save_weights(model: "PreTrainedModel", folder: Path) -> None:
+    """Write every weight, as safetensors.
+
+    Output embeddings that are tied are written, too, which `save_pretrained` leaves out: vLLM keeps a copy of them in
+    another layout where it does not read them anew.
+    """
+    from safetensors.torch import save_file  # noqa: PLC0415 - not needed by those that do not train
+
+    batch: dict[str, Tensor] = {}
+    number = size = 0
+    for name, tensor in exported_weights(model):
+        # A copy, since tensors that share memory cannot be saved.
+        batch[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        size += batch[name].nbytes
+        if size >= FILE_BYTES:
+            save_file(batch, folder / f"weights-{number:05d}.safetensors")
+            batch, number, size = {}, number + 1, 0
+    if batch:
+        save_file(batch, folder / f"weights-{number:05d}.safetensors")
 
 
 async def gather_done(servers: Sequence[Server], ask: Callable[[Server], Awaitable[object]]) -> list[Server]:

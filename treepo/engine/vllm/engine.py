@@ -51,8 +51,8 @@ class VllmEngine:
 
     @property
     def capacity(self) -> int:
-        """See Engine."""
-        return self._config.cache_config.num_gpu_blocks * self.block_size
+        """See Engine. One block is vLLM's own."""
+        return (self._config.cache_config.num_gpu_blocks - 1) * self.block_size
 
     @property
     def longest(self) -> int:
@@ -61,7 +61,8 @@ class VllmEngine:
 
     @property
     def counters(self) -> EngineCounters:
-        """See Engine; of the requests that are done. What was cached is what vLLM reports."""
+        """See Engine; of the requests that are done. What was cached is what vLLM reports; what it computes again
+        because it made a request wait is not told."""
         num_slots = self.num_steps * self.max_batch
         return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled, self.num_cached)
 
@@ -76,7 +77,6 @@ class VllmEngine:
             raise ValueError(f"max_len must hold a sequence of {length} tokens, got {self.longest}")
         # vLLM accepts a name twice and then loses one of the two.
         name = str(next(self.names))
-        self.under_way[name] = request
         self.streams.begin(name, request)
         params = SamplingParams(
             # The rows draw for themselves and leave one token to choose.
@@ -90,6 +90,7 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self.core.add_request(name, {"prompt_token_ids": request.prefix_ids.tolist()}, params)
+        self.under_way[name] = request
 
     def step(self) -> list[SampleResult]:
         """Decode one token for every running request; see Engine."""
@@ -98,15 +99,17 @@ class VllmEngine:
         outputs = self.core.step()
         self.num_steps += 1
         self.peak_tokens = max(self.peak_tokens, self._num_held())
-        return [self._result(output) for output in outputs if output.finished and output.request_id in self.under_way]
+        finished = [output for output in outputs if output.finished and output.request_id in self.under_way]
+        results = [self._result(output) for output in finished]
+        if not all(np.isfinite(result.logprobs).all() for result in results):
+            raise FloatingPointError("the model's logits are not finite")
+        return results
 
     def _result(self, output: Any) -> SampleResult:
         """What was drawn for a request that is done; nothing is kept of it."""
         request = self.under_way.pop(output.request_id)
         tokens = np.array(output.outputs[0].token_ids, np.int32)
         logprobs = self.streams.finish(output.request_id)[: len(tokens)]
-        if not np.isfinite(logprobs).all():
-            raise FloatingPointError("the model's logits are not finite")
         num_cached = output.num_cached_tokens or 0
         self.num_decoded += len(tokens)
         self.num_cached += num_cached
@@ -116,7 +119,7 @@ class VllmEngine:
     def _num_held(self) -> int:
         """Tokens in the blocks of running requests."""
         cache = self.core.engine_core.engine_core.scheduler.kv_cache_manager
-        return round(cache.usage * self._config.cache_config.num_gpu_blocks) * self.block_size
+        return round(cache.usage * self.capacity)
 
     def release(self, group: int) -> None:
         """See Engine."""

@@ -4,6 +4,8 @@
 
 import os
 import random
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,11 +45,17 @@ PREFERENCES = {
 """What it is told unless the environment says otherwise."""
 
 OUR_NAMES = {
+    "GPU memory utilization": "vllm.memory_share",
+    "--kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE": "engine.max_tokens",
+    "common block size": "vllm.block_size",
     "gpu_memory_utilization": "vllm.memory_share",
     "max_model_len": "vllm.max_len",
     "block_size": "vllm.block_size",
 }
 """Settings that vLLM's messages name."""
+
+SEE = "(engine.max_tokens, engine.max_batch, vllm.memory_share, vllm.max_len, vllm.block_size)"
+"""What a user may change where vLLM cannot start."""
 
 LEAST_BYTES = 1 << 26
 """That vLLM on the CPU is told it has for keys and values at least; how many it keeps is told in blocks."""
@@ -73,10 +81,10 @@ class VllmSettings:
     """Give the memory back to the trainer while it updates, on GPUs."""
 
     def __post_init__(self) -> None:
-        for name in ("max_len", "block_size"):
+        for name, least in (("max_len", 2), ("block_size", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 < self.memory_share <= 1:
             raise ValueError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
 
@@ -107,6 +115,12 @@ def check_installed() -> None:
         raise ValueError(f"kind: {name} {text} is installed, which is not known to work; pip install '{wanted}'")
 
 
+def check_device(device: torch.device) -> None:
+    """Raise ValueError naming `kind` for a device that vLLM would not take."""
+    if device.index:
+        raise ValueError(f"kind: vLLM takes the first GPU, not {device}; choose one with CUDA_VISIBLE_DEVICES")
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -127,10 +141,12 @@ def start_vllm(
     for name, value in PREFERENCES.items():
         os.environ.setdefault(name, value)
     on_cpu = model.device.type == "cpu"
+    check_device(model.device)
     block_size = settings.block_size_on(model.device.type)
     if limits.max_tokens is not None and limits.max_tokens < limits.longest:
         raise ValueError(
-            f"max_tokens: must hold a sequence of {limits.longest} tokens (vllm.max_len), holds {limits.max_tokens}"
+            f"max_tokens: must hold a sequence of {limits.longest} tokens (vllm.max_len, or data.max_prompt_len "
+            f"and the longest response), holds {limits.max_tokens}"
         )
     memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_share}
     if limits.max_tokens is not None:
@@ -139,16 +155,16 @@ def start_vllm(
             # Otherwise vLLM wants a share of the machine.
             memory["kv_cache_memory_bytes"] = max(limits.max_tokens * bytes_per_token(model), LEAST_BYTES)
     own_dtype = str(model.dtype).removeprefix("torch.")
-    with _own_random_state(), TemporaryDirectory() as folder, warnings.catch_warnings():
+    with _as_before(), TemporaryDirectory() as folder, warnings.catch_warnings():
         # Of its own use of torch.
         warnings.simplefilter("ignore")
-        place = _described(model, Path(folder), trust_remote_code)
-        from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
-
+        place = _described(model, Path(folder))
         try:
+            from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
+
             return LLMEngine.from_engine_args(
                 EngineArgs(
-                    model=str(place),
+                    model=place,
                     skip_tokenizer_init=True,
                     trust_remote_code=trust_remote_code,
                     load_format="dummy",
@@ -168,30 +184,33 @@ def start_vllm(
                 )
             )
         except Exception as error:
-            raise ValueError(f"kind: vLLM cannot serve {model.config.model_type!r}: {reason(error)}") from error
+            raise ValueError(f"kind: vLLM cannot serve {model.config.model_type!r}: {reason(error)} {SEE}") from error
 
 
-def _described(model: PreTrainedModel, folder: Path, trust_remote_code: bool) -> Path:
-    """A folder with what vLLM has to know of a model: the given one, or the model's own where code comes with it."""
-    own = Path(str(model.name_or_path))
-    if trust_remote_code and own.is_dir():
+def _described(model: PreTrainedModel, folder: Path) -> str:
+    """Where vLLM finds the model's configuration: where it was loaded from, under whose name vLLM keeps what it has
+    compiled, or, if that is gone, in `folder`."""
+    own = str(model.name_or_path)
+    if own and ((Path(own) / "config.json").is_file() or not Path(own).is_absolute()):
         return own
     config = deepcopy(model.config)
     config.architectures = config.architectures or [type(model).__name__]
     config.save_pretrained(folder)
-    return folder
+    return str(folder)
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
-    """vLLM seeds every global generator when it starts; afterwards they are as they were."""
-    states = random.getstate(), np.random.get_state()
+def _as_before() -> Iterator[None]:
+    """vLLM seeds every global generator when it starts, and torch.distributed takes over how errors are printed;
+    afterwards both are as they were."""
+    states, hook = (random.getstate(), np.random.get_state()), sys.excepthook
     try:
         with torch.random.fork_rng():
             yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        sys.excepthook = hook
 
 
 def reason(error: BaseException) -> str:
@@ -199,6 +218,5 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     complaints = [line for line in lines if line.startswith("Value error, ")]
     text = complaints[0].removeprefix("Value error, ") if complaints else lines[0] if lines else type(error).__name__
-    for theirs, ours in OUR_NAMES.items():
-        text = text.replace(theirs, ours)
-    return text.split(" [type=")[0]
+    theirs = "|".join(map(re.escape, OUR_NAMES))
+    return re.sub(theirs, lambda found: OUR_NAMES[found[0]], text).split(" [type=")[0]
