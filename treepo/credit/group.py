@@ -5,6 +5,7 @@ Letters: G leaves of the tree · R_i reward of leaf i.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class GRPO:
     Source: DeepSeekMath, arXiv 2402.03300, section 4.1. Assumes that problems with rare successes, or rare failures,
     should weigh as much as others.
     """
+
+    per_node: ClassVar[bool] = False
 
     eps: float = 1e-6
     """Added to the standard deviation."""
@@ -48,6 +51,8 @@ class DrGRPO:
     (`aggregation.use = "ConstantLength"`).
     """
 
+    per_node: ClassVar[bool] = False
+
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
@@ -59,9 +64,11 @@ class DrGRPO:
 class RLOO:
     """A_i = R_i - mean of the other leaves' rewards = G / (G - 1) (R_i - mean R).
 
-    Source: Ahmadian et al., arXiv 2402.14740, section 3.2. The baseline does not depend on the leaf's own reward, so
+    Source: Ahmadian et al., arXiv 2402.14740. The baseline does not depend on the leaf's own reward, so
     the gradient is unbiased where leaves are independent samples; those of a tree that forks below its root are not.
     """
+
+    per_node: ClassVar[bool] = False
 
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
@@ -78,6 +85,8 @@ class REINFORCEPlusPlus:
     weigh more. Assumes batches that are large enough for it.
     """
 
+    per_node: ClassVar[bool] = False
+
     whiten: bool = True
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
@@ -93,6 +102,8 @@ class MaxRL:
     gradient of log(success rate), of which the expected reward is the first order, so problems that are rarely solved
     weigh more. Assumes rewards that are not negative, and leaves that are independent samples.
     """
+
+    per_node: ClassVar[bool] = False
 
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""

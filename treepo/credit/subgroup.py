@@ -1,7 +1,7 @@
 """Estimators that compare each leaf with the leaves under every ancestor it has."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -18,6 +18,8 @@ class TreePO:
     leaf below them do not (unless it is the root); an unbranched chain of segments repeats its group once per node.
     A leaf that no group is left for has advantage 0. Assumes that where trajectories part they differ by what follows.
     """
+
+    per_node: ClassVar[bool] = False
 
     weight: Literal["equal", "size"] = "equal"
     """What a group counts in the mean: all the same (eq. 5), or its number of leaves (eq. 6)."""
