@@ -97,3 +97,14 @@ def test_a_node_counts_once_for_each_trajectory_through_it(tree: Tree, seed: int
 def test_a_leaf_counts_its_response(tree: Tree) -> None:
     lengths = [tree.response_len(leaf) for leaf in tree.leaves()]
     assert token_counts(tree, np.zeros(len(lengths))).tolist() == lengths
+
+
+def test_values_far_from_0_lose_nothing() -> None:
+    """Squares around 0 would leave 0 of a variance of 1 beside 1e8."""
+    values, counts = [np.array([1e8 - 1, 1e8 + 1])], [np.array([1, 1])]
+    assert whiten(values, counts)[0] == pytest.approx(np.array([-1, 1]) / np.sqrt(2))
+
+
+def test_a_process_without_trees_whitens_nothing() -> None:
+    """It still takes part in the sums of the others."""
+    assert whiten([], []) == []
