@@ -128,7 +128,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--tree.depth", "40"], "responses of 640 tokens"),
         (
             ["--engine.max_tokens", "144"],
-            "no room for a prompt in the model's 256 positions or the 136 tokens of",
+            "no room for a prompt in the model's 256 positions or the engine's 136 tokens",
         ),
         (["--tree.token_budget", "2", "--tree.min_response_len", "5"], "tree.token_budget must buy a trajectory"),
         (["--dynamic_sampling.max_rounds", "0"], "dynamic_sampling.max_rounds must be within"),
@@ -175,7 +175,8 @@ def test_what_is_told_to_do_next_can_be_done(trained, tmp_path, monkeypatch):
         small = ["--train.num_steps", "0", "--eval.num_problems", "0"]
         monkeypatch.chdir(tmp_path)
         edited = tmp_path / "recipe.toml"
-        edited.write_text((trained / "config.toml").read_text().replace("num_steps = 2", "").replace("= 6", "= 0"))
+        recipe = (trained / "config.toml").read_text().replace("num_steps = 2", "")
+        edited.write_text(recipe.replace("num_problems = 6\n", "num_problems = 0\n"))
         args[1] = str(edited)
         assert main([*args, "--out", str(tmp_path / str(len(args))), *small[:2]]) == 0
 

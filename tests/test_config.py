@@ -3,14 +3,16 @@
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from treepo.cli import split_overrides
 from treepo.config import read_recipe, resolve, to_toml
-from treepo.credit import GRPO, TreePO
+from treepo.credit import GRPO, SPO, TreePO
 from treepo.grow import TreeShape
+from treepo.learn.loss import GSPO
 from treepo.settings import BUILT_IN_TASK, Config
 from treepo.tree import Tree
 
@@ -20,6 +22,8 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 @dataclass(frozen=True)
 class SignOfReward:
     """An estimator of one's own, as a user would write it."""
+
+    per_node: ClassVar[bool] = False
 
     scale: float = 1.0
     whiten: bool = False
@@ -69,8 +73,19 @@ class HalfALoss:
 def test_a_class_that_lacks_a_method_is_named(monkeypatch):
     """It used to fail in the first update."""
     monkeypatch.setitem(__import__("sys").modules, "my_loss", __import__("types").SimpleNamespace(Half=HalfALoss))
-    with pytest.raises(ValueError, match="loss.use: 'my_loss:Half' lacks num_clipped"):
+    with pytest.raises(ValueError, match="loss.use: 'my_loss:Half' lacks num_clipped, per_trajectory"):
         resolve({"loss": {"use": "my_loss:Half"}})
+
+
+def test_credit_of_nodes_and_a_loss_of_trajectories_do_not_go_together():
+    """GSPO weighs whole trajectories: the two settings are named, before anything is loaded."""
+    for use in ("SPO", "TreeRL", "ValueDifference"):
+        assert resolve({"credit": {"use": use}, "loss": {"use": "CISPO"}}).credit.per_node
+        with pytest.raises(ValueError, match=f"loss.use: GSPO needs .* credit.use = '{use}' gives one per node"):
+            resolve({"credit": {"use": use}, "loss": {"use": "GSPO"}})
+    with pytest.raises(ValueError, match="loss.use: GSPO"):
+        Config(credit=SPO(), loss=GSPO())
+    assert not resolve({"loss": {"use": "GSPO"}}).credit.per_node
 
 
 def test_a_class_of_ones_own_is_named_by_module(monkeypatch):

@@ -1,11 +1,14 @@
 """What the README says is so."""
 
 import re
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
+from treepo import credit
 from treepo.cli import split_overrides
+from treepo.config import resolve
 from treepo.settings import Config
 
 ROOT = Path(__file__).parent.parent
@@ -57,3 +60,23 @@ def test_the_tests_that_the_docs_name_exist():
     assert len(named) >= 12
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+
+
+def test_the_table_of_estimators_is_complete():
+    """Each estimator, and each of its own settings, stands in docs/credit.md."""
+    text = (ROOT / "docs" / "credit.md").read_text()
+    exported = [getattr(credit, name) for name in credit.__all__]
+    estimators = [cls for cls in exported if is_dataclass(cls)]
+    assert len(estimators) >= 9
+    for cls in estimators:
+        assert f"\n| `{cls.__name__}` |" in text
+        for setting in fields(cls):
+            assert re.search(rf"(`|credit\.){setting.name}\b", text), f"{cls.__name__}.{setting.name}"
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^treepo train .*$", (ROOT / "docs" / "credit.md").read_text(), re.MULTILINE)
+)
+def test_the_commands_of_the_table_are_possible(line):
+    overrides, _ = split_overrides(line.split()[1:])
+    assert resolve(overrides).credit != Config().credit

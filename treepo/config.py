@@ -120,8 +120,8 @@ def _find(section: dataclasses.Field[Any], use: str) -> type:
 
 
 def _methods(protocol: Any) -> list[str]:
-    """Public methods and properties that a protocol declares, besides the call."""
-    return [name for name in vars(protocol) if not name.startswith("_")]
+    """Public methods, properties and class variables that a protocol declares, besides the call."""
+    return [name for name in (*vars(protocol), *inspect.get_annotations(protocol)) if not name.startswith("_")]
 
 
 def _arguments(cls: Any) -> list[str]:

@@ -176,6 +176,13 @@ class Config:
     dynamic_sampling: DynamicSampling = DynamicSampling()
     eval: EvalSettings = EvalSettings()
 
+    def __post_init__(self) -> None:
+        if self.credit.per_node and self.loss.per_trajectory:
+            raise ValueError(
+                f"loss.use: {type(self.loss).__name__} needs one advantage per trajectory, but credit.use = "
+                f"{type(self.credit).__name__!r} gives one per node"
+            )
+
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Settings as TOML holds them: section -> key -> value."""

@@ -191,6 +191,11 @@ class Tree:
         """One view per leaf, in the order of `leaves`."""
         return [self.trajectory(leaf) for leaf in self.leaves()]
 
+    def is_per_node(self, values: np.ndarray) -> bool:
+        """Whether values are of this tree's nodes and not of its leaves; the root is no leaf, so their number tells."""
+        assert len(values) in {len(self.nodes), len(self.leaves())}, f"{len(values)} values"
+        return len(values) == len(self.nodes)
+
     def groups(self) -> dict[int, list[int]]:
         """For each node with a leaf at or below it, the positions of those leaves in `leaves`."""
         groups: dict[int, list[int]] = {}

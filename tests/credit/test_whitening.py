@@ -5,7 +5,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from treepo.credit import whiten
+from tests.trees import add_segment, trees
+from treepo.credit import token_counts, whiten
+from treepo.tree import ROOT, Tree
 
 leaf_rows = st.lists(st.tuples(st.floats(-2, 2), st.integers(1, 9)), min_size=1, max_size=6)
 batches = st.lists(leaf_rows, min_size=1, max_size=5).map(
@@ -70,3 +72,39 @@ def test_equal_advantages_and_single_tokens_become_0() -> None:
     """Without a variance there is no signal, and no nan."""
     assert whiten([np.full(3, 0.7)], [np.array([1, 5, 2])])[0] == pytest.approx(np.zeros(3), abs=1e-9)
     assert whiten([np.array([3.0])], [np.array([1])])[0].tolist() == [0.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(trees(), st.integers(0, 2**32))
+def test_a_node_counts_once_for_each_trajectory_through_it(tree: Tree, seed: int) -> None:
+    """Whitening nodes equals whitening every token of every trajectory; nodes that are no token of any become 0."""
+    add_segment(tree, ROOT, [1, 2])
+    values = np.random.default_rng(seed).normal(size=len(tree.nodes))
+    by_token = [
+        np.repeat(values[i], len(tree.nodes[i].token_ids)) for leaf in tree.leaves() for i in tree.path(leaf)[1:]
+    ]
+    raw, counts = np.concatenate(by_token), token_counts(tree, values)
+    assert counts.sum() == len(raw) == sum(tree.response_len(leaf) for leaf in tree.leaves())
+    [white] = whiten([values], [counts])
+    std = raw.std(ddof=1) if len(raw) > 1 else 0.0
+    expected = (values - raw.mean()) / np.sqrt(std**2 + 1e-8)
+    assert white[counts > 0] == pytest.approx(expected[counts > 0])
+    assert white[[ROOT, -1]].tolist() == [0, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(trees())
+def test_a_leaf_counts_its_response(tree: Tree) -> None:
+    lengths = [tree.response_len(leaf) for leaf in tree.leaves()]
+    assert token_counts(tree, np.zeros(len(lengths))).tolist() == lengths
+
+
+def test_values_far_from_0_lose_nothing() -> None:
+    """Squares around 0 would leave 0 of a variance of 1 beside 1e8."""
+    values, counts = [np.array([1e8 - 1, 1e8 + 1])], [np.array([1, 1])]
+    assert whiten(values, counts)[0] == pytest.approx(np.array([-1, 1]) / np.sqrt(2))
+
+
+def test_a_process_without_trees_whitens_nothing() -> None:
+    """It still takes part in the sums of the others."""
+    assert whiten([], []) == []

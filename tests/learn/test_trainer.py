@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import flatten, sequences_of
 from tests.models import make_tiny_model, make_tiny_tokenizer
-from treepo.credit import GRPO, Estimator, TreePO, whiten
+from treepo.credit import GRPO, SPO, Estimator, TreePO, TreeRL, ValueDifference, token_counts, whiten
 from treepo.engine import SampleRequest
 from treepo.engine.torch import TorchEngine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
@@ -250,7 +250,7 @@ def test_rewards_follow_the_leaves() -> None:
     assert not any("<" in text and "os>" in text for text in texts)
 
 
-@pytest.mark.parametrize("estimator", [GRPO(), TreePO(), TreePO(whiten=False)], ids=str)
+@pytest.mark.parametrize("estimator", [GRPO(), TreePO(), TreePO(whiten=False), TreeRL(), ValueDifference()], ids=str)
 def test_advantages_are_whitened_over_the_trees_that_are_kept(estimator: Estimator) -> None:
     """Each packed tree carries the estimator's advantages, whitened over the tokens of the kept trees if it says so."""
     trainer = make_trainer()
@@ -263,8 +263,7 @@ def test_advantages_are_whitened_over_the_trees_that_are_kept(estimator: Estimat
     assert [a is not None for a in credited] == [True, True, False, True]
     expected = [estimator(trees[i], rewards[i]) for i in kept]
     if estimator.whiten:
-        lengths = [np.array([trees[i].response_len(leaf) for leaf in trees[i].leaves()]) for i in kept]
-        expected = whiten(expected, lengths)
+        expected = whiten(expected, [token_counts(trees[i], a) for i, a in zip(kept, expected, strict=True)])
     for i, advantages in zip(kept, expected, strict=True):
         np.testing.assert_array_equal(credited[i], advantages)
 
@@ -343,6 +342,21 @@ def test_a_learnable_task_is_learned() -> None:
     trainer = make_trainer(digits_judge, problems_per_step=8, lr=5e-3)
     rewards = [trainer.step(step).metrics["reward/mean"] for step in range(1, 31)]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.3, rewards
+
+
+@pytest.mark.parametrize("estimator", [SPO(), TreeRL(), ValueDifference()], ids=str)
+def test_a_step_with_an_advantage_per_node(estimator: Estimator) -> None:
+    """What is trained on has an advantage for each node, and packed and apart they move the weights alike."""
+    weights = []
+    for packing in (True, False):
+        trainer = make_trainer(Alternating(), estimator=estimator, num_mini_batches=1)
+        object.__setattr__(trainer.updater, "packing", packing)
+        result = trainer.step(1)
+        for tree, advantages in zip(result.trees, result.advantages, strict=True):
+            assert advantages is not None and len(advantages) == len(tree.nodes)
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.policy.model.parameters()]))
+        assert result.metrics["update/grad_norm"] > 0
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-3)
 
 
 def test_mini_batches_of_nothing() -> None:

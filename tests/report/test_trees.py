@@ -34,20 +34,21 @@ def same_values(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
 
 
-SCORED = [(False, False), (True, False), (True, True)]
-"""Whether a tree has rewards, and advantages."""
+SCORED = [(False, ""), (True, ""), (True, "leaf"), (True, "node")]
+"""Whether a tree has rewards, and what has advantages."""
 
 
 @settings(max_examples=30, deadline=datetime.timedelta(seconds=5))
 @given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(SCORED)), min_size=1, max_size=4))
 def test_trees_are_read_back_as_they_were(tmp_path_factory, drawn):
     kept = []
-    for seed, num_leaves, (is_scored, has_signal) in drawn:
+    for seed, num_leaves, (is_scored, credited) in drawn:
         rng = np.random.default_rng(seed)
         tree = random_tree(rng, num_leaves)
         tree.num_dropped, tree.num_fallbacks = (int(n) for n in rng.integers(100, size=2))
-        rewards, advantages = rng.normal(size=(2, num_leaves))
-        kept.append(KeptTree(tree, rewards if is_scored else None, advantages if has_signal else None))
+        num_advantages = {"leaf": num_leaves, "node": len(tree.nodes)}
+        advantages = rng.normal(size=num_advantages[credited]) if credited else None
+        kept.append(KeptTree(tree, rng.normal(size=num_leaves) if is_scored else None, advantages))
     path = tmp_path_factory.mktemp("trees") / "trees" / "step-000001.parquet"
     write_trees(path, kept, decode)
     for before, after in zip(kept, read_trees(path), strict=True):

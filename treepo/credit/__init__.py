@@ -1,8 +1,22 @@
 """Credit: from the rewards of a tree's leaves to advantages."""
 
 from treepo.credit.base import Estimator
-from treepo.credit.group import GRPO
+from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
+from treepo.credit.segment import SPO, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
-from treepo.credit.whitening import whiten
+from treepo.credit.whitening import token_counts, whiten
 
-__all__ = ["GRPO", "Estimator", "TreePO", "whiten"]
+__all__ = [
+    "GRPO",
+    "RLOO",
+    "SPO",
+    "DrGRPO",
+    "Estimator",
+    "MaxRL",
+    "REINFORCEPlusPlus",
+    "TreePO",
+    "TreeRL",
+    "ValueDifference",
+    "token_counts",
+    "whiten",
+]

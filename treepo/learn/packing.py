@@ -7,7 +7,7 @@ its own sampled log-probability and the leaves below it.
 Letters: T packed tokens · S terms · L leaves.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,8 +28,9 @@ class PackedTree:
         logits predict it.
     sampled_logprobs float32 [S]: what the engine reported for the term.
     leaf_starts, leaf_ends int64 [S]: the leaves below the term, a range.
-    advantages, lens, leaf_weights float64 [L]: of each leaf its advantage, its response tokens, and what each of them
-        weighs in the loss.
+    lens, leaf_weights float64 [L]: of each leaf its response tokens, and what each of them weighs in the loss.
+    advantages float64 [L]: of each leaf; nan where credit is given per node. term_advantages float64 [S]: of each term
+        in that case; empty otherwise.
     rescored_logprobs, ref_logprobs float32 [S]: of the policy as it was before the first update of the step, and of the
         reference; empty where there are none.
     """
@@ -42,9 +43,10 @@ class PackedTree:
     sampled_logprobs: np.ndarray
     leaf_starts: np.ndarray
     leaf_ends: np.ndarray
-    advantages: np.ndarray
     lens: np.ndarray
     leaf_weights: np.ndarray
+    advantages: np.ndarray
+    term_advantages: np.ndarray
     rescored_logprobs: np.ndarray
     ref_logprobs: np.ndarray
 
@@ -64,13 +66,19 @@ class PackedTree:
         with np.errstate(invalid="ignore"):
             return sums[self.leaf_ends] - sums[self.leaf_starts]
 
+    def below_by_advantage(self, weights: np.ndarray, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """[S]: the sum over the leaves below each term of weight x part(advantage), weights [L]."""
+        if len(self.term_advantages):
+            return part(self.term_advantages) * self.below(weights)
+        return self.below(weights * part(self.advantages))
+
 
 def pack(tree: Tree, advantages: np.ndarray, leaves: Sequence[int] | None = None) -> PackedTree:
-    """Pack a tree with one advantage per leaf, in the order of `Tree.leaves`.
+    """Pack a tree with one advantage per leaf, in the order of `Tree.leaves`, or one per node.
 
     leaves: positions in that order of those to pack; all if not given.
     """
-    chosen = _depth_first(tree, range(len(advantages)) if leaves is None else leaves)
+    chosen = _depth_first(tree, range(len(tree.leaves())) if leaves is None else leaves)
     return _packed(tree, advantages, chosen, *_distinct(tree, chosen.nodes))
 
 
@@ -80,7 +88,7 @@ def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[Pac
     Each trajectory lies whole in one part. Of all ways to cut the depth-first order of the leaves, this is the one that
     repeats the fewest tokens.
     """
-    chosen = _depth_first(tree, range(len(advantages)))
+    chosen = _depth_first(tree, range(len(tree.leaves())))
     distinct, pieces = _distinct(tree, chosen.nodes)
     if distinct.num_tokens <= max_tokens:
         return [_packed(tree, advantages, chosen, distinct, pieces)]
@@ -93,7 +101,7 @@ def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[Pac
 
 def pack_apart(tree: Tree, advantages: np.ndarray) -> list[PackedTree]:
     """Each trajectory on its own: nothing is shared."""
-    return [pack(tree, advantages, [i]) for i in range(len(advantages))]
+    return [pack(tree, advantages, [i]) for i in range(len(tree.leaves()))]
 
 
 def fewest_repeated(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[int]:
@@ -154,6 +162,7 @@ def _packed(
     tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: DistinctTokens, pieces: dict[int, list[Piece]]
 ) -> PackedTree:
     nodes, leaves, layout = chosen.nodes, tree.leaves(), distinct.laid_out()
+    values, is_per_node = np.asarray(advantages, np.float64), tree.is_per_node(advantages)
     targets = layout.indices([piece for i in nodes for piece in pieces[i]])
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
     predecessors = layout.parents[targets]
@@ -167,9 +176,10 @@ def _packed(
         sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
         leaf_starts=np.repeat([chosen.first[i] for i in nodes], lengths)[rising],
         leaf_ends=np.repeat([chosen.past[i] for i in nodes], lengths)[rising],
-        advantages=np.asarray(advantages, np.float64)[chosen.order],
         lens=np.array([tree.response_len(leaves[i]) for i in chosen.order], np.float64),
         leaf_weights=np.ones(len(chosen.order)),
+        advantages=np.full(len(chosen.order), np.nan) if is_per_node else values[chosen.order],
+        term_advantages=np.repeat(values[nodes], lengths)[rising] if is_per_node else np.zeros(0),
         rescored_logprobs=np.zeros(0, np.float32),
         ref_logprobs=np.zeros(0, np.float32),
     )

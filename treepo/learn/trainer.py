@@ -7,11 +7,11 @@ from time import perf_counter
 
 import numpy as np
 
-from treepo.credit import Estimator, whiten
+from treepo.credit import Estimator, token_counts, whiten
 from treepo.engine import Engine
 from treepo.grow import TreeSampler
 from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.figures import lengths_of, packing_figures, problem_figures, tree_figures
+from treepo.learn.figures import packing_figures, problem_figures, tree_figures
 from treepo.learn.packing import PackedTree
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
@@ -22,8 +22,8 @@ from treepo.tree import Tree
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What a step did: metrics by name (times in seconds), its trees, and per tree one reward and one advantage per
-    leaf (None for a tree that was not trained on)."""
+    """What a step did: metrics by name (times in seconds), its trees, and per tree one reward per leaf and the
+    advantages, one per leaf or per node (None for a tree that was not trained on)."""
 
     metrics: dict[str, float]
     trees: list[Tree]
@@ -124,12 +124,12 @@ def has_signal(rewards: np.ndarray) -> bool:
 def credit(
     trees: Sequence[Tree], rewards: Sequence[np.ndarray], estimator: Estimator, max_trees: int | None = None
 ) -> list[np.ndarray | None]:
-    """The advantages of each tree's leaves; None for a tree without a signal, and for those beyond the first
-    `max_trees` that have one."""
+    """The advantages of each tree's leaves, or of its nodes; None for a tree without a signal, and for those beyond the
+    first `max_trees` that have one."""
     kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
     advantages = [estimator(trees[i], rewards[i]) for i in kept]
     if estimator.whiten and kept:
-        advantages = whiten(advantages, [lengths_of(trees[i]) for i in kept])
+        advantages = whiten(advantages, [token_counts(trees[i], a) for i, a in zip(kept, advantages, strict=True)])
     by_tree = dict(zip(kept, advantages, strict=True))
     return [by_tree.get(i) for i in range(len(trees))]
 

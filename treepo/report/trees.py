@@ -29,13 +29,14 @@ SCHEMA = pa.schema(
         ("num_fallbacks", pa.int64()),
     ]
 )
-"""Columns; `tree` counts the trees of the file, `depth` the nodes above one. Null: not scored, no leaf, no signal."""
+"""Columns; `tree` counts the trees of the file, `depth` the nodes above one. Null: not scored, no leaf, no signal.
+Advantages stand at the leaves, or at all nodes where each has its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptTree:
     """A tree; if it was scored, the reward of each leaf, in the order of `Tree.leaves`; if it carried a signal, the
-    advantages."""
+    advantages, of each leaf or of each node."""
 
     tree: Tree
     rewards: np.ndarray | None = None
@@ -59,6 +60,7 @@ def read_trees(path: Path) -> list[KeptTree]:
 
 def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
     tree, place = kept.tree, {leaf: i for i, leaf in enumerate(kept.tree.leaves())}
+    is_per_node = kept.advantages is not None and tree.is_per_node(kept.advantages)
     rows = []
     for i, node in enumerate(tree.nodes):
         leaf = place.get(i)
@@ -75,7 +77,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "seed": node.seed,
                 "stop": node.stop,
                 "reward": _at(leaf, kept.rewards),
-                "advantage": _at(leaf, kept.advantages),
+                "advantage": _at(i if is_per_node else leaf, kept.advantages),
                 "num_dropped": tree.num_dropped,
                 "num_fallbacks": tree.num_fallbacks,
             }
@@ -83,8 +85,8 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
     return rows
 
 
-def _at(leaf: int | None, values: np.ndarray | None) -> float | None:
-    return None if leaf is None or values is None else float(values[leaf])
+def _at(index: int | None, values: np.ndarray | None) -> float | None:
+    return None if index is None or values is None else float(values[index])
 
 
 def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
@@ -93,7 +95,7 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     return KeptTree(
         Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
         _values(leaves, "reward"),
-        _values(leaves, "advantage"),
+        _values(leaves if rows[ROOT]["advantage"] is None else rows, "advantage"),
     )
 
 

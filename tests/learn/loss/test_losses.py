@@ -34,9 +34,9 @@ def one_term(log_ratio: Tensor, advantages: list[float]) -> Terms:
         num_leaves=whole(len(advantages)),
         leaf_starts=torch.tensor([0]),
         leaf_ends=torch.tensor([len(advantages)]),
-        advantages=values,
         leaf_weights=torch.ones_like(values),
         lens=torch.ones_like(values),
+        advantages=values,
     )
 
 

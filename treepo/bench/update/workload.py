@@ -12,7 +12,7 @@ from treepo.tree import Tree
 
 @dataclass(frozen=True, eq=False)
 class Workload:
-    """Trees with one advantage per leaf each."""
+    """Trees with their advantages."""
 
     trees: Sequence[Tree]
     advantages: Sequence[np.ndarray]
@@ -20,7 +20,7 @@ class Workload:
     @property
     def num_trajectories(self) -> int:
         """Leaves of all trees."""
-        return sum(map(len, self.advantages))
+        return sum(len(tree.leaves()) for tree in self.trees)
 
     @property
     def num_distinct(self) -> int:

@@ -1,6 +1,6 @@
 """The seam between what trees say and what the optimiser minimises."""
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ class Loss(Protocol):
     contribute (`Terms.trajectory_sums`). One that is neither needs `train.packing = false`, where every term belongs to
     one trajectory.
     """
+
+    per_trajectory: ClassVar[bool]
+    """Whether it needs one advantage per trajectory (`Terms.advantages`); otherwise each token may have its own."""
 
     def __call__(self, terms: Terms) -> Tensor: ...
 

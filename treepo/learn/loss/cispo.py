@@ -1,6 +1,7 @@
 """Truncated importance weights."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ class CISPO:
     Every token keeps a gradient; only its weight is bounded. Source: MiniMax-M1, arXiv 2506.13585, eq. 4-5, which tunes
     the upper bound alone; the default is that of ScaleRL, arXiv 2510.13786.
     """
+
+    per_trajectory: ClassVar[bool] = False
 
     max_weight: float = 5.0
     """Largest importance weight."""

@@ -1,6 +1,7 @@
 """The sequence-level clipped loss of GSPO."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class GSPO:
     `TrajectoryMean` (w = 1 / n) this is the mean over trajectories that the source has. Source: GSPO, arXiv 2507.18071,
     eq. 5-7; the bounds are those of its section 5.1.
     """
+
+    per_trajectory: ClassVar[bool] = True
 
     clip_low: float = 3e-4
     """The ratio of trajectories with negative advantage is held above 1 - clip_low."""

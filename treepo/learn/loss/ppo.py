@@ -1,6 +1,7 @@
 """The clipped loss of PPO."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ class PPO:
     Source: PPO, arXiv 1707.06347, eq. 7; separate bounds: DAPO, arXiv 2503.14476, eq. 8; dual clip: Ye et al.,
     arXiv 1912.09729.
     """
+
+    per_trajectory: ClassVar[bool] = False
 
     clip_low: float = 0.2
     """The ratio of tokens with negative advantage is held above 1 - clip_low."""

@@ -1,6 +1,7 @@
 """The plain policy gradient."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ class REINFORCE:
 
     Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
     """
+
+    per_trajectory: ClassVar[bool] = False
 
     def __call__(self, terms: Terms) -> Tensor:
         return -((terms.positive + terms.negative) * terms.policy_logprobs).sum()

@@ -22,7 +22,7 @@ class Terms:
     importance x sum of w min(A, 0), weight = sum of w, [S].
     num_positive, num_negative, num_leaves [S]: how many there are with A above 0, with A below 0, and in all.
     leaf_starts, leaf_ends int64 [S]: the leaves of a term, a range of 0..L-1.
-    advantages, leaf_weights, lens [L]: per trajectory A, w and its response tokens.
+    leaf_weights, lens, advantages [L]: per trajectory w, its response tokens and A; nan where nodes have their own.
     """
 
     policy_logprobs: Tensor
@@ -36,9 +36,9 @@ class Terms:
     num_leaves: Tensor
     leaf_starts: Tensor
     leaf_ends: Tensor
-    advantages: Tensor
     leaf_weights: Tensor
     lens: Tensor
+    advantages: Tensor
 
     def trajectory_sums(self, values: Tensor) -> Tensor:
         """[S] -> [L]: for each trajectory the sum over its tokens, with gradient."""
@@ -53,8 +53,8 @@ def terms_of(packed: PackedTree, policy_logprobs: Tensor, max_importance: float 
 
     max_importance: bound of the importance weights; they are all 1 if it is not given.
     """
-    advantages, weights = packed.advantages, packed.leaf_weights
-    importance = importance_of(packed, max_importance)
+    weights, ones = packed.leaf_weights, np.ones(len(packed.lens))
+    importance, sums = importance_of(packed, max_importance), packed.below_by_advantage
 
     def like(array: object) -> Tensor:
         return torch.as_tensor(array).to(policy_logprobs.device, policy_logprobs.dtype)
@@ -66,17 +66,17 @@ def terms_of(packed: PackedTree, policy_logprobs: Tensor, max_importance: float 
         policy_logprobs=policy_logprobs,
         sampled_logprobs=like(packed.rescored_logprobs if len(packed.rescored_logprobs) else packed.sampled_logprobs),
         importance=like(importance),
-        positive=like(importance * packed.below(weights * advantages.clip(min=0))),
-        negative=like(importance * packed.below(weights * advantages.clip(max=0))),
+        positive=like(importance * sums(weights, lambda a: a.clip(min=0))),
+        negative=like(importance * sums(weights, lambda a: a.clip(max=0))),
         weight=like(packed.below(weights)),
-        num_positive=like(packed.below(advantages > 0)),
-        num_negative=like(packed.below(advantages < 0)),
+        num_positive=like(sums(ones, lambda a: a > 0)),
+        num_negative=like(sums(ones, lambda a: a < 0)),
         num_leaves=like(packed.leaf_ends - packed.leaf_starts),
         leaf_starts=index(packed.leaf_starts),
         leaf_ends=index(packed.leaf_ends),
-        advantages=like(advantages),
         leaf_weights=like(weights),
         lens=like(packed.lens),
+        advantages=like(packed.advantages),
     )
 
 

@@ -1,0 +1,182 @@
+"""Advantages of nodes against naive implementations, numbers by hand, and what must not change them."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.trees import add_segment, complete_tree, copy_of, star, tree_of, trees
+from treepo.credit import GRPO, SPO, DrGRPO, TreeRL, ValueDifference
+from treepo.credit.segment import SegmentEstimator
+from treepo.tree import ROOT, Node, Tree
+
+REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
+OPTIONS = [*itertools.product(["children", "leaves"], [True, False])]
+ESTIMATORS = [make(values, join) for make in (ValueDifference, SPO, TreeRL) for values, join in OPTIONS]
+
+
+def rewards_for(tree: Tree, seed: int) -> np.ndarray:
+    """A random reward per leaf, with ties, in eighths, which add without rounding."""
+    return np.random.default_rng(seed).choice([-1.0, 0.0, 0.25, 1.0], len(tree.leaves()))
+
+
+@dataclass
+class Naive:
+    """The published formulas by recursion over children, node by node."""
+
+    tree: Tree
+    rewards: dict[int, float]
+    estimator: SegmentEstimator
+
+    def children(self, n: int) -> list[int]:
+        return [i for i, node in enumerate(self.tree.nodes) if node.parent == n and self.leaves(i)]
+
+    def leaves(self, n: int) -> list[int]:
+        return [leaf for leaf in self.rewards if n in self.tree.path(leaf)]
+
+    def value(self, n: int) -> float:
+        if n in self.rewards:
+            return self.rewards[n]
+        if self.estimator.values == "leaves":
+            return sum(self.rewards[leaf] for leaf in self.leaves(n)) / len(self.leaves(n))
+        return sum(map(self.value, self.children(n))) / len(self.children(n))
+
+    def compared_with(self, n: int) -> int:
+        parent = self.tree.nodes[n].parent
+        if self.estimator.join_chains and parent != ROOT and len(self.children(parent)) == 1:
+            return self.compared_with(parent)
+        return parent
+
+    def advantage(self, n: int) -> float:
+        if n == ROOT or not self.leaves(n):
+            return 0.0
+        parent = self.compared_with(n)
+        local = self.value(n) - self.value(parent)
+        if isinstance(self.estimator, TreeRL):
+            return ((self.value(n) - self.value(ROOT)) + local) / len(self.leaves(n)) ** 0.5
+        if isinstance(self.estimator, SPO):
+            siblings = [self.value(c) for c in self.children(parent)]
+            mean = sum(siblings) / len(siblings)
+            std = (sum((v - mean) ** 2 for v in siblings) / len(siblings)) ** 0.5
+            return (self.value(n) - mean) / (std + self.estimator.eps) if std > 1e-9 else 0.0
+        return local
+
+
+def test_values_on_the_fixture() -> None:
+    """Values are 1, 0, -1, -1 two segments below the root, .5 and -1 one below it, and -.25 at the root."""
+    tree = complete_tree(3)
+    assert ValueDifference().valued(tree, REWARDS).values[:7].tolist() == [-0.25, 0.5, -1, 1, 0, -1, -1]
+    difference = ValueDifference()(tree, REWARDS)
+    assert difference == pytest.approx([0, 0.75, -0.75, 0.5, -0.5, 0, 0, 0, 0, -1, 1, 0, 0, 0, 0])
+    spo = SPO()(tree, REWARDS)
+    assert spo == pytest.approx([0, 1, -1, 1, -1, 0, 0, 0, 0, -1, 1, 0, 0, 0, 0], abs=1e-5)
+    tree_rl = TreeRL()(tree, REWARDS)
+    expected = [0, 1.5 / 2, -1.5 / 2, 1.75 / 2**0.5, -0.25 / 2**0.5, *[-0.75 / 2**0.5] * 2]
+    assert tree_rl == pytest.approx([*expected, 1.25, 1.25, -1.75, 2.25, *[-0.75] * 4])
+
+
+def test_values_of_an_uneven_tree() -> None:
+    """A leaf beside a fork counts half by children, a third by leaves."""
+    tree, rewards = tree_of({0: [1, 2], 1: [3, 4]}), np.array([1.0, 0.0, 0.0])
+    assert tree.leaves() == [2, 3, 4]
+    assert ValueDifference("children").valued(tree, rewards).values[ROOT] == 0.5
+    assert ValueDifference("leaves").valued(tree, rewards).values[ROOT] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@settings(max_examples=40, deadline=None)
+@given(tree=trees(), seed=st.integers(0, 2**32))
+def test_equals_a_naive_implementation(estimator: SegmentEstimator, tree: Tree, seed: int) -> None:
+    """On random trees with chains, splits, leaves at any depth, and a path that never ended."""
+    add_segment(tree, ROOT, [1, 2])
+    rewards = rewards_for(tree, seed)
+    advantages = estimator(tree, rewards)
+    naive = Naive(tree, dict(zip(tree.leaves(), rewards.tolist(), strict=True)), estimator)
+    assert advantages == pytest.approx([naive.advantage(n) for n in range(len(tree.nodes))], abs=1e-9)
+    assert advantages[[ROOT, -1]].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@settings(max_examples=40, deadline=None)
+@given(tree=trees(), seed=st.integers(0, 2**32), shift=st.integers(-40, 40))
+def test_what_all_of_them_promise(estimator: SegmentEstimator, tree: Tree, seed: int, shift: int) -> None:
+    """The same for each node however nodes are numbered and whatever all rewards have in common; nothing where all
+    agree."""
+    rewards = rewards_for(tree, seed)
+    advantages = estimator(tree, rewards)
+    assert estimator(tree, rewards + shift / 8) == pytest.approx(advantages, abs=1e-6)
+    assert estimator(tree, np.full(len(rewards), shift / 8)) == pytest.approx(np.zeros(len(tree.nodes)), abs=1e-9)
+    other, olds = renumbered(tree, np.random.default_rng(seed))
+    leaves = tree.leaves()
+    own = np.array([rewards[leaves.index(olds[leaf])] for leaf in other.leaves()])
+    assert estimator(other, own) == pytest.approx(advantages[olds], abs=1e-9)
+
+
+def renumbered(tree: Tree, rng: np.random.Generator) -> tuple[Tree, list[int]]:
+    """The same tree with its nodes below the root in another order, and the old number of each."""
+    olds = [ROOT, *(1 + rng.permutation(len(tree.nodes) - 1)).tolist()]
+    place = {old: new for new, old in enumerate(olds)} | {-1: -1}
+    nodes = [tree.nodes[old] for old in olds]
+    moved = [Node(place[n.parent], n.token_ids, n.sampled_logprobs, n.seed, n.stop) for n in nodes]
+    return Tree(tree.problem_id, moved), olds
+
+
+@pytest.mark.parametrize("estimator", [e for e in ESTIMATORS if e.join_chains], ids=repr)
+@settings(max_examples=40, deadline=None)
+@given(tree=trees(), seed=st.integers(0, 2**32))
+def test_borders_at_which_nothing_forks_change_nothing(estimator: SegmentEstimator, tree: Tree, seed: int) -> None:
+    """Every node split in two: both parts have the advantage of the whole."""
+    rewards, other = rewards_for(tree, seed), copy_of(tree)
+    wholes = [i for i, n in enumerate(tree.nodes) if i != ROOT and len(n.token_ids) > 1]
+    uppers = [other.split(i, 1) for i in wholes]
+    before, after = estimator(tree, rewards), estimator(other, rewards)
+    assert after[: len(before)] == pytest.approx(before, abs=1e-9)
+    assert after[uppers] == pytest.approx(before[wholes], abs=1e-9)
+
+
+def test_chains_that_are_not_joined_are_compared_with_themselves() -> None:
+    """The second segment of a chain has its parent's value: 0, but for what TreeRL compares with the root."""
+    tree, rewards = tree_of({0: [1, 2], 1: [3]}), np.array([0.0, 1.0])
+    assert ValueDifference()(tree, rewards).tolist() == [0, 0.5, -0.5, 0.5]
+    assert ValueDifference(join_chains=False)(tree, rewards).tolist() == [0, 0.5, -0.5, 0]
+    assert SPO(join_chains=False)(tree, rewards) == pytest.approx([0, 1, -1, 0], abs=1e-5)
+    assert TreeRL(join_chains=False)(tree, rewards).tolist() == [0, 1, -1, 0.5]
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees(min_leaves=2), st.integers(0, 2**32))
+def test_siblings_make_up_for_each_other(tree: Tree, seed: int) -> None:
+    """Value differences and SPO's advantages have mean 0 over the children of each node."""
+    rewards = rewards_for(tree, seed)
+    for estimator in (ValueDifference(), SPO(), SPO("leaves")):
+        advantages = estimator(tree, rewards)
+        for children in tree.children():
+            if len(children) > 1:
+                assert advantages[children].mean() == pytest.approx(0, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0]), min_size=2, max_size=12))
+def test_on_a_star_each_is_its_flat_form(rewards: list[float]) -> None:
+    """The mean-centred reward, its standard score with the biased std, and twice the first."""
+    tree, values = star(len(rewards)), np.array(rewards)
+    centred = DrGRPO()(tree, values)
+    assert ValueDifference()(tree, values)[1:] == pytest.approx(centred, abs=1e-12)
+    assert TreeRL()(tree, values)[1:] == pytest.approx(2 * centred, abs=1e-12)
+    biased = GRPO()(tree, values) * np.sqrt(len(rewards) / (len(rewards) - 1))
+    assert SPO()(tree, values)[1:] == pytest.approx(biased, abs=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+def test_a_single_leaf_has_nothing_to_be_compared_with(estimator: SegmentEstimator) -> None:
+    """One trajectory, in one segment or in a chain."""
+    for tree in (star(1), tree_of({0: [1], 1: [2]})):
+        assert estimator(tree, np.array([1.0])).tolist() == [0.0] * len(tree.nodes)
+
+
+def test_an_impossible_eps_is_refused() -> None:
+    with pytest.raises(ValueError, match="^eps must be positive"):
+        SPO(eps=0.0)

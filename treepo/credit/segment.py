@@ -1,0 +1,122 @@
+"""Estimators with one advantage per node: what the tokens of a segment are worth, for every trajectory through them.
+
+V(n) is the value of having got to the end of node n, estimated from the leaves below it. The root has no advantage, and
+neither has a node that leads to no leaf: 0.
+Letters: N nodes of the tree.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from treepo.tree import ROOT, Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Valued:
+    """A tree's nodes with their values.
+
+    values, num_leaves [N]: V and the leaves at or below. parents: for each node but the root that leads to a leaf, the
+    node it came from. siblings: for each node, the values of those that came from it.
+    """
+
+    values: np.ndarray
+    num_leaves: np.ndarray
+    parents: dict[int, int]
+    siblings: dict[int, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SegmentEstimator:
+    """What estimators with one advantage per node have in common."""
+
+    per_node: ClassVar[bool] = True
+
+    values: Literal["children", "leaves"] = "children"
+    """V(n): the mean of the values of n's children, or of the rewards of all leaves below n. A leaf's is its reward."""
+
+    join_chains: bool = True
+    """Take an unbranched chain of segments for one segment. If not, all but its first are compared with a parent of the
+    same value."""
+
+    def valued(self, tree: Tree, rewards: np.ndarray) -> Valued:
+        groups = tree.groups()
+        nodes = [i for i in tree.top_down() if i in groups]
+        children = {i: [child for child in own if child in groups] for i, own in enumerate(tree.children())}
+        values, num_leaves = np.zeros(len(tree.nodes)), np.zeros(len(tree.nodes))
+        for i in reversed(nodes):
+            below = values[children[i]] if self.values == "children" and children[i] else rewards[groups[i]]
+            values[i], num_leaves[i] = below.mean(), len(groups[i])
+        parents: dict[int, int] = {}
+        for i in nodes[1:]:
+            parent = tree.nodes[i].parent
+            is_joined = self.join_chains and parent != ROOT and len(children[parent]) == 1
+            parents[i] = parents[parent] if is_joined else parent
+        return Valued(values, num_leaves, parents, {i: values[own] for i, own in children.items()})
+
+
+@dataclass(frozen=True)
+class ValueDifference(SegmentEstimator):
+    """A(n) = V(n) - V(parent of n).
+
+    Source: the plain form of the segment advantages in TreePO's release, which gives leaves the advantage of eq. 6
+    for a reward first, sets the root's value to 0, and can let the parent's value fade by the distance from the end of
+    a trajectory (docs/paper.md). Assumes that few leaves tell the value of a node.
+    """
+
+    whiten: bool = True
+    """Whether the advantages are then whitened over the response tokens of the whole batch."""
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
+        for i, parent in valued.parents.items():
+            advantages[i] = valued.values[i] - valued.values[parent]
+        return advantages
+
+
+@dataclass(frozen=True)
+class SPO(SegmentEstimator):
+    """A(n) = (V(n) - mean V of n and its siblings) / (std of these + eps), with the biased std; 0 for an only child.
+
+    Source: SPO-tree, arXiv 2505.23564; the std as in TreePO's release. Assumes that every fork that made a difference,
+    however small, should weigh as much as any other.
+    """
+
+    eps: float = 1e-6
+    """Added to the standard deviation."""
+
+    whiten: bool = False
+    """Whether the advantages are then whitened over the response tokens of the whole batch."""
+
+    def __post_init__(self) -> None:
+        if self.eps <= 0:
+            raise ValueError(f"eps must be positive, got {self.eps}")
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
+        for i, parent in valued.parents.items():
+            siblings = valued.siblings[parent]
+            if np.ptp(siblings) > 0:
+                advantages[i] = (valued.values[i] - siblings.mean()) / (siblings.std() + self.eps)
+        return advantages
+
+
+@dataclass(frozen=True)
+class TreeRL(SegmentEstimator):
+    """A(n) = ((V(n) - V(root)) + (V(n) - V(parent of n))) / sqrt(leaves at or below n).
+
+    Source: TreeRL, arXiv 2506.11902, whose values are those of `values = "leaves"`. A token of n counts in
+    every trajectory through it; the root keeps the first segments from outweighing the others by their number.
+    """
+
+    whiten: bool = False
+    """Whether the advantages are then whitened over the response tokens of the whole batch."""
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
+        values = valued.values
+        for i, parent in valued.parents.items():
+            gain = (values[i] - values[ROOT]) + (values[i] - values[parent])
+            advantages[i] = gain / np.sqrt(valued.num_leaves[i])
+        return advantages
