@@ -19,7 +19,7 @@ from time import perf_counter
 import matplotlib as mpl
 import numpy as np
 
-from treepo.credit.leaf_weights import leaf_weights
+from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares
 from treepo.engine import SampleResult
 from treepo.grow import (
     EvenBranching,
@@ -34,7 +34,7 @@ from treepo.grow import (
     TreeShape,
 )
 from treepo.grow.growth import Growth, Segment
-from treepo.tree import Tree
+from treepo.tree import ROOT, Tree
 
 HERE = Path(__file__).parent
 RIGHT, EOS = 1, 3
@@ -59,8 +59,12 @@ BRANCHINGS = {
 FORKS = {"2": InitialFork(2, 2), "2..8": InitialFork(2, 8)}
 FALLBACKS = {"none": NoFallback(), "resume": Resume()}
 STOPPING = StopRules(answer="never", repetition="never")
-QUANTITIES = ("reward", "length", "gradient", "gradient, own baseline")
-WEIGHTINGS = ("plain", "ignored", "alike", "all")
+QUANTITIES = ("reward", "length", "gradient", "gradient, own mean", "gradient, others' mean")
+"""The gradient is E[(R - baseline) score]; its baseline is the true mean reward, the tree's mean, or for each node's
+tokens the mean over the leaves that are not below it."""
+
+KINDS: tuple[Resumed, ...] = ("ignored", "alike", "all")
+WEIGHTINGS = ("plain", *KINDS)
 
 
 class Policy:
@@ -93,7 +97,7 @@ class Policy:
             slope = (self.probabilities * (self.scores * after + np.append(slope, 0.0))).sum(1)
             value = (self.probabilities * after).sum(1)
             length = 1 + self.probabilities[:, :3] @ length
-        return {"reward": value[0], "length": length[0], "gradient": slope[0], "gradient, own baseline": slope[0]}
+        return dict(zip(QUANTITIES, [value[0], length[0], *[slope[0]] * 3], strict=True))
 
 
 def grow(rules: Rules, policy: Policy, seed: int, rng: np.random.Generator) -> Tree:
@@ -116,11 +120,29 @@ def leaf_values(tree: Tree, policy: Policy) -> np.ndarray:
     return np.array(columns, float).T
 
 
-def averages(weights: np.ndarray, values: np.ndarray, baseline: float) -> list[float]:
-    """The weighted means of QUANTITIES; `baseline` is that of the gradient with a constant one."""
+def plain_averages(values: np.ndarray, baseline: float) -> list[float]:
+    """The means of QUANTITIES where every leaf weighs the same, and stands for itself."""
     reward, length, score = values
-    own = weights @ reward
-    return [own, weights @ length, weights @ ((reward - baseline) * score), weights @ ((reward - own) * score)]
+    own = ((reward - reward.mean()) * score).mean()
+    others = own * len(reward) / max(len(reward) - 1, 1)
+    return [reward.mean(), length.mean(), ((reward - baseline) * score).mean(), own, others]
+
+
+def weighted_averages(tree: Tree, kind: Resumed, policy: Policy, values: np.ndarray, baseline: float) -> list[float]:
+    """The weighted means of QUANTITIES."""
+    reward, length, score = values
+    weights, means = leaf_weights(tree, kind), group_means(tree, reward, kind)
+    own = means[ROOT]
+    below, others = shares(tree, kind), 0.0
+    node_weights = np.ones(len(tree.nodes))
+    for index in [*tree.top_down()][1:]:
+        node = tree.nodes[index]
+        node_weights[index] = w = node_weights[node.parent] * below[index]
+        rest = (own - w * means[index]) / (1 - w) if w < 1 - 1e-9 else 0.0
+        before = np.append(tree.nodes[node.parent].token_ids[-1], node.token_ids[:-1])
+        others += w * (means[index] - rest) * policy.scores[before, node.token_ids].sum()
+    constant = weights @ ((reward - baseline) * score)
+    return [own, weights @ length, constant, weights @ ((reward - own) * score), others]
 
 
 def measure(rules: Rules, policy: Policy, num_trees: int, seed: int) -> dict:
@@ -130,9 +152,8 @@ def measure(rules: Rules, policy: Policy, num_trees: int, seed: int) -> dict:
     for i in range(num_trees):
         tree = grow(rules, policy, seed * num_trees + i, rng)
         values = leaf_values(tree, policy)
-        plain = np.full(values.shape[1], 1 / values.shape[1])
-        weights = [plain, *(leaf_weights(tree, kind) for kind in WEIGHTINGS[1:])]
-        found.append([averages(w, values, truth["reward"]) for w in weights])
+        weighted = [weighted_averages(tree, kind, policy, values, truth["reward"]) for kind in KINDS]
+        found.append([plain_averages(values, truth["reward"]), *weighted])
         tokens.append(tree.num_decoded())
         leaves.append(values.shape[1])
     means = np.array(found)
@@ -191,9 +212,19 @@ def main(num_trees: int) -> None:
         "trees": num_trees,
         "shape": "width 8, depth 6, segments of 2 tokens, num_children 2",
     }
-    figures = rounded({"about": about, "truth": truths, "rows": rows})
+    figures = rounded({"about": about, "truth": truths, "largest bias over its error": largest(rows), "rows": rows})
     (HERE / "results" / "leaf_weights.json").write_text(json.dumps(figures, indent=1) + "\n")
     draw(rows)
+
+
+def largest(rows: list[dict]) -> dict:
+    """For each weighting and quantity, the largest |bias| in standard errors over all rows of trees."""
+    found = {}
+    for kind, quantity in product(WEIGHTINGS, QUANTITIES):
+        cells = [row["estimators"][kind][quantity] for row in rows if row["branching"] != "sequential"]
+        ratios = [abs(cell["bias"]) / cell["se"] for cell in cells if cell["se"] > 0]
+        found.setdefault(kind, {})[quantity] = max(ratios)
+    return found
 
 
 def line(row: dict) -> str:
