@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
+from tests.credit.exact import EOS, TinyPolicy, all_trees, value_of, values_of
 from tests.grow.scripts import World, worlds
 from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit.leaf_weights import group_means, leaf_weights, shares, weighted_mean
@@ -166,6 +166,33 @@ def test_the_mean_below_a_node_is_exact_given_its_prefix() -> None:
                 plain[len(prefix)] += probability * (values_of(tree)[leaves].mean() - exact)
     assert error == pytest.approx(np.zeros(3), abs=1e-12)
     assert abs(plain[0]) > 1e-3
+
+
+def score_of(policy: TinyPolicy, response: list[int], start: int) -> float:
+    """Derivative of the log-probability of the tokens from `start` on by the logit of EOS."""
+    return sum((response[i] == EOS) - policy(response[:i])[EOS] for i in range(start, len(response)))
+
+
+@pytest.mark.parametrize("branching", [EvenBranching(), LogprobBranching("high", temperature=0.3)])
+def test_the_policy_gradient_with_each_baseline(branching) -> None:
+    """Exact with a constant and with the mean over the leaves not below a node; the tree's own mean shrinks it."""
+    target = EOS_OR_ON.mean(lambda r: value_of(r) * score_of(EOS_OR_ON, list(r), 0), SMALL.response_limit)
+    found = np.zeros(3)
+    for probability, tree in all_trees(rules(branching=branching, fallback=Resume()), EOS_OR_ON):
+        values, weights = values_of(tree), leaf_weights(tree)
+        means, groups = group_means(tree, values), tree.groups()
+        scores = np.array([score_of(EOS_OR_ON, tree.ids(leaf)[1:].tolist(), 0) for leaf in tree.leaves()])
+        others = 0.0
+        for index in range(1, len(tree.nodes)):
+            response = tree.ids(index)[1:].tolist()
+            score = score_of(EOS_OR_ON, response, len(response) - len(tree.nodes[index].token_ids))
+            weight = weights[groups[index]].sum()
+            rest = (means[ROOT] - weight * means[index]) / (1 - weight)
+            others += weight * score * (means[index] - rest)
+        by_constant = weights @ ((values - 0.3) * scores)
+        found += probability * np.array([by_constant, others, weights @ ((values - means[ROOT]) * scores)])
+    assert found[:2] == pytest.approx([target, target], abs=1e-12)
+    assert 0.3 < found[2] / target < 0.7
 
 
 def test_a_fallbacks_share_by_hand() -> None:
