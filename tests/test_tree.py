@@ -158,6 +158,14 @@ def test_splitting_changes_no_view_of_the_leaves(tree: Tree, random: object) -> 
         assert old.stop == new.stop
 
 
+def test_a_split_leaves_the_mark_of_a_fallback_with_the_upper_part() -> None:
+    """The lower part is what came of it, and an original to whatever is drawn beside it later."""
+    tree = tree_of({0: [1, 2]})
+    drawn = add_segment(tree, ROOT, [1, 2, 3], StopReason.EOS, resumed=True)
+    upper = tree.split(drawn, 2)
+    assert [tree.nodes[i].resumed for i in (1, upper, drawn)] == [False, True, False]
+
+
 def test_tokens_are_held_once() -> None:
     """Eight trajectories of 3 segments x 2 tokens share 14 nodes: 28 tokens decoded, not 48; prompts do not count."""
     tree = complete_tree(3, tokens_per_node=2)

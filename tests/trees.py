@@ -1,6 +1,7 @@
 """Builders of trees that no engine grew."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
@@ -20,11 +21,16 @@ def logprobs_of(prefix_ids: Sequence[int], token_ids: Sequence[int]) -> np.ndarr
 
 
 def add_segment(
-    tree: Tree, parent: int, token_ids: Sequence[int], stop: StopReason | None = None, seed: int = 0
+    tree: Tree,
+    parent: int,
+    token_ids: Sequence[int],
+    stop: StopReason | None = None,
+    seed: int = 0,
+    resumed: bool = False,
 ) -> int:
     """Append a segment with made-up log-probabilities below `parent` and return its index."""
     tokens = np.array(token_ids, np.int32)
-    return tree.add(Node(parent, tokens, logprobs_of(tree.ids(parent), tokens), seed, stop))
+    return tree.add(Node(parent, tokens, logprobs_of(tree.ids(parent), tokens), seed, stop, resumed))
 
 
 def random_tree(
@@ -46,7 +52,8 @@ def random_tree(
     tree = Tree.planted(problem_id, rng.integers(vocab, size=rng.integers(1, 5)), seed=0)
     for _ in range(num_leaves):
         leaves = tree.leaves()
-        if leaves and rng.random() < fallback:
+        resumes = bool(leaves) and rng.random() < fallback
+        if resumes:
             leaf = int(rng.choice(leaves))
             node = tree.cut(leaf, int(rng.integers(tree.response_len(leaf))))
         else:
@@ -60,7 +67,7 @@ def random_tree(
                 common = int(rng.integers(1, len(sibling) + 1))
                 tokens = np.concatenate([sibling[:common], tokens[: int(rng.integers(len(tokens) + 1))]])
             stop = STOPS[int(rng.integers(len(STOPS)))] if i == num_segments - 1 else None
-            node = add_segment(tree, node, tokens, stop, seed=int(rng.integers(2**62)))
+            node = add_segment(tree, node, tokens, stop, int(rng.integers(2**62)), resumes and i == 0)
     return tree
 
 
@@ -105,7 +112,7 @@ def relabelled(tree: Tree, rng: np.random.Generator) -> tuple[Tree, list[int]]:
         node = tree.nodes[old]
         names[old] = len(new.nodes)
         parent = names[node.parent] if node.parent >= 0 else -1
-        new.nodes.append(Node(parent, node.token_ids, node.sampled_logprobs, node.seed, node.stop))
+        new.nodes.append(replace(node, parent=parent))
         ready.extend(children[old])
     olds = {new_index: old for old, new_index in names.items()}
     old_leaves = tree.leaves()

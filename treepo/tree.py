@@ -32,6 +32,7 @@ class Node:
     sampled_logprobs: float32 [n] from the engine that sampled them, or None where nothing was scored (the prompt).
     seed: the random stream the tokens were drawn from.
     stop: why the path ended here, or None for an inner node.
+    resumed: whether a fallback drew it, below a node that others had been drawn from before.
     """
 
     parent: int
@@ -39,6 +40,7 @@ class Node:
     sampled_logprobs: np.ndarray | None
     seed: int
     stop: StopReason | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,8 @@ class Tree:
     def split(self, index: int, offset: int) -> int:
         """Cut a node in two after `offset` of its tokens and return the new, upper part.
 
-        The lower part keeps the index, so leaves and children stay where they were.
+        The lower part keeps the index, so leaves and children stay where they were. If a fallback drew the node, it is
+        the upper part that begins what it drew.
         """
         node = self.nodes[index]
         assert index != ROOT and 0 < offset < len(node.token_ids), f"cannot split node {index} at {offset}"
@@ -101,6 +104,7 @@ class Tree:
             parent=len(self.nodes) - 1,
             token_ids=node.token_ids[offset:],
             sampled_logprobs=node.sampled_logprobs[offset:],
+            resumed=False,
         )
         return len(self.nodes) - 1
 

@@ -156,7 +156,7 @@ def same_tree(a: Tree, b: Tree) -> bool:
 
     def content(tree: Tree) -> list[tuple]:
         return [
-            (n.parent, n.token_ids.tolist(), None if i == 0 else n.sampled_logprobs.tolist(), n.seed, n.stop)
+            (n.parent, n.token_ids.tolist(), None if i == 0 else n.sampled_logprobs.tolist(), n.seed, n.stop, n.resumed)
             for i, n in enumerate(tree.nodes)
         ]
 

@@ -2,16 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.grow.scripts import NotedEngine, World
-from treepo.grow import Cut, Finished, InitialFork, Level, Resume, TreeShape
+from tests.grow.scripts import NotedEngine, World, worlds
+from treepo.grow import Cut, Finished, InitialFork, Level, NoFallback, Resume, TreeShape
 from treepo.tree import ROOT, StopReason
 
 USABLE = (StopReason.ANSWER, StopReason.EOS)
@@ -155,6 +155,22 @@ def test_each_fallback_forks_what_is_missing_up_to_the_number_of_children() -> N
     assert len({r.seed for r in level}) == 10
     assert [r.prefix_ids.tolist() for r in level[:3]] == [tree.ids(tree.leaves()[0])[:5].tolist()] * 3
     assert [r.prefix_ids.tolist() for r in level[3:6]] == [tree.ids(tree.leaves()[1])[:9].tolist()] * 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds(), st.booleans())
+def test_without_what_fallbacks_drew_a_tree_is_the_one_without_fallback(world: World, cut_full_trees: bool) -> None:
+    """The paths that lead through no marked node are those that had grown before; nothing else is marked."""
+    world = replace(world, shape=replace(world.shape, min_response_len=1))
+    tree = world.grow(cut_full_trees=cut_full_trees)
+    before = world.grow(fallback=NoFallback())
+    marked = [i for i, node in enumerate(tree.nodes) if node.resumed]
+    old = [t.token_ids.tolist() for t in tree.trajectories() if not set(t.nodes) & set(marked)]
+    assert sorted(old) == sorted(t.token_ids.tolist() for t in before.trajectories())
+    if world.shape.token_budget is None:
+        assert len(marked) == len(tree.leaves()) - len(before.leaves())
+    children = tree.children()
+    assert all(not all(tree.nodes[i].resumed for i in children[tree.nodes[m].parent]) for m in marked)
 
 
 SHAPE = TreeShape(segment_len=8)

@@ -5,7 +5,7 @@ import pytest
 
 from tests.trees import tree_of
 from treepo.grow import TreeShape
-from treepo.learn.figures import forks_by_depth, problem_figures, tree_figures
+from treepo.learn.figures import forks_by_depth, problem_figures, reward_figures, tree_figures
 
 SHAPE = TreeShape(4, 3, segment_len=2)
 
@@ -43,13 +43,19 @@ def test_the_figures_of_a_tree() -> None:
     assert figures["stop/answer"] == 0.0
 
 
+def test_rewards_over_leaves_and_over_the_policy() -> None:
+    """Node 1 forks in two leaves, node 2 goes on to one: that one weighs as much as the other two."""
+    rewards = [np.array([1.0, 1.0, 0.0]), np.array([0.0])]
+    figures = reward_figures([small_tree(), tree_of({0: (1,)})], rewards)
+    assert figures == {"reward/mean": pytest.approx(2 / 4), "reward/unbiased": pytest.approx((1 / 2 + 0) / 2)}
+
+
 def test_what_became_of_the_problems() -> None:
     """Two agree on right, one on wrong; of three with a signal two were trained on."""
     mixed = np.array([0.0, 1.0])
     rewards = [np.ones(2), mixed, np.zeros(2), mixed, np.ones(2), mixed]
     figures = problem_figures(rewards, num_rounds=2, num_trained=2)
     assert figures == {
-        "reward/mean": pytest.approx(7 / 12),
         "problems/rounds": 2,
         "problems/grown": 6,
         "problems/solved": 2,

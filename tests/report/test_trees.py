@@ -20,7 +20,7 @@ def equal(a: Tree, b: Tree) -> bool:
     """Node by node, log-probabilities bit by bit, and nothing scored where nothing was."""
     counts = [(t.problem_id, t.num_dropped, t.num_fallbacks, len(t.nodes)) for t in (a, b)]
     return counts[0] == counts[1] and all(
-        (x.parent, x.seed, x.stop) == (y.parent, y.seed, y.stop)
+        (x.parent, x.seed, x.stop, x.resumed) == (y.parent, y.seed, y.stop, y.resumed)
         and x.token_ids.dtype == y.token_ids.dtype
         and np.array_equal(x.token_ids, y.token_ids)
         and (x.sampled_logprobs is None) == (y.sampled_logprobs is None)

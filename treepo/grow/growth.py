@@ -53,7 +53,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What was decoded below `parent` and is not in the tree yet."""
+    """What was decoded below `parent` and is not in the tree yet; resumed: it begins what a fallback drew."""
 
     parent: int
     prefix_ids: np.ndarray
@@ -61,6 +61,7 @@ class Decoded:
     logprobs: np.ndarray
     seed: int
     ended: bool
+    resumed: bool = False
 
 
 class Growth:
@@ -77,6 +78,7 @@ class Growth:
         self.num_short = 0
         self.num_children = [0]
         self.runs_on = False
+        self.is_fallback = False
         self.gave_up = False
 
     def start(self) -> list[Segment]:
@@ -109,10 +111,12 @@ class Growth:
         paths = self._grow_nodes(paths)
         assert len(self.finished) + len(paths) <= shape.width
         if not self.runs_on and paths:
+            self.is_fallback = False
             nodes = [path.parent for path in paths]
             return self._next_level(list(zip(nodes, self._branch(nodes, num_before), strict=True)))
         while paths:
             paths = self._grow_nodes(paths)
+        self.is_fallback = True
         forks = [] if self.done else self._resume()
         self.gave_up = not forks
         if self.done and self.num_short:
@@ -142,7 +146,7 @@ class Growth:
     def _decoded(self, index: int) -> Decoded:
         segment, result = self.segments[index], self.results[index]
         parts = result.token_ids, result.logprobs
-        return Decoded(segment.parent, segment.prefix_ids, *parts, segment.seed, result.ended)
+        return Decoded(segment.parent, segment.prefix_ids, *parts, segment.seed, result.ended, self.is_fallback)
 
     def _grow_nodes(self, paths: list[Decoded]) -> list[Decoded]:
         """Add the next segment of each path to the tree; return what is left of those that stay active."""
@@ -170,7 +174,7 @@ class Growth:
                 self.num_short += 1
                 self.tree.num_dropped += len(token_ids)
                 return None
-        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop))
+        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop, path.resumed))
         self.num_children.append(0)
         if stop is None:
             return Decoded(node, ids, more_ids, more_logprobs, path.seed, path.ended)

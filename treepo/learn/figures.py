@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from treepo.credit.leaf_weights import weighted_mean
 from treepo.grow import TreeShape
 from treepo.learn.packing import PackedTree, num_distinct
 from treepo.tree import ROOT, StopReason, Tree
@@ -56,6 +57,13 @@ def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
     return forks
 
 
+def reward_figures(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> dict[str, float]:
+    """reward/mean: over all leaves; reward/unbiased: over the trees, each leaf with its weight (`leaf_weights`), what
+    sequential sampling of these problems would have on average."""
+    unbiased = [weighted_mean(tree, r) for tree, r in zip(trees, rewards, strict=True)]
+    return {"reward/mean": float(np.concatenate(rewards).mean()), "reward/unbiased": float(np.mean(unbiased))}
+
+
 def problem_figures(rewards: Sequence[np.ndarray], num_rounds: int, num_trained: int) -> dict[str, float]:
     """What became of the problems of one step: grown in how many rounds, trained on, or without a signal.
 
@@ -65,7 +73,6 @@ def problem_figures(rewards: Sequence[np.ndarray], num_rounds: int, num_trained:
     agreed = [r for r in rewards if r.min() == r.max()]
     num_solved = sum(float(r.max()) > 0 for r in agreed)
     return {
-        "reward/mean": float(np.concatenate(rewards).mean()),
         "problems/rounds": num_rounds,
         "problems/grown": len(rewards),
         "problems/solved": num_solved,

@@ -11,7 +11,7 @@ from treepo.credit import Estimator, token_counts, whiten
 from treepo.engine import Engine
 from treepo.grow import TreeSampler
 from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.figures import packing_figures, problem_figures, tree_figures
+from treepo.learn.figures import packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.packing import PackedTree
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
@@ -66,7 +66,8 @@ class Trainer:
         self.engine.update_weights(self.policy.model)
         clock.lap("update")
         metrics = (
-            problem_figures(rewards, num_rounds, len(trained))
+            reward_figures(trees, rewards)
+            | problem_figures(rewards, num_rounds, len(trained))
             | tree_figures(trees, self.sampler.rules.shape)
             | packing_figures(trees, packed)
             | grown.metrics()

@@ -23,14 +23,15 @@ SCHEMA = pa.schema(
         ("sampled_logprobs", pa.list_(pa.float32())),
         ("seed", pa.int64()),
         ("stop", pa.string()),
+        ("resumed", pa.bool_()),
         ("reward", pa.float64()),
         ("advantage", pa.float64()),
         ("num_dropped", pa.int64()),
         ("num_fallbacks", pa.int64()),
     ]
 )
-"""Columns; `tree` counts the trees of the file, `depth` the nodes above one. Null: not scored, no leaf, no signal.
-Advantages stand at the leaves, or at all nodes where each has its own."""
+"""Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it.
+Null: not scored, no leaf, no signal. Advantages stand at the leaves, or at all nodes where each has its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "sampled_logprobs": node.sampled_logprobs,
                 "seed": node.seed,
                 "stop": node.stop,
+                "resumed": node.resumed,
                 "reward": _at(leaf, kept.rewards),
                 "advantage": _at(i if is_per_node else leaf, kept.advantages),
                 "num_dropped": tree.num_dropped,
@@ -112,4 +114,5 @@ def _node(row: dict[str, Any]) -> Node:
         None if logprobs is None else np.array(logprobs, np.float32),
         row["seed"],
         None if row["stop"] is None else StopReason(row["stop"]),
+        row["resumed"],
     )

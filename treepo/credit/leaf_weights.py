@@ -1,0 +1,105 @@
+"""What each leaf of a tree weighs in an average that stands for the policy's own distribution."""
+
+from typing import Literal
+
+import numpy as np
+
+from treepo.tree import ROOT, StopReason, Tree
+
+Resumed = Literal["ignored", "alike", "all"]
+"""What counts of the trajectories that a fallback drew: nothing; those that end like an original; everything."""
+
+
+def leaf_weights(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
+    """float64 per leaf, in the order of `Tree.leaves`, summing to 1: the product of its nodes' `shares`.
+
+    w_i = product over the nodes v on the path to leaf i of 1 / c(v), with c(v) the children drawn where v was drawn.
+    Then E[sum_i w_i f(leaf i)] = E_policy[f] for every f, although long paths have more leaves than short ones.
+
+    Why. Let V(x) be the policy's mean of f over what follows the prefix x, and M the sum of w_x V(x) over the paths of
+    a level, finished (V = f) or to be decoded. A fork of x into c replaces w_x V(x) by c terms w_x / c V(x), so it
+    leaves M as it is, whatever c was decided by; decoding turns V(x) into V(x + segment), whose mean is V(x) given all
+    that was known when c was decided. So M is a martingale from E_policy[f] to sum_i w_i f, in at most `depth` steps.
+
+    What that needs: children are drawn independently from the policy after their number was decided, and a path ends by
+    what is on it alone. The number may depend on all that was sampled before, on whoever is still active and on
+    log-probabilities: even, random, token-budget and log-probability branching all qualify, any initial fork, and token
+    budgets. "The policy" is what one path does in a tree of this shape: temperature, limits and stop rules included.
+
+    A fallback adds siblings to a fork whose outcome it has seen, as in gambling until one is even. What counts then:
+
+    ignored: nothing that it drew (weight 0). Exact for every fallback, as the sum stops where no path was active.
+    alike: unforked paths from one node with as many tokens and the same stop reason share what the originals among them
+        have. Exact (and never of larger variance: Rao-Blackwell, both could have been the original) if growing looks at
+        lengths and stop reasons alone and cuts at segment borders: not for `LogprobBranching`, not for `by_reason`,
+        `unlikely_token`, `unlikely_block`, `likely_block`, nor for windows that are not whole segments.
+    all: like any sibling. Off by E[sum over resumed nodes x of w_x a (V(x) - S)], S the weighted mean of the originals
+        below x and a the share that they lose: not 0, as x is resumed for what they were (ended early, answered).
+        Exact only where the fallback would have been the same whatever had been drawn.
+
+    `min_response_len`: trajectories that are dropped leave no node, and their siblings share what they had. Exact while
+    nothing is dropped, biased otherwise: the target is then the policy given a sufficient length, a ratio of means.
+    Siblings that begin alike are draws of their own, and count as such: never merge them before weighing.
+    """
+    below = shares(tree, resumed)
+    weights = np.zeros(len(tree.nodes))
+    for index in tree.top_down():
+        parent = tree.nodes[index].parent
+        weights[index] = 1.0 if index == ROOT else weights[parent] * below[index]
+    return weights[tree.leaves()]
+
+
+def shares(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
+    """float64 per node: what it has of its parent's weight, 1 over the children of each node; 1 for the root.
+
+    See `leaf_weights`. If nothing else is left below a node, what a fallback drew there counts as original.
+    """
+    result = np.ones(len(tree.nodes))
+    ends = _ends(tree) if resumed == "alike" else {}
+    for children in filter(None, tree.children()):
+        originals = [i for i in children if not tree.nodes[i].resumed] or children
+        if resumed == "all":
+            originals = children
+        result[children] = 0.0
+        result[originals] = 1 / len(originals)
+        if len(originals) < len(children) and ends:
+            for end in {ends[i] for i in children} - {None}:
+                alike = [i for i in children if ends[i] == end]
+                result[alike] = result[alike].mean()
+    return result
+
+
+def group_means(tree: Tree, values: np.ndarray, resumed: Resumed = "ignored") -> np.ndarray:
+    """float64 per node: the weighted mean of `values` (one per leaf) over the leaves at or below it.
+
+    Weights are relative to the node, so that it is unbiased for the policy's mean after the prefix that ends there; the
+    root's is the tree's. A leaf has to lie below every node, as in grown trees.
+    """
+    below = shares(tree, resumed)
+    means = np.zeros(len(tree.nodes))
+    means[tree.leaves()] = values
+    for index in reversed(list(tree.top_down())):
+        if index != ROOT:
+            means[tree.nodes[index].parent] += below[index] * means[index]
+    return means
+
+
+def weighted_mean(tree: Tree, values: np.ndarray, resumed: Resumed = "ignored") -> float:
+    """The mean of `values` (one per leaf) that is unbiased for the policy's own; see `leaf_weights`."""
+    return float(leaf_weights(tree, resumed) @ values)
+
+
+def _ends(tree: Tree) -> dict[int, tuple[int, StopReason] | None]:
+    """For each node: tokens to its leaf and why that ended, if a single unforked path leads there."""
+    children = tree.children()
+    ends: dict[int, tuple[int, StopReason] | None] = {}
+    for index in reversed(list(tree.top_down())):
+        node = tree.nodes[index]
+        ends[index] = None
+        if node.stop is not None:
+            ends[index] = len(node.token_ids), node.stop
+        elif len(children[index]) == 1:
+            [child] = children[index]
+            end = ends[child]
+            ends[index] = end and (end[0] + len(node.token_ids), end[1])
+    return ends
