@@ -67,3 +67,16 @@ def test_adapters_and_corrected_narrow_products(base_model: Path, tmp_path: Path
         assert step["mismatch/max"] < 2.0
         assert 0 < step["mismatch/kl"] < 0.01
     assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_trees_are_measured_over_vllm(tmp_path: Path) -> None:
+    """`treepo bench rollout` over vLLM: aligned forks leave fewer tokens of prefixes to compute than others do."""
+    grid = ["--grid.widths", "[4]", "--grid.depths", "[3]", "--grid.segment_lens", "[32]", "--grid.aligns", "[1, 32]"]
+    sizes = ["--prompts.count", "3", "--bench.repeats", "1", "--bench.plain_batches", "[]", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "treepo", "bench", "rollout", "--engine.kind", "vllm", *grid, *sizes]
+    subprocess.run(command, check=True, capture_output=True)
+    (workload,) = json.loads((tmp_path / "rollout.json").read_text())["workloads"]
+    counts = {figures["name"]: figures["counts"] for figures in workload["contenders"]}
+    assert list(counts) == ["sequential", "tree 3x32 k2 b2", "tree 3x32 k2 b2 a32"]
+    assert {c["num_trajectories"] for c in counts.values()} == {12}
+    assert counts["tree 3x32 k2 b2 a32"]["num_prefilled"] < counts["tree 3x32 k2 b2"]["num_prefilled"]
