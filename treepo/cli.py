@@ -261,15 +261,21 @@ def _help(command: str | None) -> str:
     return USAGE + "\n\n".join("\n".join([about, *_settings(config)]) for about, config in parts)
 
 
-def _settings(config: Any) -> Iterator[str]:
-    """Lines that list every setting."""
+def setting_docs(section: type) -> dict[str, str]:
+    """What the docstrings of a dataclass's fields say, of those it inherits too."""
     from docstring_parser import parse_from_object
 
+    classes = [cls for cls in section.__mro__ if dataclasses.is_dataclass(cls)]
+    return {p.arg_name: p.description for cls in classes for p in parse_from_object(cls).params if p.description}
+
+
+def _settings(config: Any) -> Iterator[str]:
+    """Lines that list every setting."""
     from treepo.config import is_exchangeable
 
     for section in dataclasses.fields(config):
         default: Any = section.default
-        docs = {p.arg_name: p.description for p in parse_from_object(type(default)).params}
+        docs = setting_docs(type(default))
         yield f"[{section.name}]  {type(default).__name__}"
         if is_exchangeable(section):
             yield f"  --{section.name}.use {type(default).__name__!r}"

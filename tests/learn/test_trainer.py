@@ -391,3 +391,13 @@ def test_trees_come_back_in_the_order_of_their_problems() -> None:
     trainer: Any = Trainer(*[None] * 11)
     trees = replace(trainer, sampler=BackwardSampler(), seed=0).grow(problems, step=1)
     assert [tree.problem_id for tree in trees] == [p.id for p in problems]
+
+
+@pytest.mark.parametrize("estimator", [TreePO(), ValueDifference()])
+def test_a_step_tells_its_groups_by_depth(estimator: Estimator) -> None:
+    """Every problem has a group at depth 0, and those that were trained on have advantages."""
+    metrics = make_trainer(estimator=estimator).step(1).metrics
+    no_signal = (metrics["problems/solved"] + metrics["problems/failed"]) / metrics["problems/grown"]
+    assert (metrics["groups/depth_0/num"], metrics["groups/depth_0/no_signal"]) == (1, pytest.approx(no_signal))
+    assert metrics["advantages/depth_1/std"] > 0
+    assert 0 < metrics["advantages/within"] <= 1

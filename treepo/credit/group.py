@@ -1,7 +1,9 @@
-"""Estimators that see one flat group of trajectories per problem: the shape of the tree plays no part.
+"""Estimators that see one flat group of trajectories per problem: the shape of the tree plays no part, but for what a
+leaf counts (`leaves = "unbiased"`).
 
 A single leaf has nothing to be compared with: its baseline is 0, and its std 1 where there is one.
-Letters: G leaves of the tree · R_i reward of leaf i.
+Letters: G leaves of the tree · R_i reward of leaf i · m_i what it counts, 1 by default; means and stds are over
+leaves so counted, and with `leaves = "unbiased"` each A_i is multiplied by m_i (`LeafEstimator`).
 """
 
 from dataclasses import dataclass
@@ -9,23 +11,22 @@ from typing import ClassVar
 
 import numpy as np
 
+from treepo.credit.base import LeafEstimator, mean_of, std_of
 from treepo.tree import Tree
 
 
-def centred(rewards: np.ndarray) -> np.ndarray:
-    """R_i - mean R; a single reward as it is."""
-    return rewards - rewards.mean() if len(rewards) > 1 else rewards
+def centred(rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """m_i (R_i - mean R); a single reward as it is."""
+    return counts * (rewards - mean_of(rewards, counts)) if len(rewards) > 1 else rewards
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPO(LeafEstimator):
     """A_i = (R_i - mean R) / (std R + eps), with the unbiased std.
 
     Source: DeepSeekMath, arXiv 2402.03300, section 4.1. Assumes that problems with rare successes, or rare failures,
     should weigh as much as others.
     """
-
-    per_node: ClassVar[bool] = False
 
     eps: float = 1e-6
     """Added to the standard deviation."""
@@ -38,12 +39,12 @@ class GRPO:
             raise ValueError(f"eps must not be negative, got {self.eps}")
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        std = rewards.std(ddof=1) if len(rewards) > 1 else 1.0
-        return centred(rewards) / (std + self.eps)
+        counts = self.counts(tree)
+        return centred(rewards, counts) / (std_of(rewards, counts) + self.eps)
 
 
 @dataclass(frozen=True)
-class DrGRPO:
+class DrGRPO(LeafEstimator):
     """A_i = R_i - mean R.
 
     Source: Dr. GRPO, arXiv 2503.20783, section 3.2: without the std, problems that are nearly solved or nearly never
@@ -51,47 +52,50 @@ class DrGRPO:
     (`aggregation.use = "ConstantLength"`).
     """
 
-    per_node: ClassVar[bool] = False
-
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        return centred(rewards)
+        return centred(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)
-class RLOO:
+class RLOO(LeafEstimator):
     """A_i = R_i - mean of the other leaves' rewards = G / (G - 1) (R_i - mean R).
 
     Source: Ahmadian et al., arXiv 2402.14740. The baseline does not depend on the leaf's own reward, so
     the gradient is unbiased where leaves are independent samples; those of a tree that forks below its root are not.
+    With `leaves = "unbiased"` the others are the leaves that share no token with leaf i, those below other children of
+    the prompt, whose weighted mean has the policy's as its own, whatever i's tokens do to their number: the gradient is
+    exact in every tree. Where the prompt has a single child, the baseline is 0.
     """
-
-    per_node: ClassVar[bool] = False
 
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        return centred(rewards) * (len(rewards) / max(len(rewards) - 1, 1))
+        counts = self.counts(tree)
+        if self.leaves == "equal":
+            return centred(rewards, counts) * (len(rewards) / max(len(rewards) - 1, 1))
+        branches = np.array([tree.path(leaf)[1] for leaf in tree.leaves()])
+        others = counts * (branches != branches[:, None])
+        totals = others.sum(axis=1)
+        return counts * (rewards - others @ rewards / np.where(totals > 0, totals, 1.0))
 
 
 @dataclass(frozen=True)
-class REINFORCEPlusPlus:
+class REINFORCEPlusPlus(LeafEstimator):
     """A_i = R_i - mean R, whitened over the response tokens of the whole batch: the variant with a baseline.
 
     Source: REINFORCE++, arXiv 2501.03262, its "w/ baseline". One std for all problems: those whose rewards vary more
     weigh more. Assumes batches that are large enough for it.
     """
 
-    per_node: ClassVar[bool] = False
-
     whiten: bool = True
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        return centred(rewards)
+        return centred(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)

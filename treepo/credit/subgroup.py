@@ -1,25 +1,29 @@
 """Estimators that compare each leaf with the leaves under every ancestor it has."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
+from treepo.credit.base import LeafEstimator, mean_of, std_of
 from treepo.tree import ROOT, Tree
 
 STD_EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class TreePO:
+class TreePO(LeafEstimator):
     """A_i = mean over j of (R_i - mean R over G_j), G_j the leaves under the j-th proper ancestor of leaf i.
 
     Source: TreePO, arXiv 2508.17445, eq. 5 and its variants below. The root counts as an ancestor; nodes with a single
     leaf below them do not (unless it is the root); an unbranched chain of segments repeats its group once per node.
     A leaf that no group is left for has advantage 0. Assumes that where trajectories part they differ by what follows.
-    """
 
-    per_node: ClassVar[bool] = False
+    With `leaves = "unbiased"` means, stds and sizes are over leaves as they count (`LeafEstimator`), relative to their
+    group: a mean is unbiased for the policy's after the prefix that the group shares. Leaves that count nothing are in
+    no group and have advantage 0.
+    """
 
     weight: Literal["equal", "size"] = "equal"
     """What a group counts in the mean: all the same (eq. 5), or its number of leaves (eq. 6)."""
@@ -40,26 +44,48 @@ class TreePO:
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        groups = {node: rewards[leaves] for node, leaves in tree.groups().items()}
-        counted = [self._counted(groups, tree.path(leaf)[:-1]) for leaf in tree.leaves()]
-        return np.array([self._advantage(*own) for own in zip(rewards, counted, strict=True)])
+        counts = self.counts(tree)
+        groups = {
+            node: _Group(rewards, counts, [i for i in own if counts[i] > 0]) for node, own in tree.groups().items()
+        }
+        advantages = np.zeros(len(rewards))
+        for i, leaf in enumerate(tree.leaves()):
+            if counts[i] > 0:
+                counted = self._counted(groups, tree.path(leaf)[:-1])
+                advantages[i] = counts[i] * self._advantage(rewards[i], counted)
+        return advantages
 
-    def _counted(self, groups: dict[int, np.ndarray], ancestors: list[int]) -> list[np.ndarray]:
-        """The rewards of each group that counts, of those of a leaf's ancestors from the root down."""
-        sizes = [0, *(len(groups[node]) for node in ancestors)]
+    def _counted(self, groups: "dict[int, _Group]", ancestors: list[int]) -> "list[_Group]":
+        """Each group that counts, of those of a leaf's ancestors from the root down."""
+        sizes = [0, *(len(groups[node].rewards) for node in ancestors)]
         counted = []
         for above, node in zip(sizes, ancestors, strict=False):
-            is_root, group = node == ROOT, groups[node]
+            is_root, group = node == ROOT, groups[node].rewards
             is_repeated = self.distinct and len(group) == above
             is_rejected = self.reject_agreeing and group.min() == group.max()
             if self.with_root if is_root else len(group) >= 2 and not is_repeated and not is_rejected:
-                counted.append(group)
+                counted.append(groups[node])
         return counted
 
-    def _advantage(self, reward: float, groups: list[np.ndarray]) -> float:
+    def _advantage(self, reward: float, groups: "list[_Group]") -> float:
         if not groups:
             return 0.0
-        scales = [group.std(ddof=1) + STD_EPS if self.divide_by_std and len(group) > 1 else 1.0 for group in groups]
-        differences = [(reward - group.mean()) / scale for group, scale in zip(groups, scales, strict=True)]
-        weights = [len(group) if self.weight == "size" else 1 for group in groups]
+        scales = [group.std + STD_EPS if self.divide_by_std else 1.0 for group in groups]
+        differences = [(reward - group.mean) / scale for group, scale in zip(groups, scales, strict=True)]
+        weights = [group.counts.sum() if self.weight == "size" else 1 for group in groups]
         return float(np.average(differences, weights=weights))
+
+
+class _Group:
+    """The leaves at or below a node that count: their rewards and what they count."""
+
+    def __init__(self, rewards: np.ndarray, counts: np.ndarray, leaves: list[int]) -> None:
+        self.rewards, self.counts = rewards[leaves], counts[leaves]
+
+    @cached_property
+    def mean(self) -> float:
+        return mean_of(self.rewards, self.counts)
+
+    @cached_property
+    def std(self) -> float:
+        return std_of(self.rewards, self.counts)

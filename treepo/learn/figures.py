@@ -7,8 +7,9 @@ import numpy as np
 
 from treepo.credit.leaf_weights import weighted_mean
 from treepo.grow import TreeShape
+from treepo.learn.groups import depths
 from treepo.learn.packing import PackedTree, num_distinct
-from treepo.tree import ROOT, StopReason, Tree
+from treepo.tree import StopReason, Tree
 
 
 def lengths_of(tree: Tree) -> np.ndarray:
@@ -49,11 +50,9 @@ def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
     """For each depth in segments, children beyond the first of the nodes that end there."""
     forks = Counter[int]()
     for tree in trees:
-        below = tree.children()
-        own = shape.for_prompt(len(tree.prompt_ids), len(below[ROOT]))
-        for node, children in enumerate(below):
+        for depth, children in zip(depths(tree, shape).tolist(), tree.children(), strict=True):
             if len(children) > 1:
-                forks[own.num_segments(tree.response_len(node))] += len(children) - 1
+                forks[depth] += len(children) - 1
     return forks
 
 

@@ -12,6 +12,7 @@ from treepo.engine import Engine
 from treepo.grow import TreeSampler
 from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.figures import packing_figures, problem_figures, reward_figures, tree_figures
+from treepo.learn.groups import advantage_figures, group_figures
 from treepo.learn.packing import PackedTree
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
@@ -69,6 +70,8 @@ class Trainer:
             reward_figures(trees, rewards)
             | problem_figures(rewards, num_rounds, len(trained))
             | tree_figures(trees, self.sampler.rules.shape)
+            | group_figures(trees, rewards, self.sampler.rules.shape)
+            | advantage_figures(trees, advantages, self.sampler.rules.shape)
             | packing_figures(trees, packed)
             | grown.metrics()
             | _update_figures(updates)
