@@ -14,6 +14,7 @@ from treepo.credit import GRPO, SPO, TreePO
 from treepo.grow import TreeShape
 from treepo.learn.loss import GSPO
 from treepo.settings import BUILT_IN_TASK, Config
+from treepo.task import ShapedReward
 from treepo.tree import Tree
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -95,6 +96,12 @@ def test_a_class_of_ones_own_is_named_by_module(monkeypatch):
     assert tomllib.loads(to_toml(config))["credit"]["use"] == f"{SignOfReward.__module__}:SignOfReward"
 
 
+def test_a_reward_that_is_never_negative_goes_with_maxrl():
+    """And a buffer that nobody uses may be longer than the response."""
+    resolve({"credit": {"use": "MaxRL"}, "reward": {"format": 0.5}})
+    assert resolve({"tree": {"depth": 1, "segment_len": 8}}).reward == ShapedReward(overlong_buffer=512)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -110,6 +117,16 @@ def test_a_class_of_ones_own_is_named_by_module(monkeypatch):
         ({"credit": {"use": "whiten"}}, "credit.use: 'whiten' is not a dataclass"),
         ({"tree": {"use": "TreeShape"}}, "tree.use: this section has one class"),
         ({"stopping": {"answer": "boxes"}}, "stopping.answer: .*'box_and_eos'.*got 'boxes'"),
+        ({"reward": {"format": -0.1}}, "reward.format must not be negative, got -0.1"),
+        ({"reward": {"overlong_buffer": -1}}, "reward.overlong_buffer must be at least 1, got -1"),
+        ({"reward": {"overlong": 1, "overlong_buffer": 1025}}, "reward.overlong_buffer .* 1..1024, .* got 1025"),
+        (
+            {"reward": {"overlong": 1}, "tree": {"depth": 2, "segment_len": 8}},
+            "reward.overlong_buffer .* 1..16.* got 512",
+        ),
+        ({"reward": {"length_neutral": True, "length": 1}}, "reward.length_neutral takes back .* got 0.0 and 1"),
+        ({"reward": {"use": "Answers"}}, "reward.use: 'Answers' is called with"),
+        ({"reward": {"length": 1}, "credit": {"use": "MaxRL"}}, "credit.use: MaxRL needs .* reward.length"),
         ({"optim": {"lr": -1.0}}, "optim.lr must be positive, got -1.0"),
         ({"optim": {"betas": [0.9]}}, "optim.betas"),
         ({"optim": {"lr": float("nan")}}, "optim.lr: must be a finite number, got nan"),

@@ -3,17 +3,37 @@
 import ast
 import importlib
 import importlib.util
+import json
+import re
+import sys
 import tomllib
+import types
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from treepo.cli import main
+from treepo.cli import main, split_overrides
 from treepo.config import resolve
 from treepo.grow import LogprobBranching, Resume
+from treepo.report.trees import read_trees
+from treepo.settings import BUILT_IN_TASK, Config
+from treepo.task import Answers, ShapedReward
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "tree_loop.py"
+REWARDS = (ROOT / "docs" / "rewards.md").read_text()
+
+
+@dataclass(frozen=True)
+class ShapedTerse:
+    """What a reward of one's own looks like from outside."""
+
+    weight: float = 0.1
+
+    def __call__(self, answers: Answers) -> dict[str, np.ndarray]:
+        return {"correct": answers.correct}
 
 
 def test_tree_loop_runs(chain_model, capsys):
@@ -45,6 +65,46 @@ def test_the_recipe_of_the_strategies_page_resolves():
     config = resolve(tomllib.loads(page.split("```toml")[1].split("```")[0]))
     assert config.branching == LogprobBranching("high", temperature=5.0, last_temperature=1.0)
     assert config.fallback == Resume("by_reason", max_windows=2)
+
+
+def test_the_papers_reward_on_the_rewards_page_resolves():
+    config = resolve(
+        tomllib.loads(REWARDS.split("```toml")[1].split("```")[0]), {"tree": {"depth": 14, "segment_len": 512}}
+    )
+    assert config.reward == ShapedReward(correct=2.0, overlong=1.0, overlong_buffer=512)
+    assert config.tree.response_limit == 7168
+
+
+def test_the_reward_of_ones_own_on_the_rewards_page_runs(chain_model, tmp_path, monkeypatch):
+    """From a recipe; its parts are logged and add up, and the kept trees hold their sum."""
+    (tmp_path / "my_reward.py").write_text(REWARDS.split("```python")[1].split("```")[0])
+    (tmp_path / "recipe.toml").write_text(
+        '[reward]\nuse = "my_reward:Terse"\nweight = 0.01\n[tree]\nsegment_len = 16\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    args = ["train", str(tmp_path / "recipe.toml"), "--model.path", str(chain_model), "--out", str(tmp_path / "out")]
+    args += ["--train.num_steps", "1", "--train.problems_per_step", "3", "--train.trees_every", "1"]
+    assert main([*args, "--eval.num_problems", "4"]) == 0
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["reward/words"] < 0
+    assert last["reward/correct"] + last["reward/words"] == pytest.approx(last["reward/mean"])
+    assert 0 <= last["eval/avg"] <= 1
+    kept = read_trees(tmp_path / "out" / "trees" / "step-000001.parquet")
+    assert np.mean([k.rewards for k in kept]) == pytest.approx(last["reward/mean"])
+    recipe = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
+    assert recipe["reward"] == {"use": "my_reward:Terse", "weight": 0.01}
+
+
+@pytest.mark.parametrize("line", re.findall(r"^treepo train .*$", REWARDS, re.MULTILINE))
+def test_the_commands_of_the_rewards_page_are_possible(line, monkeypatch):
+    monkeypatch.setitem(sys.modules, "my_reward", types.SimpleNamespace(Terse=ShapedTerse))
+    overrides, _ = split_overrides(line.split()[1:])
+    assert resolve(BUILT_IN_TASK, overrides).reward != Config().reward
+
+
+def test_the_rewards_page_has_every_setting():
+    for setting in fields(ShapedReward):
+        assert re.search(rf"^\|.*`{setting.name}` \(", REWARDS, re.MULTILINE), setting.name
 
 
 @pytest.mark.parametrize("path", [p for d in ("benchmarks", "experiments") for p in sorted((ROOT / d).glob("*.py"))])

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "credit": {"tree", "credit"},
     "learn": {"tree", "seeds", "task", "engine", "model", "grow", "credit", "learn"},
     "evaluate": {"task", "engine", "grow"},
-    "settings": {"model", "engine", "credit", "grow", "learn"},
+    "settings": {"task", "model", "engine", "credit", "grow", "learn"},
     "config": {"settings"},
     "report": {"tree", "report", "task"},
     "build_engine": {"engine", "model", "settings"},

@@ -140,6 +140,7 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine) ->
         config.train.num_epochs,
         config.dynamic_sampling,
         config.train.seed,
+        config.reward,
     )
 
 

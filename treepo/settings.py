@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from treepo.credit import Estimator, TreePO
+from treepo.credit import Estimator, MaxRL, TreePO
 from treepo.engine.servers import ServerSettings
 from treepo.engine.vllm import VllmSettings
 from treepo.grow import Branching, EvenBranching, Fallback, InitialFork, Resume, Stopping, StopRules, TreeShape
@@ -14,6 +14,7 @@ from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.loss import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings
 from treepo.model.lora import LoraSettings
+from treepo.task import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -166,6 +167,7 @@ class Config:
     engine: EngineSettings = EngineSettings()
     vllm: VllmSettings = VllmSettings()
     servers: ServerSettings = ServerSettings()
+    reward: Reward = ShapedReward()
     credit: Estimator = TreePO()
     lora: LoraSettings = LoraSettings()
     loss: Loss = PPO()
@@ -182,6 +184,21 @@ class Config:
                 f"loss.use: {type(self.loss).__name__} needs one advantage per trajectory, but credit.use = "
                 f"{type(self.credit).__name__!r} gives one per node"
             )
+        if isinstance(self.reward, ShapedReward):
+            _check_reward(self.reward, self.credit, self.tree.response_limit)
+
+
+def _check_reward(reward: ShapedReward, credit: Estimator, limit: int) -> None:
+    """ValueError if the reward does not go together with other settings; limit: tokens of the longest response."""
+    if reward.overlong and reward.overlong_buffer > limit:
+        raise ValueError(
+            f"reward.overlong_buffer must be within 1..{limit}, the longest response, got {reward.overlong_buffer}"
+        )
+    if reward.can_be_negative and isinstance(credit, MaxRL):
+        raise ValueError(
+            "credit.use: MaxRL needs rewards that are not negative, but reward.overlong, reward.length or "
+            f"reward.length_neutral give such: {reward.overlong}, {reward.length}, {reward.length_neutral}"
+        )
 
 
 Settings = Mapping[str, Mapping[str, Any]]

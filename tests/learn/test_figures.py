@@ -54,7 +54,7 @@ def test_what_became_of_the_problems() -> None:
     """Two agree on right, one on wrong; of three with a signal two were trained on."""
     mixed = np.array([0.0, 1.0])
     rewards = [np.ones(2), mixed, np.zeros(2), mixed, np.ones(2), mixed]
-    figures = problem_figures(rewards, num_rounds=2, num_trained=2)
+    figures = problem_figures(rewards, rewards, num_rounds=2, num_trained=2)
     assert figures == {
         "problems/rounds": 2,
         "problems/grown": 6,

@@ -243,7 +243,7 @@ def test_rewards_follow_the_leaves() -> None:
     trainer = make_trainer(digits_judge)
     problem = trainer.task.training_problems(0, 1)[0]
     tree = trainer.grow([problem], step=0)[0]
-    rewards = trainer.verify(problem, tree)
+    rewards = trainer.verify(problem, tree).rewards
     texts = [trainer.policy.decode(tree.ids(leaf)[2:].tolist()) for leaf in tree.leaves()]
     assert rewards.tolist() == [digits_judge(problem, text) for text in texts]
     assert len(set(rewards.tolist())) == 2
@@ -285,7 +285,7 @@ def test_metrics_count_what_was_grown_and_trained() -> None:
     problems = trainer.task.training_problems(0, 5)
     trees = make_trainer(judge).grow(problems, step=1)
     metrics = trainer.step(1).metrics
-    rewards = [trainer.verify(p, tree) for p, tree in zip(problems, trees, strict=True)]
+    rewards = [trainer.verify(p, tree).rewards for p, tree in zip(problems, trees, strict=True)]
     trained = [tree for tree, values in zip(trees, rewards, strict=True) if len(set(values.tolist())) == 2]
     assert 0 < len(trained) < 5
     sequences = [sequences_of(tree) for tree in trees]

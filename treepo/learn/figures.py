@@ -63,21 +63,22 @@ def reward_figures(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> dict
     return {"reward/mean": float(np.concatenate(rewards).mean()), "reward/unbiased": float(np.mean(unbiased))}
 
 
-def problem_figures(rewards: Sequence[np.ndarray], num_rounds: int, num_trained: int) -> dict[str, float]:
+def problem_figures(
+    rewards: Sequence[np.ndarray], correct: Sequence[np.ndarray], num_rounds: int, num_trained: int
+) -> dict[str, float]:
     """What became of the problems of one step: grown in how many rounds, trained on, or without a signal.
 
-    problems/solved, problems/failed: all rewards agree, and are above 0 or not. problems/unused: they carry a signal,
-    but enough others did.
+    rewards: what is trained on; correct: what the task says. problems/solved, problems/failed: all leaves are right, or
+    all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but enough others did.
     """
-    agreed = [r for r in rewards if r.min() == r.max()]
-    num_solved = sum(float(r.max()) > 0 for r in agreed)
+    num_signals = sum(r.min() < r.max() for r in rewards)
     return {
         "problems/rounds": num_rounds,
         "problems/grown": len(rewards),
-        "problems/solved": num_solved,
-        "problems/failed": len(agreed) - num_solved,
+        "problems/solved": sum(float(c.min()) > 0 for c in correct),
+        "problems/failed": sum(float(c.max()) <= 0 for c in correct),
         "problems/trained": num_trained,
-        "problems/unused": len(rewards) - len(agreed) - num_trained,
+        "problems/unused": int(num_signals) - num_trained,
     }
 
 

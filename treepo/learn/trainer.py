@@ -14,10 +14,12 @@ from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.figures import packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.groups import advantage_figures, group_figures
 from treepo.learn.packing import PackedTree
+from treepo.learn.rewards import Verified, part_figures, verify
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
 from treepo.seeds import derive_seed
 from treepo.task.problem import Problem, Task
+from treepo.task.shaping import Reward, ShapedReward
 from treepo.tree import Tree
 
 
@@ -37,7 +39,8 @@ class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
 
     problems_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
-    num_epochs: how often a step goes over its trees; dynamic: whether problems without a signal are made up for.
+    num_epochs: how often a step goes over its trees; dynamic: whether problems without a signal are made up for;
+    reward: what the leaves get for what the task says of them.
     """
 
     policy: Policy
@@ -51,12 +54,14 @@ class Trainer:
     num_epochs: int
     dynamic: DynamicSampling
     seed: int
+    reward: Reward = ShapedReward()
 
     def step(self, step: int) -> StepResult:
         """Training step number `step`, from 1."""
         clock = _Clock()
         before = self.engine.counters
-        trees, rewards, num_rounds = self.rollout(step, clock)
+        trees, verified, num_rounds = self.rollout(step, clock)
+        rewards = [v.rewards for v in verified]
         grown = self.engine.counters - before
         advantages = credit(trees, rewards, self.estimator, self.problems_per_step)
         self.engine.rest()
@@ -68,7 +73,8 @@ class Trainer:
         clock.lap("update")
         metrics = (
             reward_figures(trees, rewards)
-            | problem_figures(rewards, num_rounds, len(trained))
+            | part_figures(verified)
+            | problem_figures(rewards, [v.correct for v in verified], num_rounds, len(trained))
             | tree_figures(trees, self.sampler.rules.shape)
             | group_figures(trees, rewards, self.sampler.rules.shape)
             | advantage_figures(trees, advantages, self.sampler.rules.shape)
@@ -79,33 +85,35 @@ class Trainer:
         )
         return StepResult(metrics, trees, rewards, advantages)
 
-    def rollout(self, step: int, clock: "_Clock") -> tuple[list[Tree], list[np.ndarray], int]:
-        """(trees, rewards per leaf of each, rounds): grown and verified until enough of them carry a signal."""
+    def rollout(self, step: int, clock: "_Clock") -> tuple[list[Tree], list[Verified], int]:
+        """(trees, what the leaves of each got, rounds): grown and verified until enough of them carry a signal."""
         problems = self.task.training_problems(step - 1, self.dynamic.most(self.problems_per_step))
         trees: list[Tree] = []
-        rewards: list[np.ndarray] = []
+        verified: list[Verified] = []
         num_rounds = 0
         while count := self.dynamic.num_next(
-            self.problems_per_step, sum(map(has_signal, rewards)), len(trees), num_rounds
+            self.problems_per_step, sum(has_signal(v.rewards) for v in verified), len(trees), num_rounds
         ):
             asked = problems[len(trees) : len(trees) + count]
             grown = self.grow(asked, step, num_rounds)
             clock.lap("grow")
-            rewards += [self.verify(p, tree) for p, tree in zip(asked, grown, strict=True)]
+            verified += [self.verify(p, tree) for p, tree in zip(asked, grown, strict=True)]
             clock.lap("verify")
             trees += grown
             num_rounds += 1
-        return trees, rewards, num_rounds
+        return trees, verified, num_rounds
 
     def grow(self, problems: Sequence[Problem], step: int, num_rounds: int = 0) -> list[Tree]:
         """One tree per problem, in their order; another one for the same problem in another step or round."""
         grown = dict(self.sampler.grow(problems, derive_seed(self.seed, "train", step, num_rounds)))
         return [grown[i] for i in range(len(problems))]
 
-    def verify(self, problem: Problem, tree: Tree) -> np.ndarray:
-        """float64, one reward per leaf."""
-        texts = [self.policy.decode(t.token_ids.tolist()) for t in tree.trajectories()]
-        return np.array([self.task.reward(problem, text) for text in texts])
+    def verify(self, problem: Problem, tree: Tree) -> Verified:
+        """What each leaf gets: it is judged once, and rewarded beside the tree's others."""
+        trajectories = tree.trajectories()
+        texts = [self.policy.decode(t.token_ids.tolist()) for t in trajectories]
+        limit = self.sampler.rules.shape.response_limit
+        return verify(self.task, self.reward, problem, trajectories, texts, limit)
 
     def update(self, trained: list[list[PackedTree]]) -> list[dict[str, float]]:
         """All updates of a step, on the parts of each tree; their metrics."""

@@ -1,1 +1,5 @@
-"""What is asked and what is right."""
+"""What is asked, what is right, and what that is worth."""
+
+from treepo.task.shaping import Answers, Reward, ShapedReward
+
+__all__ = ["Answers", "Reward", "ShapedReward"]

@@ -27,3 +27,9 @@ def has_open_box(text: str) -> bool:
     r"""Whether the last \boxed{ of the text is never closed."""
     start = text.rfind("\\boxed{")
     return start >= 0 and last_box(text[start:]) is None
+
+
+def is_only_box(text: str) -> bool:
+    r"""Whether exactly one \boxed{ stands in the text, and it is closed and holds more than blanks."""
+    num_opened = sum(mark.group() == "\\boxed{" for mark in _MARKS.finditer(text))
+    return num_opened == 1 and bool((last_box(text) or "").strip())
