@@ -32,15 +32,16 @@ from treepo.engine import SampleRequest
 from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
 from treepo.settings import ModelSettings
 
-TREES = {"16x6x32": (16, 6, 32, 64), "64x14x16": (64, 14, 16, 32)}
+TREES = {"16x6x32": (16, 6, 32, 64), "64x14x16": (64, 14, 16, 16)}
 """Width, depth, segment length, prompts."""
 
 BLOCK = 32
 
 
-def measure_trees(repeats: int) -> None:
+def measure_trees(names: list[str], repeats: int) -> None:
     """Keep a report per shape."""
-    for name, (width, depth, segment_len, prompts) in TREES.items():
+    for name in names:
+        width, depth, segment_len, prompts = TREES[name]
         grid = {"widths": width, "depths": depth, "segment_lens": segment_len, "aligns": f"1, {BLOCK}"}
         options = [option for key, value in grid.items() for option in (f"--grid.{key}", f"[{value}]")]
         options += ["--prompts.count", str(prompts), "--bench.plain_batches", "[]", "--bench.repeats", str(repeats)]
@@ -141,7 +142,7 @@ def _alone(core: Any, requests: list[SampleRequest], seeded: bool, number: int) 
     return seconds
 
 
-def main(repeats: int, parts: list[str]) -> None:
+def main(repeats: int, parts: list[str], trees: list[str]) -> None:
     """Measure, keep and show."""
     console = Console()
     RESULTS.mkdir(exist_ok=True)
@@ -152,7 +153,7 @@ def main(repeats: int, parts: list[str]) -> None:
         (RESULTS / "vllm-overhead.json").write_text(json.dumps(kept, indent=1) + "\n")
         console.print_json(json.dumps(found))
     if "trees" in parts:
-        measure_trees(repeats)
+        measure_trees(trees, repeats)
     for path in sorted(RESULTS.glob("vllm-engine-*.json")):
         for workload in read_json(path).workloads:
             console.print(table(workload))
@@ -162,5 +163,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=["trees", "overhead"], default=["overhead", "trees"])
+    parser.add_argument("--trees", nargs="+", choices=TREES, default=list(TREES))
     known = parser.parse_args()
-    main(known.repeats, known.parts)
+    main(known.repeats, known.parts, known.trees)

@@ -98,7 +98,8 @@ def _vllm(
     longest = vllm.max_len or min(needs.longest, policy.max_len or needs.longest)
     max_tokens, on_cpu = settings.max_tokens, policy.model.device.type == "cpu"
     if max_tokens is None and on_cpu:
-        max_tokens = max(min(affordable_tokens(policy.model), settings.max_batch * longest), longest)
+        # Room for trees that wait for their slowest path beside those that decode.
+        max_tokens = max(min(affordable_tokens(policy.model), 4 * settings.max_batch * longest), longest)
     limits = VllmLimits(longest, settings.max_batch, settings.max_prefill_tokens, max_tokens)
     streams = RowStreams()
     try:
