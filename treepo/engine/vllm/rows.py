@@ -76,8 +76,7 @@ class RowStreams:
             self.order = [self.rows[row] for row in range(len(self.rows))]
             self.seeds = np.array([stream.request.seed for stream, _ in self.order], np.uint64)
             self.starts = np.array([len(stream.request.prefix_ids) for stream, _ in self.order])
-            sampling = [stream.request.sampling for stream, _ in self.order]
-            self.how = Draws(*(np.array([getattr(s, name) for s in sampling]) for name in _NAMES))
+            self.how = Draws.of([stream.request.sampling for stream, _ in self.order])
         assert len(logits) == len(self.order), "one row of logits per request"
         counts = np.fromiter((len(tokens) for _, tokens in self.order), np.int64, len(self.order))
         numbers = uniforms(self.seeds, self.starts + counts)
@@ -87,8 +86,6 @@ class RowStreams:
         places = torch.from_numpy(tokens).long().to(logits.device)[:, None]
         return logits.fill_(float("-inf")).scatter_(1, places, 0.0)
 
-
-_NAMES = ("temperature", "top_k", "top_p", "min_p")
 
 NAME = "treepo"
 """Under which vLLM's own settings of a request carry its name."""

@@ -104,12 +104,17 @@ class VllmLimits:
     max_tokens: int | None
 
 
+def installed() -> dict[str, str]:
+    """The version of each package of vLLM that is installed."""
+    return {name: text for name in PACKAGES if (text := _version(name)) is not None}
+
+
 def check_installed() -> None:
     """Raise ValueError naming `kind` if vLLM is missing or of a version that is not known to work."""
-    found = [(name, text) for name in PACKAGES if (text := _version(name)) is not None]
+    found = installed()
     if not found:
         raise ValueError("kind: vLLM is not installed (pip install 'treepo[vllm]')")
-    name, text = found[0]
+    name, text = next(iter(found.items()))
     if ".".join(text.split(".")[:2]) != SUPPORTED:
         wanted = f"{name}~={SUPPORTED}.0"
         raise ValueError(f"kind: {name} {text} is installed, which is not known to work; pip install '{wanted}'")
