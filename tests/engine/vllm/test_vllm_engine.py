@@ -166,6 +166,22 @@ def test_one_broken_request_loses_no_other() -> None:
     assert engine.room == 256
 
 
+def test_nan_spoils_nothing_that_comes_after() -> None:
+    """Cached keys and values that were not finite stayed in vLLM's blocks and made good weights give NaN."""
+    model = make_model()
+    with torch.no_grad():
+        next(model.parameters())[5] = float("nan")
+    engine = vllm(model)
+    for i in range(engine.capacity // 128):
+        engine.submit(request(np.concatenate([[5, 3 + i % 12, 3 + i // 12], np.full(120, 5)]), 1, name=i))
+    with pytest.raises(FloatingPointError):
+        while True:
+            engine.step()
+    engine.update_weights(make_model())
+    for result in run_all(engine, [request(np.arange(3, 15), 3)] * 40):
+        assert np.isfinite(result.logprobs).all()
+
+
 def test_weights_that_did_not_arrive_are_found_out() -> None:
     """An engine that computes another model is off by more than rounding."""
     model, other = make_model(), make_model(seed=1)

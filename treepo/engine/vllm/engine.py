@@ -93,7 +93,10 @@ class VllmEngine:
         self.under_way[name] = request
 
     def step(self) -> list[SampleResult]:
-        """Decode one token for every running request; see Engine."""
+        """Decode one token for every running request; see Engine.
+
+        Raises FloatingPointError if logits were not finite; all requests are then lost.
+        """
         if not self.under_way:
             return []
         outputs = self.core.step()
@@ -102,8 +105,16 @@ class VllmEngine:
         finished = [output for output in outputs if output.finished and output.request_id in self.under_way]
         results = [self._result(output) for output in finished]
         if not all(np.isfinite(result.logprobs).all() for result in results):
+            self._start_over()
             raise FloatingPointError("the model's logits are not finite")
         return results
+
+    def _start_over(self) -> None:
+        """End all requests and clear the cache: blocks that hold a NaN spoil whatever is later computed over them,
+        since attention gives unused places of a block the weight 0, and 0 x NaN is NaN."""
+        self._end(list(self.under_way))
+        self.core.collective_rpc(_clear_cache)
+        self._forget_prefixes()
 
     def _result(self, output: Any) -> SampleResult:
         """What was drawn for a request that is done; nothing is kept of it."""
@@ -123,7 +134,9 @@ class VllmEngine:
 
     def release(self, group: int) -> None:
         """See Engine."""
-        names = [name for name, request in self.under_way.items() if request.group == group]
+        self._end([name for name, request in self.under_way.items() if request.group == group])
+
+    def _end(self, names: list[str]) -> None:
         self.core.abort_request(names)
         for name in names:
             del self.under_way[name]
@@ -144,10 +157,19 @@ class VllmEngine:
         self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": exported_weights(model)})
         if is_asleep:
             self.core.wake_up(tags=["kv_cache"])
+        self._forget_prefixes()
+        self.peak_tokens = 0
+
+    def _forget_prefixes(self) -> None:
         if not self.core.reset_prefix_cache():
             raise RuntimeError("vLLM kept what it had cached under the old weights")
-        self.peak_tokens = 0
 
     @property
     def _config(self) -> Any:
         return self.core.vllm_config
+
+
+def _clear_cache(worker: Any) -> None:
+    """Run by vLLM in its worker: zeros in every block."""
+    for cache in worker.model_runner.kv_caches:
+        cache.zero_()
