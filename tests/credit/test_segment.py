@@ -1,7 +1,10 @@
 """Advantages of nodes against naive implementations, numbers by hand, and what must not change them."""
 
 import itertools
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import add_segment, complete_tree, copy_of, star, tree_of, trees
-from treepo.credit import GRPO, SPO, DrGRPO, TreeRL, ValueDifference
+from treepo.credit import GRPO, SPO, DrGRPO, FadingDifference, TreeRL, ValueDifference, token_counts, whiten
 from treepo.credit.segment import SegmentEstimator
-from treepo.tree import ROOT, Node, Tree
+from treepo.tree import ROOT, Node, StopReason, Tree
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
 OPTIONS = [*itertools.product(["children", "leaves"], [True, False])]
@@ -180,3 +183,67 @@ def test_a_single_leaf_has_nothing_to_be_compared_with(estimator: SegmentEstimat
 def test_an_impossible_eps_is_refused() -> None:
     with pytest.raises(ValueError, match="^eps must be positive"):
         SPO(eps=0.0)
+
+
+RELEASE = json.loads(Path(__file__).with_name("release_f055523.json").read_text())
+
+
+def tree_of_paths(paths: list[str]) -> tuple[Tree, list[list[int]]]:
+    """A tree whose trajectories have these names, and the nodes of each."""
+    tree, nodes = Tree.planted("uid", np.array([1]), seed=0), {"uid": ROOT}
+    for path in paths:
+        parts = path.split("#")
+        for end in range(2, len(parts) + 1):
+            name, parent = "#".join(parts[:end]), nodes["#".join(parts[: end - 1])]
+            if name not in nodes:
+                stop = StopReason.EOS if end == len(parts) else None
+                nodes[name] = add_segment(tree, parent, [3, 4, len(nodes)], stop)
+    return tree, [[nodes["#".join(path.split("#")[:end])] for end in range(2, path.count("#") + 2)] for path in paths]
+
+
+@pytest.mark.parametrize("case", RELEASE, ids=range(len(RELEASE)))
+def test_fading_differences_are_those_of_the_release(case: dict[str, Any]) -> None:
+    """The functions of TreePO's release on random trees, with and without eta; recorded by record_release.py."""
+    tree, nodes = tree_of_paths(case["paths"])
+    places = [tree.leaves().index(own[-1]) for own in nodes]
+    rewards = np.zeros(len(places))
+    rewards[places] = case["rewards"]
+    advantages = FadingDifference(case["eta"] if case["eta"] > 0 else 1.0)(tree, rewards)
+    for place, own, expected in zip(places, nodes, case["advantages"], strict=True):
+        np.testing.assert_allclose(advantages[own, place], expected, rtol=0, atol=1e-12)
+    assert np.count_nonzero(advantages) <= sum(map(len, nodes))
+
+
+@given(trees())
+@settings(deadline=None)
+def test_fading_differences_add_up_to_the_leaf(tree: Tree) -> None:
+    """Without fading a trajectory's advantages add up to what eq. 6 gives its leaf; all rewards may be raised."""
+    rewards = rewards_for(tree, 0)
+    advantages = FadingDifference()(tree, rewards)
+    groups = tree.groups()
+    for i, leaf in enumerate(tree.leaves()):
+        own = [groups[n] for n in tree.path(leaf)]
+        expected = sum(len(g) * (rewards[i] - rewards[g].mean()) for g in own) / sum(map(len, own))
+        assert advantages[:, i].sum() == pytest.approx(expected, abs=1e-12)
+    np.testing.assert_allclose(
+        FadingDifference(0.7)(tree, rewards + 3), FadingDifference(0.7)(tree, rewards), atol=1e-12
+    )
+
+
+def test_whitening_counts_each_node_of_each_trajectory() -> None:
+    """A token counts once per trajectory with what it has there, and what lies on no path stays 0."""
+    tree = complete_tree(2, 2)
+    advantages = FadingDifference(0.5)(tree, np.array([1.0, 0.0, 0.0, 1.0]))
+    counts = token_counts(tree, advantages)
+    (white,) = whiten([advantages], [counts])
+    assert counts.sum() == sum(tree.response_len(leaf) for leaf in tree.leaves())
+    assert (white * counts).sum() == pytest.approx(0, abs=1e-9)
+    assert (white**2 * counts).sum() == pytest.approx(counts.sum() - 1, rel=1e-6)
+    assert np.all(white[counts == 0] == 0)
+
+
+@pytest.mark.parametrize("eta", [0.0, -1.0, 1.5])
+def test_fading_is_a_share(eta: float) -> None:
+    """It names the setting."""
+    with pytest.raises(ValueError, match=r"eta must be within \(0, 1\]"):
+        FadingDifference(eta)

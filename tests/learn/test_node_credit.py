@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from tests.learn.reference import Formula, cispo, ppo, random_trees, reinforce, response_logprobs
 from tests.learn.test_update import AGGREGATIONS, ALL_TOKENS, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
-from treepo.credit import SPO, TreeRL, ValueDifference
+from treepo.credit import SPO, Estimator, FadingDifference, TreeRL, ValueDifference
 from treepo.learn.loss import CISPO, GSPO, PPO, REINFORCE, Aggregation, Loss
 from treepo.learn.packing import PackedTree, pack, pack_apart
 from treepo.learn.update import NonFiniteUpdateError, Updater
@@ -43,7 +43,8 @@ def token_losses(
             nodes = tree.path(leaf)[1:]
             own = logprobs.split([len(tree.nodes[i].token_ids) for i in nodes])
             sampled = [torch.from_numpy(tree.logprobs(i)).to(logprobs.dtype) for i in nodes]
-            parts = zip(own, sampled, values[nodes].tolist(), strict=True)
+            of_leaf = values if values.ndim == 1 else values[:, tree.leaves().index(leaf)]
+            parts = zip(own, sampled, of_leaf[nodes].tolist(), strict=True)
             losses.append(torch.cat([formula(*part) for part in parts]))
     return losses
 
@@ -52,15 +53,26 @@ def packed_by(updater: Updater, trees: Sequence[Tree], advantages: Sequence[np.n
     return [part for tree, own in zip(trees, advantages, strict=True) for part in updater.pack(tree, own)]
 
 
+def own_advantages(trees: Sequence[Tree], seed: int) -> list[np.ndarray]:
+    """Of each node in each trajectory: where a token is shared, some push it up and some down."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(len(tree.nodes), len(tree.leaves()))) for tree in trees]
+
+
+@pytest.mark.parametrize("make_advantages", [node_advantages, own_advantages])
 @pytest.mark.parametrize(("aggregation", "aggregate"), AGGREGATIONS, ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
 def test_every_token_loss_is_exact(
-    loss: Loss, formula: Formula, aggregation: Aggregation, aggregate: Callable[[Sequence[Tensor]], Tensor]
+    loss: Loss,
+    formula: Formula,
+    aggregation: Aggregation,
+    aggregate: Callable[[Sequence[Tensor]], Tensor],
+    make_advantages: Callable[[Sequence[Tree], int], list[np.ndarray]],
 ) -> None:
     """Value and gradients are those of trajectories one by one, to 1e-12: packed whole, in parts, and not packed."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=8, num_trees=3)
-    advantages = node_advantages(trees, seed=8)
+    advantages = make_advantages(trees, 8)
     value = aggregate(token_losses(plain, trees, advantages, formula))
     value.backward()
     for max_tokens, packing in ((ALL_TOKENS, True), (20, True), (20, False)):
@@ -97,8 +109,8 @@ def test_what_is_clipped_is_counted_by_token(packing: bool) -> None:
     assert num_clipped > 0
 
 
-@pytest.mark.parametrize("estimator", [SPO(), TreeRL(), ValueDifference()], ids=str)
-def test_estimators_reach_their_tokens(estimator: SPO | TreeRL | ValueDifference) -> None:
+@pytest.mark.parametrize("estimator", [SPO(), TreeRL(), ValueDifference(), FadingDifference(0.8)], ids=str)
+def test_estimators_reach_their_tokens(estimator: Estimator) -> None:
     """From rewards to gradients: each segment's tokens are pushed by what the estimator gave its node."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=5, num_trees=3)

@@ -2,7 +2,7 @@
 
 from treepo.credit.base import Estimator
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
-from treepo.credit.segment import SPO, TreeRL, ValueDifference
+from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.credit.whitening import token_counts, whiten
 
@@ -12,6 +12,7 @@ __all__ = [
     "SPO",
     "DrGRPO",
     "Estimator",
+    "FadingDifference",
     "MaxRL",
     "REINFORCEPlusPlus",
     "TreePO",

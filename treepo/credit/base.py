@@ -11,11 +11,11 @@ from treepo.tree import Tree
 
 class Estimator(Protocol):
     """Maps a tree and the rewards of its leaves to float64 advantages: one per leaf [L], in the order of `Tree.leaves`,
-    or one per node [N], the root's being 0."""
+    or one per node [N], or one per node and trajectory through it [N, L]; the root's are 0."""
 
     per_node: ClassVar[bool]
-    """Whether there is one per node: of each of its tokens, for all trajectories through it. Otherwise there is one per
-    leaf: of each token of its trajectory."""
+    """Whether there is one per node (and trajectory): of each of its tokens. Otherwise there is one per leaf: of each
+    token of its trajectory."""
 
     @property
     def whiten(self) -> bool:

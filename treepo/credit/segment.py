@@ -1,10 +1,11 @@
-"""Estimators with one advantage per node: what the tokens of a segment are worth, for every trajectory through them.
+"""Estimators with one advantage per node: what the tokens of a segment are worth, for the trajectories through them.
 
 V(n) is the value of having got to the end of node n, estimated from the leaves below it. The root has no advantage, and
 neither has a node that leads to no leaf: 0.
-Letters: N nodes of the tree.
+Letters: N nodes of the tree · L leaves.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -60,9 +61,8 @@ class SegmentEstimator:
 class ValueDifference(SegmentEstimator):
     """A(n) = V(n) - V(parent of n).
 
-    Source: the plain form of the segment advantages in TreePO's release, which gives leaves the advantage of eq. 6
-    for a reward first, sets the root's value to 0, and can let the parent's value fade by the distance from the end of
-    a trajectory (docs/paper.md). Assumes that few leaves tell the value of a node.
+    Source: the plain form of the segment advantages in TreePO's release, which `FadingDifference` has. Assumes that few
+    leaves tell the value of a node.
     """
 
     whiten: bool = True
@@ -120,3 +120,45 @@ class TreeRL(SegmentEstimator):
             gain = (values[i] - values[ROOT]) + (values[i] - values[parent])
             advantages[i] = gain / np.sqrt(valued.num_leaves[i])
         return advantages
+
+
+@dataclass(frozen=True)
+class FadingDifference:
+    """A(n, i) = V(n) - eta^k V(parent of n), k the nodes of trajectory i from n to its end, n included; V(root) = 0.
+
+    V(n) is the mean of the values of n's children, and that of a leaf is what eq. 6 of TreePO's paper makes of its
+    reward, with all its ancestors and itself, however few leaves they have. Without fading, eta = 1, there is one per
+    node. Source: the segment advantages of TreePO's release (TREE_SEG_BASELINE). Assumes that each node is a segment,
+    and that a value matters less the farther it is from the end.
+    """
+
+    per_node: ClassVar[bool] = True
+
+    eta: float = 1.0
+    """What a parent's value counts, to the power of the segments that are left; 1 for no fading (0 or less in the
+    release)."""
+
+    whiten: bool = True
+    """Whether the advantages are then whitened over the response tokens of the whole batch."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta <= 1:
+            raise ValueError(f"eta must be within (0, 1], got {self.eta}")
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        groups, children = tree.groups(), tree.children()
+        paths = [tree.path(leaf) for leaf in tree.leaves()]
+        values, advantages = np.zeros(len(tree.nodes)), np.zeros((len(tree.nodes), len(paths)))
+        for i in reversed([i for i in tree.top_down() if i in groups and i != ROOT]):
+            below = [values[child] for child in children[i] if child in groups]
+            values[i] = np.mean(below) if below else _compared(rewards, groups, paths[groups[i][0]])
+        for i, path in enumerate(paths):
+            for place, node in enumerate(path[1:], start=1):
+                advantages[node, i] = values[node] - self.eta ** (len(path) - place) * values[path[place - 1]]
+        return advantages
+
+
+def _compared(rewards: np.ndarray, groups: Mapping[int, Sequence[int]], path: Sequence[int]) -> float:
+    """The reward of the leaf at the end of a path, less the means of its groups, each weighed by its size (eq. 6)."""
+    own, sizes = rewards[groups[path[-1]][0]], [len(groups[node]) for node in path]
+    return float(np.average([own - rewards[groups[node]].mean() for node in path], weights=sizes))

@@ -18,12 +18,15 @@ def same(values: np.ndarray) -> np.ndarray:
 
 
 def token_counts(tree: Tree, advantages: np.ndarray) -> np.ndarray:
-    """int64, for each advantage of a tree the response tokens of trajectories that have it: those of a leaf, or those
-    of a node once for each leaf below it, none for the root."""
+    """int64, for each advantage of a tree the response tokens of trajectories that have it: those of a leaf; those of a
+    node once for each leaf below it; those of a node in a trajectory through it. None for the root."""
     if not tree.is_per_node(advantages):
         return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
-    groups = tree.groups()
-    return np.array([len(n.token_ids) * len(groups.get(i, ())) * (i != ROOT) for i, n in enumerate(tree.nodes)])
+    lengths = np.array([len(n.token_ids) * (i != ROOT) for i, n in enumerate(tree.nodes)])
+    counts = np.zeros((len(tree.nodes), len(tree.leaves())), np.int64)
+    for i, leaves in tree.groups().items():
+        counts[i, leaves] = lengths[i]
+    return counts if advantages.ndim == 2 else counts.sum(axis=1)
 
 
 def whiten(advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], sums: Sums = same) -> list[np.ndarray]:
@@ -34,7 +37,8 @@ def whiten(advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], s
     becomes 0. Source: TreePO, section 2.3, as its authors' release completes it.
     """
     none = np.zeros(0)
-    mean, variance = moments(np.concatenate([none, *advantages]), np.concatenate([none, *num_tokens]), sums)
+    flat, counts = (np.concatenate([none, *(a.ravel() for a in arrays)]) for arrays in (advantages, num_tokens))
+    mean, variance = moments(flat, counts, sums)
     white = [(a - mean) / np.sqrt(variance + VARIANCE_EPS) for a in advantages]
     return [np.where(n > 0, w, 0.0) for w, n in zip(white, num_tokens, strict=True)]
 

@@ -84,8 +84,9 @@ def _leaf_places(tree: Tree, advantages: np.ndarray) -> Iterable[tuple[int, int,
 
 
 def _node_places(tree: Tree, advantages: np.ndarray) -> Iterable[tuple[int, int, float]]:
-    """(node, its parent, advantage) of each node below the root that leads to a leaf."""
-    return [(node, tree.nodes[node].parent, float(advantages[node])) for node in tree.groups() if node != ROOT]
+    """(node, its parent, mean advantage) of each node below the root that leads to a leaf."""
+    values = tree.per_node(advantages)
+    return [(node, tree.nodes[node].parent, float(values[node])) for node in tree.groups() if node != ROOT]
 
 
 def _squares(values: Sequence[float]) -> float:

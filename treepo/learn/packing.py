@@ -4,7 +4,7 @@ A tree's nodes share what their paths share, and siblings that begin alike are m
 token is forwarded once. What is learned is kept apart from what is forwarded: a term is one token of one node, with
 its own sampled log-probability and the leaves below it.
 
-Letters: T packed tokens · S terms · L leaves.
+Letters: T packed tokens · S terms · L leaves · P tokens of all trajectories, shared ones once for each.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +29,8 @@ class PackedTree:
     sampled_logprobs float32 [S]: what the engine reported for the term.
     leaf_starts, leaf_ends int64 [S]: the leaves below the term, a range.
     lens, leaf_weights float64 [L]: of each leaf its response tokens, and what each of them weighs in the loss.
-    advantages float64 [L]: of each leaf; nan where credit is given per node. term_advantages float64 [S]: of each term
-        in that case; empty otherwise.
+    advantages float64 [L]: of each leaf; nan where credit is given per node. own_advantages float64 [P]: in that case,
+        of each term the advantage in each trajectory that shares it, by term and leaf; empty otherwise.
     rescored_logprobs, ref_logprobs float32 [S]: of the policy as it was before the first update of the step, and of the
         reference; empty where there are none.
     """
@@ -46,7 +46,7 @@ class PackedTree:
     lens: np.ndarray
     leaf_weights: np.ndarray
     advantages: np.ndarray
-    term_advantages: np.ndarray
+    own_advantages: np.ndarray
     rescored_logprobs: np.ndarray
     ref_logprobs: np.ndarray
 
@@ -68,13 +68,21 @@ class PackedTree:
 
     def below_by_advantage(self, weights: np.ndarray, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """[S]: the sum over the leaves below each term of weight x part(advantage), weights [L]."""
-        if len(self.term_advantages):
-            return part(self.term_advantages) * self.below(weights)
+        if len(self.own_advantages):
+            values = weights[ranges(self.leaf_starts, self.leaf_ends)] * part(self.own_advantages)
+            counts = self.leaf_ends - self.leaf_starts
+            return np.add.reduceat(values, np.cumsum(counts) - counts)
         return self.below(weights * part(self.advantages))
 
 
+def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """int64: start .. end - 1 of each, one after the other."""
+    counts = ends - starts
+    return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+
+
 def pack(tree: Tree, advantages: np.ndarray, leaves: Sequence[int] | None = None) -> PackedTree:
-    """Pack a tree with one advantage per leaf, in the order of `Tree.leaves`, or one per node.
+    """Pack a tree with one advantage per leaf, in the order of `Tree.leaves`, one per node, or one per node and leaf.
 
     leaves: positions in that order of those to pack; all if not given.
     """
@@ -167,6 +175,12 @@ def _packed(
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
     predecessors = layout.parents[targets]
     rising = np.argsort(predecessors, kind="stable")
+    starts, ends = (np.repeat([at[i] for i in nodes], lengths)[rising] for at in (chosen.first, chosen.past))
+    own = np.zeros(0)
+    if is_per_node:
+        by_leaf = values if values.ndim == 2 else np.broadcast_to(values[:, None], (len(values), len(leaves)))
+        term_nodes = np.repeat(nodes, lengths)[rising]
+        own = by_leaf[np.repeat(term_nodes, ends - starts), np.array(chosen.order)[ranges(starts, ends)]]
     return PackedTree(
         token_ids=layout.token_ids,
         positions=layout.positions,
@@ -174,12 +188,12 @@ def _packed(
         targets=targets[rising],
         predecessors=predecessors[rising],
         sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
-        leaf_starts=np.repeat([chosen.first[i] for i in nodes], lengths)[rising],
-        leaf_ends=np.repeat([chosen.past[i] for i in nodes], lengths)[rising],
+        leaf_starts=starts,
+        leaf_ends=ends,
         lens=np.array([tree.response_len(leaves[i]) for i in chosen.order], np.float64),
         leaf_weights=np.ones(len(chosen.order)),
         advantages=np.full(len(chosen.order), np.nan) if is_per_node else values[chosen.order],
-        term_advantages=np.repeat(values[nodes], lengths)[rising] if is_per_node else np.zeros(0),
+        own_advantages=own,
         rescored_logprobs=np.zeros(0, np.float32),
         ref_logprobs=np.zeros(0, np.float32),
     )

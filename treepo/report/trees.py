@@ -61,7 +61,9 @@ def read_trees(path: Path) -> list[KeptTree]:
 
 def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
     tree, place = kept.tree, {leaf: i for i, leaf in enumerate(kept.tree.leaves())}
-    is_per_node = kept.advantages is not None and tree.is_per_node(kept.advantages)
+    advantages, is_per_node = kept.advantages, kept.advantages is not None and tree.is_per_node(kept.advantages)
+    if advantages is not None and is_per_node:
+        advantages = tree.per_node(advantages)
     rows = []
     for i, node in enumerate(tree.nodes):
         leaf = place.get(i)
@@ -79,7 +81,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "stop": node.stop,
                 "resumed": node.resumed,
                 "reward": _at(leaf, kept.rewards),
-                "advantage": _at(i if is_per_node else leaf, kept.advantages),
+                "advantage": _at(i if is_per_node else leaf, advantages),
                 "num_dropped": tree.num_dropped,
                 "num_fallbacks": tree.num_fallbacks,
             }

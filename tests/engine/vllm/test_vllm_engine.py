@@ -172,11 +172,9 @@ def test_nan_spoils_nothing_that_comes_after() -> None:
     with torch.no_grad():
         next(model.parameters())[5] = float("nan")
     engine = vllm(model)
-    for i in range(engine.capacity // 128):
-        engine.submit(request(np.concatenate([[5, 3 + i % 12, 3 + i // 12], np.full(120, 5)]), 1, name=i))
+    every_block = [[5, 3 + i % 12, 3 + i // 12, *[5] * 120] for i in range(engine.capacity // 128)]
     with pytest.raises(FloatingPointError):
-        while True:
-            engine.step()
+        run_all(engine, [request(prefix, 1) for prefix in every_block])
     engine.update_weights(make_model())
     for result in run_all(engine, [request(np.arange(3, 15), 3)] * 40):
         assert np.isfinite(result.logprobs).all()
