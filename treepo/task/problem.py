@@ -22,6 +22,9 @@ class Problem:
     answer: str
     """The known answer."""
 
+    source: str = ""
+    """The set it is of, for figures by set."""
+
 
 class Task(Protocol):
     """A source of problems and the judge of their answers."""

@@ -1,0 +1,81 @@
+"""What the sampled answers of one problem say about it.
+
+Letters: n answers, D draws, C classes of equal answers. `correct` is float64 [n] within 0 to 1, what the checker says.
+
+The answers are taken as independent draws from the policy. Leaves of a tree are neither independent nor equally likely
+(docs/leaf_weights.md): over leaves these are figures of trees, as in the paper, not of the policy.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+
+def avg_at_k(correct: np.ndarray) -> float:
+    """The mean over the n = k answers. Raises ValueError if there are none."""
+    _require_answers(correct)
+    return math.fsum(correct) / len(correct)
+
+
+def pass_at_k(correct: np.ndarray, k: int) -> float:
+    """The expected best of k answers drawn without replacement from the n.
+
+    If c answers are right and the others wrong this is 1 - C(n - c, k) / C(n, k), the unbiased estimate of the chance
+    that one of k answers is right (Chen et al. 2021, arXiv 2107.03374, eq. 1). Raises ValueError unless 1 <= k <= n.
+    """
+    _require_answers(correct)
+    if not 1 <= k <= len(correct):
+        raise ValueError(f"k: pass@{k} needs 1 <= k <= n, there are n = {len(correct)} answers")
+    values, counts = np.unique(correct, return_counts=True)
+    num_up_to = [0, *np.cumsum(counts).tolist()]
+    # Quotients of whole numbers are rounded once, however large they are: nothing cancels or overflows.
+    num_sets = math.comb(len(correct), k)
+    chances = [(math.comb(top, k) - math.comb(below, k)) / num_sets for below, top in pairwise(num_up_to)]
+    return math.fsum(value * chance for value, chance in zip(values.tolist(), chances, strict=True))
+
+
+def maj_at_k(
+    correct: np.ndarray, given: Sequence[str | None], k: int, rng: np.random.Generator, num_draws: int = 1000
+) -> float:
+    """The mean value of a majority vote among k answers drawn with replacement, over `num_draws` draws.
+
+    given: the answers as text [n]; equal text is the same vote. A missing answer (None) is no vote, and a vote that
+    nobody takes part in is wrong. Answers that tie share the vote evenly. A vote is worth the mean `correct` of the
+    answers equal to it. The result depends neither on the order of the answers nor on how they are named.
+    Raises ValueError if k < 1, there are no answers or not as many in `given`.
+    Source: maj@16 of arXiv 2508.17445, section 4, which draws 1,000 times.
+    """
+    _require_answers(correct)
+    if k < 1:
+        raise ValueError(f"k: maj@{k} needs k >= 1")
+    if len(given) != len(correct):
+        raise ValueError(f"given: {len(given)} answers for {len(correct)} values of correct")
+    counts, values = _classes(correct, given)
+    num_missing = len(correct) - counts.sum()
+    shares = np.append(counts, num_missing) / len(correct)
+    votes = rng.multinomial(k, shares, size=num_draws)[:, :-1]  # [D, C]
+    most = votes.max(axis=1, initial=0, keepdims=True)
+    wins = (votes == most) & (most > 0)
+    worth = (wins @ values) / np.maximum(wins.sum(axis=1), 1)
+    return float(np.mean(worth))
+
+
+def _classes(correct: np.ndarray, given: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+    """(counts [C], mean of `correct` [C]) of the classes of equal answers, ordered by these two alone."""
+    members: dict[str, list[float]] = {}
+    for answer, value in zip(given, correct.tolist(), strict=True):
+        if answer is not None:
+            members.setdefault(answer, []).append(value)
+    classes = sorted((len(v), math.fsum(v) / len(v)) for v in members.values())
+    counts, values = zip(*classes, strict=True) if classes else ((), ())
+    return np.array(counts, np.int64), np.array(values, np.float64)
+
+
+def _require_answers(correct: np.ndarray) -> None:
+    if len(correct) == 0:
+        raise ValueError("correct: there are no answers")
+    is_inside = (correct >= 0) & (correct <= 1)
+    if not np.all(is_inside):
+        raise ValueError(f"correct: must lie within 0 and 1, got {correct[~is_inside][0]}")

@@ -1,0 +1,126 @@
+"""What is kept of every answer, and what it cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+
+class ProblemKey(NamedTuple):
+    """One problem as one model answers it under one sampling setting."""
+
+    model: str
+    setting: str
+    source: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """One answer and what was made of it."""
+
+    model: str
+    """Folder or name of the model."""
+
+    setting: str
+    """Label of the sampling setting."""
+
+    source: str
+    """Label of the set that the problem is from."""
+
+    problem: str
+    """Its id, unique in the set."""
+
+    sample: int
+    """Number of the answer among those to the problem, from 0."""
+
+    prompt: str
+    """The question as asked."""
+
+    known: str
+    """The known answer."""
+
+    response: str
+    """What the model wrote."""
+
+    given: str | None
+    """The answer read off the response, in a form that equal answers share; None if there is none."""
+
+    correct: float
+    """What the checker says of it, 0 to 1."""
+
+    outcome: str
+    """How the checker came to that: checked, no answer, a time-out and so on."""
+
+    num_tokens: int
+    """Length of the response in tokens."""
+
+    stop: str
+    """Why the response ended."""
+
+    seed: int
+    """The random stream it was drawn from."""
+
+    @property
+    def key(self) -> ProblemKey:
+        """The problem that this is an answer to."""
+        return ProblemKey(self.model, self.setting, self.source, self.problem)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What decoding took."""
+
+    tokens_decoded: int = 0
+    """Tokens sampled, those shared by several answers once."""
+
+    tokens_prefilled: int = 0
+    """Tokens of prefixes that the engine computed."""
+
+    wall_s: float = 0.0
+    """Seconds by the clock."""
+
+    accelerator_s: float = 0.0
+    """Seconds by the clock times the accelerators in use."""
+
+
+SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("setting", pa.string()),
+        ("source", pa.string()),
+        ("problem", pa.string()),
+        ("sample", pa.int32()),
+        ("prompt", pa.string()),
+        ("known", pa.string()),
+        ("response", pa.string()),
+        ("given", pa.string()),
+        ("correct", pa.float64()),
+        ("outcome", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("stop", pa.string()),
+        ("seed", pa.int64()),
+    ]
+)
+"""Columns of a table of answers, one row each: the fields of AnswerRecord."""
+
+
+def to_table(records: Sequence[AnswerRecord]) -> pa.Table:
+    """Records as a table. Half surrogate pairs in texts, which a model can write, become U+FFFD.
+
+    Raises ValueError naming field and value if a field of the key holds one: another key would be read back.
+    """
+    columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
+    for name in ProblemKey._fields:
+        bad = [value for value in columns[name] if storable(value) != value]
+        if bad:
+            raise ValueError(f"{name}: {bad[0]!a} holds half a surrogate pair, which is no text")
+    for name in ("prompt", "known", "response", "given", "outcome", "stop"):
+        columns[name] = [None if value is None else storable(value) for value in columns[name]]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair; complete pairs become their character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

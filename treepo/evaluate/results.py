@@ -1,0 +1,200 @@
+"""From kept answers to figures: per model, sampling setting and set."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from treepo.evaluate.estimates import avg_at_k, maj_at_k, pass_at_k
+from treepo.evaluate.intervals import Estimate, mean_with_interval
+from treepo.evaluate.records import Cost, ProblemKey
+from treepo.seeds import derive_seed
+
+OVERALL = "overall"
+"""Label of all sets together."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class EstimateSettings:
+    """What is estimated from the answers."""
+
+    pass_ks: tuple[Count, ...] = (1, 2, 4, 8, 16)
+    """Numbers of answers of which one must be right; those above the number sampled are left out."""
+
+    num_votes: Count = 1000
+    """Votes drawn per problem for maj@k."""
+
+    num_resamples: Count = 10_000
+    """Sets of problems drawn for each interval."""
+
+    seed: int = 0
+    """Seed of both."""
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Figures of one set, or of all."""
+
+    source: str
+    """Label of the set."""
+
+    num_problems: int
+    """Problems answered."""
+
+    num_answers: int
+    """Answers to all of them."""
+
+    avg: Estimate
+    """Mean of avg@k over the problems."""
+
+    maj: Estimate
+    """Mean of maj@k."""
+
+    pass_at: dict[int, Estimate]
+    """Mean of pass@k by k, for those k of which every problem has as many answers."""
+
+    tokens_per_answer: float
+    """Mean length of a response, in tokens."""
+
+    outcomes: dict[str, float]
+    """Share of the answers that the checker came to each outcome with, of those that occur, by name."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one model under one sampling setting."""
+
+    model: str
+    """Its folder or name."""
+
+    setting: str
+    """Label of the sampling setting."""
+
+    k: int
+    """Answers to each problem, the most there are; avg and maj are avg@k and maj@k."""
+
+    sets: tuple[SetResult, ...]
+    """Set by set, in the order in which they were begun."""
+
+    overall: SetResult
+    """All problems of all sets, each counting once."""
+
+    cost: Cost
+    """What decoding all of it took."""
+
+    @property
+    def trajectories_per_s(self) -> float | None:
+        """Answers per second by the clock; None if no time was measured."""
+        return self.overall.num_answers / self.cost.wall_s if self.cost.wall_s > 0 else None
+
+
+COLUMNS = (*ProblemKey._fields, "given", "correct", "outcome", "num_tokens")
+"""Columns of answers that figures are made of: no texts."""
+
+
+def results(
+    answers: pa.Table, costs: Mapping[tuple[str, str], Cost], settings: EstimateSettings | None = None
+) -> list[Result]:
+    """Figures of each (model, setting), in the order of their first answers.
+
+    answers: the columns COLUMNS. costs: those of every (model, setting). A figure depends on the settings and on the
+    answers that it is about, neither on their order nor on what else was evaluated. Raises ValueError if a `correct`
+    does not lie within 0 and 1.
+    """
+    settings = settings or EstimateSettings()
+    problems: dict[tuple[str, str], list[_Answered]] = {}
+    for problem in _answered(answers):
+        problems.setdefault((problem.key.model, problem.key.setting), []).append(problem)
+    return [_result(model, setting, problems[model, setting], costs, settings) for model, setting in problems]
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A problem's answers, by column."""
+
+    key: ProblemKey
+    given: list[str | None]
+    correct: list[float]
+    outcome: list[str]
+    num_tokens: list[int]
+
+
+@dataclass(frozen=True)
+class _Estimated:
+    """A problem's answers and its figures, by label."""
+
+    answered: _Answered
+    figures: dict[str, float]
+
+
+def _answered(answers: pa.Table) -> Iterable[_Answered]:
+    problems: dict[ProblemKey, _Answered] = {}
+    for *key, given, correct, outcome, num_tokens in zip(*(answers[c].to_pylist() for c in COLUMNS), strict=True):
+        key = ProblemKey(*key)
+        problem = problems.setdefault(key, _Answered(key, [], [], [], []))
+        problem.given.append(given)
+        problem.correct.append(correct)
+        problem.outcome.append(outcome)
+        problem.num_tokens.append(num_tokens)
+    return problems.values()
+
+
+def _result(
+    model: str,
+    setting: str,
+    problems: Sequence[_Answered],
+    costs: Mapping[tuple[str, str], Cost],
+    settings: EstimateSettings,
+) -> Result:
+    nums = [len(problem.correct) for problem in problems]
+    k, pass_ks = max(nums), [pass_k for pass_k in settings.pass_ks if pass_k <= min(nums)]
+    sets: dict[str, list[_Estimated]] = {}
+    for problem in problems:
+        figures = _figures(problem, k, pass_ks, settings)
+        sets.setdefault(problem.key.source, []).append(_Estimated(problem, figures))
+    return Result(
+        model,
+        setting,
+        k,
+        tuple(_set_result(source, [estimated], pass_ks, settings) for source, estimated in sets.items()),
+        _set_result(OVERALL, list(sets.values()), pass_ks, settings),
+        costs[model, setting],
+    )
+
+
+def _figures(problem: _Answered, k: int, pass_ks: Sequence[int], settings: EstimateSettings) -> dict[str, float]:
+    correct = np.array(problem.correct)
+    rng = np.random.default_rng(derive_seed(settings.seed, "maj", problem.key.source, problem.key.problem))
+    passed = {f"pass@{pass_k}": pass_at_k(correct, pass_k) for pass_k in pass_ks}
+    return {"avg": avg_at_k(correct), "maj": maj_at_k(correct, problem.given, k, rng, settings.num_votes), **passed}
+
+
+def _set_result(
+    source: str, sets: Sequence[Sequence[_Estimated]], pass_ks: Sequence[int], settings: EstimateSettings
+) -> SetResult:
+    """Figures of all problems of some sets."""
+
+    def estimate(label: str) -> Estimate:
+        rng = np.random.default_rng(derive_seed(settings.seed, "interval", source, label))
+        values = [np.array([problem.figures[label] for problem in problems]) for problems in sets]
+        return mean_with_interval(values, rng, settings.num_resamples)
+
+    answered = [problem.answered for problems in sets for problem in problems]
+    outcomes = Counter(outcome for problem in answered for outcome in problem.outcome)
+    num_answers = outcomes.total()
+    return SetResult(
+        source,
+        len(answered),
+        num_answers,
+        estimate("avg"),
+        estimate("maj"),
+        {pass_k: estimate(f"pass@{pass_k}") for pass_k in pass_ks},
+        sum(sum(problem.num_tokens) for problem in answered) / num_answers,
+        {outcome: outcomes[outcome] / num_answers for outcome in sorted(outcomes)},
+    )

@@ -1,0 +1,165 @@
+"""Answers on disk, in a folder where an evaluation can be interrupted and go on."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from treepo.evaluate.answer_file import UNFINISHED, PartCost, read_answers, read_costs, replacing, write_answers
+from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
+
+ANSWERS, SETTINGS = "answers.parquet", "settings.json"
+
+SAMPLE = (*ProblemKey._fields, "sample")
+"""What tells an answer from all others."""
+
+
+@dataclass(frozen=True)
+class AnswerStore:
+    """The answers in one folder: parts as problems are finished, one `answers.parquet` in the end.
+
+    One process may write at a time. What cannot be read is a ValueError, in one line, that names the file.
+    """
+
+    folder: Path
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder ready for answers under these settings, new ones or more of them.
+
+        What an interruption left unfinished is removed. settings: all that answers depend on, as JSON can hold it.
+        Raises ValueError saying what differs if the folder was begun with others.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+        _require_settings(self.folder / SETTINGS, settings, may_begin=not self._files())
+        for path in self.folder.glob(f"{UNFINISHED}*"):
+            path.unlink()
+        self._remove_compacted()
+
+    def append(self, records: Sequence[AnswerRecord], cost: Cost) -> None:
+        """Keep all answers to some problems, of one model and setting, and what they cost together: all or nothing.
+
+        They are on disk when this returns. Raises ValueError if a field of a key is no text.
+        """
+        assert len({(r.model, r.setting) for r in records}) == 1, "one model, one setting"
+        name = self._next_part(records)
+        part_cost = PartCost(records[0].model, records[0].setting, cost)
+        write_answers(self.folder / name, [to_table(records)], {name: part_cost})
+
+    def done(self) -> set[ProblemKey]:
+        """The problems whose answers are kept."""
+        columns = self.read(ProblemKey._fields).to_pydict()
+        return set(map(ProblemKey, *(columns[name] for name in ProblemKey._fields)))
+
+    def read(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
+        """All answers in the order in which they were kept; the columns of SCHEMA, or some of them.
+
+        Raises ValueError if the same answer is in two files, which copying files about can bring.
+        """
+        tables, holders = [SCHEMA.empty_table().select(list(columns))], {}
+        for path in self._files():
+            table = read_answers(path, [name for name in SCHEMA.names if name in {*columns, *SAMPLE}])
+            for sample in zip(*(table[name].to_pylist() for name in SAMPLE), strict=True):
+                holder = holders.setdefault(sample, path.name)
+                if holder != path.name:
+                    raise ValueError(f"out: {holder!r} and {path.name!r} both hold {sample}; remove one of them")
+            tables.append(table.select(list(columns)))
+        return pa.concat_tables(tables)
+
+    def costs(self) -> dict[tuple[str, str], Cost]:
+        """What all answers of each (model, setting) cost, in the order in which they were begun.
+
+        Work that an interruption undid is not in it: there are no answers from it either.
+        """
+        costs: dict[tuple[str, str], list[Cost]] = {}
+        for part in self._costs().values():
+            costs.setdefault((part.model, part.setting), []).append(part.cost)
+        return {key: _total(parts) for key, parts in costs.items()}
+
+    def compact(self) -> None:
+        """Put all answers into `answers.parquet`. Interrupted, it has not begun or is ended by `claim`."""
+        files = self._files()
+        if any(path.name != ANSWERS for path in files):
+            tables = (read_answers(path, SCHEMA.names) for path in files)
+            write_answers(self.folder / ANSWERS, tables, self._costs())
+        self._remove_compacted()
+
+    def _files(self) -> list[Path]:
+        """`answers.parquet` and the parts that are not in it, oldest first."""
+        compacted = self._compacted()
+        whole = [self.folder / ANSWERS] if compacted else []
+        return whole + [path for path in self._parts() if path.name not in compacted]
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))
+
+    def _compacted(self) -> dict[str, PartCost]:
+        path = self.folder / ANSWERS
+        return read_costs(path) if path.exists() else {}
+
+    def _costs(self) -> dict[str, PartCost]:
+        return {name: part for path in self._files() for name, part in read_costs(path).items()}
+
+    def _next_part(self, records: Sequence[AnswerRecord]) -> str:
+        """Counted, which keeps the order, and named after its answers: it takes no other answers' place."""
+        samples = json.dumps([[*record.key, record.sample] for record in records])
+        digest = hashlib.blake2b(samples.encode(), digest_size=6).hexdigest()
+        names = [*self._compacted(), *(path.name for path in self._parts())]
+        number = 1 + max((int(name.split("-")[1]) for name in names), default=0)
+        return f"part-{number:06d}-{digest}.parquet"
+
+    def _remove_compacted(self) -> None:
+        compacted = self._compacted()
+        for path in self._parts():
+            if path.name in compacted:
+                path.unlink()
+
+
+def _total(costs: Sequence[Cost]) -> Cost:
+    return Cost(
+        sum(cost.tokens_decoded for cost in costs),
+        sum(cost.tokens_prefilled for cost in costs),
+        math.fsum(cost.wall_s for cost in costs),
+        math.fsum(cost.accelerator_s for cost in costs),
+    )
+
+
+def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) -> None:
+    """Write the settings down, or compare them with those written down."""
+    new = json.loads(json.dumps(settings, allow_nan=False))
+    if not path.exists():
+        if not may_begin:
+            raise ValueError(f"out: {str(path.parent)!r} holds answers but no {path.name}")
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        before = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(f"out: {str(path)!r} cannot be read as settings: {error}") from error
+    now = _flat(new)
+    differing = [
+        f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ValueError(f"out: {str(path.parent)!r} has answers under other settings: {'; '.join(differing)}")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by dotted key, values as JSON."""
+    flat = {}
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value)
+    return flat

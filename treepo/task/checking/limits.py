@@ -1,0 +1,40 @@
+"""What a worker may take."""
+
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+_STATM = Path("/proc/self/statm")
+
+
+def address_space() -> int | None:
+    """Bytes of address space of this process; None where the system does not say (macOS)."""
+    if not _STATM.exists():
+        return None
+    return int(_STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def limit_memory(more_mib: int) -> int | None:
+    """Let this process take at most `more_mib` MiB beyond what it has; the limit in bytes, None without one (macOS)."""
+    taken = address_space()
+    if taken is None or sys.platform == "darwin":
+        return None
+    limit = taken + more_mib * 2**20
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    return limit
+
+
+def end_after(seconds: float) -> None:
+    """Let the system end this process after that many seconds of wall time, whatever it does then; 0: never."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def leave_no_core() -> None:
+    """A worker that is ended writes no core file."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

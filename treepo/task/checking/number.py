@@ -1,0 +1,63 @@
+"""Numbers as people and models write them."""
+
+import re
+from fractions import Fraction
+
+MOST_DIGITS = 100
+LARGEST_EXPONENT = 400
+
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:\s?/\s?{_DECIMAL})?")
+_BARE_FRACTION = re.compile(r"\\[dt]?frac\s?([0-9])\s?([0-9])(?![0-9])")
+_MIXED = re.compile(r"(?<![0-9.,])([0-9]{1,9})\s?\\[dt]?frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
+_FRACTION = re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s?\{([0-9.,]{1,40})\}\s?\{([0-9.,]{1,40})\}")
+_POWER_OF_TEN = re.compile(r"\s?(?:\\times|\\cdot|×|\*)\s?10\^(?:\{([-+]?[0-9]{1,9})\}|([0-9]))")
+
+
+def read_number(text: str) -> Fraction | None:
+    r"""The number that the whole text is: 72, -1,234.5, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3; else None.
+
+    Exact. None also for more than MOST_DIGITS characters, exponents beyond LARGEST_EXPONENT, and division by zero.
+    """
+    if len(text) > MOST_DIGITS:
+        return None
+    plain = _rewritten(text.strip())
+    return _value(plain) if _NUMBER.fullmatch(plain) else None
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number in the text, in linear time; None without one, or if the last is too long to be read.
+
+    A sign right behind a digit, a letter or a closing bracket subtracts and is no part of the number.
+    """
+    last = None
+    plain = _rewritten(text)
+    for last in _NUMBER.finditer(plain):
+        pass
+    if last is None:
+        return None
+    found, start = last.group(), last.start()
+    if found[0] in "+-" and start > 0 and (plain[start - 1].isalnum() or plain[start - 1] in ")}]"):
+        found = found[1:]
+    return _value(found)
+
+
+def _rewritten(text: str) -> str:
+    text = text.replace("−", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", " ")
+    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    text = _MIXED.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
+    text = _FRACTION.sub(r"\1/\2", text)
+    return _POWER_OF_TEN.sub(lambda match: f"e{match[1] or match[2]}", text)
+
+
+def _value(number: str) -> Fraction | None:
+    """The value of a match of _NUMBER."""
+    if len(number) > MOST_DIGITS:
+        return None
+    top, _, bottom = number.replace(",", "").partition("/")
+    parts = [part.strip() for part in (top, bottom or "1")]
+    if any(abs(int(part.lower().partition("e")[2] or "0")) > LARGEST_EXPONENT for part in parts):
+        return None
+    above, below = (Fraction(part) for part in parts)
+    return above / below if below else None

@@ -1,0 +1,132 @@
+"""One worker, as the pool sees it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+from treepo.task.checking.frames import take_message
+
+CHUNK = 1 << 16
+LONGEST_LAST_WORDS = 2000
+"""Bytes kept of what a worker wrote to its standard error."""
+
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+"""Libraries that start a thread per core would take address space for each."""
+
+
+class WorkerProcess:
+    """A worker, the response it judges (its index, None while it is idle) and the time by which it must reply."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.is_ready = False
+        self.index: int | None = None
+        self.deadline = 0.0
+        self._received = bytearray()
+        self._unsent = memoryview(b"")
+        self._last_words = b""
+
+    @property
+    def requests(self) -> IO[bytes]:
+        """The pipe to it."""
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def replies(self) -> IO[bytes]:
+        """The pipe from it."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    @property
+    def errors(self) -> IO[bytes]:
+        """Its standard error."""
+        assert self.process.stderr is not None
+        return self.process.stderr
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._unsent)
+
+    def send(self, message: bytes) -> None:
+        """Begin to send a packed message; `write` goes on."""
+        assert not self._unsent
+        self._unsent = memoryview(message)
+        self.write()
+
+    def write(self) -> None:
+        """Write what the pipe takes now. What a dead worker cannot read is dropped; its end shows in `read`."""
+        try:
+            self._unsent = self._unsent[os.write(self.requests.fileno(), self._unsent[:CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._unsent = memoryview(b"")
+
+    def read(self) -> Iterator[Any]:
+        """Messages that have arrived; raises EOFError when it closed its end."""
+        try:
+            chunk = os.read(self.replies.fileno(), CHUNK)
+        except BlockingIOError:
+            return
+        if not chunk:
+            raise EOFError
+        self._received += chunk
+        while (message := take_message(self._received)) is not None:
+            yield message
+
+    def listen(self) -> bool:
+        """Take what it wrote to its standard error, keeping the end of it; False when it closed that."""
+        try:
+            chunk = os.read(self.errors.fileno(), CHUNK)
+        except BlockingIOError:
+            return True
+        self._last_words = (self._last_words + chunk)[-LONGEST_LAST_WORDS:]
+        return bool(chunk)
+
+    def end(self) -> str:
+        """Kill it with all it started, wait for it and close its pipes; returns how it ended and its last words."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # Before it is waited for: until then its number belongs to nobody else.
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for _ in range(LONGEST_LAST_WORDS):
+            if not self.listen():
+                break
+        for pipe in (self.requests, self.replies, self.errors):
+            # Unbuffered, so nothing is flushed into a closed pipe.
+            pipe.close()
+        words = " ".join(self._last_words.decode("utf-8", "replace").split())
+        return f"{_described(self.process.returncode)}{': ' if words else ''}{words}"
+
+
+def start_worker(order: bytes) -> WorkerProcess:
+    """Start a process of this interpreter that sees the same modules, and send it its order; no fork of this one.
+
+    Raises OSError if the system starts no process.
+    """
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "treepo.task.checking.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+        # A session of its own: what is typed at the terminal ends the run, which ends its workers.
+        start_new_session=True,
+    )
+    worker = WorkerProcess(process)
+    for pipe in (worker.requests, worker.replies, worker.errors):
+        os.set_blocking(pipe.fileno(), False)
+    worker.send(order)
+    return worker
+
+
+def _described(status: int) -> str:
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,155 @@
+"""One round of judging: who judges what, and what becomes of it."""
+
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+from treepo.task.checking.frames import packed
+from treepo.task.checking.process import WorkerProcess
+from treepo.task.checking.settings import PoolSettings
+from treepo.task.checking.verdict import Outcome, Verdict
+
+MOST_PROBLEMS = 5
+START_LIMIT_S = 120.0
+"""Until a worker must stand ready: importing a checker from a slow disk takes its time."""
+
+
+class Round:
+    """Judges pairs of (response, known answer) once. A context manager.
+
+    workers: those there are; some are replaced, some added. start: makes one. problems: crashes are added, a line each.
+    """
+
+    def __init__(
+        self,
+        asked: Sequence[tuple[str, str]],
+        workers: list[WorkerProcess],
+        start: Callable[[], WorkerProcess],
+        settings: PoolSettings,
+        problems: list[str],
+    ) -> None:
+        self.asked = asked
+        self.workers = workers
+        self.start = start
+        self.settings = settings
+        self.problems = problems
+        self._waiting = deque(range(len(asked)))
+        self._judged: dict[int, Verdict] = {}
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts in the order asked; raises ValueError or RuntimeError if no worker can start."""
+        for worker in list(self.workers):
+            if worker.process.poll() is None:
+                self._watch(worker)
+            else:
+                # It died while nobody asked anything: no answer is to blame.
+                self.workers.remove(worker)
+                worker.end()
+        while len(self._judged) < len(self.asked):
+            self._employ()
+            self._attend()
+            self._end_overdue()
+        return [self._judged[i] for i in range(len(self.asked))]
+
+    def _employ(self) -> None:
+        """Give idle workers something to judge, and start those that are missing."""
+        wanted = self.settings.workers_wanted(len(self.asked) - len(self._judged))
+        while self._waiting and len(self.workers) < wanted:
+            worker = self.start()
+            worker.deadline = time.monotonic() + START_LIMIT_S
+            self.workers.append(worker)
+            self._watch(worker)
+        for worker in self.workers:
+            if self._waiting and worker.is_ready and worker.index is None:
+                worker.index = self._waiting.popleft()
+                worker.deadline = time.monotonic() + self.settings.time_limit_s
+                worker.send(packed(self.asked[worker.index]))
+                if worker.is_sending:
+                    self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
+
+    def _attend(self) -> None:
+        """Wait until a worker has something to say or is overdue."""
+        deadline = min(worker.deadline for worker in self.workers if _is_busy(worker))
+        for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
+            handle, worker = key.data
+            if worker in self.workers:
+                handle(worker)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for worker in [w for w in self.workers if _is_busy(w) and w.deadline <= now]:
+            is_ready = worker.is_ready
+            words = self._dismiss(worker)
+            if not is_ready:
+                raise RuntimeError(f"a process to check answers was not ready within {START_LIMIT_S:.0f} s, {words}")
+            self._failed(worker, Outcome.TIMEOUT)
+
+    def _write(self, worker: WorkerProcess) -> None:
+        worker.write()
+        if not worker.is_sending:
+            self._selector.unregister(worker.requests)
+
+    def _listen(self, worker: WorkerProcess) -> None:
+        if not worker.listen():
+            self._selector.unregister(worker.errors)
+
+    def _read(self, worker: WorkerProcess) -> None:
+        try:
+            for message in worker.read():
+                self._take(worker, message)
+        except EOFError:
+            words = self._dismiss(worker)
+            if not worker.is_ready:
+                raise RuntimeError(f"a process to check answers could not start, {words}") from None
+            if worker.index is not None:
+                # Its own alarm goes off when this process was held up for longer than the limit.
+                is_late = worker.process.returncode == -signal.SIGALRM
+                self._failed(worker, Outcome.TIMEOUT if is_late else Outcome.CRASHED, words)
+
+    def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
+        if "refused" in message:
+            raise ValueError(message["refused"])
+        if not worker.is_ready:
+            worker.is_ready = True
+        elif "error" in message:
+            self._failed(worker, Outcome.CRASHED, message["error"])
+        else:
+            said = message["verdict"]
+            assert worker.index is not None
+            self._judged[worker.index] = Verdict(said["correct"], Outcome(said["outcome"]), said["given"])
+            worker.index = None
+        if message.get("last"):
+            self._dismiss(worker)
+
+    def _failed(self, worker: WorkerProcess, outcome: Outcome, problem: str = "") -> None:
+        assert worker.index is not None
+        self._judged[worker.index] = Verdict(0.0, outcome, None)
+        worker.index = None
+        if outcome is Outcome.CRASHED and len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        self._selector.register(worker.replies, selectors.EVENT_READ, (self._read, worker))
+        self._selector.register(worker.errors, selectors.EVENT_READ, (self._listen, worker))
+
+    def _dismiss(self, worker: WorkerProcess) -> str:
+        """End a worker; returns how it ended and its last words."""
+        for pipe in (worker.requests, worker.replies, worker.errors):
+            if pipe in self._selector.get_map():
+                self._selector.unregister(pipe)
+        self.workers.remove(worker)
+        return worker.end()
+
+
+def _is_busy(worker: WorkerProcess) -> bool:
+    return not worker.is_ready or worker.index is not None

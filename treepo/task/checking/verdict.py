@@ -1,0 +1,60 @@
+"""What a checker says of one response."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+LONGEST_GIVEN = 200
+"""Characters of `Verdict.given`; a longer answer is cut there and told apart from others by a hash."""
+
+
+class Outcome(StrEnum):
+    """How a verdict came about."""
+
+    CHECKED = "checked"
+    """The response's answer was compared with the known one."""
+
+    NO_ANSWER = "no answer"
+    """The response gives none: no complete box, or nothing in it."""
+
+    UNPARSED = "unparsed"
+    """The two answers differ as text, and one of them could not be understood or was too long to be tried."""
+
+    TIMEOUT = "timeout"
+    """The time limit passed."""
+
+    CRASHED = "crashed"
+    """The checker raised, or its process died or ran out of memory."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a response is right, and which answer it gives.
+
+    Raises ValueError if `correct` is not a number from 0 to 1.
+    """
+
+    correct: float
+    """1.0 if the response is right, 0.0 if not; a function of one's own may say anything between."""
+
+    outcome: Outcome
+    """How the verdict came about; `correct` is 0.0 unless it is CHECKED."""
+
+    given: str | None
+    """The answer in a canonical form, for votes: equal for equal answers, whatever the known answer is. None without."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= 1:
+            raise ValueError(f"correct must be between 0 and 1, got {self.correct}")
+
+
+def bounded(text: str) -> str:
+    """The text with single spaces and without lone surrogates, at most LONGEST_GIVEN characters.
+
+    Different texts stay different: one that is cut ends in a hash of the whole.
+    """
+    plain = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+    if len(plain) <= LONGEST_GIVEN:
+        return plain
+    digest = hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
+    return f"{plain[: LONGEST_GIVEN - len(digest) - 1]}#{digest}"
