@@ -79,7 +79,7 @@ def grow(sampler: TreeSampler, problems: Sequence[Problem], seed: int) -> list[T
 def verify(task: ChainSums, policy: Policy, problem: Problem, tree: Tree) -> np.ndarray:
     """1 or 0 for each leaf: is the answer in the box right?"""
     answers = [policy.decode(trajectory.token_ids.tolist()) for trajectory in tree.trajectories()]
-    return np.array([task.reward(problem, answer) for answer in answers])
+    return np.array([verdict.correct for verdict in task.judge([(problem, answer) for answer in answers])])
 
 
 def credit(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> list[PackedTree]:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(os.environ.get("TREEPO_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-"""Where the files lie: TREEPO_TEST_DATA, or shared/data beside the project's folder."""
+FOLDER = Path(os.environ.get("TREEPO_DATA", Path(__file__).parents[2] / "shared" / "data"))
+"""Where the files lie: TREEPO_DATA, or shared/data beside the project's folder."""
 
 
 def real_file(name: str) -> Path:
     """The path of a set's file; skips the test where it is absent."""
     path = FOLDER / name
     if not path.exists():
-        pytest.skip(f"{name} is not there; name its folder in TREEPO_TEST_DATA")
+        pytest.skip(f"{name} is not there; name its folder in TREEPO_DATA")
     return path
 
 

@@ -1,14 +1,13 @@
 """From settings to parts: the policy, the task, the engine, the sampler and the trainer, wired together."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from treepo.build_engine import EngineNeeds, build_engine, check_align, sampling_of
+from treepo.build_task import Notify, build_task
 from treepo.engine import Engine
-from treepo.evaluate import accuracy
+from treepo.evaluate import HeldOut
 from treepo.grow import Rules, TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.reference import AdapterOff, FrozenCopy, Reference
@@ -21,13 +20,10 @@ from treepo.model.policy import Policy, load_policy
 from treepo.model.recompute import recompute_activations
 from treepo.model.served import has_plain_head
 from treepo.seeds import derive_seed
-from treepo.settings import Config, DataSettings
+from treepo.settings import Config
 from treepo.task.base_model import Report, default_cache_folder, find_or_make_base_model
-from treepo.task.chain_sums import LONGEST_PROMPT, ChainSums
-from treepo.task.jsonl import JsonlFormat, JsonlTask, read_problems, split_held_out
-from treepo.task.problem import Problem, Task
-
-Notify = Callable[[str], None]
+from treepo.task.checked import CheckedTask
+from treepo.task.problem import Task
 
 
 @dataclass(frozen=True)
@@ -40,19 +36,17 @@ class Run:
     trainer: Trainer
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out accuracy: eval/avg over answers at temperature 1, eval/greedy over one likeliest answer each."""
-        settings = self.config.eval
+        """Figures of held-out problems; see HeldOut."""
+        settings, limit = self.config.eval, self.config.tree.response_limit
         problems = self.task.held_out_problems(settings.num_problems)
-        if not problems:
-            return {}
+        seed = derive_seed(self.config.train.seed, "eval")
+        held_out = HeldOut(self.task, problems, self.policy.decode, limit, settings.num_samples, seed)
+        return held_out.figures(self.trainer.engine)
 
-        def measure(num_samples: int, temperature: float) -> float:
-            response_len = self.config.tree.response_limit
-            seed = derive_seed(self.config.train.seed, "eval")
-            engine, decode = self.trainer.engine, self.policy.decode
-            return accuracy(engine, self.task, problems, decode, response_len, num_samples, temperature, seed)
-
-        return {"eval/avg": measure(settings.num_samples, 1.0), "eval/greedy": measure(1, 0.0)}
+    def close(self) -> None:
+        """End the processes that check answers."""
+        if isinstance(self.task, CheckedTask):
+            self.task.close()
 
 
 def build_run(config: Config, notify: Notify, report: Report) -> Run:
@@ -72,8 +66,9 @@ def build_policy(config: Config, notify: Notify, report: Report) -> Policy:
 
     A model that cannot be packed is taken as transformers runs it, and that is said.
     """
-    if config.data.path and not config.model.path:
-        raise ValueError(f"model.path: the problems of {config.data.path!r} need a model; none is given")
+    if config.data.is_given and not config.model.path:
+        named = (config.data.train or config.data.held_out)[0]
+        raise ValueError(f"model.path: the problems of {named!r} need a model; none is given")
     path = config.model.path or find_base_model(report)
     settings = config.model
     how = path, settings.dtype, settings.device, settings.trust_remote_code
@@ -168,51 +163,3 @@ def build_updater(config: Config, policy: Policy) -> Updater:
         settings.max_importance,
         reference,
     )
-
-
-def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> Task:
-    """The built-in task, or the problems of a file that fit the model and the engine, which holds `longest` tokens."""
-    limit = config.tree.response_limit
-    room = min(config.data.max_prompt_len, longest - limit)
-    if policy.max_len is not None:
-        room = min(room, policy.max_len - limit)
-    if room < (1 if config.data.path else LONGEST_PROMPT):
-        raise ValueError(
-            f"tree: responses of {limit} tokens (depth x segment_len, or max_response_len) leave no room for a prompt "
-            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_tokens, "
-            f"vllm.max_len, or the servers' max-model-len)"
-        )
-    seed = config.train.seed
-    if not config.data.path:
-        if not isinstance(policy.tokenizer.bos_token_id, int):
-            raise ValueError("data.path: the built-in task needs a tokenizer with a bos token; give a file of problems")
-        return ChainSums(policy.tokenizer, seed)
-    train, held_out = read_split(config.data, policy)
-    if not train:
-        raise ValueError(
-            f"data.path: all problems of {config.data.path!r} are held out; name others in data.held_out_path"
-        )
-    fitting_train, fitting_held_out = ([p for p in part if len(p.prompt_ids) <= room] for part in (train, held_out))
-    num_dropped = len(train) + len(held_out) - len(fitting_train) - len(fitting_held_out)
-    if num_dropped:
-        notify(f"{num_dropped} of {len(train) + len(held_out)} problems dropped: prompts of more than {room} tokens")
-    if not fitting_train:
-        raise ValueError(f"data.path: no training problem of {config.data.path!r} has at most {room} prompt tokens")
-    if not fitting_held_out:
-        notify("no problem is held out: nothing will be evaluated")
-    return JsonlTask(fitting_train, fitting_held_out, seed)
-
-
-def read_split(settings: DataSettings, policy: Policy) -> tuple[list[Problem], list[Problem]]:
-    """(train, held out) from one file or two; a problem that is held out is not trained on, wherever it stands."""
-    form = JsonlFormat(settings.prompt_field, settings.answer_field, settings.answer_after)
-
-    def encode(question: str) -> list[int]:
-        return policy.encode_prompt(question + settings.instruction)
-
-    problems = read_problems(Path(settings.path), form, encode)
-    if not settings.held_out_path:
-        return split_held_out(problems)
-    held_out = read_problems(Path(settings.held_out_path), form, encode, setting="data.held_out_path")
-    never_trained_on = {p.prompt for p in held_out}
-    return [p for p in problems if p.prompt not in never_trained_on], held_out

@@ -1,8 +1,7 @@
-"""The command line: `treepo train`, `treepo sample`, `treepo bench`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo bench`."""
 
 import argparse
 import dataclasses
-import logging
 import os
 import shlex
 import sys
@@ -23,6 +22,15 @@ treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE 
 
     Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base
     model, on a problem such as 71a-3b-3c-5d-6: or, without --prompt, on the first one that it would be trained on.
+
+treepo eval [MODEL ...] [--data SET ...] [--samples K] [--sampling WAY ...] [--problems N] [--recipe RECIPE.toml]
+            [--section.key VALUE ...] [--out DIR] [--json FILE]
+
+    How often models are right on the first N problems of each named set, or all: avg@k, pass@k, maj@k with intervals, and
+    what it cost. A SET is a file, a folder, or a set of the hub, such as gsm8k or gsm8k=FILE.jsonl. A WAY is sequential,
+    greedy, tree, or tree:KEY=VALUE,... with other settings of [tree]; several of them stand in one table. DIR keeps all
+    answers; the same command with the same DIR goes on where it was interrupted. Without MODEL and SET: the built-in
+    task and its base model.
 
 treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
 
@@ -96,6 +104,8 @@ def _command(args: Sequence[str]) -> int:
         _train(options.recipe, options.out, overrides)
     elif options.command == "sample":
         _sample(options, overrides)
+    elif options.command == "eval":
+        _eval(options, overrides)
     else:
         _bench(options, overrides, shlex.join(["treepo", *args]))
     return 0
@@ -143,13 +153,21 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train", "sample", "bench"])
+    parser.add_argument("command", nargs="?", choices=["train", "sample", "eval", "bench"])
     if command == "train":
         parser.add_argument("recipe", nargs="?")
         parser.add_argument("--out")
     if command == "sample":
         parser.add_argument("model", nargs="?")
         for option in ("--prompt", "--recipe", "--out"):
+            parser.add_argument(option)
+    if command == "eval":
+        parser.add_argument("model", nargs="*")
+        parser.add_argument("--data", nargs="+", default=[])
+        parser.add_argument("--sampling", nargs="+", default=["sequential"])
+        parser.add_argument("--samples", type=int, default=16)
+        parser.add_argument("--problems", type=int)
+        for option in ("--recipe", "--out", "--json"):
             parser.add_argument(option)
     if command == "bench":
         parser.add_argument("what", nargs="?", choices=MEASURABLE)
@@ -167,22 +185,21 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.run import prepare, train
-    from treepo.settings import BUILT_IN_TASK
+    from treepo.settings import BUILT_IN_TASK, is_data_given
+    from treepo.task.checked import CheckingError
 
     disable_progress_bar()
-    # It logs answers that it cannot parse: untrusted text, which does not belong on a terminal.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    if out == "":
-        raise UsageError("out: no folder given")
-    folder = Path(out) if out else Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = _out_folder(out)
     terminal = Terminal(Console())
     with users_mistakes():
-        base = read_recipe(Path(recipe)) if recipe else {} if overrides.get("data", {}).get("path") else BUILT_IN_TASK
+        base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
         run = prepare(resolve(base, overrides), folder, terminal)
     try:
         train(run, folder, terminal)
-    except (StrategyError, EngineError) as error:
+    except (StrategyError, EngineError, CheckingError) as error:
         raise UsageError(str(error)) from error
+    finally:
+        run.close()
 
 
 def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
@@ -205,6 +222,35 @@ def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -
         raise UsageError(str(error)) from error
     with users_mistakes():
         keep(ready, tree, terminal)
+
+
+def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.engine import EngineError
+    from treepo.evaluation import evaluate, plan, show
+    from treepo.grow import StrategyError
+    from treepo.report.terminal import Terminal
+    from treepo.task.checked import CheckingError
+
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    folder = _out_folder(options.out, "eval-")
+    with users_mistakes():
+        given = options.model, options.data, options.samples, options.sampling, options.problems, options.recipe
+        evaluation = plan(*given, overrides, folder, options.json)
+        try:
+            found = evaluate(evaluation, terminal)
+        except (StrategyError, EngineError, CheckingError) as error:
+            raise UsageError(str(error)) from error
+    show(found, evaluation, terminal)
+
+
+def _out_folder(out: str | None, prefix: str = "") -> Path:
+    if out == "":
+        raise UsageError("out: no folder given")
+    return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> None:

@@ -142,6 +142,9 @@ def _home(section: dataclasses.Field[Any]) -> str:
 
 def _checked(place: str, hint: Any, value: object) -> Any:
     """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag."""
+    if hint == tuple[str, ...] and isinstance(value, str):
+        # A single name needs no brackets.
+        value = (value,)
     try:
         return TypeAdapter(hint).validate_python(value, strict=True)
     except ValidationError as error:

@@ -109,7 +109,7 @@ def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
     if prompt is None:
         return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
     if not is_chain_tokenizer(policy.tokenizer):
-        prompt_ids = tuple(policy.encode_prompt(prompt + config.data.instruction))
+        prompt_ids = tuple(config.prompt.encoder(policy.tokenizer)(prompt))
         return Problem(prompt, prompt, prompt_ids, answer="")
     prompt_ids = encode_prompt(policy.tokenizer, prompt)
     if policy.decode(prompt_ids) != prompt:

@@ -15,6 +15,8 @@ from treepo.learn.loss import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings
 from treepo.model.lora import LoraSettings
 from treepo.task import Reward, ShapedReward
+from treepo.task.checking import Checker, MathChecker, PoolSettings
+from treepo.task.data import PromptTemplate, RecordFormat
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -37,29 +39,30 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """The problems."""
+class DataSettings(RecordFormat):
+    """The problems, and the format of sets that name none (see docs/data.md)."""
 
-    path: str = ""
-    """JSON-lines file of problems; empty for the built-in task."""
+    train: tuple[str, ...] = ()
+    """Sets to train on, each a file, a folder, or a set of the hub; empty for the built-in task."""
 
-    held_out_path: str = ""
-    """JSON-lines file of problems to evaluate on; empty to hold out one problem in ten of `path`."""
+    weights: tuple[float, ...] = ()
+    """How often each of them is drawn from; if not given every problem comes once in each epoch."""
 
-    prompt_field: str = "prompt"
-    """Field with the question."""
-
-    answer_field: str = "answer"
-    """Field with the known answer."""
-
-    answer_after: str = ""
-    """Take as the known answer what follows the last occurrence of this mark (GSM8K: ####)."""
-
-    instruction: str = "\nPlease reason step by step, and put your final answer within \\boxed{}."
-    """Text put after each question of a file."""
+    held_out: tuple[str, ...] = ()
+    """Sets to evaluate on; if not given one problem in ten of `train` is held out."""
 
     max_prompt_len: Count = 1024
     """Problems with more prompt tokens are dropped."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there are problems other than those of the built-in task."""
+        return bool(self.train or self.held_out)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights and len(self.weights) != len(self.train):
+            raise ValueError(f"weights needs a number for each of {len(self.train)} sets, got {list(self.weights)}")
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,9 @@ class EvalSettings:
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations during training; 0 for none."""
 
+    keep_best: bool = False
+    """Keep the model as it was when eval/avg was highest, in best/."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -159,6 +165,9 @@ class Config:
 
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    prompt: PromptTemplate = PromptTemplate()
+    checker: Checker = MathChecker()
+    checking: PoolSettings = PoolSettings()
     tree: TreeShape = TreeShape(segment_len=128)
     initial_fork: InitialFork = InitialFork()
     branching: Branching = EvenBranching()
@@ -203,6 +212,13 @@ def _check_reward(reward: ShapedReward, credit: Estimator, limit: int) -> None:
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Settings as TOML holds them: section -> key -> value."""
+
+
+def is_data_given(settings: Settings) -> bool:
+    """Whether settings name sets of problems, so that the built-in task is not meant."""
+    data = settings.get("data", {})
+    return bool(data.get("train") or data.get("held_out"))
+
 
 BUILT_IN_TASK: Settings = {
     "tree": {"width": 8, "depth": 8, "segment_len": 16, "num_children": 2},

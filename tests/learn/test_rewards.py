@@ -1,5 +1,6 @@
 """Rewards in the loop: what is logged, what is learned from, and that the default changes nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +21,15 @@ SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25,
 class PlainTrainer(Trainer):
     """Rewards each leaf with what the task says, as before there were parts."""
 
-    def verify(self, problem: Problem, tree: Tree) -> Verified:
-        """One question per leaf."""
-        texts = [self.policy.decode(t.token_ids.tolist()) for t in tree.trajectories()]
-        rewards = np.array([self.task.reward(problem, text) for text in texts])
-        return Verified(rewards, {}, rewards)
+    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[Verified]:
+        """One question per leaf, tree by tree."""
+        verified = []
+        for problem, tree in zip(problems, trees, strict=True):
+            texts = [self.policy.decode(t.token_ids.tolist()) for t in tree.trajectories()]
+            verdicts = self.task.judge([(problem, text) for text in texts])
+            rewards = np.array([v.correct for v in verdicts])
+            verified.append(Verified(verdicts, rewards, {}, rewards))
+        return verified
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ def test_parts_are_logged_and_add_up() -> None:
     trainer = replace(make_trainer(), reward=SHAPED)
     problems = trainer.task.training_problems(0, 5)
     result = trainer.step(1)
-    verified = [trainer.verify(p, tree) for p, tree in zip(problems, result.trees, strict=True)]
+    verified = trainer.verify(problems, result.trees)
     parts = {name: value for name, value in result.metrics.items() if name.startswith("reward/")}
     mean, _ = parts.pop("reward/mean"), parts.pop("reward/unbiased")
     assert list(parts) == ["reward/correct", "reward/overlong", "reward/format", "reward/length"]
@@ -82,7 +87,7 @@ def test_a_reward_sees_its_trees_answers() -> None:
     trainer = replace(make_trainer(), reward=Noting())
     (problem,) = trainer.task.training_problems(0, 1)
     (tree,) = trainer.grow([problem], step=0)
-    trainer.verify(problem, tree)
+    trainer.verify([problem], [tree])
     (answers,) = seen
     leaves = tree.leaves()
     assert answers.lengths.tolist() == [tree.response_len(leaf) for leaf in leaves]

@@ -1,6 +1,6 @@
 """The loop on a toy task: what is trained on, what is not, and that a seed decides everything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,7 @@ from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer, credit
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
+from treepo.task.checking import Outcome, Verdict
 from treepo.task.problem import Problem
 from treepo.tree import Tree
 
@@ -56,8 +57,8 @@ class Alternating:
 class ToyTask:
     """Problems 'p0', 'p1', ... with a letter for a prompt, judged by a function of the response."""
 
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
+    def __init__(self, judge_one: Judge) -> None:
+        self.judge_one = judge_one
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Other prompts in every step."""
@@ -67,9 +68,9 @@ class ToyTask:
         """None."""
         return []
 
-    def reward(self, problem: Problem, response: str) -> float:
-        """What the judge says."""
-        return self.judge(problem, response)
+    def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """What the judge says of each."""
+        return [Verdict(self.judge_one(*pair), Outcome.CHECKED, None) for pair in asked]
 
 
 class NotingUpdater(Updater):
@@ -243,7 +244,7 @@ def test_rewards_follow_the_leaves() -> None:
     trainer = make_trainer(digits_judge)
     problem = trainer.task.training_problems(0, 1)[0]
     tree = trainer.grow([problem], step=0)[0]
-    rewards = trainer.verify(problem, tree).rewards
+    rewards = trainer.verify([problem], [tree])[0].rewards
     texts = [trainer.policy.decode(tree.ids(leaf)[2:].tolist()) for leaf in tree.leaves()]
     assert rewards.tolist() == [digits_judge(problem, text) for text in texts]
     assert len(set(rewards.tolist())) == 2
@@ -285,7 +286,7 @@ def test_metrics_count_what_was_grown_and_trained() -> None:
     problems = trainer.task.training_problems(0, 5)
     trees = make_trainer(judge).grow(problems, step=1)
     metrics = trainer.step(1).metrics
-    rewards = [trainer.verify(p, tree).rewards for p, tree in zip(problems, trees, strict=True)]
+    rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
     trained = [tree for tree, values in zip(trees, rewards, strict=True) if len(set(values.tolist())) == 2]
     assert 0 < len(trained) < 5
     sequences = [sequences_of(tree) for tree in trees]

@@ -121,7 +121,7 @@ def test_a_careful_answer_is_right_in_every_equation(chain: Chain) -> None:
     for left, right in re.findall(r"(\d+[+-]\d)=(\d+)", answer):
         assert eval(left) == int(right)
     task = ChainSums(TOKENIZER, seed=0)
-    assert task.reward(problem_of(chain), answer) == 1.0
+    assert correct(task, problem_of(chain), answer) == 1.0
 
 
 @given(chains, st.lists(st.booleans(), min_size=6, max_size=6))
@@ -173,6 +173,10 @@ def test_the_corpus_refuses_a_share_above_one() -> None:
 # --- rewards
 
 
+def correct(task: ChainSums, problem: Problem, response: str) -> float:
+    return task.judge([(problem, response)])[0].correct
+
+
 def problem_of(chain: Chain) -> Problem:
     return Problem(chain.prompt, chain.prompt, (1, 2), str(chain.value))
 
@@ -180,7 +184,7 @@ def problem_of(chain: Chain) -> Problem:
 @given(chains, st.integers(0, 999))
 def test_another_value_is_wrong(chain: Chain, value: int) -> None:
     task = ChainSums(TOKENIZER, seed=0)
-    assert task.reward(problem_of(chain), boxed(str(value))) == float(value == chain.value)
+    assert correct(task, problem_of(chain), boxed(str(value))) == float(value == chain.value)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +204,8 @@ def test_another_value_is_wrong(chain: Chain, value: int) -> None:
 )
 def test_only_the_box_at_the_very_end_counts(response: str) -> None:
     task = ChainSums(TOKENIZER, seed=0)
-    assert task.reward(problem_of(CANCELLING), response) == 0.0
-    assert task.reward(problem_of(CANCELLING), response + r"\boxed{67}") == 1.0
+    assert correct(task, problem_of(CANCELLING), response) == 0.0
+    assert correct(task, problem_of(CANCELLING), response + r"\boxed{67}") == 1.0
 
 
 # --- the task

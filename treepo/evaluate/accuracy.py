@@ -22,9 +22,9 @@ def accuracy(
 ) -> float:
     """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
     sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), Sampling(temperature))
-    rewards = [
-        task.reward(problems[i], decode(trajectory.token_ids.tolist()))
+    asked = [
+        (problems[i], decode(trajectory.token_ids.tolist()))
         for i, tree in sampler.grow(problems, seed)
         for trajectory in tree.trajectories()
     ]
-    return float(np.mean(rewards))
+    return float(np.mean([verdict.correct for verdict in task.judge(asked)]))

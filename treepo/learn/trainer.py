@@ -14,7 +14,7 @@ from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.figures import packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.groups import advantage_figures, group_figures
 from treepo.learn.packing import PackedTree
-from treepo.learn.rewards import Verified, part_figures, verify
+from treepo.learn.rewards import Verified, check_figures, part_figures, verify
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
 from treepo.seeds import derive_seed
@@ -74,6 +74,7 @@ class Trainer:
         metrics = (
             reward_figures(trees, rewards)
             | part_figures(verified)
+            | check_figures(verified)
             | problem_figures(rewards, [v.correct for v in verified], num_rounds, len(trained))
             | tree_figures(trees, self.sampler.rules.shape)
             | group_figures(trees, rewards, self.sampler.rules.shape)
@@ -97,7 +98,7 @@ class Trainer:
             asked = problems[len(trees) : len(trees) + count]
             grown = self.grow(asked, step, num_rounds)
             clock.lap("grow")
-            verified += [self.verify(p, tree) for p, tree in zip(asked, grown, strict=True)]
+            verified += self.verify(asked, grown)
             clock.lap("verify")
             trees += grown
             num_rounds += 1
@@ -108,12 +109,10 @@ class Trainer:
         grown = dict(self.sampler.grow(problems, derive_seed(self.seed, "train", step, num_rounds)))
         return [grown[i] for i in range(len(problems))]
 
-    def verify(self, problem: Problem, tree: Tree) -> Verified:
-        """What each leaf gets: it is judged once, and rewarded beside the tree's others."""
-        trajectories = tree.trajectories()
-        texts = [self.policy.decode(t.token_ids.tolist()) for t in trajectories]
+    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[Verified]:
+        """What the leaves of each problem's tree get: they are judged once, and rewarded beside the tree's others."""
         limit = self.sampler.rules.shape.response_limit
-        return verify(self.task, self.reward, problem, trajectories, texts, limit)
+        return verify(self.task, self.reward, problems, trees, self.policy.decode, limit)
 
     def update(self, trained: list[list[PackedTree]]) -> list[dict[str, float]]:
         """All updates of a step, on the parts of each tree; their metrics."""

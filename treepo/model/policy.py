@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,18 +37,6 @@ class Policy:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a question: as the user's turn of the chat template where there is one, else as plain text."""
-        # Not verbose: whether a prompt fits is told by whoever asks, and in one line.
-        if not self.tokenizer.chat_template:
-            return self.tokenizer.encode(text, verbose=False)
-        turns = [{"role": "user", "content": text}]
-        try:
-            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise ValueError(f"model.path: the chat template cannot be applied: {_first_line(error)}") from error
-        return self.tokenizer.encode(str(rendered), add_special_tokens=False, verbose=False)
 
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged."""

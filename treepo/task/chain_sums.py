@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from treepo.task.boxed import last_box
+from treepo.task.checking.verdict import Outcome, Verdict
 from treepo.task.problem import Problem
 
 if TYPE_CHECKING:
@@ -153,9 +155,9 @@ class ChainSums:
         rng = random.Random("chain sums held out")
         return self._draw_problems(rng, count, held_out=True)
 
-    def reward(self, problem: Problem, response: str) -> float:
-        r"""Return 1.0 exactly when the response ends in `\boxed{true value}`, else 0.0."""
-        return float(response.endswith(boxed(problem.answer)))
+    def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        r"""Right are exactly the responses that end in `\boxed{true value}`; see Task."""
+        return [_verdict(problem, response) for problem, response in asked]
 
     def _draw_problems(self, rng: random.Random, count: int, held_out: bool) -> list[Problem]:
         if count < 0:
@@ -177,4 +179,11 @@ class ChainSums:
             prompt=chain.prompt,
             prompt_ids=encode_prompt(self.tokenizer, chain.prompt),
             answer=str(chain.value),
+            source="chain_sums",
         )
+
+
+def _verdict(problem: Problem, response: str) -> Verdict:
+    given = last_box(response)
+    correct = float(response.endswith(boxed(problem.answer)))
+    return Verdict(correct, Outcome.NO_ANSWER if given is None else Outcome.CHECKED, given)

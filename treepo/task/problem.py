@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from treepo.task.checking.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,6 @@ class Task(Protocol):
         """
         ...
 
-    def reward(self, problem: Problem, response: str) -> float:
-        """Return 1.0 if `response` (decoded, without special tokens) is right and 0.0 if not."""
+    def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """Return the verdict on each pair of a problem and a response (decoded, without special tokens; untrusted)."""
         ...

@@ -22,7 +22,7 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
         trainer = build_trainer(config, policy, task, engine)
         problems = task.training_problems(0, settings.problems)
         trees = trainer.grow(problems, step=1)
-        rewards = [trainer.verify(problem, tree).rewards for problem, tree in zip(problems, trees, strict=True)]
+        rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
         credited = zip(trees, credit(trees, rewards, config.credit), strict=True)
         kept = [(tree, advantages) for tree, advantages in credited if advantages is not None]
         if not kept:

@@ -1,0 +1,67 @@
+"""Ways of sampling, as `treepo eval --sampling` names them."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from treepo.config import resolve
+from treepo.engine import Sampling
+from treepo.grow import Rules
+from treepo.grow.stopping import Decode
+from treepo.settings import Config, Settings
+
+KINDS = ("sequential", "tree", "greedy")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of sampling. label: as it was written; config: the settings of its trees, whose width is the samples."""
+
+    label: str
+    kind: str
+    config: Config
+
+    @property
+    def num_samples(self) -> int:
+        """Answers per problem."""
+        return 1 if self.kind == "greedy" else self.config.tree.width
+
+    def rules(self, decode: Decode) -> Rules:
+        """What its trees are grown by; without forks they are stars."""
+        c = self.config
+        if self.kind == "tree":
+            return Rules(c.tree, c.initial_fork, c.branching, c.fallback, c.stopping, decode)
+        return Rules.star(self.num_samples, c.tree.response_limit, decode)
+
+    def sampling(self, settings: Sampling) -> Sampling:
+        """How its tokens are drawn: as the engine's settings say, or the likeliest."""
+        return Sampling(0.0) if self.kind == "greedy" else settings
+
+
+def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
+    """sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree]; layers: the run's settings.
+
+    Raises ValueError naming `sampling` for what is none of these.
+    """
+    kind, colon, values = text.partition(":")
+    if kind not in KINDS or (colon and kind != "tree"):
+        raise ValueError(f"sampling: {text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
+    own = _settings(text, values) if colon else {}
+    try:
+        return Way(text, kind, resolve(*layers, {"tree": {**own, "width": num_samples}}))
+    except ValueError as error:
+        raise ValueError(f"sampling: {text!r}: {error}" if own else str(error)) from error
+
+
+def _settings(text: str, values: str) -> Mapping[str, Any]:
+    own: dict[str, Any] = {}
+    for part in values.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key in own or key == "width":
+            raise ValueError(f"sampling: {text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width")
+        try:
+            own[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"sampling: {text!r}: {value!r} is no value of {key!r}") from error
+    return own
