@@ -14,6 +14,12 @@ from treepo.evaluate.results import Result, SetResult
 NOTHING = "-"
 """Stands where there is no figure."""
 
+LABELS = ("model", "setting", "k")
+COST_HEADER = (
+    *("avg@k", "maj@k", "tokens per answer", "tokens decoded", "prefix tokens", "wall s", "accel. s"),
+    "answers per s",
+)
+
 RELATIVE = ("tokens_decoded", "tokens_prefilled", "wall_s", "accelerator_s")
 """Costs that are compared with those of a model's first setting."""
 
@@ -30,8 +36,8 @@ class TextTable:
 def text_tables(results: Sequence[Result]) -> list[TextTable]:
     """Accuracy by set, pass@k, cost beside accuracy, and outcomes; one row per model and setting.
 
-    Shares are in percent, with their interval. Costs are followed by how many times those of the model's first setting
-    they are.
+    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets. Costs are
+    followed by how many times those of the model's first setting they are, per answer.
     """
     sources = list(dict.fromkeys(part.source for result in results for part in result.sets))
     ks = sorted({k for result in results for k in result.overall.pass_at})
@@ -49,7 +55,7 @@ def rich_table(table: TextTable) -> Table:
     """The table for the terminal; nothing in it is read as markup."""
     shown = Table(title=Text(table.title), title_justify="left")
     for i, name in enumerate(table.header):
-        shown.add_column(Text(name), justify="left" if i < NUM_LABELS - 1 else "right", overflow="fold")
+        shown.add_column(Text(name), justify="left" if i < LABELS.index("k") else "right", overflow="fold")
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown
@@ -82,14 +88,6 @@ def relative_cost(result: Result, first: Result) -> dict[str, float | None]:
     return shares
 
 
-NUM_LABELS = 3
-LABELS = ("model", "setting", "k")
-COST_HEADER = (
-    *("avg@k", "maj@k", "tokens/answer", "tokens decoded", "tokens prefilled", "wall s", "accelerator s"),
-    "answers/s",
-)
-
-
 def _table(
     title: str, header: Sequence[str], results: Sequence[Result], cells: Callable[[Result], list[str]]
 ) -> TextTable:
@@ -111,8 +109,8 @@ def _cost_cells(result: Result, first: Result) -> list[str]:
 
     rate = result.trajectories_per_s
     return [
-        _percent(result.overall.avg),
-        _percent(result.overall.maj),
+        f"{100 * result.overall.avg.value:.1f}",
+        f"{100 * result.overall.maj.value:.1f}",
         f"{result.overall.tokens_per_answer:,.1f}",
         cost("tokens_decoded", ",d"),
         cost("tokens_prefilled", ",d"),
@@ -131,7 +129,7 @@ def _of(figures: dict[Any, Estimate], key: object) -> str:
 
 
 def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
 
 
 def _printable(cells: Sequence[str]) -> tuple[str, ...]:
