@@ -20,6 +20,7 @@ answers = st.lists(st.tuples(st.booleans(), st.sampled_from(NAMES)), min_size=1,
 
 
 def split(pairs):
+    pairs = list(pairs)
     return np.array([float(right) for right, _ in pairs]), [name for _, name in pairs]
 
 
@@ -112,6 +113,15 @@ def test_a_missing_answer_is_no_vote():
     """As a vote of its own it would win here: 15 of 16 answers are missing, the other one is right."""
     correct, given = np.array([1.0] + [0.0] * 15), ["7"] + [None] * 15
     assert maj(correct, given, 64, num_draws=20_000) == pytest.approx(1 - (15 / 16) ** 64, abs=0.005)
+
+
+@settings(max_examples=50)
+@drawn(st.lists(st.tuples(st.booleans(), st.sampled_from(NAMES)), min_size=1, max_size=5), st.integers(1, 4))
+def test_a_vote_is_never_worth_less_without_the_missing_answers(pairs, k):
+    """They are wrong, so that a class of them takes from what the others are worth wherever it wins or ties."""
+    correct, given = split((right and name is not None, name) for right, name in pairs)
+    as_votes = [name or "missing" for name in given]
+    assert maj_exactly(correct, given, k) >= maj_exactly(correct, as_votes, k)
 
 
 def test_a_tie_is_shared_evenly_without_chance():
