@@ -1,5 +1,6 @@
 """Means over problems, and how far they may be off."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,8 +36,8 @@ def mean_with_interval(
     sums = np.zeros(num_resamples)
     for values in sets:
         if len(values) > 0:
-            sums += _resampled_sums(np.asarray(values, np.float64), rng, num_resamples)
-    mean = float(sum(np.sum(values) for values in sets)) / num_problems
+            sums += _resampled_sums(values, rng, num_resamples)
+    mean = math.fsum(value for values in sets for value in values) / num_problems
     tail = (1 - level) / 2
     low, high = np.quantile(sums / num_problems, [tail, 1 - tail])
     # Sums are rounded in another order than the mean: it must not lie outside for that.

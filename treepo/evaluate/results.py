@@ -135,8 +135,8 @@ class _Estimated:
 
 def _answered(answers: pa.Table) -> Iterable[_Answered]:
     problems: dict[ProblemKey, _Answered] = {}
-    for *key, given, correct, outcome, num_tokens in zip(*(answers[c].to_pylist() for c in COLUMNS), strict=True):
-        key = ProblemKey(*key)
+    for *names, given, correct, outcome, num_tokens in zip(*(answers[c].to_pylist() for c in COLUMNS), strict=True):
+        key = ProblemKey(*names)
         problem = problems.setdefault(key, _Answered(key, [], [], [], []))
         problem.given.append(given)
         problem.correct.append(correct)
@@ -163,7 +163,7 @@ def _result(
         setting,
         k,
         tuple(_set_result(source, [estimated], pass_ks, settings) for source, estimated in sets.items()),
-        _set_result(OVERALL, list(sets.values()), pass_ks, settings),
+        _set_result(OVERALL, [sets[source] for source in sorted(sets)], pass_ks, settings),
         costs[model, setting],
     )
 

@@ -36,12 +36,12 @@ class AnswerStore:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            _require_settings(self.folder / SETTINGS, settings, may_begin=not self._files())
+            for path in self.folder.glob(f"{UNFINISHED}*"):
+                path.unlink()
+            self._remove_compacted()
         except OSError as error:
             raise ValueError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
-        _require_settings(self.folder / SETTINGS, settings, may_begin=not self._files())
-        for path in self.folder.glob(f"{UNFINISHED}*"):
-            path.unlink()
-        self._remove_compacted()
 
     def append(self, records: Sequence[AnswerRecord], cost: Cost) -> None:
         """Keep all answers to some problems, of one model and setting, and what they cost together: all or nothing.

@@ -1,0 +1,107 @@
+"""Figures from kept answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.evaluate.answers import answers
+from tests.evaluate.exact import maj_exactly, pass_exactly
+from treepo.evaluate import Cost, EstimateSettings, Result, results
+from treepo.evaluate.records import AnswerRecord, to_table
+
+CHEAP = EstimateSettings(num_votes=200, num_resamples=200)
+
+
+def judged(problem: int, correct: list[float], given: list[str | None], **fields) -> list[AnswerRecord]:
+    """Answers to one problem with what the checker says."""
+    records = answers(problem, len(correct), **fields)
+    return [replace(r, correct=c, given=g) for r, c, g in zip(records, correct, given, strict=True)]
+
+
+def found(records: list[AnswerRecord], settings: EstimateSettings = CHEAP, cost: Cost | None = None) -> list[Result]:
+    costs = {(record.model, record.setting): cost or Cost() for record in records}
+    return results(to_table(records), costs, settings)
+
+
+def many(num_problems: int, n: int, **fields) -> list[AnswerRecord]:
+    """Answers of a policy that is right with a chance of its own on each problem."""
+    rng = np.random.default_rng(num_problems)
+    records = []
+    for i in range(num_problems):
+        right = rng.random(n) < rng.random()
+        given = ["7" if r else str(w) if w < 4 else None for r, w in zip(right, rng.integers(5, size=n), strict=True)]
+        records += judged(i, right.astype(float).tolist(), given, **fields)
+    return records
+
+
+def test_figures_are_means_over_problems_of_what_their_answers_say():
+    a = judged(1, [1, 0, 0, 0], ["7", "8", "9", None])
+    b = judged(2, [1, 1, 0, 0], ["7", "7", "9", None], num_tokens=3, outcome="no answer")
+    (result,) = found(a + b, EstimateSettings(pass_ks=(1, 2, 3, 4, 5), num_votes=20_000))
+    (part,) = result.sets
+    assert (result.k, part.num_problems, part.num_answers, part.avg.value) == (4, 2, 8, 3 / 8)
+    exact = {k: float(pass_exactly([1, 0, 0, 0], k) + pass_exactly([1, 1, 0, 0], k)) / 2 for k in (1, 2, 3, 4)}
+    assert {k: estimate.value for k, estimate in part.pass_at.items()} == pytest.approx(exact, abs=1e-15)
+    votes = maj_exactly([1, 0, 0, 0], ["7", "8", "9", None], 4) + maj_exactly([1, 1, 0, 0], ["7", "7", "9", None], 4)
+    assert part.maj.value == pytest.approx(float(votes / 2), abs=4 * 0.5 / 20_000**0.5)
+    assert part.tokens_per_answer == 5 and part.outcomes == {"checked": 0.5, "no answer": 0.5}
+
+
+def test_overall_is_the_mean_over_all_problems():
+    records = many(30, 4, source="aime") + [replace(r, source="math") for r in many(90, 4)]
+    (result,) = found(records)
+    assert [part.source for part in result.sets] == ["aime", "math"]
+    for figure in ("avg", "maj"):
+        aime, math = (getattr(part, figure).value for part in result.sets)
+        assert getattr(result.overall, figure).value == pytest.approx((30 * aime + 90 * math) / 120, abs=1e-12)
+    assert result.overall.num_problems == 120
+    widths = [part.avg.high - part.avg.low for part in (*result.sets, result.overall)]
+    assert widths[2] < widths[1] < widths[0]
+
+
+def test_a_figure_depends_on_its_own_answers_alone():
+    """Neither on the order of sets, problems and answers, nor on other settings, models and sets."""
+    aime, math = many(12, 4, source="aime"), [replace(r, source="math") for r in many(7, 4)]
+    others = [replace(r, setting="b=8") for r in aime] + [replace(r, model="n") for r in math]
+    (alone,) = found(aime + math)
+    order = np.random.default_rng(0).permutation(len(aime + math + others))
+    shuffled = [(others + math + aime)[i] for i in order]
+    again = next(r for r in found(shuffled) if (r.model, r.setting) == ("m", "b=2"))
+    assert again.overall == alone.overall
+    assert sorted(again.sets, key=lambda s: s.source) == list(alone.sets)
+    (aime_only,) = found(aime)
+    assert aime_only.sets[0] == alone.sets[0]
+    assert found(aime, replace(CHEAP, seed=1))[0].sets[0].maj != alone.sets[0].maj
+
+
+def test_settings_come_in_the_order_of_their_first_answers():
+    records = (
+        many(2, 1, setting="sequential") + many(2, 1, setting="b=2") + many(2, 1, setting="sequential", source="z")
+    )
+    assert [result.setting for result in found(records)] == ["sequential", "b=2"]
+
+
+def test_pass_at_k_is_left_out_where_a_problem_has_fewer_answers():
+    """A tree may end with fewer leaves than it may have."""
+    (result,) = found(judged(1, [1.0] * 4, ["7"] * 4) + judged(2, [0.0] * 3, ["8"] * 3), EstimateSettings((1, 3, 4, 8)))
+    assert result.k == 4 and list(result.overall.pass_at) == [1, 3]
+    assert result.overall.avg.value == 0.5, "problems weigh alike, however many answers they have"
+
+
+def test_one_greedy_answer_per_problem():
+    (result,) = found(many(20, 1, setting="greedy"))
+    assert (result.k, list(result.overall.pass_at)) == (1, [1])
+    assert result.overall.pass_at[1].value == result.overall.avg.value
+
+
+def test_nothing_voted_for_is_wrong():
+    (result,) = found(judged(1, [0.0] * 4, [None] * 4) + judged(2, [0.0] * 4, [None] * 4))
+    assert {e.value for e in (result.overall.avg, result.overall.maj, *result.overall.pass_at.values())} == {0.0}
+
+
+def test_costs_belong_to_their_setting():
+    cost = Cost(tokens_decoded=10, wall_s=4.0)
+    (result,) = found(many(3, 2), cost=cost)
+    assert result.cost == cost and result.trajectories_per_s == 1.5
+    assert found(many(3, 2))[0].trajectories_per_s is None

@@ -1,0 +1,99 @@
+"""What is shown and written of results."""
+
+import io
+import json
+import math
+from dataclasses import replace
+
+from rich.console import Console
+
+from treepo.evaluate import Cost, Estimate, Result, SetResult
+from treepo.evaluate.table import relative_cost, rich_table, text_tables, to_json
+
+HALF = Estimate(0.5, 0.4, 0.625)
+
+
+def part(source: str, num_answers: int = 160, **fields) -> SetResult:
+    known = {"avg": HALF, "maj": HALF, "pass_at": {1: HALF, 16: HALF}, "outcomes": {"checked": 0.75, "crash": 0.25}}
+    return SetResult(source, 10, num_answers, **(known | {"tokens_per_answer": 1234.5} | fields))
+
+
+def result(setting: str, cost: Cost, model: str = "m", **fields) -> Result:
+    return Result(model, setting, 16, (part("aime"), part("math")), part("overall", **fields), cost)
+
+
+SEQUENTIAL = result("sequential", Cost(1_000_000, 2000, 100.0, 200.0))
+TREE = result("b=2", Cost(600_000, 3000, 80.0, 160.0))
+
+
+def shown(results) -> str:
+    console = Console(file=io.StringIO(), width=300, force_terminal=False)
+    for table in text_tables(results):
+        console.print(rich_table(table))
+    return console.file.getvalue()
+
+
+def column(results, title, name):
+    table = next(t for t in text_tables(results) if t.title == title)
+    return [row[table.header.index(name)] for row in table.rows]
+
+
+def test_accuracy_and_cost_stand_side_by_side():
+    results = [SEQUENTIAL, TREE]
+    assert column(results, "avg@k", "aime") == ["50.0 (40.0-62.5)"] * 2
+    assert column(results, "Cost and accuracy", "avg@k") == ["50.0"] * 2
+    assert column(results, "Cost and accuracy", "tokens decoded") == ["1,000,000 (1.00x)", "600,000 (0.60x)"]
+    assert column(results, "Cost and accuracy", "wall s") == ["100.0 (1.00x)", "80.0 (0.80x)"]
+    assert column(results, "Cost and accuracy", "answers per s") == ["1.60", "2.00"]
+    assert column(results, "Outcomes, percent of answers", "crash") == ["25.0"] * 2
+
+
+def test_costs_are_compared_per_answer_and_within_a_model():
+    """A setting with one answer per problem, greedy, is not 16 times cheaper for that."""
+    greedy = result("greedy", Cost(62_500, 2000, 10.0, 20.0), num_answers=10)
+    other = result("sequential", Cost(5, 5, 5.0, 5.0), model="n")
+    assert relative_cost(greedy, SEQUENTIAL)["tokens_decoded"] == 1.0
+    assert column([SEQUENTIAL, greedy, other], "Cost and accuracy", "tokens decoded")[2] == "5 (1.00x)"
+
+
+def test_what_was_not_measured_has_no_figure():
+    free = result("b=2", Cost(), outcomes={"checked": 1.0}, pass_at={1: HALF})
+    one_set = replace(SEQUENTIAL, sets=(part("aime"),))
+    results = [free, one_set]
+    assert column(results, "Cost and accuracy", "accel. s") == ["0.0 (-)", "200.0 (-)"]
+    assert column(results, "Cost and accuracy", "answers per s") == ["-", "1.60"]
+    assert column(results, "avg@k", "math") == ["50.0 (40.0-62.5)", "-"]
+    assert column(results, "pass@k overall", "pass@16") == ["-", "50.0 (40.0-62.5)"]
+    assert column(results, "Outcomes, percent of answers", "crash") == ["0.0", "25.0"]
+
+
+def test_names_are_shown_as_they_are():
+    """Rich reads [red] as markup and raises on [/x]; a terminal obeys an escape sequence."""
+    names = ("[red]m[/red]", "[/x]", "a\x1b[2Jb\n\u202e")
+    text = shown([result("[bold]s", Cost(), model=name) for name in names])
+    assert "[red]m[/red]" in text and "[/x]" in text and "[bold]s" in text
+    assert "a\\x1b[2Jb\\n\\u202e" in text and "\x1b" not in text and "\u202e" not in text
+
+
+def test_tables_of_no_results_have_no_rows():
+    assert [table.rows for table in text_tables([])] == [()] * 5
+    assert to_json([]) == "[]\n"
+
+
+def test_json_holds_every_figure_under_stable_names():
+    first, second = json.loads(to_json([SEQUENTIAL, TREE]), parse_constant=lambda name: math.nan)
+    assert list(first) == [
+        *("model", "setting", "k", "sets", "overall", "cost"),
+        *("trajectories_per_s", "relative_cost"),
+    ]
+    assert list(first["overall"]) == list(SetResult.__dataclass_fields__)
+    assert first["overall"]["pass_at"] == {"1": vars(HALF), "16": vars(HALF)}
+    assert first["cost"] == vars(SEQUENTIAL.cost) and [s["source"] for s in first["sets"]] == ["aime", "math"]
+    assert second["relative_cost"] == {
+        "tokens_decoded": 0.6,
+        "tokens_prefilled": 1.5,
+        "wall_s": 0.8,
+        "accelerator_s": 0.8,
+    }
+    (free,) = json.loads(to_json([result("b=2", Cost())]))
+    assert free["trajectories_per_s"] is None and set(free["relative_cost"].values()) == {None}

@@ -1,0 +1,137 @@
+"""Results as tables of text, for the terminal and for documents, and as JSON."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from treepo.evaluate.intervals import Estimate
+from treepo.evaluate.results import Result, SetResult
+
+NOTHING = "-"
+"""Stands where there is no figure."""
+
+LABELS = ("model", "setting", "k")
+COST_HEADER = (
+    *("avg@k", "maj@k", "tokens per answer", "tokens decoded", "prefix tokens", "wall s", "accel. s"),
+    "answers per s",
+)
+
+RELATIVE = ("tokens_decoded", "tokens_prefilled", "wall_s", "accelerator_s")
+"""Costs that are compared with those of a model's first setting."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of plain text, every character printable."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def text_tables(results: Sequence[Result]) -> list[TextTable]:
+    """Accuracy by set, pass@k, cost beside accuracy, and outcomes; one row per model and setting.
+
+    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets. Costs are
+    followed by how many times those of the model's first setting they are, per answer.
+    """
+    sources = list(dict.fromkeys(part.source for result in results for part in result.sets))
+    ks = sorted({k for result in results for k in result.overall.pass_at})
+    outcomes = sorted({outcome for result in results for outcome in result.overall.outcomes})
+    return [
+        _table("avg@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.avg)),
+        _table("maj@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.maj)),
+        _table("pass@k overall", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
+        _table("Cost and accuracy", COST_HEADER, results, lambda r: _cost_cells(r, first_setting(r, results))),
+        _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
+    ]
+
+
+def rich_table(table: TextTable) -> Table:
+    """The table for the terminal; nothing in it is read as markup."""
+    shown = Table(title=Text(table.title), title_justify="left")
+    for i, name in enumerate(table.header):
+        shown.add_column(Text(name), justify="left" if i < LABELS.index("k") else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def to_json(results: Sequence[Result]) -> str:
+    """All figures: fields as they are named in Result, with `trajectories_per_s` and `relative_cost`; null for none."""
+    rows = [
+        asdict(result)
+        | {
+            "trajectories_per_s": result.trajectories_per_s,
+            "relative_cost": relative_cost(result, first_setting(result, results)),
+        }
+        for result in results
+    ]
+    return json.dumps(rows, indent=1, allow_nan=False) + "\n"
+
+
+def first_setting(result: Result, results: Sequence[Result]) -> Result:
+    """The first result of the same model."""
+    return next(other for other in results if other.model == result.model)
+
+
+def relative_cost(result: Result, first: Result) -> dict[str, float | None]:
+    """How many times those of `first` the costs are, per answer; None where that cost nothing."""
+    shares = {}
+    for name in RELATIVE:
+        ours, theirs = (getattr(r.cost, name) / r.overall.num_answers for r in (result, first))
+        shares[name] = ours / theirs if theirs > 0 else None
+    return shares
+
+
+def _table(
+    title: str, header: Sequence[str], results: Sequence[Result], cells: Callable[[Result], list[str]]
+) -> TextTable:
+    rows = [(result.model, result.setting, str(result.k), *cells(result)) for result in results]
+    return TextTable(title, _printable([*LABELS, *header]), tuple(map(_printable, rows)))
+
+
+def _by_set(result: Result, sources: Sequence[str], figure: Callable[[SetResult], Estimate]) -> list[str]:
+    figures = {part.source: figure(part) for part in result.sets}
+    return [*(_of(figures, source) for source in sources), _percent(figure(result.overall))]
+
+
+def _cost_cells(result: Result, first: Result) -> list[str]:
+    relative = relative_cost(result, first)
+
+    def cost(name: str, form: str) -> str:
+        share = relative[name]
+        return f"{getattr(result.cost, name):{form}} ({NOTHING if share is None else f'{share:.2f}x'})"
+
+    rate = result.trajectories_per_s
+    return [
+        f"{100 * result.overall.avg.value:.1f}",
+        f"{100 * result.overall.maj.value:.1f}",
+        f"{result.overall.tokens_per_answer:,.1f}",
+        cost("tokens_decoded", ",d"),
+        cost("tokens_prefilled", ",d"),
+        cost("wall_s", ",.1f"),
+        cost("accelerator_s", ",.1f"),
+        NOTHING if rate is None else f"{rate:,.2f}",
+    ]
+
+
+def _outcome_cells(result: Result, outcomes: Sequence[str]) -> list[str]:
+    return [f"{100 * result.overall.outcomes.get(outcome, 0.0):.1f}" for outcome in outcomes]
+
+
+def _of(figures: dict[Any, Estimate], key: object) -> str:
+    return _percent(figures[key]) if key in figures else NOTHING
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
+
+
+def _printable(cells: Sequence[str]) -> tuple[str, ...]:
+    """Names come from outside: no character in them may steer the terminal."""
+    return tuple("".join(c if c.isprintable() else f"{c!a}"[1:-1] for c in cell) for cell in cells)
