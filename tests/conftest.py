@@ -8,6 +8,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 
+from tests.real_data import real_file
 from treepo.task.base_model import BaseModelSettings, make_base_model
 
 
@@ -24,8 +25,4 @@ def chain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def gsm8k() -> Path:
     """The published GSM8K training file, in the folder TREEPO_DATA or beside the repository in shared/data."""
-    folder = Path(os.environ.get("TREEPO_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    path = folder / "gsm8k_train.jsonl"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    return path
+    return real_file("gsm8k_train.jsonl")

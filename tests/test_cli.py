@@ -136,7 +136,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--reward.use", "nowhere:Terse"], "reward.use: cannot find 'nowhere:Terse'"),
         (["--dynamic_sampling.max_rounds", "0"], "dynamic_sampling.max_rounds must be within"),
         (["--model.device", "cuda:9"], "model.device: cannot use 'cuda:9'"),
-        (["--data.path", "missing.jsonl", "--tree.segment_len", "16"], "data.path: cannot read 'missing.jsonl'"),
+        (["--data.train", "missing.jsonl", "--tree.segment_len", "16"], "data.train: cannot read 'missing.jsonl'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(args, message, chain_model, tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_mistakes_are_one_line_and_exit_code_2(args, message, chain_model, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("args", [["grow"], ["train", "no.toml"], ["train", "--data.path", "x.jsonl"]])
+@pytest.mark.parametrize("args", [["grow"], ["train", "no.toml"], ["train", "--data.train", "x.jsonl"]])
 def test_mistakes_without_a_model_are_one_line_too(args, tmp_path, capsys):
     assert main([*args, "--out", str(tmp_path / "out")]) == 2
     one_line_error(capsys)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from treepo.cli import setting_docs, split_overrides
+from treepo.cli import split_overrides
 from treepo.config import read_recipe, resolve, to_toml
 from treepo.credit import GRPO, SPO, TreePO
 from treepo.grow import TreeShape
@@ -16,6 +16,7 @@ from treepo.learn.loss import GSPO
 from treepo.settings import BUILT_IN_TASK, Config
 from treepo.task import ShapedReward
 from treepo.tree import Tree
+from treepo.usage import setting_docs
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -17,7 +17,6 @@ from treepo.report.terminal import Terminal
 from treepo.run import prepare, train
 
 KINDS = ["qwen2", "qwen3", "llama", "gemma", "mistral"]
-GSM8K_FIELDS = {"prompt_field": "question", "answer_after": "####"}
 TREE = {"width": 4, "depth": 3, "segment_len": 8}
 STEPS = {"num_steps": 2, "problems_per_step": 4}
 
@@ -30,7 +29,7 @@ def as_arguments(section: str, values: dict[str, object]) -> list[str]:
 def test_two_steps_on_gsm8k(kind, gsm8k, tmp_path):
     """Rewards that differ stand in for a model that sometimes answers: the whole step runs and the model changes."""
     folder = save_tiny_model(tmp_path / "model", kind, chat=kind in ("qwen2", "qwen3"), max_position_embeddings=2048)
-    sections = {"tree": TREE, "train": STEPS, "data": {"path": str(gsm8k), **GSM8K_FIELDS}}
+    sections = {"tree": TREE, "train": STEPS, "data": {"train": (f"gsm8k={gsm8k}",)}}
     config = resolve(sections, {"model": {"path": str(folder)}, "optim": {"lr": 1e-3}, "eval": {"num_problems": 4}})
     terminal = Terminal(Console(quiet=True))
     run = prepare(config, tmp_path / "out", terminal)
@@ -51,8 +50,8 @@ def test_two_steps_on_gsm8k(kind, gsm8k, tmp_path):
 
 def test_the_command_of_the_readme_for_gsm8k(gsm8k, tmp_path, capsys):
     folder = save_tiny_model(tmp_path / "model", "llama", max_position_embeddings=1000)
-    args = ["train", "--model.path", str(folder), "--data.path", str(gsm8k), "--out", str(tmp_path / "out")]
-    args += ["--data.prompt_field", "question", "--data.answer_after", "####", "--data.max_prompt_len", "300"]
+    args = ["train", "--model.path", str(folder), "--data.train", f"gsm8k={gsm8k}", "--out", str(tmp_path / "out")]
+    args += ["--data.max_prompt_len", "300"]
     args += as_arguments("tree", TREE) + as_arguments("train", STEPS) + ["--eval.num_problems", "4"]
     assert main(args) == 0
     out = capsys.readouterr().out
@@ -63,19 +62,19 @@ def test_the_command_of_the_readme_for_gsm8k(gsm8k, tmp_path, capsys):
 def test_no_problem_that_fits_is_an_error(tmp_path, capsys):
     folder = save_tiny_model(tmp_path / "model")
     (tmp_path / "p.jsonl").write_text('{"prompt": "a long question", "answer": "1"}\n' * 3)
-    args = ["train", "--model.path", str(folder), "--data.path", str(tmp_path / "p.jsonl"), *as_arguments("tree", TREE)]
+    args = ["train", "--model.path", str(folder), "--data.train", str(tmp_path / "p.jsonl"), *as_arguments("tree", TREE)]
     assert main([*args, "--data.max_prompt_len", "5", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("treepo: data.path: no training problem")
+    assert error.startswith("treepo: data.train: no problem has at most 5 prompt tokens")
     assert error.count("\n") == 1
 
 
 def test_the_prompt_follows_the_chat_template(tmp_path):
     folder = save_tiny_model(tmp_path / "model", chat=True)
     (tmp_path / "p.jsonl").write_text("".join(f'{{"prompt": "{i}+1?", "answer": {i + 1}}}\n' for i in range(30)))
-    data = {"path": str(tmp_path / "p.jsonl"), "instruction": " Box it."}
+    data, prompt = {"train": (str(tmp_path / "p.jsonl"),)}, {"question": "{question} Box it."}
     run = prepare(
-        resolve({"data": data, "tree": TREE, "model": {"path": str(folder)}}),
+        resolve({"data": data, "prompt": prompt, "tree": TREE, "model": {"path": str(folder)}}),
         tmp_path / "out",
         Terminal(Console(quiet=True)),
     )

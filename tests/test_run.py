@@ -15,6 +15,7 @@ from treepo.learn.loss import PPO, Terms
 from treepo.report.terminal import Terminal
 from treepo.run import prepare, train
 from treepo.task.chain_tokenizer import make_chain_tokenizer
+from treepo.task.checking import Outcome, Verdict
 
 QUIET = Terminal(Console(quiet=True))
 
@@ -125,11 +126,14 @@ def test_settings_of_the_update_go_together(chain_model, tmp_path, sections):
 
 
 def replace_reward(task, reward):
-    """The same problems with another reward."""
+    """The same problems, judged by another function of problem and response."""
 
     class Rewarded:
         training_problems = staticmethod(task.training_problems)
         held_out_problems = staticmethod(task.held_out_problems)
 
-    Rewarded.reward = staticmethod(reward)
+        @staticmethod
+        def judge(asked):
+            return [Verdict(reward(problem, response), Outcome.CHECKED, None) for problem, response in asked]
+
     return Rewarded()

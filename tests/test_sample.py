@@ -15,6 +15,7 @@ from treepo.report.terminal import Terminal
 from treepo.report.trees import KeptTree, read_trees
 from treepo.sample import prepare, sample
 from treepo.task.chain_sums import ChainSums
+from treepo.task.data import PromptTemplate
 from treepo.tree import Tree
 
 PROMPT = "71a-3b-3c-5d-6:"
@@ -112,9 +113,9 @@ def test_a_model_of_the_built_in_task_is_asked_as_in_training(base_model, tmp_pa
 
 def test_another_model_is_asked_like_the_questions_of_a_file(chat_model, tmp_path, capsys):
     out = tmp_path / "tree.parquet"
-    args = ["--prompt", "1+1?", "--data.instruction", " Go.", "--out", out]
+    args = ["--prompt", "1+1?", "--prompt.question", "{question} Go.", "--out", out]
     prompt, leaves = printed_tree(capsys, chat_model, *args, "--tree.width", 2, *SMALL)
-    assert kept_tree(out).prompt_ids.tolist() == load_policy(str(chat_model)).encode_prompt("1+1? Go.")
+    assert kept_tree(out).prompt_ids.tolist() == PromptTemplate(question="{question}").encode(load_policy(str(chat_model)).tokenizer, "1+1? Go.")
     assert prompt == "1+1? Go."
     assert len(leaves) == 2
 
@@ -145,7 +146,7 @@ def test_settings_come_from_a_recipe_the_model_and_the_command_line(chain_model,
         (["--recipe", "no.toml"], "recipe: cannot read 'no.toml'"),
         (["--recipe", ""], "recipe: cannot read"),
         (["--tree.widht", "4"], "tree.widht: unknown setting"),
-        (["--data.path", "x.jsonl"], "model.path: the problems of 'x.jsonl' need a model"),
+        (["--data.train", "x.jsonl"], "model.path: the problems of 'x.jsonl' need a model"),
         ([""], "model.path: no model given"),
         (["no/such/model", "--prompt", "1+1"], "model.path: no folder 'no/such/model'"),
         (["one", "two"], "unrecognized arguments: two"),

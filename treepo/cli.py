@@ -1,7 +1,6 @@
 """The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo bench`."""
 
 import argparse
-import dataclasses
 import os
 import shlex
 import sys
@@ -13,44 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import treepo
-
-USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
-
-    Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
-
-treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE ...] [--out FILE.parquet]
-
-    Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base
-    model, on a problem such as 71a-3b-3c-5d-6: or, without --prompt, on the first one that it would be trained on.
-
-treepo eval [MODEL ...] [--data SET ...] [--samples K] [--sampling WAY ...] [--problems N] [--recipe RECIPE.toml]
-            [--section.key VALUE ...] [--out DIR] [--json FILE]
-
-    How often models are right on the first N problems of each named set, or all: avg@k, pass@k, maj@k with intervals, and
-    what it cost. A SET is a file, a folder, or a set of the hub, such as gsm8k or gsm8k=FILE.jsonl. A WAY is sequential,
-    greedy, tree, or tree:KEY=VALUE,... with other settings of [tree]; several of them stand in one table. DIR keeps all
-    answers; the same command with the same DIR goes on where it was interrupted. Without MODEL and SET: the built-in
-    task and its base model.
-
-treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
-
-    Measure trees against sequential sampling and a plain transformers loop, side by side. Without MODEL one of random
-    weights is measured. DIR gets rollout.json and rollout.png. `treepo bench --help` lists its settings.
-
-treepo bench update [MODEL] [--section.key VALUE ...] [--out DIR]
-
-    Measure one optimiser update on trees: each shared token forwarded once, against every trajectory on its own with
-    padding and without. Without MODEL one of random weights is measured, or the built-in task's base model on trees
-    that it grew. DIR gets update.json and update.png. `treepo bench --help` lists its settings.
-
-"""
-
-SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."
-BENCH_SETTINGS = "Every setting below can stand on the command line of `treepo bench {}`."
-
-
-MEASURABLE = ("rollout", "update")
-"""By `treepo bench`."""
+from treepo.usage import MEASURABLE, USAGE, help_text, measurable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +59,7 @@ def _command(args: Sequence[str]) -> int:
         overrides, rest = split_overrides(args)
         options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
     if options.help:
-        print(_help(options.command))
+        print(help_text(options.command))
     elif options.command is None:
         print(USAGE)
     elif options.command == "train":
@@ -229,7 +191,7 @@ def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> 
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.engine import EngineError
-    from treepo.evaluation import evaluate, plan, show
+    from treepo.evaluation import answer, conclude, plan, prepare
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.task.checked import CheckingError
@@ -240,11 +202,18 @@ def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> 
     with users_mistakes():
         given = options.model, options.data, options.samples, options.sampling, options.problems, options.recipe
         evaluation = plan(*given, overrides, folder, options.json)
+    terminal.say(f"Answers are kept in {folder}; after an interruption the same command with --out {folder} goes on.")
+    for model in evaluation.models:
+        with users_mistakes():
+            ready = prepare(evaluation, model, terminal)
         try:
-            found = evaluate(evaluation, terminal)
+            answer(ready, terminal)
         except (StrategyError, EngineError, CheckingError) as error:
             raise UsageError(str(error)) from error
-    show(found, evaluation, terminal)
+        finally:
+            ready.close()
+    with users_mistakes():
+        conclude(evaluation, terminal)
 
 
 def _out_folder(out: str | None, prefix: str = "") -> Path:
@@ -265,7 +234,7 @@ def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], co
         raise UsageError(f"bench: nothing to measure given; there are {' and '.join(MEASURABLE)}")
     if options.out == "":
         raise UsageError("out: no folder given")
-    settings, measured, told = _measurable(options.what)
+    settings, measured, told = measurable(options.what)
     disable_progress_bar()
     terminal = Terminal(Console())
     with users_mistakes():
@@ -281,52 +250,3 @@ def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], co
     if options.out is not None:
         measured.keep(report, Path(options.out))
         terminal.say(f"All figures, and a plot, are in {options.out}.")
-
-
-def _measurable(what: str) -> tuple[Any, Any, Any]:
-    """Of what `treepo bench` measures: its settings, the module that does it and the one that tells."""
-    if what == "rollout":
-        from treepo.bench import report, rollout
-        from treepo.bench.settings import BenchConfig
-
-        return BenchConfig, rollout, report
-    from treepo.bench.update import bench, report
-    from treepo.bench.update.settings import BenchConfig
-
-    return BenchConfig, bench, report
-
-
-def _help(command: str | None) -> str:
-    """Usage, and every setting that a command has with its default and its docstring."""
-    if command == "bench":
-        parts = [(BENCH_SETTINGS.format(what), _measurable(what)[0]) for what in MEASURABLE]
-    else:
-        from treepo.settings import Config
-
-        parts = [(SETTINGS, Config)]
-    return USAGE + "\n\n".join("\n".join([about, *_settings(config)]) for about, config in parts)
-
-
-def setting_docs(section: type) -> dict[str, str]:
-    """What the docstrings of a dataclass's fields say, of those it inherits too."""
-    from docstring_parser import parse_from_object
-
-    classes = [cls for cls in section.__mro__ if dataclasses.is_dataclass(cls)]
-    return {p.arg_name: p.description for cls in classes for p in parse_from_object(cls).params if p.description}
-
-
-def _settings(config: Any) -> Iterator[str]:
-    """Lines that list every setting."""
-    from treepo.config import is_exchangeable
-
-    for section in dataclasses.fields(config):
-        default: Any = section.default
-        docs = setting_docs(type(default))
-        yield f"[{section.name}]  {type(default).__name__}"
-        if is_exchangeable(section):
-            yield f"  --{section.name}.use {type(default).__name__!r}"
-            yield "      The class that does it: a name, or module:Class for one's own."
-        for setting in dataclasses.fields(type(default)):
-            value = getattr(default, setting.name)
-            yield f"  --{section.name}.{setting.name} {value!r}"
-            yield f"      {' '.join((docs.get(setting.name) or '').split())}"

@@ -1,6 +1,5 @@
 """`treepo eval`: models answer problems in several ways; the answers are kept, and tables made of them."""
 
-import gc
 import hashlib
 import json
 import tomllib
@@ -9,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 from treepo.build import build_policy, engine_for
 from treepo.build_engine import check_align, sampling_of
@@ -39,8 +40,11 @@ ALL = 10**9
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is to be evaluated. config: the settings that all ways share; num_problems: the first ones; out: the folder of
-    the answers; json: where a copy of the figures goes."""
+    """What is to be evaluated.
+
+    config: the settings that all ways share; num_problems: the first ones; out: the folder of the answers; json: where a
+    copy of the figures goes.
+    """
 
     models: tuple[str, ...]
     ways: tuple[Way, ...]
@@ -88,17 +92,83 @@ def plan(
     return Evaluation(tuple(models), ways, config, num_problems or ALL, out, Path(json) if json else None)
 
 
-def evaluate(evaluation: Evaluation, terminal: Terminal) -> list[Result]:
-    """Answer what has not been answered yet, model by model; figures of all answers in the folder.
+@dataclass(frozen=True)
+class Prepared:
+    """One model that is about to answer. name: what it is called; config: the settings it was built with."""
 
-    Raises ValueError naming what cannot work.
-    """
+    name: str
+    config: Config
+    ways: tuple[Way, ...]
+    policy: Policy
+    engine: Engine
+    task: Task
+    problems: list[Problem]
+    store: AnswerStore
+
+    def close(self) -> None:
+        """End the processes that check answers."""
+        if isinstance(self.task, CheckedTask):
+            self.task.close()
+
+
+def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
+    """Claim the folder, build the model's engine and read the problems; raises ValueError naming what cannot work."""
     store = AnswerStore(evaluation.out)
     store.claim(_answer_settings(evaluation))
-    for model in evaluation.models:
-        _check_weights(evaluation.out / "models.json", model)
-        _answer_all(evaluation, model, store, terminal)
-        gc.collect()
+    _check_weights(evaluation.out / "models.json", model)
+    longest = max(evaluation.ways, key=lambda way: way.config.tree.response_limit).config
+    # Adapters that nothing has trained yet change nothing.
+    config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
+    with terminal.bar("making the base model") as report:
+        policy = build_policy(config, terminal.say, report)
+    for way in evaluation.ways:
+        if config.engine.kind == "vllm":
+            check_align("tree.align", way.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
+    engine = engine_for(config, policy)
+    task = build_task(config, policy, engine.longest, terminal.say)
+    problems = task.held_out_problems(evaluation.num_problems)
+    ready = Prepared(model or BASE_MODEL, config, evaluation.ways, policy, engine, task, problems, store)
+    if not problems:
+        ready.close()
+        raise ValueError("data.held_out: no problem to ask")
+    return ready
+
+
+def answer(ready: Prepared, terminal: Terminal) -> None:
+    """Ask the model, in all ways, what it has not been asked yet; an interruption loses the trees under way."""
+    for way in ready.ways:
+        done = ready.store.done()
+        asked = [p for p in ready.problems if ProblemKey(ready.name, way.label, p.source, p.id) not in done]
+        if len(asked) < len(ready.problems):
+            num_done = len(ready.problems) - len(asked)
+            terminal.say(
+                f"{ready.name}, {way.label}: {num_done} of {len(ready.problems)} problems were answered before"
+            )
+        _ask(ready, way, asked, terminal)
+
+
+def _ask(ready: Prepared, way: Way, problems: Sequence[Problem], terminal: Terminal) -> None:
+    """Grow, judge and keep, part by part."""
+    decode, engine, accelerators = ready.policy.decode, ready.engine, num_accelerators(ready.config)
+    sampler = TreeSampler(engine, way.rules(decode), way.sampling(sampling_of(ready.config.engine)))
+    parts = grow_in_parts(sampler, problems, derive_seed(ready.config.train.seed, "eval"))
+    num_done, right, counters, start = 0, 0.0, engine.counters, perf_counter()
+    with terminal.bar(f"{Path(ready.name).name}, {way.label}") as report:
+        for part in parts:
+            wall_s, used = perf_counter() - start, engine.counters - counters
+            counters = engine.counters
+            answered = judge(ready.task, part, decode)
+            cost = Cost(used.num_decoded, used.num_prefilled, wall_s, wall_s * accelerators)
+            ready.store.append([r for one in answered for r in one.records(ready.name, way.label)], cost)
+            num_done += len(part)
+            right += sum(float(np.mean([v.correct for v in one.verdicts])) for one in answered)
+            report(num_done, len(problems), right / num_done)
+            start = perf_counter()
+
+
+def conclude(evaluation: Evaluation, terminal: Terminal) -> list[Result]:
+    """Figures of all answers in the folder, shown and kept; raises ValueError for what cannot be written."""
+    store = AnswerStore(evaluation.out)
     store.compact()
     found = results(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
     for path in (evaluation.out / "results.json", evaluation.json):
@@ -107,74 +177,10 @@ def evaluate(evaluation: Evaluation, terminal: Terminal) -> list[Result]:
                 path.write_text(to_json(found), encoding="utf-8")
             except OSError as error:
                 raise ValueError(f"json: cannot write to {str(path)!r}: {error.strerror}") from error
-    return found
-
-
-def show(found: Sequence[Result], evaluation: Evaluation, terminal: Terminal) -> None:
-    """The tables, and where everything is."""
     for table in text_tables(found):
         terminal.console.print(rich_table(table))
     terminal.say(f"All answers are in {evaluation.out / 'answers.parquet'}, all figures in results.json beside it.")
-
-
-def _answer_all(evaluation: Evaluation, model: str, store: AnswerStore, terminal: Terminal) -> None:
-    """All ways of one model."""
-    longest = max(evaluation.ways, key=lambda way: way.config.tree.response_limit).config
-    # Adapters that nothing has trained yet change nothing.
-    config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
-    name = model or BASE_MODEL
-    with terminal.bar("making the base model") as report:
-        policy = build_policy(config, terminal.say, report)
-    for way in evaluation.ways:
-        if config.engine.kind == "vllm":
-            check_align("tree.align", way.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
-    engine = engine_for(config, policy)
-    task = build_task(config, policy, engine.longest, terminal.say)
-    try:
-        problems = task.held_out_problems(evaluation.num_problems)
-        if not problems:
-            raise ValueError("data.held_out: no problem to ask")
-        for way in evaluation.ways:
-            done = store.done()
-            asked = [p for p in problems if ProblemKey(name, way.label, p.source, p.id) not in done]
-            if len(asked) < len(problems):
-                terminal.say(f"{name}, {way.label}: {len(problems) - len(asked)} problems were answered before")
-            _Asking(name, way, policy, engine, task, config, store).ask(asked, terminal)
-    finally:
-        if isinstance(task, CheckedTask):
-            task.close()
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """One model in one way."""
-
-    name: str
-    way: Way
-    policy: Policy
-    engine: Engine
-    task: Task
-    config: Config
-    store: AnswerStore
-
-    def ask(self, problems: Sequence[Problem], terminal: Terminal) -> None:
-        """Grow, judge and keep, part by part."""
-        decode, accelerators = self.policy.decode, num_accelerators(self.config)
-        sampler = TreeSampler(self.engine, self.way.rules(decode), self.way.sampling(sampling_of(self.config.engine)))
-        seed = derive_seed(self.config.train.seed, "eval")
-        num_done, right = 0, 0.0
-        counters, start = self.engine.counters, perf_counter()
-        with terminal.bar(f"{self.way.label}, {Path(self.name).name}") as report:
-            for part in grow_in_parts(sampler, problems, seed):
-                wall_s, used = perf_counter() - start, self.engine.counters - counters
-                counters = self.engine.counters
-                answered = judge(self.task, part, decode)
-                cost = Cost(used.num_decoded, used.num_prefilled, wall_s, wall_s * accelerators)
-                self.store.append([r for one in answered for r in one.records(self.name, self.way.label)], cost)
-                num_done += len(part)
-                right += sum(v.correct for one in answered for v in one.verdicts) / self.way.num_samples
-                report(num_done, len(problems), right / num_done)
-                start = perf_counter()
+    return found
 
 
 def num_accelerators(config: Config) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,7 +16,6 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from tests.models import KINDS, SIZES, make_tiny_model, make_tiny_tokenizer, save_tiny_model
@@ -154,37 +152,6 @@ def test_end_tokens_may_be_missing_altogether() -> None:
 def test_max_len_is_the_models(saved: Path) -> None:
     """From the configuration."""
     assert load_policy(str(saved)).max_len == SIZES["max_position_embeddings"]
-
-
-def test_a_question_is_the_users_turn(saved: Path) -> None:
-    """With a chat template the question stands between its marks, each a single token."""
-    policy = load_policy(str(saved))
-    mark = policy.tokenizer.convert_tokens_to_ids
-    expected = [mark("<user>"), *policy.tokenizer.encode("1+2?"), mark("<assistant>")]
-    assert policy.encode_prompt("1+2?") == expected
-
-
-def test_without_a_template_a_question_is_plain_text(tmp_path: Path) -> None:
-    """As the tokenizer encodes it, and nothing else."""
-    policy = load_policy(str(save_tiny_model(tmp_path, chat=False)))
-    assert policy.encode_prompt("1+2?") == policy.tokenizer.encode("1+2?")
-    assert policy.decode(policy.encode_prompt("1+2?")) == "1+2?"
-
-
-def starting_with_bos(chat_template: str | None) -> PreTrainedTokenizerBase:
-    """A tokenizer that puts <bos> before what it encodes, as Llama's does."""
-    tokenizer: Any = make_tiny_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    tokenizer.chat_template = chat_template
-    return tokenizer
-
-
-@pytest.mark.parametrize("template", [None, "{{ bos_token }}<user>{{ messages[0]['content'] }}"])
-def test_a_prompt_begins_with_one_bos(template: str | None) -> None:
-    """Whether the tokenizer or the template writes it."""
-    policy = Policy(make_tiny_model(), starting_with_bos(template))
-    assert policy.encode_prompt("ab").count(1) == 1
-    assert policy.encode_prompt("ab")[0] == 1
 
 
 def test_decoding_leaves_out_special_tokens_and_nothing_else(saved: Path) -> None:
