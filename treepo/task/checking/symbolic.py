@@ -1,4 +1,4 @@
-"""One text for equal expressions.
+"""Expressions: read and compared by math-verify, and one text for equal ones.
 
 Imports sympy: for worker processes only.
 """
@@ -6,7 +6,7 @@ Imports sympy: for worker processes only.
 from typing import Any
 
 import sympy
-from sympy.core.relational import Relational
+from math_verify import LatexExtractionConfig, parse, verify
 
 MOST_NODES = 60
 LARGEST_NUMBER = 10**9
@@ -19,16 +19,32 @@ _EVALUATED = (
 """What is evaluated before it is written; sums, integrals and factorials might take forever."""
 
 
-def canonical_text(parsed: Any, fallback: str) -> str:
-    """The text of what math-verify parsed: rational numbers as 1/2, sets in order, small expressions multiplied out.
+def read(text: str) -> list[Any]:
+    """What math-verify makes of LaTeX: an expression, if it can make one, then the text as it normalises it."""
+    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    # Its own time limits set signal handlers; the process that waits for this one keeps ours.
+    unlimited: Any = None
+    return list(parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=unlimited))
 
-    x = 5 is written 5. `fallback` where sympy cannot evaluate or write the expression.
+
+def are_equal(known: list[Any], given: list[Any]) -> bool:
+    """Whether math-verify takes the given answer for the known one, both as `read`; raises whatever sympy raises."""
+    # By default it would say "no" where it failed.
+    return bool(verify(known, given, timeout_seconds=None, raise_on_error=True))
+
+
+def canonical_text(parsed: list[Any]) -> str:
+    """One text for equal answers: rational numbers as 1/2, sets in order, small expressions multiplied out, 5 for x = 5.
+
+    parsed: as `read`. The normalised text where it holds no expression, or one that sympy cannot evaluate or write.
     """
+    if isinstance(parsed[0], str):
+        return parsed[0]
     try:
-        return _text(parsed)
+        return _text(parsed[0])
     # What sympy raises on expressions that it cannot evaluate, order or write; which, is documented nowhere.
     except (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
-        return fallback
+        return str(parsed[-1])
 
 
 def _text(value: Any) -> str:
@@ -44,20 +60,21 @@ def _text(value: Any) -> str:
         return "(" + ", ".join(_text(element) for element in value) + ")"
     if isinstance(value, sympy.MatrixBase):
         return str([[_text(element) for element in row] for row in value.tolist()])
-    if isinstance(value, Relational) and not isinstance(value, sympy.Eq):
-        return f"{_text(value.lhs)} {value.rel_op} {_text(value.rhs)}"
     return str(_evaluated(value) if isinstance(value, sympy.Expr) and _is_small(value) else value)
 
 
 def _is_small(expression: sympy.Expr) -> bool:
     """Whether evaluating it takes no time to speak of."""
-    nodes = list(sympy.preorder_traversal(expression))
-    return len(nodes) <= MOST_NODES and all(
-        isinstance(node, _EVALUATED)
-        and (not node.is_number or not node.is_Atom or not node.is_finite or abs(node) < LARGEST_NUMBER)
-        and (not node.is_Pow or (node.exp.is_Rational and abs(node.exp) <= LARGEST_EXPONENT) or not node.exp.is_number)
-        for node in nodes
-    )
+    nodes: list[Any] = list(sympy.preorder_traversal(expression))
+    return len(nodes) <= MOST_NODES and all(isinstance(n, _EVALUATED) and _is_small_number(n) for n in nodes)
+
+
+def _is_small_number(node: Any) -> bool:
+    if isinstance(node, sympy.Pow):
+        return not node.exp.is_number or (node.exp.is_Rational and abs(node.exp) <= LARGEST_EXPONENT)
+    if isinstance(node, sympy.Rational):
+        return abs(node.p) < LARGEST_NUMBER and node.q < LARGEST_NUMBER
+    return True
 
 
 def _evaluated(expression: sympy.Expr) -> sympy.Expr:
