@@ -10,6 +10,7 @@ LARGEST_EXPONENT = 400
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:\s?/\s?{_DECIMAL})?")
+_SPACED = re.compile(r"[-+]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]*)?")
 _BARE_FRACTION = re.compile(r"\\[dt]?frac\s?([0-9])\s?([0-9])(?![0-9])")
 _MIXED = re.compile(r"(?<![0-9.,])([0-9]{1,9})\s?\\[dt]?frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
 _FRACTION = re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s?\{([0-9.,]{1,40})\}\s?\{([0-9.,]{1,40})\}")
@@ -17,13 +18,15 @@ _POWER_OF_TEN = re.compile(r"\s?(?:\\times|\\cdot|\u00d7|\*)\s?10\^(?:\{([-+]?[0
 
 
 def read_number(text: str) -> Fraction | None:
-    r"""The number that the whole text is: 72, -1,234.5, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3; else None.
+    r"""The number that the whole text is: 72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3; else None.
 
     Exact. None also for more than MOST_DIGITS characters, exponents beyond LARGEST_EXPONENT, and division by zero.
     """
     if len(text) > MOST_DIGITS:
         return None
     plain = _rewritten(text.strip())
+    if _SPACED.fullmatch(plain):
+        plain = plain.replace(" ", "")
     return _value(plain) if _NUMBER.fullmatch(plain) else None
 
 

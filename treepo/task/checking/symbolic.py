@@ -3,10 +3,14 @@
 Imports sympy: for worker processes only.
 """
 
+import re
+from itertools import product
 from typing import Any
 
 import sympy
 from math_verify import LatexExtractionConfig, parse, verify
+
+_UPRIGHT = re.compile(r"\\mathrm\{([ei])\}")
 
 MOST_NODES = 60
 LARGEST_NUMBER = 10**9
@@ -24,19 +28,38 @@ def read(text: str) -> list[Any]:
     config = [LatexExtractionConfig(boxed_match_priority=0)]
     # Its own time limits set signal handlers; the process that waits for this one keeps ours.
     unlimited: Any = None
-    return list(parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=unlimited))
+    # It takes an upright letter for a unit and drops it.
+    plain = _UPRIGHT.sub(r"{\1}", text)
+    parts = parse(f"\\boxed{{{plain}}}", extraction_config=config, parsing_timeout=unlimited)
+    # Where it dropped more, different answers would be left with the same text.
+    return [part for part in parts if not isinstance(part, str) or part.count("{") == part.count("}")]
 
 
 def are_equal(known: list[Any], given: list[Any]) -> bool:
-    """Whether math-verify takes the given answer for the known one, both as `read`; raises whatever sympy raises."""
-    # By default it would say "no" where it failed.
-    return bool(verify(known, given, timeout_seconds=None, raise_on_error=True))
+    """Whether math-verify takes the given answer for the known one, both as `read`.
+
+    Where it fails (by default it would say "no"), raises what sympy raised.
+    """
+    failure: Exception | None = None
+    for pair in product(known, given):
+        try:
+            if verify(*pair, timeout_seconds=None, raise_on_error=True):
+                return True
+        except MemoryError:
+            raise
+        # Raised below, unless the next pair decides: two expressions may fail where their texts agree.
+        except Exception as error:  # noqa: BLE001
+            failure = error
+    if failure is not None:
+        raise failure
+    return False
 
 
 def canonical_text(parsed: list[Any]) -> str:
-    """One text for equal answers: rational numbers as 1/2, sets in order, small expressions multiplied out, 5 for x = 5.
+    """One text for equal answers: rational numbers as 1/2, sets in order, small expressions multiplied out.
 
-    parsed: as `read`. The normalised text where it holds no expression, or one that sympy cannot evaluate or write.
+    An equation whose left side is a symbol is written as its right side. parsed: as `read`, not empty; its text
+    where it holds no expression, or one that sympy cannot evaluate or write.
     """
     if isinstance(parsed[0], str):
         return parsed[0]
