@@ -5,6 +5,9 @@ import json
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +64,42 @@ def test_a_broken_folder_is_named(datasets, tmp_path):
         read(str(tmp_path))
 
 
+def error_in_a_process(home: Path, **environment: str) -> str:
+    """What is printed where gsm8k is read from a hub that the environment describes, which is read at import."""
+    code = (
+        "from treepo.task.data import RecordFormat, read_sets\n"
+        "try: read_sets(['gsm8k'], RecordFormat(), lambda text: [1], 100)\n"
+        "except ValueError as error: print(error)"
+    )
+    environment |= {"HF_HOME": str(home), "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
+
+
+class NoSuchSet(BaseHTTPRequestHandler):
+    """A hub that answers everything as it does where there is no such set."""
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_set_that_the_hub_does_not_have_is_named(datasets, tmp_path):
+    """Bug: the first line of the hub's message is `404 Client Error.` and no more."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoSuchSet) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        printed = error_in_a_process(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert printed.count("\n") == 1
+    assert printed.startswith("data.path: cannot read 'openai/gsm8k#main@train' from the hub: 404")
+    assert "Repository Not Found" in printed
+
+
 def test_a_hub_out_of_reach_is_said_at_once(datasets, tmp_path):
     """No connection: one line that says what to name instead, long before `datasets` itself gives up.
 
@@ -69,31 +108,11 @@ def test_a_hub_out_of_reach_is_said_at_once(datasets, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = (
-        "from treepo.task.data import RecordFormat, read_sets\n"
-        "try: read_sets(['gsm8k'], RecordFormat(), lambda text: [1], 100)\n"
-        "except ValueError as error: print(error)"
-    )
-    environment = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "HF_HOME": str(tmp_path),
-        "PYTHONPATH": ":".join(sys.path),
-        "PATH": "/usr/bin:/bin",
-    }
-    printed = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=300
-    ).stdout
+    printed = error_in_a_process(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
     assert printed.count("\n") == 1
     assert printed.startswith("data.path: cannot reach the hub for 'openai/gsm8k#main@train': ")
     assert "as FORMAT=PATH" in printed
-    offline = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    ).stdout
+    offline = error_in_a_process(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HUB_OFFLINE="1")
     assert offline.startswith("data.path: cannot read 'openai/gsm8k#main@train' from the hub: ")
     assert "as FORMAT=PATH" in offline
 
@@ -106,6 +125,12 @@ def test_without_datasets_the_package_is_named(monkeypatch, tmp_path):
             ValueError, match=r"data.path: .* need the package datasets: pip install 'treepo\[datasets\]'"
         ):
             read(source)
+
+
+def test_a_datasets_that_would_run_code_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="3.6.0"))
+    with pytest.raises(ValueError, match="data.path: datasets 3.6.0 may run code of a set; 4 is needed"):
+        read("gsm8k")
 
 
 class StandIn:

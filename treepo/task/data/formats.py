@@ -127,8 +127,10 @@ def _text(value: Any, name: str) -> str:
     text = str(value)
     if not text.strip():
         raise ValueError(f"field {name!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"field {name!r} holds half a surrogate pair, which is no text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"field {name!r} holds half a surrogate pair, which is no text") from error
     return text
 
 
