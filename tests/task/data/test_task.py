@@ -1,6 +1,8 @@
 """Sets of problems, and the task made of them."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -189,3 +191,10 @@ def test_what_the_encoder_says_is_passed_on_as_it_is(tmp_path):
 
     with pytest.raises(ValueError, match="^model.path: the chat template"):
         read_sets([write(tmp_path / "p.jsonl", {"prompt": "?", "answer": 1})], RecordFormat(), failing, 10)
+
+
+def test_reading_needs_no_model():
+    """Neither torch nor transformers, nor `datasets`, which few need, are loaded before they are used."""
+    code = "import sys, treepo.task.data; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
