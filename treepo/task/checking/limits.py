@@ -4,16 +4,15 @@ import os
 import resource
 import signal
 import sys
-from pathlib import Path
-
-_STATM = Path("/proc/self/statm")
 
 
 def address_space() -> int | None:
     """Bytes of address space of this process; None where the system does not say (macOS)."""
-    if not _STATM.exists():
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except FileNotFoundError:
         return None
-    return int(_STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def limit_memory(more_mib: int) -> int | None:

@@ -1,7 +1,9 @@
 """Mathematical answers in a box."""
 
+import importlib
 from dataclasses import dataclass
 from itertools import accumulate
+from types import ModuleType
 from typing import Any
 
 from treepo.task.boxed import last_box
@@ -39,11 +41,11 @@ class MathChecker:
         parsed = _parsed(given)
         text = bounded(given) if given_number is None else str(given_number)
         if parsed and given_number is None:
-            text = bounded(_canonical(parsed))
+            text = bounded(_symbolic().canonical_text(parsed))
         if given == known:
             return Verdict(1.0, Outcome.CHECKED, text)
         expected = _parsed(known)
-        right = bool(parsed and expected) and _are_equal(expected, parsed)
+        right = bool(parsed and expected) and _symbolic().are_equal(expected, parsed)
         is_understood = all(parts and not isinstance(parts[0], str) for parts in (parsed, expected))
         return Verdict(float(right), Outcome.CHECKED if right or is_understood else Outcome.UNPARSED, text)
 
@@ -66,12 +68,7 @@ def _parsed(text: str) -> list[Any]:
     """What math-verify reads: an expression, if it could make one, and the text as it normalises it; [] if too much."""
     if len(text) > LONGEST_PARSED or _depth(text) > DEEPEST_PARSED:
         return []
-    # Imported late: it takes most of a second, and only workers need it.
-    from math_verify import LatexExtractionConfig, parse
-
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-    # Its own time limit sets signal handlers; ours is kept by the process that waits for this one.
-    return list(parse(f"\\boxed{{{text}}}", extraction_config=config, parsing_timeout=None))
+    return _symbolic().read(text)
 
 
 def _depth(text: str) -> int:
@@ -79,14 +76,6 @@ def _depth(text: str) -> int:
     return max(accumulate(steps), default=0)
 
 
-def _are_equal(known: list[Any], given: list[Any]) -> bool:
-    from math_verify import verify
-
-    # Raised rather than taken for "differs": the caller of a checker tells the two apart.
-    return bool(verify(known, given, timeout_seconds=None, raise_on_error=True))
-
-
-def _canonical(parsed: list[Any]) -> str:
-    from treepo.task.checking.canonical import canonical_text
-
-    return parsed[0] if isinstance(parsed[0], str) else canonical_text(parsed[0], str(parsed[-1]))
+def _symbolic() -> ModuleType:
+    # Imported late: sympy takes most of a second, and only workers need it.
+    return importlib.import_module("treepo.task.checking.symbolic")

@@ -1,6 +1,7 @@
 """Numbers as people and models write them."""
 
 import re
+from collections import deque
 from fractions import Fraction
 
 MOST_DIGITS = 100
@@ -9,20 +10,23 @@ LARGEST_EXPONENT = 400
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:\s?/\s?{_DECIMAL})?")
+_SPACED = re.compile(r"[-+]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]*)?")
 _BARE_FRACTION = re.compile(r"\\[dt]?frac\s?([0-9])\s?([0-9])(?![0-9])")
 _MIXED = re.compile(r"(?<![0-9.,])([0-9]{1,9})\s?\\[dt]?frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
 _FRACTION = re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s?\{([0-9.,]{1,40})\}\s?\{([0-9.,]{1,40})\}")
-_POWER_OF_TEN = re.compile(r"\s?(?:\\times|\\cdot|×|\*)\s?10\^(?:\{([-+]?[0-9]{1,9})\}|([0-9]))")
+_POWER_OF_TEN = re.compile(r"\s?(?:\\times|\\cdot|\u00d7|\*)\s?10\^(?:\{([-+]?[0-9]{1,9})\}|([0-9]))")
 
 
 def read_number(text: str) -> Fraction | None:
-    r"""The number that the whole text is: 72, -1,234.5, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3; else None.
+    r"""The exact number that the whole text is, or None if it is not one.
 
-    Exact. None also for more than MOST_DIGITS characters, exponents beyond LARGEST_EXPONENT, and division by zero.
+    72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3. None for more than MOST_DIGITS characters, exponents beyond LARGEST_EXPONENT, and division by zero.
     """
     if len(text) > MOST_DIGITS:
         return None
     plain = _rewritten(text.strip())
+    if _SPACED.fullmatch(plain):
+        plain = plain.replace(" ", "")
     return _value(plain) if _NUMBER.fullmatch(plain) else None
 
 
@@ -31,20 +35,18 @@ def last_number(text: str) -> Fraction | None:
 
     A sign right behind a digit, a letter or a closing bracket subtracts and is no part of the number.
     """
-    last = None
     plain = _rewritten(text)
-    for last in _NUMBER.finditer(plain):
-        pass
-    if last is None:
+    ends = deque(_NUMBER.finditer(plain), maxlen=1)
+    if not ends:
         return None
-    found, start = last.group(), last.start()
+    found, start = ends[0].group(), ends[0].start()
     if found[0] in "+-" and start > 0 and (plain[start - 1].isalnum() or plain[start - 1] in ")}]"):
         found = found[1:]
     return _value(found)
 
 
 def _rewritten(text: str) -> str:
-    text = text.replace("−", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", " ")
+    text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", " ")
     text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _MIXED.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
     text = _FRACTION.sub(r"\1/\2", text)

@@ -6,7 +6,7 @@ from treepo.task.checking.pool import CheckerPool
 from treepo.task.checking.verdict import Outcome, Verdict
 
 TOLERATED_SHARE = 0.1
-"""Of known answers that are not recognised: real sets hold a few that no parser reads, a wrong checker fails on most."""
+"""Of known answers that are not recognised: real sets hold a few of those, a wrong checker fails on most."""
 
 MOST_SHOWN = 3
 LONGEST_SHOWN = 80

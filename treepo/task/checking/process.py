@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -14,20 +15,20 @@ CHUNK = 1 << 16
 LONGEST_LAST_WORDS = 2000
 """Bytes kept of what a worker wrote to its standard error."""
 
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Libraries that start a thread per core would take address space for each."""
 
 
 class WorkerProcess:
-    """A worker, the response it judges (its index, None while it is idle) and the time by which it must reply."""
+    """A worker, the responses it was given (their indices; it judges the first) and the time by which it must reply."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.is_ready = False
-        self.index: int | None = None
+        self.given: deque[int] = deque()
         self.deadline = 0.0
         self._received = bytearray()
-        self._unsent = memoryview(b"")
+        self._unsent = bytearray()
         self._last_words = b""
 
     @property
@@ -53,20 +54,18 @@ class WorkerProcess:
         """Whether something waits to be written."""
         return bool(self._unsent)
 
-    def send(self, message: bytes) -> None:
-        """Begin to send a packed message; `write` goes on."""
-        assert not self._unsent
-        self._unsent = memoryview(message)
-        self.write()
+    def queue(self, message: bytes) -> None:
+        """Add a packed message to what is to be written."""
+        self._unsent += message
 
     def write(self) -> None:
         """Write what the pipe takes now. What a dead worker cannot read is dropped; its end shows in `read`."""
         try:
-            self._unsent = self._unsent[os.write(self.requests.fileno(), self._unsent[:CHUNK]) :]
+            del self._unsent[: os.write(self.requests.fileno(), self._unsent[:CHUNK])]
         except BlockingIOError:
             return
         except BrokenPipeError:
-            self._unsent = memoryview(b"")
+            self._unsent.clear()
 
     def read(self) -> Iterator[Any]:
         """Messages that have arrived; raises EOFError when it closed its end."""
@@ -124,7 +123,8 @@ def start_worker(order: bytes) -> WorkerProcess:
     worker = WorkerProcess(process)
     for pipe in (worker.requests, worker.replies, worker.errors):
         os.set_blocking(pipe.fileno(), False)
-    worker.send(order)
+    worker.queue(order)
+    worker.write()
     return worker
 
 

@@ -13,6 +13,9 @@ from treepo.task.checking.settings import PoolSettings
 from treepo.task.checking.verdict import Outcome, Verdict
 
 MOST_PROBLEMS = 5
+MOST_AHEAD = 32
+"""Responses sent to a worker before it has judged the first: otherwise both sides mostly wait to be scheduled."""
+
 START_LIMIT_S = 120.0
 """Until a worker must stand ready: importing a checker from a slow disk takes its time."""
 
@@ -69,13 +72,23 @@ class Round:
             worker.deadline = time.monotonic() + START_LIMIT_S
             self.workers.append(worker)
             self._watch(worker)
+        # Fewer towards the end, so that no worker idles while another still has several to judge.
+        ahead = max(1, min(MOST_AHEAD, len(self._waiting) // (4 * max(1, wanted))))
         for worker in self.workers:
-            if self._waiting and worker.is_ready and worker.index is None:
-                worker.index = self._waiting.popleft()
-                worker.deadline = time.monotonic() + self.settings.time_limit_s
-                worker.send(packed(self.asked[worker.index]))
-                if worker.is_sending:
-                    self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
+            if worker.is_ready and len(worker.given) <= ahead // 2:
+                self._give(worker, ahead)
+
+    def _give(self, worker: WorkerProcess, count: int) -> None:
+        """Send a worker what waits until it has `count` responses to judge."""
+        if not worker.given:
+            worker.deadline = time.monotonic() + self.settings.time_limit_s
+        while self._waiting and len(worker.given) < count:
+            index = self._waiting.popleft()
+            worker.given.append(index)
+            worker.queue(packed(self.asked[index]))
+        worker.write()
+        if worker.is_sending and worker.requests not in self._selector.get_map():
+            self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
 
     def _attend(self) -> None:
         """Wait until a worker has something to say or is overdue."""
@@ -88,11 +101,11 @@ class Round:
     def _end_overdue(self) -> None:
         now = time.monotonic()
         for worker in [w for w in self.workers if _is_busy(w) and w.deadline <= now]:
-            is_ready = worker.is_ready
-            words = self._dismiss(worker)
-            if not is_ready:
+            lost, words = self._dismiss(worker)
+            if not worker.is_ready:
                 raise RuntimeError(f"a process to check answers was not ready within {START_LIMIT_S:.0f} s, {words}")
-            self._failed(worker, Outcome.TIMEOUT)
+            assert lost is not None
+            self._fail(lost, Outcome.TIMEOUT, words)
 
     def _write(self, worker: WorkerProcess) -> None:
         worker.write()
@@ -108,33 +121,33 @@ class Round:
             for message in worker.read():
                 self._take(worker, message)
         except EOFError:
-            words = self._dismiss(worker)
+            lost, words = self._dismiss(worker)
             if not worker.is_ready:
                 raise RuntimeError(f"a process to check answers could not start, {words}") from None
-            if worker.index is not None:
+            if lost is not None:
                 # Its own alarm goes off when this process was held up for longer than the limit.
                 is_late = worker.process.returncode == -signal.SIGALRM
-                self._failed(worker, Outcome.TIMEOUT if is_late else Outcome.CRASHED, words)
+                self._fail(lost, Outcome.TIMEOUT if is_late else Outcome.CRASHED, words)
 
     def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
         if "refused" in message:
             raise ValueError(message["refused"])
         if not worker.is_ready:
             worker.is_ready = True
-        elif "error" in message:
-            self._failed(worker, Outcome.CRASHED, message["error"])
         else:
-            said = message["verdict"]
-            assert worker.index is not None
-            self._judged[worker.index] = Verdict(said["correct"], Outcome(said["outcome"]), said["given"])
-            worker.index = None
+            index = worker.given.popleft()
+            # The clock of the next one starts.
+            worker.deadline = time.monotonic() + self.settings.time_limit_s
+            if "error" in message:
+                self._fail(index, Outcome.CRASHED, message["error"])
+            else:
+                said = message["verdict"]
+                self._judged[index] = Verdict(said["correct"], Outcome(said["outcome"]), said["given"])
         if message.get("last"):
-            self._dismiss(worker)
+            self._retire(worker)
 
-    def _failed(self, worker: WorkerProcess, outcome: Outcome, problem: str = "") -> None:
-        assert worker.index is not None
-        self._judged[worker.index] = Verdict(0.0, outcome, None)
-        worker.index = None
+    def _fail(self, index: int, outcome: Outcome, problem: str) -> None:
+        self._judged[index] = Verdict(0.0, outcome, None)
         if outcome is Outcome.CRASHED and len(self.problems) < MOST_PROBLEMS:
             self.problems.append(problem)
 
@@ -142,14 +155,22 @@ class Round:
         self._selector.register(worker.replies, selectors.EVENT_READ, (self._read, worker))
         self._selector.register(worker.errors, selectors.EVENT_READ, (self._listen, worker))
 
-    def _dismiss(self, worker: WorkerProcess) -> str:
-        """End a worker; returns how it ended and its last words."""
+    def _retire(self, worker: WorkerProcess) -> None:
+        """Let go of a worker that ends by itself after what it has judged; others judge the rest."""
+        self._waiting.extendleft(reversed(worker.given))
+        worker.given.clear()
+        self._dismiss(worker)
+
+    def _dismiss(self, worker: WorkerProcess) -> tuple[int | None, str]:
+        """End a worker; returns which response it was judging, if any, and how it ended. Others judge the rest."""
         for pipe in (worker.requests, worker.replies, worker.errors):
             if pipe in self._selector.get_map():
                 self._selector.unregister(pipe)
         self.workers.remove(worker)
-        return worker.end()
+        lost, *rest = worker.given or (None,)
+        self._waiting.extendleft(index for index in reversed(rest) if index is not None)
+        return lost, worker.end()
 
 
 def _is_busy(worker: WorkerProcess) -> bool:
-    return not worker.is_ready or worker.index is not None
+    return not worker.is_ready or bool(worker.given)

@@ -41,7 +41,7 @@ class Verdict:
     """How the verdict came about; `correct` is 0.0 unless it is CHECKED."""
 
     given: str | None
-    """The answer in a canonical form, for votes: equal for equal answers, whatever the known answer is. None without."""
+    """The answer in a canonical form, for votes: equal for equal answers, whatever the known one is. None without."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= 1:

@@ -1,5 +1,6 @@
 """How a record of a set of problems holds a question and its answer."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from treepo.task.boxed import last_box
 Record = Mapping[str, Any]
 """One problem as its set holds it: fields by name, nested ones as mappings and lists."""
 
+_BRACED_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _UNBRACED_BOX = re.compile(r"\\boxed\s+([^$\n]+)")
 
 
@@ -120,13 +122,15 @@ def _field_names(record: Record, before: str = "") -> Iterator[str]:
 def _text(value: Any, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"field {name!r} must be text or a number, got {_shortened(value)}")
-    if value in (float("inf"), float("-inf")) or value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"field {name!r} must be a finite number, got {value!r}")
     text = str(value)
     if not text.strip():
         raise ValueError(f"field {name!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"field {name!r} holds half a surrogate pair, which is no text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"field {name!r} holds half a surrogate pair, which is no text") from error
     return text
 
 
@@ -161,9 +165,8 @@ def _boxed(text: str, name: str) -> str:
 
     Source: last_boxed_only_string and remove_boxed, hendrycks/math, modeling/dataset/util.py.
     """
-    content = last_box(text.replace("\\fbox{", "\\boxed{"))
-    if content is None and (unbraced := _UNBRACED_BOX.findall(text)):
-        content = unbraced[-1]
+    braced = _UNBRACED_BOX.sub(r"\\boxed{\1}", _BRACED_BOX.sub(r"\\boxed{", text))
+    content = last_box(braced)
     if content is None:
         raise ValueError(f"no complete \\boxed in field {name!r}")
     if not content.strip():

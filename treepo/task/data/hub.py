@@ -10,6 +10,9 @@ from treepo.task.data.source import Source
 
 PROBE_TIMEOUT_S = 10
 BATCH_ROWS = 1024
+LONGEST_MESSAGE = 300
+OLDEST_DATASETS = 4
+"""Before, `datasets` ran loading scripts that came with a set."""
 
 
 def read_hub(source: Source, label: str) -> Iterator[tuple[str, Record]]:
@@ -29,7 +32,7 @@ def read_hub(source: Source, label: str) -> Iterator[tuple[str, Record]]:
         )
     # Whatever is wrong with what was downloaded, in the words of the library that knows.
     except Exception as error:
-        raise ValueError(f"cannot read {str(source)!r} from the hub: {_first_line(error)}{_copy_hint()}") from error
+        raise ValueError(f"cannot read {str(source)!r} from the hub: {_one_line(error)}{_copy_hint()}") from error
     yield from _rows(_only_split(data, source.split, str(source)), label)
 
 
@@ -42,17 +45,23 @@ def read_saved(path: Path, split: str, label: str) -> Iterator[tuple[str, Record
     try:
         data = datasets.load_from_disk(str(path))
     except Exception as error:
-        raise ValueError(f"cannot read {str(path)!r}: {_first_line(error)}") from error
+        raise ValueError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
     yield from _rows(_only_split(data, split, str(path)), label)
 
 
 def _import_datasets() -> Any:
     try:
-        return importlib.import_module("datasets")
+        datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise ValueError(
             "sets on the hub and saved folders need the package datasets: pip install 'treepo[datasets]'"
         ) from error
+    if int(datasets.__version__.split(".")[0]) < OLDEST_DATASETS:
+        raise ValueError(
+            f"datasets {datasets.__version__} may run code of a set; {OLDEST_DATASETS} is needed: "
+            f"pip install 'treepo[datasets]'"
+        )
+    return datasets
 
 
 def _check_reachable(repository: str, source: Source) -> None:
@@ -62,10 +71,10 @@ def _check_reachable(repository: str, source: Source) -> None:
     try:
         hub.HfApi().dataset_info(repository, timeout=PROBE_TIMEOUT_S)
     except errors.HfHubHTTPError as error:
-        raise ValueError(f"cannot read {str(source)!r} from the hub: {_first_line(error)}") from error
+        raise ValueError(f"cannot read {str(source)!r} from the hub: {_one_line(error)}") from error
     # A name that cannot be resolved, a refused connection, a time-out: the HTTP library's own errors.
     except Exception as error:
-        raise ValueError(f"cannot reach the hub for {str(source)!r}: {_first_line(error)}{_copy_hint()}") from error
+        raise ValueError(f"cannot reach the hub for {str(source)!r}: {_one_line(error)}{_copy_hint()}") from error
 
 
 def _copy_hint() -> str:
@@ -99,5 +108,6 @@ def _rows(data: Any, label: str) -> Iterator[tuple[str, Record]]:
             yield f"{label}: row {number}", record
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """All of a message, up to a length: the hub's begin with the number of an error alone."""
+    return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__

@@ -64,6 +64,7 @@ def read_sets(
         unencoded, repeated = _first_of_each(_read_problems(source, form, label, name, setting))
         if not unencoded:
             raise ValueError(f"{setting}: no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
+        _check_ids(unencoded, form, setting)
         problems = [_encoded(problem, encode, setting) for problem in unencoded]
         fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)
         num_too_long += len(problems) - len(fitting)
@@ -89,10 +90,18 @@ def _read_problems(source: Source, form: RecordFormat, label: str, name: str, se
 def _first_of_each(problems: Iterator[Problem]) -> tuple[list[Problem], int]:
     """(the first problem of each text, how many others there were)."""
     first: dict[str, Problem] = {}
-    count = 0
-    for count, problem in enumerate(problems, start=1):
-        first.setdefault(text_key(problem.prompt), problem)
-    return list(first.values()), count - len(first)
+    num_repeated = 0
+    for problem in problems:
+        num_repeated += first.setdefault(text_key(problem.prompt), problem) is not problem
+    return list(first.values()), num_repeated
+
+
+def _check_ids(problems: list[Problem], form: RecordFormat, setting: str) -> None:
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise ValueError(f"{setting}: field {form.id_field!r} says {problem.id!r} of two questions")
+        seen.add(problem.id)
 
 
 def _encoded(problem: Problem, encode: Encode, setting: str) -> Problem:
@@ -112,7 +121,8 @@ def hold_out(
 ) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
     """(sets to train on, sets held out); without held-out sets, one problem in ten of each set is held out.
 
-    A question that is held out is trained on in no set. Sets that nothing is left of are left out.
+    A question that is held out is trained on in no set. Sets without a held-out problem are left out of those; sets to
+    train on all stay, since weights may belong to them, and may be empty.
     """
     if not held_out:
         divided = [(s.name, split_held_out(s.problems)) for s in train]
@@ -122,7 +132,7 @@ def hold_out(
     train = [
         replace(s, problems=tuple(p for p in s.problems if text_key(p.prompt) not in never_trained_on)) for s in train
     ]
-    return tuple(s for s in train if s.problems), tuple(s for s in held_out if s.problems)
+    return tuple(train), tuple(s for s in held_out if s.problems)
 
 
 def split_held_out(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:

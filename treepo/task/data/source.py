@@ -83,6 +83,8 @@ def _check(source: Source, text: str, setting: str) -> None:
         if source.split and not Path(where).is_dir():
             raise ValueError(f"{setting}: {where!r} is a file, which has no splits, got {source.split!r}")
     elif where.endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
+        if source.format:
+            raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder, and no org/name of the hub")
         known = "" if os.sep in where else f", and no such set; there are {sorted(KNOWN)}"
         raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder{known}")
 

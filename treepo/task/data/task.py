@@ -14,7 +14,7 @@ class DataTask:
     """What to ask when; who says what is right is another's affair."""
 
     train: tuple[ProblemSet, ...]
-    """Sets to train on, each with at least one problem."""
+    """Sets to train on, with at least one problem; with weights each of them has one."""
 
     held_out: tuple[ProblemSet, ...]
     """Sets to evaluate on, which share no question with those."""
@@ -30,6 +30,8 @@ class DataTask:
             raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.train)} sets to train on")
         if self.weights:
             Mixture(self.weights)
+            if empty := [s.name for s in self.train if not s.problems]:
+                raise ValueError(f"weights: no problem is left to train on in {empty}")
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Problems step x count .. (step + 1) x count - 1 of an endless sequence; see Task.

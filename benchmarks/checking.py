@@ -1,0 +1,130 @@
+"""Answer checking: published answers, and hostile ones, through the pool with `MathChecker`.
+
+    OMP_NUM_THREADS=1 python benchmarks/checking.py          # a quarter of an hour on two cores; results/checking.json
+    python benchmarks/checking.py --hostile 500 --seed 1
+
+Right are the reference solutions of GSM8K and MATH-500, which TREEPO_TEST_DATA names the folder of. The same with the
+answers shuffled between problems are right as often as the two answers are equal. Pairs of math-verify's own tests are
+judged as they expect; those that are not are listed with the reason. Hostile answers (tests/task/checking/hostile.py)
+are all wrong; each may take a second.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.task.checking.hostile import hostile_answers
+from tests.task.checking.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
+from treepo.task.checking import CheckerPool, MathChecker, PoolSettings, Verdict
+
+RESULTS = Path(__file__).parent / "results"
+NUM_SHUFFLES = 3
+HOSTILE_LIMIT_S = 1.0
+SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pairs of (response, known answer), and which of them are expected to be right."""
+
+    name: str
+    pairs: list[tuple[str, str]]
+    expected: list[bool]
+    reasons: list[str]
+    """Why a pair may be judged otherwise; empty if it should not be."""
+
+
+def published() -> list[Case]:
+    """Everything but hostile answers."""
+    cases = []
+    gsm8k = gsm8k_solutions("gsm8k_train.jsonl") + gsm8k_solutions("gsm8k_test.jsonl")
+    for name, pairs in (("GSM8K", gsm8k), ("MATH-500", math500_solutions())):
+        cases.append(Case(name, pairs, [True] * len(pairs), [""] * len(pairs)))
+        for seed in range(NUM_SHUFFLES):
+            mixed = shuffled(pairs, seed)
+            expected = [known == answer for (_, known), (_, answer) in zip(pairs, mixed, strict=True)]
+            cases.append(Case(f"{name} shuffled {seed}", mixed, expected, [""] * len(mixed)))
+    own: list[dict[str, Any]] = math_verify_pairs()
+    pairs = [(pair["response"], pair["known"]) for pair in own]
+    reasons = [pair.get("differs", "") for pair in own]
+    return [*cases, Case("math-verify's pairs", pairs, [pair["right"] for pair in own], reasons)]
+
+
+def measure(case: Case, settings: PoolSettings) -> dict[str, Any]:
+    """Judge a case with workers that have started before."""
+    with CheckerPool(MathChecker(), settings) as pool:
+        pool.check([("\\boxed{1}", "1")] * 100)
+        start, verdicts, slowest = time.perf_counter(), list[Verdict](), 0.0
+        for first in range(0, len(case.pairs), 1000):
+            began = time.perf_counter()
+            verdicts += pool.check(case.pairs[first : first + 1000])
+            slowest = max(slowest, time.perf_counter() - began)
+        seconds = time.perf_counter() - start
+        problems = pool.problems
+    rows = zip(case.pairs, case.expected, case.reasons, verdicts, strict=True)
+    return {
+        "case": case.name,
+        "answers": len(case.pairs),
+        "right": sum(verdict.correct == 1 for verdict in verdicts),
+        "expected_right": sum(case.expected),
+        "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),
+        "per_second": len(verdicts) / seconds,
+        "slowest_thousand_s": slowest,
+        "problems": problems,
+        "otherwise": [
+            {"response": response[-SHOWN:], "known": known, "right": verdict.correct == 1, "given": verdict.given}
+            | {"outcome": verdict.outcome.value, "reason": reason}
+            for (response, known), expected, reason, verdict in rows
+            if (verdict.correct == 1) != expected
+        ],
+    }
+
+
+def describe() -> dict[str, str | int]:
+    """Versions, and the cores that workers share."""
+    names = ("math-verify", "latex2sympy2-extended", "sympy")
+    machine = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
+    return machine | {name: version(name) for name in names} | {"workers": PoolSettings().workers_wanted(1000)}
+
+
+def main(num_hostile: int, seed: int) -> None:
+    """Measure every case, print a row for each and keep the figures."""
+    drawn = list(hostile_answers(num_hostile, seed))
+    hostile = Case(f"hostile, seed {seed}", [d[1:] for d in drawn], [False] * len(drawn), [""] * len(drawn))
+    rows = []
+    print(f"{'case':22} {'answers':>8} {'right':>6} {'expected':>9} {'per s':>8}  outcomes")
+    for case in [*published(), hostile]:
+        row = measure(case, PoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else PoolSettings())
+        rows.append(row)
+        outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
+        print(
+            f"{case.name:22} {row['answers']:8} {row['right']:6} {row['expected_right']:9} {row['per_second']:8.0f}  {outcomes}"
+        )
+        for other in row["otherwise"]:
+            print(
+                f"    {other['response']!r} for {other['known']!r}: {other['outcome']}, {other['reason'] or 'no reason known'}"
+            )
+    peaks = {who: resource.getrusage(kind).ru_maxrss // 1024 for who, kind in PEAKS.items()}
+    print(f"peak memory in MiB: {peaks}")
+    report = {"command": "python benchmarks/checking.py", "machine": describe(), "peak_mib": peaks, "cases": rows}
+    (RESULTS / "checking.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+PEAKS = {"pool": resource.RUSAGE_SELF, "largest worker": resource.RUSAGE_CHILDREN}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hostile", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    main(arguments.hostile, arguments.seed)

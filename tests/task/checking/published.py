@@ -1,0 +1,34 @@
+"""Pairs of a response and a known answer from published sets; skip the test where a set is absent."""
+
+import json
+import random
+from pathlib import Path
+
+from tests.real_data import real_records
+
+Pairs = list[tuple[str, str]]
+
+MATH_VERIFY = Path(__file__).with_name("math_verify_pairs.json")
+
+
+def gsm8k_solutions(name: str) -> Pairs:
+    """The reference solutions of a file, each ended by its answer in a box."""
+    parts = [record["answer"].rpartition("####") for record in real_records(name)]
+    return [(f"{solution}\n\\boxed{{{answer.strip()}}}", answer.strip()) for solution, _, answer in parts]
+
+
+def math500_solutions() -> Pairs:
+    """The reference solutions of MATH-500, which hold a box, and its answers."""
+    return [(record["solution"], record["answer"]) for record in real_records("math500.jsonl")]
+
+
+def shuffled(pairs: Pairs, seed: int) -> Pairs:
+    """Every response with the known answer of another problem, drawn at random."""
+    answers = [answer for _, answer in pairs]
+    random.Random(seed).shuffle(answers)
+    return [(response, answer) for (response, _), answer in zip(pairs, answers, strict=True)]
+
+
+def math_verify_pairs() -> list[dict[str, str | bool]]:
+    """math-verify's own pairs: `response`, `known`, what its tests expect (`right`) and, for some, why we differ."""
+    return json.loads(MATH_VERIFY.read_text(encoding="utf-8"))["pairs"]

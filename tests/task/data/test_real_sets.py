@@ -1,0 +1,91 @@
+"""Published sets, read as they are."""
+
+import pytest
+
+from tests.real_data import real_file
+from treepo.task.answers import is_right
+from treepo.task.data import DataTask, RecordFormat, hold_out, read_sets
+from treepo.task.jsonl import JsonlFormat, JsonlTask, read_problems
+from treepo.task.jsonl import split_held_out as split_before
+
+
+def encode(text: str) -> list[int]:
+    return [len(text)]
+
+
+def read(*sources: str):
+    sets = read_sets(sources, RecordFormat(), encode, 1 << 20)
+    assert (sets.num_too_long, sets.num_repeated) == (0, 0)
+    return sets.sets
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "count", "first_id", "first", "last"),
+    [
+        ("gsm8k", "gsm8k_train.jsonl", 7473, "gsm8k_train.jsonl:1", "72", "50"),
+        ("gsm8k", "gsm8k_test.jsonl", 1319, "gsm8k_test.jsonl:1", "18", "14"),
+        (
+            "math500",
+            "math500.jsonl",
+            500,
+            "math500.jsonl#test/precalculus/807.json",
+            "\\left( 3, \\frac{\\pi}{2} \\right)",
+            "106^\\circ",
+        ),
+        ("aime24", "aime24.jsonl", 30, "aime24.jsonl#60", "204", "902"),
+        ("amc23", "amc23.jsonl", 40, "amc23.jsonl#0", "27.0", "8.0"),
+    ],
+)
+def test_published_sets(name, file, count, first_id, first, last):
+    (only,) = read(f"{name}={real_file(file)}")
+    assert (only.name, len(only.problems)) == (name, count)
+    assert (only.problems[0].id, only.problems[0].answer) == (first_id, first)
+    assert only.problems[-1].answer == last
+    assert {problem.source for problem in only.problems} == {name}
+    assert len({problem.id for problem in only.problems}) == count
+
+
+def test_gsm8k_answers_are_numbers():
+    (gsm8k,) = read(f"gsm8k={real_file('gsm8k_train.jsonl')}")
+    assert all(p.answer.replace(",", "").lstrip("-").replace(".", "").isdigit() for p in gsm8k.problems)
+
+
+@pytest.mark.parametrize(("name", "digits"), [("aime24", 30), ("amc23", 40)])
+def test_a_plain_integer_is_right_where_the_file_writes_27_0_or_025(name, digits):
+    (only,) = read(f"{name}={real_file(f'{name}.jsonl')}")
+    answers = [problem.answer for problem in only.problems]
+    plain = [str(int(float(answer))) for answer in answers]
+    assert len(answers) == digits
+    assert sum(answer != other for answer, other in zip(answers, plain, strict=True)) >= 6
+    assert all(is_right(f"\\boxed{{{p}}}", answer) for p, answer in zip(plain, answers, strict=True))
+    assert not any(is_right(f"\\boxed{{{int(p) + 1}}}", answer) for p, answer in zip(plain, answers, strict=True))
+
+
+def test_the_boxes_of_math500_solutions_hold_its_answers():
+    """Read as MATH is, from the solutions, the same answers come out as those that were published beside them."""
+    path = real_file("math500.jsonl")
+    (published,) = read(f"math500={path}")
+    boxed = read_sets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).sets[0]
+    pairs = zip(published.problems, boxed.problems, strict=True)
+    assert sum(one.answer.replace(" ", "") == other.answer.replace(" ", "") for one, other in pairs) >= 490
+
+
+def test_gsm8k_is_asked_in_the_order_and_split_of_runs_before():
+    """One set without weights: the same problems held out, the same ones trained on, in the same order."""
+    path = real_file("gsm8k_train.jsonl")
+    before = JsonlTask(*split_before(read_problems(path, JsonlFormat("question", "answer", "####"), encode)), seed=3)
+    task = DataTask(*hold_out(read(f"gsm8k={path}")), seed=3)
+    for step in (0, 7, 400):
+        assert [p.id for p in task.training_problems(step, 32)] == [p.id for p in before.training_problems(step, 32)]
+    assert [p.id for p in task.held_out_problems(50)] == [p.id for p in before.held_out_problems(50)]
+
+
+def test_a_mixture_of_real_sets():
+    train = read(f"gsm8k={real_file('gsm8k_train.jsonl')}", f"math500={real_file('math500.jsonl')}")
+    held_out = read(f"aime24={real_file('aime24.jsonl')}", f"amc23={real_file('amc23.jsonl')}")
+    task = DataTask(*hold_out(train, held_out), (3.0, 1.0), seed=1)
+    assert [len(s.problems) for s in task.train] == [7473, 500]
+    asked = [p.source for step in range(8) for p in task.training_problems(step, 32)]
+    assert (asked.count("gsm8k"), asked.count("math500")) == (192, 64)
+    assert [p.source for p in task.held_out_problems(4)] == ["aime24", "amc23", "aime24", "amc23"]
+    assert len(task.held_out_problems(400)) == 70
