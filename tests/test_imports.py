@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "grow": {"tree", "seeds", "task", "engine", "grow"},
     "credit": {"tree", "credit"},
     "learn": {"tree", "seeds", "task", "engine", "model", "grow", "credit", "learn"},
-    "evaluate": {"seeds", "task", "engine", "grow", "evaluate"},
+    "evaluate": {"tree", "seeds", "task", "engine", "grow", "evaluate"},
     "settings": {"task", "model", "engine", "credit", "grow", "learn"},
     "config": {"settings"},
     "report": {"tree", "report", "task"},

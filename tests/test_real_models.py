@@ -62,7 +62,8 @@ def test_the_command_of_the_readme_for_gsm8k(gsm8k, tmp_path, capsys):
 def test_no_problem_that_fits_is_an_error(tmp_path, capsys):
     folder = save_tiny_model(tmp_path / "model")
     (tmp_path / "p.jsonl").write_text('{"prompt": "a long question", "answer": "1"}\n' * 3)
-    args = ["train", "--model.path", str(folder), "--data.train", str(tmp_path / "p.jsonl"), *as_arguments("tree", TREE)]
+    args = ["train", "--model.path", str(folder), "--data.train", str(tmp_path / "p.jsonl")]
+    args += as_arguments("tree", TREE)
     assert main([*args, "--data.max_prompt_len", "5", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("treepo: data.train: no problem has at most 5 prompt tokens")

@@ -115,7 +115,9 @@ def test_another_model_is_asked_like_the_questions_of_a_file(chat_model, tmp_pat
     out = tmp_path / "tree.parquet"
     args = ["--prompt", "1+1?", "--prompt.question", "{question} Go.", "--out", out]
     prompt, leaves = printed_tree(capsys, chat_model, *args, "--tree.width", 2, *SMALL)
-    assert kept_tree(out).prompt_ids.tolist() == PromptTemplate(question="{question}").encode(load_policy(str(chat_model)).tokenizer, "1+1? Go.")
+    assert kept_tree(out).prompt_ids.tolist() == PromptTemplate(question="{question} Go.").encode(
+        load_policy(str(chat_model)).tokenizer, "1+1?"
+    )
     assert prompt == "1+1? Go."
     assert len(leaves) == 2
 

@@ -56,10 +56,15 @@ def train(run: Run, out: Path, terminal: Terminal) -> None:
     log.append(0, before)
     if before:
         terminal.say(f"held out before training: {before['eval/avg']:.1%} (greedy {before['eval/greedy']:.1%})")
+    best = before.get("eval/avg", -1.0)
     with terminal.bar("training") as report:
         for step in range(1, num_steps + 1):
             metrics = _step(run, step, out)
             log.append(step, metrics)
+            if metrics.get("eval/avg", -1.0) > best:
+                best = metrics["eval/avg"]
+                if run.config.eval.keep_best:
+                    run.policy.save(out / "best")
             terminal.step(step, metrics)
             report(step, num_steps, metrics["reward/mean"])
     if run.config.lora.rank:

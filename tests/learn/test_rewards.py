@@ -9,9 +9,10 @@ import pytest
 
 from tests.learn.test_trainer import Alternating, half_judge, make_trainer, same, weights
 from treepo.grow import StrategyError
-from treepo.learn.rewards import Verified, part_figures
+from treepo.learn.rewards import Verified, check_figures, part_figures
 from treepo.learn.trainer import Trainer
 from treepo.task import Answers, ShapedReward
+from treepo.task.checking import Outcome, Verdict
 from treepo.task.problem import Problem
 from treepo.tree import StopReason, Tree
 
@@ -123,9 +124,18 @@ def test_a_length_neutral_reward_trains() -> None:
 
 def test_a_part_that_some_trees_lack_counts_as_nothing_there() -> None:
     """So that the means of all parts still add up to that of the rewards."""
-    one = Verified(np.zeros(2), {"a": np.ones(2)}, np.ones(2))
-    other = Verified(np.zeros(2), {"a": np.ones(2), "b": np.array([1.0, 3.0])}, np.array([2.0, 4.0]))
+    wrong = [Verdict(0.0, Outcome.CHECKED, None)] * 2
+    one = Verified(wrong, np.zeros(2), {"a": np.ones(2)}, np.ones(2))
+    other = Verified(wrong, np.zeros(2), {"a": np.ones(2), "b": np.array([1.0, 3.0])}, np.array([2.0, 4.0]))
     assert part_figures([one, other]) == {"reward/a": 1.0, "reward/b": 1.0}
+
+
+def test_verdicts_that_came_without_comparing_are_counted() -> None:
+    """A share for each way, 0 where none came about so: a checker that fails does not look like a weak model."""
+    outcomes = [Outcome.CHECKED, Outcome.TIMEOUT, Outcome.NO_ANSWER, Outcome.TIMEOUT]
+    verified = [Verified([Verdict(0.0, o, None)], np.zeros(1), {}, np.zeros(1)) for o in outcomes]
+    shares = {"check/no_answer": 0.25, "check/unparsed": 0.0, "check/timeout": 0.5, "check/crashed": 0.0}
+    assert check_figures(verified) == shares
 
 
 @pytest.mark.parametrize(

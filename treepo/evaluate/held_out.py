@@ -18,8 +18,8 @@ SAMPLED, GREEDY = "sampled", "greedy"
 class HeldOut:
     """What is asked again at every evaluation, and how.
 
-    num_samples: independent answers per problem at temperature 1, beside one likeliest answer; response_len: most tokens
-    of each. The same seed draws the same numbers every time.
+    num_samples: independent answers per problem at temperature 1, beside one likeliest answer; response_len: most
+    tokens of each. The same seed draws the same numbers every time.
     """
 
     task: Task
@@ -30,8 +30,8 @@ class HeldOut:
     seed: int
 
     def figures(self, engine: Engine) -> dict[str, float]:
-        """eval/avg, eval/greedy; with several samples eval/maj and eval/pass, of num_samples answers; and avg and greedy
-        by set, eval/SET/avg, if there are several. Empty without problems."""
+        """eval/avg, eval/greedy; with several samples eval/maj and eval/pass, of num_samples answers; avg and greedy by
+        set, eval/SET/avg, if there are several. Empty without problems."""
         if not self.problems:
             return {}
         sampled = self._result(engine, SAMPLED, self.num_samples, 1.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any, Self, cast
 
@@ -16,7 +17,8 @@ from treepo.task.checking.verdict import Verdict
 class CheckerPool:
     """Judges answers in worker processes, which start when they are first needed and are replaced when they die.
 
-    A context manager. One thread judges at a time, others wait; any thread may.
+    A context manager; a pool that nobody refers to any more ends its workers too. One thread judges at a time, others
+    wait; any thread may.
     """
 
     def __init__(self, checker: Checker, settings: PoolSettings | None = None) -> None:
@@ -26,6 +28,7 @@ class CheckerPool:
         """What the first few crashes were, a line each."""
         self._workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
+        weakref.finalize(self, _end_all, self._workers)
 
     def check(self, asked: Sequence[tuple[str, str]]) -> list[Verdict]:
         """The verdicts on pairs of (response, known answer), in their order.
@@ -52,8 +55,7 @@ class CheckerPool:
         self.close()
 
     def _end_workers(self) -> None:
-        while self._workers:
-            self._workers.pop().end()
+        _end_all(self._workers)
 
     def _start(self) -> WorkerProcess:
         cls, settings = type(self.checker), self.settings
@@ -67,3 +69,8 @@ class CheckerPool:
             return start_worker(order)
         except OSError as error:
             raise RuntimeError(f"no process could be started to check answers: {error}") from error
+
+
+def _end_all(workers: list[WorkerProcess]) -> None:
+    while workers:
+        workers.pop().end()
