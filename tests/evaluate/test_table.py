@@ -44,7 +44,7 @@ def test_accuracy_and_cost_stand_side_by_side():
     assert column(results, "Cost and accuracy", "avg@k") == ["50.0"] * 2
     assert column(results, "Cost and accuracy", "tokens decoded") == ["1,000,000 (1.00x)", "600,000 (0.60x)"]
     assert column(results, "Cost and accuracy", "wall s") == ["100.0 (1.00x)", "80.0 (0.80x)"]
-    assert column(results, "Cost and accuracy", "answers per s") == ["1.60", "2.00"]
+    assert column(results, "Lengths and speed", "answers per s") == ["1.60", "2.00"]
     assert column(results, "Outcomes, percent of answers", "crash") == ["25.0"] * 2
 
 
@@ -60,8 +60,8 @@ def test_what_was_not_measured_has_no_figure():
     free = result("b=2", Cost(), outcomes={"checked": 1.0}, pass_at={1: HALF})
     one_set = replace(SEQUENTIAL, sets=(part("aime"),))
     results = [free, one_set]
-    assert column(results, "Cost and accuracy", "accel. s") == ["0.0 (-)", "200.0 (-)"]
-    assert column(results, "Cost and accuracy", "answers per s") == ["-", "1.60"]
+    assert column(results, "Cost and accuracy", "accelerator s") == ["0.0 (-)", "200.0 (-)"]
+    assert column(results, "Lengths and speed", "answers per s") == ["-", "1.60"]
     assert column(results, "avg@k", "math") == ["50.0 (40.0-62.5)", "-"]
     assert column(results, "pass@k overall", "pass@16") == ["-", "50.0 (40.0-62.5)"]
     assert column(results, "Outcomes, percent of answers", "crash") == ["0.0", "25.0"]
@@ -75,8 +75,23 @@ def test_names_are_shown_as_they_are():
     assert "a\\x1b[2Jb\\n\\u202e" in text and "\x1b" not in text and "\u202e" not in text
 
 
+def test_neither_figures_nor_names_are_lost_on_a_narrow_terminal():
+    """Rich broke numbers, cut off the last column or left no room for names where four sets did not fit."""
+    sets = tuple(part(name) for name in ("gsm8k", "math500", "aime24", "amc23"))
+    results = [replace(SEQUENTIAL, sets=sets), replace(TREE, sets=sets, model="organisation/" + "long-name-" * 9)]
+    for table in text_tables(results):
+        console = Console(file=io.StringIO(), width=80)
+        console.print(rich_table(table))
+        lines = console.file.getvalue().splitlines()
+        words = " ".join(cell for row in (table.header, *table.rows) for cell in row[2:]).split()
+        assert set(words) <= {word for line in lines for word in line.split()}
+        firsts = [line.split()[0] for line in lines if line.strip()]
+        assert "sequential" in firsts and "b=2" in firsts
+        assert "organisation/" + "long-name-" * 9 in "".join(firsts)
+
+
 def test_tables_of_no_results_have_no_rows():
-    assert [table.rows for table in text_tables([])] == [()] * 5
+    assert [table.rows for table in text_tables([])] == [()] * 6
     assert to_json([]) == "[]\n"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -15,10 +16,8 @@ NOTHING = "-"
 """Stands where there is no figure."""
 
 LABELS = ("model", "setting", "k")
-COST_HEADER = (
-    *("avg@k", "maj@k", "tokens per answer", "tokens decoded", "prefix tokens", "wall s", "accel. s"),
-    "answers per s",
-)
+COST_HEADER = ("avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
+SPEED_HEADER = ("tokens per answer", "prefix tokens", "answers per s")
 
 RELATIVE = ("tokens_decoded", "tokens_prefilled", "wall_s", "accelerator_s")
 """Costs that are compared with those of a model's first setting."""
@@ -34,7 +33,7 @@ class TextTable:
 
 
 def text_tables(results: Sequence[Result]) -> list[TextTable]:
-    """Accuracy by set, pass@k, cost beside accuracy, and outcomes; one row per model and setting.
+    """Accuracy by set, pass@k, cost beside accuracy, lengths and speed, outcomes; one row per model and setting.
 
     Accuracies are in percent, followed by their interval; beside the cost they are those over all sets. Costs are
     followed by how many times those of the model's first setting they are, per answer.
@@ -47,17 +46,22 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
         _table("maj@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.maj)),
         _table("pass@k overall", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
         _table("Cost and accuracy", COST_HEADER, results, lambda r: _cost_cells(r, first_setting(r, results))),
+        _table("Lengths and speed", SPEED_HEADER, results, lambda r: _speed_cells(r, first_setting(r, results))),
         _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
     ]
 
 
 def rich_table(table: TextTable) -> Table:
-    """The table for the terminal; nothing in it is read as markup."""
-    shown = Table(title=Text(table.title), title_justify="left")
-    for i, name in enumerate(table.header):
-        shown.add_column(Text(name), justify="left" if i < LABELS.index("k") else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
+    """The table for the terminal, where five figures with their intervals fit into 80 columns.
+
+    Model and setting are one column, and the only one to be wrapped. Nothing is read as markup.
+    """
+    shown = Table(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    shown.add_column(Text("model\nsetting"), overflow="fold")
+    for name in table.header[2:]:
+        shown.add_column(_stacked(name), justify="right", no_wrap=True)
+    for model, setting, *figures in table.rows:
+        shown.add_row(Text(f"{model}\n{setting}"), *map(_stacked, figures))
     return shown
 
 
@@ -101,23 +105,27 @@ def _by_set(result: Result, sources: Sequence[str], figure: Callable[[SetResult]
 
 
 def _cost_cells(result: Result, first: Result) -> list[str]:
-    relative = relative_cost(result, first)
-
-    def cost(name: str, form: str) -> str:
-        share = relative[name]
-        return f"{getattr(result.cost, name):{form}} ({NOTHING if share is None else f'{share:.2f}x'})"
-
-    rate = result.trajectories_per_s
     return [
         f"{100 * result.overall.avg.value:.1f}",
         f"{100 * result.overall.maj.value:.1f}",
+        _cost(result, first, "tokens_decoded", ",d"),
+        _cost(result, first, "wall_s", ",.1f"),
+        _cost(result, first, "accelerator_s", ",.1f"),
+    ]
+
+
+def _speed_cells(result: Result, first: Result) -> list[str]:
+    rate = result.trajectories_per_s
+    return [
         f"{result.overall.tokens_per_answer:,.1f}",
-        cost("tokens_decoded", ",d"),
-        cost("tokens_prefilled", ",d"),
-        cost("wall_s", ",.1f"),
-        cost("accelerator_s", ",.1f"),
+        _cost(result, first, "tokens_prefilled", ",d"),
         NOTHING if rate is None else f"{rate:,.2f}",
     ]
+
+
+def _cost(result: Result, first: Result, name: str, form: str) -> str:
+    share = relative_cost(result, first)[name]
+    return f"{getattr(result.cost, name):{form}} ({NOTHING if share is None else f'{share:.2f}x'})"
 
 
 def _outcome_cells(result: Result, outcomes: Sequence[str]) -> list[str]:
@@ -130,6 +138,11 @@ def _of(figures: dict[Any, Estimate], key: object) -> str:
 
 def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
+
+
+def _stacked(cell: str) -> Text:
+    """A figure above its interval: rich would break numbers to save width."""
+    return Text(cell.replace(" ", "\n"))
 
 
 def _printable(cells: Sequence[str]) -> tuple[str, ...]:
