@@ -77,7 +77,7 @@ def test_an_interruption_repeats_and_loses_nothing(
         assert evaluate(*args, "--out", tmp_path / "cut") == 130
     capsys.readouterr()
     assert evaluate(*args, "--out", tmp_path / "cut") == 0
-    assert "32 of 70 were answered before" in capsys.readouterr().out
+    assert "32 of 70 problems were answered before" in capsys.readouterr().out
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
 
@@ -129,7 +129,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--sampling", "tree:depht=2"], "sampling: 'tree:depht=2': tree.depht: unknown setting"),
         (["--sampling", "tree:depth"], "sampling: 'tree:depth' must be tree:KEY=VALUE"),
         (["--sampling", "tree", "tree"], "sampling: 'tree' is given twice"),
-        (["no-such-folder/model"], "model.path: cannot load 'no-such-folder/model'"),
+        (["/no/such/model"], "model.path: cannot load '/no/such/model'"),
         (["--data", "gsm9k"], "data.held_out: cannot read 'gsm9k': no such file or folder, and no such set; there are"),
         (["--recipe", "none.toml"], "recipe: cannot read 'none.toml'"),
     ],
@@ -138,8 +138,8 @@ def test_mistakes_are_told_in_one_line(
     args: list[str], message: str, chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """With exit code 2."""
-    models = [] if args[0].startswith("no-such") else [str(chain_model)]
-    assert main(["eval", *models, *args, "--out", str(tmp_path / "out")]) == 2
+    models = [] if args[0].startswith("/no") else [str(chain_model)]
+    assert evaluate(*models, *args, "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"treepo: {message}") and error.count("\n") == 1
 
