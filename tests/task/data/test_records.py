@@ -85,7 +85,7 @@ def test_unreadable_files_are_named(tmp_path):
 
 def test_the_same_records_from_every_kind_of_file(tmp_path):
     """Texts with commas, quotes, line breaks and other letters come out of all of them as they went in."""
-    rows = [{"prompt": 'a, "b"\nc é', "answer": "1"}, {"prompt": "x\u2028y", "answer": "-2"}]
+    rows = [{"prompt": 'a, "b"\nc é', "answer": "1"}, {"prompt": "x\u2028y\r\nz", "answer": "-2"}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "b.json").write_text(json.dumps(rows, indent=1))
     (tmp_path / "c.json").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -70,6 +70,12 @@ def test_weights_say_how_often_a_set_is_asked():
             assert len(set(by_set[name][start : start + size])) == size
 
 
+def test_sets_of_a_mixture_have_orders_of_their_own():
+    """Two sets of one size, such as translations of each other, are not asked side by side."""
+    ids = asked(DataTask((numbered(50), numbered(50, "g")), (), (1, 1)), range(1), 128)
+    assert [i[2:] for i in ids if i.startswith("f")] != [i[2:] for i in ids if i.startswith("g")]
+
+
 def test_weights_that_fit_no_set_are_refused():
     with pytest.raises(ValueError, match="weights: 1 numbers for 2 sets"):
         DataTask((numbered(3), numbered(3, "g")), (), (1.0,))
