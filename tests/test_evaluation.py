@@ -129,8 +129,8 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--sampling", "tree:depht=2"], "sampling: 'tree:depht=2': tree.depht: unknown setting"),
         (["--sampling", "tree:depth"], "sampling: 'tree:depth' must be tree:KEY=VALUE"),
         (["--sampling", "tree", "tree"], "sampling: 'tree' is given twice"),
-        (["/no/such/model"], "model.path: cannot load '/no/such/model'"),
-        (["--data", "gsm9k"], "data.held_out: cannot read 'gsm9k': no such file or folder, and no such set; there are"),
+        (["/no/such/model"], "model.path: no folder '/no/such/model'"),
+        (["--data", "gsm9k"], "data.held_out: cannot read 'gsm9k': no such file or folder, and no such set; there"),
         (["--recipe", "none.toml"], "recipe: cannot read 'none.toml'"),
     ],
 )

@@ -7,7 +7,7 @@ from treepo.settings import Config
 from treepo.task.chain_sums import LONGEST_PROMPT, ChainSums
 from treepo.task.checked import CheckedTask
 from treepo.task.checking import CheckerPool, probe
-from treepo.task.data import DataTask, Encode, ProblemSet, ReadSets, hold_out, read_sets
+from treepo.task.data import DataTask, Encode, ProblemSet, ReadSets, hold_out, parse_source, read_sets
 from treepo.task.problem import Task
 
 NUM_PROBED = 16
@@ -62,6 +62,10 @@ def _read(
 ) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
     """(sets to train on, sets held out)."""
     settings, none = config.data, ReadSets((), 0, 0)
+    sources = *settings.train, *settings.held_out
+    if settings.own_fields and all(parse_source(source, "data").format for source in sources):
+        name = settings.own_fields[0]
+        raise ValueError(f"data.{name}: {getattr(settings, name)!r} is for sets that name no format, and all name one")
     train = held_out = none
     if settings.train:
         train = read_sets(settings.train, settings, encode, room, "data.train", settings.held_out)

@@ -202,10 +202,12 @@ def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> 
     with users_mistakes():
         given = options.model, options.data, options.samples, options.sampling, options.problems, options.recipe
         evaluation = plan(*given, overrides, folder, options.json)
-    terminal.say(f"Answers are kept in {folder}; after an interruption the same command with --out {folder} goes on.")
     for model in evaluation.models:
         with users_mistakes():
             ready = prepare(evaluation, model, terminal)
+        terminal.say(
+            f"Answers are kept in {folder}; with --out {folder} the same command goes on after an interruption."
+        )
         try:
             answer(ready, terminal)
         except (StrategyError, EngineError, CheckingError) as error:

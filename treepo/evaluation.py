@@ -42,8 +42,8 @@ ALL = 10**9
 class Evaluation:
     """What is to be evaluated.
 
-    config: the settings that all ways share; num_problems: the first ones; out: the folder of the answers; json: where a
-    copy of the figures goes.
+    config: the settings that all ways share; num_problems: the first ones; out: the folder of the answers; json: where
+    a copy of the figures goes.
     """
 
     models: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Every setting of a run, declared once: a section is a frozen dataclass, and the dataclass is what runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -58,6 +58,11 @@ class DataSettings(RecordFormat):
     def is_given(self) -> bool:
         """Whether there are problems other than those of the built-in task."""
         return bool(self.train or self.held_out)
+
+    @property
+    def own_fields(self) -> list[str]:
+        """Settings of the format of one's own sets that differ from the defaults."""
+        return [f.name for f in fields(RecordFormat) if getattr(self, f.name) != f.default]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -202,6 +202,7 @@ def test_a_copied_part_is_found(tmp_path):
 
 def test_other_settings_are_refused_and_shown(tmp_path):
     store = begun(tmp_path)
+    store.append(answers(1), COST)
     before = (tmp_path / "settings.json").read_text()
     store.claim(json.loads(json.dumps(SETTINGS)))
     other = {"model": ("m",), "temperature": 1.0, "tree": {"width": 8, "depth": 4}}
@@ -212,8 +213,15 @@ def test_other_settings_are_refused_and_shown(tmp_path):
     assert (tmp_path / "settings.json").read_text() == before
 
 
+def test_a_folder_without_answers_takes_other_settings(tmp_path):
+    """A first try that ended before anything was answered, for a mistake say, does not bind the next."""
+    begun(tmp_path).claim({"temperature": 1.0})
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"temperature": 1.0}
+
+
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
 def test_damaged_settings_are_named(content, tmp_path):
+    begun(tmp_path).append(answers(1), COST)
     (tmp_path / "settings.json").write_bytes(content)
     with pytest.raises(ValueError, match=rf"^out: '{tmp_path}/settings.json' cannot be read as settings: "):
         AnswerStore(tmp_path).claim(SETTINGS)

@@ -32,7 +32,7 @@ class AnswerStore:
         """Make the folder ready for answers under these settings, new ones or more of them.
 
         What an interruption left unfinished is removed. settings: all that answers depend on, as JSON can hold it.
-        Raises ValueError saying what differs if the folder was begun with others.
+        Raises ValueError saying what differs if there are answers under others.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _total(costs: Sequence[Cost]) -> Cost:
 def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) -> None:
     """Write the settings down, or compare them with those written down."""
     new = json.loads(json.dumps(settings, allow_nan=False))
-    if not path.exists():
+    if may_begin or not path.exists():
         if not may_begin:
             raise ValueError(f"out: {str(path.parent)!r} holds answers but no {path.name}")
         with replacing(path) as unfinished:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from treepo.task.answers import is_right
+from treepo.task.checking import MathChecker
 from treepo.task.data import KNOWN, RecordFormat
 
 DAPO = {
@@ -173,7 +173,7 @@ def test_records_in_the_published_schemas(name, record, question, answer):
     form = KNOWN[name].form
     assert form.takes(record)
     assert (form.question(record), form.answer(record)) == (question, answer)
-    assert is_right(f"so \\boxed{{{answer}}}", answer)
+    assert MathChecker()(f"so \\boxed{{{answer}}}", answer).correct == 1
 
 
 def test_olympiad_context_and_unit_are_told_with_the_question():

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from tests.models import CHAT_TEMPLATE, make_tiny_model, make_tiny_tokenizer
-from treepo.model.policy import Policy
+from tests.models import CHAT_TEMPLATE, make_tiny_tokenizer
 from treepo.task.data import PromptTemplate
 from treepo.task.data.prompts import INSTRUCTION, Shot
 
@@ -32,9 +31,16 @@ def make_tokenizer(chat_template: str | None, with_bos: bool = True) -> Any:
 @pytest.mark.parametrize("chat_template", [None, CHAT_TEMPLATE, ROLES])
 @pytest.mark.parametrize("with_bos", [True, False])
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_default_is_the_prompt_of_runs_before_there_were_templates(chat_template, with_bos, question):
-    policy = Policy(make_tiny_model(), make_tokenizer(chat_template, with_bos))
-    assert PromptTemplate().encode(policy.tokenizer, question) == policy.encode_prompt(question + INSTRUCTION)
+def test_the_default_is_one_turn_of_the_user_or_plain_text(chat_template, with_bos, question):
+    """As transformers applies the template, with one bos at most, whoever writes it."""
+    tokenizer = make_tokenizer(chat_template, with_bos)
+    expected = tokenizer.encode(question + INSTRUCTION)
+    if chat_template:
+        turns = [{"role": "user", "content": question + INSTRUCTION}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        expected = tokenizer.encode(text, add_special_tokens=False)
+    assert PromptTemplate().encode(tokenizer, question) == expected
+    assert expected.count(1) == int(with_bos and not chat_template)
 
 
 def test_the_instruction_is_the_one_of_the_settings():

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.real_data import real_file
-from treepo.task.answers import is_right
+from treepo.task.checking import MathChecker
 from treepo.task.data import DataTask, RecordFormat, hold_out, read_sets
 
 
@@ -55,8 +55,10 @@ def test_a_plain_integer_is_right_where_the_file_writes_27_0_or_025(name, digits
     plain = [str(int(float(answer))) for answer in answers]
     assert len(answers) == digits
     assert sum(answer != other for answer, other in zip(answers, plain, strict=True)) >= 6
-    assert all(is_right(f"\\boxed{{{p}}}", answer) for p, answer in zip(plain, answers, strict=True))
-    assert not any(is_right(f"\\boxed{{{int(p) + 1}}}", answer) for p, answer in zip(plain, answers, strict=True))
+    assert all(MathChecker()(f"\\boxed{{{p}}}", answer).correct for p, answer in zip(plain, answers, strict=True))
+    assert not any(
+        MathChecker()(f"\\boxed{{{int(p) + 1}}}", answer).correct for p, answer in zip(plain, answers, strict=True)
+    )
 
 
 def test_the_boxes_of_math500_solutions_hold_its_answers():
