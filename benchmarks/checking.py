@@ -107,13 +107,11 @@ def main(num_hostile: int, seed: int) -> None:
         row = measure(case, PoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else PoolSettings())
         rows.append(row)
         outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
-        print(
-            f"{case.name:22} {row['answers']:8} {row['right']:6} {row['expected_right']:9} {row['per_second']:8.0f}  {outcomes}"
-        )
+        counts = f"{row['answers']:8} {row['right']:6} {row['expected_right']:9} {row['per_second']:8.0f}"
+        print(f"{case.name:22} {counts}  {outcomes}", flush=True)
         for other in row["otherwise"]:
-            print(
-                f"    {other['response']!r} for {other['known']!r}: {other['outcome']}, {other['reason'] or 'no reason known'}"
-            )
+            reason = other["reason"] or "no reason known"
+            print(f"    {other['response']!r} for {other['known']!r}: {other['outcome']}, {reason}")
     peaks = {who: resource.getrusage(kind).ru_maxrss // 1024 for who, kind in PEAKS.items()}
     print(f"peak memory in MiB: {peaks}")
     report = {"command": "python benchmarks/checking.py", "machine": describe(), "peak_mib": peaks, "cases": rows}

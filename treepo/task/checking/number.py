@@ -20,7 +20,8 @@ _POWER_OF_TEN = re.compile(r"\s?(?:\\times|\\cdot|\u00d7|\*)\s?10\^(?:\{([-+]?[0
 def read_number(text: str) -> Fraction | None:
     r"""The exact number that the whole text is, or None if it is not one.
 
-    72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3. None for more than MOST_DIGITS characters, exponents beyond LARGEST_EXPONENT, and division by zero.
+    72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3. None for more than MOST_DIGITS
+    characters, exponents beyond LARGEST_EXPONENT, and division by zero.
     """
     if len(text) > MOST_DIGITS:
         return None
