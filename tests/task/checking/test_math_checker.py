@@ -134,6 +134,21 @@ def test_a_fraction_is_itself_however_it_is_written(above, below, factor):
         assert CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above + 1}}}{{{below}}}").correct == 0.0
 
 
+@pytest.mark.parametrize(
+    ("box", "answer", "right"),
+    [
+        ("0.0000001", "0.0000004", 0.0),
+        ("0.0000004", "\\frac{1}{1000000000}", 0.0),
+        ("0.0000004", "0", 0.0),
+        ("0.00000040", "\\frac{4}{10000000}", 1.0),
+        ("0.166667", "\\frac{1}{6}", 1.0),
+    ],
+)
+def test_very_small_numbers_are_not_all_equal(box, answer, right):
+    """math-verify rounds to 6 decimals: every decimal below half a millionth was every other."""
+    assert CHECKER(f"\\boxed{{{box}}}", answer).correct == right
+
+
 def test_an_upright_e_is_no_unit():
     r"""math-verify drops \mathrm{e}, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
     assert CHECKER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0
