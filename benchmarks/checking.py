@@ -1,6 +1,6 @@
 """Answer checking: published answers, and hostile ones, through the pool with `MathChecker`.
 
-    OMP_NUM_THREADS=1 python benchmarks/checking.py          # a quarter of an hour or more on two cores; results/checking.json
+    OMP_NUM_THREADS=1 python benchmarks/checking.py      # a quarter of an hour on two idle cores; results/checking.json
     python benchmarks/checking.py --hostile 500 --seed 1
 
 Right are the reference solutions of GSM8K and MATH-500, which TREEPO_TEST_DATA names the folder of. The same with the

@@ -149,6 +149,14 @@ def test_very_small_numbers_are_not_all_equal(box, answer, right):
     assert CHECKER(f"\\boxed{{{box}}}", answer).correct == right
 
 
+def test_powers_of_ten_belong_to_the_whole_fraction():
+    """3/4 x 10^3 was read as 3/(4 x 10^3)."""
+    for fraction in ("\\frac{3}{4}", "3/4", "\\frac34", "0.75"):
+        assert CHECKER(f"\\boxed{{{fraction} \\times 10^{{3}}}}", "750").correct == 1.0
+        assert CHECKER(f"\\boxed{{{fraction} \\cdot 10^3}}", "0.00075").correct == 0.0
+    assert CHECKER("\\boxed{10^{-3}}", "0.001").correct == 1.0
+
+
 def test_an_upright_e_is_no_unit():
     r"""math-verify drops \mathrm{e}, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
     assert CHECKER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0

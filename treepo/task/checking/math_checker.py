@@ -41,9 +41,9 @@ class MathChecker:
         given, known = _plain(box), _plain(answer)
         given_number, known_number = read_number(given), read_number(known)
         if given_number is not None and (given_number == known_number or _are_whole(given_number, known_number)):
-            return Verdict(float(given_number == known_number), Outcome.CHECKED, str(given_number))
+            return Verdict(float(given_number == known_number), Outcome.CHECKED, bounded(str(given_number)))
         parsed = _parsed(given)
-        text = bounded(given) if given_number is None else str(given_number)
+        text = bounded(given if given_number is None else str(given_number))
         if parsed and given_number is None:
             text = bounded(_symbolic().canonical_text(parsed))
         if given == known:
