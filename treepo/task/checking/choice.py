@@ -39,7 +39,7 @@ class ChoiceChecker:
             given = self._label(box)
         known = self._label(answer)
         if given is None or known is None:
-            return Verdict(0.0, Outcome.UNPARSED, bounded(box or ""))
+            return Verdict(0.0, Outcome.UNPARSED, given or bounded(box or ""))
         return Verdict(float(given == known), Outcome.CHECKED, given)
 
     def written(self, answer: str) -> str:

@@ -16,7 +16,10 @@ def address_space() -> int | None:
 
 
 def limit_memory(more_mib: int) -> int | None:
-    """Let this process take at most `more_mib` MiB beyond what it has; the limit in bytes, None without one (macOS)."""
+    """Let this process take at most `more_mib` MiB of address space beyond what it has, or less if the system says so.
+
+    Returns how many bytes are halfway there; None where there is no such limit (macOS).
+    """
     taken = address_space()
     if taken is None or sys.platform == "darwin":
         return None
@@ -25,7 +28,7 @@ def limit_memory(more_mib: int) -> int | None:
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    return limit
+    return (taken + limit) // 2
 
 
 def end_after(seconds: float) -> None:

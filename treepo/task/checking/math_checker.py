@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,9 @@ LONGEST_PARSED = 500
 
 DEEPEST_PARSED = 10
 """Brackets within brackets of an answer that is given to the parser, whose time grows steeply with them."""
+
+ROUNDING = Fraction(1, 10_000)
+"""Largest difference between a decimal and the number that it may be rounded from, as a share of that."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +41,19 @@ class MathChecker:
         given, known = _plain(box), _plain(answer)
         given_number, known_number = read_number(given), read_number(known)
         if given_number is not None and (given_number == known_number or _are_whole(given_number, known_number)):
-            return Verdict(float(given_number == known_number), Outcome.CHECKED, str(given_number))
+            return Verdict(float(given_number == known_number), Outcome.CHECKED, bounded(str(given_number)))
         parsed = _parsed(given)
-        text = bounded(given) if given_number is None else str(given_number)
+        text = bounded(given if given_number is None else str(given_number))
         if parsed and given_number is None:
             text = bounded(_symbolic().canonical_text(parsed))
         if given == known:
             return Verdict(1.0, Outcome.CHECKED, text)
         expected = _parsed(known)
-        right = bool(parsed and expected) and _symbolic().are_equal(expected, parsed)
+        right = (
+            bool(parsed and expected)
+            and _are_near(given_number, known_number)
+            and _symbolic().are_equal(expected, parsed)
+        )
         is_understood = all(parts and not isinstance(parts[0], str) for parts in (parsed, expected))
         return Verdict(float(right), Outcome.CHECKED if right or is_understood else Outcome.UNPARSED, text)
 
@@ -59,9 +67,14 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("\\$", "").replace("$", "").split())
 
 
-def _are_whole(*numbers: Any) -> bool:
+def _are_whole(*numbers: Fraction | None) -> bool:
     """Whether two numbers can only be equal if they are the same; math-verify rounds others to 6 decimals."""
     return all(number is not None and number.denominator == 1 for number in numbers)
+
+
+def _are_near(given: Fraction | None, known: Fraction | None) -> bool:
+    """Whether two numbers may be equal but for rounding; math-verify's 6 decimals are none of a very small number."""
+    return given is None or known is None or abs(given - known) <= ROUNDING * abs(known)
 
 
 def _parsed(text: str) -> list[Any]:

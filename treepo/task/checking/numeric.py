@@ -40,7 +40,8 @@ class NumericChecker:
             return Verdict(0.0, Outcome.NO_ANSWER, None)
         given, known = (last_number(_UNIT_POWER.sub("", text)) for text in (found, answer))
         if given is None or known is None:
-            return Verdict(float(found.strip() == answer.strip()), Outcome.UNPARSED, bounded(found))
+            is_same = found.strip() == answer.strip()
+            return Verdict(float(is_same), Outcome.CHECKED if is_same else Outcome.UNPARSED, bounded(found))
         right = abs(given - known) <= Fraction(self.rel_tol) * abs(known)
         return Verdict(float(right), Outcome.CHECKED, bounded(str(given)))
 

@@ -15,8 +15,8 @@ LONGEST_SHOWN = 80
 def probe(pool: CheckerPool, answers: Sequence[str]) -> list[str]:
     """Ask about known answers as the checker itself would write them; returns a line for each not judged right.
 
-    Raises ValueError naming the checker and up to three answers if more than TOLERATED_SHARE of them are not, or, of
-    fewer than ten, more than one (the only one included), and whatever `CheckerPool.check` raises.
+    Raises ValueError naming the checker and up to three answers if none of them is judged right, or if those that are
+    not are several and more than TOLERATED_SHARE; and whatever `CheckerPool.check` raises.
     """
     verdicts = pool.check([(pool.checker.written(answer), answer) for answer in answers])
     failed = [_line(answer, said) for answer, said in zip(answers, verdicts, strict=True) if said.correct < 1]

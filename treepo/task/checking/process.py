@@ -88,10 +88,14 @@ class WorkerProcess:
         self._last_words = (self._last_words + chunk)[-LONGEST_LAST_WORDS:]
         return bool(chunk)
 
-    def end(self) -> str:
-        """Kill it with all it started, wait for it and close its pipes; returns how it ended and its last words."""
+    def end(self, patience_s: float = 0.0) -> str:
+        """Kill it with all it started and close its pipes; returns how it ended and its last words.
+
+        patience_s: how long it may take to end by itself.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            # Before it is waited for: until then its number belongs to nobody else.
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         for _ in range(LONGEST_LAST_WORDS):

@@ -121,7 +121,8 @@ class Round:
             for message in worker.read():
                 self._take(worker, message)
         except EOFError:
-            lost, words = self._dismiss(worker)
+            # It is about to end: how, is worth a moment.
+            lost, words = self._dismiss(worker, patience_s=1.0)
             if not worker.is_ready:
                 raise RuntimeError(f"a process to check answers could not start, {words}") from None
             if lost is not None:
@@ -161,7 +162,7 @@ class Round:
         worker.given.clear()
         self._dismiss(worker)
 
-    def _dismiss(self, worker: WorkerProcess) -> tuple[int | None, str]:
+    def _dismiss(self, worker: WorkerProcess, patience_s: float = 0.0) -> tuple[int | None, str]:
         """End a worker; returns which response it was judging, if any, and how it ended. Others judge the rest."""
         for pipe in (worker.requests, worker.replies, worker.errors):
             if pipe in self._selector.get_map():
@@ -169,7 +170,7 @@ class Round:
         self.workers.remove(worker)
         lost, *rest = worker.given or (None,)
         self._waiting.extendleft(index for index in reversed(rest) if index is not None)
-        return lost, worker.end()
+        return lost, worker.end(patience_s)
 
 
 def _is_busy(worker: WorkerProcess) -> bool:

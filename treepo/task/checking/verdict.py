@@ -12,7 +12,7 @@ class Outcome(StrEnum):
     """How a verdict came about."""
 
     CHECKED = "checked"
-    """The response's answer was compared with the known one."""
+    """The response's answer was compared with the known one, as text if not otherwise."""
 
     NO_ANSWER = "no answer"
     """The response gives none: no complete box, or nothing in it."""
@@ -31,7 +31,7 @@ class Outcome(StrEnum):
 class Verdict:
     """Whether a response is right, and which answer it gives.
 
-    Raises ValueError if `correct` is not a number from 0 to 1.
+    Raises ValueError if `correct` is not a number from 0 to 1, or not 0 where nothing was compared.
     """
 
     correct: float
@@ -46,6 +46,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= 1:
             raise ValueError(f"correct must be between 0 and 1, got {self.correct}")
+        if self.correct and self.outcome is not Outcome.CHECKED:
+            raise ValueError(f"correct must be 0 where the outcome is {self.outcome.value!r}, got {self.correct}")
 
 
 def bounded(text: str) -> str:

@@ -38,14 +38,14 @@ def main() -> None:
     except ValueError as error:
         _send(replies, {"refused": str(error)})
         return
-    memory_limit = limit_memory(order["memory_limit_mib"])
+    halfway = limit_memory(order["memory_limit_mib"])
     _send(replies, {"ready": True})
     while (asked := read_message(requests)) is not None:
         end_after(order["time_limit_s"] + GRACE_S)
         reply = _judged(checker, *asked)
         end_after(0)
         # What a large answer leaves behind must not be missed by the next one.
-        is_last = memory_limit is not None and (address_space() or 0) > memory_limit - order["memory_limit_mib"] * 2**19
+        is_last = halfway is not None and (address_space() or 0) > halfway
         _send(replies, reply | {"last": is_last})
         if is_last:
             return
