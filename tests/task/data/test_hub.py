@@ -44,9 +44,9 @@ def test_a_saved_folder_is_read_split_by_split(saved):
 
 
 def test_a_split_must_be_named_where_there_are_several(saved):
-    with pytest.raises(ValueError, match=r"data.path: '.*gsm' holds several splits: name one of \['test', 'train'\]"):
+    with pytest.raises(ValueError, match=r"data.train: '.*gsm' holds several splits: name one of \['test', 'train'\]"):
         read(f"gsm8k={saved}")
-    with pytest.raises(ValueError, match=r"data.path: no split 'dev' in '.*gsm'; there are \['test', 'train'\]"):
+    with pytest.raises(ValueError, match=r"data.train: no split 'dev' in '.*gsm'; there are \['test', 'train'\]"):
         read(f"gsm8k={saved}@dev")
 
 
@@ -60,7 +60,7 @@ def test_a_saved_folder_without_splits_has_nested_fields_and_numbers(datasets, t
 
 def test_a_broken_folder_is_named(datasets, tmp_path):
     (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "none.arrow"}]}))
-    with pytest.raises(ValueError, match=f"data.path: cannot read '{tmp_path}'"):
+    with pytest.raises(ValueError, match=f"data.train: cannot read '{tmp_path}'"):
         read(str(tmp_path))
 
 
@@ -96,7 +96,7 @@ def test_a_set_that_the_hub_does_not_have_is_named(datasets, tmp_path):
         printed = error_in_a_process(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
     assert printed.count("\n") == 1
-    assert printed.startswith("data.path: cannot read 'openai/gsm8k#main@train' from the hub: 404")
+    assert printed.startswith("data.train: cannot read 'openai/gsm8k#main@train' from the hub: 404")
     assert "Repository Not Found" in printed
 
 
@@ -110,10 +110,10 @@ def test_a_hub_out_of_reach_is_said_at_once(datasets, tmp_path):
         port = free.getsockname()[1]
     printed = error_in_a_process(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
     assert printed.count("\n") == 1
-    assert printed.startswith("data.path: cannot reach the hub for 'openai/gsm8k#main@train': ")
+    assert printed.startswith("data.train: cannot reach the hub for 'openai/gsm8k#main@train': ")
     assert "as FORMAT=PATH" in printed
     offline = error_in_a_process(tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HUB_OFFLINE="1")
-    assert offline.startswith("data.path: cannot read 'openai/gsm8k#main@train' from the hub: ")
+    assert offline.startswith("data.train: cannot read 'openai/gsm8k#main@train' from the hub: ")
     assert "as FORMAT=PATH" in offline
 
 
@@ -122,14 +122,14 @@ def test_without_datasets_the_package_is_named(monkeypatch, tmp_path):
     (tmp_path / "dataset_dict.json").write_text("{}")
     for source in ("gsm8k", str(tmp_path)):
         with pytest.raises(
-            ValueError, match=r"data.path: .* need the package datasets: pip install 'treepo\[datasets\]'"
+            ValueError, match=r"data.train: .* need the package datasets: pip install 'treepo\[datasets\]'"
         ):
             read(source)
 
 
 def test_a_datasets_that_would_run_code_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="3.6.0"))
-    with pytest.raises(ValueError, match="data.path: datasets 3.6.0 may run code of a set; 4 is needed"):
+    with pytest.raises(ValueError, match="data.train: datasets 3.6.0 may run code of a set; 4 is needed"):
         read("gsm8k")
 
 

@@ -18,7 +18,7 @@ def encode(text: str) -> list[int]:
     return list(text.encode())
 
 
-def read(path, form=None, setting="data.path"):
+def read(path, form=None, setting="data.train"):
     return read_sets([str(path)], form or RecordFormat(), encode, 1000, setting).sets[0].problems
 
 
@@ -67,7 +67,7 @@ def test_separators_inside_json_strings_do_not_end_a_line(tmp_path):
 )
 def test_a_bad_line_is_named(text, message, tmp_path):
     (tmp_path / "p.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=f"data.path: .*{message}") as caught:
+    with pytest.raises(ValueError, match=f"data.train: .*{message}") as caught:
         read(tmp_path / "p.jsonl")
     assert "\n" not in str(caught.value)
 
@@ -79,7 +79,7 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "notes.txt").write_text("{}")
     (tmp_path / "folder").mkdir()
     for name in ("folder", "none.jsonl", "latin.jsonl", "latin.csv", "no.parquet", "notes.txt"):
-        with pytest.raises(ValueError, match=f"data.path: cannot read '{tmp_path / name}'"):
+        with pytest.raises(ValueError, match=f"data.train: cannot read '{tmp_path / name}'"):
             read(tmp_path / name)
 
 
@@ -125,7 +125,7 @@ def test_rows_are_counted_across_the_batches_of_a_parquet_file(tmp_path):
 )
 def test_a_bad_row_is_named(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=f"data.path: {message}"):
+    with pytest.raises(ValueError, match=f"data.train: {message}"):
         read(tmp_path / name)
 
 

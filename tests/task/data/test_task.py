@@ -173,13 +173,13 @@ def test_ids_may_come_from_a_field(tmp_path):
     read = read_sets([write(tmp_path / "p.jsonl", *rows)], form, encode, 10)
     assert [p.id for p in read.sets[0].problems] == ["p.jsonl#x/1", "p.jsonl#2"]
     path = write(tmp_path / "p.jsonl", *rows, {"prompt": "c", "answer": 1, "uid": "2"})
-    with pytest.raises(ValueError, match="data.path: field 'uid' says 'p.jsonl#2' of two questions"):
+    with pytest.raises(ValueError, match="data.train: field 'uid' says 'p.jsonl#2' of two questions"):
         read_sets([path], form, encode, 10)
 
 
 def test_a_filter_that_takes_nothing_is_named(tmp_path):
     path = write(tmp_path / "p.jsonl", {"problem": "a", "solution": "\\boxed{1}", "level": "Level 1"})
-    with pytest.raises(ValueError, match=f"data.path: no record of '{path}' has 'level' in"):
+    with pytest.raises(ValueError, match=f"data.train: no record of '{path}' has 'level' in"):
         read_sets([f"math={path}"], RecordFormat(), encode, 10)
 
 

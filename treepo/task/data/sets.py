@@ -42,7 +42,7 @@ def read_sets(
     own: RecordFormat,
     encode: Encode,
     max_prompt_len: int,
-    setting: str = "data.path",
+    setting: str = "data.train",
     beside: Sequence[str] = (),
 ) -> ReadSets:
     """Read one set from each source.

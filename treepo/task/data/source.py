@@ -42,7 +42,7 @@ class Source:
         return f"{self.where}{config}{split}"
 
 
-def parse_source(text: str, setting: str = "data.path") -> Source:
+def parse_source(text: str, setting: str = "data.train") -> Source:
     """Take a source's string apart; the name of a known set alone means where it is published.
 
     A path that exists is taken as it stands, whatever signs it holds. setting: the one that named the source, for
