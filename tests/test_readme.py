@@ -26,7 +26,7 @@ def test_every_make_target_exists():
     assert set(re.findall(r"make ([a-z]+)", README)) <= targets
 
 
-@pytest.mark.parametrize("line", re.findall(r"^treepo (?:train|sample) .*$", README, re.MULTILINE))
+@pytest.mark.parametrize("line", re.findall(r"^treepo (?:train|sample|eval) .*$", README, re.MULTILINE))
 def test_every_command_names_recipes_and_settings_that_exist(line):
     overrides, rest = split_overrides(line.partition("#")[0].split()[1:])
     for section, values in overrides.items():

@@ -28,8 +28,10 @@ def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> 
             raise ValueError("data.train: the built-in task needs a tokenizer with a bos token; give sets of problems")
         return ChainSums(policy.tokenizer, config.train.seed)
     train, held_out = _read(config, config.prompt.encoder(policy.tokenizer), room, notify)
-    if config.data.train and not train:
+    if config.data.train and not any(s.problems for s in train):
         raise ValueError("data.train: all problems are held out; name others in data.held_out")
+    if config.data.weights and (empty := [s.name for s in train if not s.problems]):
+        raise ValueError(f"data.weights: all problems of {empty[0]!r} are held out")
     if not held_out:
         notify("no problem is held out: nothing will be evaluated")
     data = DataTask(train, held_out, config.data.weights, config.train.seed)

@@ -1,0 +1,98 @@
+"""From settings to problems: what is read, what is dropped, and what stops a run before it starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import save_tiny_model
+from treepo.build_task import build_task
+from treepo.config import resolve
+from treepo.model.policy import Policy, load_policy
+from treepo.task.checked import CheckedTask
+
+TREE = {"width": 4, "depth": 2, "segment_len": 4}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return load_policy(str(save_tiny_model(tmp_path_factory.mktemp("model"), chat=True)))
+
+
+def write(path: Path, *records: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def sums(count: int, first: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": f"{i}+1?", "answer": str(i + 1)} for i in range(first, first + count)]
+
+
+def build(policy: Policy, told: list[str] | None = None, **sections: Any) -> CheckedTask:
+    config = resolve({"tree": TREE, "prompt": {"question": "{question}"}, "checking": {"num_workers": 1}}, sections)
+    task = build_task(config, policy, 10_000, (told if told is not None else []).append)
+    assert isinstance(task, CheckedTask)
+    task.close()
+    return task
+
+
+def test_a_single_set_needs_no_brackets(policy: Policy, tmp_path: Path) -> None:
+    """One name and a list of one name are the same setting."""
+    path = write(tmp_path / "a.jsonl", *sums(30))
+    one, other = (build(policy, data={"train": given}) for given in (path, [path]))
+    assert one.training_problems(0, 5) == other.training_problems(0, 5)
+
+
+def test_weights_say_how_often_a_set_is_asked(policy: Policy, tmp_path: Path) -> None:
+    """Three to one over a block of 64, whatever their sizes."""
+    paths = [write(tmp_path / "a.jsonl", *sums(30)), write(tmp_path / "b.jsonl", *sums(100, 100))]
+    task = build(policy, data={"train": paths, "weights": [3.0, 1.0]})
+    asked = [p.source for p in task.training_problems(0, 64)]
+    assert (asked.count("a"), asked.count("b")) == (48, 16)
+
+
+def test_a_checker_that_does_not_know_the_known_answers_stops_the_run(policy: Policy, tmp_path: Path) -> None:
+    """Answers that are numbers, and a checker that wants letters."""
+    path = write(tmp_path / "sums.jsonl", *sums(30))
+    with pytest.raises(ValueError, match=r"checker: of 'sums': ChoiceChecker does not recognise 16 of 16"):
+        build(policy, data={"train": path}, checker={"use": "ChoiceChecker"})
+    build(policy, data={"train": path}, checker={"use": "NumericChecker"})
+
+
+def test_an_odd_known_answer_is_told(policy: Policy, tmp_path: Path) -> None:
+    """One that the checker cannot read is named, and the run goes on."""
+    letters = [{"prompt": f"{i}?", "answer": "ABCD"[i % 4]} for i in range(15)]
+    path = write(tmp_path / "a.jsonl", {"prompt": "odd?", "answer": "no letter"}, *letters)
+    told: list[str] = []
+    build(policy, told, data={"held_out": path}, checker={"use": "ChoiceChecker"})
+    assert any("a known answer of 'a' is not recognised: 'no letter'" in line for line in told)
+
+
+def test_what_is_dropped_is_told(policy: Policy, tmp_path: Path) -> None:
+    """Prompts that are too long and questions that were asked before."""
+    path = write(tmp_path / "a.jsonl", *sums(30), *sums(2), {"prompt": "long " * 50, "answer": "1"})
+    told: list[str] = []
+    build(policy, told, data={"train": path, "max_prompt_len": 30})
+    assert "data.train: 1 of 31 problems dropped: prompts of more than 30 tokens" in told
+    assert "data.train: 2 problems dropped: asked before in the same set" in told
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": "gsm8k=FILE", "prompt_field": "q"}, "data.prompt_field: 'q' is for sets that name no format"),
+        ({"train": "FILE", "weights": [1.0, 2.0]}, "data.weights needs a number for each of 1 sets"),
+        ({"train": "FILE", "held_out": "FILE"}, "data.train: all problems are held out"),
+        ({"train": "FILE", "max_prompt_len": 1}, "data.train: no problem has at most 1 prompt tokens"),
+        (
+            {"train": "FILE", "prompt_field": "q"},
+            r"data.train: a.jsonl:1: no field 'q'; there are \['answer', 'prompt'\]",
+        ),
+    ],
+)
+def test_mistakes_name_the_setting(data: dict[str, Any], message: str, policy: Policy, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *sums(10))
+    given = {k: v.replace("FILE", path) if isinstance(v, str) else v for k, v in data.items()}
+    with pytest.raises(ValueError, match=message):
+        build(policy, data=given)
