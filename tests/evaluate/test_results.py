@@ -105,3 +105,37 @@ def test_costs_belong_to_their_setting():
     (result,) = found(many(3, 2), cost=cost)
     assert result.cost == cost and result.trajectories_per_s == 1.5
     assert found(many(3, 2))[0].trajectories_per_s is None
+
+
+def test_gains_are_differences_of_the_same_problems():
+    """Against the first result, over the problems that both were asked, set by set; none for the first itself."""
+    records = many(40, 4, model="a", source="x") + many(40, 4, model="a", source="y")
+    others = [replace(r, model="b") for r in many(30, 4, source="x")]
+    first, second = found(records + others)
+    assert first.gain is None
+    alone = found([r for r in records if r.source == "x" and r.problem in {o.problem for o in others}] + others)
+    assert second.gain == alone[1].gain
+    expected = alone[1].overall.avg.value - alone[0].overall.avg.value
+    assert second.gain.num_problems == 30 and second.gain.avg.value == pytest.approx(expected, abs=1e-12)
+    assert second.gain.maj.value == pytest.approx(alone[1].overall.maj.value - alone[0].overall.maj.value, abs=1e-12)
+
+
+def test_a_gain_is_known_better_than_two_figures():
+    """Answers that differ from the first in one problem of ten: the interval of the gain is the narrower one."""
+    records = many(200, 4, model="a")
+    better = [
+        replace(r, model="b", correct=1.0, given="7")
+        if int(r.problem.split(":")[-1]) % 10 == 0
+        else replace(r, model="b")
+        for r in records
+    ]
+    _, second = found(records + better)
+    gain = second.gain.avg
+    assert 0 < gain.low < gain.value < gain.high
+    assert gain.high - gain.low < 0.5 * (second.overall.avg.high - second.overall.avg.low)
+
+
+def test_nothing_in_common_is_no_gain():
+    """Other sets, or other problems of the same set, cannot be compared."""
+    other = [replace(r, model="b", problem=f"other {r.problem}") for r in many(3, 2)]
+    assert [r.gain for r in found(many(3, 2, model="a") + other)] == [None, None]

@@ -98,7 +98,7 @@ def test_tables_of_no_results_have_no_rows():
 def test_json_holds_every_figure_under_stable_names():
     first, second = json.loads(to_json([SEQUENTIAL, TREE]), parse_constant=lambda name: math.nan)
     assert list(first) == [
-        *("model", "setting", "k", "sets", "overall", "cost"),
+        *("model", "setting", "k", "sets", "overall", "cost", "gain"),
         *("trajectories_per_s", "relative_cost"),
     ]
     assert list(first["overall"]) == list(SetResult.__dataclass_fields__)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -67,6 +67,23 @@ class SetResult:
 
 
 @dataclass(frozen=True)
+class Gain:
+    """Figures less those of the first result, problem by problem, over the problems that both were asked.
+
+    Answers to the same problems are compared, so the interval is narrower than those of the two figures side by side.
+    """
+
+    num_problems: int
+    """Problems that both were asked."""
+
+    avg: Estimate
+    """Mean difference of avg@k."""
+
+    maj: Estimate
+    """Mean difference of maj@k, each with its own k."""
+
+
+@dataclass(frozen=True)
 class Result:
     """Figures of one model under one sampling setting."""
 
@@ -88,6 +105,9 @@ class Result:
     cost: Cost
     """What decoding all of it took."""
 
+    gain: Gain | None = None
+    """Against the first result; None for itself, and where no problem was asked of both."""
+
     @property
     def trajectories_per_s(self) -> float | None:
         """Answers per second by the clock; None if no time was measured."""
@@ -104,14 +124,21 @@ def results(
     """Figures of each (model, setting), in the order of their first answers.
 
     answers: the columns COLUMNS. costs: those of every (model, setting). A figure depends on the settings and on the
-    answers that it is about, neither on their order nor on what else was evaluated. Raises ValueError if a `correct`
-    does not lie within 0 and 1.
+    answers that it is about, neither on their order nor on what else was evaluated; a gain, on those of the first too.
+    Raises ValueError if a `correct` does not lie within 0 and 1.
     """
     settings = settings or EstimateSettings()
     problems: dict[tuple[str, str], list[_Answered]] = {}
     for problem in _answered(answers):
         problems.setdefault((problem.key.model, problem.key.setting), []).append(problem)
-    return [_result(model, setting, problems[model, setting], costs, settings) for model, setting in problems]
+    found: list[Result] = []
+    first: dict[str, list[_Estimated]] = {}
+    for (model, setting), own in problems.items():
+        k, estimated = _estimated(own, settings)
+        result = _result(model, setting, k, estimated, costs[model, setting], settings)
+        found.append(replace(result, gain=_gain(estimated, first, settings)) if found else result)
+        first = first or estimated
+    return found
 
 
 @dataclass(frozen=True)
@@ -145,33 +172,59 @@ def _answered(answers: pa.Table) -> Iterable[_Answered]:
     return problems.values()
 
 
-def _result(
-    model: str,
-    setting: str,
-    problems: Sequence[_Answered],
-    costs: Mapping[tuple[str, str], Cost],
-    settings: EstimateSettings,
-) -> Result:
+def _estimated(problems: Sequence[_Answered], settings: EstimateSettings) -> tuple[int, dict[str, list[_Estimated]]]:
+    """(most answers to a problem, the problems' figures by set)."""
     nums = [len(problem.correct) for problem in problems]
     k, pass_ks = max(nums), [pass_k for pass_k in settings.pass_ks if pass_k <= min(nums)]
     sets: dict[str, list[_Estimated]] = {}
     for problem in problems:
         figures = _figures(problem, k, pass_ks, settings)
         sets.setdefault(problem.key.source, []).append(_Estimated(problem, figures))
+    return k, sets
+
+
+def _result(
+    model: str, setting: str, k: int, sets: dict[str, list[_Estimated]], cost: Cost, settings: EstimateSettings
+) -> Result:
+    pass_ks = [pass_k for pass_k in settings.pass_ks if _pass(pass_k) in next(iter(sets.values()))[0].figures]
     return Result(
         model,
         setting,
         k,
         tuple(_set_result(source, [estimated], pass_ks, settings) for source, estimated in sets.items()),
         _set_result(OVERALL, [sets[source] for source in sorted(sets)], pass_ks, settings),
-        costs[model, setting],
+        cost,
     )
+
+
+def _gain(
+    sets: dict[str, list[_Estimated]], first: dict[str, list[_Estimated]], settings: EstimateSettings
+) -> Gain | None:
+    differences: dict[str, list[np.ndarray]] = {"avg": [], "maj": []}
+    for source in sorted(sets.keys() & first.keys()):
+        theirs = {p.answered.key.problem: p.figures for p in first[source]}
+        pairs = [(p.figures, theirs[p.answered.key.problem]) for p in sets[source] if p.answered.key.problem in theirs]
+        for label, values in differences.items():
+            values.append(np.array([ours[label] - other[label] for ours, other in pairs]))
+    num_problems = sum(map(len, differences["avg"]))
+    if not num_problems:
+        return None
+
+    def estimate(label: str) -> Estimate:
+        rng = np.random.default_rng(derive_seed(settings.seed, "gain", label))
+        return mean_with_interval(differences[label], rng, settings.num_resamples)
+
+    return Gain(num_problems, estimate("avg"), estimate("maj"))
+
+
+def _pass(k: int) -> str:
+    return f"pass@{k}"
 
 
 def _figures(problem: _Answered, k: int, pass_ks: Sequence[int], settings: EstimateSettings) -> dict[str, float]:
     correct = np.array(problem.correct)
     rng = np.random.default_rng(derive_seed(settings.seed, "maj", problem.key.source, problem.key.problem))
-    passed = {f"pass@{pass_k}": pass_at_k(correct, pass_k) for pass_k in pass_ks}
+    passed = {_pass(pass_k): pass_at_k(correct, pass_k) for pass_k in pass_ks}
     return {"avg": avg_at_k(correct), "maj": maj_at_k(correct, problem.given, k, rng, settings.num_votes), **passed}
 
 
@@ -194,7 +247,7 @@ def _set_result(
         num_answers,
         estimate("avg"),
         estimate("maj"),
-        {pass_k: estimate(f"pass@{pass_k}") for pass_k in pass_ks},
+        {pass_k: estimate(_pass(pass_k)) for pass_k in pass_ks},
         sum(sum(problem.num_tokens) for problem in answered) / num_answers,
         {outcome: outcomes[outcome] / num_answers for outcome in sorted(outcomes)},
     )

@@ -17,6 +17,7 @@ NOTHING = "-"
 
 LABELS = ("model", "setting", "k")
 COST_HEADER = ("avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
+GAIN_HEADER = ("problems", "avg@k", "maj@k")
 SPEED_HEADER = ("tokens per answer", "prefix tokens", "answers per s")
 
 RELATIVE = ("tokens_decoded", "tokens_prefilled", "wall_s", "accelerator_s")
@@ -36,12 +37,13 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
     """Accuracy by set, pass@k, cost beside accuracy, lengths and speed, outcomes; one row per model and setting.
 
     Accuracies are in percent, followed by their interval; beside the cost they are those over all sets. Costs are
-    followed by how many times those of the model's first setting they are, per answer.
+    followed by how many times those of the model's first setting they are, per answer. Where there are several rows,
+    gains over the first one follow, in points.
     """
     sources = list(dict.fromkeys(part.source for result in results for part in result.sets))
     ks = sorted({k for result in results for k in result.overall.pass_at})
     outcomes = sorted({outcome for result in results for outcome in result.overall.outcomes})
-    return [
+    tables = [
         _table("avg@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.avg)),
         _table("maj@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.maj)),
         _table("pass@k overall", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
@@ -49,6 +51,8 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
         _table("Lengths and speed", SPEED_HEADER, results, lambda r: _speed_cells(r, first_setting(r, results))),
         _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
     ]
+    gains = _table("Gain over the first row, problem by problem", GAIN_HEADER, results, _gain_cells)
+    return [*tables[:3], gains, *tables[3:]] if any(result.gain for result in results) else tables
 
 
 def rich_table(table: TextTable) -> Table:
@@ -114,6 +118,11 @@ def _cost_cells(result: Result, first: Result) -> list[str]:
     ]
 
 
+def _gain_cells(result: Result) -> list[str]:
+    gain = result.gain
+    return [NOTHING] * 3 if gain is None else [str(gain.num_problems), _signed(gain.avg), _signed(gain.maj)]
+
+
 def _speed_cells(result: Result, first: Result) -> list[str]:
     rate = result.trajectories_per_s
     return [
@@ -138,6 +147,10 @@ def _of(figures: dict[Any, Estimate], key: object) -> str:
 
 def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}-{100 * estimate.high:.1f})"
+
+
+def _signed(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f}..{100 * estimate.high:+.1f})"
 
 
 def _stacked(cell: str) -> Text:
