@@ -238,8 +238,11 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
         store.claim(SETTINGS)
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(st.characters(), max_size=20), st.text(st.characters(), max_size=20))
+@given(TEXTS, TEXTS)
 def test_any_text_is_kept(tmp_path_factory, response, given_text):
     store = begun(tmp_path_factory.mktemp("store"))
     kept = answers(1, response=response, given=given_text)
