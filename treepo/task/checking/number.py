@@ -55,10 +55,10 @@ def last_number(text: str) -> Fraction | None:
 
 def _rewritten(text: str) -> str:
     text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", " ")
+    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     # Before fractions are written a/b: 3/4 x 10^3 is not 3/(4 x 10^3).
     text = _SCIENTIFIC.sub(lambda match: f"{match[1]}e{match[2] or match[3]}", text)
     text = _POWER_OF_TEN.sub(lambda match: f"1e{match[1] or match[2]}", text)
-    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _MIXED.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
     return _FRACTION.sub(r"\1/\2", text)
 
