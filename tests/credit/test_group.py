@@ -73,7 +73,7 @@ def test_maxrl_weighs_successes_by_how_many_there_are() -> None:
 
 @pytest.mark.parametrize(("num_leaves", "factor"), [(2, 1.0), (3, 1.7), (5, 2.533)])
 def test_the_expected_update_of_maxrl(num_leaves: int, factor: float) -> None:
-    """sum_{k=1}^{G-1} (1 - p)^(k-1) grad p over all groups of G, p = .3 (the docs promised grad log p = 3.333 grad p)."""
+    """sum_{k=1}^{G-1} (1 - p)^(k-1) grad p, over all groups of G; the docs promised grad log p, here 3.333 grad p."""
     p, found = 0.3, 0.0
     for outcomes in product([1.0, 0.0], repeat=num_leaves):
         rewards = np.array(outcomes)

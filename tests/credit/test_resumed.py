@@ -32,7 +32,7 @@ def formula(tree: Tree, policy: TinyPolicy, most: int, kind: Resumed) -> float:
     [(3, "all", -0.018367, -0.020572), (3, "answered", -0.013101, -0.015102), (4, "all", -0.016613, -0.020434)],
 )
 def test_the_bias_of_all_is_what_the_docs_say(width, order, bias, by_ignored) -> None:
-    """The page gave the formula with the weights of `ignored`, which are 0 where a fallback resumed what it had drawn."""
+    """The page gave the formula with the weights of `ignored`, which are 0 where a fallback resumed its own draws."""
     policy, shape = TinyPolicy(2), replace(SMALL, width=width, num_children=1)
     most = shape.response_limit
     found = np.zeros(3)

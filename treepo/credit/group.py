@@ -2,8 +2,8 @@
 leaf counts (`leaves = "unbiased"`).
 
 A tree of a single leaf has nothing to compare it with: its baseline is 0, and its std 1 where there is one. With
-`leaves = "unbiased"` and a single leaf that counts among G > 1, the mean is that leaf's own reward: it has advantage 0, but
-for `RLOO`, whose baseline is 0: G R.
+`leaves = "unbiased"` and a single leaf that counts among G > 1, the mean is that leaf's own reward: it has advantage 0,
+but G R from `RLOO`, whose baseline is 0.
 Letters: G leaves of the tree · R_i reward of leaf i · m_i what it counts, 1 by default; means and stds are over
 leaves so counted, and with `leaves = "unbiased"` each A_i is multiplied by m_i (`LeafEstimator`).
 """
@@ -63,8 +63,8 @@ class RLOO(LeafEstimator):
     Source: Ahmadian et al., arXiv 2402.14740. The baseline does not depend on the leaf's own reward, so
     the gradient is unbiased where leaves are independent samples; those of a tree that forks below its root are not.
     With `leaves = "unbiased"` the others are the leaves that share no draw with leaf i, those below other children of
-    the prompt (whose tokens may be the same), whose weighted mean has the policy's as its own, whatever i's tokens do to
-    their number: the gradient is exact in every tree. Where the prompt has a single child, the baseline is 0.
+    the prompt, even if tokens are the same: their weighted mean has the policy's as its own, whatever i's tokens do to
+    their number, and the gradient is exact in every tree. Where the prompt has a single child, the baseline is 0.
     """
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:

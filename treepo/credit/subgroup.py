@@ -17,8 +17,8 @@ class TreePO(LeafEstimator):
     """A_i = mean over j of (R_i - mean R over G_j), G_j the leaves under the j-th proper ancestor of leaf i.
 
     Source: TreePO, arXiv 2508.17445, eq. 5 and its variants below. The root counts as an ancestor; nodes with a single
-    leaf below them do not; an unbranched chain of segments repeats its group once per node. A leaf that no group is left
-    for has advantage 0. Assumes that where trajectories part they differ by what follows.
+    leaf below them do not; an unbranched chain of segments repeats its group once per node. A leaf that no group is
+    left for has advantage 0. Assumes that where trajectories part they differ by what follows.
 
     With `leaves = "unbiased"` means, stds and sizes are over leaves as they count (`LeafEstimator`), relative to their
     group: a mean is unbiased for the policy's after the prefix that the group shares. Leaves that count nothing are in
