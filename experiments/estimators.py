@@ -34,7 +34,7 @@ VARIANTS = {
     "TreePO, divided by std": {"use": "TreePO", "divide_by_std": "true"},
     "ValueDifference": {"use": "ValueDifference"},
     "SPO": {"use": "SPO"},
-    "TreeRL": {"use": "TreeRL", "values": "leaves"},
+    "TreeRL": {"use": "TreeRL"},
 }
 
 

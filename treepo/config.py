@@ -105,18 +105,30 @@ def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
 def _find(section: dataclasses.Field[Any], use: str) -> type:
     """The dataclass that `use` names; it must be callable as the section's protocol is."""
     module, _, name = use.rpartition(":")
+    if not module:
+        home = vars(importlib.import_module(_home(section)))
+        known = {own: value for own, value in home.items() if not _misfit(section, value)}
+        if name not in known:
+            raise ValueError(f"{section.name}.use: no {use!r}; there are {', '.join(sorted(known))}")
+        return known[name]
     try:
-        chosen = getattr(importlib.import_module(module or _home(section)), name)
+        chosen = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{section.name}.use: cannot find {use!r}: {error}") from error
+    if misfit := _misfit(section, chosen):
+        raise ValueError(f"{section.name}.use: {use!r} {misfit}")
+    return chosen
+
+
+def _misfit(section: dataclasses.Field[Any], chosen: object) -> str:
+    """Why something cannot be the section's class; empty if it can."""
     if not (isinstance(chosen, type) and dataclasses.is_dataclass(chosen)):
-        raise ValueError(f"{section.name}.use: {use!r} is not a dataclass")
+        return "is not a dataclass"
     wanted, given = _arguments(section.type), _arguments(chosen)
     if given != wanted:
-        raise ValueError(f"{section.name}.use: {use!r} is called with {given}, but must be with {wanted}")
-    if missing := [name for name in _methods(section.type) if not hasattr(chosen, name)]:
-        raise ValueError(f"{section.name}.use: {use!r} lacks {', '.join(missing)}")
-    return chosen
+        return f"is called with {given}, but must be with {wanted}"
+    missing = [name for name in _methods(section.type) if not hasattr(chosen, name)]
+    return f"lacks {', '.join(missing)}" if missing else ""
 
 
 def _methods(protocol: Any) -> list[str]:

@@ -198,6 +198,8 @@ class Config:
                 f"loss.use: {type(self.loss).__name__} needs one advantage per trajectory, but credit.use = "
                 f"{type(self.credit).__name__!r} gives one per node"
             )
+        if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
+            raise ValueError("credit.with_root = false needs tree.depth of at least 2: no group but the root's, got 1")
         if isinstance(self.reward, ShapedReward):
             _check_reward(self.reward, self.credit, self.tree.response_limit)
 

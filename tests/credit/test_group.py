@@ -1,6 +1,7 @@
 """Estimators over one flat group, against the paper's numbers, verl's own functions and each other."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import complete_tree, random_tree, relabelled, star
-from treepo.credit import GRPO, RLOO, DrGRPO, Estimator, MaxRL, REINFORCEPlusPlus, whiten
+from treepo.credit import GRPO, RLOO, DrGRPO, Estimator, MaxRL, REINFORCEPlusPlus, TreePO, whiten
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
 reward_lists = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.3, 1.0]), min_size=2, max_size=12)
@@ -70,10 +71,46 @@ def test_maxrl_weighs_successes_by_how_many_there_are() -> None:
     assert MaxRL()(star(6), np.zeros(6)).tolist() == [0.0] * 6
 
 
+@pytest.mark.parametrize(("num_leaves", "factor"), [(2, 1.0), (3, 1.7), (5, 2.533)])
+def test_the_expected_update_of_maxrl(num_leaves: int, factor: float) -> None:
+    """sum_{k=1}^{G-1} (1 - p)^(k-1) grad p, over all groups of G; the docs promised grad log p, here 3.333 grad p."""
+    p, found = 0.3, 0.0
+    for outcomes in product([1.0, 0.0], repeat=num_leaves):
+        rewards = np.array(outcomes)
+        scores = rewards - p
+        found += np.prod(np.where(rewards == 1, p, 1 - p)) * (MaxRL()(star(num_leaves), rewards) @ scores) / num_leaves
+    orders = sum((1 - p) ** (k - 1) for k in range(1, num_leaves))
+    assert found / (p * (1 - p)) == pytest.approx(orders, abs=1e-12)
+    assert orders == pytest.approx(factor, abs=1e-3)
+
+
 def test_maxrl_refuses_negative_rewards() -> None:
-    """Their mean is no success rate."""
-    with pytest.raises(ValueError, match="credit.use: MaxRL needs rewards that are not negative, got -1.0"):
+    """Their mean is no success rate, however close to 0 they are; what is barely positive is one."""
+    with pytest.raises(ValueError, match="^needs rewards that are not negative, got -1.0"):
         MaxRL()(star(8), REWARDS)
+    with pytest.raises(ValueError, match="got -1e-09"):
+        MaxRL()(star(2), np.array([1.0, -1e-9]))
+    assert MaxRL()(star(2), np.array([2e-9, 0.0])) == pytest.approx([1.0, -1.0])
+
+
+def test_an_eps_of_0_is_refused() -> None:
+    """Rewards that agree would give 0 / 0."""
+    for eps in (0.0, -1e-6):
+        with pytest.raises(ValueError, match=f"^eps must be positive, got {eps}"):
+            GRPO(eps=eps)
+
+
+def test_whitened_on_a_star_treepo_is_reinforce_plus_plus() -> None:
+    """By default, that is; raw it is DrGRPO."""
+    trees, rewards = [star(4), star(3, 5)], [np.array([1.0, 0, 0, 1]), np.array([0.0, 1, 0])]
+    lengths = [np.full(4, 3), np.full(3, 5)]
+    raw, white = [], []
+    for estimator in (TreePO(), REINFORCEPlusPlus(), DrGRPO()):
+        raw.append([estimator(t, r) for t, r in zip(trees, rewards, strict=True)])
+        white.append(whiten(raw[-1], lengths) if estimator.whiten else raw[-1])
+    assert np.concatenate(raw[0]) == pytest.approx(np.concatenate(raw[2]))
+    assert np.concatenate(white[0]) == pytest.approx(np.concatenate(white[1]))
+    assert abs(np.concatenate(white[0]) - np.concatenate(white[2])).max() > 0.1
 
 
 @pytest.mark.parametrize("estimator", [GRPO(), DrGRPO(), RLOO(), REINFORCEPlusPlus()])

@@ -87,6 +87,12 @@ def test_values_of_an_uneven_tree() -> None:
     assert tree.leaves() == [2, 3, 4]
     assert ValueDifference("children").valued(tree, rewards).values[ROOT] == 0.5
     assert ValueDifference("leaves").valued(tree, rewards).values[ROOT] == pytest.approx(1 / 3)
+    assert TreeRL()(tree, rewards)[2] == pytest.approx(2 * (1 - 1 / 3))
+
+
+def test_values_are_by_default_those_that_were_published() -> None:
+    """TreeRL's were the means of children's."""
+    assert (ValueDifference().values, SPO().values, TreeRL().values) == ("children", "children", "leaves")
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
@@ -171,6 +177,11 @@ def test_on_a_star_each_is_its_flat_form(rewards: list[float]) -> None:
     assert TreeRL()(tree, values)[1:] == pytest.approx(2 * centred, abs=1e-12)
     biased = GRPO()(tree, values) * np.sqrt(len(rewards) / (len(rewards) - 1))
     assert SPO()(tree, values)[1:] == pytest.approx(biased, abs=1e-4)
+
+
+def test_equal_siblings_have_exactly_nothing() -> None:
+    """Rounding in their mean (.1 three times), over a std of as little and eps, gave 1e-11."""
+    assert SPO()(star(3), np.full(3, 0.1)).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trees import complete_tree, copy_of, relabelled, star, tree_of, trees
+from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit import GRPO, DrGRPO, TreePO, whiten
 from treepo.tree import ROOT, Tree
 
@@ -140,7 +140,9 @@ def test_a_fallback_inside_a_segment_makes_a_group() -> None:
 @settings(max_examples=30, deadline=None)
 @given(tree=trees(), seed=st.integers(0, 2**32))
 def test_every_variant_equals_its_definition(variant: TreePO, tree: Tree, seed: int) -> None:
-    """On random trees with chains, splits and leaves at any depth."""
+    """On random trees with chains, splits, leaves at any depth, and paths that never ended."""
+    for node in (ROOT, next(i for i, n in enumerate(tree.nodes) if n.stop is None)):
+        add_segment(tree, node, [1, 2])
     rewards = rewards_for(tree, seed)
     assert variant(tree, rewards) == pytest.approx(by_definition(tree, rewards, variant), abs=1e-6)
 

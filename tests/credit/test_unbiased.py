@@ -25,8 +25,8 @@ TARGET = POLICY.mean(lambda r: value_of(r) * score_of(POLICY, list(r), 0), SMALL
 
 
 def unbiased(estimator: Any) -> Any:
-    """The same with the other choice."""
-    return replace(estimator, leaves="unbiased")
+    """The same with the other choice, which cannot be whitened."""
+    return replace(estimator, leaves="unbiased", whiten=False)
 
 
 def scores_of(tree: Tree) -> np.ndarray:
@@ -80,11 +80,29 @@ def test_by_hand() -> None:
     assert unbiased(DrGRPO()).counts(tree) == pytest.approx([2, 1, 1, 0])
     assert unbiased(DrGRPO())(tree, rewards) == pytest.approx([0.5, 0.25, -0.75, 0])
     std = np.sqrt((2 * 0.25**2 + 0.25**2 + 0.75**2) / (4 - 6 / 4))
-    assert unbiased(GRPO(eps=0.0))(tree, rewards) == pytest.approx(np.array([0.5, 0.25, -0.75, 0]) / std)
+    assert unbiased(GRPO(eps=1e-12))(tree, rewards) == pytest.approx(np.array([0.5, 0.25, -0.75, 0]) / std)
     assert unbiased(RLOO())(tree, rewards) == pytest.approx([2 * (1 - 0.5), 1 - 1, 0 - 1, 0])
     assert unbiased(TreePO())(tree, rewards) == pytest.approx([0.5, (0.25 + 0.5) / 2, (-0.75 - 0.5) / 2, 0])
     size = unbiased(TreePO(weight="size"))(tree, rewards)
     assert size == pytest.approx([0.5, (4 * 0.25 + 2 * 0.5) / 6, (4 * -0.75 + 2 * -0.5) / 6, 0])
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=repr)
+def test_they_are_not_whitened(estimator: Any) -> None:
+    """Whitening subtracted a mean from what counts nothing too, and pushed up what a fallback drew."""
+    with pytest.raises(ValueError, match="^leaves = 'unbiased' needs whiten = false"):
+        replace(estimator, leaves="unbiased", whiten=True)
+    assert replace(estimator, whiten=True).whiten
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=repr)
+def test_a_single_leaf_that_counts(estimator: Any) -> None:
+    """Its own reward is the mean; only RLOO, whose others are none, keeps it, three times."""
+    tree = star(1)
+    for _ in range(2):
+        add_segment(tree, ROOT, [1, 2], StopReason.EOS, resumed=True)
+    expected = [3 * 0.7, 0, 0] if isinstance(estimator, RLOO) else [0, 0, 0]
+    assert unbiased(estimator)(tree, np.array([0.7, 1, 0])) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=repr)

@@ -33,14 +33,25 @@ class LeafEstimator:
     fallback drew counts 0. Means over leaves are sum m R / sum m, and the advantage is multiplied by m_i, so that a
     loss in which all leaves have the weight 1 / L counts leaf i w_i times: E[sum_i w_i (R_i - b) score_i] is the
     policy gradient where b does not depend on the tokens that are scored. Assumes what `leaf_weights` does;
-    docs/credit.md says what is left of a bias in each estimator.
+    docs/credit.md says what is left of a bias in each estimator. Raises ValueError if such advantages were to be
+    whitened: that subtracts one mean from all leaves, and so pushes those with m = 0.
     """
 
     per_node: ClassVar[bool] = False
 
     leaves: Literal["equal", "unbiased"] = field(default="equal", kw_only=True)
     """What a leaf counts in means and in the loss: all the same, or so that sums stand for the policy's own
-    distribution, what a fallback drew not at all."""
+    distribution, what a fallback drew not at all (with `whiten = false` only)."""
+
+    whiten: bool = field(default=False, kw_only=True)
+    """Whether the advantages are then whitened over the response tokens of the whole batch."""
+
+    def __post_init__(self) -> None:
+        if self.leaves == "unbiased" and self.whiten:
+            raise ValueError(
+                "leaves = 'unbiased' needs whiten = false: whitening subtracts a mean from all leaves, also from those "
+                "that count nothing"
+            )
 
     def counts(self, tree: Tree) -> np.ndarray:
         """float64 [L]: m, which sums to L."""

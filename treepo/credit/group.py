@@ -1,12 +1,14 @@
 """Estimators that see one flat group of trajectories per problem: the shape of the tree plays no part, but for what a
 leaf counts (`leaves = "unbiased"`).
 
-A single leaf has nothing to be compared with: its baseline is 0, and its std 1 where there is one.
+A tree of a single leaf has nothing to compare it with: its baseline is 0, and its std 1 where there is one. With
+`leaves = "unbiased"` and a single leaf that counts among G > 1, the mean is that leaf's own reward: it has advantage 0,
+but G R from `RLOO`, whose baseline is 0.
 Letters: G leaves of the tree · R_i reward of leaf i · m_i what it counts, 1 by default; means and stds are over
 leaves so counted, and with `leaves = "unbiased"` each A_i is multiplied by m_i (`LeafEstimator`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -24,19 +26,17 @@ def centred(rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
 class GRPO(LeafEstimator):
     """A_i = (R_i - mean R) / (std R + eps), with the unbiased std.
 
-    Source: DeepSeekMath, arXiv 2402.03300, section 4.1. Assumes that problems with rare successes, or rare failures,
-    should weigh as much as others.
+    Source: DeepSeekMath, arXiv 2402.03300, section 4.1, which says neither which std nor eps: both are verl's. Assumes
+    that problems with rare successes, or rare failures, should weigh as much as others.
     """
 
     eps: float = 1e-6
     """Added to the standard deviation."""
 
-    whiten: bool = False
-    """Whether the advantages are then whitened over the response tokens of the whole batch."""
-
     def __post_init__(self) -> None:
-        if self.eps < 0:
-            raise ValueError(f"eps must not be negative, got {self.eps}")
+        super().__post_init__()
+        if self.eps <= 0:
+            raise ValueError(f"eps must be positive, got {self.eps}")
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         counts = self.counts(tree)
@@ -52,9 +52,6 @@ class DrGRPO(LeafEstimator):
     (`aggregation.use = "ConstantLength"`).
     """
 
-    whiten: bool = False
-    """Whether the advantages are then whitened over the response tokens of the whole batch."""
-
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         return centred(rewards, self.counts(tree))
 
@@ -65,13 +62,10 @@ class RLOO(LeafEstimator):
 
     Source: Ahmadian et al., arXiv 2402.14740. The baseline does not depend on the leaf's own reward, so
     the gradient is unbiased where leaves are independent samples; those of a tree that forks below its root are not.
-    With `leaves = "unbiased"` the others are the leaves that share no token with leaf i, those below other children of
-    the prompt, whose weighted mean has the policy's as its own, whatever i's tokens do to their number: the gradient is
-    exact in every tree. Where the prompt has a single child, the baseline is 0.
+    With `leaves = "unbiased"` the others are the leaves that share no draw with leaf i, those below other children of
+    the prompt, even if tokens are the same: their weighted mean has the policy's as its own, whatever i's tokens do to
+    their number, and the gradient is exact in every tree. Where the prompt has a single child, the baseline is 0.
     """
-
-    whiten: bool = False
-    """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         counts = self.counts(tree)
@@ -91,7 +85,7 @@ class REINFORCEPlusPlus(LeafEstimator):
     weigh more. Assumes batches that are large enough for it.
     """
 
-    whiten: bool = True
+    whiten: bool = field(default=True, kw_only=True)
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
@@ -102,9 +96,10 @@ class REINFORCEPlusPlus(LeafEstimator):
 class MaxRL:
     """A_i = (R_i - mean R) / mean R; 0 where no leaf is rewarded.
 
-    Source: MaxRL, arXiv 2602.02710, the practical form of its algorithm 1. With rewards of 1 and 0 this follows the
-    gradient of log(success rate), of which the expected reward is the first order, so problems that are rarely solved
-    weigh more. Assumes rewards that are not negative, and leaves that are independent samples.
+    Source: MaxRL, arXiv 2602.02710, the practical form of its algorithm 1. With rewards of 1 and 0 and success rate p
+    the expected update is sum_{k=1}^{G-1} (1 - p)^(k-1) grad p: the first G - 1 orders of grad log p = grad p / p, so
+    problems that are rarely solved weigh more, up to G - 1 times (not at all with G = 2). Assumes rewards that are not
+    negative (else ValueError), and leaves that are independent samples.
     """
 
     per_node: ClassVar[bool] = False
@@ -114,6 +109,6 @@ class MaxRL:
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         if rewards.min() < 0:
-            raise ValueError(f"credit.use: MaxRL needs rewards that are not negative, got {rewards.min()}")
+            raise ValueError(f"needs rewards that are not negative, got {rewards.min()}")
         mean = rewards.mean()
         return (rewards - mean) / mean if mean > 0 else np.zeros(len(rewards))

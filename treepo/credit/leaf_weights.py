@@ -33,9 +33,10 @@ def leaf_weights(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
         have. Exact (and never of larger variance: Rao-Blackwell, both could have been the original) if growing looks at
         lengths and stop reasons alone and cuts at segment borders: not for `LogprobBranching`, not for `by_reason`,
         `unlikely_token`, `unlikely_block`, `likely_block`, nor for windows that are not whole segments.
-    all: like any sibling. Off by E[sum over resumed nodes x of w_x a (V(x) - S)], S the weighted mean of the originals
-        below x and a the share that they lose: not 0, as x is resumed for what they were (ended early, answered).
-        Exact only where the fallback would have been the same whatever had been drawn.
+    all: like any sibling. Off by E[sum over resumed nodes x of w_x a (V(x) - S)], w_x the weight of x by this kind, S
+        the mean of the originals below x, by `ignored` and relative to x, and a the share that they lose: not 0, as x
+        is resumed for what they were (ended early, answered). Exact only where the fallback would have been the same
+        whatever had been drawn.
 
     `min_response_len`: trajectories that are dropped leave no node, and their siblings share what they had. Exact while
     nothing is dropped, biased otherwise: the target is then the policy given a sufficient length, a ratio of means.
@@ -62,7 +63,7 @@ def shares(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
             originals = children
         result[children] = 0.0
         result[originals] = 1 / len(originals)
-        if len(originals) < len(children) and ends:
+        if ends:
             for end in {ends[i] for i in children} - {None}:
                 alike = [i for i in children if ends[i] == end]
                 result[alike] = result[alike].mean()

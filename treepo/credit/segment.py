@@ -61,8 +61,9 @@ class SegmentEstimator:
 class ValueDifference(SegmentEstimator):
     """A(n) = V(n) - V(parent of n).
 
-    Source: the plain form of the segment advantages in TreePO's release, which `FadingDifference` has. Assumes that few
-    leaves tell the value of a node.
+    Source: SPO-tree, arXiv 2505.23564, whose release calls it `adv_method` "rloo", its default; and the plain form of
+    the segment advantages in TreePO's release, which `FadingDifference` has. Assumes that few leaves tell the value of
+    a node.
     """
 
     whiten: bool = True
@@ -79,12 +80,13 @@ class ValueDifference(SegmentEstimator):
 class SPO(SegmentEstimator):
     """A(n) = (V(n) - mean V of n and its siblings) / (std of these + eps), with the biased std; 0 for an only child.
 
-    Source: SPO-tree, arXiv 2505.23564; the std as in TreePO's release. Assumes that every fork that made a difference,
-    however small, should weigh as much as any other.
+    Source: SPO-tree, arXiv 2505.23564, whose release calls it `adv_method` "grpo": (V(n) - V(parent)) / (std + 1e-8),
+    for values that are means over children. Assumes that every fork that made a difference, however small, should weigh
+    as much as any other.
     """
 
     eps: float = 1e-6
-    """Added to the standard deviation."""
+    """Added to the standard deviation (1e-8 in SPO's release)."""
 
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
@@ -97,6 +99,7 @@ class SPO(SegmentEstimator):
         valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
         for i, parent in valued.parents.items():
             siblings = valued.siblings[parent]
+            # The mean of equal numbers may differ from them by rounding, which a small eps would enlarge.
             if np.ptp(siblings) > 0:
                 advantages[i] = (valued.values[i] - siblings.mean()) / (siblings.std() + self.eps)
         return advantages
@@ -106,9 +109,14 @@ class SPO(SegmentEstimator):
 class TreeRL(SegmentEstimator):
     """A(n) = ((V(n) - V(root)) + (V(n) - V(parent of n))) / sqrt(leaves at or below n).
 
-    Source: TreeRL, arXiv 2506.11902, whose values are those of `values = "leaves"`. A token of n counts in
-    every trajectory through it; the root keeps the first segments from outweighing the others by their number.
+    Source: TreeRL, arXiv 2506.11902; its release takes the mean of the other leaves from each reward first, which
+    multiplies all advantages by L / (L - 1). A token of n counts in every trajectory through it; the square root keeps
+    the first segments from outweighing the others by their number.
     """
+
+    values: Literal["children", "leaves"] = "leaves"
+    """V(n): the mean of the values of n's children, or of the rewards of all leaves below n, as published. A leaf's is
+    its reward."""
 
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""

@@ -1,6 +1,6 @@
 """Estimators that compare each leaf with the leaves under every ancestor it has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -17,8 +17,8 @@ class TreePO(LeafEstimator):
     """A_i = mean over j of (R_i - mean R over G_j), G_j the leaves under the j-th proper ancestor of leaf i.
 
     Source: TreePO, arXiv 2508.17445, eq. 5 and its variants below. The root counts as an ancestor; nodes with a single
-    leaf below them do not (unless it is the root); an unbranched chain of segments repeats its group once per node.
-    A leaf that no group is left for has advantage 0. Assumes that where trajectories part they differ by what follows.
+    leaf below them do not; an unbranched chain of segments repeats its group once per node. A leaf that no group is
+    left for has advantage 0. Assumes that where trajectories part they differ by what follows.
 
     With `leaves = "unbiased"` means, stds and sizes are over leaves as they count (`LeafEstimator`), relative to their
     group: a mean is unbiased for the policy's after the prefix that the group shares. Leaves that count nothing are in
@@ -29,7 +29,7 @@ class TreePO(LeafEstimator):
     """What a group counts in the mean: all the same (eq. 5), or its number of leaves (eq. 6)."""
 
     reject_agreeing: bool = False
-    """Leave out groups whose rewards all agree, but never the root's (eq. 7)."""
+    """Leave out groups whose rewards all agree (eq. 7); if the root's do, all advantages are 0 anyway."""
 
     with_root: bool = True
     """Whether the root's group counts (section 4.2 leaves it out)."""
@@ -40,7 +40,7 @@ class TreePO(LeafEstimator):
     divide_by_std: bool = False
     """Divide each difference by (std + 1e-6) of its group's rewards, unbiased: GRPO in every group."""
 
-    whiten: bool = True
+    whiten: bool = field(default=True, kw_only=True)
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
@@ -60,10 +60,10 @@ class TreePO(LeafEstimator):
         sizes = [0, *(len(groups[node].rewards) for node in ancestors)]
         counted = []
         for above, node in zip(sizes, ancestors, strict=False):
-            is_root, group = node == ROOT, groups[node].rewards
+            group = groups[node].rewards
             is_repeated = self.distinct and len(group) == above
             is_rejected = self.reject_agreeing and group.min() == group.max()
-            if self.with_root if is_root else len(group) >= 2 and not is_repeated and not is_rejected:
+            if (self.with_root or node != ROOT) and len(group) >= 2 and not is_repeated and not is_rejected:
                 counted.append(groups[node])
         return counted
 

@@ -8,8 +8,9 @@ from time import perf_counter
 import numpy as np
 
 from treepo.credit import Estimator, token_counts, whiten
+from treepo.credit.whitening import Sums, same
 from treepo.engine import Engine
-from treepo.grow import TreeSampler
+from treepo.grow import StrategyError, TreeSampler
 from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.figures import packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.groups import advantage_figures, group_figures
@@ -133,16 +134,46 @@ def has_signal(rewards: np.ndarray) -> bool:
 
 
 def credit(
-    trees: Sequence[Tree], rewards: Sequence[np.ndarray], estimator: Estimator, max_trees: int | None = None
+    trees: Sequence[Tree],
+    rewards: Sequence[np.ndarray],
+    estimator: Estimator,
+    max_trees: int | None = None,
+    sums: Sums = same,
 ) -> list[np.ndarray | None]:
     """The advantages of each tree's leaves, or of its nodes; None for a tree without a signal, and for those beyond the
-    first `max_trees` that have one."""
+    first `max_trees` that have one.
+
+    sums: adds up numbers over the processes among which the trees are divided; each has to call this, with or without
+    trees of its own. Raises StrategyError naming the estimator for what it cannot credit, see `estimated`.
+    """
     kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
-    advantages = [estimator(trees[i], rewards[i]) for i in kept]
-    if estimator.whiten and kept:
-        advantages = whiten(advantages, [token_counts(trees[i], a) for i, a in zip(kept, advantages, strict=True)])
+    advantages = [estimated(estimator, trees[i], rewards[i]) for i in kept]
+    if estimator.whiten:
+        counts = [token_counts(trees[i], a) for i, a in zip(kept, advantages, strict=True)]
+        advantages = whiten(advantages, counts, sums)
     by_tree = dict(zip(kept, advantages, strict=True))
     return [by_tree.get(i) for i in range(len(trees))]
+
+
+def estimated(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+    """float64: what an estimator makes of a tree, one per leaf [L], or with `per_node` one per node [N] or per node and
+    leaf [N, L]. Raises StrategyError naming it if it refuses the rewards, or returns another shape or what is not
+    finite."""
+    name, num_nodes, num_leaves = type(estimator).__name__, len(tree.nodes), len(rewards)
+    try:
+        advantages = np.asarray(estimator(tree, rewards), np.float64)
+    except ValueError as error:
+        raise StrategyError(f"credit: {name}: {error}") from error
+    shapes = [(num_nodes,), (num_nodes, num_leaves)] if estimator.per_node else [(num_leaves,)]
+    if advantages.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise StrategyError(
+            f"credit: {name} returned advantages of shape {advantages.shape}, expected {expected} for a tree of "
+            f"{num_nodes} nodes and {num_leaves} leaves with per_node = {estimator.per_node}"
+        )
+    if not np.isfinite(advantages).all():
+        raise StrategyError(f"credit: {name} returned an advantage that is not finite")
+    return advantages
 
 
 class _Clock:

@@ -157,6 +157,12 @@ def test_powers_of_ten_belong_to_the_whole_fraction():
     assert CHECKER("\\boxed{10^{-3}}", "0.001").correct == 1.0
 
 
+def test_thousands_do_not_begin_with_nought():
+    """0,111 was read as 111 with a separator of thousands."""
+    assert CHECKER("\\boxed{0,111}", "111").correct == 0.0
+    assert CHECKER("\\boxed{0.111}", "0,111").correct == 1.0
+
+
 def test_an_upright_e_is_no_unit():
     r"""math-verify drops \mathrm{e}, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
     assert CHECKER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0

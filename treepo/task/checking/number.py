@@ -10,10 +10,10 @@ MOST_DIGITS = 100
 LARGEST_EXPONENT = 400
 """Of the powers of ten that are read."""
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:\s?/\s?{_DECIMAL})?")
-_SPACED = re.compile(r"[-+]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]*)?")
+_SPACED = re.compile(r"[-+]?[1-9][0-9]{0,2}(?: [0-9]{3})+(?:\.[0-9]*)?")
 _BARE_FRACTION = re.compile(r"\\[dt]?frac\s?([0-9])\s?([0-9])(?![0-9])")
 _MIXED = re.compile(r"(?<![0-9.,])([0-9]{1,9})\s?\\[dt]?frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
 _FRACTION = re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s?\{([0-9.,]{1,40})\}\s?\{([0-9.,]{1,40})\}")
@@ -55,10 +55,10 @@ def last_number(text: str) -> Fraction | None:
 
 def _rewritten(text: str) -> str:
     text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", " ")
+    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     # Before fractions are written a/b: 3/4 x 10^3 is not 3/(4 x 10^3).
     text = _SCIENTIFIC.sub(lambda match: f"{match[1]}e{match[2] or match[3]}", text)
     text = _POWER_OF_TEN.sub(lambda match: f"1e{match[1] or match[2]}", text)
-    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
     text = _MIXED.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
     return _FRACTION.sub(r"\1/\2", text)
 
