@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
+from treepo.build import Run
 from treepo.config import resolve
 from treepo.learn.loss import PPO, Terms
 from treepo.report.terminal import Terminal
@@ -123,6 +124,28 @@ def test_settings_of_the_update_go_together(chain_model, tmp_path, sections):
         assert all("lora_" in name for name in moved)
         assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+
+
+def test_the_best_model_is_kept(chain_model, tmp_path, monkeypatch):
+    """That of the first of three steps, which scored highest; the last one's is in model/ as always."""
+    rewards = iter([0.0, 1.0] * 1000)
+
+    def trained(out, num_steps, scores):
+        small = {"num_steps": num_steps, "problems_per_step": 4}
+        sections = {"train": small, "eval": {"every": 1, "keep_best": True}, "optim": {"lr": 1e-3}}
+        run = prepare(settings(chain_model, **sections), out, QUIET)
+        run = replace(run, trainer=replace(run.trainer, task=replace_reward(run.task, lambda *_: next(rewards))))
+        left = iter(scores)
+        monkeypatch.setattr(Run, "evaluate", lambda _: {"eval/avg": next(left), "eval/greedy": 0.0})
+        train(run, out, QUIET)
+
+    trained(tmp_path / "long", 3, [0.1, 0.5, 0.5, 0.3])
+    trained(tmp_path / "short", 1, [0.1, 0.5])
+    best, last, first = (
+        load_file(tmp_path / folder / "model.safetensors") for folder in ("long/best", "long/model", "short/model")
+    )
+    assert all((best[name] == first[name]).all() for name in first)
+    assert any((best[name] != last[name]).any() for name in last)
 
 
 def replace_reward(task, reward):

@@ -80,3 +80,16 @@ def test_trees_are_measured_over_vllm(tmp_path: Path) -> None:
     assert list(counts) == ["sequential", "tree 3x32 k2 b2", "tree 3x32 k2 b2 a32"]
     assert {c["num_trajectories"] for c in counts.values()} == {12}
     assert counts["tree 3x32 k2 b2 a32"]["num_prefilled"] < counts["tree 3x32 k2 b2"]["num_prefilled"]
+
+
+def test_an_evaluation_has_the_embedded_engines_answers(base_model: Path, tmp_path: Path) -> None:
+    """`treepo eval` over vLLM: sequential, tree and greedy answers are the same, letter by letter."""
+    found = []
+    for engine in ("embedded", "vllm"):
+        out = tmp_path / engine
+        command = [sys.executable, "-m", "treepo", "eval", str(base_model), "--problems", "8", "--samples", "4"]
+        options = ["--sampling", "sequential", "tree", "greedy", "--engine.kind", engine, "--tree.align", "32"]
+        subprocess.run([*command, *options, "--out", str(out)], check=True, capture_output=True)
+        rows = pq.read_table(out / "answers.parquet", columns=["setting", "problem", "sample", "response"]).to_pylist()
+        found.append(sorted(map(str, rows)))
+    assert found[0] == found[1] and len(found[0]) == 8 * (4 + 4 + 1)
