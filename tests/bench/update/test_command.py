@@ -5,6 +5,7 @@ import pytest
 from treepo.bench.folder import write_json
 from treepo.bench.update.report import read_json
 from treepo.cli import main
+from treepo.task.checking import Outcome, Verdict
 
 SMALL = [
     *("--architecture.hidden_size", "16", "--architecture.num_layers", "1", "--architecture.num_heads", "2"),
@@ -33,7 +34,11 @@ def test_a_table_a_json_file_and_a_plot(tmp_path, capsys):
 
 def test_trees_of_the_built_in_task(chain_model, tmp_path, monkeypatch):
     """The rewards are made up: this model never gives a right answer."""
-    monkeypatch.setattr("treepo.task.chain_sums.ChainSums.reward", lambda _task, _problem, text: float(len(text) % 2))
+
+    def odd_lengths(_task, asked):
+        return [Verdict(float(len(text) % 2), Outcome.CHECKED, None) for _, text in asked]
+
+    monkeypatch.setattr("treepo.task.chain_sums.ChainSums.judge", odd_lengths)
     out = tmp_path / "out"
     options = ["--bench.trees", "task", "--task.widths", "[4]", "--task.problems", "8", "--bench.repeats", "1"]
     assert main(["bench", "update", str(chain_model), *options, "--out", str(out)]) == 0
