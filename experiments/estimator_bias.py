@@ -269,7 +269,7 @@ def table(exactly: dict[str, dict[str, dict[str, float]]], rows: list[dict[str, 
     trees = [row["estimators"] for row in rows if row["branching"] != "sequential"]
     for name in exactly["none"]:
         cells = [
-            " / ".join(f"{own[name][key]:.3f}" if key in own[name] else "" for own in exactly.values())
+            " / ".join(f"{own[name][key]:.3f}" for own in exactly.values() if key in own[name])
             for key in ("ratio", "cosine")
         ]
         cells += [f"{own[name]['cosine']:.3f} ({own[name]['noise']:.2f})" for own in trees]

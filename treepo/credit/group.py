@@ -26,8 +26,8 @@ def centred(rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
 class GRPO(LeafEstimator):
     """A_i = (R_i - mean R) / (std R + eps), with the unbiased std.
 
-    Source: DeepSeekMath, arXiv 2402.03300, section 4.1, which says neither which std nor eps: both are verl's. Assumes
-    that problems with rare successes, or rare failures, should weigh as much as others.
+    Source: DeepSeekMath, arXiv 2402.03300, section 4.1.2, which says neither which std nor eps: both are verl's.
+    Assumes that problems with rare successes, or rare failures, should weigh as much as others.
     """
 
     eps: float = 1e-6
