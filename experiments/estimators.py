@@ -33,6 +33,7 @@ VARIANTS = {
     "TreePO, distinct": {"use": "TreePO", "distinct": "true"},
     "TreePO, divided by std": {"use": "TreePO", "divide_by_std": "true"},
     "ValueDifference": {"use": "ValueDifference"},
+    "FadingDifference, .9": {"use": "FadingDifference", "eta": "0.9"},
     "SPO": {"use": "SPO"},
     "TreeRL": {"use": "TreeRL"},
 }
