@@ -2,9 +2,10 @@
 
     python experiments/test_time_sampling.py --out runs/test_time
 
-The paper's comparison (arXiv 2508.17445, section 4.3: 16 trajectories per problem, b = 2, 4, 8) on the built-in task's
-held-out problems: `treepo train`, then `treepo eval`. What is there already is not repeated. Prints the tables as
-Markdown and writes OUT/test_time_sampling.json. Some four minutes on one core.
+The paper's comparison (arXiv 2508.17445, section 4.3: 16 trajectories per problem, b = 2, 4, 8, with as many first
+children or 2 to 8 of them) on the built-in task's held-out problems: `treepo train`, then `treepo eval`. What is there
+already is not repeated. Prints the tables as Markdown and writes OUT/test_time_sampling.json. Some six minutes on one
+core.
 """
 
 import argparse
@@ -20,7 +21,12 @@ from treepo.evaluate import AnswerStore, results
 from treepo.evaluate.results import COLUMNS
 from treepo.evaluate.table import text_tables, to_json
 
-WAYS = ("sequential", "tree", "tree:num_children=4", "tree:num_children=8")
+MORE = "initial_fork.low=2,initial_fork.high=8"
+WAYS = (
+    "sequential",
+    *(f"tree:num_children={b},initial_fork.low={b},initial_fork.high={b}" for b in (2, 4, 8)),
+    *(f"tree:num_children={b},{MORE}" for b in (2, 4, 8)),
+)
 WANTED = ("avg@k", "maj@k", "Gain over the first row, problem by problem", "Cost and accuracy")
 
 

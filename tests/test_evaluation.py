@@ -36,10 +36,11 @@ def answers(out: Path) -> list[dict[str, Any]]:
 def test_figures_are_those_of_the_policy(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """avg@k and greedy accuracy as the loop over single answers has them; the tree decodes fewer tokens."""
     out = tmp_path / "out"
-    ways = ["--samples", 3, "--sampling", "greedy", "sequential", "tree", "tree:num_children=3"]
+    wide = "tree:num_children=3,initial_fork.low=3,initial_fork.high=3"
+    ways = ["--samples", 3, "--sampling", "greedy", "sequential", "tree", wide]
     assert evaluate(chain_model, "--problems", 12, *ways, "--out", out, "--json", tmp_path / "copy.json") == 0
     by_setting = {row["setting"]: row for row in json.loads((tmp_path / "copy.json").read_text())}
-    assert list(by_setting) == ["greedy", "sequential", "tree", "tree:num_children=3"]
+    assert list(by_setting) == ["greedy", "sequential", "tree", wide]
     policy = load_policy(str(chain_model))
     task = ChainSums(policy.tokenizer, 0)
     engine, problems, seed = (
@@ -127,6 +128,10 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--problems", "0"], "problems must be at least 1, got 0"),
         (["--sampling", "beam"], "sampling: 'beam' is none of sequential, greedy, tree"),
         (["--sampling", "tree:depht=2"], "sampling: 'tree:depht=2': tree.depht: unknown setting"),
+        (
+            ["--sampling", "tree:optim.lr=1"],
+            "sampling: 'tree:optim.lr=1': 'optim.lr' is no setting of tree, initial_fork",
+        ),
         (["--sampling", "tree:depth"], "sampling: 'tree:depth' must be tree:KEY=VALUE"),
         (["--sampling", "tree", "tree"], "sampling: 'tree' is given twice"),
         (["/no/such/model"], "model.path: no folder '/no/such/model'"),

@@ -18,9 +18,9 @@ treepo eval [MODEL ...] [--data SET ...] [--samples K] [--sampling WAY ...] [--p
 
     How often models are right on the problems of the named sets, N or all of them: avg@k, pass@k and maj@k with
     intervals, and what it cost. A SET is a file, a folder or a set of the hub: gsm8k, gsm8k=FILE.jsonl. A WAY is
-    sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree]; several stand in one table. DIR keeps
-    all answers; the same command with the same DIR goes on where it was interrupted. Without MODEL and SET: the
-    built-in task and its base model.
+    sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree], or of what else grows trees as
+    SECTION.KEY; several stand in one table. DIR keeps all answers; the same command with the same DIR goes on where it
+    was interrupted. Without MODEL and SET: the built-in task and its base model.
 
 treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
 

@@ -1,7 +1,6 @@
 """Ways of sampling, as `treepo eval --sampling` names them."""
 
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,8 @@ from treepo.grow.stopping import Decode
 from treepo.settings import Config, Settings
 
 KINDS = ("sequential", "tree", "greedy")
+SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
+"""Of which a way may have its own settings."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Way:
 
 
 def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
-    """sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree]; layers: the run's settings.
+    """sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree], or of another section of SECTIONS
+    as SECTION.KEY; layers: the run's settings.
 
     Raises ValueError naming `sampling` for what is none of these.
     """
@@ -49,19 +51,23 @@ def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
         raise ValueError(f"sampling: {text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
     own = _settings(text, values) if colon else {}
     try:
-        return Way(text, kind, resolve(*layers, {"tree": {**own, "width": num_samples}}))
+        return Way(text, kind, resolve(*layers, own, {"tree": {"width": num_samples}}))
     except ValueError as error:
         raise ValueError(f"sampling: {text!r}: {error}" if own else str(error)) from error
 
 
-def _settings(text: str, values: str) -> Mapping[str, Any]:
-    own: dict[str, Any] = {}
+def _settings(text: str, values: str) -> Settings:
+    own: dict[str, dict[str, Any]] = {}
     for part in values.split(","):
-        key, equals, value = part.partition("=")
-        if not equals or key in own or key == "width":
+        name, equals, value = part.partition("=")
+        section, _, key = name.rpartition(".")
+        section = section or "tree"
+        if not equals or key in own.get(section, {}) or name in {"width", "tree.width"}:
             raise ValueError(f"sampling: {text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width")
+        if section not in SECTIONS:
+            raise ValueError(f"sampling: {text!r}: {name!r} is no setting of {', '.join(SECTIONS)}")
         try:
-            own[key] = tomllib.loads(f"value = {value}")["value"]
+            own.setdefault(section, {})[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"sampling: {text!r}: {value!r} is no value of {key!r}") from error
+            raise ValueError(f"sampling: {text!r}: {value!r} is no value of {name!r}") from error
     return own
