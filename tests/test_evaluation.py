@@ -1,6 +1,7 @@
 """`treepo eval` as a user types it."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ def test_an_interruption_repeats_and_loses_nothing(
     assert "32 of 70 problems were answered before" in capsys.readouterr().out
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
     assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+    costs = [json.loads((tmp_path / f / "results.json").read_text())[0]["cost"] for f in ("cut", "whole")]
+    assert (
+        costs[0]["tokens_decoded"]
+        == costs[1]["tokens_decoded"]
+        == sum(r["num_tokens"] for r in answers(tmp_path / "cut"))
+    )
 
 
 def test_models_and_settings_add_up_in_one_folder(chain_model: Path, tmp_path: Path) -> None:
@@ -124,8 +131,12 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--samples", "0"], "samples must be at least 1, got 0"),
-        (["--problems", "0"], "problems must be at least 1, got 0"),
+        (["--samples", "0"], "samples must be within 1..1000000000, got 0"),
+        (["--problems", "0"], "problems must be within 1..1000000000, got 0"),
+        (["--problems", str(10**30)], "problems must be within 1..1000000000, got 1000"),
+        (["--model.path", "x"], "model.path: given twice, as MODEL "),
+        (["--data", "a.jsonl", "--data.held_out", "b.jsonl"], "data.held_out: given twice, as --data 'a.jsonl' and as"),
+        (["--json", "/no/such/folder/f.json"], "json: cannot write to '/no/such/folder/f.json'"),
         (["--sampling", "beam"], "sampling: 'beam' is none of sequential, greedy, tree"),
         (["--sampling", "tree:depht=2"], "sampling: 'tree:depht=2': tree.depht: unknown setting"),
         (
@@ -149,18 +160,126 @@ def test_mistakes_are_told_in_one_line(
     assert error.startswith(f"treepo: {message}") and error.count("\n") == 1
 
 
+def own_problems(folder: Path, answer: str = "1", count: int = 3) -> Path:
+    path = folder / "own.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{i}?", "answer": answer}) + "\n" for i in range(count)))
+    return path
+
+
 def test_answers_of_other_settings_or_weights_are_not_mixed(
     chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A folder that was begun otherwise, or with the same path holding other weights, is refused."""
+    """A folder that was begun otherwise, or with the same path holding other weights, is refused; files that were
+    touched or copied, and another number of checking processes, are the same."""
     model, out = tmp_path / "model", tmp_path / "out"
     policy = load_policy(str(chain_model))
     policy.save(model)
     args = [model, "--problems", 2, "--samples", 2, "--out", out]
     assert evaluate(*args) == 0
-    assert evaluate(*args, "--engine.temperature", 0.5) == 2
-    assert "engine.temperature was 1.0, is 0.5" in capsys.readouterr().err
+    for setting, value in (("engine.temperature", 0.5), ("engine.top_k", 3), ("model.dtype", "bfloat16")):
+        assert evaluate(*args, f"--{setting}", value) == 2
+        assert f"{setting} was " in capsys.readouterr().err
+    assert evaluate(*args, "--train.autocast", "bfloat16") == 2
+    assert evaluate(*args, "--train.seed", 1) == 2
+    os.utime(model / "model.safetensors")
+    assert evaluate(*args, "--checking.num_workers", 1) == 0
     policy.model.get_parameter("model.norm.weight").data.mul_(0.5)
     policy.save(model)
     assert evaluate(*args) == 2
     assert "from before its weights changed" in capsys.readouterr().err
+
+
+def test_answers_to_other_problems_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A set that was edited under its name, a chat template and a checker that changed would make one figure of two."""
+    model, out = save_tiny_model(tmp_path / "model", chat=True), tmp_path / "out"
+    args = [model, "--data", own_problems(tmp_path), "--samples", 1, "--out", out]
+    assert evaluate(*args) == 0
+    own_problems(tmp_path, count=5)
+    assert evaluate(*args) == 0
+    assert figures(out)[0]["overall"]["num_problems"] == 5
+    own_problems(tmp_path, answer="2")
+    assert evaluate(*args) == 2
+    assert "its known answer or the model's tokenizer changed" in capsys.readouterr().err
+    own_problems(tmp_path)
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<user>", "<user> "))
+    assert evaluate(*args) == 2
+    assert "from before its prompt" in capsys.readouterr().err
+
+
+def test_a_checker_that_was_edited_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Verdicts of two functions under one name would be mixed."""
+    model = save_tiny_model(tmp_path / "model", chat=True)
+    code = tmp_path / "edited_judge.py"
+    code.write_text("def judge(response, answer):\n    return True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    checker = ["--checker.use", "FunctionChecker", "--checker.function", "edited_judge:judge"]
+    args = [model, "--data", own_problems(tmp_path), "--samples", 1, *checker, "--out", tmp_path / "out"]
+    assert evaluate(*args) == 0
+    code.write_text("def judge(response, answer):\n    return False or True\n")
+    assert evaluate(*args) == 2
+    assert "checker.code was " in capsys.readouterr().err
+
+
+def test_a_failed_try_binds_nothing(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A model that was not there the first time is not taken for one whose weights changed."""
+    late, out = tmp_path / "late", tmp_path / "out"
+    late.mkdir()
+    assert evaluate(late, "--problems", 2, "--samples", 1, "--out", out) == 2
+    load_policy(str(chain_model)).save(late)
+    assert evaluate(late, "--problems", 2, "--samples", 1, "--out", out) == 0
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_process_at_a_time(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Two in one folder kept the same answers twice, and none could read the folder any more."""
+    with AnswerStore(tmp_path / "out").alone():
+        assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out") == 2
+    assert "another process writes to" in capsys.readouterr().err
+    assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out") == 0
+
+
+def test_damaged_answers_are_found_before_a_model_is_loaded(
+    chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In one line with exit code 2, as all that is wrong with a folder."""
+    args = [chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out"]
+    assert evaluate(*args) == 0
+    (tmp_path / "out" / "part-000009-x.parquet").write_bytes(b"no Parquet")
+    capsys.readouterr()
+    assert evaluate(*args) == 2
+    error = capsys.readouterr().err
+    assert "part-000009-x.parquet' cannot be read as answers" in error and error.count("\n") == 1
+    (tmp_path / "out" / "part-000009-x.parquet").unlink()
+    (tmp_path / "out" / "asked.json").write_text("[")
+    assert evaluate(*args) == 2
+    assert "asked.json' cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "unfinished-thesis.txt", "settings.json", "results.json"])
+def test_other_folders_are_left_alone(
+    name: str, chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What is somebody else's is neither overwritten nor removed."""
+    (tmp_path / name).write_text('{"mine": 1}')
+    assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path) == 2
+    assert capsys.readouterr().err.startswith(f"treepo: out: '{tmp_path}' holds")
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_the_built_in_task_alone(monkeypatch: pytest.MonkeyPatch, chain_model: Path, tmp_path: Path) -> None:
+    """Without problems, models and a number: as many as a training run would ask; there are tens of millions."""
+    monkeypatch.setattr("treepo.build.find_base_model", lambda report: str(chain_model))
+    assert evaluate("--samples", 1, "--sampling", "greedy", "--eval.num_problems", 3, "--out", tmp_path / "out") == 0
+    (row,) = figures(tmp_path / "out")
+    assert (row["model"], row["overall"]["num_problems"]) == ("base model", 3)
+
+
+def test_recipes_for_training_do_not_stand_in_the_way(chain_model: Path, tmp_path: Path) -> None:
+    """Shorter answers than the recipe's reward or fewest leaves are made for."""
+    recipe = tmp_path / "run.toml"
+    recipe.write_text("[reward]\noverlong = 1.0\n[tree]\nmin_width = 4\ntoken_budget = 100\nwidth = 8\n")
+    args = [chain_model, "--recipe", recipe, "--problems", 1, "--samples", 2, "--out", tmp_path / "out"]
+    assert evaluate(*args, "--data.prompt_field", "prompt") == 0

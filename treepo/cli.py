@@ -7,6 +7,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         for option in ("--prompt", "--recipe", "--out"):
             parser.add_argument(option)
     if command == "eval":
-        parser.add_argument("model", nargs="*")
+        parser.add_argument("models", nargs="*")
         parser.add_argument("--data", nargs="+", default=[])
         parser.add_argument("--sampling", nargs="+", default=["sequential"])
         parser.add_argument("--samples", type=int, default=16)
@@ -191,7 +192,9 @@ def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> 
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.engine import EngineError
-    from treepo.evaluation import answer, conclude, plan, prepare
+    from treepo.evaluate import AnswerStore, StoreError
+    from treepo.evaluation import conclude
+    from treepo.evaluation_plan import Arguments, plan
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
     from treepo.task.checked import CheckingError
@@ -200,22 +203,29 @@ def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> 
     terminal = Terminal(Console())
     folder = _out_folder(options.out, "eval-")
     with users_mistakes():
-        given = options.model, options.data, options.samples, options.sampling, options.problems, options.recipe
-        evaluation = plan(*given, overrides, folder, options.json)
-    for model in evaluation.models:
-        with users_mistakes():
-            ready = prepare(evaluation, model, terminal)
-        terminal.say(
-            f"Answers are kept in {folder}; with --out {folder} the same command goes on after an interruption."
-        )
-        try:
-            answer(ready, terminal)
-        except (StrategyError, EngineError, CheckingError) as error:
-            raise UsageError(str(error)) from error
-        finally:
-            ready.close()
+        given = {f.name: getattr(options, f.name) for f in fields(Arguments)}
+        evaluation = plan(Arguments(**given), overrides, folder)
+    try:
+        with AnswerStore(folder).alone():
+            for model in evaluation.models:
+                _answer(evaluation, model, terminal)
+            with users_mistakes():
+                conclude(evaluation, terminal)
+    except (StrategyError, EngineError, CheckingError, StoreError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _answer(evaluation: Any, model: str, terminal: Any) -> None:
+    """One model of an evaluation; nothing of it is left in memory."""
+    from treepo.evaluation import answer, prepare
+
     with users_mistakes():
-        conclude(evaluation, terminal)
+        ready = prepare(evaluation, model, terminal)
+    terminal.say(f"Answers are kept in {evaluation.out}; after an interruption the same command with --out goes on.")
+    try:
+        answer(ready, terminal)
+    finally:
+        ready.close()
 
 
 def _out_folder(out: str | None, prefix: str = "") -> Path:

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,82 +15,38 @@ import numpy as np
 from treepo.build import build_policy, engine_for
 from treepo.build_engine import check_align, sampling_of
 from treepo.build_task import build_task
-from treepo.config import read_recipe, resolve, to_toml
+from treepo.config import to_toml
 from treepo.engine import Engine
-from treepo.evaluate import AnswerStore, Cost, EstimateSettings, ProblemKey, grow_in_parts, judge, results
+from treepo.evaluate import (
+    AnswerStore,
+    EstimateSettings,
+    Meter,
+    ProblemKey,
+    check_asked,
+    grow_in_parts,
+    judge,
+    results,
+)
 from treepo.evaluate.results import COLUMNS, Result
+from treepo.evaluate.store import KIND
 from treepo.evaluate.table import rich_table, text_tables, to_json
+from treepo.evaluation_plan import Evaluation
 from treepo.grow import TreeSampler
 from treepo.model.lora import LoraSettings
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.seeds import derive_seed
-from treepo.settings import BUILT_IN_TASK, Config, Settings, is_data_given
+from treepo.settings import Config
 from treepo.task.checked import CheckedTask
+from treepo.task.checking import Checker, FunctionChecker
 from treepo.task.problem import Problem, Task
-from treepo.ways import Way, read_way
+from treepo.ways import Way
 
 BASE_MODEL = "base model"
 """What the built-in task's model is called in tables."""
 
 ANSWER_SECTIONS = ("data", "prompt", "checker", "checking", "initial_fork", "branching", "fallback", "stopping", "tree")
 """Sections of which answers and verdicts depend on everything."""
-
-ALL = 10**9
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is to be evaluated.
-
-    config: the settings that all ways share; num_problems: the first ones; out: the folder of the answers; json: where
-    a copy of the figures goes.
-    """
-
-    models: tuple[str, ...]
-    ways: tuple[Way, ...]
-    config: Config
-    num_problems: int
-    out: Path
-    json: Path | None
-
-
-def plan(
-    models: Sequence[str],
-    data: Sequence[str],
-    num_samples: int,
-    sampling: Sequence[str],
-    num_problems: int | None,
-    recipe: str | None,
-    overrides: Settings,
-    out: Path,
-    json: str | None,
-) -> Evaluation:
-    """Settings and arguments put together; raises ValueError naming what cannot work."""
-    if num_samples < 1:
-        raise ValueError(f"samples must be at least 1, got {num_samples}")
-    if num_problems is not None and num_problems < 1:
-        raise ValueError(f"problems must be at least 1, got {num_problems}")
-    for name, given in (("sampling", sampling), ("model", models)):
-        if doubled := [one for i, one in enumerate(given) if one in given[:i]]:
-            raise ValueError(f"{name}: {doubled[0]!r} is given twice")
-    base: Settings = read_recipe(Path(recipe)) if recipe else {}
-    if not recipe and not data and not is_data_given(overrides):
-        base = BUILT_IN_TASK
-    asked: Settings = {"data": {"held_out": tuple(data)}} if data else {}
-    layers = base, overrides, asked
-    if resolve(*layers).data.held_out:
-        # What is trained on is neither asked nor read.
-        layers = *layers, {"data": {"train": (), "weights": ()}}
-    ways = tuple(read_way(text, num_samples, layers) for text in sampling)
-    config = resolve(*layers, {"tree": {"width": num_samples}})
-    if not models:
-        models = (config.model.path,)
-    if len(models) > 1 and config.engine.kind != "embedded":
-        raise ValueError(
-            f"engine.kind: {config.engine.kind!r} takes one model at a time; evaluate the others with the same --out"
-        )
-    return Evaluation(tuple(models), ways, config, num_problems or ALL, out, Path(json) if json else None)
 
 
 @dataclass(frozen=True)
@@ -113,9 +70,10 @@ class Prepared:
 
 def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     """Claim the folder, build the model's engine and read the problems; raises ValueError naming what cannot work."""
-    store = AnswerStore(evaluation.out)
+    store, name = AnswerStore(evaluation.out), model or BASE_MODEL
     store.claim(_answer_settings(evaluation))
-    _check_weights(evaluation.out / "models.json", model)
+    # Before a large model is loaded for nothing.
+    answered = {json.dumps([key.source, key.problem]) for key in store.done() if key.model == name}
     longest = max(evaluation.ways, key=lambda way: way.config.tree.response_limit).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
@@ -127,10 +85,14 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     engine = engine_for(config, policy)
     task = build_task(config, policy, engine.longest, terminal.say)
     problems = task.held_out_problems(evaluation.num_problems)
-    ready = Prepared(model or BASE_MODEL, config, evaluation.ways, policy, engine, task, problems, store)
-    if not problems:
+    ready = Prepared(name, config, evaluation.ways, policy, engine, task, problems, store)
+    try:
+        if not problems:
+            raise ValueError("data.held_out: no problem to ask")
+        check_asked(evaluation.out / "asked.json", name, policy.model.state_dict(), problems, answered)
+    except ValueError:
         ready.close()
-        raise ValueError("data.held_out: no problem to ask")
+        raise
     return ready
 
 
@@ -152,13 +114,11 @@ def _ask(ready: Prepared, way: Way, problems: Sequence[Problem], terminal: Termi
     decode, engine, accelerators = ready.policy.decode, ready.engine, num_accelerators(ready.config)
     sampler = TreeSampler(engine, way.rules(decode), way.sampling(sampling_of(ready.config.engine)))
     parts = grow_in_parts(sampler, problems, derive_seed(ready.config.train.seed, "eval"))
-    num_done, right, counters, start = 0, 0.0, engine.counters, perf_counter()
+    meter, num_done, right, start = Meter(engine, accelerators), 0, 0.0, perf_counter()
     with terminal.bar(f"{Path(ready.name).name}, {way.label}") as report:
         for part in parts:
-            wall_s, used = perf_counter() - start, engine.counters - counters
-            counters = engine.counters
+            cost = meter.charge([tree for _, tree in part], perf_counter() - start)
             answered = judge(ready.task, part, decode)
-            cost = Cost(used.num_decoded, used.num_prefilled, wall_s, wall_s * accelerators)
             ready.store.append([r for one in answered for r in one.records(ready.name, way.label)], cost)
             num_done += len(part)
             right += sum(float(np.mean([v.correct for v in one.verdicts])) for one in answered)
@@ -193,18 +153,26 @@ def num_accelerators(config: Config) -> int:
 def _answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     """All that answers depend on but the model and the way, which stand beside each."""
     settings = tomllib.loads(to_toml(evaluation.config))
-    kept = {section: settings[section] for section in ANSWER_SECTIONS}
+    kept: dict[str, Any] = {KIND: "treepo eval"}
+    kept |= {section: settings[section] for section in ANSWER_SECTIONS}
+    del kept["checking"]["num_workers"]
+    if digest := _digest_of_code(evaluation.config.checker):
+        kept["checker"]["code"] = digest
+    kept["train"] = {"autocast": settings["train"]["autocast"]}
     kept["engine"] = {key: settings["engine"][key] for key in ("kind", "temperature", "top_k", "top_p", "min_p")}
     kept["model"] = {key: settings["model"][key] for key in ("dtype", "device")}
     return kept | {"seed": evaluation.config.train.seed}
 
 
-def _check_weights(path: Path, model: str) -> None:
-    """Answers of a folder whose weights have changed since would be mixed with new ones; raises ValueError."""
-    files = sorted(Path(model).glob("*.safetensors")) if model else []
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    mark = hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
-    marks = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if marks.setdefault(model, mark) != mark:
-        raise ValueError(f"out: {str(path.parent)!r} holds answers of {model!r} from before its weights changed")
-    path.write_text(json.dumps(marks, indent=1) + "\n", encoding="utf-8")
+def _digest_of_code(checker: Checker) -> str:
+    """A mark of the file that a checker of one's own is in; empty for ours."""
+    module = checker.function.partition(":")[0] if isinstance(checker, FunctionChecker) else type(checker).__module__
+    if module.partition(".")[0] == "treepo":
+        return ""
+    try:
+        spec = find_spec(module)
+    # What importing the packages above it may raise.
+    except (ImportError, ValueError):
+        return ""
+    path = Path(spec.origin) if spec and spec.origin else None
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path and path.is_file() else ""

@@ -50,8 +50,10 @@ def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
     if kind not in KINDS or (colon and kind != "tree"):
         raise ValueError(f"sampling: {text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
     own = _settings(text, values) if colon else {}
+    # A fewest number of leaves is for trees with a token budget.
+    size = {"width": num_samples} | ({} if kind == "tree" else {"min_width": 1})
     try:
-        return Way(text, kind, resolve(*layers, own, {"tree": {"width": num_samples}}))
+        return Way(text, kind, resolve(*layers, own, {"tree": size}))
     except ValueError as error:
         raise ValueError(f"sampling: {text!r}: {error}" if own else str(error)) from error
 

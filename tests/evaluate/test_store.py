@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.evaluate.answers import TRUE, answers
 from tests.real_data import real_records
-from treepo.evaluate import AnswerRecord, AnswerStore, Cost, ProblemKey
+from treepo.evaluate import AnswerRecord, AnswerStore, Cost, ProblemKey, StoreError
 from treepo.evaluate.records import SCHEMA
 
 SETTINGS = {"model": ["m"], "temperature": 0.6, "tree": {"width": 16}}
@@ -154,7 +154,7 @@ def test_a_killed_process_leaves_whole_problems_or_none(tmp_path):
 def test_an_error_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):
     store = begun(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StoreError, match="out: cannot write '.*part-000001.*': disk full"):
         store.append(answers(1), COST)
     assert store.done() == set()
 
@@ -231,9 +231,9 @@ def test_a_folder_that_cannot_be_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="out: cannot write to '.*file/folder': Not a directory"):
         AnswerStore(tmp_path / "file" / "folder").claim(SETTINGS)
-    store = begun(tmp_path)
+    store = begun(tmp_path / "out")
     store.append(answers(1), COST)
-    (tmp_path / "settings.json").unlink()
+    (tmp_path / "out" / "settings.json").unlink()
     with pytest.raises(ValueError, match="holds answers but no settings.json"):
         store.claim(SETTINGS)
 

@@ -16,6 +16,10 @@ UNFINISHED = "unfinished-"
 """Names of files that are being written begin with this, until they are renamed."""
 
 
+class StoreError(ValueError):
+    """Answers cannot be kept or read; the message says in one line which file and why."""
+
+
 @dataclass(frozen=True)
 class PartCost:
     """What the answers of one model and setting that were kept at the same time cost together."""
@@ -46,25 +50,28 @@ def write_answers(path: Path, tables: Iterable[pa.Table], costs: Mapping[str, Pa
 
 
 def read_answers(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a file. Raises ValueError naming it if it is damaged or holds something else."""
+    """Some columns of a file. Raises StoreError naming it if it is damaged or holds something else."""
     with _opened(path) as file:
         return file.read(list(columns)).replace_schema_metadata()
 
 
 def read_costs(path: Path) -> dict[str, PartCost]:
-    """The parts that a file consists of and what they cost. Raises ValueError like `read_answers`."""
+    """The parts that a file consists of and what they cost. Raises StoreError like `read_answers`."""
     with _opened(path) as file:
         return COSTS.validate_json((file.schema_arrow.metadata or {}).get(COSTS_KEY, b"no costs"))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once all is written and on disk."""
+    """A path to write to, which takes the place of `path` once all is written and on disk; raises StoreError if not."""
     unfinished = path.with_name(UNFINISHED + path.name)
-    yield unfinished
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreError(f"out: cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -76,4 +83,4 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"out: {str(path)!r} cannot be read as answers: {reason}") from error
+        raise StoreError(f"out: {str(path)!r} cannot be read as answers: {reason}") from error

@@ -1,19 +1,35 @@
 """Answers on disk, in a folder where an evaluation can be interrupted and go on."""
 
+import fcntl
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from treepo.evaluate.answer_file import UNFINISHED, PartCost, read_answers, read_costs, replacing, write_answers
+from treepo.evaluate.answer_file import (
+    UNFINISHED,
+    PartCost,
+    StoreError,
+    read_answers,
+    read_costs,
+    replacing,
+    write_answers,
+)
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
 
-ANSWERS, SETTINGS = "answers.parquet", "settings.json"
+ANSWERS, SETTINGS, LOCK = "answers.parquet", "settings.json", "lock"
+OURS = re.compile(rf"lock|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|asked|results)\.json)")
+"""Names of the files of such a folder."""
+
+KIND = "kind"
+"""The setting that tells a folder of ours from others with files of the same names."""
 
 SAMPLE = (*ProblemKey._fields, "sample")
 """What tells an answer from all others."""
@@ -23,30 +39,55 @@ SAMPLE = (*ProblemKey._fields, "sample")
 class AnswerStore:
     """The answers in one folder: parts as problems are finished, one `answers.parquet` in the end.
 
-    One process may write at a time. What cannot be read is a ValueError, in one line, that names the file.
+    One process may write at a time (`alone`). What cannot be read is a StoreError, in one line, that names the file.
     """
 
     folder: Path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other process writes to the folder, which is made; raises StoreError if one does."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / LOCK).open("w")
+        except OSError as error:
+            raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(f"out: another process writes to {str(self.folder)!r}") from error
+            yield
 
     def claim(self, settings: Mapping[str, Any]) -> None:
         """Make the folder ready for answers under these settings, new ones or more of them.
 
         What an interruption left unfinished is removed. settings: all that answers depend on, as JSON can hold it.
-        Raises ValueError saying what differs if there are answers under others.
+        Raises StoreError saying what differs if there are answers under others.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._require_ours()
             _require_settings(self.folder / SETTINGS, settings, may_begin=not self._files())
             for path in self.folder.glob(f"{UNFINISHED}*"):
                 path.unlink()
             self._remove_compacted()
         except OSError as error:
-            raise ValueError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+            raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+
+    def _require_ours(self) -> None:
+        """Raise StoreError if there are files that are not those of such a folder."""
+        names = sorted(path.name for path in self.folder.iterdir())
+        foreign = [name for name in names if not OURS.fullmatch(name)]
+        if SETTINGS not in names:
+            foreign += [name for name in ("asked.json", "results.json") if name in names]
+        if foreign:
+            raise StoreError(f"out: {str(self.folder)!r} holds other files, such as {foreign[0]!r}; give a new folder")
 
     def append(self, records: Sequence[AnswerRecord], cost: Cost) -> None:
         """Keep all answers to some problems, of one model and setting, and what they cost together: all or nothing.
 
-        They are on disk when this returns. Raises ValueError if a field of a key is no text.
+        They are on disk when this returns. Raises StoreError if a field of a key is no text.
         """
         assert len({(r.model, r.setting) for r in records}) == 1, "one model, one setting"
         name = self._next_part(records)
@@ -61,7 +102,7 @@ class AnswerStore:
     def read(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
         """All answers in the order in which they were kept; the columns of SCHEMA, or some of them.
 
-        Raises ValueError if the same answer is in two files, which copying files about can bring.
+        Raises StoreError if the same answer is in two files, which copying files about can bring.
         """
         tables, holders = [SCHEMA.empty_table().select(list(columns))], {}
         for path in self._files():
@@ -69,7 +110,7 @@ class AnswerStore:
             for sample in zip(*(table[name].to_pylist() for name in SAMPLE), strict=True):
                 holder = holders.setdefault(sample, path.name)
                 if holder != path.name:
-                    raise ValueError(f"out: {holder!r} and {path.name!r} both hold {sample}; remove one of them")
+                    raise StoreError(f"out: {holder!r} and {path.name!r} both hold {sample}; remove one of them")
             tables.append(table.select(list(columns)))
         return pa.concat_tables(tables)
 
@@ -134,16 +175,18 @@ def _total(costs: Sequence[Cost]) -> Cost:
 def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) -> None:
     """Write the settings down, or compare them with those written down."""
     new = json.loads(json.dumps(settings, allow_nan=False))
+    if may_begin and path.exists() and _kind(path) != new.get(KIND):
+        raise StoreError(f"out: {str(path.parent)!r} holds a {path.name} of something else; give a new folder")
     if may_begin or not path.exists():
         if not may_begin:
-            raise ValueError(f"out: {str(path.parent)!r} holds answers but no {path.name}")
+            raise StoreError(f"out: {str(path.parent)!r} holds answers but no {path.name}")
         with replacing(path) as unfinished:
             unfinished.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
         return
     try:
         before = _flat(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
-        raise ValueError(f"out: {str(path)!r} cannot be read as settings: {error}") from error
+        raise StoreError(f"out: {str(path)!r} cannot be read as settings: {error}") from error
     now = _flat(new)
     differing = [
         f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
@@ -151,7 +194,14 @@ def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) 
         if before.get(key) != now.get(key)
     ]
     if differing:
-        raise ValueError(f"out: {str(path.parent)!r} has answers under other settings: {'; '.join(differing)}")
+        raise StoreError(f"out: {str(path.parent)!r} has answers under other settings: {'; '.join(differing)}")
+
+
+def _kind(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get(KIND)
+    except (OSError, ValueError, AttributeError):
+        return path.name
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -64,7 +64,7 @@ def load_policy(
     packable and is not.
     """
     _check_device(device)
-    _check_folder(path)
+    check_folder(path)
     register_attention()
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -120,7 +120,8 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
 
 
-def _check_folder(path: str) -> None:
+def check_folder(path: str) -> None:
+    """Raise ValueError naming `model.path` if a path is no model's folder; the name of one on the hub may pass."""
     folder = Path(path)
     try:
         is_folder = folder.is_dir()
