@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +86,6 @@ def cache_figures(engine: Engine) -> dict[str, float]:
     return {"memory/engine_cache": num_bytes([tensor for pair in engine.pool.layers.values() for tensor in pair])}
 
 
-def num_bytes(tensors: list[Tensor]) -> int:
+def num_bytes(tensors: Sequence[Tensor]) -> int:
     """Of all their elements."""
     return sum(tensor.nbytes for tensor in tensors)
