@@ -76,6 +76,7 @@ class Trainer:
         clock.lap("update")
         metrics = (
             reward_figures(trees, rewards)
+            | {"correct/mean": float(np.concatenate([v.correct for v in verified]).mean())}
             | part_figures(verified)
             | check_figures(verified)
             | problem_figures(rewards, [v.correct for v in verified], num_rounds, len(trained))
