@@ -1,6 +1,10 @@
 """Trackers: what each is given, and that none stops a run."""
 
 import json
+import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -115,7 +119,7 @@ class Package(SimpleNamespace):
 def test_what_the_packages_are_called_with(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Names, settings, figures and rows arrive as they are, each with its step."""
     package = Package()
-    monkeypatch.setitem(import_module("sys").modules, name, package)
+    monkeypatch.setitem(sys.modules, name, package)
     track(WandB("maths", tmp_path, True) if name == "wandb" else Trackio("maths"))
     (_, options), *logged, end = package.calls
     assert (options["project"], options["name"], options["config"]) == ("maths", "wide", CONFIG)
@@ -161,13 +165,9 @@ def test_wandb_offline_writes_a_run_and_its_table(tmp_path: Path, monkeypatch: p
 def test_trackio_keeps_every_figure_on_this_machine(tmp_path: Path):
     """In a process of its own: where it keeps them is decided when it is imported."""
     pytest.importorskip("trackio.table")
-    import os
-    import sqlite3
-    import subprocess
-    import sys
-
     code = "from tests.report.test_trackers import *; track(Trackio('maths'))"
-    environment = os.environ | {"TRACKIO_DIR": str(tmp_path), "TRACKIO_SPACE_ID": "", "TRACKIO_SERVER_URL": ""}
+    elsewhere = {"TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"}
+    environment = {k: v for k, v in os.environ.items() if k not in elsewhere} | {"TRACKIO_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120, capture_output=True)
     with sqlite3.connect(next(tmp_path.glob("*.db"))) as database:
         rows = database.execute("select step, metrics from metrics").fetchall()
