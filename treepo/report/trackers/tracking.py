@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treepo.report.metrics import Metrics
-from treepo.report.samples import Sample
+from treepo.report.samples import Sample, harmless
 from treepo.report.trackers.base import Tracker
 
 
@@ -54,5 +54,6 @@ class Tracking:
 
 
 def one_line(error: Exception) -> str:
-    """Kind and first line of what was said."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    """Kind and first line of what was said, which may quote what the model wrote."""
+    first, *_ = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {harmless(first[:200])}"
