@@ -3,7 +3,7 @@
 from io import StringIO
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -52,6 +52,7 @@ def test_what_is_not_in_every_step_has_a_line_of_its_own():
     ]
 
 
+@settings(max_examples=300, deadline=None)
 @given(
     step=st.integers(1, 9999),
     reward=st.floats(-99, 99),
@@ -63,8 +64,10 @@ def test_what_is_not_in_every_step_has_a_line_of_its_own():
     update=st.floats(0, 1),
     sharing=st.floats(1, 99),
 )
+@example(9999, -99.0, 1.0, 999, 99995.0, 1e5, 3.5e5, 0.5, 99.0)
 def test_lines_fit_80_columns(step, reward, right, grown, rate, seconds, left, update, sharing):
-    """Also in long runs, fast ones and slow ones, with the bar of up to 17 columns before the state."""
+    """Also in long runs, fast ones and slow ones, with the bar of up to 17 columns before the state. A rate of 99995
+    was once written as 100.0k, and a line had 81."""
     metrics = STEP | {
         "reward/mean": reward,
         "correct/mean": right,

@@ -35,8 +35,11 @@ def state_line(seconds_left: float, metrics: Metrics) -> str:
 
 
 def _short(number: float) -> str:
-    """Three digits or so: 0.52, 3.4, 512, 12.3k, 4.5M."""
-    for factor, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= 9999.5 * factor / 1e3:
-            return f"{number / factor:.1f}{unit}"
-    return f"{number:.0f}" if number >= 99.5 else f"{number:.1f}" if number >= 9.95 else f"{number:.2f}"
+    """At most five characters: 0.52, 3.40, 12.3, 512, 1234, 12.3k, 512k, 4.50M."""
+    unit = ""
+    if number >= 999.5e3:
+        number, unit = number / 1e6, "M"
+    elif number >= 9999.5:
+        number, unit = number / 1e3, "k"
+    digits = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f}{unit}"
