@@ -6,12 +6,15 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from treepo.build import Run, build_run
+from treepo.build_tracking import check_installed, tracked
 from treepo.config import to_toml
 from treepo.credit import GRPO
 from treepo.learn.batches import TreeBatch
 from treepo.learn.update import NonFiniteUpdateError
 from treepo.report.metrics import MetricsLog
+from treepo.report.samples import append_samples, choose_samples
 from treepo.report.terminal import Terminal
+from treepo.report.trackers import Tracking
 from treepo.report.trees import KeptTree, write_trees
 from treepo.settings import Config
 
@@ -23,6 +26,7 @@ def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
     written there.
     """
     _check_unused(out)
+    check_installed(config.tracking)
     with terminal.bar("making the base model") as report:
         run = build_run(config, terminal.say, report)
     try:
@@ -48,25 +52,32 @@ def train(run: Run, out: Path, terminal: Terminal) -> None:
     """Evaluate, train, evaluate again; metrics and model are kept in `out`.
 
     Raises FloatingPointError if logits, loss or gradients stop being finite; the batch of an update that did it is kept
-    in `out`.
+    in `out`. Raises MemoryError, with what to change, for an update that cannot be made within memory, and TrackerError
+    if a tracker cannot be started.
     """
+    with tracked(run.config, out, terminal.say) as tracking:
+        _train(run, out, terminal, tracking)
+
+
+def _train(run: Run, out: Path, terminal: Terminal, tracking: Tracking) -> None:
     num_steps = run.config.train.num_steps
     log = MetricsLog(out / "metrics.jsonl")
     before = run.evaluate()
     log.append(0, before)
+    tracking.log(0, before)
     if before:
         terminal.say(f"held out before training: {before['eval/avg']:.1%} (greedy {before['eval/greedy']:.1%})")
     best = before.get("eval/avg", -1.0)
-    with terminal.bar("training") as report:
+    with terminal.training(num_steps) as show:
         for step in range(1, num_steps + 1):
-            metrics = _step(run, step, out)
+            metrics = _step(run, step, out, tracking)
             log.append(step, metrics)
+            tracking.log(step, metrics)
             if metrics.get("eval/avg", -1.0) > best:
                 best = metrics["eval/avg"]
                 if run.config.eval.keep_best:
                     run.policy.save(out / "best")
-            terminal.step(step, metrics)
-            report(step, num_steps, metrics["reward/mean"])
+            show(step, metrics)
     if run.config.lora.rank:
         run.policy.save_adapter(out / "adapter")
     if is_model_kept(run.config):
@@ -79,7 +90,7 @@ def is_model_kept(config: Config) -> bool:
     return config.lora.merge or not config.lora.rank
 
 
-def _step(run: Run, step: int, out: Path) -> dict[str, float]:
+def _step(run: Run, step: int, out: Path, tracking: Tracking) -> dict[str, float]:
     """One training step, with its trees kept and an evaluation where they are due."""
     try:
         result = run.trainer.step(step)
@@ -90,6 +101,10 @@ def _step(run: Run, step: int, out: Path) -> dict[str, float]:
     if _is_due(step, run.config.train.trees_every):
         kept = [KeptTree(*parts) for parts in zip(result.trees, result.rewards, result.advantages, strict=True)]
         write_trees(out / "trees" / f"step-{step:06d}.parquet", kept, run.policy.decode)
+        settings = run.config.tracking
+        samples = choose_samples(kept, run.policy.decode, settings.sample_problems, settings.sample_answers)
+        append_samples(out / "samples.jsonl", step, samples)
+        tracking.table(step, samples)
     if step == run.config.train.num_steps or _is_due(step, run.config.eval.every):
         return result.metrics | run.evaluate()
     return result.metrics

@@ -164,6 +164,40 @@ class EvalSettings:
     """Keep the model as it was when eval/avg was highest, in best/."""
 
 
+TRACKERS = ("tensorboard", "trackio", "wandb")
+"""Each is the name of a package and of our extra that installs it."""
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where figures go besides metrics.jsonl (see docs/tracking.md)."""
+
+    trackers: tuple[str, ...] = ()
+    """tensorboard, trackio, wandb: each needs the extra of its name, as in pip install 'treepo[wandb]'."""
+
+    project: str = "treepo"
+    """The project that trackio and wandb show the run in."""
+
+    run_name: str = ""
+    """The run's name there; that of its folder if not given."""
+
+    offline: bool = False
+    """Let wandb only write to the run's folder; `wandb sync` sends it later."""
+
+    sample_problems: Annotated[int, Field(ge=0)] = 4
+    """Problems of which answers go to samples.jsonl and the trackers at steps whose trees are kept; 0 for none."""
+
+    sample_answers: Count = 4
+    """Answers of each: the best, the worst and some between."""
+
+    def __post_init__(self) -> None:
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise ValueError(f"trackers must be among {', '.join(TRACKERS)}, got {name!r}")
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"trackers must differ, got {list(self.trackers)}")
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of a run."""
@@ -191,6 +225,7 @@ class Config:
     train: TrainSettings = TrainSettings()
     dynamic_sampling: DynamicSampling = DynamicSampling()
     eval: EvalSettings = EvalSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     def __post_init__(self) -> None:
         if self.credit.per_node and self.loss.per_trajectory:

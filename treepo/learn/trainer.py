@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -12,8 +12,9 @@ from treepo.credit.whitening import Sums, same
 from treepo.engine import Engine
 from treepo.grow import StrategyError, TreeSampler
 from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.figures import packing_figures, problem_figures, reward_figures, tree_figures
+from treepo.learn.figures import lengths_of, packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.groups import advantage_figures, group_figures
+from treepo.learn.memory import begin_peak, cache_figures, memory_figures
 from treepo.learn.packing import PackedTree
 from treepo.learn.rewards import Verified, check_figures, part_figures, verify
 from treepo.learn.update import Updater
@@ -60,11 +61,13 @@ class Trainer:
     def step(self, step: int) -> StepResult:
         """Training step number `step`, from 1."""
         clock = _Clock()
-        before = self.engine.counters
+        begin_peak(self.policy.model.device)
+        before, num_oom = self.engine.counters, self.updater.bound.num_oom
         trees, verified, num_rounds = self.rollout(step, clock)
         rewards = [v.rewards for v in verified]
         grown = self.engine.counters - before
         advantages = credit(trees, rewards, self.estimator, self.problems_per_step)
+        cache = cache_figures(self.engine)
         self.engine.rest()
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
@@ -74,6 +77,7 @@ class Trainer:
         clock.lap("update")
         metrics = (
             reward_figures(trees, rewards)
+            | {"correct/mean": float(np.concatenate([v.correct for v in verified]).mean())}
             | part_figures(verified)
             | check_figures(verified)
             | problem_figures(rewards, [v.correct for v in verified], num_rounds, len(trained))
@@ -83,7 +87,10 @@ class Trainer:
             | packing_figures(trees, packed)
             | grown.metrics()
             | _update_figures(updates)
-            | clock.metrics()
+            | (self.updater.limit_figures(num_oom) if updates else {})
+            | memory_figures(self.policy.model, self.updater.optimizer)
+            | cache
+            | clock.metrics(trees)
         )
         return StepResult(metrics, trees, rewards, advantages)
 
@@ -118,8 +125,7 @@ class Trainer:
     def update(self, trained: list[list[PackedTree]]) -> list[dict[str, float]]:
         """All updates of a step, on the parts of each tree; their metrics."""
         batches = self.mini_batches(trained)
-        parts = iter(self.updater.prepare([part for batch in batches for part in batch]))
-        prepared = [list(islice(parts, len(batch))) for batch in batches]
+        prepared = [self.updater.prepare(batch) for batch in batches]
         return [self.updater.update(batch) for _ in range(self.num_epochs) for batch in prepared]
 
     def mini_batches(self, trained: list[list[PackedTree]]) -> list[list[PackedTree]]:
@@ -189,8 +195,12 @@ class _Clock:
         self.laps[name] = self.laps.get(name, 0.0) + now - self.last
         self.last = now
 
-    def metrics(self) -> dict[str, float]:
-        return self.laps | {"time/step_s": self.last - self.start}
+    def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
+        """Seconds by name, and trajectories and their tokens per second of the whole step."""
+        seconds = self.last - self.start
+        lengths = np.concatenate([lengths_of(tree) for tree in trees])
+        rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}
+        return self.laps | {"time/step_s": seconds} | {f"time/{name}_per_s": rate for name, rate in rates.items()}
 
 
 def _update_figures(updates: Sequence[dict[str, float]]) -> dict[str, float]:

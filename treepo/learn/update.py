@@ -1,7 +1,8 @@
 """One optimiser update from packed trees."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,12 +12,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.learn.batches import TreeBatch, join
+from treepo.learn.cutting import cut_within, longest_path
 from treepo.learn.loss import Aggregation, Loss, Penalties, terms_of
 from treepo.learn.loss.penalties import kl_estimates
+from treepo.learn.memory import REMEDIES, MemoryBound, first_line, is_out_of_memory
 from treepo.learn.packing import PackedTree, pack_apart, pack_within
 from treepo.learn.reference import Reference
 from treepo.learn.scoring import Scorer
 from treepo.tree import Tree
+
+T = TypeVar("T")
 
 
 class NonFiniteUpdateError(Exception):
@@ -35,6 +40,7 @@ class Updater:
     rescoring: whether the trainer's own log-probabilities, as they are before the first update of a step, take the
     place of the engine's. max_importance: with rescoring, the bound of the weights by which tokens that the engine drew
     from another distribution are made up for; None for no weights. reference: needed where a penalty refers to it.
+    bound: where memory runs out, work begins again with half as many tokens per forward, which the bound remembers.
     """
 
     scorer: Scorer
@@ -49,33 +55,60 @@ class Updater:
     rescoring: bool = False
     max_importance: float | None = None
     reference: Reference | None = None
+    bound: MemoryBound = field(default_factory=MemoryBound)
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of one forward, as far as is known by now."""
+        return self.max_tokens if self.bound.max_tokens is None else min(self.max_tokens, self.bound.max_tokens)
+
+    def limit_figures(self, num_oom_before: int) -> dict[str, float]:
+        """update/micro_batch_tokens: the limit; update/num_oom: how often memory ran out since it had so many times."""
+        return {"update/micro_batch_tokens": self.limit, "update/num_oom": self.bound.num_oom - num_oom_before}
 
     def pack(self, tree: Tree, advantages: np.ndarray) -> list[PackedTree]:
         """One tree in as few parts as memory allows, or, where nothing is to be shared, in its trajectories."""
-        return pack_within(tree, advantages, self.max_tokens) if self.packing else pack_apart(tree, advantages)
+        return pack_within(tree, advantages, self.limit) if self.packing else pack_apart(tree, advantages)
 
     def prepare(self, trees: Sequence[PackedTree]) -> list[PackedTree]:
-        """What has to be known of a step's trees before its first update changes the policy."""
+        """What has to be known of a step's trees before its first update changes the policy; those that turn out to be
+        too large for memory come back in parts."""
+        parts = list(trees)
         if self.rescoring:
-            scored = self.scorer.logprobs(trees, self.max_tokens)
-            trees = [replace(tree, rescored_logprobs=own) for tree, own in zip(trees, scored, strict=True)]
+            parts, scored = self._within_memory(parts, self.scorer.logprobs)
+            parts = [replace(part, rescored_logprobs=own) for part, own in zip(parts, scored, strict=True)]
         if self.reference is not None:
             with self.reference() as model:
-                scored = replace(self.scorer, model=model).logprobs(trees, self.max_tokens)
-            trees = [replace(tree, ref_logprobs=own) for tree, own in zip(trees, scored, strict=True)]
-        return list(trees)
+                parts, scored = self._within_memory(parts, replace(self.scorer, model=model).logprobs)
+            parts = [replace(part, ref_logprobs=own) for part, own in zip(parts, scored, strict=True)]
+        return parts
 
     def update(self, trees: Sequence[PackedTree]) -> dict[str, float]:
         """One update on these trees; metrics are means over the response tokens of all their trajectories, and those of
-        `mismatch_figures`, which say how far the engine is from the policy where this is the first update of a step."""
+        `mismatch_figures`, which say how far the engine is from the policy where this is the first update of a step.
+
+        Where memory runs out in a forward or backward pass, all of them are done again with fewer tokens each, before
+        any weight has changed. Raises MemoryError, with what to change, if that does not help.
+        """
         assert trees, "an update needs at least one tree"
+        parts, (totals, gaps) = self._within_memory(weigh(trees, self.aggregation), self._gradients)
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = clip_grad_norm_(trained, self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteUpdateError("gradient norm", join(parts))
+        self._step()
+        totals |= {"grad_norm": float(norm), "lr": float(self.schedule.get_last_lr()[0])}
+        self.schedule.step()
+        return totals | mismatch_figures(gaps)
+
+    def _gradients(self, trees: Sequence[PackedTree], max_tokens: int) -> tuple[dict[str, float], np.ndarray]:
+        """Fill in the gradients of all trained weights; (metrics, gap of each term as `loss_sum` says)."""
         num_tokens = sum(tree.num_response_tokens for tree in trees)
-        weighed = weigh(trees, self.aggregation)
         totals: dict[str, float] = {}
         gaps: list[np.ndarray] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for indices in self.scorer.batches(weighed, self.max_tokens):
-            batch = join([weighed[i] for i in indices])
+        for indices in self.scorer.batches(trees, max_tokens):
+            batch = join([trees[i] for i in indices])
             loss, sums, gap = self.loss_sum(batch)
             gaps.append(gap)
             if not torch.isfinite(loss):
@@ -84,14 +117,39 @@ class Updater:
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
             totals["loss"] = totals.get("loss", 0.0) + float(loss.detach())
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = clip_grad_norm_(trained, self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteUpdateError("gradient norm", join(weighed))
-        self.optimizer.step()
-        totals |= {"grad_norm": float(norm), "lr": float(self.schedule.get_last_lr()[0])}
-        self.schedule.step()
-        return totals | mismatch_figures(np.concatenate(gaps))
+        return totals, np.concatenate(gaps)
+
+    def _within_memory(
+        self, trees: Sequence[PackedTree], work: Callable[[Sequence[PackedTree], int], T]
+    ) -> tuple[list[PackedTree], T]:
+        """(parts, what `work` returns for them and the most tokens of a forward), begun again with half as many tokens
+        whenever memory runs out; work: leaves nothing behind but gradients."""
+        parts = list(trees)
+        while True:
+            if self.bound.max_tokens is not None:
+                parts = [part for tree in parts for part in cut_within(tree, self.limit)]
+            try:
+                return parts, work(parts, self.limit)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error)
+            # Not while the error is handled: it keeps the tensors of the failed forward alive.
+            self.optimizer.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.bound.lower(self.limit, max(longest_path(part) for part in parts), reason)
+
+    def _step(self) -> None:
+        """The optimiser's own step, which cannot be begun again, and needs the same memory whatever a forward takes."""
+        try:
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MemoryError(
+                f"optim: no memory for the optimiser's state; {REMEDIES} ({first_line(str(error))})"
+            ) from error
 
     def loss_sum(self, batch: TreeBatch) -> tuple[Tensor, dict[str, float], np.ndarray]:
         """The loss of a batch with its weights; its metrics summed over the response tokens of all trajectories; and

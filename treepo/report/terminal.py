@@ -1,14 +1,16 @@
-"""What a training run shows in the terminal: a line per step, a bar below it, a table at its end."""
+"""What a run shows in the terminal: a line per step, a bar below it, a table at its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from treepo.report.metrics import Metrics
+from treepo.report.progress import state_line, step_lines
 from treepo.task.base_model import Report
 
 
@@ -24,12 +26,20 @@ class Terminal:
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Report]:
-        """A bar that moves when the yielded function is called with (done, total, loss or reward)."""
+        """A bar that moves when the yielded function is called with (done, total, loss or reward); where the output is
+        no terminal, a line for each tenth that is done."""
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         task = progress.add_task(name, total=None)
+        tenths = 0
 
         def report(done: int, total: int, value: float) -> None:
+            nonlocal tenths
+            if not self.console.is_terminal:
+                if 10 * done // max(total, 1) > tenths:
+                    tenths = 10 * done // max(total, 1)
+                    self.say(f"{name} ({value:.3f}) {done}/{total}")
+                return
             # Started only here: nothing is shown for work that turns out to be done already.
             progress.start()
             progress.update(task, completed=done, total=total, description=f"{name} ({value:.3f})")
@@ -40,15 +50,35 @@ class Terminal:
             if progress.live.is_started:
                 progress.stop()
 
-    def step(self, step: int, metrics: Metrics) -> None:
-        """One line for one training step."""
-        saved = 1 - metrics["tokens/decoded"] / metrics["tokens/total"]
-        self.say(
-            f"step {step:3d}  reward {metrics['reward/mean']:.3f}  trained {metrics['problems/trained']:.0f} of "
-            f"{metrics['problems/grown']:.0f} trees  length {metrics['response_len/mean']:.0f}  "
-            f"saved {saved:.0%}  grow {metrics['time/grow_s']:.1f}s  update {metrics['time/update_s']:.1f}s"
-            f"{_accuracy(metrics)}"
-        )
+    @contextmanager
+    def training(
+        self, num_steps: int, clock: Callable[[], float] = perf_counter
+    ) -> Iterator[Callable[[int, Metrics], None]]:
+        """A line for each step that the yielded function is called with, and what it took: in a bar below, or, where
+        the output is no terminal, in lines of their own. None is wider than 80 columns. clock: in seconds."""
+        columns = BarColumn(bar_width=6), MofNCompleteColumn(), TextColumn("{task.description}", markup=False)
+        progress = Progress(*columns, console=self.console)
+        task = progress.add_task("", total=num_steps)
+        start, num_done = clock(), 0
+
+        def show(step: int, metrics: Metrics) -> None:
+            nonlocal num_done
+            num_done += 1
+            # Of the steps of this process: a run that goes on from a checkpoint did not take time for those before.
+            state = state_line((clock() - start) / num_done * (num_steps - step), metrics)
+            for line in step_lines(step, metrics):
+                self.say(line)
+            if self.console.is_terminal:
+                progress.start()
+                progress.update(task, completed=step, description=state)
+            else:
+                self.say(f"          {step}/{num_steps} {state}")
+
+        try:
+            yield show
+        finally:
+            if progress.live.is_started:
+                progress.stop()
 
     def summary(self, log: Sequence[Metrics], out: Path, next_commands: Sequence[tuple[str, str]]) -> None:
         """The table at the end of a run, and what to do next: (what for, command)."""
@@ -92,9 +122,3 @@ def _time_rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
     names = ("grow", "verify", "pack", "update")
     rows = [(f"time to {name}", f"{_total(steps, f'time/{name}_s'):.1f} s") for name in names]
     return [*rows, ("training time", f"{_total(steps, 'time/step_s'):.1f} s")]
-
-
-def _accuracy(metrics: Metrics) -> str:
-    if "eval/avg" not in metrics:
-        return ""
-    return f"  held out {metrics['eval/avg']:.1%} (greedy {metrics['eval/greedy']:.1%})"

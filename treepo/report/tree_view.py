@@ -67,7 +67,7 @@ def inert(text: str, encoding: str = "utf-8") -> Text:
     lacks, written as Python writes it (\x1b). After a \n that something follows, a new line begins."""
     shown = Text()
     for position, character in enumerate(text):
-        if _is_plain(character, encoding):
+        if is_plain(character, encoding):
             shown.append(character)
             continue
         shown.append(ascii(character)[1:-1], style="dim")
@@ -92,7 +92,7 @@ def _tokens(count: int) -> str:
     return f"{count:,} token{'s' * (count != 1)}"
 
 
-def _is_plain(character: str, encoding: str) -> bool:
+def is_plain(character: str, encoding: str = "utf-8") -> bool:
     """Whether a terminal only shows it: no control, format or unassigned character, no separator of lines."""
     category = unicodedata.category(character)
     if category[0] == "C" or category in ("Zl", "Zp"):
