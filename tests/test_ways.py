@@ -23,7 +23,7 @@ def read(text: str, num_samples: int = 5) -> Way:
 @pytest.mark.parametrize("text", ["sequential", "greedy", "tree", "tree:depth=2", 'tree:branching.use="EvenBranching"'])
 def test_a_way_is_called_what_it_was_written_as(text: str) -> None:
     way = read(text)
-    assert (way.label, way.kind) == (text, text.split(":")[0])
+    assert (way.label, way.kind) == (text, text.partition(":")[0])
 
 
 def test_samples_are_the_width_whatever_the_run_trains_with() -> None:
@@ -124,7 +124,14 @@ def test_values_of_the_wrong_kind_are_refused(value: str) -> None:
 
 def test_line_breaks_begin_no_further_settings() -> None:
     """`tree:depth=1` with a line break and `x=3` was read as a TOML document, and the second line was dropped."""
-    texts = "tree:depth=1\nx=3", "tree:depth=1\n[x]", "tree:depth=1\n", "tree:de\npth=1", "tree:depth=1\r", "tree\x1b[2J"
+    texts = (
+        "tree:depth=1\nx=3",
+        "tree:depth=1\n[x]",
+        "tree:depth=1\n",
+        "tree:de\npth=1",
+        "tree:depth=1\r",
+        "tree\x1b[2J",
+    )
     for message in mistakes(*texts):
         assert "holds a character that is not printable" in message
 

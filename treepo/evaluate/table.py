@@ -39,9 +39,10 @@ class TextTable:
 def text_tables(results: Sequence[Result]) -> list[TextTable]:
     """Accuracy by set, pass@k, cost beside accuracy, lengths and speed, outcomes; one row per model and setting.
 
-    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets, after the number
-    of problems. Costs are followed by how many times those of the model's first setting they are, per answer. Where
-    there are several rows, gains over the first one follow, in points. Of a single set there is no column of all.
+    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets, after the
+    number of problems. Costs are followed by how many times those of the model's first setting they are, per answer.
+    Where there are several rows, gains over the first one follow, in points. Where there is one set, no column of all
+    sets repeats it.
     """
     sources = list(dict.fromkeys(part.source for result in results for part in result.sets))
     columns = [*sources, ALL_SETS] if len(sources) > 1 else sources
@@ -50,7 +51,9 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
     tables = [
         _table("avg@k", columns, results, lambda r: _by_set(r, sources, lambda part: part.avg)),
         _table("maj@k", columns, results, lambda r: _by_set(r, sources, lambda part: part.maj)),
-        _table("pass@k, all sets", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
+        _table(
+            "pass@k, all sets", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]
+        ),
         _table("Cost and accuracy", COST_HEADER, results, lambda r: _cost_cells(r, first_setting(r, results))),
         _table("Lengths and speed", SPEED_HEADER, results, lambda r: _speed_cells(r, first_setting(r, results))),
         _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
