@@ -10,7 +10,9 @@ from tests.models import save_tiny_model
 from treepo.build_task import build_task
 from treepo.config import resolve
 from treepo.model.policy import Policy, load_policy
+from treepo.task.chain_sums import LONGEST_PROMPT
 from treepo.task.checked import CheckedTask
+from treepo.task.data import PromptTemplate
 
 TREE = {"width": 4, "depth": 2, "segment_len": 4}
 
@@ -29,9 +31,9 @@ def sums(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [{"prompt": f"{i}+1?", "answer": str(i + 1)} for i in range(first, first + count)]
 
 
-def build(policy: Policy, told: list[str] | None = None, **sections: Any) -> CheckedTask:
+def build(policy: Policy, told: list[str] | None = None, longest: int = 10_000, **sections: Any) -> CheckedTask:
     config = resolve({"tree": TREE, "prompt": {"question": "{question}"}, "checking": {"num_workers": 1}}, sections)
-    task = build_task(config, policy, 10_000, (told if told is not None else []).append)
+    task = build_task(config, policy, longest, (told if told is not None else []).append)
     assert isinstance(task, CheckedTask)
     task.close()
     return task
@@ -76,6 +78,70 @@ def test_what_is_dropped_is_told(policy: Policy, tmp_path: Path) -> None:
     build(policy, told, data={"train": path, "max_prompt_len": 30})
     assert "data.train: 1 of 31 problems dropped: prompts of more than 30 tokens" in told
     assert "data.train: 2 problems dropped: asked before in the same set" in told
+
+
+@pytest.mark.parametrize(
+    ("longest", "max_prompt_len", "room"),
+    [(10_000, 1024, 512 - 8), (100, 1024, 100 - 8), (10_000, 30, 30), (38, 31, 38 - 8)],
+)
+def test_a_prompt_leaves_room_for_the_longest_response(
+    longest: int, max_prompt_len: int, room: int, policy: Policy, tmp_path: Path
+) -> None:
+    """A response of 8 tokens after it fits the model's 512 positions and what the engine holds, but with none to spare."""
+    assert policy.max_len == 512
+    (num_marks,) = {len(PromptTemplate(question="{question}").encode(policy.tokenizer, "x" * n)) - n for n in (1, 99)}
+    longest_text = "y" * (room - num_marks)
+    records = [{"prompt": text, "answer": "1"} for text in (longest_text, longest_text + "y")]
+    told: list[str] = []
+    task = build(
+        policy,
+        told,
+        longest,
+        data={"held_out": write(tmp_path / "a.jsonl", *records), "max_prompt_len": max_prompt_len},
+    )
+    assert [len(p.prompt_ids) for p in task.held_out_problems(9)] == [room]
+    assert f"data.held_out: 1 of 2 problems dropped: prompts of more than {room} tokens" in told
+
+
+@pytest.mark.parametrize(("tree", "longest"), [({"depth": 128}, 10_000), ({}, 8)])
+def test_no_room_for_a_prompt_stops_the_run(tree: dict[str, Any], longest: int, policy: Policy, tmp_path: Path) -> None:
+    """Responses as long as the model's positions, or as what the engine holds; with one token less there is room."""
+    data = {"held_out": write(tmp_path / "a.jsonl", {"prompt": "y", "answer": "1"}), "max_prompt_len": 1}
+    with pytest.raises(ValueError, match=r"^tree: responses of \d+ tokens .* leave no room for a prompt"):
+        build(policy, longest=longest, tree=tree, data=data)
+    with pytest.raises(ValueError, match="no problem has at most 1 prompt tokens"):
+        build(policy, longest=longest + 1, tree=tree | {"max_response_len": 511} if tree else tree, data=data)
+
+
+def test_the_built_in_task_needs_room_for_its_longest_prompt(policy: Policy) -> None:
+    config = resolve({"tree": TREE})
+    build_task(config, policy, 8 + LONGEST_PROMPT, print)
+    with pytest.raises(ValueError, match="^tree: responses of 8 tokens"):
+        build_task(config, policy, 8 + LONGEST_PROMPT - 1, print)
+
+
+def test_problems_of_files_with_the_same_name_are_told_apart(policy: Policy, tmp_path: Path) -> None:
+    """Train and held-out sets lie in folders of their own: no id stands for two problems."""
+    paths = []
+    for folder, first in (("train", 0), ("test", 100)):
+        (tmp_path / folder).mkdir()
+        paths.append(write(tmp_path / folder / "a.jsonl", *sums(5, first)))
+    task = build(policy, data={"train": paths[0], "held_out": paths[1]})
+    assert {p.id for p in task.training_problems(0, 5)} == {f"train/a.jsonl:{i}" for i in range(1, 6)}
+    assert {p.id for p in task.held_out_problems(5)} == {f"test/a.jsonl:{i}" for i in range(1, 6)}
+
+
+def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> None:
+    """A set to draw from that is held out as a whole, or whose prompts are all too long; without weights others do."""
+    train = [write(tmp_path / "a.jsonl", *sums(10)), write(tmp_path / "b.jsonl", *sums(10, 100))]
+    again = write(tmp_path / "again.jsonl", *sums(10, 100))
+    with pytest.raises(ValueError, match="^data.weights: all problems of 'b' are held out$"):
+        build(policy, data={"train": train, "weights": [1.0, 1.0], "held_out": again})
+    task = build(policy, data={"train": train, "held_out": again})
+    assert {p.source for p in task.training_problems(0, 20)} == {"a"}
+    train[1] = write(tmp_path / "b.jsonl", {"prompt": "long " * 50, "answer": "1"})
+    with pytest.raises(ValueError, match="^data.train: no problem of 'b' has at most 30 prompt tokens$"):
+        build(policy, data={"train": train, "weights": [1.0, 1.0], "max_prompt_len": 30})
 
 
 @pytest.mark.parametrize(

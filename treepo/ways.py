@@ -46,6 +46,9 @@ def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
 
     Raises ValueError naming `sampling` for what is none of these.
     """
+    if not text.isprintable():
+        # It stands as a label in tables and files, and a line break in a value would begin further settings.
+        raise ValueError(f"sampling: {text!r} holds a character that is not printable")
     kind, colon, values = text.partition(":")
     if kind not in KINDS or (colon and kind != "tree"):
         raise ValueError(f"sampling: {text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
@@ -55,7 +58,9 @@ def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
     try:
         return Way(text, kind, resolve(*layers, own, {"tree": size}))
     except ValueError as error:
-        raise ValueError(f"sampling: {text!r}: {error}" if own else str(error)) from error
+        # Names that TOML spells with escapes may be quoted with their line breaks.
+        message = " ".join(str(error).splitlines())
+        raise ValueError(f"sampling: {text!r}: {message}" if own else str(error)) from error
 
 
 def _settings(text: str, values: str) -> Settings:
@@ -70,6 +75,7 @@ def _settings(text: str, values: str) -> Settings:
             raise ValueError(f"sampling: {text!r}: {name!r} is no setting of {', '.join(SECTIONS)}")
         try:
             own.setdefault(section, {})[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError as error:
+        # Deep nesting is a RecursionError of the parser, a number of thousands of digits a plain ValueError.
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"sampling: {text!r}: {value!r} is no value of {name!r}") from error
     return own

@@ -82,6 +82,13 @@ def test_an_interval_holds_its_mean_and_knows_no_order(values, random):
     assert interval(values, num_resamples=200) == estimate
 
 
+def test_the_mean_is_never_moved_for_its_interval():
+    """Single resamples miss the mean on either side: the interval reaches to it, and it stays what was measured."""
+    estimates = [interval([0] * 15 + [1] * 15, seed=seed, num_resamples=1) for seed in range(20)]
+    assert {e.value for e in estimates} == {0.5} == {min(half_widths(e)) + 0.5 for e in estimates}
+    assert any(e.low < 0.5 for e in estimates) and any(e.high > 0.5 for e in estimates)
+
+
 def test_degenerate_sets():
     assert half_widths(interval([0.3] * 7)) == (0, 0)
     assert half_widths(interval([1.0])) == (0, 0)

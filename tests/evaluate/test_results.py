@@ -60,6 +60,37 @@ def test_overall_is_the_mean_over_all_problems():
     assert widths[2] < widths[1] < widths[0]
 
 
+def test_problems_are_drawn_anew_within_their_sets():
+    """A set that is all right and one that is all wrong: whichever problems are drawn, half of them are right."""
+    right = [r for i in range(20) for r in judged(i, [1.0] * 2, ["7"] * 2, source="aime")]
+    wrong = [r for i in range(20) for r in judged(i, [0.0] * 2, ["8"] * 2, source="math")]
+    (result,) = found(right + wrong)
+    for estimate in (result.overall.avg, result.overall.maj, *result.overall.pass_at.values()):
+        assert (estimate.low, estimate.value, estimate.high) == (0.5, 0.5, 0.5)
+
+
+def test_a_single_set_is_all_there_is():
+    """Its figures were drawn anew as those of all, with other intervals."""
+    (result,) = found(many(30, 4, source="aime"))
+    assert replace(result.overall, source="aime") == result.sets[0]
+    assert result.overall.source == "overall"
+
+
+def test_a_set_may_be_called_overall():
+    records = many(10, 2, source="overall") + many(10, 2, source="aime")
+    (result,) = found(records)
+    assert [s.source for s in result.sets] == ["overall", "aime"] and result.overall.num_problems == 20
+    assert found(records[:20])[0].sets[0] == result.sets[0]
+
+
+def test_votes_of_two_sets_are_drawn_apart():
+    """Even where their problems bear the same names: errors of the draws cancel over sets rather than add up."""
+    aime = judged(1, [1.0, 0.0, 0.0, 0.0], ["7", "8", "9", "10"], source="aime")
+    (result,) = found(aime + [replace(r, source="math") for r in aime])
+    first, second = (part.maj.value for part in result.sets)
+    assert first != second and first == pytest.approx(second, abs=0.2)
+
+
 def test_a_figure_depends_on_its_own_answers_alone():
     """Neither on the order of sets, problems and answers, nor on other settings, models and sets."""
     aime, math = many(12, 4, source="aime"), [replace(r, source="math") for r in many(7, 4)]
@@ -87,6 +118,23 @@ def test_pass_at_k_is_left_out_where_a_problem_has_fewer_answers():
     (result,) = found(judged(1, [1.0] * 4, ["7"] * 4) + judged(2, [0.0] * 3, ["8"] * 3), EstimateSettings((1, 3, 4, 8)))
     assert result.k == 4 and list(result.overall.pass_at) == [1, 3]
     assert result.overall.avg.value == 0.5, "problems weigh alike, however many answers they have"
+
+
+@pytest.mark.parametrize(
+    ("n", "ks"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16]), (33, [1, 2, 4, 8, 16, 32, 33])],
+)
+def test_pass_at_k_goes_up_to_the_number_of_answers(n, ks):
+    """It ended at 16, so that of 32 answers nothing was said, and at 4 of 6."""
+    (result,) = found(judged(1, [0.0] * (n - 1) + [1.0], ["8"] * n))
+    assert list(result.overall.pass_at) == ks
+    assert [e.value for e in result.overall.pass_at.values()] == pytest.approx([k / n for k in ks], abs=1e-15)
+
+
+def test_one_short_tree_adds_no_column():
+    """One of 5 leaves among those of 16: k is 16, and pass@8 and pass@16 are left out; pass@5 would be odd."""
+    (result,) = found(judged(1, [1.0] * 16, ["7"] * 16) + judged(2, [0.0] * 5, ["8"] * 5))
+    assert result.k == 16 and list(result.overall.pass_at) == [1, 2, 4]
 
 
 def test_one_greedy_answer_per_problem():
@@ -118,6 +166,16 @@ def test_gains_are_differences_of_the_same_problems():
     expected = alone[1].overall.avg.value - alone[0].overall.avg.value
     assert second.gain.num_problems == 30 and second.gain.avg.value == pytest.approx(expected, abs=1e-12)
     assert second.gain.maj.value == pytest.approx(alone[1].overall.maj.value - alone[0].overall.maj.value, abs=1e-12)
+
+
+def test_all_gains_are_over_the_first_row():
+    """Not over the row before: the third is as good as the second, and both are better than the first."""
+    right = [judged(i, [1.0] * 2, ["7"] * 2, model="b") for i in range(10)]
+    better = [r for records in right for r in records]
+    first = [replace(r, model="a", correct=0.0, given="8") for r in better]
+    _, second, third = found(first + better + [replace(r, model="c") for r in better])
+    assert second.gain.avg.value == third.gain.avg.value == 1.0
+    assert second.gain.maj.value == third.gain.maj.value == 1.0
 
 
 def test_a_gain_is_known_better_than_two_figures():

@@ -33,8 +33,16 @@ def shown(results) -> str:
     return console.file.getvalue()
 
 
+def table_of(results, title):
+    return next(t for t in text_tables(results) if t.title == title)
+
+
+def headers(results, title):
+    return table_of(results, title).header
+
+
 def column(results, title, name):
-    table = next(t for t in text_tables(results) if t.title == title)
+    table = table_of(results, title)
     return [row[table.header.index(name)] for row in table.rows]
 
 
@@ -63,8 +71,35 @@ def test_what_was_not_measured_has_no_figure():
     assert column(results, "Cost and accuracy", "accelerator s") == ["0.0 (-)", "200.0 (-)"]
     assert column(results, "Lengths and speed", "answers per s") == ["-", "1.60"]
     assert column(results, "avg@k", "math") == ["50.0 (40.0-62.5)", "-"]
-    assert column(results, "pass@k overall", "pass@16") == ["-", "50.0 (40.0-62.5)"]
+    assert column(results, "pass@k, all sets", "pass@16") == ["-", "50.0 (40.0-62.5)"]
     assert column(results, "Outcomes, percent of answers", "crash") == ["0.0", "25.0"]
+
+
+def test_a_single_set_has_no_column_of_all():
+    """It repeated the set's own figures, with slightly different intervals."""
+    one = [replace(r, sets=(part("aime"),)) for r in (SEQUENTIAL, TREE)]
+    for title in ("avg@k", "maj@k"):
+        assert headers(one, title) == ("model", "setting", "k", "aime")
+        assert column(one, title, "aime") == ["50.0 (40.0-62.5)"] * 2
+        assert headers([SEQUENTIAL], title)[3:] == ("aime", "math", "all sets")
+    different = [one[0], replace(TREE, sets=(part("math"),))]
+    assert headers(different, "avg@k")[3:] == ("aime", "math", "all sets")
+
+
+def test_a_set_that_is_called_overall_is_not_taken_for_all():
+    """Two columns had the same name; in JSON figures by set are a list, and those of all stand apart."""
+    quarter = Estimate(0.25, 0.2, 0.3)
+    named = replace(SEQUENTIAL, sets=(part("overall", avg=quarter), part("math")))
+    assert headers([named], "avg@k")[3:] == ("overall", "math", "all sets")
+    assert column([named], "avg@k", "overall") == ["25.0 (20.0-30.0)"]
+    assert column([named], "avg@k", "all sets") == ["50.0 (40.0-62.5)"]
+    (row,) = json.loads(to_json([named]))
+    assert (row["sets"][0]["avg"]["value"], row["overall"]["avg"]["value"]) == (0.25, 0.5)
+
+
+def test_rows_of_other_problems_are_told_by_their_number():
+    fewer = replace(TREE, overall=replace(TREE.overall, num_problems=7))
+    assert column([SEQUENTIAL, fewer], "Cost and accuracy", "problems") == ["10", "7"]
 
 
 def test_names_are_shown_as_they_are():

@@ -15,7 +15,7 @@ from treepo.evaluate.records import Cost, ProblemKey
 from treepo.seeds import derive_seed
 
 OVERALL = "overall"
-"""Label of all sets together."""
+"""The `source` of all sets together."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -24,8 +24,9 @@ Count = Annotated[int, Field(ge=1)]
 class EstimateSettings:
     """What is estimated from the answers."""
 
-    pass_ks: tuple[Count, ...] = (1, 2, 4, 8, 16)
-    """Numbers of answers of which one must be right; those above the number sampled are left out."""
+    pass_ks: tuple[Count, ...] = ()
+    """Numbers of answers of which one must be right; those that some problem has not as many answers for are left out.
+    If not given, the powers of two up to k, and k itself."""
 
     num_votes: Count = 1000
     """Votes drawn per problem for maj@k."""
@@ -100,7 +101,7 @@ class Result:
     """Set by set, in the order in which they were begun."""
 
     overall: SetResult
-    """All problems of all sets, each counting once."""
+    """All problems of all sets, each counting once; of a single set the same figures and intervals as its own."""
 
     cost: Cost
     """What decoding all of it took."""
@@ -134,8 +135,8 @@ def results(
     found: list[Result] = []
     first: dict[str, list[_Estimated]] = {}
     for (model, setting), own in problems.items():
-        k, estimated = _estimated(own, settings)
-        result = _result(model, setting, k, estimated, costs[model, setting], settings)
+        k, pass_ks, estimated = _estimated(own, settings)
+        result = Result(model, setting, k, *_set_results(estimated, pass_ks, settings), costs[model, setting])
         found.append(replace(result, gain=_gain(estimated, first, settings)) if found else result)
         first = first or estimated
     return found
@@ -172,29 +173,34 @@ def _answered(answers: pa.Table) -> Iterable[_Answered]:
     return problems.values()
 
 
-def _estimated(problems: Sequence[_Answered], settings: EstimateSettings) -> tuple[int, dict[str, list[_Estimated]]]:
-    """(most answers to a problem, the problems' figures by set)."""
+def _estimated(
+    problems: Sequence[_Answered], settings: EstimateSettings
+) -> tuple[int, list[int], dict[str, list[_Estimated]]]:
+    """(k, the most answers to a problem; the k of pass@k; the problems' figures by set)."""
     nums = [len(problem.correct) for problem in problems]
-    k, pass_ks = max(nums), [pass_k for pass_k in settings.pass_ks if pass_k <= min(nums)]
+    k = max(nums)
+    pass_ks = [pass_k for pass_k in settings.pass_ks or _powers_of_two(k) if pass_k <= min(nums)]
     sets: dict[str, list[_Estimated]] = {}
     for problem in problems:
         figures = _figures(problem, k, pass_ks, settings)
         sets.setdefault(problem.key.source, []).append(_Estimated(problem, figures))
-    return k, sets
+    return k, pass_ks, sets
 
 
-def _result(
-    model: str, setting: str, k: int, sets: dict[str, list[_Estimated]], cost: Cost, settings: EstimateSettings
-) -> Result:
-    pass_ks = [pass_k for pass_k in settings.pass_ks if _pass(pass_k) in next(iter(sets.values()))[0].figures]
-    return Result(
-        model,
-        setting,
-        k,
-        tuple(_set_result(source, [estimated], pass_ks, settings) for source, estimated in sets.items()),
-        _set_result(OVERALL, [sets[source] for source in sorted(sets)], pass_ks, settings),
-        cost,
-    )
+def _powers_of_two(k: int) -> list[int]:
+    """Those up to k, and k."""
+    return sorted({*(2**i for i in range(k.bit_length())), k})
+
+
+def _set_results(
+    sets: dict[str, list[_Estimated]], pass_ks: Sequence[int], settings: EstimateSettings
+) -> tuple[tuple[SetResult, ...], SetResult]:
+    """(set by set, all of them)."""
+    parts = tuple(_set_result(source, [estimated], pass_ks, settings) for source, estimated in sets.items())
+    if len(parts) == 1:
+        # Drawn anew, the same problems would have slightly different intervals.
+        return parts, replace(parts[0], source=OVERALL)
+    return parts, _set_result(OVERALL, [sets[source] for source in sorted(sets)], pass_ks, settings)
 
 
 def _gain(

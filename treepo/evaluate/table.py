@@ -15,8 +15,11 @@ from treepo.evaluate.results import Result, SetResult
 NOTHING = "-"
 """Stands where there is no figure."""
 
+ALL_SETS = "all sets"
+"""Heads the column of all sets together, the last one where there are several."""
+
 LABELS = ("model", "setting", "k")
-COST_HEADER = ("avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
+COST_HEADER = ("problems", "avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
 GAIN_HEADER = ("problems", "avg@k", "maj@k")
 SPEED_HEADER = ("tokens per answer", "prefix tokens", "answers per s")
 
@@ -36,17 +39,21 @@ class TextTable:
 def text_tables(results: Sequence[Result]) -> list[TextTable]:
     """Accuracy by set, pass@k, cost beside accuracy, lengths and speed, outcomes; one row per model and setting.
 
-    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets. Costs are
-    followed by how many times those of the model's first setting they are, per answer. Where there are several rows,
-    gains over the first one follow, in points.
+    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets, after the
+    number of problems. Costs are followed by how many times those of the model's first setting they are, per answer.
+    Where there are several rows, gains over the first one follow, in points. Where there is one set, no column of all
+    sets repeats it.
     """
     sources = list(dict.fromkeys(part.source for result in results for part in result.sets))
+    columns = [*sources, ALL_SETS] if len(sources) > 1 else sources
     ks = sorted({k for result in results for k in result.overall.pass_at})
     outcomes = sorted({outcome for result in results for outcome in result.overall.outcomes})
     tables = [
-        _table("avg@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.avg)),
-        _table("maj@k", [*sources, "overall"], results, lambda r: _by_set(r, sources, lambda part: part.maj)),
-        _table("pass@k overall", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
+        _table("avg@k", columns, results, lambda r: _by_set(r, sources, lambda part: part.avg)),
+        _table("maj@k", columns, results, lambda r: _by_set(r, sources, lambda part: part.maj)),
+        _table(
+            "pass@k, all sets", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]
+        ),
         _table("Cost and accuracy", COST_HEADER, results, lambda r: _cost_cells(r, first_setting(r, results))),
         _table("Lengths and speed", SPEED_HEADER, results, lambda r: _speed_cells(r, first_setting(r, results))),
         _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
@@ -105,11 +112,13 @@ def _table(
 
 def _by_set(result: Result, sources: Sequence[str], figure: Callable[[SetResult], Estimate]) -> list[str]:
     figures = {part.source: figure(part) for part in result.sets}
-    return [*(_of(figures, source) for source in sources), _percent(figure(result.overall))]
+    by_set = [_of(figures, source) for source in sources]
+    return [*by_set, _percent(figure(result.overall))] if len(sources) > 1 else by_set
 
 
 def _cost_cells(result: Result, first: Result) -> list[str]:
     return [
+        str(result.overall.num_problems),
         f"{100 * result.overall.avg.value:.1f}",
         f"{100 * result.overall.maj.value:.1f}",
         _cost(result, first, "tokens_decoded", ",d"),
