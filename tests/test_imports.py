@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "tree": set(),
     "seeds": set(),
     "printable": set(),
-    "task": {"seeds", "task", "printable"},
+    "task": {"seeds", "task"},
     "engine": {"seeds", "engine", "model"},
     "model": {"model"},
     "grow": {"tree", "seeds", "task", "engine", "grow"},

@@ -155,13 +155,13 @@ def _home(section: dataclasses.Field[Any]) -> str:
 def _as_declared(hint: Any, value: object) -> object:
     """The value; where several texts or numbers are declared, one stands for itself without brackets.
 
-    There a whole number stands for its text: on the command line nothing tells 99 from "99".
+    A whole number among texts stands for its own: on the command line nothing tells 99 from "99".
     """
     if hint not in (tuple[str, ...], tuple[float, ...]):
         return value
     several = value if isinstance(value, tuple) else (value,)
     if hint == tuple[float, ...]:
-        return value if isinstance(value, str) else several
+        return several
     return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in several)
 
 

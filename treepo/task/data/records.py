@@ -53,7 +53,9 @@ def _read_folder(path: Path, split: str, label: str) -> Iterator[Placed]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         yield from read_saved(path, split, label)
         return
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_hidden(p, path))
+    files = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_hidden(p, path)
+    )
     if not files:
         raise ValueError(f"cannot read {str(path)!r}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
     splits = {file: _split_of(file.relative_to(path)) for file in files}
