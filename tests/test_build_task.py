@@ -62,6 +62,28 @@ def test_a_checker_that_does_not_know_the_known_answers_stops_the_run(policy: Po
     build(policy, data={"train": path}, checker={"use": "NumericChecker"})
 
 
+def test_a_checker_that_cannot_be_imported_is_named_as_the_setting(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that calls sys.exit was a traceback, one that is not there was blamed on the first set of problems."""
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path / "sums.jsonl", *sums(30))
+    for function, reason in (
+        ("leaves_at_once:judge", r"SystemExit\(3\)"),
+        ("not_there_at_all:judge", "ModuleNotFound"),
+    ):
+        with pytest.raises(ValueError, match=f"^checker.function cannot be imported, '{function}': {reason}"):
+            build(policy, data={"train": path}, checker={"use": "FunctionChecker", "function": function})
+
+
+def test_more_held_out_problems_than_a_machine_counts_are_all(policy: Policy, tmp_path: Path) -> None:
+    """10^30 of them were an OverflowError."""
+    task = build(policy, data={"held_out": write(tmp_path / "a.jsonl", *sums(5))})
+    assert [p.answer for p in task.held_out_problems(10**30)] == ["1", "2", "3", "4", "5"]
+    assert len(task.held_out_problems(2)) == 2 and task.held_out_problems(0) == []
+
+
 def test_an_odd_known_answer_is_told(policy: Policy, tmp_path: Path) -> None:
     """One that the checker cannot read is named, and the run goes on."""
     letters = [{"prompt": f"{i}?", "answer": "ABCD"[i % 4]} for i in range(15)]
@@ -87,7 +109,7 @@ def test_what_is_dropped_is_told(policy: Policy, tmp_path: Path) -> None:
 def test_a_prompt_leaves_room_for_the_longest_response(
     longest: int, max_prompt_len: int, room: int, policy: Policy, tmp_path: Path
 ) -> None:
-    """A response of 8 tokens after it fits the model's 512 positions and what the engine holds, but with none to spare."""
+    """A response of 8 tokens after it fits the model and what the engine holds, but with none to spare."""
     assert policy.max_len == 512
     (num_marks,) = {len(PromptTemplate(question="{question}").encode(policy.tokenizer, "x" * n)) - n for n in (1, 99)}
     longest_text = "y" * (room - num_marks)

@@ -72,6 +72,13 @@ class HalfALoss:
         return terms.policy_logprobs.sum()
 
 
+def test_one_number_or_text_stands_for_several():
+    """Without brackets 5 and 99 were "no valid tuple"; a number among texts is one as it is written in a file."""
+    data = resolve({"data": {"train": "a.jsonl", "weights": 5, "only_field": "level", "only": 99}}).data
+    assert (data.train, data.weights, data.only) == (("a.jsonl",), (5.0,), ("99",))
+    assert resolve({"data": {"only_field": "level", "only": [3, "4"]}}).data.only == ("3", "4")
+
+
 def test_a_class_that_lacks_a_method_is_named(monkeypatch):
     """It used to fail in the first update."""
     monkeypatch.setitem(__import__("sys").modules, "my_loss", __import__("types").SimpleNamespace(Half=HalfALoss))
@@ -155,6 +162,22 @@ def test_a_reward_that_is_never_negative_goes_with_maxrl():
         ({"train": {"autocast": "int8"}}, "train.autocast: .*got 'int8'"),
         ({"loss": {"clip_low": 1.5}}, "loss.clip_low must lie between 0 and 1, got 1.5"),
         ({"train": {"num_steps": 1.5}}, "train.num_steps: .*got 1.5"),
+        (
+            {"data": {"train": ["a", "b"], "weights": [1, -1]}},
+            r"data.weights must be positive numbers, got \[1.0, -1.0\]",
+        ),
+        (
+            {"data": {"train": ["a", "b"], "weights": [1, 0]}},
+            r"data.weights must be positive numbers, got \[1.0, 0.0\]",
+        ),
+        ({"data": {"train": ["a", "b"], "weights": [1, float("nan")]}}, "data.weights must be positive numbers.* nan"),
+        ({"data": {"train": ["a", "b"], "weights": [1, float("inf")]}}, "data.weights must be positive numbers.* inf"),
+        ({"data": {"train": ["a", "b"], "weights": [1, 20000]}}, "data.weights must each be at least 1/10000 of their"),
+        ({"data": {"train": ["a", "b"], "weights": [1, 10**400]}}, "data.weights: .*got "),
+        ({"data": {"train": ["a"], "weights": "much"}}, "data.weights: .*valid number.*got 'much'"),
+        ({"data": {"train": ["a"], "weights": True}}, "data.weights: .*valid number.*got True"),
+        ({"data": {"only_field": "a", "only": 1.5}}, "data.only: .*valid string.*got 1.5"),
+        ({"data": {"only_field": "a", "only": True}}, "data.only: .*valid string.*got True"),
         ({"engine": {"temperature": 0}}, "engine.temperature: .*greater than or equal to 0.01, got 0"),
     ],
 )

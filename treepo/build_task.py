@@ -6,7 +6,7 @@ from treepo.model.policy import Policy
 from treepo.settings import Config
 from treepo.task.chain_sums import LONGEST_PROMPT, ChainSums
 from treepo.task.checked import CheckedTask
-from treepo.task.checking import CheckerPool, probe
+from treepo.task.checking import CheckerPool, StartError, probe
 from treepo.task.data import DataTask, Encode, ProblemSet, ReadSets, hold_out, parse_source, read_sets
 from treepo.task.problem import Task
 
@@ -91,6 +91,9 @@ def _probe(task: CheckedTask, sets: list[ProblemSet], notify: Notify) -> None:
     for s in sets:
         try:
             unrecognised = probe(task.pool, [p.answer for p in s.problems[:NUM_PROBED]])
+        except StartError:
+            # Names its setting itself, and has to do with no set.
+            raise
         except ValueError as error:
             raise ValueError(f"checker: of {s.name!r}: {error}") from error
         for line in unrecognised:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import treepo
+from treepo.printable import printable
 from treepo.usage import MEASURABLE, USAGE, help_text, measurable
 
 
@@ -28,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(args)
     except UsageError as error:
-        print(f"treepo: {error}", file=sys.stderr)
+        print(f"treepo: {printable(str(error))}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
-        print(f"treepo: {error}", file=sys.stderr)
+    except (FloatingPointError, MemoryError) as error:
+        print(f"treepo: {printable(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has gone; without this Python would complain once more at exit.
@@ -147,6 +148,7 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
     from treepo.engine import EngineError
     from treepo.grow import StrategyError
     from treepo.report.terminal import Terminal
+    from treepo.report.trackers import TrackerError
     from treepo.run import prepare, train
     from treepo.settings import BUILT_IN_TASK, is_data_given
     from treepo.task.checked import CheckingError
@@ -159,7 +161,7 @@ def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, A
         run = prepare(resolve(base, overrides), folder, terminal)
     try:
         train(run, folder, terminal)
-    except (StrategyError, EngineError, CheckingError) as error:
+    except (StrategyError, EngineError, CheckingError, TrackerError) as error:
         raise UsageError(str(error)) from error
     finally:
         run.close()

@@ -152,13 +152,23 @@ def _home(section: dataclasses.Field[Any]) -> str:
     return type(section.default).__module__.rpartition(".")[0]
 
 
+def _as_declared(hint: Any, value: object) -> object:
+    """The value; where several texts or numbers are declared, one stands for itself without brackets.
+
+    A whole number among texts stands for its own: on the command line nothing tells 99 from "99".
+    """
+    if hint not in (tuple[str, ...], tuple[float, ...]):
+        return value
+    several = value if isinstance(value, tuple) else (value,)
+    if hint == tuple[float, ...]:
+        return several
+    return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in several)
+
+
 def _checked(place: str, hint: Any, value: object) -> Any:
     """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag."""
-    if hint == tuple[str, ...] and isinstance(value, str):
-        # A single name needs no brackets.
-        value = (value,)
     try:
-        return TypeAdapter(hint).validate_python(value, strict=True)
+        return TypeAdapter(hint).validate_python(_as_declared(hint, value), strict=True)
     except ValidationError as error:
         raise ValueError(f"{place}: {error.errors()[0]['msg']}, got {value!r}") from error
     except PydanticSchemaGenerationError as error:

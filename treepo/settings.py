@@ -16,7 +16,7 @@ from treepo.learn.optim import OptimSettings
 from treepo.model.lora import LoraSettings
 from treepo.task import Reward, ShapedReward
 from treepo.task.checking import Checker, MathChecker, PoolSettings
-from treepo.task.data import PromptTemplate, RecordFormat
+from treepo.task.data import Mixture, PromptTemplate, RecordFormat
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -68,6 +68,9 @@ class DataSettings(RecordFormat):
         super().__post_init__()
         if self.weights and len(self.weights) != len(self.train):
             raise ValueError(f"weights needs a number for each of {len(self.train)} sets, got {list(self.weights)}")
+        if self.weights:
+            # Before anything is loaded.
+            Mixture(self.weights)
 
 
 @dataclass(frozen=True)

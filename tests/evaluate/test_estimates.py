@@ -53,6 +53,7 @@ def test_pass_at_k_of_the_published_example_and_of_many_answers():
     assert pass_at_k(np.array([0.0] * 1999 + [1.0]), 1) == 1 / 2000
 
 
+@settings(deadline=None)
 @drawn(answers)
 def test_pass_at_k_grows_with_k_and_with_right_answers(pairs):
     correct, _ = split(pairs)
@@ -81,7 +82,7 @@ def test_maj_at_k_is_the_mean_over_all_tuples(correct, given, k):
     assert found == pytest.approx(float(maj_exactly(correct, given, k)), abs=4 * 0.5 / math.sqrt(40_000))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @drawn(answers, st.integers(1, 20), st.permutations(range(20)), st.permutations(["a", "b", "c"]))
 def test_maj_at_k_depends_on_neither_order_nor_names(pairs, k, order, names):
     correct, given = split(pairs)
@@ -92,7 +93,7 @@ def test_maj_at_k_depends_on_neither_order_nor_names(pairs, k, order, names):
     assert found == maj(correct[order], [renamed[i] for i in order], k)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @drawn(answers)
 def test_a_single_vote_is_a_mean_in_which_missing_answers_are_wrong(pairs):
     correct, given = split(pairs)
@@ -115,7 +116,7 @@ def test_a_missing_answer_is_no_vote():
     assert maj(correct, given, 64, num_draws=20_000) == pytest.approx(1 - (15 / 16) ** 64, abs=0.005)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @drawn(st.lists(st.tuples(st.booleans(), st.sampled_from(NAMES)), min_size=1, max_size=5), st.integers(1, 4))
 def test_a_vote_is_never_worth_less_without_the_missing_answers(pairs, k):
     """They are wrong, so that a class of them takes from what the others are worth wherever it wins or ties."""

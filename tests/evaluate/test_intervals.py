@@ -73,7 +73,7 @@ def test_the_interval_holds_the_mean_about_as_often_as_it_says():
     assert 0.93 <= held / 400 <= 0.97
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(VALUES, st.randoms(use_true_random=False))
 def test_an_interval_holds_its_mean_and_knows_no_order(values, random):
     estimate = interval(values, num_resamples=200)

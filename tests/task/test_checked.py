@@ -37,6 +37,24 @@ def test_the_reward_is_the_last_complete_box(task: CheckedTask) -> None:
     assert verdicts[1].outcome is Outcome.NO_ANSWER
 
 
+def test_a_worker_that_cannot_start_again_ends_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the pool raised later in a run was no user's mistake to the command line, but a traceback."""
+    module = tmp_path / "goes_away.py"
+    module.write_text("import os\ndef judge(response, answer):\n    return response != 'die' or os._exit(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = CheckerPool(FunctionChecker("goes_away:judge"), PoolSettings(num_workers=1))
+    task = CheckedTask(DATA, pool, lambda _: None)
+    try:
+        assert task.judge([(PROBLEMS[0], "a")])[0].correct == 1.0
+        module.write_text("raise SystemExit('expired')\n")
+        with pytest.raises(CheckingError, match="^checker.function cannot be imported, 'goes_away:judge': .*expired"):
+            task.judge([(PROBLEMS[0], "die"), (PROBLEMS[0], "a")])
+    finally:
+        task.close()
+
+
 def test_a_checker_that_fails_on_everything_is_no_weak_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards would all be 0 for no fault of the answers: one failure among others is told, a total one stops."""
     (tmp_path / "odd_checks.py").write_text(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from treepo.printable import printable
 from treepo.report.metrics import Metrics
 from treepo.report.progress import state_line, step_lines
 from treepo.task.base_model import Report
@@ -21,14 +22,16 @@ class Terminal:
         self.console = console
 
     def say(self, line: str) -> None:
-        """Print one line as it is."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Print one line, or several, as they are; what would steer the terminal as its escape sequence."""
+        lines = "\n".join(map(printable, line.split("\n")))
+        self.console.print(lines, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, name: str) -> Iterator[Report]:
         """A bar that moves when the yielded function is called with (done, total, loss or reward); where the output is
         no terminal, a line for each tenth that is done."""
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        name = printable(name)
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
         progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         task = progress.add_task(name, total=None)
         tenths = 0

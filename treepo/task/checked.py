@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from treepo.task.checking import CheckerPool, Outcome, Verdict
+from treepo.task.checking import CheckerPool, Outcome, StartError, Verdict
 from treepo.task.data import DataTask
 from treepo.task.problem import Problem
 
@@ -12,7 +12,7 @@ FEWEST_TELLING = 8
 
 
 class CheckingError(Exception):
-    """The checker comes to no verdict at all; rewards would all be 0 for no fault of the answers."""
+    """The checker comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,16 @@ class CheckedTask:
         return self.data.held_out_problems(count)
 
     def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """See Task. Raises CheckingError if of at least FEWEST_TELLING answers every one timed out or crashed."""
+        """See Task.
+
+        Raises CheckingError if of at least FEWEST_TELLING answers every one timed out or crashed, or if a worker that
+        must be replaced cannot start again.
+        """
         num_known = len(self.pool.problems)
-        verdicts = self.pool.check([(response, problem.answer) for problem, response in asked])
+        try:
+            verdicts = self.pool.check([(response, problem.answer) for problem, response in asked])
+        except StartError as error:
+            raise CheckingError(str(error)) from error
         for line in self.pool.problems[num_known:]:
             self.notify(f"checker: {line}")
         lost = [v for v in verdicts if v.outcome in {Outcome.TIMEOUT, Outcome.CRASHED}]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.task.checking.judges import said
-from treepo.task.checking import CheckerPool, ExactChecker, FunctionChecker, Outcome, PoolSettings, Verdict
+from treepo.task.checking import CheckerPool, ExactChecker, FunctionChecker, Outcome, PoolSettings, StartError, Verdict
 
 JUDGE = FunctionChecker("tests.task.checking.judges:judge")
 RIGHT, WRONG = (Verdict(correct, Outcome.CHECKED, None) for correct in (1.0, 0.0))
@@ -155,7 +155,8 @@ def test_a_function_that_cannot_be_found_is_named(function, message):
 def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\nos.write(2, b'I cannot')\nos._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with CheckerPool(FunctionChecker("deadly:judge")) as own, pytest.raises(RuntimeError, match="status 3: I cannot"):
+    message = "^checker.function 'deadly:judge': a worker could not start, exit status 3: I cannot$"
+    with CheckerPool(FunctionChecker("deadly:judge")) as own, pytest.raises(StartError, match=message):
         ask(own, "a")
 
 

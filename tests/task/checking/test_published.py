@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.task.checking.hostile import hostile_answers
@@ -71,6 +71,7 @@ def test_importing_the_package_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=()))), st.lists(st.integers(0, 300)))
 def test_messages_arrive_whole_however_they_are_cut(texts, cuts):
     """NULs and half surrogate pairs included."""

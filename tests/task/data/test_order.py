@@ -113,6 +113,6 @@ def test_weights_must_be_positive(weights):
 
 
 def test_a_weight_that_is_next_to_nothing_is_refused():
-    with pytest.raises(ValueError, match="weights: each must be at least 1/10000 of their sum"):
+    with pytest.raises(ValueError, match="weights must each be at least 1/10000 of their sum"):
         Mixture((1.0, 1e-5))
     assert Mixture((9_999.0, 1.0)).block == 10_000

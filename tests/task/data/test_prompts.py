@@ -1,6 +1,7 @@
 """From a question to token ids."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -53,6 +54,20 @@ def test_a_template_that_cannot_be_applied_is_named_in_one_line():
         ValueError, match="^model.path: the chat template cannot be applied: System role not supported$"
     ):
         PromptTemplate(system="Think.").encode(tokenizer, "1+1?")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ 1 // 0 }}", "integer division or modulo by zero"),
+        ("{{ messages + 1 }}", "can only concatenate list .*"),
+        ("{{ messages[0]['content'].missing.more }}", ".*has no attribute 'missing'"),
+    ],
+)
+def test_a_template_that_raises_what_python_raises_is_named_too(template, reason):
+    """Only jinja's own errors were caught: these were tracebacks."""
+    with pytest.raises(ValueError, match=f"^model.path: the chat template cannot be applied: {reason}$"):
+        PromptTemplate().encode(make_tokenizer(template), "1+1?")
 
 
 def plain(tokenizer: Any, text: str) -> list[int]:
@@ -114,8 +129,9 @@ def test_a_bad_example_is_named(shot, message, tmp_path):
 
 
 def test_examples_are_a_file():
-    for name in ("none.jsonl", "gsm8k"):
-        with pytest.raises(ValueError, match=f"prompt.few_shot: cannot read '{name}': no such file"):
+    """A name too long for the system was an OSError."""
+    for name in ("none.jsonl", "gsm8k", "x" * 5000, "nul\0"):
+        with pytest.raises(ValueError, match=f"prompt.few_shot: cannot read {re.escape(repr(name))}: no such file"):
             PromptTemplate(few_shot=name).read_shots()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -127,6 +128,35 @@ def test_a_bad_row_is_named(name, content, message, tmp_path):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=f"data.train: {message}"):
         read(tmp_path / name)
+
+
+def test_text_of_parquet_that_is_no_utf8_is_told_with_its_file(tmp_path):
+    """The message began with the codec and named no file."""
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xe9")])
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"prompt": broken, "answer": ["1"]}), path)
+    with pytest.raises(ValueError, match=f"data.train: cannot read '{path}': 'utf-8' codec can't decode"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("27.00", "27.00"), ("-3", "-3"), ("0.0000000001", "0.0000000001"), ("0E-9", "0.000000000"), ("1E+3", "1000")],
+)
+def test_decimals_of_parquet_are_numbers(value, written, tmp_path):
+    """They were refused, as neither text nor number; each has the places that its column has, and no exponent."""
+    table = pa.table({"prompt": ["a"], "answer": [Decimal(value)]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    assert read(tmp_path / "p.parquet")[0].answer == written
+
+
+@pytest.mark.parametrize("name", ["X.JSONL", "x.Json", "X.CSV"])
+def test_the_end_of_a_name_may_be_in_capitals(name, tmp_path):
+    """It was refused, or in a folder passed over; one that is not there was taken for a set of the hub."""
+    (tmp_path / name).write_text("prompt,answer\na,1\n" if name.endswith("CSV") else GOOD)
+    assert [p.answer for p in read(tmp_path / name)] == [p.answer for p in read(tmp_path)] == ["1"]
+    with pytest.raises(ValueError, match=f"cannot read 'no/{name}': no such file or folder$"):
+        parse_source(f"no/{name}")
 
 
 def test_numbers_of_parquet_are_written_as_python_writes_them(tmp_path):

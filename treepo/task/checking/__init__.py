@@ -2,6 +2,7 @@
 
 from treepo.task.checking.checker import Checker
 from treepo.task.checking.choice import ChoiceChecker
+from treepo.task.checking.errors import StartError
 from treepo.task.checking.exact import ExactChecker
 from treepo.task.checking.function import FunctionChecker
 from treepo.task.checking.math_checker import MathChecker
@@ -21,6 +22,7 @@ __all__ = [
     "NumericChecker",
     "Outcome",
     "PoolSettings",
+    "StartError",
     "Verdict",
     "probe",
 ]

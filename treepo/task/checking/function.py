@@ -4,6 +4,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from treepo.task.boxed import last_box
@@ -12,7 +13,7 @@ from treepo.task.checking.verdict import Outcome, Verdict, bounded
 
 @dataclass(frozen=True)
 class FunctionChecker:
-    """Any Python function (response, answer) that returns a bool, a number from 0 to 1 or a Verdict.
+    """Any Python function (response, answer) that returns a bool, a number from 0 to 1, NumPy's too, or a Verdict.
 
     Raises ValueError if `function` is not written module:function or `template` has no place for the answer.
     """
@@ -41,10 +42,12 @@ class FunctionChecker:
         said = self._found()(response, answer)
         if isinstance(said, Verdict):
             return said
-        if not isinstance(said, int | float) or not 0 <= said <= 1:
+        # NumPy's and torch's scalars are asked for Python's: np.bool_ is no number.
+        number = said.item() if hasattr(said, "item") else said
+        if not isinstance(number, Real) or not 0 <= number <= 1:
             raise ValueError(f"function {self.function!r} must return a bool, 0 to 1 or a Verdict, got {said!r:.100}")
         box = last_box(response)
-        return Verdict(float(said), Outcome.CHECKED, None if box is None else bounded(box))
+        return Verdict(float(number), Outcome.CHECKED, None if box is None else bounded(box))
 
     def written(self, answer: str) -> str:
         """The template with the answer in it."""
@@ -54,8 +57,8 @@ class FunctionChecker:
         module, _, name = self.function.partition(":")
         try:
             found = getattr(importlib.import_module(module), name)
-        # An import runs the module, which may raise anything.
-        except Exception as error:
+        # An import runs the module, which may raise anything, and sys.exit raises what is no Exception.
+        except (Exception, SystemExit) as error:
             raise ValueError(f"function cannot be imported, {self.function!r}: {error!r:.300}") from error
         if not callable(found):
             raise ValueError(f"function must name something callable, got {self.function!r}")

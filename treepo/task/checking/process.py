@@ -24,6 +24,7 @@ class WorkerProcess:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self.parent = os.getpid()
         self.is_ready = False
         self.given: deque[int] = deque()
         self.deadline = 0.0
@@ -91,8 +92,14 @@ class WorkerProcess:
     def end(self, patience_s: float = 0.0) -> str:
         """Kill it with all it started and close its pipes; returns how it ended and its last words.
 
-        patience_s: how long it may take to end by itself.
+        patience_s: how long it may take to end by itself. In a fork of the process that started it, only that fork's
+        copies of the pipes are closed: the worker is not its own.
         """
+        if os.getpid() != self.parent:
+            self._close_pipes()
+            # Says that it is no child of this process, so that the end of the object warns of nothing.
+            self.process.poll()
+            return "left to the process that started it"
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(patience_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -101,11 +108,14 @@ class WorkerProcess:
         for _ in range(LONGEST_LAST_WORDS):
             if not self.listen():
                 break
+        self._close_pipes()
+        words = " ".join(self._last_words.decode("utf-8", "replace").split())
+        return f"{_described(self.process.returncode)}{': ' if words else ''}{words}"
+
+    def _close_pipes(self) -> None:
         for pipe in (self.requests, self.replies, self.errors):
             # Unbuffered, so nothing is flushed into a closed pipe.
             pipe.close()
-        words = " ".join(self._last_words.decode("utf-8", "replace").split())
-        return f"{_described(self.process.returncode)}{': ' if words else ''}{words}"
 
 
 def start_worker(order: bytes) -> WorkerProcess:

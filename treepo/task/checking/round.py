@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from treepo.task.checking.errors import StartError
 from treepo.task.checking.frames import packed
 from treepo.task.checking.process import WorkerProcess
 from treepo.task.checking.settings import PoolSettings
@@ -16,7 +17,7 @@ MOST_PROBLEMS = 5
 MOST_AHEAD = 32
 """Responses sent to a worker before it has judged the first: otherwise both sides mostly wait to be scheduled."""
 
-START_LIMIT_S = 120.0
+START_LIMIT_S = 60.0
 """Until a worker must stand ready: importing a checker from a slow disk takes its time."""
 
 
@@ -24,6 +25,7 @@ class Round:
     """Judges pairs of (response, known answer) once. A context manager.
 
     workers: those there are; some are replaced, some added. start: makes one. problems: crashes are added, a line each.
+    culprit: the setting to blame where a worker cannot start.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class Round:
         start: Callable[[], WorkerProcess],
         settings: PoolSettings,
         problems: list[str],
+        culprit: str,
     ) -> None:
         self.asked = asked
         self.workers = workers
         self.start = start
         self.settings = settings
         self.problems = problems
+        self.culprit = culprit
         self._waiting = deque(range(len(asked)))
         self._judged: dict[int, Verdict] = {}
         self._selector = selectors.DefaultSelector()
@@ -50,7 +54,7 @@ class Round:
         self._selector.close()
 
     def verdicts(self) -> list[Verdict]:
-        """The verdicts in the order asked; raises ValueError or RuntimeError if no worker can start."""
+        """The verdicts in the order asked; raises StartError if no worker can start."""
         for worker in list(self.workers):
             if worker.process.poll() is None:
                 self._watch(worker)
@@ -103,7 +107,7 @@ class Round:
         for worker in [w for w in self.workers if _is_busy(w) and w.deadline <= now]:
             lost, words = self._dismiss(worker)
             if not worker.is_ready:
-                raise RuntimeError(f"a process to check answers was not ready within {START_LIMIT_S:.0f} s, {words}")
+                raise StartError(f"{self.culprit}: a worker was not ready within {START_LIMIT_S:g} s, {words}")
             assert lost is not None
             self._fail(lost, Outcome.TIMEOUT, words)
 
@@ -124,7 +128,7 @@ class Round:
             # It is about to end: how, is worth a moment.
             lost, words = self._dismiss(worker, patience_s=1.0)
             if not worker.is_ready:
-                raise RuntimeError(f"a process to check answers could not start, {words}") from None
+                raise StartError(f"{self.culprit}: a worker could not start, {words}") from None
             if lost is not None:
                 # Its own alarm goes off when this process was held up for longer than the limit.
                 is_late = worker.process.returncode == -signal.SIGALRM
@@ -132,7 +136,7 @@ class Round:
 
     def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
         if "refused" in message:
-            raise ValueError(message["refused"])
+            raise StartError(message["refused"])
         if not worker.is_ready:
             worker.is_ready = True
         else:

@@ -31,11 +31,11 @@ class Outcome(StrEnum):
 class Verdict:
     """Whether a response is right, and which answer it gives.
 
-    Raises ValueError if `correct` is not a number from 0 to 1, or not 0 where nothing was compared.
+    Raises ValueError if a field is not what it says below.
     """
 
     correct: float
-    """1.0 if the response is right, 0.0 if not; a function of one's own may say anything between."""
+    """1.0 if the response is right, 0.0 if not; a function of one's own may say any number between."""
 
     outcome: Outcome
     """How the verdict came about; `correct` is 0.0 unless it is CHECKED."""
@@ -44,6 +44,10 @@ class Verdict:
     """The answer in a canonical form, for votes: equal for equal answers, whatever the known one is. None without."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.outcome, Outcome):
+            raise ValueError(f"outcome must be an Outcome, got {self.outcome!r:.100}")
+        if self.given is not None and not isinstance(self.given, str):
+            raise ValueError(f"given must be text or None, got {self.given!r:.100}")
         if not 0 <= self.correct <= 1:
             raise ValueError(f"correct must be between 0 and 1, got {self.correct}")
         if self.correct and self.outcome is not Outcome.CHECKED:

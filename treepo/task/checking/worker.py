@@ -4,7 +4,6 @@ First message: the checker (module:Class and its fields) and the limits; the rep
 not. Then a response and its known answer each, and a verdict or an error in reply. It ends with its input.
 """
 
-import dataclasses
 import importlib
 import logging
 import os
@@ -35,8 +34,9 @@ def main() -> None:
     try:
         checker = make_checker(order["checker"], order["fields"])
         getattr(checker, "load", lambda: None)()
-    except ValueError as error:
-        _send(replies, {"refused": str(error)})
+    # A checker of one's own may raise anything, sys.exit at import too: it is told before the worker ends.
+    except BaseException as error:  # noqa: BLE001
+        _send(replies, {"refused": _refusal(error, order)})
         return
     halfway = limit_memory(order["memory_limit_mib"])
     _send(replies, {"ready": True})
@@ -57,8 +57,16 @@ def make_checker(name: str, fields: dict[str, Any]) -> Checker:
     try:
         chosen = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"checker {name!r} cannot be imported by a worker: {error}") from error
+        raise ValueError(f"class {name!r} cannot be imported by a worker: {error}") from error
     return chosen(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+def _refusal(error: BaseException, order: dict[str, Any]) -> str:
+    """Why the checker cannot work, beginning with the setting to blame where the error names it."""
+    if not isinstance(error, ValueError):
+        return f"checker: {order['checker'].partition(':')[2]} cannot be loaded: {_described(error)}"
+    message = " ".join(str(error).split())[:LONGEST_ERROR]
+    return f"checker{'.' if message.partition(' ')[0] in order['fields'] else ': '}{message}"
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -78,17 +86,18 @@ def _judged(checker: Checker, response: str, answer: str) -> dict[str, Any]:
         verdict = checker(response, answer)
         if not isinstance(verdict, Verdict):
             raise TypeError(f"a checker must return a Verdict, got {verdict!r:.100}")
+        given = None if verdict.given is None else bounded(verdict.given)
+        reply = {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "given": given}
     except MemoryError:
         # Little can be relied on now; the pool takes it from here.
         raise
     # Whatever a checker raises is said of this response alone.
     except Exception as error:  # noqa: BLE001
         return {"error": _described(error)}
-    given = None if verdict.given is None else bounded(verdict.given)
-    return {"verdict": dataclasses.asdict(verdict) | {"correct": float(verdict.correct), "given": given}}
+    return {"verdict": reply}
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     """The error and where it was raised, in one line."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = bounded("".join(traceback.format_exception_only(error))[:LONGEST_ERROR])

@@ -2,6 +2,7 @@
 
 from treepo.task.data.formats import RecordFormat
 from treepo.task.data.known import KNOWN, KnownSet
+from treepo.task.data.order import Mixture
 from treepo.task.data.prompts import PromptTemplate
 from treepo.task.data.sets import Encode, ProblemSet, ReadSets, hold_out, read_sets
 from treepo.task.data.source import Source, parse_source
@@ -12,6 +13,7 @@ __all__ = [
     "DataTask",
     "Encode",
     "KnownSet",
+    "Mixture",
     "ProblemSet",
     "PromptTemplate",
     "ReadSets",

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from treepo.task.boxed import last_box
@@ -120,11 +121,12 @@ def _field_names(record: Record, before: str = "") -> Iterator[str]:
 
 
 def _text(value: Any, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"field {name!r} must be text or a number, got {_shortened(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise ValueError(f"field {name!r} must be a finite number, got {value!r}")
-    text = str(value)
+    # Without an exponent: Parquet's decimals have a fixed number of places.
+    text = f"{value:f}" if isinstance(value, Decimal) else str(value)
     if not text.strip():
         raise ValueError(f"field {name!r} is empty")
     try:

@@ -102,10 +102,14 @@ def _rows(data: Any, label: str) -> Iterator[tuple[str, Record]]:
         raise ValueError(f"{label} is empty")
     number = 0
     # As Arrow has them: images and sounds beside the texts are not decoded.
-    for batch in data.with_format("arrow").iter(batch_size=BATCH_ROWS):
-        for record in batch.to_pylist():
-            number += 1
-            yield f"{label}: row {number}", record
+    try:
+        for batch in data.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{label}: row {number}", record
+    # Text that is no UTF-8, and times that Python has no type for.
+    except (OverflowError, ValueError) as error:
+        raise ValueError(f"cannot read {label!r}: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

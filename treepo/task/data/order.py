@@ -48,7 +48,7 @@ class Mixture:
         if not self.weights or not all(0 < weight < float("inf") for weight in self.weights):
             raise ValueError(f"weights must be positive numbers, got {list(self.weights)}")
         if min(self.shares) * LONGEST_BLOCK < 1:
-            raise ValueError(f"weights: each must be at least 1/{LONGEST_BLOCK} of their sum, got {list(self.weights)}")
+            raise ValueError(f"weights must each be at least 1/{LONGEST_BLOCK} of their sum, got {list(self.weights)}")
 
     @property
     def shares(self) -> list[Fraction]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-from jinja2 import TemplateError
 
 from treepo.task.data.formats import RecordFormat
 from treepo.task.data.records import read_records
@@ -62,7 +61,8 @@ class PromptTemplate:
         form = RecordFormat("question", "answer")
         shots = []
         try:
-            if not Path(self.few_shot).is_file():
+            # Not Path.is_file, which raises OSError where a name is too long.
+            if not os.path.isfile(self.few_shot):
                 raise ValueError(f"cannot read {self.few_shot!r}: no such file")
             for place, record in read_records(Source(self.few_shot), Path(self.few_shot).name):
                 try:
@@ -90,7 +90,9 @@ class PromptTemplate:
         turns = self._turns(question, shots)
         try:
             rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        # A template is a program that comes with the model, and transformers checks what it is given: either may raise
+        # anything.
+        except Exception as error:
             first_line = str(error).strip().split("\n")[0] or type(error).__name__
             raise ValueError(f"model.path: the chat template cannot be applied: {first_line}") from error
         return tokenizer.encode(str(rendered), add_special_tokens=False, verbose=False)

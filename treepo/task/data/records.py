@@ -42,9 +42,10 @@ def _read_file(path: Path, label: str) -> Iterator[Placed]:
         ".parquet": _read_parquet,
         ".csv": _read_csv,
     }
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise ValueError(f"cannot read {str(path)!r}: its name must end in one of {', '.join(readers)}")
-    return readers[path.suffix](path, label)
+    return readers[suffix](path, label)
 
 
 def _read_folder(path: Path, split: str, label: str) -> Iterator[Placed]:
@@ -52,7 +53,9 @@ def _read_folder(path: Path, split: str, label: str) -> Iterator[Placed]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         yield from read_saved(path, split, label)
         return
-    files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file() and not _is_hidden(p, path))
+    files = sorted(
+        p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_hidden(p, path)
+    )
     if not files:
         raise ValueError(f"cannot read {str(path)!r}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
     splits = {file: _split_of(file.relative_to(path)) for file in files}
@@ -137,7 +140,8 @@ def _read_parquet(path: Path, label: str) -> Iterator[Placed]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{label}: row {number}", record
-    except (OSError, pa.ArrowException) as error:
+    # ValueError: text that is no UTF-8, and times that Python has no type for.
+    except (OSError, OverflowError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"cannot read {str(path)!r}: {_first_line(error)}") from error
     if not number:
         raise ValueError(f"{str(path)!r} is empty")

@@ -9,7 +9,7 @@ from pathlib import Path
 from treepo.task.data.known import KNOWN
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-"""Kinds of files that hold records."""
+"""Kinds of files that hold records, in small or capital letters."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
@@ -82,7 +82,7 @@ def _check(source: Source, text: str, setting: str) -> None:
     if source.is_local:
         if source.split and not Path(where).is_dir():
             raise ValueError(f"{setting}: {where!r} is a file, which has no splits, got {source.split!r}")
-    elif where.endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
+    elif where.lower().endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
         if source.format:
             raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder, and no org/name of the hub")
         known = "" if os.sep in where else f", and no such set; there are {sorted(KNOWN)}"

@@ -58,4 +58,5 @@ class DataTask:
         """The first problems of every held-out set, taken in turns until there are `count`; see Task."""
         longest = max((len(s.problems) for s in self.held_out), default=0)
         turns = (s.problems[i] for i in range(longest) for s in self.held_out if i < len(s.problems))
-        return list(islice(turns, count))
+        # Not count alone: what islice takes is bounded.
+        return list(islice(turns, min(count, sum(len(s.problems) for s in self.held_out))))
