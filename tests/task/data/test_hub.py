@@ -170,3 +170,18 @@ def test_what_the_hub_is_asked_for(monkeypatch):
     ]
     assert [p.id for p in sets[0].problems] == [f"openai/gsm8k#main@test: row {i}" for i in (1, 2, 3)]
     assert [s.name for s in sets] == ["gsm8k", "name", "folder"]
+
+
+def test_text_that_is_no_utf8_is_told_with_its_set(monkeypatch):
+    """The message began with the codec and named no set."""
+    pa = importlib.import_module("pyarrow")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xe9")])
+
+    class Broken(StandIn):
+        def iter(self, batch_size: int):
+            yield pa.table({"question": broken, "answer": ["1"]})
+
+    fake = SimpleNamespace(load_dataset=lambda *_, **__: Broken(ROWS), config=SimpleNamespace(HF_HUB_OFFLINE=True))
+    monkeypatch.setattr(hub, "_import_datasets", lambda: fake)
+    with pytest.raises(ValueError, match="data.train: cannot read 'org/name@train': 'utf-8' codec can't decode"):
+        read("org/name@train")

@@ -44,7 +44,7 @@ class FunctionChecker:
             return said
         # NumPy's and torch's scalars are asked for Python's: np.bool_ is no number.
         number = said.item() if hasattr(said, "item") else said
-        if not isinstance(number, Real) or not 0 <= number <= 1:
+        if not isinstance(number, Real) or not 0 <= float(number) <= 1:
             raise ValueError(f"function {self.function!r} must return a bool, 0 to 1 or a Verdict, got {said!r:.100}")
         box = last_box(response)
         return Verdict(float(number), Outcome.CHECKED, None if box is None else bounded(box))
