@@ -1,0 +1,140 @@
+"""Going on with a run: its folder is checked, its parts are built, and they get the state of its last checkpoint."""
+
+import fcntl
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from treepo.build import Run, build_run
+from treepo.config import read_recipe, resolve, to_toml
+from treepo.learn.checkpoint.manifest import write_text
+from treepo.learn.checkpoint.store import Progress
+from treepo.report.metrics import MetricsLog
+from treepo.report.terminal import Terminal
+from treepo.run_checkpoints import checkpoint_store
+from treepo.settings import Config, Settings
+
+MAY_CHANGE = (
+    *("train.num_steps", "train.trees_every", "eval.every", "eval.keep_best", "checkpoint.every", "checkpoint.keep"),
+    *("engine.max_batch", "engine.max_prefill_tokens", "engine.max_tokens", "checking.num_workers"),
+    *("model.device", "train.micro_batch_tokens", "train.gradient_checkpointing", "vllm.memory_share"),
+    *("servers.urls", "servers.sync", "servers.folder", "servers.address", "servers.timeout_s", "servers.max_retries"),
+)
+"""Settings with which a run may go on though it was begun with others."""
+
+INITIAL = "initial.json"
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder for so long, even if this one is killed.
+
+    Raises ValueError if another does already, or if there is no such folder.
+    """
+    try:
+        file = (out / "lock").open("w")
+    except OSError as error:
+        raise ValueError(f"resume: cannot use {str(out)[:100]!r}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"resume: another process trains in {str(out)!r}") from error
+        yield
+
+
+def resume(out: Path, overrides: Settings, terminal: Terminal) -> tuple[Run, Progress | None]:
+    """(the parts of the run in a folder, where it has come to): with the state of its newest checkpoint that is whole,
+    or None if it has none and begins anew. Its metrics end with that step.
+
+    Raises ValueError for a folder without a run, a setting that may not change, and a model or problems that are not
+    those it was begun with.
+    """
+    if not (out / "config.toml").is_file():
+        raise ValueError(f"resume: {str(out)[:100]!r} holds no run: there is no config.toml")
+    begun = read_recipe(out / "config.toml")
+    config = resolve(begun, overrides)
+    changes = changed_settings(resolve(begun), config)
+    if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in MAY_CHANGE]:
+        raise ValueError(f"resume: {'; '.join(refused)}: that would be another run (docs/runs.md: what may change)")
+    with terminal.bar("making the base model") as report:
+        run = build_run(config, terminal.say, report)
+    try:
+        progress = _restore(run, out, terminal)
+    except BaseException:
+        run.close()
+        raise
+    if changes:
+        partial = out / "config.toml.partial"
+        write_text(partial, to_toml(config))
+        partial.replace(out / "config.toml")
+    return run, progress
+
+
+def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
+    check_origin(run, out)
+    store = checkpoint_store(run.config, out)
+    step = store.newest(terminal.say)
+    log = MetricsLog(out / "metrics.jsonl")
+    if step is None:
+        log.cut(-1)
+        terminal.say("There is no checkpoint to go on from: the run begins anew.")
+        return None
+    log.cut(step)
+    progress = store.restore(step, run.learner)
+    run.trainer.engine.rest()
+    run.trainer.engine.update_weights(run.policy.model)
+    terminal.say(f"Goes on after step {step}.")
+    return progress
+
+
+def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """(name, old value, new value) of every setting that differs; None for one that is not there."""
+    tables = [_flat(config) for config in (old, new)]
+    names = sorted(tables[0].keys() | tables[1].keys())
+    pairs = [(name, *(table.get(name) for table in tables)) for name in names]
+    return [(name, before, after) for name, before, after in pairs if before != after]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    tables = tomllib.loads(to_toml(config))
+    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+
+
+def record_origin(run: Run, out: Path) -> None:
+    """Write down what the run begins with, for `check_origin`. Must come before its first step."""
+    write_text(out / INITIAL, json.dumps(_origin(run), indent=1) + "\n")
+
+
+def check_origin(run: Run, out: Path) -> None:
+    """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
+    path = out / INITIAL
+    if not path.exists():
+        # It was ended before it began.
+        record_origin(run, out)
+        return
+    begun, now = json.loads(path.read_text(encoding="utf-8")), _origin(run)
+    for name, setting in (("weights", "model.path"), ("problems", "data.train")):
+        if begun[name] != now[name]:
+            raise ValueError(f"resume: {setting}: the {name} are no longer those that the run was begun with")
+
+
+def _origin(run: Run) -> dict[str, str]:
+    """Checksums of the initial weights, where they are still needed, and of the first problems to train on and those
+    held out, which a changed tokenizer, template, file or order changes."""
+    config = run.config
+    weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    if config.lora.rank or config.penalties.kl:
+        for name, tensor in sorted(run.policy.model.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    first = run.task.training_problems(0, config.dynamic_sampling.most(config.train.problems_per_step))
+    for problem in [*first, *run.task.held_out_problems(config.eval.num_problems)]:
+        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
+    return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
