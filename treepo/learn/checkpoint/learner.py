@@ -60,7 +60,7 @@ class Learner:
         """
         weights = get_model_state_dict(self.model, options=StateDictOptions(ignore_frozen_params=True))
         tensors = {f"model.{name}": weight for name, weight in weights.items() if isinstance(weight, Tensor)}
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
                 assert isinstance(value, Tensor), f"{key} of the optimiser is a tensor"

@@ -14,7 +14,7 @@ def random_state() -> dict[str, Any]:
     Nothing of ours draws from them: seeds derive from the run's. A loss, a reward or a model of someone else's may.
     """
     version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the state of the old global generator is meant
+    name, keys, *rest = np.random.get_state()
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, np.asarray(keys).tolist(), *rest],
@@ -28,7 +28,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
     torch.set_rng_state(_tensor(state["torch"]))
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([_tensor(text) for text in state["cuda"]])

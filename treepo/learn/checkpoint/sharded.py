@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -24,7 +25,7 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     _expect_one_process()
     try:
-        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:
         raise _cause(error) from error
 
@@ -36,7 +37,7 @@ def load_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     _expect_one_process()
     try:
-        dcp.load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+        load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
         raise _cause(error) from error
 
