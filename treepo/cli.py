@@ -147,6 +147,7 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
     from treepo.engine import EngineError
     from treepo.grow import StrategyError
     from treepo.interrupts import Interrupted
+    from treepo.learn.checkpoint.random_state import seed_random
     from treepo.report.terminal import Terminal
     from treepo.resume import claimed, record_origin, resume
     from treepo.run import prepare, train
@@ -169,6 +170,7 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
                 stack.callback(run.close)
                 stack.enter_context(claimed(folder))
                 record_origin(run, folder)
+                seed_random(run.config.train.seed)
         try:
             train(run, folder, terminal, progress)
         except (StrategyError, EngineError, CheckingError) as error:

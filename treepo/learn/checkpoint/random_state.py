@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 
+def seed_random(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators, so that what others draw from them is the same in every run."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def random_state() -> dict[str, Any]:
     """Of Python, numpy and torch, on the CPU and every GPU.
 
