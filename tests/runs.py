@@ -13,19 +13,30 @@ from typing import Any
 from safetensors.torch import load_file
 
 from treepo.cli import main
-from treepo.learn.checkpoint import store
-from treepo.report.metrics import MetricsLog
-from treepo.task.checking import Outcome, Verdict
 from treepo.task.checked import CheckedTask
+from treepo.task.checking import Outcome, Verdict
 
 CONTEXT = get_context("forkserver")
-# Children are forked from a process that has imported everything and has run nothing.
-CONTEXT.set_forkserver_preload(["treepo.run", "treepo.resume", "tests.runs"])
+# Children are forked from a process that has imported and compiled everything and has run nothing.
+CONTEXT.set_forkserver_preload(["treepo.run", "treepo.resume", "tests.runs", "tests.compiled"])
+
+PROBLEMS = {"train": range(10), "held_out": range(20, 23)}
+"""What stands in the sets, each its own."""
 
 
 def judge_length(task: object, asked: Sequence[tuple[Any, str]]) -> list[Verdict]:
     """Right are answers of even length: so that a model that knows nothing has something to learn."""
     return [Verdict(float(len(response) % 2 == 0), Outcome.CHECKED, None) for _, response in asked]
+
+
+def write_sets(folder: Path) -> list[str]:
+    """Ten problems, so that a run of four a step passes the border of an epoch in its third; and their options."""
+    options = []
+    for name, numbers in PROBLEMS.items():
+        lines = [json.dumps({"prompt": f"{20 + i}a+3b-2c:", "answer": str(21 + i)}) + "\n" for i in numbers]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+        options += [f"--data.{name}", str(folder / f"{name}.jsonl")]
+    return [*options, "--checker.use", "ExactChecker"]
 
 
 def command(args: list[str], setup: Callable[[], None] | None, log: str) -> None:
