@@ -30,6 +30,9 @@ MAY_CHANGE = (
 
 INITIAL = "initial.json"
 
+NUM_COMPARED = 1000
+"""Problems to train on, from the first one on, that must be those the run was begun with."""
+
 
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
@@ -134,9 +137,8 @@ def _origin(run: Run) -> dict[str, str]:
         for name, tensor in sorted(run.policy.model.state_dict().items()):
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    num_asked = config.dynamic_sampling.most(config.train.problems_per_step)
     is_for_training = bool(config.data.train) or not config.data.is_given
-    asked = run.task.training_problems(0, num_asked) if is_for_training else []
+    asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:
         problems.update(repr((problem.prompt_ids, problem.answer)).encode())
     return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -54,12 +53,16 @@ class Learner:
         set_random_state(scalars["random"])
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The tensors themselves.
+        """The tensors themselves; one that has several names, such as tied embeddings, under its first.
 
-        torch's get_optimizer_state_dict would do, but it takes a step with zero gradients where none was taken yet.
+        torch's get_state_dict would do, but it keeps frozen weights that are tied, and takes a step with zero gradients
+        where none was taken yet.
         """
-        weights = get_model_state_dict(self.model, options=StateDictOptions(ignore_frozen_params=True))
-        tensors = {f"model.{name}": weight for name, weight in weights.items() if isinstance(weight, Tensor)}
+        weights: dict[Tensor, str] = {}
+        for name, weight in self.model.state_dict(keep_vars=True).items():
+            if weight.requires_grad or not isinstance(weight, nn.Parameter):
+                weights.setdefault(weight, name)
+        tensors = {f"model.{name}": weight.detach() for weight, name in weights.items()}
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
