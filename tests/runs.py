@@ -16,9 +16,12 @@ from treepo.cli import main
 from treepo.task.checked import CheckedTask
 from treepo.task.checking import Outcome, Verdict
 
-CONTEXT = get_context("forkserver")
+START_METHOD = "forkserver"
+CONTEXT = get_context(START_METHOD)
 # Children are forked from a process that has imported and compiled everything and has run nothing.
-CONTEXT.set_forkserver_preload(["treepo.run", "treepo.resume", "tests.runs", "tests.compiled"])
+CONTEXT.set_forkserver_preload(
+    ["treepo.run", "treepo.resume", "torch.distributed.fsdp", "tests.runs", "tests.compiled"]
+)
 
 PROBLEMS = {"train": range(10), "held_out": range(20, 23)}
 """What stands in the sets, each its own."""

@@ -11,6 +11,8 @@ import pytest
 import treepo.learn.checkpoint.store as store_module
 from tests.runs import assert_same_run, die, figures, finish, judge_length, last_state, write_sets
 from treepo.cli import main
+from treepo.engine import EngineError
+from treepo.learn.trainer import Trainer
 from treepo.learn.update import Updater
 from treepo.report.metrics import MetricsLog
 from treepo.task.checked import CheckedTask
@@ -214,18 +216,53 @@ def test_a_changed_set_of_problems_is_refused(whole, options, tmp_path, capfd):
     )
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--resume", "nowhere"], "resume: cannot use 'nowhere'"),
-        (["--resume", "."], "resume: '.' holds no run: there is no config.toml"),
-        (["--resume", ".", "--out", "x"], "resume: a run goes on with its own settings in its own folder"),
-        (["--resume", ".", "recipe.toml"], "resume: a run goes on with its own settings in its own folder"),
-    ],
-)
-def test_what_cannot_be_resumed_is_said_in_a_line(args, message, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", *args]) == 2
-    error = capfd.readouterr().err
-    assert error.startswith(f"treepo: {message}")
-    assert error.count("\n") == 1
+def test_an_engine_that_fails_leaves_a_checkpoint(whole, options, tmp_path, monkeypatch, capfd):
+    """Servers may be gone for good in the middle of a long run."""
+    out, grow, calls = tmp_path / "run", Trainer.grow, []
+
+    def failing(self, *args):
+        calls.append(1)
+        if len(calls) == 4:
+            raise EngineError("servers.urls: none is left")
+        return grow(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "grow", failing)
+        assert main(["train", *options, "--out", str(out)]) == 2
+    captured = capfd.readouterr()
+    assert captured.err == "treepo: servers.urls: none is left\n"
+    assert "Stopped after step 3. To go on:" in captured.out
+    assert main(["train", "--resume", str(out)]) == 0
+    assert_same_run(whole, out)
+
+
+def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capfd):
+    """The run goes on from the one before, and ends as it did."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    path = next((out / "checkpoints" / "step-000006").glob("*.safetensors"))
+    bits = path.read_bytes()
+    path.write_bytes(bits[:-1] + bytes([bits[-1] ^ 1]))
+    assert main(["train", "--resume", str(out)]) == 0
+    said = capfd.readouterr().out
+    assert f"checkpoint of step 6 is damaged and passed over: {path.name} was changed: its checksum is another" in said
+    assert "Goes on after step 4." in said
+    assert_same_run(whole, out)
+
+
+def test_a_run_is_resumed_after_a_failed_write(whole, options, tmp_path, monkeypatch, capfd):
+    """A disk that is full for a while costs the steps since the last checkpoint, not the run."""
+    out = tmp_path / "run"
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "save_tensors", full)
+        stop_at(patch, CheckedTask, "judge", 5, signal.SIGINT)
+        assert main(["train", *options, "--out", str(out)]) == 130
+    said = capfd.readouterr().out
+    assert said.count("checkpoint of step 2 could not be written (No space left on device); there is none yet") == 2
+    assert main(["train", "--resume", str(out)]) == 0
+    assert "There is no checkpoint to go on from: the run begins anew." in capfd.readouterr().out
+    assert_same_run(whole, out)

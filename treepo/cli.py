@@ -148,8 +148,9 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
     from treepo.grow import StrategyError
     from treepo.interrupts import Interrupted
     from treepo.learn.checkpoint.random_state import seed_random
+    from treepo.origin import record_origin
     from treepo.report.terminal import Terminal
-    from treepo.resume import claimed, record_origin, resume
+    from treepo.resume import claimed, resume
     from treepo.run import prepare, train
     from treepo.settings import BUILT_IN_TASK, is_data_given
     from treepo.task.checked import CheckingError
@@ -185,6 +186,8 @@ def _resumed_folder(resumed: str, recipe: str | None, out: str | None) -> Path:
     """The folder of the run to go on with, which has its settings and is where it is kept."""
     if recipe is not None or out is not None:
         raise UsageError("resume: a run goes on with its own settings in its own folder; give no recipe and no --out")
+    if resumed == "":
+        raise UsageError("resume: no folder given")
     return Path(resumed)
 
 

@@ -1,20 +1,17 @@
 """Going on with a run: its folder is checked, its parts are built, and they get the state of its last checkpoint."""
 
 import fcntl
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from treepo.build import Run, build_run
 from treepo.config import read_recipe, resolve, to_toml
-from treepo.learn.checkpoint.manifest import write_text
+from treepo.learn.checkpoint.files import replace_text
 from treepo.learn.checkpoint.store import Progress
+from treepo.origin import check_origin
 from treepo.report.metrics import MetricsLog
 from treepo.report.terminal import Terminal
 from treepo.run_checkpoints import checkpoint_store
@@ -28,18 +25,15 @@ MAY_CHANGE = (
 )
 """Settings with which a run may go on though it was begun with others."""
 
-INITIAL = "initial.json"
-
-NUM_COMPARED = 1000
-"""Problems to train on, from the first one on, that must be those the run was begun with."""
-
 
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
     """Keep other processes from training in this folder for so long, even if this one is killed.
 
-    Raises ValueError if another does already, or if there is no such folder.
+    Raises ValueError if another does already, or if the folder holds no run.
     """
+    if not (out / "config.toml").is_file():
+        raise ValueError(f"resume: {str(out)[:100]!r} holds no run: there is no config.toml")
     try:
         file = (out / "lock").open("w")
     except OSError as error:
@@ -56,11 +50,9 @@ def resume(out: Path, overrides: Settings, terminal: Terminal) -> tuple[Run, Pro
     """(the parts of the run in a folder, where it has come to): with the state of its newest checkpoint that is whole,
     or None if it has none and begins anew. Its metrics end with that step.
 
-    Raises ValueError for a folder without a run, a setting that may not change, and a model or problems that are not
+    The folder must be claimed. Raises ValueError for a setting that may not change, a model or problems that are not
     those it was begun with.
     """
-    if not (out / "config.toml").is_file():
-        raise ValueError(f"resume: {str(out)[:100]!r} holds no run: there is no config.toml")
     begun = read_recipe(out / "config.toml")
     config = resolve(begun, overrides)
     changes = changed_settings(resolve(begun), config)
@@ -74,9 +66,7 @@ def resume(out: Path, overrides: Settings, terminal: Terminal) -> tuple[Run, Pro
         run.close()
         raise
     if changes:
-        partial = out / "config.toml.partial"
-        write_text(partial, to_toml(config))
-        partial.replace(out / "config.toml")
+        replace_text(out / "config.toml", to_toml(config))
     return run, progress
 
 
@@ -108,37 +98,3 @@ def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
 def _flat(config: Config) -> dict[str, Any]:
     tables = tomllib.loads(to_toml(config))
     return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
-
-
-def record_origin(run: Run, out: Path) -> None:
-    """Write down what the run begins with, for `check_origin`. Must come before its first step."""
-    write_text(out / INITIAL, json.dumps(_origin(run), indent=1) + "\n")
-
-
-def check_origin(run: Run, out: Path) -> None:
-    """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
-    path = out / INITIAL
-    if not path.exists():
-        # It was ended before it began.
-        record_origin(run, out)
-        return
-    begun, now = json.loads(path.read_text(encoding="utf-8")), _origin(run)
-    for name, setting in (("weights", "model.path"), ("problems", "data.train")):
-        if begun[name] != now[name]:
-            raise ValueError(f"resume: {setting}: the {name} are no longer those that the run was begun with")
-
-
-def _origin(run: Run) -> dict[str, str]:
-    """Checksums of the initial weights, where they are still needed, and of the first problems to train on and those
-    held out, which a changed tokenizer, template, file or order changes."""
-    config = run.config
-    weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    if config.lora.rank or config.penalties.kl:
-        for name, tensor in sorted(run.policy.model.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    is_for_training = bool(config.data.train) or not config.data.is_given
-    asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
-    for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:
-        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
-    return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}

@@ -15,6 +15,10 @@ from treepo.report.metrics import Metrics
 from treepo.settings import Config
 from treepo.task.checked import CheckingError
 
+STOPS = Interrupted | EngineError | CheckingError
+"""What may end a run while a step only grows, when the state is that of the last complete step. So it is where logits
+are not finite, but they may come from the weights."""
+
 WORST = -1.0
 """Below every score."""
 
@@ -51,9 +55,10 @@ class RunCheckpoints:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            if error is None or self._is_intact_after(error):
+            if not (isinstance(error, Interrupted) and error.is_urgent):
+                is_intact = self.interrupts.is_admitted and isinstance(error, STOPS)
                 self.interrupts.hold()
-                self._finish(is_stopped=error is not None)
+                self._finish(error is None or is_intact, is_stopped=error is not None)
         finally:
             self.interrupts.__exit__(kind, error, at)
 
@@ -83,16 +88,10 @@ class RunCheckpoints:
         self._begun = snapshot.progress.step
         self.writer.start(snapshot)
 
-    def _is_intact_after(self, error: BaseException) -> bool:
-        """Whether the state is still that of the last complete step, and worth keeping."""
-        if isinstance(error, Interrupted):
-            return not error.is_urgent
-        return self.interrupts.is_admitted and isinstance(error, EngineError | CheckingError)
-
-    def _finish(self, is_stopped: bool) -> None:
-        """See that the last complete step has a checkpoint on disk."""
+    def _finish(self, is_intact: bool, is_stopped: bool) -> None:
+        """See what is being written to the disk, and the last complete step too, if the state still is that step's."""
         self.writer.wait()
-        if self.progress is None:
+        if self.progress is None or not is_intact:
             return
         if self._begun < self.last_step or self.writer.has_failed:
             self._begin(Snapshot.of(self.run.learner, self.progress))

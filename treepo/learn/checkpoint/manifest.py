@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from treepo.learn.checkpoint.files import sync_folder, write_text
 
 NAME = "manifest.json"
 
@@ -36,23 +37,6 @@ def check_manifest(folder: Path) -> None:
     # A manifest that was damaged itself need not be text, JSON, or of the right form.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{NAME} is not one") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is on disk when this returns."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """See the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _files(folder: Path) -> list[Path]:

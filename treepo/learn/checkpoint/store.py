@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from treepo.learn.checkpoint.files import sync_folder, write_text
 from treepo.learn.checkpoint.learner import Learner
-from treepo.learn.checkpoint.manifest import DamagedError, check_manifest, sync_folder, write_manifest, write_text
+from treepo.learn.checkpoint.manifest import DamagedError, check_manifest, write_manifest
 from treepo.learn.checkpoint.sharded import save_tensors
 
 PARTIAL = ".partial"
