@@ -53,8 +53,7 @@ class Learner:
         set_random_state(scalars["random"])
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The tensors themselves, by name in order, so that equal states give equal files; one that has several names,
-        such as tied embeddings, under its first.
+        """The tensors themselves; one that has several names, such as tied embeddings, under its first.
 
         torch's get_state_dict would do, but it keeps frozen weights that are tied, and takes a step with zero gradients
         where none was taken yet.
@@ -69,7 +68,7 @@ class Learner:
             for key, value in state.items():
                 assert isinstance(value, Tensor), f"{key} of the optimiser is a tensor"
                 tensors[f"optimizer.{names[parameter]}.{key}"] = value
-        return dict(sorted(tensors.items()))
+        return tensors
 
     def _empty_state(self, saved: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Any]:
         """A state of the optimiser with room for what was saved; a parameter without a gradient so far has none."""
