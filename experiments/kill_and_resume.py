@@ -102,10 +102,11 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def content(path: Path) -> object:
-    """The bits of a file; of safetensors those of every tensor, since the order in their header is not always the same."""
+    """The bits of a file; of safetensors those of each tensor, since the order in their header varies."""
     if path.suffix == ".safetensors":
+        tensors = load_file(path)
         return {
-            name: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).tolist()) for name, t in load_file(path).items()
+            name: (t.dtype, t.shape, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, t in tensors.items()
         }
     return path.read_bytes()
 

@@ -1,5 +1,8 @@
 """What a resumed run refuses, and what it may change."""
 
+import errno
+import fcntl
+import os
 import re
 import shutil
 from pathlib import Path
@@ -39,9 +42,13 @@ def test_changed_settings_are_named_with_both_values():
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     """A watchdog that starts a run again may think that it is dead when it is not."""
     (tmp_path / "config.toml").touch()
-    with claimed(tmp_path), pytest.raises(ValueError, match="another process trains in"), claimed(tmp_path):
+    with (
+        claimed(tmp_path, print),
+        pytest.raises(ValueError, match="another process trains in"),
+        claimed(tmp_path, print),
+    ):
         pass
-    with claimed(tmp_path):
+    with claimed(tmp_path, print):
         pass
 
 
@@ -61,6 +68,21 @@ def test_what_cannot_be_resumed_is_said_in_a_line(args, message, tmp_path, monke
     error = capfd.readouterr().err
     assert error.startswith(f"treepo: {message}")
     assert error.count("\n") == 1
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch):
+    """NFS without its lock service, for one."""
+
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / "config.toml").touch()
+    said = []
+    with claimed(tmp_path, said.append):
+        assert said == [
+            f"{str(tmp_path)!r} cannot be locked (No locks available): see that no other process trains there"
+        ]
 
 
 def test_a_folder_that_holds_no_run_is_left_as_it_was(tmp_path):

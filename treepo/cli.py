@@ -161,7 +161,7 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
         with users_mistakes():
             if resumed is not None:
                 folder = _resumed_folder(resumed, recipe, out)
-                stack.enter_context(claimed(folder))
+                stack.enter_context(claimed(folder, terminal.say))
                 run, progress = resume(folder, overrides, terminal)
                 stack.callback(run.close)
             else:
@@ -169,7 +169,7 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
                 base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
                 run, progress = prepare(resolve(base, overrides), folder, terminal), None
                 stack.callback(run.close)
-                stack.enter_context(claimed(folder))
+                stack.enter_context(claimed(folder, terminal.say))
                 record_origin(run, folder)
                 seed_random(run.config.train.seed)
         try:

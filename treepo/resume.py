@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from treepo.build import Run, build_run
+from treepo.build_task import Notify
 from treepo.config import read_recipe, resolve, to_toml
 from treepo.learn.checkpoint.files import replace_text
 from treepo.learn.checkpoint.store import Progress
@@ -27,9 +28,10 @@ MAY_CHANGE = (
 
 
 @contextmanager
-def claimed(out: Path) -> Iterator[None]:
-    """Keep other processes from training in this folder for so long, even if this one is killed.
+def claimed(out: Path, notify: Notify) -> Iterator[None]:
+    """Keep other processes from training in this folder for so long; a killed process keeps nobody.
 
+    notify: told in a line if that cannot be had.
     Raises ValueError if another does already, or if the folder holds no run.
     """
     if not (out / "config.toml").is_file():
@@ -41,8 +43,11 @@ def claimed(out: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ValueError(f"resume: another process trains in {str(out)!r}") from error
+        except OSError as error:
+            # Some network file systems know no locks, and can be trained on all the same.
+            notify(f"{str(out)!r} cannot be locked ({error.strerror}): see that no other process trains there")
         yield
 
 
