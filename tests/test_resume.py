@@ -177,8 +177,10 @@ def test_a_resumed_run_stays_near_the_model_it_began_with(options, tmp_path, mon
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert figures(tmp_path / "run")[-1]["update/kl_reference"] > 0
     assert_same_run(tmp_path / "whole", tmp_path / "run")
-    names = last_state(tmp_path / "run")["tensors"]
-    assert all("lora" in name for name in names) == bool(extra)
+    state = last_state(tmp_path / "run")
+    assert all("lora" in name for name in state["tensors"]) == bool(extra)
+    # Nothing was evaluated, so no checkpoint, that of step 0 neither, is kept as the best.
+    assert (state["state"]["best"], state["state"]["best_step"]) == (-1, -1)
 
 
 def test_more_steps_may_be_asked_for(whole, tmp_path, options):

@@ -22,6 +22,9 @@ are not finite, but they may come from the weights."""
 WORST = -1.0
 """Below every score."""
 
+NONE = -1
+"""The step of the best score where there was none."""
+
 
 def checkpoint_store(config: Config, out: Path) -> CheckpointStore:
     """The checkpoints of the run in a folder."""
@@ -67,7 +70,7 @@ class RunCheckpoints:
 
         The state is copied here, after what was being written before is on disk.
         """
-        score, last = metrics.get("eval/avg", WORST), self.progress or Progress(0, WORST, 0)
+        score, last = metrics.get("eval/avg", WORST), self.progress or Progress(0, WORST, NONE)
         is_best = score > last.best
         self.progress = Progress(step, *((score, step) if is_best else (last.best, last.best_step)))
         every = self.run.config.checkpoint.every

@@ -20,7 +20,7 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: its last complete step, and the best held-out score so far and its step."""
+    """How far a run has come: its last complete step, and the best held-out score so far and its step, -1 if none."""
 
     step: int
     best: float
