@@ -171,7 +171,8 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
                 stack.callback(run.close)
                 stack.enter_context(claimed(folder, terminal.say))
                 record_origin(run, folder)
-                seed_random(run.config.train.seed)
+        if progress is None:
+            seed_random(run.config.train.seed)
         try:
             train(run, folder, terminal, progress)
         except (StrategyError, EngineError, CheckingError) as error:
