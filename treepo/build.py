@@ -9,6 +9,7 @@ from treepo.build_task import Notify, build_task
 from treepo.engine import Engine
 from treepo.evaluate import HeldOut
 from treepo.grow import Rules, TreeSampler
+from treepo.learn.checkpoint.learner import Learner
 from treepo.learn.optim import make_optimizer
 from treepo.learn.reference import AdapterOff, FrozenCopy, Reference
 from treepo.learn.scoring import Scorer
@@ -42,6 +43,11 @@ class Run:
         seed = derive_seed(self.config.train.seed, "eval")
         held_out = HeldOut(self.task, problems, self.policy.decode, limit, settings.num_samples, seed)
         return held_out.figures(self.trainer.engine)
+
+    @property
+    def learner(self) -> Learner:
+        """The state that training changes."""
+        return Learner(self.policy.model, self.trainer.updater.optimizer, self.trainer.updater.schedule)
 
     def close(self) -> None:
         """End the processes that check answers."""

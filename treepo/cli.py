@@ -6,7 +6,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -65,7 +65,7 @@ def _command(args: Sequence[str]) -> int:
     elif options.command is None:
         print(USAGE)
     elif options.command == "train":
-        _train(options.recipe, options.out, overrides)
+        return _train(options.recipe, options.out, options.resume, overrides)
     elif options.command == "sample":
         _sample(options, overrides)
     elif options.command == "eval":
@@ -121,6 +121,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "train":
         parser.add_argument("recipe", nargs="?")
         parser.add_argument("--out")
+        parser.add_argument("--resume")
     if command == "sample":
         parser.add_argument("model", nargs="?")
         for option in ("--prompt", "--recipe", "--out"):
@@ -140,31 +141,58 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _train(recipe: str | None, out: str | None, overrides: dict[str, dict[str, Any]]) -> None:
+def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]]) -> int:
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.config import read_recipe, resolve
     from treepo.engine import EngineError
     from treepo.grow import StrategyError
+    from treepo.interrupts import Interrupted
+    from treepo.learn.checkpoint.random_state import seed_random
+    from treepo.origin import record_origin
     from treepo.report.terminal import Terminal
     from treepo.report.trackers import TrackerError
+    from treepo.resume import claimed, resume
     from treepo.run import prepare, train
     from treepo.settings import BUILT_IN_TASK, is_data_given
     from treepo.task.checked import CheckingError
 
     disable_progress_bar()
-    folder = _out_folder(out)
     terminal = Terminal(Console())
-    with users_mistakes():
-        base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
-        run = prepare(resolve(base, overrides), folder, terminal)
-    try:
-        train(run, folder, terminal)
-    except (StrategyError, EngineError, CheckingError, TrackerError) as error:
-        raise UsageError(str(error)) from error
-    finally:
-        run.close()
+    with ExitStack() as stack:
+        with users_mistakes():
+            if resumed is not None:
+                folder = _resumed_folder(resumed, recipe, out)
+                stack.enter_context(claimed(folder, terminal.say))
+                run, progress = resume(folder, overrides, terminal)
+                stack.callback(run.close)
+            else:
+                folder = _out_folder(out)
+                base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
+                run, progress = prepare(resolve(base, overrides), folder, terminal), None
+                stack.callback(run.close)
+                stack.enter_context(claimed(folder, terminal.say))
+                record_origin(run, folder)
+        if progress is None:
+            seed_random(run.config.train.seed)
+        try:
+            train(run, folder, terminal, progress)
+        except (StrategyError, EngineError, CheckingError, TrackerError) as error:
+            raise UsageError(str(error)) from error
+        except Interrupted as error:
+            print(f"treepo: {error}", file=sys.stderr)
+            return 128 + error.signum
+    return 0
+
+
+def _resumed_folder(resumed: str, recipe: str | None, out: str | None) -> Path:
+    """The folder of the run to go on with, which has its settings and is where it is kept."""
+    if recipe is not None or out is not None:
+        raise UsageError("resume: a run goes on with its own settings in its own folder; give no recipe and no --out")
+    if resumed == "":
+        raise UsageError("resume: no folder given")
+    return Path(resumed)
 
 
 def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """One training run from its settings to its folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from treepo.build_tracking import check_installed, tracked
 from treepo.config import to_toml
 from treepo.credit import GRPO
 from treepo.learn.batches import TreeBatch
+from treepo.learn.checkpoint.store import Progress
 from treepo.learn.update import NonFiniteUpdateError
 from treepo.report.metrics import MetricsLog
 from treepo.report.samples import append_samples, choose_samples
 from treepo.report.terminal import Terminal
 from treepo.report.trackers import Tracking
 from treepo.report.trees import KeptTree, write_trees
+from treepo.run_checkpoints import RunCheckpoints
 from treepo.settings import Config
 
 
@@ -48,35 +51,34 @@ def _check_unused(out: Path) -> None:
         raise ValueError(f"out: {str(out)!r} already holds a run or other files; give a new folder")
 
 
-def train(run: Run, out: Path, terminal: Terminal) -> None:
-    """Evaluate, train, evaluate again; metrics and model are kept in `out`.
+def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = None) -> None:
+    """Evaluate, train, evaluate again; metrics, checkpoints and model are kept in `out`.
 
-    Raises FloatingPointError if logits, loss or gradients stop being finite; the batch of an update that did it is kept
-    in `out`. Raises MemoryError, with what to change, for an update that cannot be made within memory, and TrackerError
-    if a tracker cannot be started.
+    progress: where a run that is resumed has come to. Raises FloatingPointError if logits, loss or gradients stop being
+    finite; the batch of an update that did it is kept in `out`. Raises MemoryError, with what to change, for an update
+    that cannot be made within memory, TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and
+    SIGTERM, once the last complete step has a checkpoint.
     """
     with tracked(run.config, out, terminal.say) as tracking:
-        _train(run, out, terminal, tracking)
+        _train(run, out, terminal, progress, tracking)
 
 
-def _train(run: Run, out: Path, terminal: Terminal, tracking: Tracking) -> None:
+def _train(run: Run, out: Path, terminal: Terminal, progress: Progress | None, tracking: Tracking) -> None:
     num_steps = run.config.train.num_steps
     log = MetricsLog(out / "metrics.jsonl")
-    before = run.evaluate()
-    log.append(0, before)
-    tracking.log(0, before)
-    if before:
-        terminal.say(f"held out before training: {before['eval/avg']:.1%} (greedy {before['eval/greedy']:.1%})")
-    best = before.get("eval/avg", -1.0)
-    with terminal.training(num_steps) as show:
-        for step in range(1, num_steps + 1):
-            metrics = _step(run, step, out, tracking)
+    with RunCheckpoints(run, out, terminal.say, progress) as checkpoints, terminal.training(num_steps) as show:
+        if progress is None:
+            tracking.log(0, _evaluate_first(run, log, terminal, checkpoints))
+        for step in range(checkpoints.last_step + 1, num_steps + 1):
+            checkpoints.interrupts.admit()
+            metrics = _step(run, step, out, tracking, checkpoints.interrupts.hold)
+            is_best, took = checkpoints.advance(step, metrics)
+            if is_best and run.config.eval.keep_best:
+                run.policy.save(out / "best")
+            metrics |= took
             log.append(step, metrics)
+            checkpoints.write()
             tracking.log(step, metrics)
-            if metrics.get("eval/avg", -1.0) > best:
-                best = metrics["eval/avg"]
-                if run.config.eval.keep_best:
-                    run.policy.save(out / "best")
             show(step, metrics)
     if run.config.lora.rank:
         run.policy.save_adapter(out / "adapter")
@@ -85,15 +87,26 @@ def _train(run: Run, out: Path, terminal: Terminal, tracking: Tracking) -> None:
     terminal.summary(log.read(), out, next_commands(run.config, out))
 
 
+def _evaluate_first(run: Run, log: MetricsLog, terminal: Terminal, checkpoints: RunCheckpoints) -> dict[str, float]:
+    checkpoints.interrupts.admit()
+    before = run.evaluate()
+    checkpoints.interrupts.hold()
+    log.append(0, before)
+    checkpoints.advance(0, before)
+    if before:
+        terminal.say(f"held out before training: {before['eval/avg']:.1%} (greedy {before['eval/greedy']:.1%})")
+    return before
+
+
 def is_model_kept(config: Config) -> bool:
     """Whether a whole model is saved at the end, not adapters alone."""
     return config.lora.merge or not config.lora.rank
 
 
-def _step(run: Run, step: int, out: Path, tracking: Tracking) -> dict[str, float]:
+def _step(run: Run, step: int, out: Path, tracking: Tracking, before_updates: Callable[[], None]) -> dict[str, float]:
     """One training step, with its trees kept and an evaluation where they are due."""
     try:
-        result = run.trainer.step(step)
+        result = run.trainer.step(step, before_updates)
     except NonFiniteUpdateError as error:
         path = out / f"failed-step-{step:06d}.safetensors"
         save_file(_arrays(error.batch), path)

@@ -202,6 +202,18 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept to go on from (see docs/runs.md)."""
+
+    every: Annotated[int, Field(ge=0)] = 10
+    """Steps between checkpoints; there is one too where eval/avg is the best so far. 0 for none but at the end, on
+    Ctrl-C and on SIGTERM."""
+
+    keep: Count = 2
+    """Checkpoints that are kept, besides the best one."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -229,6 +241,7 @@ class Config:
     dynamic_sampling: DynamicSampling = DynamicSampling()
     eval: EvalSettings = EvalSettings()
     tracking: TrackingSettings = TrackingSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
 
     def __post_init__(self) -> None:
         if self.credit.per_node and self.loss.per_trajectory:

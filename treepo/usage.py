@@ -8,6 +8,11 @@ USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
 
     Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
 
+treepo train --resume DIR [--section.key VALUE ...]
+
+    Go on with the run in DIR from its last checkpoint, as if it had never stopped, with its settings. Those that may
+    differ are listed in docs/runs.md.
+
 treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE ...] [--out FILE.parquet]
 
     Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import star
-from treepo.report.samples import append_samples, choose_samples, harmless
+from treepo.report.samples import append_samples, choose_samples, cut_samples, harmless
 from treepo.report.trees import KeptTree
 
 
@@ -73,3 +73,12 @@ def test_samples_are_lines_of_json(tmp_path):
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], line["reward"]) for line in lines] == [(1, 1.0), (1, 0.0), (2, 2.0), (2, 0.0)]
     assert {line["response"] for line in lines} == {"a\nb\\u2028"}
+
+
+def test_samples_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    """So that a run that goes on has none twice, and no torn line between."""
+    path = tmp_path / "samples.jsonl"
+    cut_samples(path, 3)
+    path.write_text('{"step": 2}\n{"step": 4}\n{"ste')
+    cut_samples(path, 3)
+    assert path.read_text() == '{"step": 2}\n'

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from treepo.evaluate.intervals import Estimate
 from treepo.evaluate.results import Result, SetResult
+from treepo.printable import printable
 
 NOTHING = "-"
 """Stands where there is no figure."""
@@ -169,4 +170,4 @@ def _stacked(cell: str) -> Text:
 
 def _printable(cells: Sequence[str]) -> tuple[str, ...]:
     """Names come from outside: no character in them may steer the terminal."""
-    return tuple("".join(c if c.isprintable() else f"{c!a}"[1:-1] for c in cell) for cell in cells)
+    return tuple(map(printable, cells))

@@ -1,6 +1,6 @@
 """The loop: grow, verify, credit, pack, update."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
@@ -58,8 +58,8 @@ class Trainer:
     seed: int
     reward: Reward = ShapedReward()
 
-    def step(self, step: int) -> StepResult:
-        """Training step number `step`, from 1."""
+    def step(self, step: int, before_updates: Callable[[], None] = lambda: None) -> StepResult:
+        """Training step number `step`, from 1. before_updates: called before the first change of the weights."""
         clock = _Clock()
         begin_peak(self.policy.model.device)
         before, num_oom = self.engine.counters, self.updater.bound.num_oom
@@ -72,6 +72,7 @@ class Trainer:
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
         trained = [parts for parts in packed if parts]
+        before_updates()
         updates = self.update(trained)
         self.engine.update_weights(self.policy.model)
         clock.lap("update")

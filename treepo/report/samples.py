@@ -41,6 +41,17 @@ def append_samples(path: Path, step: int, samples: Sequence[Sample]) -> None:
         file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
 
 
+def cut_samples(path: Path, last_step: int) -> None:
+    """Drop the samples of later steps, and a line that was not written to its end, as a run is gone on with."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= last_step]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(b"".join(kept))
+    partial.replace(path)
+
+
 def harmless(text: str) -> str:
     r"""Untrusted text in which each character that is not plainly shown, but for \n and \t, is written as Python writes
     it (\x1b)."""

@@ -1,0 +1,162 @@
+"""A learner that was saved and restored goes on bit by bit."""
+
+import errno
+import json
+import os
+import resource
+from pathlib import Path
+from threading import Event
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import treepo.learn.checkpoint.store as store_module
+from tests.learn.learners import make_learner, save
+from treepo.learn.checkpoint.manifest import DamagedError, check_manifest
+from treepo.learn.checkpoint.store import CheckpointStore, Progress, Snapshot
+from treepo.learn.checkpoint.writer import CheckpointWriter
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    return save(CheckpointStore(tmp_path_factory.mktemp("store"), keep=1), make_learner(0), Progress(1, 0.5, 0))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_changed_bit_and_any_cut_is_found(written, data):
+    """In every file, the manifest's own included, unless it says the same afterwards."""
+    path = data.draw(st.sampled_from(sorted(written.iterdir())))
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    changed = whole[:place]
+    if data.draw(st.booleans()):
+        changed += bytes([whole[place] ^ 1 << data.draw(st.integers(0, 7))]) + whole[place + 1 :]
+    check_manifest(written)
+    try:
+        path.write_bytes(changed)
+        if path.name == "manifest.json" and _says_the_same(whole, changed):
+            return
+        with pytest.raises(DamagedError):
+            check_manifest(written)
+    finally:
+        path.write_bytes(whole)
+
+
+def _says_the_same(one: bytes, other: bytes) -> bool:
+    try:
+        return json.loads(one)["files"] == json.loads(other)["files"]
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def test_a_foreign_file_is_found(tmp_path):
+    """All safetensors of the folder would be read."""
+    folder = save(CheckpointStore(tmp_path, keep=1), make_learner(0), Progress(1, 0.5, 0))
+    (folder / "more.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedError, match="more.safetensors is missing or unknown"):
+        check_manifest(folder)
+
+
+def test_damaged_checkpoints_are_passed_over_and_said(tmp_path):
+    store, said = CheckpointStore(tmp_path, keep=3), []
+    learner = make_learner(0)
+    for number in (1, 2, 3):
+        save(store, learner, Progress(number, 0.0, 0))
+    os.truncate(tmp_path / "step-000003" / "state.json", 5)
+    (tmp_path / "step-000002" / "manifest.json").unlink()
+    assert store.newest(said.append) == 1
+    assert said[0].startswith("checkpoint of step 3 is damaged and passed over: state.json has 5 bytes, not ")
+    assert said[1].endswith(
+        "step 2 is damaged and passed over: manifest.json cannot be read: No such file or directory"
+    )
+    # What comes later than the one that the run went on from is dropped when there is a new one.
+    save(store, learner, Progress(2, 0.0, 0))
+    assert (store.steps(), store.newest(said.append), len(said)) == ([1, 2], 2, 2)
+
+
+def test_the_last_few_and_the_best_are_kept(tmp_path):
+    store, learner = CheckpointStore(tmp_path, keep=2), make_learner(0)
+    best = {1: 0, 2: 2, 3: 2, 4: 2, 5: 5, 6: 5}
+    kept = []
+    for number, best_step in best.items():
+        save(store, learner, Progress(number, 0.0, best_step))
+        kept.append(store.steps())
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5], [5, 6]]
+
+
+def test_what_a_killed_process_left_is_no_checkpoint_and_is_removed(tmp_path):
+    (tmp_path / "step-000007.partial").mkdir()
+    store = CheckpointStore(tmp_path, keep=2)
+    assert store.newest(print) is None
+    save(store, make_learner(0), Progress(8, 0.0, 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000008"]
+
+
+def no_space(*args: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_failing_write_keeps_the_previous_one_and_says_so(tmp_path, monkeypatch):
+    store, said, learner = CheckpointStore(tmp_path, keep=1), [], make_learner(0)
+    writer = CheckpointWriter(store, said.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_manifest", no_space)
+        writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
+        writer.wait()
+    assert said == ["checkpoint of step 1 could not be written (No space left on device); there is none yet"]
+    assert list(tmp_path.iterdir()) == []
+    writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
+    writer.wait()
+    assert not writer.has_failed
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_manifest", no_space)
+        writer.start(Snapshot.of(learner, Progress(3, 0.0, 0)))
+        writer.wait()
+    assert writer.has_failed
+    assert said[1] == "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+    assert store.newest(said.append) == 2
+
+
+def test_a_file_that_may_not_grow_fails_inside_torch_as_outside(tmp_path):
+    """torch.distributed.checkpoint wraps what goes wrong in an exception that is no Exception."""
+    said = []
+    writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1), said.append)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    snapshot = Snapshot.of(make_learner(0), Progress(1, 0.0, 0))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        writer.start(snapshot)
+        writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert said == ["checkpoint of step 1 could not be written (File too large); there is none yet"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_that_is_not_the_disks_is_raised_to_whoever_waits(tmp_path, monkeypatch):
+    def fail(*args: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(store_module, "write_manifest", fail)
+    writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1), print)
+    writer.start(Snapshot.of(make_learner(0), Progress(1, 0.0, 0)))
+    with pytest.raises(RuntimeError, match="a bug"):
+        writer.wait()
+    writer.wait()
+
+
+def test_writing_is_in_the_background_and_the_next_waits(tmp_path, monkeypatch):
+    go, write = Event(), CheckpointStore.write
+    monkeypatch.setattr(CheckpointStore, "write", lambda *args: go.wait(30) and write(*args))
+    store, learner = CheckpointStore(tmp_path, keep=5), make_learner(0)
+    writer = CheckpointWriter(store, print)
+    writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
+    assert store.steps() == []
+    go.set()
+    writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
+    assert 1 in store.steps()
+    writer.wait()
+    assert store.steps() == [1, 2]

@@ -1,0 +1,93 @@
+"""Real runs of `treepo train` in processes of their own, which can be killed, and what they leave."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from treepo.cli import main
+from treepo.task.checked import CheckedTask
+from treepo.task.checking import Outcome, Verdict
+
+START_METHOD = "forkserver"
+CONTEXT = get_context(START_METHOD)
+# Children are forked from a process that has imported and compiled everything and has run nothing.
+CONTEXT.set_forkserver_preload(
+    ["treepo.run", "treepo.resume", "torch.distributed.fsdp", "tests.runs", "tests.compiled"]
+)
+
+PROBLEMS = {"train": range(10), "held_out": range(20, 23)}
+"""What stands in the sets, each its own."""
+
+
+def judge_length(task: object, asked: Sequence[tuple[Any, str]]) -> list[Verdict]:
+    """Right are answers of even length: so that a model that knows nothing has something to learn."""
+    return [Verdict(float(len(response) % 2 == 0), Outcome.CHECKED, None) for _, response in asked]
+
+
+def write_sets(folder: Path) -> list[str]:
+    """Ten problems, so that a run of four a step passes the border of an epoch in its third; and their options."""
+    options = []
+    for name, numbers in PROBLEMS.items():
+        lines = [json.dumps({"prompt": f"{20 + i}a+3b-2c:", "answer": str(21 + i)}) + "\n" for i in numbers]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+        options += [f"--data.{name}", str(folder / f"{name}.jsonl")]
+    return [*options, "--checker.use", "ExactChecker"]
+
+
+def command(args: list[str], setup: Callable[[], None] | None, log: str) -> None:
+    """What a child does: one command, its output in a file."""
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    CheckedTask.judge = judge_length  # pyright: ignore[reportAttributeAccessIssue]
+    if setup is not None:
+        setup()
+    sys.exit(main(args))
+
+
+def start(args: list[str], log: Path, setup: Callable[[], None] | None = None) -> BaseProcess:
+    """A command in a process of its own. setup: called there first; log: where its output goes, with .out and .err."""
+    process = CONTEXT.Process(target=command, args=(args, setup, str(log)))
+    process.start()
+    return process
+
+
+def finish(args: list[str], log: Path, setup: Callable[[], None] | None = None) -> int | None:
+    """The exit code of a command, negative for a signal."""
+    process = start(args, log, setup)
+    process.join(120)
+    return process.exitcode
+
+
+def die(*args: object, **kwargs: object) -> None:
+    """As if power failed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def figures(out: Path) -> list[dict[str, float]]:
+    """The metrics of a run but for times."""
+    read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in m.items() if not name.startswith("time/")} for m in read]
+
+
+def last_state(out: Path) -> dict[str, Any]:
+    """Weights, moments, schedule and random generators of a run's last checkpoint."""
+    folder = sorted((out / "checkpoints").glob("step-??????"))[-1]
+    tensors = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+    bits = {name: tensor.numpy().tobytes() for part in tensors for name, tensor in part.items()}
+    return {"step": folder.name, "tensors": bits, "state": json.loads((folder / "state.json").read_text())}
+
+
+def assert_same_run(out: Path, other: Path) -> None:
+    """Bit by bit, but for times."""
+    assert figures(out) == figures(other)
+    assert last_state(out) == last_state(other)
+    for path in sorted(out.glob("model/*.safetensors")) + sorted(out.glob("trees/*")):
+        assert path.read_bytes() == (other / path.relative_to(out)).read_bytes(), path

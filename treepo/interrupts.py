@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM: a run stops where nothing is half done."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NOTE = b"treepo: stopping at the next point where nothing is half done; once more to stop at once\n"
+
+
+class Interrupted(BaseException):
+    """A signal asks to stop. is_urgent: for the second time, so nothing is to be saved."""
+
+    def __init__(self, signum: int, is_urgent: bool) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+        self.is_urgent = is_urgent
+
+
+class Interrupts:
+    """While entered, SIGINT and SIGTERM raise Interrupted: the first one where `admit` was called last, and from
+    `admit` if it came when `hold` had been; the second one anywhere."""
+
+    def __init__(self) -> None:
+        self.is_admitted = False
+        self._signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Elsewhere Python takes no handlers, and the main thread's stay.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def admit(self) -> None:
+        """From here on nothing is half done, and a signal may come through."""
+        self.is_admitted = True
+        if self._signum is not None:
+            raise Interrupted(self._signum, is_urgent=False)
+
+    def hold(self) -> None:
+        """From here on a signal waits."""
+        self.is_admitted = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        is_urgent = self._signum is not None
+        self._signum = signum
+        if not is_urgent:
+            # Not `print`: this may run in the middle of one.
+            os.write(2, NOTE)
+        if is_urgent or self.is_admitted:
+            raise Interrupted(signum, is_urgent)

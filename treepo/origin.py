@@ -1,0 +1,49 @@
+"""What a run was begun with besides its settings: the weights and the problems behind the names in them."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from treepo.build import Run
+from treepo.learn.checkpoint.files import replace_text
+
+NAME = "initial.json"
+
+NUM_COMPARED = 1000
+"""Problems to train on, from the first one on, that must be those the run was begun with."""
+
+
+def record_origin(run: Run, out: Path) -> None:
+    """Write down what the run begins with, for `check_origin`. Must come before its first step."""
+    replace_text(out / NAME, json.dumps(_origin(run), indent=1) + "\n")
+
+
+def check_origin(run: Run, out: Path) -> None:
+    """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
+    path = out / NAME
+    if not path.exists():
+        # It was ended before it began.
+        record_origin(run, out)
+        return
+    begun, now = json.loads(path.read_text(encoding="utf-8")), _origin(run)
+    for name, setting in (("weights", "model.path"), ("problems", "data.train")):
+        if begun[name] != now[name]:
+            raise ValueError(f"resume: {setting}: the {name} are no longer those that the run was begun with")
+
+
+def _origin(run: Run) -> dict[str, str]:
+    """Checksums of the initial weights, where they are still needed, and of the first problems to train on and those
+    held out, which a changed tokenizer, template, file or order changes."""
+    config = run.config
+    weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    if config.lora.rank or config.penalties.kl:
+        for name, tensor in sorted(run.policy.model.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    is_for_training = bool(config.data.train) or not config.data.is_given
+    asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
+    for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:
+        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
+    return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}

@@ -1,0 +1,110 @@
+"""Going on with a run: its folder is checked, its parts are built, and they get the state of its last checkpoint."""
+
+import fcntl
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from treepo.build import Run, build_run
+from treepo.build_task import Notify
+from treepo.config import read_recipe, resolve, to_toml
+from treepo.learn.checkpoint.files import replace_text
+from treepo.learn.checkpoint.store import Progress
+from treepo.origin import check_origin
+from treepo.report.metrics import MetricsLog
+from treepo.report.samples import cut_samples
+from treepo.report.terminal import Terminal
+from treepo.run_checkpoints import checkpoint_store
+from treepo.settings import Config, Settings
+
+MAY_CHANGE = (
+    *("tracking.trackers", "tracking.project", "tracking.run_name", "tracking.offline"),
+    *("tracking.sample_problems", "tracking.sample_answers"),
+    *("train.num_steps", "train.trees_every", "eval.every", "eval.keep_best", "checkpoint.every", "checkpoint.keep"),
+    *("engine.max_batch", "engine.max_prefill_tokens", "engine.max_tokens", "checking.num_workers"),
+    *("model.device", "train.micro_batch_tokens", "train.gradient_checkpointing", "vllm.memory_share"),
+    *("servers.urls", "servers.sync", "servers.folder", "servers.address", "servers.timeout_s", "servers.max_retries"),
+)
+"""Settings with which a run may go on though it was begun with others."""
+
+
+@contextmanager
+def claimed(out: Path, notify: Notify) -> Iterator[None]:
+    """Keep other processes from training in this folder for so long; a killed process keeps nobody.
+
+    notify: told in a line if that cannot be had.
+    Raises ValueError if another does already, or if the folder holds no run.
+    """
+    if not (out / "config.toml").is_file():
+        raise ValueError(f"resume: {str(out)[:100]!r} holds no run: there is no config.toml")
+    try:
+        file = (out / "lock").open("w")
+    except OSError as error:
+        raise ValueError(f"resume: cannot use {str(out)[:100]!r}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"resume: another process trains in {str(out)!r}") from error
+        except OSError as error:
+            # Some network file systems know no locks, and can be trained on all the same.
+            notify(f"{str(out)!r} cannot be locked ({error.strerror}): see that no other process trains there")
+        yield
+
+
+def resume(out: Path, overrides: Settings, terminal: Terminal) -> tuple[Run, Progress | None]:
+    """(the parts of the run in a folder, where it has come to): with the state of its newest checkpoint that is whole,
+    or None if it has none and begins anew. Its metrics end with that step.
+
+    The folder must be claimed. Raises ValueError for a setting that may not change, a model or problems that are not
+    those it was begun with.
+    """
+    begun = read_recipe(out / "config.toml")
+    config = resolve(begun, overrides)
+    changes = changed_settings(resolve(begun), config)
+    if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in MAY_CHANGE]:
+        raise ValueError(f"resume: {'; '.join(refused)}: that would be another run (docs/runs.md: what may change)")
+    with terminal.bar("making the base model") as report:
+        run = build_run(config, terminal.say, report)
+    try:
+        progress = _restore(run, out, terminal)
+    except BaseException:
+        run.close()
+        raise
+    if changes:
+        replace_text(out / "config.toml", to_toml(config))
+    return run, progress
+
+
+def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
+    check_origin(run, out)
+    store = checkpoint_store(run.config, out)
+    step = store.newest(terminal.say)
+    log = MetricsLog(out / "metrics.jsonl")
+    if step is None:
+        log.cut(-1)
+        cut_samples(out / "samples.jsonl", -1)
+        terminal.say("There is no checkpoint to go on from: the run begins anew.")
+        return None
+    log.cut(step)
+    cut_samples(out / "samples.jsonl", step)
+    progress = store.restore(step, run.learner)
+    run.trainer.engine.rest()
+    run.trainer.engine.update_weights(run.policy.model)
+    terminal.say(f"Goes on after step {step}.")
+    return progress
+
+
+def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
+    """(name, old value, new value) of every setting that differs; None for one that is not there."""
+    tables = [_flat(config) for config in (old, new)]
+    names = sorted(tables[0].keys() | tables[1].keys())
+    pairs = [(name, *(table.get(name) for table in tables)) for name in names]
+    return [(name, before, after) for name, before, after in pairs if before != after]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    tables = tomllib.loads(to_toml(config))
+    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
