@@ -7,9 +7,14 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
+from hypothesis import settings
 
 from tests.real_data import real_file
 from treepo.task.base_model import BaseModelSettings, make_base_model
+
+# On a busy machine a single example may take any time.
+settings.register_profile("any load", deadline=None)
+settings.load_profile("any load")
 
 
 @pytest.fixture(scope="session")

@@ -74,7 +74,7 @@ def die(*args: object, **kwargs: object) -> None:
 def figures(out: Path) -> list[dict[str, float]]:
     """The metrics of a run but for times."""
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in m.items() if not name.startswith("time/")} for m in read]
+    return [{name: value for name, value in m.items() if not name.startswith(("time/", "memory/"))} for m in read]
 
 
 def last_state(out: Path) -> dict[str, Any]:
