@@ -112,9 +112,10 @@ def content(path: Path) -> object:
 
 
 def figures(folder: Path) -> list[dict[str, float]]:
-    """The metrics of a run but for times."""
+    """The metrics of a run but for times and memory."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))} for line in lines]
+    left_out = "time/", "memory/"
+    return [{name: value for name, value in line.items() if not name.startswith(left_out)} for line in lines]
 
 
 if __name__ == "__main__":
