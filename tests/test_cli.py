@@ -137,6 +137,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--reward.use", "nowhere:Terse"], "reward.use: cannot find 'nowhere:Terse'"),
         (["--dynamic_sampling.max_rounds", "0"], "dynamic_sampling.max_rounds must be within"),
         (["--model.device", "cuda:9"], "model.device: cannot use 'cuda:9'"),
+        (["--data.held_out", "x.jsonl"], "data.train: no set to train on; sets that are held out are for treepo eval"),
         (["--data.train", "missing.jsonl", "--tree.segment_len", "16"], "data.train: cannot read 'missing.jsonl'"),
     ],
 )

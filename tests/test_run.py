@@ -146,6 +146,11 @@ def test_the_best_model_is_kept(chain_model, tmp_path, monkeypatch):
     )
     assert all((best[name] == first[name]).all() for name in first)
     assert any((best[name] != last[name]).any() for name in last)
+    # Where nothing beats the beginning, that is the best.
+    trained(tmp_path / "worse", 1, [0.9, 0.1])
+    begun, kept = load_file(chain_model / "model.safetensors"), load_file(tmp_path / "worse/best/model.safetensors")
+    assert all((begun[name] == kept[name]).all() for name in kept)
+    assert not list(tmp_path.glob("*/best.*"))
 
 
 def replace_reward(task, reward):

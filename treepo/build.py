@@ -61,6 +61,8 @@ def build_run(config: Config, notify: Notify, report: Report) -> Run:
     notify: told in a line what was dropped. report: called while the base model is made. Raises ValueError naming
     the setting that cannot work.
     """
+    if config.data.is_given and not config.data.train:
+        raise ValueError("data.train: no set to train on; sets that are held out are for treepo eval")
     policy = build_policy(config, notify, report)
     engine = engine_for(config, policy)
     task = build_task(config, policy, engine.longest, notify)

@@ -1,5 +1,6 @@
 """One training run from its settings to its folder."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,13 +69,13 @@ def _train(run: Run, out: Path, terminal: Terminal, progress: Progress | None, t
     log = MetricsLog(out / "metrics.jsonl")
     with RunCheckpoints(run, out, terminal.say, progress) as checkpoints, terminal.training(num_steps) as show:
         if progress is None:
-            tracking.log(0, _evaluate_first(run, log, terminal, checkpoints))
+            tracking.log(0, _evaluate_first(run, out, log, terminal, checkpoints))
         for step in range(checkpoints.last_step + 1, num_steps + 1):
             checkpoints.interrupts.admit()
             metrics = _step(run, step, out, tracking, checkpoints.interrupts.hold)
             is_best, took = checkpoints.advance(step, metrics)
-            if is_best and run.config.eval.keep_best:
-                run.policy.save(out / "best")
+            if is_best:
+                _keep_best(run, out)
             metrics |= took
             log.append(step, metrics)
             checkpoints.write()
@@ -87,15 +88,32 @@ def _train(run: Run, out: Path, terminal: Terminal, progress: Progress | None, t
     terminal.summary(log.read(), out, next_commands(run.config, out))
 
 
-def _evaluate_first(run: Run, log: MetricsLog, terminal: Terminal, checkpoints: RunCheckpoints) -> dict[str, float]:
+def _evaluate_first(
+    run: Run, out: Path, log: MetricsLog, terminal: Terminal, checkpoints: RunCheckpoints
+) -> dict[str, float]:
     checkpoints.interrupts.admit()
     before = run.evaluate()
     checkpoints.interrupts.hold()
     log.append(0, before)
-    checkpoints.advance(0, before)
+    if checkpoints.advance(0, before)[0]:
+        _keep_best(run, out)
     if before:
         terminal.say(f"held out before training: {before['eval/avg']:.1%} (greedy {before['eval/greedy']:.1%})")
     return before
+
+
+def _keep_best(run: Run, out: Path) -> None:
+    """Save the model as the best so far, if asked for; the one before is there until this one is whole."""
+    if not run.config.eval.keep_best:
+        return
+    best, partial, before = out / "best", out / "best.partial", out / "best.before"
+    for leftover in (partial, before):
+        shutil.rmtree(leftover, ignore_errors=True)
+    run.policy.save(partial)
+    if best.exists():
+        best.rename(before)
+    partial.rename(best)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def is_model_kept(config: Config) -> bool:
