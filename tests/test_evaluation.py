@@ -235,7 +235,7 @@ def test_a_failed_try_binds_nothing(chain_model: Path, tmp_path: Path, capsys: p
 
 def test_one_process_at_a_time(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Two in one folder kept the same answers twice, and none could read the folder any more."""
-    with AnswerStore(tmp_path / "out").alone():
+    with AnswerStore(tmp_path / "out").alone(print):
         assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out") == 2
     assert "another process writes to" in capsys.readouterr().err
     assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out") == 0

@@ -81,7 +81,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch):
     said = []
     with claimed(tmp_path, said.append):
         assert said == [
-            f"{str(tmp_path)!r} cannot be locked (No locks available): see that no other process trains there"
+            f"{str(tmp_path)!r} cannot be locked (No locks available): see that no other process writes there"
         ]
 
 

@@ -236,7 +236,7 @@ def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> 
         given = {f.name: getattr(options, f.name) for f in fields(Arguments)}
         evaluation = plan(Arguments(**given), overrides, folder)
     try:
-        with AnswerStore(folder).alone():
+        with AnswerStore(folder).alone(terminal.say):
             for model in evaluation.models:
                 _answer(evaluation, model, terminal)
             with users_mistakes():

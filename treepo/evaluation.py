@@ -1,7 +1,6 @@
 """`treepo eval`: models answer problems in several ways; the answers are kept, and tables made of them."""
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from treepo.evaluate import (
     check_asked,
     grow_in_parts,
     judge,
+    problem_key,
     results,
 )
 from treepo.evaluate.results import COLUMNS, Result
@@ -73,7 +73,7 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     store, name = AnswerStore(evaluation.out), model or BASE_MODEL
     store.claim(_answer_settings(evaluation))
     # Before a large model is loaded for nothing.
-    answered = {json.dumps([key.source, key.problem]) for key in store.done() if key.model == name}
+    answered = {problem_key(key.source, key.problem) for key in store.done() if key.model == name}
     longest = max(evaluation.ways, key=lambda way: way.config.tree.response_limit).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())

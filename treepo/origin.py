@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from treepo.build import Run
-from treepo.learn.checkpoint.files import replace_text
+from treepo.files import replace_text
 
 NAME = "initial.json"
 

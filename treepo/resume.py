@@ -1,16 +1,15 @@
 """Going on with a run: its folder is checked, its parts are built, and they get the state of its last checkpoint."""
 
-import fcntl
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from treepo.build import Run, build_run
 from treepo.build_task import Notify
 from treepo.config import read_recipe, resolve, to_toml
-from treepo.learn.checkpoint.files import replace_text
+from treepo.files import locked, replace_text
 from treepo.learn.checkpoint.store import Progress
 from treepo.origin import check_origin
 from treepo.report.metrics import MetricsLog
@@ -39,18 +38,13 @@ def claimed(out: Path, notify: Notify) -> Iterator[None]:
     """
     if not (out / "config.toml").is_file():
         raise ValueError(f"resume: {str(out)[:100]!r} holds no run: there is no config.toml")
-    try:
-        file = (out / "lock").open("w")
-    except OSError as error:
-        raise ValueError(f"resume: cannot use {str(out)[:100]!r}: {error.strerror}") from error
-    with file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(out / "lock", notify))
         except BlockingIOError as error:
             raise ValueError(f"resume: another process trains in {str(out)!r}") from error
         except OSError as error:
-            # Some network file systems know no locks, and can be trained on all the same.
-            notify(f"{str(out)!r} cannot be locked ({error.strerror}): see that no other process trains there")
+            raise ValueError(f"resume: cannot use {str(out)[:100]!r}: {error.strerror}") from error
         yield
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from treepo.engine import Engine, Sampling
+from treepo.evaluate.answering import judge
 from treepo.grow import Rules, TreeSampler
 from treepo.grow.stopping import Decode
 from treepo.task.problem import Problem, Task
@@ -22,9 +23,5 @@ def accuracy(
 ) -> float:
     """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
     sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), Sampling(temperature))
-    asked = [
-        (problems[i], decode(trajectory.token_ids.tolist()))
-        for i, tree in sampler.grow(problems, seed)
-        for trajectory in tree.trajectories()
-    ]
-    return float(np.mean([verdict.correct for verdict in task.judge(asked)]))
+    grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
+    return float(np.mean([verdict.correct for one in judge(task, grown, decode) for verdict in one.verdicts]))

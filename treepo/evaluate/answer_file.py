@@ -1,6 +1,5 @@
 """One Parquet file of answers, and what they cost."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from treepo.evaluate.records import SCHEMA, Cost
+from treepo.files import replacing as replacing_file
 
 UNFINISHED = "unfinished-"
 """Names of files that are being written begin with this, until they are renamed."""
@@ -64,12 +64,9 @@ def read_costs(path: Path) -> dict[str, PartCost]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` once all is written and on disk; raises StoreError if not."""
-    unfinished = path.with_name(UNFINISHED + path.name)
     try:
-        yield unfinished
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with replacing_file(path, path.with_name(UNFINISHED + path.name)) as unfinished:
+            yield unfinished
     except OSError as error:
         raise StoreError(f"out: cannot write {str(path)!r}: {error.strerror or error}") from error
 

@@ -40,7 +40,7 @@ def check_asked(
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"out: {str(path)!r} cannot be read: {reason}") from error
-    now = Asked(weights_mark(weights), {problem_key(p): problem_mark(p) for p in problems})
+    now = Asked(weights_mark(weights), {problem_key(p.source, p.id): problem_mark(p) for p in problems})
     before = known.get(model)
     if before is not None and answered:
         if before.weights != now.weights:
@@ -56,9 +56,9 @@ def check_asked(
         unfinished.write_bytes(FILE.dump_json(known | {model: now}))
 
 
-def problem_key(problem: Problem) -> str:
+def problem_key(source: str, problem_id: str) -> str:
     """What tells a problem from others of an evaluation."""
-    return json.dumps([problem.source, problem.id])
+    return json.dumps([source, problem_id])
 
 
 def problem_mark(problem: Problem) -> str:

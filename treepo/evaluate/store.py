@@ -1,12 +1,11 @@
 """Answers on disk, in a folder where an evaluation can be interrupted and go on."""
 
-import fcntl
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from treepo.evaluate.answer_file import (
     write_answers,
 )
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
+from treepo.files import locked
 
 ANSWERS, SETTINGS, LOCK = "answers.parquet", "settings.json", "lock"
 OURS = re.compile(rf"lock|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|asked|results)\.json)")
@@ -45,18 +45,19 @@ class AnswerStore:
     folder: Path
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While no other process writes to the folder, which is made; raises StoreError if one does."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / LOCK).open("w")
-        except OSError as error:
-            raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
-        with lock:
+    def alone(self, notify: Callable[[str], None]) -> Iterator[None]:
+        """While no other process writes to the folder, which is made; raises StoreError if one does.
+
+        notify: told in a line if that cannot be had.
+        """
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder / LOCK, notify))
             except BlockingIOError as error:
                 raise StoreError(f"out: another process writes to {str(self.folder)!r}") from error
+            except OSError as error:
+                raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
             yield
 
     def claim(self, settings: Mapping[str, Any]) -> None:

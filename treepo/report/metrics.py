@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from treepo.files import replace_lines
+
 Metrics = dict[str, float]
 
 
@@ -34,12 +36,7 @@ class MetricsLog:
         kept = lines[: last_step + 1]
         if [_step_of(line) for line in kept] != list(range(last_step + 1)):
             raise ValueError(f"resume: {str(self.path)!r} lacks a line for a step before {last_step + 1}")
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        replace_lines(self.path, kept)
 
 
 def _step_of(line: bytes) -> int | None:

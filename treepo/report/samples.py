@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from treepo.files import replace_lines
 from treepo.report.tree_view import is_plain
 from treepo.report.trees import KeptTree
 
@@ -36,7 +37,7 @@ def choose_samples(
 
 
 def append_samples(path: Path, step: int, samples: Sequence[Sample]) -> None:
-    """Write one JSON object per sample; they are on disk when this returns."""
+    """Write one JSON object per sample."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
 
@@ -47,9 +48,7 @@ def cut_samples(path: Path, last_step: int) -> None:
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= last_step]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(b"".join(kept))
-    partial.replace(path)
+    replace_lines(path, kept)
 
 
 def harmless(text: str) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from treepo.learn.checkpoint.files import sync_folder, write_text
+from treepo.files import sync, write_text
 
 NAME = "manifest.json"
 
@@ -17,7 +17,7 @@ def write_manifest(folder: Path) -> None:
     """Write down size and checksum (blake2b) of all files of a folder, and see all that is in it to the disk."""
     files = {path.name: _facts(path) for path in _files(folder)}
     write_text(folder / NAME, json.dumps({"files": files}, indent=1))
-    sync_folder(folder)
+    sync(folder)
 
 
 def check_manifest(folder: Path) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from treepo.learn.checkpoint.files import sync_folder, write_text
+from treepo.files import PARTIAL, sync, write_text
 from treepo.learn.checkpoint.learner import Learner
 from treepo.learn.checkpoint.manifest import DamagedError, check_manifest, write_manifest
 from treepo.learn.checkpoint.sharded import save_tensors
 
-PARTIAL = ".partial"
 STATE = "state.json"
 
 
@@ -70,7 +69,7 @@ class CheckpointStore:
                 # Damaged, or the run would have gone on from it.
                 shutil.rmtree(final)
             partial.rename(final)
-            sync_folder(self.folder)
+            sync(self.folder)
             self._prune(snapshot.progress)
         except OSError:
             # What was written takes room on a disk that may be full.
