@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(args)
     except UsageError as error:
-        print(f"treepo: {printable(str(error))}", file=sys.stderr)
+        print(f"{_name()}: {printable(str(error))}", file=sys.stderr)
         return 2
     except (FloatingPointError, MemoryError) as error:
-        print(f"treepo: {printable(str(error))}", file=sys.stderr)
+        print(f"{_name()}: {printable(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has gone; without this Python would complain once more at exit.
@@ -41,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
         return 130
+
+
+def _name() -> str:
+    """What messages begin with: of several processes, which one says so."""
+    rank = os.environ.get("RANK", "0")
+    return "treepo" if rank == "0" else f"treepo (process {rank})"
 
 
 class UsageError(Exception):
@@ -149,40 +155,52 @@ def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: 
     from treepo.engine import EngineError
     from treepo.grow import StrategyError
     from treepo.interrupts import Interrupted
+    from treepo.launch import joined, rank_of_environment
     from treepo.learn.checkpoint.random_state import seed_random
     from treepo.origin import record_origin
+    from treepo.processes import LostError, PeerError
     from treepo.report.terminal import Terminal
     from treepo.report.trackers import TrackerError
-    from treepo.resume import claimed, resume
+    from treepo.resume import claimed, continued_settings, resume
     from treepo.run import prepare, train
     from treepo.settings import BUILT_IN_TASK, is_data_given
     from treepo.task.checked import CheckingError
 
     disable_progress_bar()
-    terminal = Terminal(Console())
+    is_first = rank_of_environment() == 0
+    terminal = Terminal(Console(quiet=not is_first))
     with ExitStack() as stack:
         with users_mistakes():
             if resumed is not None:
                 folder = _resumed_folder(resumed, recipe, out)
-                stack.enter_context(claimed(folder, terminal.say))
-                run, progress = resume(folder, overrides, terminal)
+                if is_first:
+                    stack.enter_context(claimed(folder, terminal.say))
+                config = continued_settings(folder, overrides)
+                job = stack.enter_context(joined(config.processes, config.model.device))
+                run, progress = resume(config, folder, terminal, job)
                 stack.callback(run.close)
             else:
-                folder = _out_folder(out)
                 base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
-                run, progress = prepare(resolve(base, overrides), folder, terminal), None
+                config = resolve(base, overrides)
+                job = stack.enter_context(joined(config.processes, config.model.device))
+                folder = job.processes.of_first(_out_folder(out))
+                run, progress = prepare(config, folder, terminal, job), None
                 stack.callback(run.close)
-                stack.enter_context(claimed(folder, terminal.say))
+                if is_first:
+                    stack.enter_context(claimed(folder, terminal.say))
                 record_origin(run, folder)
         if progress is None:
-            seed_random(run.config.train.seed)
+            seed_random(config.train.seed + job.processes.rank)
         try:
             train(run, folder, terminal, progress)
         except (StrategyError, EngineError, CheckingError, TrackerError) as error:
             raise UsageError(str(error)) from error
         except Interrupted as error:
-            print(f"treepo: {error}", file=sys.stderr)
+            print(f"{_name()}: {error}", file=sys.stderr)
             return 128 + error.signum
+        except (PeerError, LostError) as error:
+            print(f"{_name()}: {error}; to go on: treepo train --resume {folder}", file=sys.stderr)
+            return 1
     return 0
 
 

@@ -362,7 +362,7 @@ def test_a_step_with_an_advantage_per_node(estimator: Estimator) -> None:
 
 def test_mini_batches_of_nothing() -> None:
     """No trees, no mini-batches."""
-    assert make_trainer().mini_batches([]) == []
+    assert make_trainer().mini_batches([], [], 0) == []
 
 
 def test_equal_parts() -> None:
