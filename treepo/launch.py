@@ -59,7 +59,8 @@ def joined(settings: ProcessSettings, device: str) -> Iterator[Job]:
     dist.init_process_group(backend, timeout=timeout)
     rank = dist.get_rank()
     training, background = (_processes(rank, count, timeout) for _ in range(2))
-    mesh = init_device_mesh(kind, (count,) if size == count else (count // size, size))
+    shape, names = ((count,), ("shard",)) if size == count else ((count // size, size), ("replicate", "shard"))
+    mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
     yield Job(device, training, background, mesh)
     # Not after an error: what is left of the others may never answer.
     dist.destroy_process_group()

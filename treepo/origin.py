@@ -45,7 +45,9 @@ def _origin(run: Run) -> dict[str, str]:
         with whole(run.policy.model):
             for name, tensor in sorted(plain_weights(run.policy.model).items()):
                 weights.update(name.encode())
-                weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                # A copy: memory that numpy has seen cannot be let go, as weights that were gathered have to be.
+                copy = tensor.detach().to("cpu", copy=True)
+                weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:

@@ -370,7 +370,7 @@ def test_equal_parts() -> None:
     trainer = make_trainer()
     trees: list[Any] = [[2 * i, 2 * i + 1] if i % 3 == 0 else [2 * i] for i in range(23)]
     for count in range(1, 30):
-        parts = replace(trainer, num_mini_batches=count).mini_batches(trees)
+        parts = replace(trainer, num_mini_batches=count).mini_batches(trees, range(23), 23)
         assert [x for part in parts for x in part] == [x for tree in trees for x in tree]
         sizes = sorted(len({x // 2 for x in part}) for part in parts)
         assert len(parts) == min(count, 23) and sizes[0] >= 1 and sizes[-1] - sizes[0] <= 1

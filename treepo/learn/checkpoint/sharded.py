@@ -24,12 +24,13 @@ from treepo.processes import LostError, is_lost
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
     """Write tensors, of each this process's share; what is written is on disk when this returns.
 
-    group: the processes that share them. Raises OSError, in all of them, if it cannot be written.
+    group: the processes that share them; this one alone has them if not given. Raises OSError, in all of them, if it
+    cannot be written.
     """
     _expect_one_process()
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        save(dict(tensors), storage_writer=writer, process_group=group)
+        save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise _cause(error) from error
     except RuntimeError as error:
@@ -37,13 +38,14 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGrou
 
 
 def load_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
-    """Read tensors in place, of each this process's share. group: the processes that share them.
+    """Read tensors in place, of each this process's share. group: as `save_tensors` says.
 
     Raises OSError if the folder cannot be read, RuntimeError if it lacks one of the tensors or has another shape.
     """
     _expect_one_process()
     try:
-        load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)), process_group=group)
+        reader = HuggingFaceStorageReader(str(folder))
+        load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise _cause(error) from error
 
