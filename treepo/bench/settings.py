@@ -37,8 +37,8 @@ class GridSettings:
     """Tokens per block of the engine's cache that forks are aligned to; see tree.align."""
 
     response_lens: tuple[Count, ...] = ()
-    """Only combinations with these response lengths, depth x segment_len, are measured; all of them if not given. With a
-    single length the grid varies how often a trajectory may fork, not how long it is."""
+    """Only combinations with these response lengths, depth x segment_len, are measured; all of them if not given. With
+    a single length the grid varies how often a trajectory may fork, not how long it is."""
 
     def __post_init__(self) -> None:
         for shape in product(self.widths, self.depths, self.segment_lens, self.num_children):
