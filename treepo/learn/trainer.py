@@ -12,6 +12,7 @@ from treepo.credit.whitening import Sums, same, whiten_with, whitening
 from treepo.engine import Engine
 from treepo.grow import StrategyError, TreeSampler
 from treepo.learn.dynamic import DynamicSampling
+from treepo.learn.entropies import tree_entropies
 from treepo.learn.figures import lengths_of, packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.groups import advantage_figures, group_figures
 from treepo.learn.memory import begin_peak, cache_figures, memory_figures
@@ -28,12 +29,14 @@ from treepo.tree import Tree
 @dataclass(frozen=True, eq=False)
 class StepResult:
     """What a step did: metrics by name (times in seconds), its trees, and per tree one reward per leaf and the
-    advantages, one per leaf or per node (None for a tree that was not trained on)."""
+    advantages, one per leaf or per node (None for a tree that was not trained on). entropies: per tree what
+    `tree_entropies` says of it before the first update, if it was asked for."""
 
     metrics: dict[str, float]
     trees: list[Tree]
     rewards: list[np.ndarray]
     advantages: list[np.ndarray | None]
+    entropies: list[list[np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Trainer:
     seed: int
     reward: Reward = ShapedReward()
 
-    def step(self, step: int, before_updates: Callable[[], None] = lambda: None) -> StepResult:
+    def step(
+        self, step: int, before_updates: Callable[[], None] = lambda: None, with_entropies: bool = False
+    ) -> StepResult:
         """Training step number `step`, from 1. before_updates: called before the first change of the weights."""
         clock = _Clock()
         begin_peak(self.policy.model.device)
@@ -72,6 +77,10 @@ class Trainer:
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
         trained = [parts for parts in packed if parts]
+        entropies = None
+        if with_entropies:
+            entropies = tree_entropies(trees, self.updater)
+            clock.lap("entropies")
         before_updates()
         updates = self.update(trained)
         self.engine.update_weights(self.policy.model)
@@ -94,7 +103,7 @@ class Trainer:
             | cache
             | clock.metrics(trees)
         )
-        return StepResult(metrics, trees, rewards, advantages)
+        return StepResult(metrics, trees, rewards, advantages, entropies)
 
     def rollout(self, step: int, clock: "_Clock") -> tuple[list[Tree], list[Verified], int]:
         """(trees, what the leaves of each got, rounds): grown and verified until enough of them carry a signal."""
