@@ -11,7 +11,7 @@ import pytest
 from tests.trees import complete_tree, star, tree_of
 from treepo.credit import GRPO, SPO, Estimator, FadingDifference, MaxRL, TreePO, ValueDifference
 from treepo.grow import StrategyError
-from treepo.learn.trainer import credit
+from treepo.learn.crediting import credit
 from treepo.processes import Processes
 from treepo.tree import Tree
 

@@ -16,12 +16,13 @@ from treepo.credit import GRPO, SPO, Estimator, TreePO, TreeRL, ValueDifference,
 from treepo.engine import SampleRequest
 from treepo.engine.torch import TorchEngine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
+from treepo.learn.crediting import credit
 from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.loss import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
-from treepo.learn.trainer import Trainer, credit
+from treepo.learn.trainer import Trainer
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
 from treepo.task.checking import Outcome, Verdict
@@ -380,9 +381,9 @@ def test_equal_parts() -> None:
 class BackwardSampler:
     """Trees that finish in the reverse of the order in which they were asked for."""
 
-    def grow(self, problems: list[Problem], seed: int) -> Any:
+    def grow(self, problems: list[Problem], seed: int, chosen: Sequence[int]) -> Any:
         """Yield the last one first."""
-        for i in reversed(range(len(problems))):
+        for i in reversed(chosen):
             yield i, Tree.planted(problems[i].id, np.array(problems[i].prompt_ids), seed)
 
 

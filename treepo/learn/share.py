@@ -17,12 +17,14 @@ from treepo.tree import Tree
 @dataclass(frozen=True, eq=False)
 class Share:
     """The trees that a process grew in a step, in the order of their problems; of each what its leaves got, its
-    advantages, None if it was not trained on, and how many tokens an epoch of updates forwards of it."""
+    advantages, None if it was not trained on, and how many tokens an epoch of updates forwards of it. entropies: see
+    `tree_entropies`; none if they were not asked for."""
 
     trees: list[Tree]
     verified: list[Verified]
     advantages: list[np.ndarray | None]
     num_forwarded: list[int]
+    entropies: list[list[np.ndarray]]
 
     @property
     def rewards(self) -> list[np.ndarray]:
@@ -52,6 +54,7 @@ def joined(shares: Sequence[Share]) -> Share:
         merged([share.verified for share in shares]),
         merged([share.advantages for share in shares]),
         merged([share.num_forwarded for share in shares]),
+        merged([share.entropies for share in shares]),
     )
 
 

@@ -8,10 +8,12 @@ from time import perf_counter
 
 import numpy as np
 
-from treepo.credit import Estimator, token_counts, whiten
+from treepo.credit import Estimator
 from treepo.engine import Engine
-from treepo.grow import StrategyError, TreeSampler
+from treepo.grow import TreeSampler
+from treepo.learn.crediting import credited, has_signal
 from treepo.learn.dynamic import DynamicSampling
+from treepo.learn.entropies import tree_entropies
 from treepo.learn.figures import lengths_of
 from treepo.learn.memory import begin_peak, cache_figures, memory_figures
 from treepo.learn.packing import PackedTree
@@ -30,7 +32,8 @@ from treepo.tree import Tree
 @dataclass(frozen=True, eq=False)
 class StepResult:
     """What a step did: metrics by name (times in seconds), its trees, and per tree one reward per leaf and the
-    advantages, one per leaf or per node (None for a tree that was not trained on).
+    advantages, one per leaf or per node (None for a tree that was not trained on). entropies: per tree what
+    `tree_entropies` says of it before the first update, if it was asked for.
 
     Of several processes all have the metrics, of all trees; the first has all trees, the others their own.
     """
@@ -39,6 +42,7 @@ class StepResult:
     trees: list[Tree]
     rewards: list[np.ndarray]
     advantages: list[np.ndarray | None]
+    entropies: list[list[np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,11 @@ class Trainer:
         step: int,
         before_updates: Callable[[], None] = lambda: None,
         growing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        with_entropies: bool = False,
     ) -> StepResult:
         """Training step number `step`, from 1. before_updates: called before the first change of the weights. growing:
-        entered while trees are grown and verified, when no process waits in the middle of something for another."""
+        entered while trees are grown and verified, when no process waits in the middle of something for another.
+        with_entropies: whether those of the trees are wanted, for one more forward."""
         clock = _Clock()
         begin_peak(self.policy.model.device)
         before, num_oom = self.engine.counters, self.updater.bound.num_oom
@@ -84,20 +90,25 @@ class Trainer:
         # The trees that are trained on stand in `kept` at these places.
         own = [i for i, place in enumerate(kept) if place % self.processes.count == self.processes.rank]
         rewards = [v.rewards for v in rolled.verified]
-        advantages = credit(rolled.trees, rewards, self.estimator, len(own), self.processes)
+        advantages, raw_figures = credited(rolled.trees, rewards, self.estimator, len(own), self.processes)
         pairs = zip(rolled.trees, advantages, strict=True)
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in pairs]
         clock.lap("pack")
+        entropies: list[list[np.ndarray]] = []
+        if with_entropies:
+            entropies = tree_entropies(rolled.trees, self.updater)
+            clock.lap("entropies")
         before_updates()
         updates = self.update([parts for parts in packed if parts], own, len(kept))
         with whole(self.policy.model), self.processes.together():
             self.engine.update_weights(self.policy.model)
         clock.lap("update")
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
-        share = Share(rolled.trees, rolled.verified, advantages, num_forwarded)
+        share = Share(rolled.trees, rolled.verified, advantages, num_forwarded, entropies)
         memory = memory_figures(self.policy.model, self.updater.optimizer) | cache
         figures = (
             counters_of_all(self.engine.counters - before, self.processes).metrics()
+            | raw_figures
             | _update_figures(updates)
             | (self.updater.limit_figures(num_oom) if updates else {})
             | largest_of_all(memory, self.processes)
@@ -105,7 +116,10 @@ class Trainer:
         if shares := self.processes.to_first(share):
             share = joined(shares)
             figures = share.figures(self.sampler.rules.shape, rolled.num_rounds) | figures | clock.metrics(share.trees)
-        return StepResult(self.processes.of_first(figures), share.trees, share.rewards, share.advantages)
+        kept_entropies = share.entropies if with_entropies else None
+        return StepResult(
+            self.processes.of_first(figures), share.trees, share.rewards, share.advantages, kept_entropies
+        )
 
     def rollout(self, step: int, clock: "_Clock", growing: Callable[[], AbstractContextManager[object]]) -> "_Rolled":
         """Grow and verify trees until enough of them carry a signal."""
@@ -174,55 +188,6 @@ class _Rolled:
     verified: list[Verified] = field(default_factory=list)
     has_signal: list[bool] = field(default_factory=list)
     num_rounds: int = 0
-
-
-def has_signal(rewards: np.ndarray) -> bool:
-    """Whether the rewards of a tree's leaves differ; where all agree there is nothing to learn."""
-    return bool(rewards.min() < rewards.max())
-
-
-def credit(
-    trees: Sequence[Tree],
-    rewards: Sequence[np.ndarray],
-    estimator: Estimator,
-    max_trees: int | None = None,
-    processes: Processes = ALONE,
-) -> list[np.ndarray | None]:
-    """The advantages of each tree's leaves, or of its nodes; None for a tree without a signal, and for those beyond the
-    first `max_trees` that have one.
-
-    processes: those among which the trees are divided; each has to call this, with or without trees of its own. Raises
-    StrategyError naming the estimator for what it cannot credit, see `estimated`.
-    """
-    kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
-    with processes.together():
-        advantages = [estimated(estimator, trees[i], rewards[i]) for i in kept]
-    if estimator.whiten:
-        counts = [token_counts(trees[i], a) for i, a in zip(kept, advantages, strict=True)]
-        advantages = whiten(advantages, counts, processes.sums)
-    by_tree = dict(zip(kept, advantages, strict=True))
-    return [by_tree.get(i) for i in range(len(trees))]
-
-
-def estimated(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-    """float64: what an estimator makes of a tree, one per leaf [L], or with `per_node` one per node [N] or per node and
-    leaf [N, L]. Raises StrategyError naming it if it refuses the rewards, or returns another shape or what is not
-    finite."""
-    name, num_nodes, num_leaves = type(estimator).__name__, len(tree.nodes), len(rewards)
-    try:
-        advantages = np.asarray(estimator(tree, rewards), np.float64)
-    except ValueError as error:
-        raise StrategyError(f"credit: {name}: {error}") from error
-    shapes = [(num_nodes,), (num_nodes, num_leaves)] if estimator.per_node else [(num_leaves,)]
-    if advantages.shape not in shapes:
-        expected = " or ".join(map(str, shapes))
-        raise StrategyError(
-            f"credit: {name} returned advantages of shape {advantages.shape}, expected {expected} for a tree of "
-            f"{num_nodes} nodes and {num_leaves} leaves with per_node = {estimator.per_node}"
-        )
-    if not np.isfinite(advantages).all():
-        raise StrategyError(f"credit: {name} returned an advantage that is not finite")
-    return advantages
 
 
 class _Clock:

@@ -39,7 +39,7 @@ class Policy:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decoded(self.tokenizer, token_ids)
 
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
@@ -57,6 +57,11 @@ class Policy:
 
     def _plain_model(self) -> PreTrainedModel:
         return self.model if self.blueprint is None else built(self.blueprint, self.model)
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """Text without special tokens."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def load_policy(

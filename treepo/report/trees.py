@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         ("token_ids", pa.list_(pa.int32())),
         ("text", pa.string()),
         ("sampled_logprobs", pa.list_(pa.float32())),
+        ("entropies", pa.list_(pa.float32())),
         ("seed", pa.int64()),
         ("stop", pa.string()),
         ("resumed", pa.bool_()),
@@ -30,18 +31,21 @@ SCHEMA = pa.schema(
         ("num_fallbacks", pa.int64()),
     ]
 )
-"""Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it.
-Null: not scored, no leaf, no signal. Advantages stand at the leaves, or at all nodes where each has its own."""
+"""Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it,
+`entropies` are of the distributions its tokens were drawn from. Null: not scored, no leaf, no signal, not asked for.
+Advantages stand at the leaves, or at all nodes where each has its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptTree:
     """A tree; if it was scored, the reward of each leaf, in the order of `Tree.leaves`; if it carried a signal, the
-    advantages, of each leaf or of each node."""
+    advantages, of each leaf or of each node; per node, the entropies of the distributions its tokens were drawn from,
+    if they were asked for (of the prompt they say nothing)."""
 
     tree: Tree
     rewards: np.ndarray | None = None
     advantages: np.ndarray | None = None
+    entropies: Sequence[np.ndarray] | None = None
 
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
@@ -51,12 +55,27 @@ def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequenc
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
 
 
-def read_trees(path: Path) -> list[KeptTree]:
-    """The trees of a file, equal to those written."""
+def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:
+    """The trees of a file, or those at the chosen places in it, equal to those written."""
+    return [_kept_tree(rows) for rows in _rows_by_tree(path, chosen)]
+
+
+def read_texts(path: Path, chosen: Sequence[int] | None = None) -> list[list[str]]:
+    """The text of each node of the same trees."""
+    return [[row["text"] for row in rows] for rows in _rows_by_tree(path, chosen)]
+
+
+def count_trees(path: Path) -> int:
+    """How many trees a file holds."""
+    return len(pq.read_table(path, columns=["tree"])["tree"].unique())
+
+
+def _rows_by_tree(path: Path, chosen: Sequence[int] | None) -> list[list[dict[str, Any]]]:
+    filters = None if chosen is None else [("tree", "in", list(chosen))]
     rows_of: dict[int, list[dict[str, Any]]] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in pq.read_table(path, filters=filters).to_pylist():
         rows_of.setdefault(row["tree"], []).append(row)
-    return [_kept_tree(rows) for rows in rows_of.values()]
+    return list(rows_of.values())
 
 
 def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
@@ -77,6 +96,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "token_ids": node.token_ids,
                 "text": decode(node.token_ids.tolist()),
                 "sampled_logprobs": node.sampled_logprobs,
+                "entropies": None if kept.entropies is None or i == ROOT else kept.entropies[i],
                 "seed": node.seed,
                 "stop": node.stop,
                 "resumed": node.resumed,
@@ -100,7 +120,16 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
         Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
         _values(leaves, "reward"),
         _values(leaves if rows[ROOT]["advantage"] is None else rows, "advantage"),
+        _entropies(rows),
     )
+
+
+def _entropies(rows: list[dict[str, Any]]) -> list[np.ndarray] | None:
+    """Files of earlier versions have no such column."""
+    values = [row.get("entropies") for row in rows[ROOT + 1 :]]
+    if not values or None in values:
+        return None
+    return [np.full(len(rows[ROOT]["token_ids"]), np.nan, np.float32), *(np.array(own, np.float32) for own in values)]
 
 
 def _values(leaves: list[dict[str, Any]], column: str) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from treepo.bench.update.settings import TaskSettings
 from treepo.bench.update.workload import Workload
 from treepo.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
 from treepo.config import resolve
-from treepo.learn.trainer import credit
+from treepo.learn.crediting import credit
 from treepo.model.policy import Policy
 from treepo.settings import BUILT_IN_TASK, ModelSettings
 
