@@ -55,7 +55,7 @@
     const last = new Array(order.length);
     const row = new Array(order.length);
     ends.forEach((node, i) => ([first[node], last[node], row[node]] = [i, i + 1, i]));
-    for (const node of order.toReversed()) {
+    for (const node of [...order].reverse()) {
       const own = children[node];
       if (!own.length) continue;
       first[node] = first[own[0]];

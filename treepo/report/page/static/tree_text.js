@@ -34,7 +34,7 @@
   /** Append untrusted text to an element, as text. */
   function appendText(element, text) {
     for (const part of visible(text)) {
-      element.append(part.kind ? treepo.make("span", { class: "hidden-" + part.kind, text: part.text }) : part.text);
+      element.append(part.kind ? treepo.dom.element("span", { className: "hidden-" + part.kind, textContent: part.text }) : part.text);
     }
   }
 
@@ -94,7 +94,7 @@
       button.remove();
       appendPart(element, pieces, at);
     };
-    const button = treepo.make("button", { class: "more", type: "button", text, on: { click: more } });
+    const button = treepo.dom.button(text, more, { className: "more" });
     return button;
   }
 
