@@ -24,7 +24,7 @@
     svg.attr("viewBox", `0 0 ${width} ${height}`).attr("width", width).attr("height", height)
       .attr("font-family", "system-ui, sans-serif").attr("font-size", 11);
     drawAxis(layers.axis, x, width, palette);
-    const rows = layers.rows.selectAll("g").data(columns).join(enterRow)
+    const rows = layers.rows.selectAll("g.row").data(columns).join(enterRow)
       .attr("transform", (_, i) => `translate(0,${MARGIN.top + i * ROW})`);
     rows.select("text").attr("fill", palette.text).attr("y", 14).text((column) => column.label);
     rows.each(function (column) {
@@ -37,7 +37,7 @@
   }
 
   function enterRow(enter) {
-    const row = enter.append("g");
+    const row = enter.append("g").attr("class", "row");
     row.append("text").attr("x", 2);
     row.append("g");
     return row;

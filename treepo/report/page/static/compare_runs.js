@@ -2,7 +2,8 @@
 
 (function (treepo) {
   /** What token sequences share. A token is shared if it lies in a run of at least `minLength` tokens that also occurs in
-   * another sequence. Shared tokens are told apart by classes: those that stand at the same place of such runs are one.
+   * another sequence, or that another sequence begins with as well. Shared tokens are told apart by classes: those that
+   * stand at the same place of such runs are one.
    * A block is a stretch of classes that always follow each other, so its tokens are the same wherever it occurs.
    *
    * Returns {parts, blocks}: parts[s] cuts sequence s into {start, end, block} with block null where nothing is shared;
@@ -16,12 +17,26 @@
     }
     const classes = disjointSets(total);
     const isShared = new Uint8Array(total);
+    linkPrefixes(sequences, bases, classes, isShared);
     const automata = sequences.map(suffixAutomaton);
     sequences.forEach((sequence, s) => {
       const longest = longestMatches(sequence, s, automata);
       linkMatches(longest, minLength, bases, s, classes, isShared);
     });
     return cut(sequences, bases, classes, isShared);
+  }
+
+  /** Join what two sequences begin with. */
+  function linkPrefixes(sequences, bases, classes, isShared) {
+    sequences.forEach((one, i) => {
+      for (let j = 0; j < i; j++) {
+        const length = commonPrefix([one, sequences[j]]);
+        for (let at = 0; at < length; at++) {
+          isShared[bases[i] + at] = isShared[bases[j] + at] = 1;
+          classes.join(bases[i] + at, bases[j] + at);
+        }
+      }
+    });
   }
 
   /** States of the suffix automaton of a sequence: transitions, suffix links, lengths and a first end. Blumer et al. 1985. */

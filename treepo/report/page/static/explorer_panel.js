@@ -75,7 +75,7 @@
 
   function began({ tree, model }, node) {
     const origin = model.origin[node];
-    const ways = model.children[tree.parents[node]]?.length;
+    const ways = model.children[tree.parents[node]]?.filter((i) => !tree.resumed[i]).length;
     const into = origin === "branching" || origin === "initial fork" ? `, one of ${ways}` : "";
     return ORIGINS[origin] + into;
   }
@@ -123,7 +123,7 @@
   /** The mark where a segment begins: its node, and how many ways there were. */
   function borderMark({ tree, model }, node) {
     const ways = model.children[tree.parents[node]].length;
-    const text = tree.resumed[node] ? `◂${node}` : ways > 1 ? `⑂${node}` : `|${node}`;
+    const text = tree.resumed[node] ? `◂${node}` : ways > 1 ? `├${node}` : `|${node}`;
     const title = `Node ${node}: ${began({ tree, model }, node)}`;
     return make("button", { type: "button", className: "border", "data-goto": node, textContent: text, title });
   }

@@ -1,16 +1,18 @@
 "use strict";
 
 (function (treepo) {
+  const make = (...given) => treepo.dom.element(...given);
+
   /** The list of a step's problems, which can be searched. `choose(index)` is called for clicks. Returns {show}. */
   function problemList(element, choose) {
-    const search = treepo.dom.element("input", { type: "search", placeholder: "Find a problem", "aria-label": "Find a problem" });
-    const list = treepo.dom.element("ol", { className: "problems" });
+    const search = make("input", { type: "search", placeholder: "Find a problem", "aria-label": "Find a problem" });
+    const list = make("ol", { className: "problems" });
     element.append(search, list);
     let shown = { trees: [], index: 0 };
     const fill = () => {
       const found = [...shown.trees.keys()].filter((i) => isFound(shown.trees[i], search.value));
       list.replaceChildren(...found.map((i) => entry(shown.trees[i], i, i === shown.index, choose)));
-      if (!found.length) list.append(treepo.dom.element("li", { className: "none", textContent: "No problem contains this." }));
+      if (!found.length) list.append(make("li", { className: "none", textContent: "No problem contains this." }));
     };
     search.addEventListener("input", fill);
     const show = (trees, index) => {
@@ -28,7 +30,6 @@
   }
 
   function entry(tree, index, isChosen, choose) {
-    const { make } = treepo;
     const name = make("bdi", { className: "name", dir: "auto" });
     name.textContent = treepo.oneLine(tree.prompt.trim() || tree.problem, 90);
     const mean = tree.rewards && treepo.meanOf(tree.rewards);
@@ -47,12 +48,12 @@
   function rewardStrip(rewards) {
     const [low, high] = [Math.min(0, ...rewards), Math.max(1, ...rewards)];
     const cells = [...rewards].sort((a, b) => b - a).map((reward) => {
-      const cell = treepo.dom.element("i");
+      const cell = make("i");
       const share = Math.round((100 * (reward - low)) / (high - low));
       cell.style.background = `color-mix(in srgb, var(--high) ${share}%, var(--low))`;
       return cell;
     });
-    return treepo.dom.element("span", { className: "strip", "aria-hidden": "true" }, ...cells);
+    return make("span", { className: "strip", "aria-hidden": "true" }, ...cells);
   }
 
   function mark(list, index) {

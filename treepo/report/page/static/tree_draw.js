@@ -80,7 +80,7 @@
   function sizes(drawing, model) {
     const width = Math.max(280, drawing.element.clientWidth);
     const num = model.ends.length;
-    const step = Math.max(9, Math.min(34, 560 / num));
+    const step = Math.max(9, Math.min(42, 580 / num));
     const margin = width < 500 ? { ...MARGIN, left: 44, right: 44 } : MARGIN;
     const bottom = margin.top + Math.max(80, num * step + 12);
     return { width, left: margin.left, right: width - margin.right, top: margin.top, bottom };

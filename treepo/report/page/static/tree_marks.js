@@ -37,7 +37,8 @@
     const text = (words) => ({ words, colours });
     item(group, flow, text("fork"), (g) => line(g, colours.muted, null));
     if (model.tree.resumed.some(Boolean)) item(group, flow, text("drawn by a fallback"), (g) => fallback(g, colours));
-    item(group, flow, text("1 reward of the leaf"), () => {});
+    item(group, flow, text("group of what is chosen"), (g) => band(g, colours));
+    if (model.tree.rewards) item(group, flow, text("colour and number at the end: reward"), () => {});
     return flow.y + 20;
   }
 
@@ -60,9 +61,14 @@
       .attr("stroke-width", 1.5).attr("stroke-dasharray", dashes);
   }
 
+  function band(group, colours) {
+    group.append("rect").attr("x", 2).attr("y", -7).attr("width", 18).attr("height", 14).attr("rx", 3)
+      .attr("fill", colours.accent).attr("fill-opacity", 0.2);
+  }
+
   function fallback(group, colours) {
-    line(group, colours.c[6], "3 2");
-    group.append("path").attr("d", fallbackPath(5)).attr("transform", "translate(20,0)").attr("fill", colours.c[6]);
+    line(group, colours.c[3], "3 2");
+    group.append("path").attr("d", fallbackPath(5)).attr("transform", "translate(20,0)").attr("fill", colours.c[3]);
   }
 
   function drawStop(group, mark, colours, flow) {

@@ -25,7 +25,7 @@
   }
 
   function barHeight(view) {
-    return Math.max(2, Math.min(18, view.step * 0.62));
+    return Math.max(2, Math.min(20, view.step * 0.6));
   }
 
   function barWidth(model, view, node) {
@@ -58,7 +58,7 @@
     const isDashed = (d) => tree.resumed[d.child];
     layer.selectAll("path").data(links, (d) => d.child).join("path")
       .attr("d", (d) => `M${view.x(end[d.parent]) - 0.5},${view.y(d.from)} V${view.y(row[d.child])}`)
-      .attr("stroke", (d) => (isDashed(d) ? colours.c[6] : path.has(d.child) ? colours.text : colours.muted))
+      .attr("stroke", (d) => (isDashed(d) ? colours.c[3] : path.has(d.child) ? colours.text : colours.muted))
       .attr("stroke-width", (d) => (path.has(d.child) ? 2.5 : 1.2))
       .attr("stroke-dasharray", (d) => (isDashed(d) ? "3 2" : null));
   }
@@ -79,13 +79,11 @@
   /** The beginning of a segment's text in its bar, where the bar has room for it. */
   function drawTexts(layer, nodes, model, view, { colours, scale, pieces }) {
     const height = barHeight(view);
-    const room = (i) => {
-      const from = Math.max(view.x(model.start[i]), view.left);
-      return Math.floor((view.x(model.start[i]) + barWidth(model, view, i) - from - 8) / 6.1);
-    };
+    const from = (i) => Math.max(view.x(model.start[i]) + (model.tree.resumed[i] ? 7 : 0), view.left) + 4;
+    const room = (i) => Math.floor((view.x(model.start[i]) + barWidth(model, view, i) - from(i) - 4) / 6.1);
     const shown = height < 13 ? [] : nodes.filter((i) => room(i) >= 4);
     layer.selectAll("text").data(shown, (i) => i).join("text")
-      .attr("x", (i) => Math.max(view.x(model.start[i]), view.left) + 4)
+      .attr("x", from)
       .attr("y", (i) => view.y(model.row[i]) + 3.5)
       .attr("font-family", "ui-monospace, Menlo, Consolas, monospace").attr("font-size", 10)
       .attr("direction", "ltr").attr("unicode-bidi", "isolate").attr("pointer-events", "none")
@@ -104,11 +102,11 @@
   }
 
   function drawStarts(layer, nodes, model, view, { colours }) {
-    const size = Math.max(3, Math.min(6, barHeight(view) / 2));
+    const size = Math.max(4, Math.min(7, barHeight(view) / 2));
     layer.selectAll("path").data(nodes, (i) => i).join("path")
       .attr("d", treepo.fallbackPath(size))
       .attr("transform", (i) => `translate(${view.x(model.start[i]) + size},${view.y(model.row[i])})`)
-      .attr("fill", colours.c[6]).attr("stroke", colours.panel).attr("stroke-width", 0.8).attr("pointer-events", "none");
+      .attr("fill", colours.c[3]).attr("stroke", colours.panel).attr("stroke-width", 1).attr("pointer-events", "none");
   }
 
   function drawHits(layer, nodes, model, view, { colours }) {
