@@ -5,23 +5,41 @@
 
   /** The tree explorer and the side-by-side view of a payload's trees. */
   function mount(element, payload) {
-    const explorer = { runs: treepo.runsWithTrees(payload), state: treepo.startState, shown: null, hits: new Map() };
-    if (!explorer.runs.length) {
-      element.append(make("p", { className: "note", textContent: "No trees were kept: set train.trees_every." }));
-      return { update: () => {}, theme: () => {} };
-    }
+    const explorer = { element, runs: [], state: treepo.startState, shown: null, parts: null };
     explorer.set = (changes) => change(explorer, changes);
-    explorer.parts = build(element, explorer);
-    listen(element, explorer);
-    settle(explorer, { ...explorer.state, ...treepo.stateOf(location.hash) });
-    return {
-      update: (later) => {
-        explorer.runs = treepo.runsWithTrees(later);
-        explorer.shown = null;
-        if (explorer.runs.length) settle(explorer, explorer.state);
-      },
-      theme: () => render(explorer),
+    const empty = make("p", { className: "note", textContent: "No trees are kept of these runs (train.trees_every)." });
+    element.append(empty);
+    const update = (later) => {
+      const runs = treepo.runsWithTrees(later);
+      empty.hidden = runs.length > 0;
+      if (explorer.parts) setHidden(explorer, !runs.length);
+      if (runs.length) renew(explorer, runs);
     };
+    update(payload);
+    return { update, theme: () => explorer.shown && render(explorer) };
+  }
+
+  function setHidden({ parts }, isHidden) {
+    parts.places.toolbar.hidden = parts.body.hidden = isHidden;
+  }
+
+  /** Show the trees of other data, or of more of the same: what is looked at stays as it is if it is still there. */
+  function renew(explorer, runs) {
+    explorer.runs = runs;
+    if (!explorer.parts) {
+      explorer.parts = build(explorer.element, explorer);
+      listen(explorer.element, explorer);
+      return settle(explorer, { ...explorer.state, ...treepo.stateOf(location.hash) });
+    }
+    const before = explorer.shown;
+    const state = treepo.settled(explorer.state, runs);
+    const after = treepo.shownTree(state, runs);
+    if (JSON.stringify([before.key, before.tree]) !== JSON.stringify([after.key, after.tree])) {
+      explorer.shown = null;
+      return settle(explorer, state);
+    }
+    Object.assign(explorer, { state, shown: { ...after, model: before.model } });
+    return explorer.parts.toolbar.show(state);
   }
 
   function build(element, explorer) {
@@ -32,7 +50,8 @@
     }
     const centre = make("div", { className: "explorer-centre" }, places.search, places.tree, places.compare);
     element.classList.add("explorer");
-    element.append(places.toolbar, make("div", { className: "explorer-body" }, places.problems, centre, places.panel));
+    const body = make("div", { className: "explorer-body" }, places.problems, centre, places.panel);
+    element.append(places.toolbar, body);
     const tip = treepo.tooltip(element);
     const shown = () => explorer.shown;
     const tree = treepo.treeBox(places.tree, { set, shown, tip });
@@ -40,7 +59,7 @@
     const figure = () => (explorer.state.view === "tree" ? tree.drawing.svg : compare.svg);
     const told = () => ({ ...explorer.shown, state: explorer.state, figure });
     return {
-      places, tree, compare, tip,
+      places, body, tree, compare, tip,
       toolbar: treepo.explorerToolbar(places.toolbar, { set, runs: () => explorer.runs, shown: told, drawing: () => tree.drawing }),
       problems: treepo.problemList(places.problems, (index) => set({ tree: index })),
       search: treepo.treeSearch(places.search, { set, shown }),

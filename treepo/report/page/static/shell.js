@@ -109,7 +109,7 @@
       for (const name of names) if (!this.tabs.has(name)) this.tabs.set(name, this.tab(name));
       holder.replaceChildren(...names.map((name) => this.tabs.get(name)));
       for (const name of Object.keys(SECTIONS)) if (!names.includes(name)) document.getElementById(name).hidden = true;
-      if (!names.includes(this.current)) this.open(names.find((name) => `#${name}` === location.hash) ?? names[0]);
+      if (!names.includes(this.current)) this.open(names.find((name) => `#${name}` === location.hash.split("?")[0]) ?? names[0]);
     }
 
     tab(name) {
