@@ -37,7 +37,7 @@
     Object.assign(view, { state, leaves });
     showChoice(view, model);
     const sequences = leaves.map((leaf) => treepo.pathTo(tree, leaf).slice(1).flatMap((node) => treepo.tokensOf(model, tree.ids, node)));
-    view.shared = treepo.sharedBlocks(sequences, view.minLength);
+    view.shared = treepo.sharedBlocks(treepo.comparable(sequences, pieces), view.minLength);
     view.sequences = sequences;
     view.parts.told.textContent = summary(view);
     drawFigure(view);

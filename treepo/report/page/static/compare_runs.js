@@ -175,5 +175,22 @@
     return length;
   }
 
-  Object.assign(treepo, { sharedBlocks, sharedShare, commonPrefix });
+  /** Sequences of indices of pieces -> sequences in which equal numbers are equal tokens. A token without text, which is
+   * part of a character or of a text that is not divided, is told by the texts before and after it. */
+  function comparable(sequences, pieces) {
+    const names = new Map();
+    return sequences.map((ids) => {
+      const after = new Array(ids.length);
+      for (let i = ids.length - 1; i >= 0; i--) after[i] = pieces[ids[i]] === "" ? (after[i + 1] ?? "end") : ids[i];
+      let [before, distance] = ["start", 0];
+      return ids.map((id, i) => {
+        distance++;
+        if (pieces[id] === "") return -1 - numberOf(names, `${before} ${distance} ${after[i]}`);
+        [before, distance] = [id, 0];
+        return id;
+      });
+    });
+  }
+
+  Object.assign(treepo, { sharedBlocks, sharedShare, commonPrefix, comparable });
 })((globalThis.treepo ??= {}));

@@ -40,7 +40,10 @@
     const scale = d3.scaleLinear(domain, names.map((name) => colours[name])).interpolate(d3.interpolateLab).clamp(true);
     const at = (value) => (value == null ? null : d3.rgb(scale(value)).formatHex());
     const isKnown = model[kind].some((value) => value != null);
-    return { kind, ...KINDS[kind], domain, isKnown, at, of: (node) => at(model[kind][node]) };
+    // Drawn anew with each frame of a zoom, so computed once.
+    const fills = model[kind].map(at);
+    const inks = fills.map((fill) => inkOn(fill ?? colours.panel));
+    return { kind, ...KINDS[kind], domain, isKnown, at, of: (node) => fills[node], inkOf: (node) => inks[node] };
   }
 
   /** Black or white, whichever is read better on a colour. */
@@ -63,5 +66,5 @@
     return amount ? `color-mix(in srgb, var(${name}) ${amount}%, transparent)` : undefined;
   }
 
-  Object.assign(treepo, { colourKinds: KINDS, palette, colourScale, inkOn, tokenShade });
+  Object.assign(treepo, { colourKinds: KINDS, palette, colourScale, tokenShade });
 })((globalThis.treepo ??= {}));

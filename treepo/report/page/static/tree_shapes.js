@@ -77,7 +77,7 @@
   }
 
   /** The beginning of a segment's text in its bar, where the bar has room for it. */
-  function drawTexts(layer, nodes, model, view, { colours, scale, pieces }) {
+  function drawTexts(layer, nodes, model, view, { scale, pieces }) {
     const height = barHeight(view);
     const from = (i) => Math.max(view.x(model.start[i]) + (model.tree.resumed[i] ? 7 : 0), view.left) + 4;
     const room = (i) => Math.floor((view.x(model.start[i]) + barWidth(model, view, i) - from(i) - 4) / 6.1);
@@ -87,7 +87,7 @@
       .attr("y", (i) => view.y(model.row[i]) + 3.5)
       .attr("font-family", "ui-monospace, Menlo, Consolas, monospace").attr("font-size", 10)
       .attr("direction", "ltr").attr("unicode-bidi", "isolate").attr("pointer-events", "none")
-      .attr("fill", (i) => treepo.inkOn(scale.of(i) ?? colours.panel))
+      .attr("fill", (i) => scale.inkOf(i))
       .text((i) => beginning(model, pieces, i, room(i)));
   }
 
