@@ -235,7 +235,7 @@ ESCAPED = [
 
 @pytest.fixture(scope="module")
 def hostile_page(browser, tmp_path_factory):
-    """A tree of hostile tokens whose prompt and problem are so too; node 2 has a token of 3 MB, node 3 no stop reason."""
+    """A tree of hostile tokens, with such a prompt and problem; node 2 has a token of 3 MB, node 3 no stop reason."""
     tree = star(2, [len(HOSTILE), 1])
     tree.nodes[1].token_ids[:] = range(len(HOSTILE))
     tree.nodes[2].token_ids[:] = len(HOSTILE)
