@@ -213,6 +213,19 @@ def test_a_term_brings_out_its_group_and_keys_go_through_the_tree(page, forest):
     assert page.get_attribute(".problems [aria-current]", "data-tree") == "6"
 
 
+def test_from_a_leaf_one_gets_to_the_others_of_its_group(page, forest):
+    """A click on another leaf of the group did nothing while a leaf was chosen."""
+    tree, _ = forest[5]
+    leaf = tree.leaves()[0]
+    page.evaluate("leaf => (location.hash = `#trees?run=run&step=7&tree=5&node=${leaf}`)", leaf)
+    page.wait_for_function("leaf => document.querySelector('.panel-body h3').textContent === `Node ${leaf}`", arg=leaf)
+    other = page.locator(".credit .chip[aria-pressed='false']").first
+    name = other.inner_text().split(" ")[0]
+    other.click()
+    assert page.inner_text(".panel-body h3") == f"Node {name}"
+    assert page.inner_text(".credit .chip[aria-pressed='true']").split(" ")[0] == name
+
+
 HOSTILE = [
     "<script>window.pwned = 1</script>",
     '</script><img src=x onerror="window.pwned = 1">',

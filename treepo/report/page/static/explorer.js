@@ -68,11 +68,14 @@
   }
 
   function listen(element, explorer) {
-    element.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+    document.addEventListener("keydown", (event) => {
+      if (element.hidden || !(element.contains(event.target) || event.target === document.body)) return undefined;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return undefined;
       const { drawing } = explorer.parts.tree;
       const zooms = { "+": () => drawing.zoomBy(1.5), "=": () => drawing.zoomBy(1.5), "-": () => drawing.zoomBy(1 / 1.5), 0: drawing.fit };
       if (Object.hasOwn(zooms, event.key)) return zooms[event.key]();
+      // Gives the wheel back to the page.
+      if (event.key === "Escape") return drawing.svg.blur();
       if (event.key.startsWith("Arrow") && event.target !== drawing.svg) return undefined;
       const changes = treepo.changesOfKey(event.key, explorer.state, explorer.shown);
       if (event.key.startsWith("Arrow") || changes) event.preventDefault();

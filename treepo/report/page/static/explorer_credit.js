@@ -31,7 +31,7 @@
       if (reward != null) chip.style.setProperty("--share", `${Math.round(100 * Math.min(1, Math.max(0, reward)))}%`);
       chip.classList.toggle("scored", reward != null);
       chip.setAttribute("aria-pressed", leaf === state.leaf);
-      chip.addEventListener("click", () => set({ leaf }));
+      chip.addEventListener("click", () => set(treepo.choosingLeaf(model, state, leaf)));
       return chip;
     });
     return make("div", { className: "chips" }, ...chips);

@@ -29,6 +29,7 @@
       buttons.forEach((button) => button.setAttribute("aria-selected", button.dataset.tab === state.tab));
       shade.select.value = state.shade;
       body.replaceChildren(...(state.tab === "segment" ? segment(shown(), state, set) : trajectory(shown(), state, set)));
+      if (state.tab === "trajectory") showBorder(body, state.node);
     };
     return { show };
   }
@@ -102,12 +103,11 @@
   }
 
   function leafChoice(model, group, state, set) {
-    const leaves = treepo.leavesBelow(model, state.node).length > 1 ? treepo.leavesBelow(model, state.node) : treepo.leavesBelow(model, group);
-    const options = leaves.map((leaf) => {
+    const options = treepo.leavesBelow(model, group).map((leaf) => {
       const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
       return [leaf, `leaf ${leaf}: ${treepo.count(model.end[leaf], "token")}${reward}`];
     });
-    return treepo.labelled("Read", options, state.leaf ?? "", (value) => set({ leaf: Number(value) })).label;
+    return treepo.labelled("Read", options, state.leaf ?? "", (value) => set(treepo.choosingLeaf(model, state, Number(value)))).label;
   }
 
   function trajectoryPieces(shown, leaf, shade) {
@@ -118,6 +118,15 @@
       const border = borderMark(shown, node);
       return own.length ? [{ ...own[0], border }, ...own.slice(1)] : [{ text: "", border }];
     });
+  }
+
+  /** Bring the beginning of the chosen node into a trajectory's view. */
+  function showBorder(body, node) {
+    const border = body.querySelector(`.border[data-goto="${node}"]`);
+    if (!border) return;
+    border.setAttribute("aria-current", "true");
+    const text = border.closest(".text");
+    text.scrollTop += border.getBoundingClientRect().top - text.getBoundingClientRect().top - 40;
   }
 
   /** The mark where a segment begins: its node, and how many ways there were. */

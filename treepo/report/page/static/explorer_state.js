@@ -33,11 +33,10 @@
     const node = state.node < tree.parents.length ? state.node : 0;
     const isLeaf = (leaf) => tree.leaves.includes(leaf);
     const below = tree.leaves.filter((leaf) => treepo.pathTo(tree, leaf).includes(node));
-    const kept = state.leaf != null && isLeaf(state.leaf) && !isLeaf(node);
     const chosen = (state.leaves ?? []).filter(isLeaf);
     return {
       node,
-      leaf: kept ? state.leaf : (below[0] ?? null),
+      leaf: below.includes(state.leaf) ? state.leaf : (below[0] ?? null),
       band: state.band != null && state.band < tree.parents.length ? state.band : null,
       leaves: chosen.length > 1 ? [...new Set(chosen)] : null,
     };
@@ -62,5 +61,10 @@
     return { key, run, step, tree, model, pieces: run.trees.pieces, largest: treepo.largestValues(tree, model) };
   }
 
-  Object.assign(treepo, { startState: START, runsWithTrees, settled, changedState: changed, shownTree });
+  /** The change that shows the trajectory to a leaf: from the node on, or where it is not below it, as the node. */
+  function choosingLeaf(model, state, leaf) {
+    return treepo.leavesBelow(model, state.node).includes(leaf) ? { leaf } : { node: leaf };
+  }
+
+  Object.assign(treepo, { choosingLeaf, startState: START, runsWithTrees, settled, changedState: changed, shownTree });
 })((globalThis.treepo ??= {}));

@@ -8,7 +8,8 @@
     const said = make("p", { className: "said" });
     const box = make("div", { className: "tree-box" });
     const hint = make("p", { className: "note", textContent: "Click a segment to read it. Scroll to zoom once the tree is " +
-      "clicked, drag to move. Keys: arrows between segments, n and p between problems, [ and ] between steps, + − 0." });
+      "clicked (Escape: the page scrolls again), drag to move. Keys: arrows between segments, n and p between problems, " +
+      "[ and ] between steps, + − 0 to zoom." });
     element.append(said, box, hint);
     const hover = (node, event) => (node === null ? tip.hide() : tip.show(nodeFacts(shown(), node), event));
     const drawing = treepo.treeDrawing(box, { choose: (node) => set({ node }), hover });

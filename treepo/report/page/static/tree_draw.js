@@ -112,7 +112,7 @@
 
   function drawPrompt(group, model, view, { colours, selected }) {
     const [right, y] = [view.x(0), view.y(model.row[0])];
-    const isWide = right - view.left > 54 || view.x(0) > 54;
+    const isWide = view.x(0) > 54;
     const width = isWide ? 52 : 34;
     group.select("rect").attr("x", right - width - 2).attr("y", y - 10).attr("width", width).attr("height", 20)
       .attr("rx", 5).attr("fill", colours.panel).attr("stroke", selected === 0 ? colours.text : colours.muted)
@@ -126,11 +126,11 @@
   function reveal({ svg, zoom, size, shown, transform }, node) {
     if (transform.k === 1) return;
     const { model } = shown;
-    const x = d3.scaleLinear([0, model.numTokens], [size.left, size.right])((model.start[node] + model.end[node]) / 2);
+    const x = d3.scaleLinear([0, model.numTokens], [size.left, size.right]);
     const y = d3.scaleLinear([-0.6, model.ends.length - 0.4], [size.top, size.bottom])(model.row[node]);
-    const [px, py] = transform.apply([x, y]);
-    if (px > 20 && px < size.right && py > size.top && py < size.bottom) return;
-    svg.call(zoom.translateTo, x, y);
+    const isInside = transform.applyX(x(model.end[node])) > 20 && transform.applyX(x(model.start[node])) < size.width - 20;
+    if (isInside && transform.applyY(y) > size.top && transform.applyY(y) < size.bottom) return;
+    svg.call(zoom.translateTo, x((model.start[node] + model.end[node]) / 2), y);
   }
 
   Object.assign(treepo, { treeDrawing });

@@ -81,11 +81,10 @@
     if (!scale.isKnown) return item(group, flow, { words: `${scale.label}: ${scale.why}`, colours }, () => {});
     const [length, steps] = [110, 22];
     const [low, high] = [scale.domain[0], scale.domain.at(-1)];
-    const title = label(group, 0, scale.label, colours);
-    const left = 12 + 6.2 * scale.label.length;
-    title.attr("font-weight", 600);
-    const wraps = left + length + 90 > flow.width;
-    const place = group.append("g").attr("transform", wraps ? "translate(0,20)" : `translate(${left},0)`);
+    label(group, 0, scale.label, colours).attr("font-weight", 600);
+    const left = 12 + 6.6 * scale.label.length;
+    const wraps = left + length + 130 > flow.width;
+    const place = group.append("g").attr("transform", wraps ? "translate(20,20)" : `translate(${left + 20},0)`);
     label(place, 30, treepo.figure(low, scale.signed), colours).attr("text-anchor", "end");
     for (let i = 0; i < steps; i++) {
       place.append("rect").attr("x", 36 + (i * length) / steps).attr("y", -5).attr("height", 10)
@@ -94,7 +93,7 @@
     place.append("rect").attr("x", 36).attr("y", -5).attr("width", length).attr("height", 10).attr("fill", "none")
       .attr("stroke", colours.line);
     label(place, 42 + length, treepo.figure(high, scale.signed), colours);
-    [flow.x, flow.y] = wraps ? [0, 40] : [left + length + 90, 0];
+    [flow.x, flow.y] = wraps ? [0, 40] : [left + length + 120, 0];
   }
 
   Object.assign(treepo, { stopMark, symbolPath, fallbackPath, drawLegend });
