@@ -69,6 +69,17 @@ def test_every_contender_samples_as_many_trajectories_of_as_many_tokens(report):
             assert counts.num_distinct <= counts.num_decoded <= counts.num_total
 
 
+def test_a_grid_at_one_response_length():
+    """Depth 7 to 56 with depth x segment length held, of several widths, in one measurement."""
+    grid = GridSettings(widths=(4, 8), depths=(7, 14, 28, 56), segment_lens=(4, 8, 16, 32), response_lens=(224,))
+    assert grid.workloads() == [(4, 224), (8, 224)]
+    for width, length in grid.workloads():
+        shapes = [(shape.depth, shape.segment_len) for shape, _ in grid.trees(width, length)]
+        assert shapes == [(7, 32), (14, 16), (28, 8), (56, 4)]
+    with pytest.raises(ValueError, match=r"response_lens must be depths x segment_lens of the grid, .*got 225"):
+        GridSettings(response_lens=(192, 225))
+
+
 def by_name(figures: Sequence[Figures]) -> dict[str, Figures]:
     return {f.name: f for f in figures}
 

@@ -36,9 +36,19 @@ class GridSettings:
     aligns: Counts = (1,)
     """Tokens per block of the engine's cache that forks are aligned to; see tree.align."""
 
+    response_lens: tuple[Count, ...] = ()
+    """Only combinations with these response lengths, depth x segment_len, are measured; all of them if not given. With
+    a single length the grid varies how often a trajectory may fork, not how long it is."""
+
     def __post_init__(self) -> None:
         for shape in product(self.widths, self.depths, self.segment_lens, self.num_children):
             TreeShape(*shape)
+        possible = {depth * segment_len for depth, segment_len in product(self.depths, self.segment_lens)}
+        for response_len in self.response_lens:
+            if response_len not in possible:
+                raise ValueError(
+                    f"response_lens must be depths x segment_lens of the grid, {sorted(possible)}, got {response_len}"
+                )
 
     def trees(self, width: int, response_len: int) -> list[tuple[TreeShape, InitialFork]]:
         """The combinations with this width and length."""
@@ -53,7 +63,7 @@ class GridSettings:
 
     def workloads(self) -> list[tuple[int, int]]:
         """(width, response length) of the combinations, without repetition."""
-        lengths = [depth * segment_len for depth, segment_len in product(self.depths, self.segment_lens)]
+        lengths = self.response_lens or [d * segment_len for d, segment_len in product(self.depths, self.segment_lens)]
         return list(dict.fromkeys(product(self.widths, lengths)))
 
 

@@ -1,0 +1,132 @@
+"""Figures of `treepo eval`: accuracy by set, pass@k, accuracy against its cost, gains."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pydantic import PositiveInt
+
+from treepo.printable import printable
+from treepo.report.figures.figure import Axis, Figure, Series
+
+ALL_SETS = "all sets"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Of one set, or of all; the fields are those of treepo.evaluate.results.SetResult."""
+
+    source: str
+    num_problems: PositiveInt
+    num_answers: int
+    avg: Estimate
+    maj: Estimate
+    pass_at: dict[int, Estimate]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What decoding took."""
+
+    tokens_decoded: int
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Against the first result."""
+
+    avg: Estimate
+    maj: Estimate
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model under one sampling setting; the fields are those of treepo.evaluate.results.Result."""
+
+    model: str
+    setting: str
+    k: int
+    sets: tuple[SetResult, ...]
+    overall: SetResult
+    cost: Cost
+    gain: Gain | None = None
+
+
+def evaluation_figures(results: Sequence[Result]) -> list[Figure]:
+    """All figures of the results. Accuracies are fractions; a cost is per problem, so that results are comparable."""
+    labels = _labels(results)
+    named = dict(zip(labels, results, strict=True))
+    note = f"{results[0].overall.num_problems:,} problems; lines at points are intervals" if results else ""
+    figures = [
+        _by_set(named, note, "avg@k", lambda part: part.avg),
+        _by_set(named, note, "maj@k", lambda part: part.maj),
+        _over_k(named, note),
+        _against(named, note, "tokens", "tokens decoded per problem", lambda result: result.cost.tokens_decoded),
+    ]
+    if any(result.cost.wall_s > 0 for result in results):
+        figures.append(_against(named, note, "time", "seconds per problem", lambda result: result.cost.wall_s))
+    return [*figures, *_gains(named, note)]
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """The setting of each, with its model where there are several."""
+    has_several = len({result.model for result in results}) > 1
+    names = [f"{result.model}, {result.setting}" if has_several else result.setting for result in results]
+    return [printable(name) for name in names]
+
+
+def _series(name: str, x: Sequence[str | float], estimates: Sequence[Estimate], text: Sequence[str] = ()) -> Series:
+    ends = tuple(e.low for e in estimates), tuple(e.high for e in estimates)
+    return Series(name, tuple(x), tuple(e.value for e in estimates), *ends, tuple(text) or None)
+
+
+def _by_set(named: dict[str, Result], note: str, title: str, figure: Callable[[SetResult], Estimate]) -> Figure:
+    has_several = any(len(result.sets) > 1 for result in named.values())
+    series = []
+    for label, result in named.items():
+        names = [printable(part.source) for part in result.sets]
+        parts = [*result.sets, result.overall] if has_several else result.sets
+        series.append(_series(label, [*names, ALL_SETS][: len(parts)], [figure(part) for part in parts]))
+    axes = Axis("set"), Axis(title)
+    return Figure(f"eval-{title.replace('@', '-')}", f"Accuracy: {title}", note, "bar", *axes, tuple(series))
+
+
+def _over_k(named: dict[str, Result], note: str) -> Figure:
+    series = []
+    for label, result in named.items():
+        passed = sorted(result.overall.pass_at.items())
+        series.append(_series(f"pass@k, {label}", [k for k, _ in passed], [estimate for _, estimate in passed]))
+    series += [_series(f"maj@k, {label}", [result.k], [result.overall.maj]) for label, result in named.items()]
+    axes = Axis("answers per problem, k", log=True), Axis("share of problems")
+    return Figure("eval-over-k", "Accuracy: pass@k and maj@k, all sets", note, "line", *axes, tuple(series))
+
+
+def _against(named: dict[str, Result], note: str, name: str, title: str, cost: Callable[[Result], float]) -> Figure:
+    costs = [cost(result) / result.overall.num_problems for result in named.values()]
+    series = tuple(
+        _series(measure, costs, [figure(result.overall) for result in named.values()], tuple(named))
+        for measure, figure in (("avg@k", lambda part: part.avg), ("maj@k", lambda part: part.maj))
+    )
+    axes = Axis(title), Axis("accuracy over all sets")
+    return Figure(f"eval-cost-{name}", f"Accuracy against {title}", note, "scatter", *axes, series)
+
+
+def _gains(named: dict[str, Result], note: str) -> list[Figure]:
+    gains = {label: result.gain for label, result in named.items() if result.gain is not None}
+    if not gains:
+        return []
+    series = (
+        _series("avg@k", list(gains), [gain.avg for gain in gains.values()]),
+        _series("maj@k", list(gains), [gain.maj for gain in gains.values()]),
+    )
+    title = f"Gain over {next(iter(named))}, problem by problem"
+    return [Figure("eval-gain", title, note, "bar", Axis("way of sampling"), Axis("difference of accuracy"), series)]
