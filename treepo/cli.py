@@ -1,4 +1,4 @@
-"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo bench`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo bench`, `treepo watch`."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import treepo
+from treepo.arguments import parser_of
 from treepo.printable import printable
 from treepo.usage import MEASURABLE, USAGE, help_text, measurable
 
@@ -59,7 +59,7 @@ def users_mistakes() -> Iterator[None]:
 def _command(args: Sequence[str]) -> int:
     with users_mistakes():
         overrides, rest = split_overrides(args)
-        options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
+        options = parser_of(rest[0] if rest else None).parse_intermixed_args(rest)
     if options.help:
         print(help_text(options.command))
     elif options.command is None:
@@ -70,6 +70,8 @@ def _command(args: Sequence[str]) -> int:
         _sample(options, overrides)
     elif options.command == "eval":
         _eval(options, overrides)
+    elif options.command == "watch":
+        _watch(options, overrides)
     else:
         _bench(options, overrides, shlex.join(["treepo", *args]))
     return 0
@@ -105,40 +107,6 @@ def _value(text: str) -> object:
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
     return read["value"] if len(read) == 1 else text
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ValueError(f"{message} (see treepo --help)")
-
-
-def _parser(command: str | None) -> argparse.ArgumentParser:
-    """What may stand beside settings, after `command`."""
-    parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train", "sample", "eval", "bench"])
-    if command == "train":
-        parser.add_argument("recipe", nargs="?")
-        parser.add_argument("--out")
-        parser.add_argument("--resume")
-    if command == "sample":
-        parser.add_argument("model", nargs="?")
-        for option in ("--prompt", "--recipe", "--out"):
-            parser.add_argument(option)
-    if command == "eval":
-        parser.add_argument("models", nargs="*")
-        parser.add_argument("--data", nargs="+", default=[])
-        parser.add_argument("--sampling", nargs="+", default=["sequential"])
-        parser.add_argument("--samples", type=int, default=16)
-        parser.add_argument("--problems", type=int)
-        for option in ("--recipe", "--out", "--json"):
-            parser.add_argument(option)
-    if command == "bench":
-        parser.add_argument("what", nargs="?", choices=MEASURABLE)
-        parser.add_argument("model", nargs="?")
-        parser.add_argument("--out")
-    return parser
 
 
 def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]]) -> int:
@@ -262,6 +230,13 @@ def _out_folder(out: str | None, prefix: str = "") -> Path:
     if out == "":
         raise UsageError("out: no folder given")
     return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _watch(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    from treepo.watch import watch_command
+
+    with users_mistakes():
+        watch_command(options.run, options.page, options.port, overrides)
 
 
 def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> None:
