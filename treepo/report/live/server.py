@@ -52,12 +52,16 @@ class PageServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: PageServer
     timeout = 10.0
     server_version, sys_version = "treepo", ""
 
+    @property
+    def page_server(self) -> PageServer:
+        assert isinstance(self.server, PageServer)
+        return self.server
+
     def do_GET(self) -> None:
-        if self.headers.get("Host") not in {f"{name}:{self.server.server_port}" for name in NAMES}:
+        if self.headers.get("Host") not in {f"{name}:{self.page_server.server_port}" for name in NAMES}:
             self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"another host's name\n")
         elif self.path not in ("/", "/payload"):
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"nothing here\n")
@@ -66,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_run(self) -> None:
         try:
-            made = self.server.cache.get()
+            made = self.page_server.cache.get()
         except ValueError as error:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", f"{error}\n".encode())
             return
@@ -76,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/payload":
             self._answer(HTTPStatus.OK, "application/json", made.json, mark)
         else:
-            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.server.page(made.payload).encode(), mark)
+            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.page_server.page(made.payload).encode(), mark)
 
     def _answer(self, status: HTTPStatus, kind: str | None, body: bytes, mark: str | None = None) -> None:
         self.send_response(status)
