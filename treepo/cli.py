@@ -1,20 +1,19 @@
-"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo bench`, `treepo watch`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo report`, `treepo watch`,
+`treepo bench`."""
 
 import argparse
 import os
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from treepo.arguments import parser_of
+import treepo
+from treepo.commands import bench_command, eval_command, report_command, sample_command, train_command, watch_command
+from treepo.mistakes import UsageError, users_mistakes
 from treepo.printable import printable
-from treepo.usage import MEASURABLE, USAGE, help_text, measurable
+from treepo.usage import MEASURABLE, USAGE, help_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,37 +42,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-class UsageError(Exception):
-    """A user's mistake, told in one line."""
-
-
-@contextmanager
-def users_mistakes() -> Iterator[None]:
-    """While settings are read and parts are built, a ValueError is a user's mistake; later on it is a bug of ours."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from error
-
-
 def _command(args: Sequence[str]) -> int:
     with users_mistakes():
         overrides, rest = split_overrides(args)
-        options = parser_of(rest[0] if rest else None).parse_intermixed_args(rest)
+        options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
     if options.help:
         print(help_text(options.command))
     elif options.command is None:
         print(USAGE)
     elif options.command == "train":
-        return _train(options.recipe, options.out, options.resume, overrides)
+        return train_command(options.recipe, options.out, options.resume, overrides)
     elif options.command == "sample":
-        _sample(options, overrides)
+        sample_command(options, overrides)
     elif options.command == "eval":
-        _eval(options, overrides)
+        eval_command(options, overrides)
+    elif options.command == "report":
+        report_command(options)
     elif options.command == "watch":
-        _watch(options, overrides)
+        watch_command(options, overrides)
     else:
-        _bench(options, overrides, shlex.join(["treepo", *args]))
+        bench_command(options, overrides, shlex.join(["treepo", *args]))
     return 0
 
 
@@ -109,161 +97,42 @@ def _value(text: str) -> object:
     return read["value"] if len(read) == 1 else text
 
 
-def _train(recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]]) -> int:
-    from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.config import read_recipe, resolve
-    from treepo.engine import EngineError
-    from treepo.grow import StrategyError
-    from treepo.interrupts import Interrupted
-    from treepo.learn.checkpoint.random_state import seed_random
-    from treepo.origin import record_origin
-    from treepo.report.terminal import Terminal
-    from treepo.report.trackers import TrackerError
-    from treepo.resume import claimed, resume
-    from treepo.run import prepare, train
-    from treepo.settings import BUILT_IN_TASK, is_data_given
-    from treepo.task.checked import CheckingError
-
-    disable_progress_bar()
-    terminal = Terminal(Console())
-    with ExitStack() as stack:
-        with users_mistakes():
-            if resumed is not None:
-                folder = _resumed_folder(resumed, recipe, out)
-                stack.enter_context(claimed(folder, terminal.say))
-                run, progress = resume(folder, overrides, terminal)
-                stack.callback(run.close)
-            else:
-                folder = _out_folder(out)
-                base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
-                run, progress = prepare(resolve(base, overrides), folder, terminal), None
-                stack.callback(run.close)
-                stack.enter_context(claimed(folder, terminal.say))
-                record_origin(run, folder)
-        if progress is None:
-            seed_random(run.config.train.seed)
-        try:
-            train(run, folder, terminal, progress)
-        except (StrategyError, EngineError, CheckingError, TrackerError) as error:
-            raise UsageError(str(error)) from error
-        except Interrupted as error:
-            print(f"treepo: {error}", file=sys.stderr)
-            return 128 + error.signum
-    return 0
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ValueError(f"{message} (see treepo --help)")
 
 
-def _resumed_folder(resumed: str, recipe: str | None, out: str | None) -> Path:
-    """The folder of the run to go on with, which has its settings and is where it is kept."""
-    if recipe is not None or out is not None:
-        raise UsageError("resume: a run goes on with its own settings in its own folder; give no recipe and no --out")
-    if resumed == "":
-        raise UsageError("resume: no folder given")
-    return Path(resumed)
-
-
-def _sample(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.engine import EngineError
-    from treepo.grow import StrategyError
-    from treepo.report.terminal import Terminal
-    from treepo.sample import keep, prepare, sample, sample_settings
-
-    disable_progress_bar()
-    terminal = Terminal(Console())
-    with users_mistakes():
-        config = sample_settings(options.model, options.recipe, overrides)
-        ready = prepare(config, options.prompt, options.out, terminal)
-    try:
-        tree = sample(ready, terminal)
-    except (StrategyError, EngineError) as error:
-        raise UsageError(str(error)) from error
-    with users_mistakes():
-        keep(ready, tree, terminal)
-
-
-def _eval(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.engine import EngineError
-    from treepo.evaluate import AnswerStore, StoreError
-    from treepo.evaluation import conclude
-    from treepo.evaluation_plan import Arguments, plan
-    from treepo.grow import StrategyError
-    from treepo.report.terminal import Terminal
-    from treepo.task.checked import CheckingError
-
-    disable_progress_bar()
-    terminal = Terminal(Console())
-    folder = _out_folder(options.out, "eval-")
-    with users_mistakes():
-        given = {f.name: getattr(options, f.name) for f in fields(Arguments)}
-        evaluation = plan(Arguments(**given), overrides, folder)
-    try:
-        with AnswerStore(folder).alone(terminal.say):
-            for model in evaluation.models:
-                _answer(evaluation, model, terminal)
-            with users_mistakes():
-                conclude(evaluation, terminal)
-    except (StrategyError, EngineError, CheckingError, StoreError) as error:
-        raise UsageError(str(error)) from error
-
-
-def _answer(evaluation: Any, model: str, terminal: Any) -> None:
-    """One model of an evaluation; nothing of it is left in memory."""
-    from treepo.evaluation import answer, prepare
-
-    with users_mistakes():
-        ready = prepare(evaluation, model, terminal)
-    terminal.say(f"Answers are kept in {evaluation.out}; after an interruption the same command with --out goes on.")
-    try:
-        answer(ready, terminal)
-    finally:
-        ready.close()
-
-
-def _out_folder(out: str | None, prefix: str = "") -> Path:
-    if out == "":
-        raise UsageError("out: no folder given")
-    return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _watch(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
-    from treepo.watch import watch_command
-
-    with users_mistakes():
-        watch_command(options.run, options.page, options.port, overrides)
-
-
-def _bench(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> None:
-    from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.bench.folder import claim_folder
-    from treepo.config import resolve_as
-    from treepo.report.terminal import Terminal
-
-    if options.what is None:
-        raise UsageError(f"bench: nothing to measure given; there are {' and '.join(MEASURABLE)}")
-    if options.out == "":
-        raise UsageError("out: no folder given")
-    settings, measured, told = measurable(options.what)
-    disable_progress_bar()
-    terminal = Terminal(Console())
-    with users_mistakes():
-        config = resolve_as(settings, {"model": {"path": options.model}} if options.model else {}, overrides)
-        with terminal.bar("making the base model") as progress:
-            bench = measured.prepare_bench(config, progress)
-        if options.out is not None:
-            claim_folder(Path(options.out), told.JSON_NAME)
-    with terminal.bar("measuring") as progress:
-        report = bench.run(bench.workloads(), command, progress)
-    for workload in report.workloads:
-        terminal.console.print(told.table(workload))
-    if options.out is not None:
-        measured.keep(report, Path(options.out))
-        terminal.say(f"All figures, and a plot, are in {options.out}.")
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """What may stand beside settings, after `command`."""
+    parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
+    parser.add_argument("command", nargs="?", choices=["train", "sample", "eval", "report", "watch", "bench"])
+    if command == "train":
+        parser.add_argument("recipe", nargs="?")
+        parser.add_argument("--out")
+        parser.add_argument("--resume")
+    if command == "sample":
+        parser.add_argument("model", nargs="?")
+        for option in ("--prompt", "--recipe", "--out"):
+            parser.add_argument(option)
+    if command == "eval":
+        parser.add_argument("models", nargs="*")
+        parser.add_argument("--data", nargs="+", default=[])
+        parser.add_argument("--sampling", nargs="+", default=["sequential"])
+        parser.add_argument("--samples", type=int, default=16)
+        parser.add_argument("--problems", type=int)
+        for option in ("--recipe", "--out", "--json"):
+            parser.add_argument(option)
+    if command == "report":
+        parser.add_argument("paths", nargs="*")
+        parser.add_argument("--out")
+    if command == "watch":
+        parser.add_argument("run", nargs="?")
+        parser.add_argument("--page", action="store_true")
+        parser.add_argument("--port", type=int)
+    if command == "bench":
+        parser.add_argument("what", nargs="?", choices=MEASURABLE)
+        parser.add_argument("model", nargs="?")
+        parser.add_argument("--out")
+    return parser

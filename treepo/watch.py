@@ -1,9 +1,8 @@
 """`treepo watch`: a run as it goes on, in the terminal or as a page on this machine."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -57,14 +56,3 @@ def _tell(folder: RunFolder, console: Console, sleep: Callable[[float], None]) -
         sleep(INTERVAL_S)
         num_told = len(state.log)
         state, num_known = folder.read()
-
-
-def watch_command(run: str | None, is_page: bool, port: int | None, settings: Mapping[str, Any]) -> None:
-    """What `treepo watch` was asked for; raises ValueError for what cannot be."""
-    if not run:
-        raise ValueError("watch: no folder of a run given")
-    if settings:
-        raise ValueError(f"watch: a run's settings are its own, got some of {next(iter(settings))!a}")
-    if port is not None and not is_page:
-        raise ValueError("port: it is that of a page; give --page too")
-    watch(Path(run), Console())

@@ -36,7 +36,7 @@ class Policy:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text without special tokens."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decoded(self.tokenizer, token_ids)
 
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged."""
@@ -47,6 +47,11 @@ class Policy:
         """Write the adapters alone, as peft loads them."""
         assert has_adapter(self.model), "there is an adapter to save"
         self.model.save_pretrained(folder)
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """Text without special tokens."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def load_policy(

@@ -51,12 +51,27 @@ def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequenc
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
 
 
-def read_trees(path: Path) -> list[KeptTree]:
-    """The trees of a file, equal to those written."""
+def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:
+    """The trees of a file, or those at the chosen places in it, equal to those written."""
+    return [_kept_tree(rows) for rows in _rows_by_tree(path, chosen)]
+
+
+def read_texts(path: Path, chosen: Sequence[int] | None = None) -> list[list[str]]:
+    """The text of each node of the same trees."""
+    return [[row["text"] for row in rows] for rows in _rows_by_tree(path, chosen)]
+
+
+def count_trees(path: Path) -> int:
+    """How many trees a file holds."""
+    return len(pq.read_table(path, columns=["tree"])["tree"].unique())
+
+
+def _rows_by_tree(path: Path, chosen: Sequence[int] | None) -> list[list[dict[str, Any]]]:
+    filters = None if chosen is None else [("tree", "in", list(chosen))]
     rows_of: dict[int, list[dict[str, Any]]] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in pq.read_table(path, filters=filters).to_pylist():
         rows_of.setdefault(row["tree"], []).append(row)
-    return [_kept_tree(rows) for rows in rows_of.values()]
+    return list(rows_of.values())
 
 
 def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:

@@ -1,0 +1,208 @@
+"""What each command does; parsing is `cli.py`'s."""
+
+import argparse
+import sys
+from contextlib import ExitStack
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from treepo.mistakes import UsageError, users_mistakes
+from treepo.usage import MEASURABLE, measurable
+
+
+def train_command(
+    recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]]
+) -> int:
+    """`treepo train`; returns the exit code."""
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.config import read_recipe, resolve
+    from treepo.engine import EngineError
+    from treepo.grow import StrategyError
+    from treepo.interrupts import Interrupted
+    from treepo.learn.checkpoint.random_state import seed_random
+    from treepo.origin import record_origin
+    from treepo.report.terminal import Terminal
+    from treepo.report.trackers import TrackerError
+    from treepo.resume import claimed, resume
+    from treepo.run import prepare, train
+    from treepo.settings import BUILT_IN_TASK, is_data_given
+    from treepo.task.checked import CheckingError
+
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with ExitStack() as stack:
+        with users_mistakes():
+            if resumed is not None:
+                folder = _resumed_folder(resumed, recipe, out)
+                stack.enter_context(claimed(folder, terminal.say))
+                run, progress = resume(folder, overrides, terminal)
+                stack.callback(run.close)
+            else:
+                folder = _out_folder(out)
+                base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
+                run, progress = prepare(resolve(base, overrides), folder, terminal), None
+                stack.callback(run.close)
+                stack.enter_context(claimed(folder, terminal.say))
+                record_origin(run, folder)
+        if progress is None:
+            seed_random(run.config.train.seed)
+        try:
+            train(run, folder, terminal, progress)
+        except (StrategyError, EngineError, CheckingError, TrackerError) as error:
+            raise UsageError(str(error)) from error
+        except Interrupted as error:
+            print(f"treepo: {error}", file=sys.stderr)
+            return 128 + error.signum
+    return 0
+
+
+def _resumed_folder(resumed: str, recipe: str | None, out: str | None) -> Path:
+    """The folder of the run to go on with, which has its settings and is where it is kept."""
+    if recipe is not None or out is not None:
+        raise UsageError("resume: a run goes on with its own settings in its own folder; give no recipe and no --out")
+    if resumed == "":
+        raise UsageError("resume: no folder given")
+    return Path(resumed)
+
+
+def sample_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    """`treepo sample`."""
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.engine import EngineError
+    from treepo.grow import StrategyError
+    from treepo.report.terminal import Terminal
+    from treepo.sample import keep, prepare, sample, sample_settings
+
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with users_mistakes():
+        config = sample_settings(options.model, options.recipe, overrides)
+        ready = prepare(config, options.prompt, options.out, terminal)
+    try:
+        tree = sample(ready, terminal)
+    except (StrategyError, EngineError) as error:
+        raise UsageError(str(error)) from error
+    with users_mistakes():
+        keep(ready, tree, terminal)
+
+
+def eval_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    """`treepo eval`."""
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.engine import EngineError
+    from treepo.evaluate import AnswerStore, StoreError
+    from treepo.evaluation import conclude
+    from treepo.evaluation_plan import Arguments, plan
+    from treepo.grow import StrategyError
+    from treepo.report.terminal import Terminal
+    from treepo.task.checked import CheckingError
+
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    folder = _out_folder(options.out, "eval-")
+    with users_mistakes():
+        given = {f.name: getattr(options, f.name) for f in fields(Arguments)}
+        evaluation = plan(Arguments(**given), overrides, folder)
+    try:
+        with AnswerStore(folder).alone(terminal.say):
+            for model in evaluation.models:
+                _answer(evaluation, model, terminal)
+            with users_mistakes():
+                conclude(evaluation, terminal)
+    except (StrategyError, EngineError, CheckingError, StoreError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _answer(evaluation: Any, model: str, terminal: Any) -> None:
+    """One model of an evaluation; nothing of it is left in memory."""
+    from treepo.evaluation import answer, prepare
+
+    with users_mistakes():
+        ready = prepare(evaluation, model, terminal)
+    terminal.say(f"Answers are kept in {evaluation.out}; after an interruption the same command with --out goes on.")
+    try:
+        answer(ready, terminal)
+    finally:
+        ready.close()
+
+
+def bench_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]], command: str) -> None:
+    """`treepo bench`. command: as it was given, for the report."""
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.bench.folder import claim_folder
+    from treepo.config import resolve_as
+    from treepo.report.terminal import Terminal
+
+    if options.what is None:
+        raise UsageError(f"bench: nothing to measure given; there are {' and '.join(MEASURABLE)}")
+    if options.out == "":
+        raise UsageError("out: no folder given")
+    settings, measured, told = measurable(options.what)
+    disable_progress_bar()
+    terminal = Terminal(Console())
+    with users_mistakes():
+        config = resolve_as(settings, {"model": {"path": options.model}} if options.model else {}, overrides)
+        with terminal.bar("making the base model") as progress:
+            bench = measured.prepare_bench(config, progress)
+        if options.out is not None:
+            claim_folder(Path(options.out), told.JSON_NAME)
+    with terminal.bar("measuring") as progress:
+        report = bench.run(bench.workloads(), command, progress)
+    for workload in report.workloads:
+        terminal.console.print(told.table(workload))
+    if options.out is not None:
+        measured.keep(report, Path(options.out))
+        terminal.say(f"All figures, and a plot, are in {options.out}.")
+
+
+def _out_folder(out: str | None, prefix: str = "") -> Path:
+    if out == "":
+        raise UsageError("out: no folder given")
+    return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def report_command(options: argparse.Namespace) -> None:
+    """`treepo report`."""
+    from rich.console import Console
+
+    from treepo.report.terminal import Terminal
+    from treepo.reporting import report
+
+    if not options.paths:
+        raise UsageError("report: no folder given")
+    if options.out == "":
+        raise UsageError("out: no file given")
+    with users_mistakes():
+        report([Path(path) for path in options.paths], options.out and Path(options.out), Terminal(Console()).say)
+
+
+def watch_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    """`treepo watch`."""
+    from rich.console import Console
+
+    from treepo.report.terminal import Terminal
+    from treepo.watch import watch
+
+    if not options.run:
+        raise UsageError("watch: no folder of a run given")
+    if overrides:
+        raise UsageError(f"watch: a run's settings are its own, got some of {next(iter(overrides))!a}")
+    if options.port is not None and not options.page:
+        raise UsageError("port: it is that of a page; give --page too")
+    with users_mistakes():
+        if options.page:
+            from treepo.watch_page import watch_page
+
+            watch_page(Path(options.run), options.port or 0, Terminal(Console()).say)
+        else:
+            watch(Path(options.run), Console())

@@ -1,0 +1,17 @@
+"""Mistakes of whoever gives a command, told in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UsageError(Exception):
+    """A user's mistake, told in one line."""
+
+
+@contextmanager
+def users_mistakes() -> Iterator[None]:
+    """While settings are read and parts are built, a ValueError is a user's mistake; later on it is a bug of ours."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error

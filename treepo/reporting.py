@@ -1,0 +1,94 @@
+"""`treepo report`: from folders to the file of a page."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from treepo.files import replace_text
+from treepo.model.policy import decoded
+from treepo.printable import printable
+from treepo.report.page.folder import RunFolder
+from treepo.report.page.html import page_html
+from treepo.report.page.payload import ShownRun, page_payload
+from treepo.reporting_figures import figures_of
+from treepo.task.chain_tokenizer import make_chain_tokenizer
+
+NAME = "report.html"
+
+Decode = Callable[[Sequence[int]], str]
+
+
+def report(paths: Sequence[Path], out: Path | None, say: Callable[[str], None]) -> None:
+    """Write the page of some runs, evaluations and benchmarks, and say where it is.
+
+    Raises ValueError naming the path for what holds none of them, and for a file that cannot be written.
+    """
+    page = page_html(payload_of(paths, datetime.now(UTC)))
+    out = out or _home(paths[0]) / NAME
+    try:
+        replace_text(out, page)
+    except OSError as error:
+        raise ValueError(f"out: cannot write to {str(out)[:100]!r}: {error.strerror}") from error
+    say(f"The report is {out} ({len(page.encode()) / 1e6:.1f} MB).")
+
+
+def report_of_run(folder: Path, decode: Decode, written: datetime) -> None:
+    """Write the page of one run into its folder, with a tokenizer that is at hand."""
+    payload = page_payload(_name(folder), [_shown(folder, decode)], [], written)
+    replace_text(folder / NAME, page_html(payload))
+
+
+def payload_of(paths: Sequence[Path], written: datetime) -> dict[str, Any]:
+    """What the page of some paths shows. Raises ValueError naming the first that has nothing to show."""
+    runs, figures = [], []
+    for path in paths:
+        if RunFolder(path).is_run():
+            runs.append(_shown(path, find_decode(RunFolder(path))))
+        elif (found := figures_of(path)) is not None:
+            figures += [figure.as_json() for figure in found]
+        elif not path.exists():
+            raise ValueError(f"report: no folder {str(path)[:100]!r}")
+        else:
+            raise ValueError(f"report: {str(path)[:100]!r} holds no run, evaluation or benchmark")
+    return page_payload(" | ".join(map(_name, paths)), runs, figures, written)
+
+
+def find_decode(folder: RunFolder) -> Decode | None:
+    """Token ids to text as the run's model has them: by what it saved, else by the model that it began with, from disk
+    alone; None if there is neither. No code is run that comes with a model."""
+    settings = folder.settings()
+    named = settings.get("model.path", "")
+    is_own_task = named == "" and not settings.get("data.train")
+    for path in (str(folder.path / "model"), named):
+        try:
+            tokenizer = make_chain_tokenizer() if path == "" and is_own_task else _tokenizer(path)
+        except ValueError:
+            continue
+        return partial(decoded, tokenizer)
+    return None
+
+
+def _tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """Raises ValueError if there is none, or none that can be read."""
+    if not path:
+        raise ValueError("no model is named")
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"cannot load a tokenizer from {path!r}") from error
+
+
+def _shown(folder: Path, decode: Decode | None) -> ShownRun:
+    return ShownRun(_name(folder), RunFolder(folder), decode, lambda step, kept: {})
+
+
+def _name(path: Path) -> str:
+    return printable(path.resolve().name)
+
+
+def _home(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
