@@ -38,7 +38,6 @@
       one("eval/maj", "Held-out accuracy, majority vote", SHARE),
       one("eval/pass", "Held-out, any of the samples right", SHARE),
       ...sets.map((name) => one(name, `Held-out: ${name.slice("eval/".length)}`, SHARE)),
-      one("reward/unbiased", "Reward, leaves weighted without bias"),
     ];
   }
 
@@ -79,6 +78,7 @@
       parts("Tokens decoded", decoded, { format: ".4s", fromZero: true }),
       parts("Tokens of an update", forwarded, { format: ".4s", fromZero: true }),
       parts("Forks of a tree by depth", family(names, "forks/depth_*", depth)),
+      one("reward/unbiased", "Reward, leaves weighted without bias"),
       one("leaves/mean", "Leaves of a tree"),
       one("fallbacks/mean", "Fallbacks of a tree"),
     ];

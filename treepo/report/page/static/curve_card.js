@@ -34,6 +34,7 @@
       zoom: () => ({ x: view.isLinked() ? view.zoomX() : own.x, y: own.y }),
       onZoom: (chosen) => view.onZoom(card, chosen),
     });
+    choice.update();
     const { draw } = card;
     card.draw = () => {
       choice.update();

@@ -59,7 +59,8 @@
       this.axes ??= (() => {
         const unit = treepo.series.timeUnit(this.runs());
         const x = new Map(this.runs().map((run) => [run, treepo.series.axis(run, axis, unit)]));
-        return { x, title: treepo.series.AXES[axis].title(unit) };
+        const { title, hover } = treepo.series.AXES[axis];
+        return { x, title: title(unit), hover: hover(unit) };
       })();
       return { ...this.axes, smoothing };
     }
@@ -74,7 +75,8 @@
       this.key = key;
       this.lazy.clear();
       this.cards = [];
-      const nothing = treepo.dom.element("p", { className: "note" }, "No metric has these words in its name.");
+      const reason = query ? "No metric has these words in its name." : "No run is shown.";
+      const nothing = treepo.dom.element("p", { className: "note" }, reason);
       const some = groups.filter((group) => group.charts.length);
       const filled = some.map((group) => groupElement(group, (chart) => this.add(chart)));
       this.groups.replaceChildren(...(filled.length ? filled : [nothing]));

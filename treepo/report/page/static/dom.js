@@ -23,6 +23,11 @@
       return String(text).replace(UNSEEN, escaped);
     },
 
+    // The same, with the lines that the text has.
+    lines(text) {
+      return String(text).split("\n").map(dom.visible).join("\n");
+    },
+
     button(label, action, properties = {}) {
       const made = dom.element("button", { type: "button", ...properties }, label);
       made.addEventListener("click", action);

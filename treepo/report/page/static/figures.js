@@ -3,7 +3,15 @@
 // The section of figures that come ready made: benchmarks, evaluations.
 (function (treepo) {
   const text = (shown) => treepo.plot.escape(shown ?? "");
-  const axisType = (axis) => (axis.log ? { type: "log" } : {});
+  const MOST_TICKS = 12;
+
+  // On a logarithmic axis of few values, as 4, 8, 16, these are the ticks.
+  function axisType(figure, name) {
+    if (!figure[name].log) return {};
+    const values = [...new Set(figure.series.flatMap((series) => series[name]))].sort((a, b) => a - b);
+    const isRegular = name === "x" && figure.kind === "line" && values.length <= MOST_TICKS;
+    return { type: "log", ...(isRegular ? { tickvals: values } : {}) };
+  }
 
   function errorBars(series, colour) {
     if (!series.low || !series.high) return {};
@@ -18,10 +26,10 @@
     return texts ? { text: texts.map(text), hovertemplate: `${where} %{text}` } : { hovertemplate: where };
   }
 
-  function seriesTrace(kind, series, look) {
+  function seriesTrace(kind, series, look, palette) {
     const common = {
       x: series.x.map((x) => (typeof x === "string" ? text(x) : x)), y: series.y, name: treepo.plot.name(series.name),
-      ...errorBars(series, look.color), ...hoverOf(kind, series),
+      ...errorBars(series, kind === "bar" ? palette.text : look.color), ...hoverOf(kind, series),
     };
     if (kind === "bar") return { ...common, type: "bar", textposition: "none", marker: { color: look.color } };
     const isLine = kind === "line";
@@ -46,15 +54,18 @@
 
   function dataOf(figure, palette) {
     if (figure.kind === "heatmap") return [heatmapTrace(figure, palette)];
-    return figure.series.map((series, i) => seriesTrace(figure.kind, series, treepo.plot.line(palette, i)));
+    return figure.series.map((series, i) => seriesTrace(figure.kind, series, treepo.plot.line(palette, i), palette));
   }
 
   function build(figure, { zoom, palette, isTitled, ...layout }) {
     const isGrid = figure.kind === "heatmap";
-    const category = isGrid ? { type: "category", showgrid: false } : {};
     const range = (axis) => (zoom[axis] ? { range: zoom[axis] } : { autorange: true });
+    const category = (name) => {
+      if (isGrid) return { type: "category", showgrid: false };
+      return figure.kind === "bar" && name === "x" ? { showgrid: false } : {};
+    };
     const axis = (name) => ({
-      ...category, ...axisType(figure[name]), ...range(name), title: { text: text(figure[name].title) },
+      ...category(name), ...axisType(figure, name), ...range(name), title: { text: text(figure[name].title) },
     });
     const hovermode = isGrid || figure.kind === "scatter" ? "closest" : "x unified";
     const showlegend = !isGrid && figure.series.length > 1;

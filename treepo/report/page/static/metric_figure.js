@@ -3,6 +3,8 @@
 // Plotly's figure of a chart of metrics.
 (function (treepo) {
   const FEW = 12;
+  // Below it 2 x 10^-4 is read more easily than 200 millionths.
+  const TINY = 0.005;
 
   // Evaluations and short runs: points that are worth seeing one by one.
   const isSparse = (points, run) => points.x.length <= FEW || points.x.length < run.steps.length / 2;
@@ -47,6 +49,12 @@
     });
   }
 
+  // The parts that are there at all: "repetition" is of no use to the reader of a run that knows none.
+  function present(chart, [run]) {
+    const some = chart.parts.filter(({ metric }) => run?.metrics[metric]?.some(Boolean));
+    return some.length ? { ...chart, parts: some } : chart;
+  }
+
   function dataOf(chart, runs, palette, view) {
     if (chart.stacked) return runs.flatMap((run) => stackTraces(chart, run, palette, view));
     if (chart.ofOneRun) {
@@ -69,13 +77,18 @@
     return { autorange: true, rangemode: chart.fromZero || chart.stacked ? "tozero" : "normal" };
   }
 
+  const isTiny = (data) => data.every(({ y }) => y.every((value) => Math.abs(value) < TINY));
+
   // The figure of `runs`, those to show. `frame` is {palette, isTitled, ...layout}; `zoom` {x, y}: ranges or null.
   treepo.metricFigure = (chart, runs, view, zoom, { palette, isTitled, ...layout }) => {
-    const data = dataOf(chart, runs, palette, view);
+    const data = dataOf(chart.ofOneRun ? present(chart, runs) : chart, runs, palette, view);
     const title = chart.unit ? `${chart.title}, ${chart.unit}` : chart.title;
-    const x = { ...(zoom.x ? { range: zoom.x } : { autorange: true }), showgrid: false, hoverformat: ",.6~g" };
+    const x = { ...(zoom.x ? { range: zoom.x } : { autorange: true }), showgrid: false };
+    x.unifiedhovertitle = { text: view.hover };
+    x.automargin = isTitled;
     const isShare = chart.format?.endsWith("%");
-    const y = { ...yRange(chart, data, zoom), ...(isShare ? { tickformat: ".3~%" } : {}) };
+    const y = { ...yRange(chart, data, zoom), exponentformat: isTiny(data) ? "power" : "SI" };
+    if (isShare) y.tickformat = ".3~%";
     if (isTitled) {
       x.title = { text: treepo.plot.escape(view.title) };
       y.title = { text: treepo.plot.escape(title) };

@@ -62,6 +62,9 @@
         tickfont: { color: palette.muted },
         exponentformat: "SI",
         nticks: 6,
+        spikecolor: palette.muted,
+        spikedash: "dot",
+        spikethickness: 1,
         ...more,
         title: { text: "", standoff: 6, font: { color: palette.muted }, ...more.title },
       };
@@ -72,7 +75,7 @@
         font: { family: FONT, size: 11, color: palette.text },
         paper_bgcolor: palette.panel,
         plot_bgcolor: palette.panel,
-        margin: { l: 44, r: 12, t: 6, b: 26 },
+        margin: { l: 44, r: 12, t: 6, b: 20 },
         hovermode: "x unified",
         hoverlabel: {
           bgcolor: palette.panel,

@@ -4,9 +4,24 @@
 (function (treepo) {
   // `values` are those of a run's steps; sums come with the payload, since steps may have been left out of it.
   const AXES = {
-    step: { label: "step", values: (run) => run.steps, title: () => "step" },
-    tokens: { label: "tokens decoded", values: (run) => run.tokens, title: () => "tokens decoded so far" },
-    time: { label: "wall time", values: (run) => run.seconds, title: (unit) => `wall time so far, ${unit.name}` },
+    step: {
+      label: "step",
+      values: (run) => run.steps,
+      title: () => "step",
+      hover: () => "step %{x}",
+    },
+    tokens: {
+      label: "tokens decoded",
+      values: (run) => run.so_far.tokens,
+      title: () => "tokens decoded so far",
+      hover: () => "%{x:.4s} tokens decoded",
+    },
+    time: {
+      label: "wall time",
+      values: (run) => run.so_far.seconds,
+      title: (unit) => `wall time so far, ${unit.name}`,
+      hover: (unit) => `%{x:.4~g} ${unit.name}`,
+    },
   };
 
   const UNITS = [
@@ -17,7 +32,7 @@
 
   // The largest unit of which the longest run lasted at least two.
   function timeUnit(runs) {
-    const longest = Math.max(0, ...runs.map((run) => run.seconds.at(-1) ?? 0));
+    const longest = Math.max(0, ...runs.map((run) => run.so_far.seconds.at(-1) ?? 0));
     return UNITS.find((unit) => longest >= 2 * unit.seconds) ?? UNITS.at(-1);
   }
 

@@ -4,7 +4,7 @@
 (function (treepo) {
   const shown = (value) => {
     if (value === undefined) return "";
-    return treepo.dom.visible(typeof value === "string" ? value : JSON.stringify(value));
+    return treepo.dom.lines(typeof value === "string" ? value : JSON.stringify(value));
   };
 
   // [{name, values, differs}] of all names that some run has; values in the runs' order.
@@ -18,11 +18,16 @@
 
   const section = (name) => (name.includes(".") ? name.slice(0, name.indexOf(".")) : "");
 
+  // Narrow pages may break a name behind its dots and underscores.
+  function breakable(name) {
+    return name.split(/(?<=[._])/).flatMap((part) => [part, treepo.dom.element("wbr")]);
+  }
+
   function rowElement({ name, values, differs }, isFirst) {
     const { element, visible } = treepo.dom;
     const cells = values.map((value) =>
       element("td", {}, value === "" ? element("span", { className: "none" }, "–") : value));
-    const made = element("tr", {}, element("th", { scope: "row" }, visible(name)), ...cells);
+    const made = element("tr", {}, element("th", { scope: "row" }, ...breakable(visible(name))), ...cells);
     made.classList.toggle("differs", differs);
     made.classList.toggle("first", isFirst);
     return made;

@@ -33,12 +33,13 @@
       theme: button("", () => treepo.shell.switchTheme(), { className: "quiet" }),
       runs: element("div", { id: "runs" }),
       notes: element("div", { id: "notes" }),
-      written: element("footer", { id: "bottom" }),
+      written: element("span"),
+      state: element("span", { className: "state", role: "status" }),
     };
     const tabs = document.getElementById("tabs");
     tabs.before(element("header", { id: "top" }, made.title, made.theme, made.runs));
     tabs.after(made.notes);
-    document.body.append(made.written);
+    document.body.append(element("footer", { id: "bottom" }, made.written, made.state));
     return { ...made, tabs };
   }
 
@@ -109,7 +110,8 @@
       for (const name of names) if (!this.tabs.has(name)) this.tabs.set(name, this.tab(name));
       holder.replaceChildren(...names.map((name) => this.tabs.get(name)));
       for (const name of Object.keys(SECTIONS)) if (!names.includes(name)) document.getElementById(name).hidden = true;
-      if (!names.includes(this.current)) this.open(names.find((name) => `#${name}` === location.hash.split("?")[0]) ?? names[0]);
+      const [asked] = location.hash.split("?");
+      if (!names.includes(this.current)) this.open(names.find((name) => `#${name}` === asked) ?? names[0]);
     }
 
     tab(name) {
@@ -147,6 +149,11 @@
       this.views.set(name, SECTIONS[name].view().mount(document.getElementById(name), this.shown()));
     }
 
+    // Says why the page is not up to date, or nothing.
+    tell(text) {
+      this.frame.state.textContent = treepo.dom.visible(text);
+    }
+
     setTheme(theme) {
       document.documentElement.dataset.theme = theme;
       this.frame.theme.textContent = theme === "dark" ? "light page" : "dark page";
@@ -164,10 +171,18 @@
     }
   }
 
+  // Only the page that a server keeps up to date may fetch anything.
+  function isLive() {
+    const policy = document.querySelector("meta[http-equiv='Content-Security-Policy']");
+    return policy !== null && policy.content.includes("connect-src 'self'");
+  }
+
   async function start() {
-    treepo.shell = new Shell();
-    treepo.shell.followTheme();
-    treepo.shell.update(await treepo.readPayload());
+    const shell = new Shell();
+    treepo.shell = shell;
+    shell.followTheme();
+    shell.update(await treepo.readPayload());
+    if (isLive()) treepo.live.start((payload) => shell.update(payload), (text) => shell.tell(text));
   }
 
   start();
