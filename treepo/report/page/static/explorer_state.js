@@ -1,8 +1,21 @@
 "use strict";
 
 (function (treepo) {
-  const START = { run: null, step: null, tree: 0, node: 0, leaf: null, band: null, view: "tree", tab: "segment",
-    colour: "reward", shade: "logprob", query: "", scope: "tree", leaves: null };
+  const START = {
+    run: null,
+    step: null,
+    tree: 0,
+    node: 0,
+    leaf: null,
+    band: null,
+    view: "tree",
+    tab: "segment",
+    colour: "reward",
+    shade: "logprob",
+    query: "",
+    scope: "tree",
+    leaves: null,
+  };
 
   /** The runs of a payload that have trees. */
   function runsWithTrees(payload) {
@@ -46,7 +59,8 @@
   function changed(state, changes) {
     const isOther = (names) => names.some((name) => name in changes && changes[name] !== state[name]);
     const next = { ...state, ...changes };
-    if (isOther(["run", "step", "tree"])) Object.assign(next, { node: 0, leaf: null, band: null, leaves: null }, changes);
+    if (isOther(["run", "step", "tree"]))
+      Object.assign(next, { node: 0, leaf: null, band: null, leaves: null }, changes);
     else if (isOther(["node"])) Object.assign(next, { leaf: null, band: null }, changes);
     return next;
   }
