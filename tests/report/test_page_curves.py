@@ -42,12 +42,14 @@ FIGURES = [
 ]
 
 
-RESET = """payload => {
+# One figure is drawn in a frame.
+RESET = """async payload => {
   const pressed = "[aria-pressed=false], html[data-theme=dark] #top > button";
   document.querySelectorAll(pressed).forEach(button => button.click());
   [...document.querySelectorAll(".tools button:not([hidden])")].forEach(button => button.click());
   treepo.shell.update(payload);
   scrollTo(0, 0);
+  for (let i = 0; i < 12; i += 1) await new Promise(requestAnimationFrame);
 }"""
 
 
@@ -262,7 +264,9 @@ def test_a_saved_figure_has_the_data_on_white_also_from_a_dark_page(page):
     svg = "{http://www.w3.org/2000/svg}"
     assert float(root.attrib["width"]) == round(89 / 25.4 * 96)
     assert "fill: rgb(255, 255, 255)" in root.findall(f".//{svg}rect")[0].attrib["style"]
-    lines = [p.attrib["d"] for p in root.iter(f"{svg}path") if p.attrib.get("class") == "js-line"]
+    lines = [
+        p.attrib["d"] for p in root.iter(f"{svg}path") if p.attrib.get("class") == "js-line" and "L" in p.attrib["d"]
+    ]
     for run, line in zip(RUNS, lines, strict=True):
         points = np.array(re.findall(r"[ML]?(-?[\d.]+),(-?[\d.]+)", line), dtype=float)
         x, y = measured(run, "reward/mean", run["steps"])
