@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -19,11 +20,12 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-def open_page(browser: Browser, path: Path, errors: list[str]) -> Page:
-    """The page of a file; what goes wrong in it is added to `errors`."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
+def open_page(browser: Browser, path: Path, errors: list[str], **options: Any) -> Page:
+    """The page of a file, with options of playwright's `new_page`; what goes wrong in it is added to `errors`."""
+    page = browser.new_page(**{"viewport": {"width": 1300, "height": 900}} | options)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: None if request.url == path.as_uri() else errors.append(request.url))
+    own = (path.as_uri(), "data:", "blob:")
+    page.on("request", lambda request: None if request.url.startswith(own) else errors.append(request.url))
     page.goto(path.as_uri())
     return page
