@@ -8,6 +8,7 @@ import pytest
 from tests.report.browser import browser, open_page
 from tests.report.explorer_page import explorer_page, payload_of, tree_json
 from tests.trees import add_segment, random_tree, star
+from treepo.report.page.html import page_html
 from treepo.tree import StopReason, Tree
 
 __all__ = ["browser"]
@@ -297,6 +298,28 @@ def test_hostile_text_is_shown_as_text_and_runs_nothing(hostile_page):
     page.wait_for_function("document.querySelector('.panel-body h3').textContent === 'Prompt'")
     assert page.text_content(".panel-body .text") == "".join(ESCAPED)
     assert page.evaluate("window.pwned") is None
+
+
+def test_the_whole_page_shows_hostile_names_and_texts_and_runs_nothing(browser, tmp_path):
+    """Title, run, settings, note and figures too, under the page's own policy, whose violations are errors."""
+    text = "".join(HOSTILE)
+    tree = star(2, [len(HOSTILE), 1])
+    tree.nodes[1].token_ids[:] = range(len(HOSTILE))
+    payload = payload_of([tree_json(tree, text) | {"problem": text}], HOSTILE)
+    named = {"name": text, "settings": {text: text}, "environment": {text: text}, "note": text}
+    series = {"steps": [1, 2], "so_far": {"tokens": [1, 2], "seconds": [1, 2]}}
+    payload["runs"][0] |= named | series | {"metrics": {"reward/mean": [0.1, 0.2], text: [1, 2]}}
+    path, errors = tmp_path / "report.html", []
+    path.write_text(page_html(payload | {"title": text, "treepo": "0", "written": "2026-01-01T00:00:00"}), "utf-8")
+    page = open_page(browser, path, errors)
+    for tab in ("trees", "settings", "curves"):
+        page.click(f"#tab-{tab}")
+    page.click("#tab-trees")
+    page.click("svg.tree .bars rect >> nth=0")
+    assert page.text_content(".panel-body .text") == "".join(ESCAPED)
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("body img, body iframe, body object").count() == 0
+    assert errors == []
 
 
 def test_a_text_of_megabytes_is_shown_in_parts(hostile_page):
