@@ -109,15 +109,20 @@ def _grids(file: RolloutFile) -> list[Figure]:
     for name, cells in grids.items():
         depths, segment_lens = (tuple(sorted(set(sizes))) for sizes in zip(*cells, strict=True))
         if min(len(depths), len(segment_lens)) > 1 and len(cells) > max(len(depths), len(segment_lens)):
-            axes = Axis("tokens per segment", values=segment_lens), Axis("depth in segments", values=depths)
-            figures += [_heatmap(file.note, name, measure, axes, cells) for measure in (SPEED, RATIO, SHARING)]
+            sizes = depths, segment_lens
+            figures += [_heatmap(file.note, name, measure, sizes, cells) for measure in (SPEED, RATIO, SHARING)]
     return figures
 
 
 def _heatmap(
-    note: str, name: str, measure: Measure, axes: tuple[Axis, Axis], cells: Mapping[tuple[int, int], Contender]
+    note: str,
+    name: str,
+    measure: Measure,
+    sizes: tuple[Sequence[int], Sequence[int]],
+    cells: Mapping[tuple[int, int], Contender],
 ) -> Figure:
-    segment_lens, depths = (axis.values or () for axis in axes)
+    depths, segment_lens = map(tuple, sizes)
+    axes = Axis("tokens per segment", values=segment_lens), Axis("depth in segments", values=depths)
     by_cell = {cell: measure.value(contender) for cell, contender in cells.items()}
     rows = tuple(tuple(by_cell.get((depth, size)) for size in segment_lens) for depth in depths)
     slug = re.sub(r"\W+", "-", f"rollout-grid-{name}-{measure.id}")
