@@ -90,6 +90,8 @@
     const isShare = chart.format?.endsWith("%");
     const y = { ...yRange(chart, data, zoom), exponentformat: isTiny(data) ? "power" : "SI" };
     if (isShare) y.tickformat = ".3~%";
+    // A figure without titles has its unit at the numbers.
+    if (!isTitled) x.ticksuffix = view.suffix;
     if (isTitled) {
       x.title = { text: treepo.plot.escape(view.title) };
       y.title = { text: treepo.plot.escape(title) };
