@@ -9,7 +9,7 @@
     "dominant-baseline", "letter-spacing", "visibility", "display", "paint-order",
   ];
 
-  // The copy looks as the drawing does without the page's style sheet, and has nothing that could run.
+  // The copy looks as the drawing does, without the page's style sheet.
   function inlineStyles(drawn, copy) {
     const style = getComputedStyle(drawn);
     for (const name of STYLES) {

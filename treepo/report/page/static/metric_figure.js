@@ -84,6 +84,7 @@
     const data = dataOf(chart.ofOneRun ? present(chart, runs) : chart, runs, palette, view);
     const title = chart.unit ? `${chart.title}, ${chart.unit}` : chart.title;
     const x = { ...(zoom.x ? { range: zoom.x } : { autorange: true }), showgrid: false };
+    Object.assign(x, { spikecolor: palette.muted, spikedash: "dot", spikethickness: 1 });
     x.unifiedhovertitle = { text: view.hover };
     x.automargin = isTitled;
     const isShare = chart.format?.endsWith("%");

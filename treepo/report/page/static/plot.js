@@ -62,9 +62,6 @@
         tickfont: { color: palette.muted },
         exponentformat: "SI",
         nticks: 6,
-        spikecolor: palette.muted,
-        spikedash: "dot",
-        spikethickness: 1,
         ...more,
         title: { text: "", standoff: 6, font: { color: palette.muted }, ...more.title },
       };
