@@ -1,4 +1,5 @@
-"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo report`, `treepo bench`."""
+"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo report`, `treepo watch`,
+`treepo bench`."""
 
 import argparse
 import os
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import treepo
-from treepo.commands import bench_command, eval_command, report_command, sample_command, train_command
+from treepo.commands import bench_command, eval_command, report_command, sample_command, train_command, watch_command
 from treepo.mistakes import UsageError, program, users_mistakes
 from treepo.printable import printable
 from treepo.usage import MEASURABLE, USAGE, help_text
@@ -57,6 +58,8 @@ def _command(args: Sequence[str]) -> int:
         eval_command(options, overrides)
     elif options.command == "report":
         report_command(options, overrides)
+    elif options.command == "watch":
+        watch_command(options, overrides)
     else:
         bench_command(options, overrides, shlex.join(["treepo", *args]))
     return 0
@@ -104,7 +107,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train", "sample", "eval", "report", "bench"])
+    parser.add_argument("command", nargs="?", choices=["train", "sample", "eval", "report", "watch", "bench"])
     if command == "train":
         parser.add_argument("recipe", nargs="?")
         parser.add_argument("--out")
@@ -124,6 +127,10 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "report":
         parser.add_argument("paths", nargs="*")
         parser.add_argument("--out")
+    if command == "watch":
+        parser.add_argument("run", nargs="?")
+        parser.add_argument("--page", action="store_true")
+        parser.add_argument("--port", type=int)
     if command == "bench":
         parser.add_argument("what", nargs="?", choices=MEASURABLE)
         parser.add_argument("model", nargs="?")

@@ -146,3 +146,25 @@ def report_command(options: argparse.Namespace, overrides: dict[str, dict[str, A
         raise UsageError("out: no file given")
     with users_mistakes():
         report([Path(path) for path in options.paths], options.out and Path(options.out), Terminal(Console()).say)
+
+
+def watch_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
+    """`treepo watch`."""
+    from rich.console import Console
+
+    from treepo.report.terminal import Terminal
+    from treepo.watch import watch
+
+    if not options.run:
+        raise UsageError("watch: no folder of a run given")
+    if overrides:
+        raise UsageError(f"watch: a run's settings are its own, got some of {next(iter(overrides))!a}")
+    if options.port is not None and not options.page:
+        raise UsageError("port: it is that of a page; give --page too")
+    with users_mistakes():
+        if options.page:
+            from treepo.watch_page import watch_page
+
+            watch_page(Path(options.run), options.port or 0, Terminal(Console()).say)
+        else:
+            watch(Path(options.run), Console())

@@ -44,6 +44,11 @@ treepo bench update [MODEL] [--section.key VALUE ...] [--out DIR]
     padding and without. Without MODEL one of random weights is measured, or the built-in task's base model on trees
     that it grew. DIR gets update.json and update.png. `treepo bench --help` lists its settings.
 
+treepo watch RUN_DIR [--page [--port PORT]]
+
+    Show a run as it goes on, from before its first step to its last: step and time left, last figures, curves, phases
+    of a step. --page: its report instead, kept up to date, on a page that only this machine's browser can open.
+
 """
 
 SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."

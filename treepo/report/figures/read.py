@@ -37,10 +37,9 @@ def _figures(content: Any) -> list[Figure] | None:
     results = content.get("results") if isinstance(content, dict) else content
     if _first_has(results, "setting", "overall"):
         return _made(list[Result], results, evaluation_figures)
-    workloads = content.get("workloads") if isinstance(content, dict) else None
-    if not _first_has(workloads, "contenders"):
+    if not isinstance(content, dict) or not _first_has(content.get("workloads"), "contenders"):
         return None
-    contenders = workloads[0]["contenders"]
+    contenders = content["workloads"][0]["contenders"]
     if _first_has(contenders, "trajectories_per_s"):
         return _made(RolloutFile, content, rollout_figures)
     if _first_has(contenders, "num_forwarded"):

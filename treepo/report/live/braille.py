@@ -15,10 +15,10 @@ def curve(x: Sequence[float], y: Sequence[float], width: int, height: int) -> li
     straight. What is not finite is left out.
     """
     points = np.array([x, y], float)
-    points = points[:, np.isfinite(points).all(axis=0)]
+    known_x, known_y = points[:, np.isfinite(points).all(axis=0)]
     dots = np.zeros((4 * height, 2 * width), np.uint8)
-    if points.shape[1]:
-        rows = _rows(*points, 2 * width, 4 * height)
+    if len(known_x):
+        rows = _rows(known_x, known_y, 2 * width, 4 * height)
         before = np.concatenate([rows[:1], rows[:-1]])
         for column, (start, end) in enumerate(zip(before, rows, strict=True)):
             # From beside the dot of the column before to this one's, so that steep parts have no gaps.

@@ -91,8 +91,8 @@ def _curves(state: RunState, width: int, height: int) -> RenderableType:
 
 def _cells(state: RunState, drawn: Sequence[Shown], width: int, height: int) -> Iterator[Text]:
     for shown in drawn:
-        points = [(metrics["step"], metrics[shown.name]) for metrics in state.log if shown.name in metrics]
-        lines = curve(*zip(*points, strict=True), width, height)
+        having = [metrics for metrics in state.log if shown.name in metrics]
+        lines = curve([m["step"] for m in having], [m[shown.name] for m in having], width, height)
         text = Text(_title(state, shown, width), style="bold", no_wrap=True)
         yield text.append("".join(f"\n{line}" for line in lines), style="not bold cyan")
 

@@ -1,0 +1,161 @@
+"use strict";
+
+// Which charts there are: groups of charts, each of one metric for all runs, or of several parts of one run.
+(function (treepo) {
+  const one = (metric, title, more = {}) => ({ title, parts: [{ metric, label: title }], ...more });
+
+  const parts = (title, pairs, more = {}) => ({
+    title,
+    parts: pairs.map(([metric, label]) => ({ metric, label })),
+    ofOneRun: true,
+    ...more,
+  });
+
+  const SHARE = { format: ".1%" };
+  const BYTES = { format: ".3s", unit: "B" };
+  const SECONDS = { format: ".3s", unit: "s" };
+  const PHASES = ["grow", "verify", "pack", "update"];
+
+  // The metrics of a name with a number or a word in it, in their order: "forks/depth_*".
+  function family(names, pattern, label) {
+    const [before, after] = pattern.split("*");
+    const found = names.filter(
+      (name) => name.startsWith(before) && name.endsWith(after) && name.length > before.length + after.length,
+    );
+    return found.map((name) => [name, label(name.slice(before.length, name.length - after.length))]);
+  }
+
+  const depth = (text) => `depth ${text}`;
+  const words = (text) => text.replaceAll("_", " ");
+
+  function learning(names) {
+    const sets = names.filter((name) => /^eval\/.+\/(avg|greedy)$/.test(name));
+    return [
+      one("reward/mean", "Reward"),
+      one("correct/mean", "Right answers in training", SHARE),
+      one("eval/avg", "Held-out accuracy", SHARE),
+      one("eval/greedy", "Held-out accuracy, greedy", SHARE),
+      one("eval/maj", "Held-out accuracy, majority vote", SHARE),
+      one("eval/pass", "Held-out, any of the samples right", SHARE),
+      ...sets.map((name) => one(name, `Held-out: ${name.slice("eval/".length)}`, SHARE)),
+    ];
+  }
+
+  function answers(names) {
+    const rewards = family(names, "reward/*", words).filter(([name]) => !/\/(mean|unbiased)$/.test(name));
+    return [
+      one("response_len/mean", "Response length", {
+        format: ".4s", unit: "tokens", low: "response_len/min", high: "response_len/max",
+        note: "Mean; the band reaches from the shortest to the longest.",
+      }),
+      parts("Why answers end", family(names, "stop/*", words), { ...SHARE, stacked: true }),
+      parts("Answers that could not be checked", family(names, "check/*", words), SHARE),
+      ...(rewards.length > 1 ? [parts("Parts of the reward", rewards)] : []),
+      parts("Problems of a step", family(names, "problems/*", words).filter(([name]) => !name.endsWith("/rounds"))),
+    ];
+  }
+
+  function policy() {
+    return [
+      one("entropy", "Entropy of what was sampled", { unit: "nats per token" }),
+      one("update/entropy", "Entropy in the update", { unit: "nats per token" }),
+      one("update/clip_fraction", "Clip fraction", { format: ".2%" }),
+      one("update/kl_reference", "KL to the initial model", { unit: "nats per token" }),
+      one("update/kl", "KL to the policy that sampled", { unit: "nats per token" }),
+      one("update/grad_norm", "Gradient norm"),
+      one("update/loss", "Loss"),
+      one("update/lr", "Learning rate"),
+      one("mismatch/mean", "Engine against model: mean difference", { unit: "nats" }),
+      one("mismatch/max", "Engine against model: largest difference", { unit: "nats" }),
+    ];
+  }
+
+  function trees(names) {
+    const decoded = [["tokens/decoded", "decoded"], ["tokens/total", "sequential sampling"]];
+    const forwarded = [["tokens/forwarded", "forwarded once each"], ["tokens/unpacked", "each trajectory by itself"]];
+    return [
+      one("tokens/sharing", "Sharing", { note: "Tokens of the trajectories over distinct tokens." }),
+      parts("Tokens decoded", decoded, { format: ".4s", fromZero: true }),
+      parts("Tokens of an update", forwarded, { format: ".4s", fromZero: true }),
+      parts("Forks of a tree by depth", family(names, "forks/depth_*", depth)),
+      one("reward/unbiased", "Reward, leaves weighted without bias"),
+      one("leaves/mean", "Leaves of a tree"),
+      one("fallbacks/mean", "Fallbacks of a tree"),
+    ];
+  }
+
+  function credit(names) {
+    return [
+      parts("Advantages by depth, std", family(names, "advantages/depth_*/std", depth)),
+      one("advantages/within", "Variance of advantages below the same last fork", SHARE),
+      parts("Groups without a signal by depth", family(names, "groups/depth_*/no_signal", depth), SHARE),
+      parts("Reward of groups by depth, std", family(names, "groups/depth_*/reward_std", depth)),
+      parts("Reward of groups by depth, mean", family(names, "groups/depth_*/reward_mean", depth)),
+      parts("Groups of a tree by depth", family(names, "groups/depth_*/num", depth)),
+    ];
+  }
+
+  function cost(names) {
+    const known = PHASES.map((name) => [`time/${name}_s`, name]);
+    const memory = family(names, "memory/*", words).filter(([name]) => name !== "memory/peak_bytes");
+    return [
+      parts("Phases of a step", known, { ...SECONDS, stacked: true }),
+      one("time/step_s", "Time of a step", SECONDS),
+      one("time/tokens_per_s", "Tokens of trajectories per second", { format: ".4s" }),
+      one("time/trajectories_per_s", "Trajectories per second", { format: ".4s" }),
+      one("engine/utilisation", "Engine utilisation", { ...SHARE, note: "Tokens decoded over places in its batches." }),
+      parts("Prefix tokens of the engine", [["engine/prefilled", "computed"], ["engine/cached", "cached"]]),
+      one("memory/peak_bytes", "Peak of memory", BYTES),
+      parts("Memory of the parts", memory, BYTES),
+      one("update/num_oom", "Times that memory ran out"),
+    ];
+  }
+
+  const GROUPS = [
+    ["Learning", learning],
+    ["Answers", answers],
+    ["Policy", policy],
+    ["Trees", trees],
+    ["Credit", credit],
+    ["Cost", cost],
+  ];
+
+  const charts = {
+    // Every metric of the runs that was measured at least once, in the order of the first run that has it.
+    names(runs) {
+      const measured = (run, name) => run.metrics[name].some((value) => value !== null);
+      return [...new Set(runs.flatMap((run) => Object.keys(run.metrics).filter((name) => measured(run, name))))];
+    },
+
+    // [{title, charts}] of what was measured; charts of metrics that no group names are in the last.
+    groups(names) {
+      const has = new Set(names);
+      const made = GROUPS.map(([title, make]) => {
+        const filled = make(names).map((chart) => ({ ...chart, parts: chart.parts.filter((p) => has.has(p.metric)) }));
+        return { title, charts: filled.filter((chart) => chart.parts.length) };
+      });
+      const shown = new Set(made.flatMap((group) => group.charts.flatMap(charts.metrics)));
+      const others = names.filter((name) => !shown.has(name)).map((name) => one(name, name));
+      return [...made, { title: "Other", charts: others }].filter((group) => group.charts.length);
+    },
+
+    // The names of all metrics that a chart shows.
+    metrics(chart) {
+      return [...chart.parts.map((part) => part.metric), chart.low, chart.high].filter((name) => name !== undefined);
+    },
+
+    // One chart for each metric of which all words of the query are in its name or in the title of a chart that has it.
+    search(names, query) {
+      const wanted = query.toLowerCase().split(/\s+/).filter(Boolean);
+      const all = charts.groups(names).flatMap((group) => group.charts);
+      const found = names.filter((name) => {
+        const titles = all.filter((chart) => charts.metrics(chart).includes(name)).map((chart) => chart.title);
+        const text = [name, ...titles].join(" ").toLowerCase();
+        return wanted.every((word) => text.includes(word));
+      });
+      return found.map((name) => one(name, name));
+    },
+  };
+
+  treepo.charts = charts;
+})((globalThis.treepo ??= {}));

@@ -1,0 +1,78 @@
+"use strict";
+
+(function (treepo) {
+  const make = (...given) => treepo.dom.element(...given);
+
+  /** The tree's drawing with its tooltip and what is said of the tree. Returns {show, redraw, drawing}. */
+  function treeBox(element, { set, shown, tip }) {
+    const said = make("p", { className: "said" });
+    const box = make("div", { className: "tree-box" });
+    const hint = make("p", {
+      className: "note",
+      textContent:
+        "Click a segment to read it. Scroll to zoom once the tree is " +
+        "clicked (Escape: the page scrolls again), drag to move. Keys: arrows between segments, n and p between " +
+        "problems, [ and ] between steps, + − 0 to zoom.",
+    });
+    element.append(said, box, hint);
+    const hover = (node, event) => (node === null ? tip.hide() : tip.show(nodeFacts(shown(), node), event));
+    const drawing = treepo.treeDrawing(box, { choose: (node) => set({ node }), hover });
+    const show = (state, hits) => {
+      said.textContent = summary(shown());
+      drawing.show(shown(), look(shown(), state, hits));
+      drawing.reveal(state.node);
+    };
+    new ResizeObserver(() => box.clientWidth && drawing.resize()).observe(box);
+    return { show, drawing };
+  }
+
+  /** How the tree is drawn for a state: colours, what is selected, what is highlighted. */
+  function look({ model, pieces }, state, hits) {
+    const colours = treepo.palette();
+    const group = treepo.groupNode(model, state.node);
+    return {
+      colours,
+      scale: treepo.colourScale(state.colour, model, colours),
+      rewards: treepo.colourScale("reward", model, colours),
+      selected: state.node,
+      band: state.band ?? (state.node && model.numLeaves[group] > 1 && group ? group : null),
+      hits,
+      pieces,
+    };
+  }
+
+  function summary({ tree, model }) {
+    const { count, percent, figure } = treepo;
+    const parts = [
+      count(tree.leaves.length, "leaf", "leaves"),
+      count(model.size - 1, "segment"),
+      `${percent(treepo.sharing(tree))} of tokens shared`,
+    ];
+    if (model.reward[0] != null) parts.push(`mean reward ${figure(model.reward[0])}`);
+    if (tree.num_fallbacks) parts.push(count(tree.num_fallbacks, "fallback"));
+    if (tree.num_dropped) parts.push(`${count(tree.num_dropped, "token")} dropped`);
+    if (tree.correct != null) parts.push(`right answer ${treepo.oneLine(String(tree.correct), 80)}`);
+    return parts.join(" · ");
+  }
+
+  function nodeFacts({ tree, model, pieces }, node) {
+    const { figure, count } = treepo;
+    const facts = [node ? `node ${node}: ${count(tree.lengths[node], "token")}, ${model.origin[node]}` : "prompt"];
+    const stop = tree.stops[node];
+    if (stop) facts.push(`${stop}: ${treepo.stopMark(tree, node).meaning}`);
+    const values = [
+      ["reward", model.reward],
+      ["advantage", model.advantage],
+      ["log-probability", model.logprob],
+      ["entropy", model.entropy],
+    ];
+    const known = values
+      .filter(([, own]) => own[node] != null)
+      .map(([name, own]) => `${name} ${figure(own[node], name === "advantage")}`);
+    if (known.length) facts.push(known.join(", "));
+    facts.push(treepo.oneLine(treepo.nodeText(model, pieces, node), 90));
+    return facts;
+  }
+
+  Object.assign(treepo, { treeBox });
+})((globalThis.treepo ??= {}));
