@@ -2,8 +2,9 @@
 
     python docs/screenshots.py --report runs/demo/report.html            # writes docs/images/*.png
 
-curves.png: the curves, light; tree.png: a tree with a node selected, dark; phone.png: the curves on a phone. The same
-report and the same Chromium give the same pictures. Ends with exit code 1 if one is larger than the README should load.
+curves.png: the curves, light; tree.png: a tree with a node selected whose leaves differ in reward, dark; phone.png: the
+curves on a phone. The same report and the same Chromium give the same pictures. Ends with exit code 1 if one is larger
+than the README should load.
 """
 
 import argparse
@@ -37,6 +38,19 @@ PICTURES = (
     Picture("phone.png", "curves", "light", 390, 780, scale=1.5),
 )
 
+ADDRESS = """(() => {
+  const below = (tree, node, leaf) => leaf === node || (leaf > 0 && below(tree, node, tree.parents[leaf]));
+  const rewards = (tree, node) => new Set(tree.rewards.filter((_, i) => below(tree, node, tree.leaves[i])));
+  for (const { step, trees } of treepo.shell.payload.runs[0].trees.steps) {
+    for (const [i, tree] of trees.entries()) {
+      const node = tree.parents.findLastIndex((parent, node) => parent > 0 && rewards(tree, node).size > 1);
+      if (node >= 0) return `#trees?step=${step}&tree=${i}&node=${node}`;
+    }
+  }
+  return "#trees";
+})()"""
+"""The page's address of the last node of the first tree of which the leaves below differ in reward."""
+
 
 def main(report: Path, out: Path, chromium: str) -> int:
     """Take all pictures; 1 if one of them is too large."""
@@ -58,25 +72,16 @@ def take(browser: Browser, picture: Picture, report: Path, out: Path) -> int:
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(report.resolve().as_uri())
-    page.locator(f"#tab-{picture.tab}").click()
     if picture.tab == "trees":
-        select_node(page)
+        page.goto(report.resolve().as_uri() + page.evaluate(ADDRESS))
+        page.reload()
+    page.locator(f"#tab-{picture.tab}").click()
     settle(page)
     page.screenshot(path=out / picture.name)
     context.close()
     if errors:
         raise RuntimeError(f"{picture.name}: {errors[0]}")
     return (out / picture.name).stat().st_size
-
-
-def select_node(page: Page) -> None:
-    """Choose a node two segments below the prompt, or one below it in a tree without forks further down."""
-    tree = page.locator("svg.tree")
-    tree.wait_for()
-    tree.focus()
-    for _ in range(2):
-        page.keyboard.press("ArrowRight")
-    page.evaluate("document.activeElement.blur()")
 
 
 def settle(page: Page) -> None:

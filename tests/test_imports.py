@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "evaluate": {"tree", "seeds", "task", "engine", "grow", "evaluate", "printable", "files"},
     "settings": {"task", "model", "engine", "credit", "grow", "learn"},
     "config": {"settings"},
-    "report": {"tree", "report", "task", "printable", "files"},
+    "report": {"tree", "report", "credit", "task", "printable", "files"},
     "build_engine": {"engine", "model", "settings"},
     "bench": {
         *("tree", "seeds", "task", "engine", "model", "grow", "learn"),

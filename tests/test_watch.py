@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from tests.report.live.runs import begin, cut, line, write
+from treepo.cli import main
+from treepo.report.live.server import PageServer
 from treepo.watch import watch
 
 
@@ -99,3 +101,46 @@ def test_ctrl_c_gives_the_cursor_back(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         watch(tmp_path, console, interrupt)
     assert file.getvalue().rindex("\x1b[?25h") > file.getvalue().rindex("\x1b[?25l")
+
+
+def test_the_command_ends_when_the_run_is_complete(tmp_path, capsys):
+    begin(tmp_path, num_steps=1)
+    write(tmp_path, line(0), line(1))
+    assert main(["watch", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("step 1 of 1  complete\n")
+
+
+def test_ctrl_c_ends_the_page_with_success(tmp_path, capsys, monkeypatch):
+    begin(tmp_path)
+
+    def interrupted(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PageServer, "serve_forever", interrupted)
+    assert main(["watch", str(tmp_path), "--page"]) == 0
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "watch: no folder of a run given"),
+        ([""], "watch: no folder of a run given"),
+        (["FOLDER"], "holds no run: there is no config.toml"),
+        (["FOLDER", "--page"], "holds no run: there is no config.toml"),
+        (["FOLDER/other.txt"], "other.txt' cannot be read: "),
+        (["FOLDER/run", "--port", "80"], "port: it is that of a page"),
+        (["FOLDER/run", "--page", "--port", "-1"], "port: -1 cannot be had"),
+        (["FOLDER/run", "--page", "--port", "many"], "argument --port: invalid int value: 'many'"),
+        (["FOLDER/run", "--tree.width", "8"], "watch: a run's settings are its own, got some of 'tree'"),
+        (["FOLDER/run\x1b[2J"], "line 1: no metrics of a step"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, capsys, args, message):
+    (tmp_path / "other.txt").write_text("")
+    begin(tmp_path / "run\x1b[2J")
+    write(tmp_path / "run\x1b[2J", "no metrics\n")
+    assert main(["watch", *(argument.replace("FOLDER", str(tmp_path)) for argument in args)]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("treepo: ") and told.err.count("\n") == 1
+    assert message in told.err and "\x1b" not in told.err + told.out

@@ -51,13 +51,13 @@ def _command(args: Sequence[str]) -> int:
     elif options.command is None:
         print(USAGE)
     elif options.command == "train":
-        return train_command(options.recipe, options.out, options.resume, overrides)
+        return train_command(options.recipe, options.out, options.resume, overrides, shlex.join(["treepo", *args]))
     elif options.command == "sample":
         sample_command(options, overrides)
     elif options.command == "eval":
         eval_command(options, overrides)
     elif options.command == "report":
-        report_command(options)
+        report_command(options, overrides)
     elif options.command == "watch":
         watch_command(options, overrides)
     else:

@@ -13,14 +13,15 @@ from treepo.usage import MEASURABLE, measurable
 
 
 def train_command(
-    recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]]
+    recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]], command: str
 ) -> int:
-    """`treepo train`; returns the exit code."""
+    """`treepo train`; returns the exit code. command: as it was given, for what is kept of the run."""
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.config import read_recipe, resolve
     from treepo.engine import EngineError
+    from treepo.environment import record_environment
     from treepo.grow import StrategyError
     from treepo.interrupts import Interrupted
     from treepo.learn.checkpoint.random_state import seed_random
@@ -48,6 +49,7 @@ def train_command(
                 stack.callback(run.close)
                 stack.enter_context(claimed(folder, terminal.say))
                 record_origin(run, folder)
+        record_environment(folder, command)
         if progress is None:
             seed_random(run.config.train.seed)
         try:
@@ -171,13 +173,15 @@ def _out_folder(out: str | None, prefix: str = "") -> Path:
     return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def report_command(options: argparse.Namespace) -> None:
+def report_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:
     """`treepo report`."""
     from rich.console import Console
 
     from treepo.report.terminal import Terminal
     from treepo.reporting import report
 
+    if overrides:
+        raise UsageError(f"{next(iter(overrides))}: a report has no settings")
     if not options.paths:
         raise UsageError("report: no folder given")
     if options.out == "":

@@ -1,6 +1,7 @@
 """`treepo report`: from folders to the file of a page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from treepo.config import resolve_as
+from treepo.credit import Estimator, TreePO
 from treepo.files import replace_text
 from treepo.model.policy import decoded
 from treepo.printable import printable
+from treepo.report.page.explanation import Explanation
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.html import page_html
 from treepo.report.page.payload import ShownRun, page_payload
@@ -20,6 +24,13 @@ from treepo.task.chain_tokenizer import make_chain_tokenizer
 NAME = "report.html"
 
 Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True)
+class CreditSettings:
+    """The one section of a run's settings that a report builds."""
+
+    credit: Estimator = TreePO()
 
 
 def report(paths: Sequence[Path], out: Path | None, say: Callable[[str], None]) -> None:
@@ -82,8 +93,20 @@ def _tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"cannot load a tokenizer from {path!r}") from error
 
 
-def _shown(folder: Path, decode: Decode | None) -> ShownRun:
-    return ShownRun(_name(folder), RunFolder(folder), decode, lambda step, kept: {})
+def _shown(path: Path, decode: Decode | None) -> ShownRun:
+    folder = RunFolder(path)
+    settings = {name: value for name, value in folder.settings().items() if name.startswith("credit.")}
+    explanation = Explanation(find_estimator(settings), settings.get("credit.use"), folder.metrics())
+    return ShownRun(_name(path), folder, decode, explanation)
+
+
+def find_estimator(settings: Mapping[str, Any]) -> Estimator | None:
+    """The estimator of the settings `credit.*`; None if there is none, or one of one's own that is not there."""
+    try:
+        own = {name.removeprefix("credit."): value for name, value in settings.items()}
+        return resolve_as(CreditSettings, {"credit": own}).credit if own else None
+    except ValueError:
+        return None
 
 
 def _name(path: Path) -> str:

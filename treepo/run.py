@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from treepo.report.metrics import MetricsLog
 from treepo.report.samples import append_samples, choose_samples
 from treepo.report.terminal import Terminal
 from treepo.report.trackers import Tracking
+from treepo.report.trackers.tracking import one_line
 from treepo.report.trees import KeptTree, write_trees
+from treepo.reporting import report_of_run
 from treepo.run_checkpoints import RunCheckpoints
 from treepo.settings import Config
 
@@ -85,7 +88,16 @@ def _train(run: Run, out: Path, terminal: Terminal, progress: Progress | None, t
         run.policy.save_adapter(out / "adapter")
     if is_model_kept(run.config):
         run.policy.save(out / "model")
+    _report(run, out, terminal)
     terminal.summary(log.read(), out, next_commands(run.config, out))
+
+
+def _report(run: Run, out: Path, terminal: Terminal) -> None:
+    """Write the page of the run; what goes wrong there is told and fails nothing."""
+    try:
+        report_of_run(out, run.policy.decode, datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
+        terminal.say(f"there is no report ({one_line(error)}): treepo report {out} tries again")
 
 
 def _evaluate_first(
@@ -123,14 +135,17 @@ def is_model_kept(config: Config) -> bool:
 
 def _step(run: Run, step: int, out: Path, tracking: Tracking, before_updates: Callable[[], None]) -> dict[str, float]:
     """One training step, with its trees kept and an evaluation where they are due."""
+    is_kept = _is_due(step, run.config.train.trees_every)
     try:
-        result = run.trainer.step(step, before_updates)
+        result = run.trainer.step(step, before_updates, with_entropies=is_kept)
     except NonFiniteUpdateError as error:
         path = out / f"failed-step-{step:06d}.safetensors"
         save_file(_arrays(error.batch), path)
         raise FloatingPointError(f"step {step}: {error}; its batch is kept in {str(path)!r}") from error
-    if _is_due(step, run.config.train.trees_every):
-        kept = [KeptTree(*parts) for parts in zip(result.trees, result.rewards, result.advantages, strict=True)]
+    if is_kept:
+        assert result.entropies is not None
+        every = result.trees, result.rewards, result.advantages, result.entropies
+        kept = [KeptTree(*parts) for parts in zip(*every, strict=True)]
         write_trees(out / "trees" / f"step-{step:06d}.parquet", kept, run.policy.decode)
         settings = run.config.tracking
         samples = choose_samples(kept, run.policy.decode, settings.sample_problems, settings.sample_answers)

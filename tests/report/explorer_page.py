@@ -16,17 +16,19 @@ OURS = ("compare", "dom", "explorer", "export", "tree_")
 
 def explorer_page(payload: dict[str, Any]) -> str:
     """HTML that mounts the explorer on a payload; `window.mounted` is what `mount` returned."""
-    names = sorted(
-        entry.name for entry in STATIC.iterdir() if entry.name.startswith(OURS) and entry.name.endswith(".js")
-    )
-    scripts = [STATIC.joinpath(*path.split("/")).read_text("utf-8") for path in ["vendor/d3.min.js", *names]]
-    styles = "".join(STATIC.joinpath(name).read_text("utf-8") for name in ("shell.css", "explorer.css"))
+    names = sorted(entry.name for entry in STATIC.iterdir() if entry.name.startswith(OURS))
+    scripts = _texts(["vendor/d3.min.js", *(name for name in names if name.endswith(".js"))])
+    styles = "".join(_texts(["shell.css", *(name for name in names if name.endswith(".css"))]))
     start = "window.mounted = treepo.explorer.mount(document.getElementById('trees'), window.payload);"
     shown = json.dumps(payload, allow_nan=False).replace("<", "\\u003c")
     scripts = [f"window.payload = {shown};", *scripts, start]
     body = "".join(f"<script>{script}</script>" for script in scripts)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{styles}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body><section id="trees"></section>{body}</body></html>'
+
+
+def _texts(paths: Sequence[str]) -> list[str]:
+    return [STATIC.joinpath(*path.split("/")).read_text("utf-8") for path in paths]
 
 
 def payload_of(trees: Sequence[dict[str, Any]], pieces: Sequence[str]) -> dict[str, Any]:

@@ -85,6 +85,26 @@ def test_the_terms_of_a_leaf_add_up_to_its_advantage_also_after_whitening(page, 
         assert results == pytest.approx([(a - 0.2) / 0.5 for a in made["advantages"]])
 
 
+def test_where_each_node_has_its_own_advantage_its_own_terms_are_shown(page):
+    """The page of an estimator with an advantage per node told the terms of a leaf."""
+    tree = star(2, [3, 4])
+    term = {"name": "all leaves", "node": 0, "size": 2, "mean": 0.5, "value": 0.5, "weight": 1}
+    per_node = {"advantages": None, "node_advantages": [0, 0.5, -0.5], "terms": [[], [term], [term | {"value": -0.5}]]}
+    made = tree_json(tree, "", np.array([1.0, 0.0])) | per_node
+    told = page.evaluate(
+        """tree => {
+          const shown = { tree, model: treepo.treeModel(tree) };
+          const state = node => ({ node, leaf: 1, band: null });
+          return [0, 1, 2].map(node => treepo.creditSection(shown, state(node), () => {}).textContent);
+        }""",
+        made,
+    )
+    assert "Advantage" not in told[0]
+    assert "Advantage of node 1" in told[1]
+    assert told[1].endswith("+0.5")
+    assert told[2].endswith("\u22120.5")
+
+
 def shared_by_brute_force(sequences: list[list[int]], min_length: int) -> list[list[bool]]:
     """Which tokens lie in a run of at least so many that another sequence has, or in one that it begins with too."""
     marks = [[False] * len(own) for own in sequences]
@@ -211,6 +231,19 @@ def test_a_term_brings_out_its_group_and_keys_go_through_the_tree(page, forest):
     assert page.inner_text(".panel-body h3") == f"Node {tree.nodes[leaf].parent}"
     page.keyboard.press("n")
     assert page.get_attribute(".problems [aria-current]", "data-tree") == "6"
+
+
+def test_from_a_leaf_one_gets_to_the_others_of_its_group(page, forest):
+    """A click on another leaf of the group did nothing while a leaf was chosen."""
+    tree, _ = forest[5]
+    leaf = tree.leaves()[0]
+    page.evaluate("leaf => (location.hash = `#trees?run=run&step=7&tree=5&node=${leaf}`)", leaf)
+    page.wait_for_function("leaf => document.querySelector('.panel-body h3').textContent === `Node ${leaf}`", arg=leaf)
+    other = page.locator(".credit .chip[aria-pressed='false']").first
+    name = other.inner_text().split(" ")[0]
+    other.click()
+    assert page.inner_text(".panel-body h3") == f"Node {name}"
+    assert page.inner_text(".credit .chip[aria-pressed='true']").split(" ")[0] == name
 
 
 HOSTILE = [

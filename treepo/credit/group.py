@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from treepo.credit.base import LeafEstimator, mean_of, std_of
-from treepo.tree import Tree
+from treepo.credit.terms import Term, group_terms
+from treepo.tree import ROOT, Tree
 
 
 def centred(rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -42,6 +43,10 @@ class GRPO(LeafEstimator):
         counts = self.counts(tree)
         return centred(rewards, counts) / (std_of(rewards, counts) + self.eps)
 
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        counts = self.counts(tree)
+        return group_terms(rewards, counts, 1 / (std_of(rewards, counts) + self.eps))
+
 
 @dataclass(frozen=True)
 class DrGRPO(LeafEstimator):
@@ -54,6 +59,9 @@ class DrGRPO(LeafEstimator):
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         return centred(rewards, self.counts(tree))
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        return group_terms(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,28 @@ class RLOO(LeafEstimator):
         counts = self.counts(tree)
         if self.leaves == "equal":
             return centred(rewards, counts) * (len(rewards) / max(len(rewards) - 1, 1))
+        return counts * (rewards - self._baselines(rewards, self._others(tree, counts)))
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        counts = self.counts(tree)
+        if self.leaves == "equal":
+            return group_terms(rewards, counts, len(rewards) / max(len(rewards) - 1, 1))
+        others = self._others(tree, counts)
+        baselines, sizes = self._baselines(rewards, others), np.count_nonzero(others, axis=1)
+        name = "leaves below other children of the prompt"
+        return [
+            [Term(name, ROOT, int(size), float(mean), float(reward - mean), float(count))]
+            for size, mean, reward, count in zip(sizes, baselines, rewards, counts, strict=True)
+        ]
+
+    def _others(self, tree: Tree, counts: np.ndarray) -> np.ndarray:
+        """float64 [L, L]: what each leaf counts in the baseline of another one."""
         branches = np.array([tree.path(leaf)[1] for leaf in tree.leaves()])
-        others = counts * (branches != branches[:, None])
+        return counts * (branches != branches[:, None])
+
+    def _baselines(self, rewards: np.ndarray, others: np.ndarray) -> np.ndarray:
         totals = others.sum(axis=1)
-        return counts * (rewards - others @ rewards / np.where(totals > 0, totals, 1.0))
+        return others @ rewards / np.where(totals > 0, totals, 1.0)
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,9 @@ class REINFORCEPlusPlus(LeafEstimator):
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         return centred(rewards, self.counts(tree))
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        return group_terms(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)
@@ -112,3 +141,9 @@ class MaxRL:
             raise ValueError(f"needs rewards that are not negative, got {rewards.min()}")
         mean = rewards.mean()
         return (rewards - mean) / mean if mean > 0 else np.zeros(len(rewards))
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        mean = float(rewards.mean())
+        if mean <= 0:
+            return [[] for _ in rewards]
+        return [[Term("all leaves", ROOT, len(rewards), mean, reward - mean, 1 / mean)] for reward in rewards.tolist()]

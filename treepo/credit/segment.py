@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from treepo.credit.terms import Term
 from treepo.tree import ROOT, Tree
 
 
@@ -26,6 +27,12 @@ class Valued:
     num_leaves: np.ndarray
     parents: dict[int, int]
     siblings: dict[int, np.ndarray]
+
+    def compared(self, index: int, above: int, weight: float) -> Term:
+        """V of a node less that of one above it, as a term."""
+        value = float(self.values[above])
+        gain = float(self.values[index]) - value
+        return Term(f"value of node {above}", above, int(self.num_leaves[above]), value, gain, weight)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,12 @@ class ValueDifference(SegmentEstimator):
             advantages[i] = valued.values[i] - valued.values[parent]
         return advantages
 
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        valued, terms = self.valued(tree, rewards), _no_terms(tree)
+        for i, parent in valued.parents.items():
+            terms[i] = [valued.compared(i, parent, 1.0)]
+        return terms
+
 
 @dataclass(frozen=True)
 class SPO(SegmentEstimator):
@@ -104,6 +117,16 @@ class SPO(SegmentEstimator):
                 advantages[i] = (valued.values[i] - siblings.mean()) / (siblings.std() + self.eps)
         return advantages
 
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        valued, terms = self.valued(tree, rewards), _no_terms(tree)
+        for i, parent in valued.parents.items():
+            siblings = valued.siblings[parent]
+            if np.ptp(siblings) > 0:
+                mean, weight = float(siblings.mean()), 1 / (float(siblings.std()) + self.eps)
+                name = f"children of node {parent}"
+                terms[i] = [Term(name, parent, len(siblings), mean, float(valued.values[i]) - mean, weight)]
+        return terms
+
 
 @dataclass(frozen=True)
 class TreeRL(SegmentEstimator):
@@ -128,6 +151,13 @@ class TreeRL(SegmentEstimator):
             gain = (values[i] - values[ROOT]) + (values[i] - values[parent])
             advantages[i] = gain / np.sqrt(valued.num_leaves[i])
         return advantages
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        valued, terms = self.valued(tree, rewards), _no_terms(tree)
+        for i, parent in valued.parents.items():
+            weight = 1 / float(np.sqrt(valued.num_leaves[i]))
+            terms[i] = [valued.compared(i, above, weight) for above in (ROOT, parent)]
+        return terms
 
 
 @dataclass(frozen=True)
@@ -154,16 +184,38 @@ class FadingDifference:
             raise ValueError(f"eta must be within (0, 1], got {self.eta}")
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        groups, children = tree.groups(), tree.children()
-        paths = [tree.path(leaf) for leaf in tree.leaves()]
-        values, advantages = np.zeros(len(tree.nodes)), np.zeros((len(tree.nodes), len(paths)))
-        for i in reversed([i for i in tree.top_down() if i in groups and i != ROOT]):
-            below = [values[child] for child in children[i] if child in groups]
-            values[i] = np.mean(below) if below else _compared(rewards, groups, paths[groups[i][0]])
+        values, paths = self._values(tree, rewards), [tree.path(leaf) for leaf in tree.leaves()]
+        advantages = np.zeros((len(tree.nodes), len(paths)))
         for i, path in enumerate(paths):
             for place, node in enumerate(path[1:], start=1):
                 advantages[node, i] = values[node] - self.eta ** (len(path) - place) * values[path[place - 1]]
         return advantages
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        """Of two values: the node's own, and its parent's with the mean over trajectories of how far it has faded."""
+        values, paths, groups = self._values(tree, rewards), [tree.path(leaf) for leaf in tree.leaves()], tree.groups()
+        terms = _no_terms(tree)
+        for node in groups.keys() - {ROOT}:
+            parent = tree.nodes[node].parent
+            left = [len(paths[i]) - paths[i].index(node) for i in groups[node]]
+            faded = float(np.mean([self.eta**k for k in left]))
+            for index, weight in ((node, 1.0), (parent, -faded)):
+                mean, value = float(rewards[groups[index]].mean()), float(values[index])
+                terms[node].append(Term(f"value of node {index}", index, len(groups[index]), mean, value, weight))
+        return terms
+
+    def _values(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        """float64 [N]: V."""
+        groups, children, values = tree.groups(), tree.children(), np.zeros(len(tree.nodes))
+        paths = [tree.path(leaf) for leaf in tree.leaves()]
+        for i in reversed([i for i in tree.top_down() if i in groups and i != ROOT]):
+            below = [values[child] for child in children[i] if child in groups]
+            values[i] = np.mean(below) if below else _compared(rewards, groups, paths[groups[i][0]])
+        return values
+
+
+def _no_terms(tree: Tree) -> list[list[Term]]:
+    return [[] for _ in tree.nodes]
 
 
 def _compared(rewards: np.ndarray, groups: Mapping[int, Sequence[int]], path: Sequence[int]) -> float:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from treepo.credit.base import LeafEstimator, mean_of, std_of
+from treepo.credit.terms import Term
 from treepo.tree import ROOT, Tree
 
 STD_EPS = 1e-6
@@ -45,15 +46,38 @@ class TreePO(LeafEstimator):
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         counts = self.counts(tree)
+        groups = self._groups_of_leaves(tree, rewards, counts)
+        triples = zip(rewards, counts, groups, strict=True)
+        return np.array([count * self._advantage(reward, own) for reward, count, own in triples])
+
+    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+        counts = self.counts(tree)
+        groups = self._groups_of_leaves(tree, rewards, counts)
+        triples = zip(rewards.tolist(), counts.tolist(), groups, strict=True)
+        return [self._terms(reward, count, own) for reward, count, own in triples]
+
+    def _terms(self, reward: float, count: float, groups: "list[_Group]") -> list[Term]:
+        weights = self._weights(groups)
+        return [
+            Term(
+                f"leaves below node {group.node}" if group.node != ROOT else "all leaves",
+                group.node,
+                len(group.rewards),
+                group.mean,
+                reward - group.mean,
+                count * weight / (sum(weights) * self._scale(group)),
+            )
+            for group, weight in zip(groups, weights, strict=True)
+        ]
+
+    def _groups_of_leaves(self, tree: Tree, rewards: np.ndarray, counts: np.ndarray) -> "list[list[_Group]]":
+        """For each leaf the groups that it is compared with; none for one that counts nothing."""
         groups = {
-            node: _Group(rewards, counts, [i for i in own if counts[i] > 0]) for node, own in tree.groups().items()
+            node: _Group(node, rewards, counts, [i for i in own if counts[i] > 0])
+            for node, own in tree.groups().items()
         }
-        advantages = np.zeros(len(rewards))
-        for i, leaf in enumerate(tree.leaves()):
-            if counts[i] > 0:
-                counted = self._counted(groups, tree.path(leaf)[:-1])
-                advantages[i] = counts[i] * self._advantage(rewards[i], counted)
-        return advantages
+        leaves = zip(tree.leaves(), counts, strict=True)
+        return [self._counted(groups, tree.path(leaf)[:-1]) if count > 0 else [] for leaf, count in leaves]
 
     def _counted(self, groups: "dict[int, _Group]", ancestors: list[int]) -> "list[_Group]":
         """Each group that counts, of those of a leaf's ancestors from the root down."""
@@ -70,16 +94,23 @@ class TreePO(LeafEstimator):
     def _advantage(self, reward: float, groups: "list[_Group]") -> float:
         if not groups:
             return 0.0
-        scales = [group.std + STD_EPS if self.divide_by_std else 1.0 for group in groups]
-        differences = [(reward - group.mean) / scale for group, scale in zip(groups, scales, strict=True)]
-        weights = [group.counts.sum() if self.weight == "size" else 1 for group in groups]
-        return float(np.average(differences, weights=weights))
+        differences = [(reward - group.mean) / self._scale(group) for group in groups]
+        return float(np.average(differences, weights=self._weights(groups)))
+
+    def _scale(self, group: "_Group") -> float:
+        """What a difference from the mean of a group is divided by."""
+        return group.std + STD_EPS if self.divide_by_std else 1.0
+
+    def _weights(self, groups: "list[_Group]") -> list[float]:
+        """What each group counts in the mean over them."""
+        return [float(group.counts.sum()) if self.weight == "size" else 1.0 for group in groups]
 
 
 class _Group:
     """The leaves at or below a node that count: their rewards and what they count."""
 
-    def __init__(self, rewards: np.ndarray, counts: np.ndarray, leaves: list[int]) -> None:
+    def __init__(self, node: int, rewards: np.ndarray, counts: np.ndarray, leaves: list[int]) -> None:
+        self.node = node
         self.rewards, self.counts = rewards[leaves], counts[leaves]
 
     @cached_property

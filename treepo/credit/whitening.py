@@ -36,10 +36,24 @@ def whiten(advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], s
     over the processes among which the batch is divided. Fewer than two tokens are only centred, and what no token has
     becomes 0. Source: TreePO, section 2.3, as its authors' release completes it.
     """
+    return whiten_with(advantages, num_tokens, *whitening(advantages, num_tokens, sums))
+
+
+def whitening(
+    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], sums: Sums = same
+) -> tuple[float, float]:
+    """(mu, sqrt(var + 1e-8)) of `whiten`."""
     none = np.zeros(0)
     flat, counts = (np.concatenate([none, *(a.ravel() for a in arrays)]) for arrays in (advantages, num_tokens))
     mean, variance = moments(flat, counts, sums)
-    white = [(a - mean) / np.sqrt(variance + VARIANCE_EPS) for a in advantages]
+    return float(mean), float(np.sqrt(variance + VARIANCE_EPS))
+
+
+def whiten_with(
+    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], mean: float, std: float
+) -> list[np.ndarray]:
+    """(raw - mean) / std, 0 where no token has it."""
+    white = [(a - mean) / std for a in advantages]
     return [np.where(n > 0, w, 0.0) for w, n in zip(white, num_tokens, strict=True)]
 
 

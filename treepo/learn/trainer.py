@@ -7,11 +7,12 @@ from time import perf_counter
 
 import numpy as np
 
-from treepo.credit import Estimator, token_counts, whiten
-from treepo.credit.whitening import Sums, same
+from treepo.credit import Estimator, token_counts
+from treepo.credit.whitening import Sums, same, whiten_with, whitening
 from treepo.engine import Engine
 from treepo.grow import StrategyError, TreeSampler
 from treepo.learn.dynamic import DynamicSampling
+from treepo.learn.entropies import tree_entropies
 from treepo.learn.figures import lengths_of, packing_figures, problem_figures, reward_figures, tree_figures
 from treepo.learn.groups import advantage_figures, group_figures
 from treepo.learn.memory import begin_peak, cache_figures, memory_figures
@@ -28,12 +29,14 @@ from treepo.tree import Tree
 @dataclass(frozen=True, eq=False)
 class StepResult:
     """What a step did: metrics by name (times in seconds), its trees, and per tree one reward per leaf and the
-    advantages, one per leaf or per node (None for a tree that was not trained on)."""
+    advantages, one per leaf or per node (None for a tree that was not trained on). entropies: per tree what
+    `tree_entropies` says of it before the first update, if it was asked for."""
 
     metrics: dict[str, float]
     trees: list[Tree]
     rewards: list[np.ndarray]
     advantages: list[np.ndarray | None]
+    entropies: list[list[np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Trainer:
     seed: int
     reward: Reward = ShapedReward()
 
-    def step(self, step: int, before_updates: Callable[[], None] = lambda: None) -> StepResult:
+    def step(
+        self, step: int, before_updates: Callable[[], None] = lambda: None, with_entropies: bool = False
+    ) -> StepResult:
         """Training step number `step`, from 1. before_updates: called before the first change of the weights."""
         clock = _Clock()
         begin_peak(self.policy.model.device)
@@ -66,12 +71,16 @@ class Trainer:
         trees, verified, num_rounds = self.rollout(step, clock)
         rewards = [v.rewards for v in verified]
         grown = self.engine.counters - before
-        advantages = credit(trees, rewards, self.estimator, self.problems_per_step)
+        advantages, raw_figures = credited(trees, rewards, self.estimator, self.problems_per_step)
         cache = cache_figures(self.engine)
         self.engine.rest()
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in zip(trees, advantages, strict=True)]
         clock.lap("pack")
         trained = [parts for parts in packed if parts]
+        entropies = None
+        if with_entropies:
+            entropies = tree_entropies(trees, self.updater)
+            clock.lap("entropies")
         before_updates()
         updates = self.update(trained)
         self.engine.update_weights(self.policy.model)
@@ -85,6 +94,7 @@ class Trainer:
             | tree_figures(trees, self.sampler.rules.shape)
             | group_figures(trees, rewards, self.sampler.rules.shape)
             | advantage_figures(trees, advantages, self.sampler.rules.shape)
+            | raw_figures
             | packing_figures(trees, packed)
             | grown.metrics()
             | _update_figures(updates)
@@ -93,7 +103,7 @@ class Trainer:
             | cache
             | clock.metrics(trees)
         )
-        return StepResult(metrics, trees, rewards, advantages)
+        return StepResult(metrics, trees, rewards, advantages, entropies)
 
     def rollout(self, step: int, clock: "_Clock") -> tuple[list[Tree], list[Verified], int]:
         """(trees, what the leaves of each got, rounds): grown and verified until enough of them carry a signal."""
@@ -147,19 +157,34 @@ def credit(
     max_trees: int | None = None,
     sums: Sums = same,
 ) -> list[np.ndarray | None]:
+    """The advantages that `credited` gives."""
+    return credited(trees, rewards, estimator, max_trees, sums)[0]
+
+
+def credited(
+    trees: Sequence[Tree],
+    rewards: Sequence[np.ndarray],
+    estimator: Estimator,
+    max_trees: int | None = None,
+    sums: Sums = same,
+) -> tuple[list[np.ndarray | None], dict[str, float]]:
     """The advantages of each tree's leaves, or of its nodes; None for a tree without a signal, and for those beyond the
-    first `max_trees` that have one.
+    first `max_trees` that have one. And advantages/raw_mean, advantages/raw_std: what was subtracted from them and what
+    they were then divided by, if they were whitened.
 
     sums: adds up numbers over the processes among which the trees are divided; each has to call this, with or without
     trees of its own. Raises StrategyError naming the estimator for what it cannot credit, see `estimated`.
     """
     kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
     advantages = [estimated(estimator, trees[i], rewards[i]) for i in kept]
+    figures: dict[str, float] = {}
     if estimator.whiten:
         counts = [token_counts(trees[i], a) for i, a in zip(kept, advantages, strict=True)]
-        advantages = whiten(advantages, counts, sums)
+        mean, std = whitening(advantages, counts, sums)
+        advantages = whiten_with(advantages, counts, mean, std)
+        figures = {"advantages/raw_mean": mean, "advantages/raw_std": std}
     by_tree = dict(zip(kept, advantages, strict=True))
-    return [by_tree.get(i) for i in range(len(trees))]
+    return [by_tree.get(i) for i in range(len(trees))], figures
 
 
 def estimated(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> np.ndarray:

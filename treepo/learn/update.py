@@ -75,11 +75,11 @@ class Updater:
         too large for memory come back in parts."""
         parts = list(trees)
         if self.rescoring:
-            parts, scored = self._within_memory(parts, self.scorer.logprobs)
+            parts, scored = self.within_memory(parts, self.scorer.logprobs)
             parts = [replace(part, rescored_logprobs=own) for part, own in zip(parts, scored, strict=True)]
         if self.reference is not None:
             with self.reference() as model:
-                parts, scored = self._within_memory(parts, replace(self.scorer, model=model).logprobs)
+                parts, scored = self.within_memory(parts, replace(self.scorer, model=model).logprobs)
             parts = [replace(part, ref_logprobs=own) for part, own in zip(parts, scored, strict=True)]
         return parts
 
@@ -91,7 +91,7 @@ class Updater:
         any weight has changed. Raises MemoryError, with what to change, if that does not help.
         """
         assert trees, "an update needs at least one tree"
-        parts, (totals, gaps) = self._within_memory(weigh(trees, self.aggregation), self._gradients)
+        parts, (totals, gaps) = self.within_memory(weigh(trees, self.aggregation), self._gradients)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = clip_grad_norm_(trained, self.max_grad_norm)
         if not torch.isfinite(norm):
@@ -119,7 +119,7 @@ class Updater:
             totals["loss"] = totals.get("loss", 0.0) + float(loss.detach())
         return totals, np.concatenate(gaps)
 
-    def _within_memory(
+    def within_memory(
         self, trees: Sequence[PackedTree], work: Callable[[Sequence[PackedTree], int], T]
     ) -> tuple[list[PackedTree], T]:
         """(parts, what `work` returns for them and the most tokens of a forward), begun again with half as many tokens

@@ -99,6 +99,8 @@ class Terminal:
                 table.add_row(*row)
         self.console.print(table)
         self.say(f"Model, settings and metrics are in {out}.")
+        if (out / "report.html").exists():
+            self.say(f"Curves and trees, to look at in a browser: {out / 'report.html'}")
         for purpose, command in next_commands:
             self.say(f"{purpose}:  {command}")
 

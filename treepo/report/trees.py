@@ -21,6 +21,7 @@ SCHEMA = pa.schema(
         ("token_ids", pa.list_(pa.int32())),
         ("text", pa.string()),
         ("sampled_logprobs", pa.list_(pa.float32())),
+        ("entropies", pa.list_(pa.float32())),
         ("seed", pa.int64()),
         ("stop", pa.string()),
         ("resumed", pa.bool_()),
@@ -30,18 +31,21 @@ SCHEMA = pa.schema(
         ("num_fallbacks", pa.int64()),
     ]
 )
-"""Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it.
-Null: not scored, no leaf, no signal. Advantages stand at the leaves, or at all nodes where each has its own."""
+"""Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it,
+`entropies` are of the distributions its tokens were drawn from. Null: not scored, no leaf, no signal, not asked for.
+Advantages stand at the leaves, or at all nodes where each has its own."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptTree:
     """A tree; if it was scored, the reward of each leaf, in the order of `Tree.leaves`; if it carried a signal, the
-    advantages, of each leaf or of each node."""
+    advantages, of each leaf or of each node; per node, the entropies of the distributions its tokens were drawn from,
+    if they were asked for (of the prompt they say nothing)."""
 
     tree: Tree
     rewards: np.ndarray | None = None
     advantages: np.ndarray | None = None
+    entropies: Sequence[np.ndarray] | None = None
 
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
@@ -92,6 +96,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "token_ids": node.token_ids,
                 "text": decode(node.token_ids.tolist()),
                 "sampled_logprobs": node.sampled_logprobs,
+                "entropies": None if kept.entropies is None or i == ROOT else kept.entropies[i],
                 "seed": node.seed,
                 "stop": node.stop,
                 "resumed": node.resumed,
@@ -115,7 +120,16 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
         Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
         _values(leaves, "reward"),
         _values(leaves if rows[ROOT]["advantage"] is None else rows, "advantage"),
+        _entropies(rows),
     )
+
+
+def _entropies(rows: list[dict[str, Any]]) -> list[np.ndarray] | None:
+    """Files of earlier versions have no such column."""
+    values = [row.get("entropies") for row in rows[ROOT + 1 :]]
+    if not values or None in values:
+        return None
+    return [np.full(len(rows[ROOT]["token_ids"]), np.nan, np.float32), *(np.array(own, np.float32) for own in values)]
 
 
 def _values(leaves: list[dict[str, Any]], column: str) -> np.ndarray | None:

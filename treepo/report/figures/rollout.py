@@ -37,14 +37,21 @@ RATIO = Measure("ratio", "speed over sequential sampling", lambda c: c.over_sequ
 
 
 def rollout_figures(file: RolloutFile) -> list[Figure]:
-    """Bars side by side; where the grid has several widths, depths or segment lengths, what comes of them."""
+    """Bars side by side; where the grid has several widths, depths or segment lengths, what comes of them.
+
+    Depths are a heatmap where there are several segment lengths of each, else a curve for each length of answers.
+    """
     lengths = dict.fromkeys(workload.response_len for workload in file.workloads)
     of_length = {length: [w for w in file.workloads if w.response_len == length] for length in lengths}
+    grids = _grids(file)
+    over_depths = (
+        [] if grids else [f for length, own in of_length.items() for f in _over_depths(file.note, length, own)]
+    )
     return [
         *(_bars(file) if len(file.workloads) <= MOST_WORKLOADS else []),
         *(figure for length, own in of_length.items() for figure in _over_widths(file.note, length, own)),
-        *(figure for length, own in of_length.items() for figure in _over_depths(file.note, length, own)),
-        *_grids(file),
+        *over_depths,
+        *grids,
     ]
 
 
@@ -71,7 +78,7 @@ def _over_widths(note: str, length: int, workloads: Sequence[Workload]) -> list[
     for workload in sorted(workloads, key=lambda w: w.width):
         for contender in workload.contenders:
             points.setdefault(contender.label, []).append((workload.width, contender))
-    return _lines(note, f"widths-{length}", f"{length} tokens each", "trajectories per prompt", points)
+    return _lines(note, f"widths-{length}", f"by width, {length} tokens each", "trajectories per prompt", points)
 
 
 def _over_depths(note: str, length: int, workloads: Sequence[Workload]) -> list[Figure]:
@@ -85,7 +92,7 @@ def _over_depths(note: str, length: int, workloads: Sequence[Workload]) -> list[
     if all(len({depth for depth, _ in own}) < 2 for own in points.values()):
         return []
     points = {name: sorted(own, key=lambda point: point[0]) for name, own in points.items()}
-    return _lines(note, f"depths-{length}", f"{length} tokens each", "depth in segments", points)
+    return _lines(note, f"depths-{length}", f"by depth, {length} tokens each", "depth in segments", points)
 
 
 def _lines(note: str, name: str, about: str, x_title: str, points: Points) -> list[Figure]:

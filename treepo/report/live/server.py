@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer_run(self) -> None:
         try:
             made = self.page_server.cache.get()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", f"{error}\n".encode())
             return
         mark = f'"{made.mark}"'

@@ -48,8 +48,8 @@ class RunFolder:
 
     def tree_files(self) -> dict[int, Path]:
         """The file of each step whose trees are kept, steps rising."""
-        files = {path.stem.removeprefix("step-"): path for path in (self.path / "trees").glob("step-*.parquet")}
-        return {int(step): files[step] for step in sorted(files, key=int) if step.isdecimal()} if files else {}
+        named = [(path.stem.removeprefix("step-"), path) for path in (self.path / "trees").glob("step-*.parquet")]
+        return dict(sorted((int(step), path) for step, path in named if step.isdecimal()))
 
 
 def _objects(path: Path) -> list[dict[str, Any]]:

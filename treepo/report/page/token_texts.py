@@ -18,12 +18,12 @@ MAX_CHUNK = 64
 @dataclass(frozen=True)
 class Place:
     """A point on a path. known: tokens whose text has been given out whole, from the start of a character, which the
-    text of what follows may depend on. chunk: those after them. num_waiting: characters of the chunk's text that may
-    still change."""
+    text of what follows may depend on. chunk: those after them, while their text may still change; given: what has been
+    given out of the text of both."""
 
     known: tuple[int, ...]
     chunk: tuple[int, ...] = ()
-    num_waiting: int = 0
+    given: str = ""
 
 
 @dataclass
@@ -54,24 +54,28 @@ class TokenTexts:
             for token in tree.nodes[index].token_ids.tolist():
                 text, place = self._next(place, token)
                 texts[index].append(text)
-            if place.num_waiting and texts[index] and not children[index]:
-                texts[index][-1] += self.decode(place.known + place.chunk)[-place.num_waiting :]
+            if place.chunk and texts[index] and not children[index]:
+                texts[index][-1] += self.decode(place.known + place.chunk)[len(place.given) :]
             places[index] = place
         return texts
 
     def _next(self, place: Place, token: int) -> tuple[str, Place]:
         """(the text that has become certain with this token, the point after it)."""
         text = self._plain(token)
-        if text is not None and place.num_waiting == 0:
+        if text is not None and not place.chunk:
             return text, Place((token,)) if text else place
-        start = len(self.decode(place.known + place.chunk)) - place.num_waiting
+        given = place.given if place.chunk else self.decode(place.known)
         chunk = (*place.chunk, token)
         whole = self.decode(place.known + chunk)
-        end = max(start, len(whole) - _num_undecoded(whole))
-        num_waiting = len(whole) - end
-        if num_waiting == 0 or len(chunk) == MAX_CHUNK:
-            return whole[start:], Place(chunk)
-        return whole[start:end], Place(place.known, chunk, num_waiting)
+        if len(chunk) == MAX_CHUNK:
+            return whole[len(given) :], Place(chunk)
+        if not whole.startswith(given):
+            # Some decoders give up on all bytes that stand side by side while the last are no character yet.
+            return "", Place(place.known, chunk, given)
+        end = max(len(given), len(whole) - _num_undecoded(whole))
+        if end == len(whole):
+            return whole[len(given) :], Place(chunk)
+        return whole[len(given) : end], Place(place.known, chunk, whole[:end])
 
     def _plain(self, token: int) -> str | None:
         """The text of a token that has the same text wherever it stands, or None."""

@@ -44,7 +44,7 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "resumed": [int(node.resumed) for node in tree.nodes],
         "ids": [pieces.index(text) for own in texts[ROOT + 1 :] for text in own],
         "logprobs": thousandths(np.concatenate([np.zeros(0), *(_scores(node.sampled_logprobs) for node in below)])),
-        "entropies": None,
+        "entropies": None if kept.entropies is None else thousandths(np.concatenate(kept.entropies[ROOT + 1 :])),
         "leaves": tree.leaves(),
         "rewards": None if kept.rewards is None else shorts(kept.rewards),
         "advantages": None if is_per_node else values,

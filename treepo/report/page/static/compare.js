@@ -11,7 +11,13 @@
     const told = make("p", { className: "said", role: "status" });
     const slider = make("input", { type: "range", min: 2, max: 64, value: view.minLength });
     const number = make("output", { textContent: treepo.count(view.minLength, "token") });
-    const label = make("label", { className: "control" }, make("span", { textContent: "Shared for at least" }), slider, number);
+    const label = make(
+      "label",
+      { className: "control" },
+      make("span", { textContent: "Shared for at least" }),
+      slider,
+      number,
+    );
     const overview = make("div", { className: "tree-box" });
     const columns = make("div", { className: "columns", tabIndex: 0 });
     element.append(make("div", { className: "search-row" }, label), choose, told, overview, columns);
@@ -26,7 +32,10 @@
     const blockAt = (event) => event.target.closest?.("[data-block]")?.dataset.block ?? null;
     columns.addEventListener("pointerover", (event) => hover(blockAt(event), event));
     columns.addEventListener("pointerleave", (event) => hover(null, event));
-    columns.addEventListener("click", (event) => blockAt(event) !== null && scrollTo(view, blockAt(event), event.target.closest(".text")));
+    columns.addEventListener(
+      "click",
+      (event) => blockAt(event) !== null && scrollTo(view, blockAt(event), event.target.closest(".text")),
+    );
     new ResizeObserver(() => view.shared && overview.clientWidth && drawFigure(view)).observe(overview);
     return { svg: figure.svg, show: (state) => show(view, state) };
   }
@@ -36,7 +45,12 @@
     const leaves = state.leaves ?? spread(model);
     Object.assign(view, { state, leaves });
     showChoice(view, model);
-    const sequences = leaves.map((leaf) => treepo.pathTo(tree, leaf).slice(1).flatMap((node) => treepo.tokensOf(model, tree.ids, node)));
+    const sequences = leaves.map((leaf) =>
+      treepo
+        .pathTo(tree, leaf)
+        .slice(1)
+        .flatMap((node) => treepo.tokensOf(model, tree.ids, node)),
+    );
     view.shared = treepo.sharedBlocks(treepo.comparable(sequences, pieces), view.minLength);
     view.sequences = sequences;
     view.parts.told.textContent = summary(view);
@@ -48,7 +62,10 @@
   function spread(model) {
     const leaves = treepo.leavesBelow(model, 0);
     const number = Math.min(USUAL, leaves.length);
-    const chosen = Array.from({ length: number }, (_, i) => leaves[Math.round((i * (leaves.length - 1)) / Math.max(1, number - 1))]);
+    const chosen = Array.from(
+      { length: number },
+      (_, i) => leaves[Math.round((i * (leaves.length - 1)) / Math.max(1, number - 1))],
+    );
     return [...new Set(chosen)];
   }
 
@@ -62,7 +79,10 @@
       chip.setAttribute("aria-pressed", isChosen);
       return chip;
     });
-    parts.choose.replaceChildren(make("span", { className: "note", textContent: `Leaves (${FEWEST} to ${MOST}):` }), ...chips);
+    parts.choose.replaceChildren(
+      make("span", { className: "note", textContent: `Leaves (${FEWEST} to ${MOST}):` }),
+      ...chips,
+    );
   }
 
   function inOrder(model, leaves) {
@@ -70,10 +90,10 @@
   }
 
   function summary({ shared, sequences }) {
-    const all = treepo.sharedShare(shared.parts.flat());
-    const prefix = treepo.commonPrefix(sequences);
-    return `${treepo.percent(all)} of the tokens are shared with another trajectory, in ` +
-      `${treepo.count(shared.blocks.length, "stretch", "stretches")}; all begin alike for ${treepo.count(prefix, "token")}.`;
+    const all = treepo.percent(treepo.sharedShare(shared.parts.flat()));
+    const prefix = treepo.count(treepo.commonPrefix(sequences), "token");
+    const blocks = treepo.count(shared.blocks.length, "stretch", "stretches");
+    return `${all} of the tokens are shared with another trajectory, in ${blocks}; all begin alike for ${prefix}.`;
   }
 
   function drawFigure(view) {
@@ -97,14 +117,28 @@
     if (model.advantage[leaf] != null) facts.push(`advantage ${figure(model.advantage[leaf], true)}`);
     facts.push(tree.stops[leaf]);
     const text = make("div", { className: "text", dir: "auto", tabIndex: 0, "aria-label": `Text of leaf ${leaf}` });
-    treepo.showPieces(text, parts.map(({ start, end, block }) => {
-      const words = sequence.slice(start, end).map((id) => pieces[id]).join("");
-      if (block === null) return { text: words };
-      const colour = `color-mix(in srgb, var(--c${block % 8}) 30%, transparent)`;
-      return { text: words, class: `shared shared-${block % 8}`, shade: colour, data: { block } };
-    }));
-    const read = treepo.dom.button(`Leaf ${leaf}`, () => view.set({ view: "tree", node: leaf }), { className: "link", title: "Show in the tree" });
-    return make("article", {}, make("header", {}, read, make("span", { className: "facts", textContent: facts.join(" · ") })), text);
+    treepo.showPieces(
+      text,
+      parts.map(({ start, end, block }) => {
+        const words = sequence
+          .slice(start, end)
+          .map((id) => pieces[id])
+          .join("");
+        if (block === null) return { text: words };
+        const colour = `color-mix(in srgb, var(--c${block % 8}) 30%, transparent)`;
+        return { text: words, class: `shared shared-${block % 8}`, shade: colour, data: { block } };
+      }),
+    );
+    const read = treepo.dom.button(`Leaf ${leaf}`, () => view.set({ view: "tree", node: leaf }), {
+      className: "link",
+      title: "Show in the tree",
+    });
+    return make(
+      "article",
+      {},
+      make("header", {}, read, make("span", { className: "facts", textContent: facts.join(" · ") })),
+      text,
+    );
   }
 
   /** Bring out a block wherever it stands, and tell of it. */
@@ -117,7 +151,10 @@
     if (block === null) return view.tip.hide();
     const { length, occurrences } = view.shared.blocks[block];
     const among = new Set(occurrences.map((own) => own.sequence)).size;
-    return view.tip.show([`${treepo.count(length, "token")}, in ${among} of ${view.leaves.length} trajectories`], event);
+    return view.tip.show(
+      [`${treepo.count(length, "token")}, in ${among} of ${view.leaves.length} trajectories`],
+      event,
+    );
   }
 
   function partsOf(view, block) {

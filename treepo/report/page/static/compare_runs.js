@@ -1,13 +1,13 @@
 "use strict";
 
 (function (treepo) {
-  /** What token sequences share. A token is shared if it lies in a run of at least `minLength` tokens that also occurs in
-   * another sequence, or that another sequence begins with as well. Shared tokens are told apart by classes: those that
-   * stand at the same place of such runs are one.
+  /** What token sequences share. A token is shared if it lies in a run of at least `minLength` tokens that also occurs
+   * in another sequence, or in a run that both begin with. Shared tokens are told apart by classes: those that stand at
+   * the same place of such runs are one.
    * A block is a stretch of classes that always follow each other, so its tokens are the same wherever it occurs.
    *
    * Returns {parts, blocks}: parts[s] cuts sequence s into {start, end, block} with block null where nothing is shared;
-   * blocks[b] is {length, occurrences: [{sequence, start}]}. Time and memory grow linearly with tokens times sequences. */
+   * blocks[b] is {length, occurrences: [{sequence, start}]}. Time grows with tokens times sequences. */
   function sharedBlocks(sequences, minLength) {
     const bases = [];
     let total = 0;
@@ -39,7 +39,7 @@
     });
   }
 
-  /** States of the suffix automaton of a sequence: transitions, suffix links, lengths and a first end. Blumer et al. 1985. */
+  /** States of the suffix automaton of a sequence: transitions, suffix links, lengths and a first end. */
   function suffixAutomaton(sequence) {
     const states = { next: [new Map()], link: [-1], length: [0], end: [-1] };
     let last = 0;
@@ -124,7 +124,8 @@
       return at >= 0 && at < sequences[s].length && isShared[token] ? classes.find(token) : -1;
     };
     const [before, after] = [new Map(), new Map()];
-    const note = (known, name, neighbour) => known.set(name, (known.get(name) ?? neighbour) === neighbour ? neighbour : -2);
+    const note = (known, name, neighbour) =>
+      known.set(name, (known.get(name) ?? neighbour) === neighbour ? neighbour : -2);
     sequences.forEach((sequence, s) => {
       for (let at = 0; at < sequence.length; at++) {
         if (label(s, at) < 0) continue;
@@ -132,7 +133,8 @@
         note(after, label(s, at), label(s, at + 1));
       }
     });
-    const isInside = (s, at) => after.get(label(s, at - 1)) === label(s, at) && before.get(label(s, at)) === label(s, at - 1);
+    const isInside = (s, at) =>
+      after.get(label(s, at - 1)) === label(s, at) && before.get(label(s, at)) === label(s, at - 1);
     return collect(sequences, label, isInside);
   }
 
@@ -175,8 +177,8 @@
     return length;
   }
 
-  /** Sequences of indices of pieces -> sequences in which equal numbers are equal tokens. A token without text, which is
-   * part of a character or of a text that is not divided, is told by the texts before and after it. */
+  /** Sequences of indices of pieces -> sequences in which equal numbers are equal tokens. A token without text, part of
+   * a character or of a text that is not divided, is told by the texts before and after it. */
   function comparable(sequences, pieces) {
     const names = new Map();
     return sequences.map((ids) => {

@@ -59,8 +59,17 @@
     const figure = () => (explorer.state.view === "tree" ? tree.drawing.svg : compare.svg);
     const told = () => ({ ...explorer.shown, state: explorer.state, figure });
     return {
-      places, body, tree, compare, tip,
-      toolbar: treepo.explorerToolbar(places.toolbar, { set, runs: () => explorer.runs, shown: told, drawing: () => tree.drawing }),
+      places,
+      body,
+      tree,
+      compare,
+      tip,
+      toolbar: treepo.explorerToolbar(places.toolbar, {
+        set,
+        runs: () => explorer.runs,
+        shown: told,
+        drawing: () => tree.drawing,
+      }),
       problems: treepo.problemList(places.problems, (index) => set({ tree: index })),
       search: treepo.treeSearch(places.search, { set, shown }),
       panel: treepo.nodePanel(places.panel, { set, shown, tip }),
@@ -68,11 +77,20 @@
   }
 
   function listen(element, explorer) {
-    element.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+    document.addEventListener("keydown", (event) => {
+      if (element.hidden || !(element.contains(event.target) || event.target === document.body)) return undefined;
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea"))
+        return undefined;
       const { drawing } = explorer.parts.tree;
-      const zooms = { "+": () => drawing.zoomBy(1.5), "=": () => drawing.zoomBy(1.5), "-": () => drawing.zoomBy(1 / 1.5), 0: drawing.fit };
+      const zooms = {
+        "+": () => drawing.zoomBy(1.5),
+        "=": () => drawing.zoomBy(1.5),
+        "-": () => drawing.zoomBy(1 / 1.5),
+        0: drawing.fit,
+      };
       if (Object.hasOwn(zooms, event.key)) return zooms[event.key]();
+      // Gives the wheel back to the page.
+      if (event.key === "Escape") return drawing.svg.blur();
       if (event.key.startsWith("Arrow") && event.target !== drawing.svg) return undefined;
       const changes = treepo.changesOfKey(event.key, explorer.state, explorer.shown);
       if (event.key.startsWith("Arrow") || changes) event.preventDefault();
@@ -80,7 +98,8 @@
     });
     addEventListener("hashchange", () => {
       const linked = treepo.stateOf(location.hash);
-      if (linked.run !== undefined && location.hash !== treepo.addressOf(explorer.state)) settle(explorer, { ...explorer.state, ...linked });
+      if (linked.run !== undefined && location.hash !== treepo.addressOf(explorer.state))
+        settle(explorer, { ...explorer.state, ...linked });
     });
   }
 

@@ -19,7 +19,8 @@
     const state = {};
     for (const name of TEXTS) if (fields.has(name)) state[name] = fields.get(name);
     for (const name of NUMBERS) if (/^\d{1,9}$/.test(fields.get(name) ?? "")) state[name] = Number(fields.get(name));
-    if (/^\d{1,9}(\.\d{1,9}){1,7}$/.test(fields.get("leaves") ?? "")) state.leaves = fields.get("leaves").split(".").map(Number);
+    if (/^\d{1,9}(\.\d{1,9}){1,7}$/.test(fields.get("leaves") ?? ""))
+      state.leaves = fields.get("leaves").split(".").map(Number);
     return state;
   }
 

@@ -14,7 +14,10 @@
     const { element } = treepo.dom;
     const select = element("select", { onchange: () => choose(select.value) });
     fillSelect(select, options, chosen);
-    return { select, label: element("label", { className: "control" }, element("span", { textContent: text }), select) };
+    return {
+      select,
+      label: element("label", { className: "control" }, element("span", { textContent: text }), select),
+    };
   }
 
   Object.assign(treepo, { fillSelect, labelled });

@@ -16,10 +16,24 @@
     const body = make("div", { className: "panel-body" });
     const tabs = { segment: "Segment", trajectory: "Trajectory" };
     const buttons = Object.entries(tabs).map(([name, text]) => {
-      return make("button", { type: "button", role: "tab", textContent: text, "data-tab": name, onclick: () => set({ tab: name }) });
+      return make("button", {
+        type: "button",
+        role: "tab",
+        textContent: text,
+        "data-tab": name,
+        onclick: () => set({ tab: name }),
+      });
     });
     const shade = shadeChoice(set);
-    element.append(make("div", { className: "panel-head" }, make("div", { role: "tablist", className: "tabs" }, ...buttons), shade.label), body);
+    element.append(
+      make(
+        "div",
+        { className: "panel-head" },
+        make("div", { role: "tablist", className: "tabs" }, ...buttons),
+        shade.label,
+      ),
+      body,
+    );
     treepo.tellTokens(body, tip, shown);
     body.addEventListener("click", (event) => {
       const node = event.target.closest("[data-goto]")?.dataset.goto;
@@ -28,7 +42,10 @@
     const show = (state) => {
       buttons.forEach((button) => button.setAttribute("aria-selected", button.dataset.tab === state.tab));
       shade.select.value = state.shade;
-      body.replaceChildren(...(state.tab === "segment" ? segment(shown(), state, set) : trajectory(shown(), state, set)));
+      body.replaceChildren(
+        ...(state.tab === "segment" ? segment(shown(), state, set) : trajectory(shown(), state, set)),
+      );
+      if (state.tab === "trajectory") showBorder(body, state.node);
     };
     return { show };
   }
@@ -41,16 +58,32 @@
     const { model } = shown;
     const { node } = state;
     const text = make("div", { className: "text", dir: "auto", tabindex: 0, "aria-label": "Text of the segment" });
-    if (node) treepo.showPieces(text, treepo.withHits(treepo.nodePieces(shown, node, state.shade, model.advantage[node]), state.query));
+    if (node)
+      treepo.showPieces(
+        text,
+        treepo.withHits(treepo.nodePieces(shown, node, state.shade, model.advantage[node]), state.query),
+      );
     else treepo.showPieces(text, treepo.withHits([{ text: shown.tree.prompt }], state.query));
     const head = make("h3", { textContent: node ? `Node ${node}` : "Prompt" });
-    return [head, breadcrumb(shown.tree, node), factList(facts(shown, node)), text, treepo.creditSection(shown, state, set)];
+    return [
+      head,
+      breadcrumb(shown.tree, node),
+      factList(facts(shown, node)),
+      text,
+      treepo.creditSection(shown, state, set),
+    ];
   }
 
   /** The nodes from the prompt to this one, each a way to it. */
   function breadcrumb(tree, node) {
     const links = treepo.pathTo(tree, node).map((i) => {
-      return make("button", { type: "button", className: "link", "data-goto": i, textContent: i ? String(i) : "prompt", "aria-current": i === node });
+      return make("button", {
+        type: "button",
+        className: "link",
+        "data-goto": i,
+        textContent: i ? String(i) : "prompt",
+        "aria-current": i === node,
+      });
     });
     return make("nav", { className: "breadcrumb", "aria-label": "Path to the node" }, ...links);
   }
@@ -81,7 +114,11 @@
   }
 
   function factList(pairs) {
-    return make("dl", { className: "facts" }, ...pairs.flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]));
+    return make(
+      "dl",
+      { className: "facts" },
+      ...pairs.flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: text })]),
+    );
   }
 
   /** Root to leaf as one text: the prompt, then segments with their borders and forks. */
@@ -94,30 +131,49 @@
     treepo.showPieces(text, treepo.withHits(trajectoryPieces(shown, leaf, state.shade), state.query));
     const stop = tree.stops[leaf];
     const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
-    const said = `${treepo.count(model.end[leaf], "token")} in ${treepo.count(model.depth[leaf], "segment")}; ` +
+    const said =
+      `${treepo.count(model.end[leaf], "token")} in ${treepo.count(model.depth[leaf], "segment")}; ` +
       (stop ? `${treepo.stopMark(tree, leaf).meaning}${reward}` : "no leaf");
     const group = treepo.groupNode(model, state.node);
-    return [make("h3", { textContent: `Trajectory to leaf ${leaf}` }), make("p", { className: "note", textContent: said }),
-      leafChoice(model, group, state, set), prompt, text];
+    return [
+      make("h3", { textContent: `Trajectory to leaf ${leaf}` }),
+      make("p", { className: "note", textContent: said }),
+      leafChoice(model, group, state, set),
+      prompt,
+      text,
+    ];
   }
 
   function leafChoice(model, group, state, set) {
-    const leaves = treepo.leavesBelow(model, state.node).length > 1 ? treepo.leavesBelow(model, state.node) : treepo.leavesBelow(model, group);
-    const options = leaves.map((leaf) => {
+    const options = treepo.leavesBelow(model, group).map((leaf) => {
       const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
       return [leaf, `leaf ${leaf}: ${treepo.count(model.end[leaf], "token")}${reward}`];
     });
-    return treepo.labelled("Read", options, state.leaf ?? "", (value) => set({ leaf: Number(value) })).label;
+    return treepo.labelled("Read", options, state.leaf ?? "", (value) =>
+      set(treepo.choosingLeaf(model, state, Number(value))),
+    ).label;
   }
 
   function trajectoryPieces(shown, leaf, shade) {
     const { model } = shown;
-    return treepo.pathTo(shown.tree, leaf).slice(1).flatMap((node) => {
-      const advantage = shown.tree.node_advantages ? model.advantage[node] : model.advantage[leaf];
-      const own = treepo.nodePieces(shown, node, shade, advantage);
-      const border = borderMark(shown, node);
-      return own.length ? [{ ...own[0], border }, ...own.slice(1)] : [{ text: "", border }];
-    });
+    return treepo
+      .pathTo(shown.tree, leaf)
+      .slice(1)
+      .flatMap((node) => {
+        const advantage = shown.tree.node_advantages ? model.advantage[node] : model.advantage[leaf];
+        const own = treepo.nodePieces(shown, node, shade, advantage);
+        const border = borderMark(shown, node);
+        return own.length ? [{ ...own[0], border }, ...own.slice(1)] : [{ text: "", border }];
+      });
+  }
+
+  /** Bring the beginning of the chosen node into a trajectory's view. */
+  function showBorder(body, node) {
+    const border = body.querySelector(`.border[data-goto="${node}"]`);
+    if (!border) return;
+    border.setAttribute("aria-current", "true");
+    const text = border.closest(".text");
+    text.scrollTop += border.getBoundingClientRect().top - text.getBoundingClientRect().top - 40;
   }
 
   /** The mark where a segment begins: its node, and how many ways there were. */

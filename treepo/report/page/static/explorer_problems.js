@@ -33,9 +33,16 @@
     const name = make("bdi", { className: "name", dir: "auto" });
     name.textContent = treepo.oneLine(tree.prompt.trim() || tree.problem, 90);
     const mean = tree.rewards && treepo.meanOf(tree.rewards);
-    const facts = [treepo.count(tree.leaves.length, "leaf", "leaves"), `${treepo.percent(treepo.sharing(tree))} shared`];
+    const facts = [
+      treepo.count(tree.leaves.length, "leaf", "leaves"),
+      `${treepo.percent(treepo.sharing(tree))} shared`,
+    ];
     if (mean != null) facts.unshift(`reward ${treepo.figure(mean)}`);
-    const button = make("button", { type: "button", "data-tree": index, title: treepo.oneLine(tree.problem, 200) }, name);
+    const button = make(
+      "button",
+      { type: "button", "data-tree": index, title: treepo.oneLine(tree.problem, 200) },
+      name,
+    );
     if (tree.rewards?.length) button.append(rewardStrip(tree.rewards));
     button.append(make("span", { className: "facts", textContent: facts.join(" · ") }));
     const item = make("li", {}, button);
@@ -47,12 +54,14 @@
   /** A strip with the rewards of a tree's leaves, highest first. */
   function rewardStrip(rewards) {
     const [low, high] = [Math.min(0, ...rewards), Math.max(1, ...rewards)];
-    const cells = [...rewards].sort((a, b) => b - a).map((reward) => {
-      const cell = make("i");
-      const share = Math.round((100 * (reward - low)) / (high - low));
-      cell.style.background = `color-mix(in srgb, var(--high) ${share}%, var(--low))`;
-      return cell;
-    });
+    const cells = [...rewards]
+      .sort((a, b) => b - a)
+      .map((reward) => {
+        const cell = make("i");
+        const share = Math.round((100 * (reward - low)) / (high - low));
+        cell.style.background = `color-mix(in srgb, var(--high) ${share}%, var(--low))`;
+        return cell;
+      });
     return make("span", { className: "strip", "aria-hidden": "true" }, ...cells);
   }
 

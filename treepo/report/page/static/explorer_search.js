@@ -9,7 +9,11 @@
    * shown tree. `set` changes the state; `shown()` and `runs()` tell what there is. Returns {show}. */
   function treeSearch(element, { set, shown }) {
     const input = make("input", { type: "search", placeholder: "Search texts", "aria-label": "Search texts" });
-    const scopes = [["tree", "this tree"], ["step", "this step"], ["run", "this run"]];
+    const scopes = [
+      ["tree", "this tree"],
+      ["step", "this step"],
+      ["run", "this run"],
+    ];
     const scope = treepo.labelled("in", scopes, "tree", (value) => set({ scope: value }));
     const told = make("span", { className: "told", role: "status" });
     const list = make("ol", { className: "results" });
@@ -28,7 +32,10 @@
       return nodes.find((node) => order.indexOf(node) > place) ?? nodes[0];
     };
     input.addEventListener("keydown", (event) => event.key === "Enter" && move(event.shiftKey ? -1 : 1));
-    const buttons = [treepo.dom.button("‹", () => move(-1), { title: "Previous hit" }), treepo.dom.button("›", () => move(1), { title: "Next hit" })];
+    const buttons = [
+      treepo.dom.button("‹", () => move(-1), { title: "Previous hit" }),
+      treepo.dom.button("›", () => move(1), { title: "Next hit" }),
+    ];
     element.append(make("div", { className: "search-row" }, input, scope.label, ...buttons, told), list);
     const show = (state, own) => {
       if (document.activeElement !== input) input.value = state.query;
@@ -64,9 +71,18 @@
   }
 
   function resultEntry({ step, tree, node, text }, query, set) {
-    const place = make("span", { className: "facts", textContent: `step ${step}, problem ${tree + 1}, ${node ? `node ${node}` : "prompt"}` });
+    const place = make("span", {
+      className: "facts",
+      textContent: `step ${step}, problem ${tree + 1}, ${node ? `node ${node}` : "prompt"}`,
+    });
     const words = make("bdi", { className: "text", dir: "auto" });
-    treepo.showPieces(words, treepo.withHits(Array.from(text, (character) => ({ text: character })), query));
+    treepo.showPieces(
+      words,
+      treepo.withHits(
+        Array.from(text, (character) => ({ text: character })),
+        query,
+      ),
+    );
     const button = make("button", { type: "button", onclick: () => set({ step, tree, node }) }, place, words);
     return make("li", {}, button);
   }

@@ -1,8 +1,21 @@
 "use strict";
 
 (function (treepo) {
-  const START = { run: null, step: null, tree: 0, node: 0, leaf: null, band: null, view: "tree", tab: "segment",
-    colour: "reward", shade: "logprob", query: "", scope: "tree", leaves: null };
+  const START = {
+    run: null,
+    step: null,
+    tree: 0,
+    node: 0,
+    leaf: null,
+    band: null,
+    view: "tree",
+    tab: "segment",
+    colour: "reward",
+    shade: "logprob",
+    query: "",
+    scope: "tree",
+    leaves: null,
+  };
 
   /** The runs of a payload that have trees. */
   function runsWithTrees(payload) {
@@ -33,11 +46,10 @@
     const node = state.node < tree.parents.length ? state.node : 0;
     const isLeaf = (leaf) => tree.leaves.includes(leaf);
     const below = tree.leaves.filter((leaf) => treepo.pathTo(tree, leaf).includes(node));
-    const kept = state.leaf != null && isLeaf(state.leaf) && !isLeaf(node);
     const chosen = (state.leaves ?? []).filter(isLeaf);
     return {
       node,
-      leaf: kept ? state.leaf : (below[0] ?? null),
+      leaf: below.includes(state.leaf) ? state.leaf : (below[0] ?? null),
       band: state.band != null && state.band < tree.parents.length ? state.band : null,
       leaves: chosen.length > 1 ? [...new Set(chosen)] : null,
     };
@@ -47,7 +59,8 @@
   function changed(state, changes) {
     const isOther = (names) => names.some((name) => name in changes && changes[name] !== state[name]);
     const next = { ...state, ...changes };
-    if (isOther(["run", "step", "tree"])) Object.assign(next, { node: 0, leaf: null, band: null, leaves: null }, changes);
+    if (isOther(["run", "step", "tree"]))
+      Object.assign(next, { node: 0, leaf: null, band: null, leaves: null }, changes);
     else if (isOther(["node"])) Object.assign(next, { leaf: null, band: null }, changes);
     return next;
   }
@@ -62,5 +75,10 @@
     return { key, run, step, tree, model, pieces: run.trees.pieces, largest: treepo.largestValues(tree, model) };
   }
 
-  Object.assign(treepo, { startState: START, runsWithTrees, settled, changedState: changed, shownTree });
+  /** The change that shows the trajectory to a leaf: from the node on, or where it is not below it, as the node. */
+  function choosingLeaf(model, state, leaf) {
+    return treepo.leavesBelow(model, state.node).includes(leaf) ? { leaf } : { node: leaf };
+  }
+
+  Object.assign(treepo, { choosingLeaf, startState: START, runsWithTrees, settled, changedState: changed, shownTree });
 })((globalThis.treepo ??= {}));

@@ -15,13 +15,28 @@
     const colour = treepo.labelled("Colour by", kinds, "reward", (value) => set({ colour: value }));
     const zoom = zoomButtons(drawing);
     const files = exportButtons(shown);
-    element.append(run.label, make("span", { className: "joined" }, step.label, earlier, later), views, colour.label, zoom, files);
+    element.append(
+      run.label,
+      make("span", { className: "joined" }, step.label, earlier, later),
+      views,
+      colour.label,
+      zoom,
+      files,
+    );
     const show = (state) => {
       const names = runs().map((own) => own.name);
-      treepo.fillSelect(run.select, names.map((name) => [name, name]), state.run);
+      treepo.fillSelect(
+        run.select,
+        names.map((name) => [name, name]),
+        state.run,
+      );
       run.label.hidden = names.length < 2;
       const steps = shown().run.trees.steps.filter((own) => own.trees.length);
-      treepo.fillSelect(step.select, steps.map((own) => [own.step, String(own.step)]), state.step);
+      treepo.fillSelect(
+        step.select,
+        steps.map((own) => [own.step, String(own.step)]),
+        state.step,
+      );
       earlier.disabled = state.step === steps[0].step;
       later.disabled = state.step === steps.at(-1).step;
       colour.select.value = state.colour;
@@ -35,16 +50,20 @@
   function viewTabs(set) {
     const names = { tree: "Tree", compare: "Side by side" };
     const tabs = Object.entries(names).map(([view, textContent]) =>
-      make("button", { type: "button", role: "tab", textContent, "data-view": view, onclick: () => set({ view }) }));
+      make("button", { type: "button", role: "tab", textContent, "data-view": view, onclick: () => set({ view }) }),
+    );
     return make("span", { className: "tabs", role: "tablist" }, ...tabs);
   }
 
   function zoomButtons(drawing) {
     const { button } = treepo.dom;
-    return make("span", { className: "joined zoom" },
+    return make(
+      "span",
+      { className: "joined zoom" },
       button("−", () => drawing().zoomBy(1 / 1.5), { title: "Zoom out (-)" }),
       button("+", () => drawing().zoomBy(1.5), { title: "Zoom in (+)" }),
-      button("Fit", () => drawing().fit(), { title: "Show the whole tree (0)" }));
+      button("Fit", () => drawing().fit(), { title: "Show the whole tree (0)" }),
+    );
   }
 
   function exportButtons(shown) {
@@ -52,8 +71,12 @@
       const { state, figure } = shown();
       return treepo.export[format](figure(), `${state.run}-step-${state.step}-problem-${state.tree + 1}`);
     };
-    return make("span", { className: "joined" }, treepo.dom.button("SVG", save("svg"), { title: "Save as SVG" }),
-      treepo.dom.button("PNG", save("png"), { title: "Save as PNG" }));
+    return make(
+      "span",
+      { className: "joined" },
+      treepo.dom.button("SVG", save("svg"), { title: "Save as SVG" }),
+      treepo.dom.button("PNG", save("png"), { title: "Save as PNG" }),
+    );
   }
 
   Object.assign(treepo, { explorerToolbar });

@@ -7,8 +7,13 @@
   function treeBox(element, { set, shown, tip }) {
     const said = make("p", { className: "said" });
     const box = make("div", { className: "tree-box" });
-    const hint = make("p", { className: "note", textContent: "Click a segment to read it. Scroll to zoom once the tree is " +
-      "clicked, drag to move. Keys: arrows between segments, n and p between problems, [ and ] between steps, + − 0." });
+    const hint = make("p", {
+      className: "note",
+      textContent:
+        "Click a segment to read it. Scroll to zoom once the tree is " +
+        "clicked (Escape: the page scrolls again), drag to move. Keys: arrows between segments, n and p between " +
+        "problems, [ and ] between steps, + − 0 to zoom.",
+    });
     element.append(said, box, hint);
     const hover = (node, event) => (node === null ? tip.hide() : tip.show(nodeFacts(shown(), node), event));
     const drawing = treepo.treeDrawing(box, { choose: (node) => set({ node }), hover });
@@ -38,8 +43,11 @@
 
   function summary({ tree, model }) {
     const { count, percent, figure } = treepo;
-    const parts = [count(tree.leaves.length, "leaf", "leaves"), count(model.size - 1, "segment"),
-      `${percent(treepo.sharing(tree))} of tokens shared`];
+    const parts = [
+      count(tree.leaves.length, "leaf", "leaves"),
+      count(model.size - 1, "segment"),
+      `${percent(treepo.sharing(tree))} of tokens shared`,
+    ];
     if (model.reward[0] != null) parts.push(`mean reward ${figure(model.reward[0])}`);
     if (tree.num_fallbacks) parts.push(count(tree.num_fallbacks, "fallback"));
     if (tree.num_dropped) parts.push(`${count(tree.num_dropped, "token")} dropped`);
@@ -52,8 +60,15 @@
     const facts = [node ? `node ${node}: ${count(tree.lengths[node], "token")}, ${model.origin[node]}` : "prompt"];
     const stop = tree.stops[node];
     if (stop) facts.push(`${stop}: ${treepo.stopMark(tree, node).meaning}`);
-    const values = [["reward", model.reward], ["advantage", model.advantage], ["log-probability", model.logprob], ["entropy", model.entropy]];
-    const known = values.filter(([, own]) => own[node] != null).map(([name, own]) => `${name} ${figure(own[node], name === "advantage")}`);
+    const values = [
+      ["reward", model.reward],
+      ["advantage", model.advantage],
+      ["log-probability", model.logprob],
+      ["entropy", model.entropy],
+    ];
+    const known = values
+      .filter(([, own]) => own[node] != null)
+      .map(([name, own]) => `${name} ${figure(own[node], name === "advantage")}`);
     if (known.length) facts.push(known.join(", "));
     facts.push(treepo.oneLine(treepo.nodeText(model, pieces, node), 90));
     return facts;

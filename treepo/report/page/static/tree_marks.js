@@ -57,13 +57,25 @@
   }
 
   function line(group, colour, dashes) {
-    group.append("path").attr("d", "M2,0 H10 M10,-6 V6").attr("fill", "none").attr("stroke", colour)
-      .attr("stroke-width", 1.5).attr("stroke-dasharray", dashes);
+    group
+      .append("path")
+      .attr("d", "M2,0 H10 M10,-6 V6")
+      .attr("fill", "none")
+      .attr("stroke", colour)
+      .attr("stroke-width", 1.5)
+      .attr("stroke-dasharray", dashes);
   }
 
   function band(group, colours) {
-    group.append("rect").attr("x", 2).attr("y", -7).attr("width", 18).attr("height", 14).attr("rx", 3)
-      .attr("fill", colours.accent).attr("fill-opacity", 0.2);
+    group
+      .append("rect")
+      .attr("x", 2)
+      .attr("y", -7)
+      .attr("width", 18)
+      .attr("height", 14)
+      .attr("rx", 3)
+      .attr("fill", colours.accent)
+      .attr("fill-opacity", 0.2);
   }
 
   function fallback(group, colours) {
@@ -73,28 +85,42 @@
 
   function drawStop(group, mark, colours, flow) {
     item(group, flow, { words: `${mark.letter} ${mark.meaning}`, colours }, (g) =>
-      g.append("path").attr("d", symbolPath(mark.symbol, 70)).attr("transform", "translate(10,0)")
-        .attr("fill", colours.muted));
+      g
+        .append("path")
+        .attr("d", symbolPath(mark.symbol, 70))
+        .attr("transform", "translate(10,0)")
+        .attr("fill", colours.muted),
+    );
   }
 
   function drawScale(group, scale, colours, flow) {
     if (!scale.isKnown) return item(group, flow, { words: `${scale.label}: ${scale.why}`, colours }, () => {});
     const [length, steps] = [110, 22];
     const [low, high] = [scale.domain[0], scale.domain.at(-1)];
-    const title = label(group, 0, scale.label, colours);
-    const left = 12 + 6.2 * scale.label.length;
-    title.attr("font-weight", 600);
-    const wraps = left + length + 90 > flow.width;
-    const place = group.append("g").attr("transform", wraps ? "translate(0,20)" : `translate(${left},0)`);
+    label(group, 0, scale.label, colours).attr("font-weight", 600);
+    const left = 12 + 6.6 * scale.label.length;
+    const wraps = left + length + 130 > flow.width;
+    const place = group.append("g").attr("transform", wraps ? "translate(20,20)" : `translate(${left + 20},0)`);
     label(place, 30, treepo.figure(low, scale.signed), colours).attr("text-anchor", "end");
     for (let i = 0; i < steps; i++) {
-      place.append("rect").attr("x", 36 + (i * length) / steps).attr("y", -5).attr("height", 10)
-        .attr("width", length / steps + 0.5).attr("fill", scale.at(low + ((high - low) * (i + 0.5)) / steps));
+      place
+        .append("rect")
+        .attr("x", 36 + (i * length) / steps)
+        .attr("y", -5)
+        .attr("height", 10)
+        .attr("width", length / steps + 0.5)
+        .attr("fill", scale.at(low + ((high - low) * (i + 0.5)) / steps));
     }
-    place.append("rect").attr("x", 36).attr("y", -5).attr("width", length).attr("height", 10).attr("fill", "none")
+    place
+      .append("rect")
+      .attr("x", 36)
+      .attr("y", -5)
+      .attr("width", length)
+      .attr("height", 10)
+      .attr("fill", "none")
       .attr("stroke", colours.line);
     label(place, 42 + length, treepo.figure(high, scale.signed), colours);
-    [flow.x, flow.y] = wraps ? [0, 40] : [left + length + 90, 0];
+    [flow.x, flow.y] = wraps ? [0, 40] : [left + length + 120, 0];
   }
 
   Object.assign(treepo, { stopMark, symbolPath, fallbackPath, drawLegend });

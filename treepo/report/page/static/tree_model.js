@@ -9,7 +9,9 @@
     const children = childrenOf(tree.parents);
     const order = depthFirst(children);
     const model = { tree, size: tree.parents.length, children, order, ends: order.filter((i) => !children[i].length) };
-    Object.assign(model, positions(tree, order), rows(model), { place: new Map(tree.leaves.map((leaf, i) => [leaf, i])) });
+    Object.assign(model, positions(tree, order), rows(model), {
+      place: new Map(tree.leaves.map((leaf, i) => [leaf, i])),
+    });
     model.offset = offsets(tree.lengths);
     model.numTokens = Math.max(1, ...model.end);
     model.origin = tree.parents.map((_, i) => origin(tree, children, i));
@@ -131,7 +133,11 @@
 
   /** The text of a node: the prompt, or its tokens' pieces joined. */
   function nodeText(model, pieces, node) {
-    return node ? tokensOf(model, model.tree.ids, node).map((id) => pieces[id]).join("") : model.tree.prompt;
+    return node
+      ? tokensOf(model, model.tree.ids, node)
+          .map((id) => pieces[id])
+          .join("")
+      : model.tree.prompt;
   }
 
   Object.assign(treepo, { treeModel, leavesBelow, tokensOf, pathTo, sharing, nodeText, meanOf: mean });

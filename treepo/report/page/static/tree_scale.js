@@ -24,20 +24,40 @@
   function stopsOf(kind, model) {
     const known = model[kind].filter((value) => value != null);
     const [low, high] = known.length ? d3.extent(known) : [0, 0];
-    if (kind === "logprob") return [[Math.min(low, -0.01), 0], ["low", "mid"]];
-    if (kind === "entropy") return [[0, Math.max(high, 0.01)], ["mid", "high"]];
+    if (kind === "logprob")
+      return [
+        [Math.min(low, -0.01), 0],
+        ["low", "mid"],
+      ];
+    if (kind === "entropy")
+      return [
+        [0, Math.max(high, 0.01)],
+        ["mid", "high"],
+      ];
     if (kind === "advantage") {
       const most = Math.max(-low, high, 1e-9);
-      return [[-most, 0, most], ["low", "mid", "high"]];
+      return [
+        [-most, 0, most],
+        ["low", "mid", "high"],
+      ];
     }
     const [from, to] = [Math.min(low, 0), Math.max(high, low < 0 ? 0 : 1)];
-    return [[from, (from + to) / 2, to], ["low", "mid", "high"]];
+    return [
+      [from, (from + to) / 2, to],
+      ["low", "mid", "high"],
+    ];
   }
 
   /** How nodes are coloured: `of(node)` and `at(value)` give a CSS colour, null where nothing is known. */
   function colourScale(kind, model, colours) {
     const [domain, names] = stopsOf(kind, model);
-    const scale = d3.scaleLinear(domain, names.map((name) => colours[name])).interpolate(d3.interpolateLab).clamp(true);
+    const scale = d3
+      .scaleLinear(
+        domain,
+        names.map((name) => colours[name]),
+      )
+      .interpolate(d3.interpolateLab)
+      .clamp(true);
     const at = (value) => (value == null ? null : d3.rgb(scale(value)).formatHex());
     const isKnown = model[kind].some((value) => value != null);
     // Drawn anew with each frame of a zoom, so computed once.

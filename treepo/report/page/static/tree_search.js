@@ -16,7 +16,7 @@
     return found;
   }
 
-  /** For each node that a match ends in, how many do. A match may begin in a node above; the prompt is a text of its own. */
+  /** For each node that a match ends in, how many do. A match may begin in a node above, but not in the prompt. */
   function searchTree(model, pieces, query) {
     const hits = new Map();
     const tails = new Map();
@@ -51,7 +51,10 @@
   /** The text around the first match that ends in a node, for a list of results. */
   function context(model, pieces, node, query) {
     const path = node ? treepo.pathTo(model.tree, node).slice(1) : [0];
-    const text = path.slice(-2).map((i) => treepo.nodeText(model, pieces, i)).join("");
+    const text = path
+      .slice(-2)
+      .map((i) => treepo.nodeText(model, pieces, i))
+      .join("");
     const at = Math.max(0, matches(text, query)[0] ?? 0);
     return text.slice(Math.max(0, at - 20), at + query.length + 40);
   }

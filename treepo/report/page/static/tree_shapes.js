@@ -10,14 +10,37 @@
     drawLinks(layers.links, model, view, look, path);
     drawBars(layers.bars, nodes, model, view, look, path);
     drawTexts(layers.texts, nodes, model, view, look);
-    drawStarts(layers.starts, nodes.filter((i) => model.tree.resumed[i]), model, view, look);
-    drawHits(layers.hits, nodes.filter((i) => look.hits.has(i)), model, view, look);
-    drawEnds(layers.ends, model.ends.filter((i) => isRowInView(model.row[i], view)), model, view, look);
+    drawStarts(
+      layers.starts,
+      nodes.filter((i) => model.tree.resumed[i]),
+      model,
+      view,
+      look,
+    );
+    drawHits(
+      layers.hits,
+      nodes.filter((i) => look.hits.has(i)),
+      model,
+      view,
+      look,
+    );
+    drawEnds(
+      layers.ends,
+      model.ends.filter((i) => isRowInView(model.row[i], view)),
+      model,
+      view,
+      look,
+    );
   }
 
   function nodesInView(model, view) {
-    return model.order.filter((i) => i > 0 && isRowInView(model.row[i], view) &&
-      view.x(model.end[i]) >= view.left && view.x(model.start[i]) <= view.right);
+    return model.order.filter(
+      (i) =>
+        i > 0 &&
+        isRowInView(model.row[i], view) &&
+        view.x(model.end[i]) >= view.left &&
+        view.x(model.start[i]) <= view.right,
+    );
   }
 
   function isRowInView(row, view) {
@@ -34,12 +57,17 @@
   }
 
   function drawBand(layer, model, view, { band, colours }) {
-    layer.selectAll("rect").data(band == null ? [] : [band]).join("rect")
+    layer
+      .selectAll("rect")
+      .data(band == null ? [] : [band])
+      .join("rect")
       .attr("x", (i) => (i ? view.x(model.start[i]) : view.left))
       .attr("width", (i) => Math.max(0, view.right - (i ? view.x(model.start[i]) : view.left)))
       .attr("y", (i) => view.y(model.first[i] - 0.5))
       .attr("height", (i) => view.y(model.last[i] - 0.5) - view.y(model.first[i] - 0.5))
-      .attr("rx", 6).attr("fill", colours.accent).attr("fill-opacity", 0.14);
+      .attr("rx", 6)
+      .attr("fill", colours.accent)
+      .attr("fill-opacity", 0.14);
   }
 
   /** One link per child that does not lie in its parent's row: from the sibling nearer to it to the child. */
@@ -56,7 +84,10 @@
       });
     }
     const isDashed = (d) => tree.resumed[d.child];
-    layer.selectAll("path").data(links, (d) => d.child).join("path")
+    layer
+      .selectAll("path")
+      .data(links, (d) => d.child)
+      .join("path")
       .attr("d", (d) => `M${view.x(end[d.parent]) - 0.5},${view.y(d.from)} V${view.y(row[d.child])}`)
       .attr("stroke", (d) => (isDashed(d) ? colours.c[3] : path.has(d.child) ? colours.text : colours.muted))
       .attr("stroke-width", (d) => (path.has(d.child) ? 2.5 : 1.2))
@@ -65,7 +96,10 @@
 
   function drawBars(layer, nodes, model, view, { colours, scale, selected }, path) {
     const height = barHeight(view);
-    layer.selectAll("rect").data(nodes, (i) => i).join((enter) => enter.append("rect").attr("data-node", (i) => i))
+    layer
+      .selectAll("rect")
+      .data(nodes, (i) => i)
+      .join((enter) => enter.append("rect").attr("data-node", (i) => i))
       .attr("x", (i) => view.x(model.start[i]))
       .attr("y", (i) => view.y(model.row[i]) - height / 2)
       .attr("width", (i) => barWidth(model, view, i))
@@ -82,11 +116,17 @@
     const from = (i) => Math.max(view.x(model.start[i]) + (model.tree.resumed[i] ? 7 : 0), view.left) + 4;
     const room = (i) => Math.floor((view.x(model.start[i]) + barWidth(model, view, i) - from(i) - 4) / 6.1);
     const shown = height < 13 ? [] : nodes.filter((i) => room(i) >= 4);
-    layer.selectAll("text").data(shown, (i) => i).join("text")
+    layer
+      .selectAll("text")
+      .data(shown, (i) => i)
+      .join("text")
       .attr("x", from)
       .attr("y", (i) => view.y(model.row[i]) + 3.5)
-      .attr("font-family", "ui-monospace, Menlo, Consolas, monospace").attr("font-size", 10)
-      .attr("direction", "ltr").attr("unicode-bidi", "isolate").attr("pointer-events", "none")
+      .attr("font-family", "ui-monospace, Menlo, Consolas, monospace")
+      .attr("font-size", 10)
+      .attr("direction", "ltr")
+      .attr("unicode-bidi", "isolate")
+      .attr("pointer-events", "none")
       .attr("fill", (i) => scale.inkOf(i))
       .text((i) => beginning(model, pieces, i, room(i)));
   }
@@ -103,36 +143,61 @@
 
   function drawStarts(layer, nodes, model, view, { colours }) {
     const size = Math.max(4, Math.min(7, barHeight(view) / 2));
-    layer.selectAll("path").data(nodes, (i) => i).join("path")
+    layer
+      .selectAll("path")
+      .data(nodes, (i) => i)
+      .join("path")
       .attr("d", treepo.fallbackPath(size))
       .attr("transform", (i) => `translate(${view.x(model.start[i]) + size},${view.y(model.row[i])})`)
-      .attr("fill", colours.c[3]).attr("stroke", colours.panel).attr("stroke-width", 1).attr("pointer-events", "none");
+      .attr("fill", colours.c[3])
+      .attr("stroke", colours.panel)
+      .attr("stroke-width", 1)
+      .attr("pointer-events", "none");
   }
 
   function drawHits(layer, nodes, model, view, { colours }) {
     const height = barHeight(view);
-    layer.selectAll("rect").data(nodes, (i) => i).join("rect")
+    layer
+      .selectAll("rect")
+      .data(nodes, (i) => i)
+      .join("rect")
       .attr("x", (i) => view.x(model.start[i]) - 2)
       .attr("y", (i) => view.y(model.row[i]) - height / 2 - 2)
       .attr("width", (i) => barWidth(model, view, i) + 4)
       .attr("height", height + 4)
-      .attr("rx", 4).attr("fill", "none").attr("stroke", colours.c[7]).attr("stroke-width", 2).attr("pointer-events", "none");
+      .attr("rx", 4)
+      .attr("fill", "none")
+      .attr("stroke", colours.c[7])
+      .attr("stroke-width", 2)
+      .attr("pointer-events", "none");
   }
 
-  /** At the end of each path a symbol for why it stopped, coloured by its reward, and where there is room its letter and
+  /** At the end of each path a symbol for why it stopped, coloured by its reward; where there is room its letter and
    * its reward. */
   function drawEnds(layer, ends, model, view, { colours, rewards }) {
     const size = Math.max(3, Math.min(7, view.step * 0.36));
     const isLabelled = view.step >= 10;
     const place = (i) => `translate(${view.x(model.end[i]) + size + 3},${view.y(model.row[i])})`;
-    const groups = layer.selectAll("g").data(ends, (i) => i).join(enterEnd)
+    const groups = layer
+      .selectAll("g")
+      .data(ends, (i) => i)
+      .join(enterEnd)
       .attr("transform", place)
-      .attr("display", (i) => (view.x(model.end[i]) < view.left - 40 || view.x(model.end[i]) > view.right ? "none" : null));
-    groups.select("path")
+      .attr("display", (i) =>
+        view.x(model.end[i]) < view.left - 40 || view.x(model.end[i]) > view.right ? "none" : null,
+      );
+    groups
+      .select("path")
       .attr("d", (i) => treepo.symbolPath(treepo.stopMark(model.tree, i).symbol, size * size * 3))
-      .attr("fill", (i) => rewards.of(i) ?? colours.panel).attr("stroke", colours.text).attr("stroke-width", 0.8);
-    groups.select("text")
-      .attr("x", size + 4).attr("y", 4).attr("font-size", view.step < 13 ? 9 : 11).attr("fill", colours.text)
+      .attr("fill", (i) => rewards.of(i) ?? colours.panel)
+      .attr("stroke", colours.text)
+      .attr("stroke-width", 0.8);
+    groups
+      .select("text")
+      .attr("x", size + 4)
+      .attr("y", 4)
+      .attr("font-size", view.step < 13 ? 9 : 11)
+      .attr("fill", colours.text)
       .text((i) => (isLabelled ? endLabel(model, i) : ""));
   }
 

@@ -18,23 +18,32 @@
   function visible(text) {
     if (!HIDDEN.test(text)) return text ? [{ kind: "", text }] : [];
     const kinds = { "\n": "newline", "\t": "tab" };
-    return text.split(RUNS).filter(Boolean).map((part) => {
-      if (!HIDDEN.test(part)) return { kind: "", text: part };
-      return kinds[part] ? { kind: kinds[part], text: part } : { kind: "escape", text: escaped(part) };
-    });
+    return text
+      .split(RUNS)
+      .filter(Boolean)
+      .map((part) => {
+        if (!HIDDEN.test(part)) return { kind: "", text: part };
+        return kinds[part] ? { kind: kinds[part], text: part } : { kind: "escape", text: escaped(part) };
+      });
   }
 
   /** One line of untrusted text, at most `length` characters of it, every hidden one escaped. */
   function oneLine(text, length) {
     const cut = text.slice(0, wholeCharacters(text, length));
-    const shown = visible(cut).map((part) => ({ newline: "↵", tab: "→" })[part.kind] ?? part.text).join("");
+    const shown = visible(cut)
+      .map((part) => ({ newline: "↵", tab: "→" })[part.kind] ?? part.text)
+      .join("");
     return cut.length < text.length ? shown + "…" : shown;
   }
 
   /** Append untrusted text to an element, as text. */
   function appendText(element, text) {
     for (const part of visible(text)) {
-      element.append(part.kind ? treepo.dom.element("span", { className: "hidden-" + part.kind, textContent: part.text }) : part.text);
+      element.append(
+        part.kind
+          ? treepo.dom.element("span", { className: "hidden-" + part.kind, textContent: part.text })
+          : part.text,
+      );
     }
   }
 

@@ -1,0 +1,89 @@
+"""Terms add up to the advantage they explain."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.trees import complete_tree, trees
+from treepo.credit import (
+    GRPO,
+    RLOO,
+    SPO,
+    DrGRPO,
+    FadingDifference,
+    MaxRL,
+    REINFORCEPlusPlus,
+    TreePO,
+    TreeRL,
+    ValueDifference,
+)
+from treepo.credit.terms import Explained, sums_of
+
+flags = st.booleans()
+of_leaves = st.builds(
+    lambda estimator, leaves: replace(estimator, leaves=leaves, whiten=False),
+    st.one_of(
+        st.sampled_from([GRPO(), GRPO(eps=0.5), DrGRPO(), RLOO(), REINFORCEPlusPlus()]),
+        st.builds(
+            TreePO,
+            weight=st.sampled_from(["equal", "size"]),
+            reject_agreeing=flags,
+            with_root=flags,
+            distinct=flags,
+            divide_by_std=flags,
+        ),
+    ),
+    st.sampled_from(["equal", "unbiased"]),
+)
+kinds_of_values = st.sampled_from(["children", "leaves"])
+of_nodes = st.one_of(
+    st.builds(ValueDifference, kinds_of_values, flags),
+    st.builds(SPO, kinds_of_values, flags),
+    st.builds(TreeRL, values=kinds_of_values, join_chains=flags),
+    st.sampled_from([FadingDifference(), FadingDifference(eta=0.7)]),
+)
+
+
+@given(trees(), st.one_of(of_leaves, of_nodes, st.just(MaxRL())), st.data())
+def test_terms_add_up_to_the_advantages(tree, estimator, data):
+    """For every built-in estimator and all of its options; small stds enlarge rounding, so errors are relative."""
+    rewards = np.array(
+        data.draw(st.lists(st.sampled_from([0, 1, 0.25, 2]), min_size=(n := len(tree.leaves())), max_size=n))
+    )
+    rewards = rewards.astype(float)
+    advantages = estimator(tree, rewards)
+    expected = tree.per_node(advantages) if estimator.per_node else advantages
+    terms = estimator.terms(tree, rewards)
+    scale = max([1.0, *(abs(term.weight) for own in terms for term in own)])
+    np.testing.assert_allclose(sums_of(terms), expected, rtol=0, atol=1e-12 * scale)
+    for own in terms:
+        for term in own:
+            assert 0 <= term.node < len(tree.nodes)
+            assert term.size <= len(rewards)
+
+
+def test_a_leaf_of_a_complete_tree_is_compared_with_the_leaves_of_each_ancestor():
+    """Eight leaves, the first wrong: among all 7/8 are right, in its half 3/4, in its pair 1/2."""
+    terms = TreePO().terms(complete_tree(3), np.array([0.0] + 7 * [1.0]))
+    found = [(term.name, term.node, term.size, term.mean, term.value) for term in terms[0]]
+    assert found == [
+        ("all leaves", 0, 8, 0.875, -0.875),
+        ("leaves below node 1", 1, 4, 0.75, -0.75),
+        ("leaves below node 3", 3, 2, 0.5, -0.5),
+    ]
+    assert [term.weight for term in terms[0]] == pytest.approx(3 * [1 / 3])
+
+
+def test_an_estimator_of_ones_own_need_not_explain():
+    class Own:
+        per_node = False
+        whiten = False
+
+        def __call__(self, tree, rewards):
+            return rewards
+
+    assert not isinstance(Own(), Explained)
+    assert isinstance(TreePO(), Explained)

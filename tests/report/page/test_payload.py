@@ -1,0 +1,149 @@
+"""What a page holds of a run."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.report.page.runs import letters, shown, some_trees, write_run
+from treepo.credit import GRPO, TreePO
+from treepo.learn.trainer import credited
+from treepo.report.page.choice import TreeReader, choose_trees
+from treepo.report.page.explanation import Explanation
+from treepo.report.page.numbers import short
+from treepo.report.page.payload import distinct, page_payload, run_payload
+from treepo.report.page.series import series_of, spread
+from treepo.report.page.token_texts import TokenTexts
+from treepo.report.trees import KeptTree, read_trees
+from treepo.tree import ROOT
+
+PLAIN = TreeReader(TokenTexts(letters), lambda step, kept: {})
+
+
+def test_a_tree_is_told_whole(tmp_path):
+    """From the numbers alone each node's text, log-probabilities, place and leaf can be had again."""
+    folder = write_run(tmp_path / "run", tree_steps=[2], num_trees=2)
+    payload = run_payload("run", shown(folder), 10**6)
+    pieces = payload["trees"]["pieces"]
+    (step,) = payload["trees"]["steps"]
+    for kept, told in zip(read_trees(folder.tree_files()[2]), step["trees"], strict=True):
+        nodes, at = kept.tree.nodes, 0
+        assert told["prompt"] == letters(kept.tree.prompt_ids)
+        assert told["leaves"] == kept.tree.leaves()
+        assert told["lengths"][ROOT] == len(kept.tree.prompt_ids)
+        for i, node in enumerate(nodes[1:], start=1):
+            count = told["lengths"][i]
+            assert "".join(pieces[j] for j in told["ids"][at : at + count]) == letters(node.token_ids)
+            np.testing.assert_allclose(told["logprobs"][at : at + count], node.sampled_logprobs, atol=5.1e-4)
+            assert (told["parents"][i], told["stops"][i]) == (node.parent, node.stop)
+            at += count
+        assert at == len(told["ids"]) == len(told["logprobs"])
+        np.testing.assert_allclose(told["advantages"], kept.advantages, rtol=1e-5)
+
+
+def test_without_a_tokenizer_a_segment_is_one_text(tmp_path):
+    folder = write_run(tmp_path / "run", tree_steps=[1], num_trees=1)
+    chosen = choose_trees(folder.tree_files(), 10**6, TreeReader(None, lambda step, kept: {}))
+    (kept,), (told,) = read_trees(folder.tree_files()[1]), chosen.steps[1]
+    start = 0
+    for i, node in enumerate(kept.tree.nodes[1:], start=1):
+        first, *rest = (chosen.pieces.texts[j] for j in told["ids"][start : start + told["lengths"][i]])
+        assert first == letters(node.token_ids)
+        assert not any(rest)
+        start += told["lengths"][i]
+
+
+def test_trees_stay_within_their_budget_and_what_is_left_out_is_told(tmp_path):
+    folder = write_run(tmp_path / "run", tree_steps=range(0, 40, 2), num_trees=12)
+    files = folder.tree_files()
+    everything = choose_trees(files, 10**7, PLAIN)
+    assert [len(trees) for trees in everything.steps.values()] == [12] * 20
+    assert everything.notes == []
+    chosen = choose_trees(files, 30_000, PLAIN)
+    assert max(chosen.steps) == 38 and min(chosen.steps) == 0
+    assert 1 < len(chosen.steps) < 20
+    assert chosen.notes[0] == f"trees of {len(chosen.steps)} of 20 steps"
+    first, last = (chosen.steps[38][i]["problem"] for i in (0, -1))
+    assert first == "problem 0" and int(last.split()[1]) > 5, "problems are spread"
+
+
+def test_a_budget_too_small_for_a_tree_leaves_none(tmp_path):
+    folder = write_run(tmp_path / "run", tree_steps=[1])
+    chosen = choose_trees(folder.tree_files(), 10, PLAIN)
+    assert chosen.steps == {1: []}
+    assert chosen.notes == ["0 of 3 trees of these steps"]
+
+
+def test_a_file_that_was_not_written_to_its_end_is_told_and_passed_over(tmp_path):
+    """A run that is killed, or under way, may leave half a file."""
+    folder = write_run(tmp_path / "run", tree_steps=[1, 2])
+    path = folder.tree_files()[2]
+    path.write_bytes(path.read_bytes()[:500])
+    chosen = choose_trees(folder.tree_files(), 10**6, PLAIN)
+    assert list(chosen.steps) == [1]
+    assert chosen.notes == ["trees that cannot be read: of step 2"]
+
+
+def test_long_series_are_thinned_and_keep_what_was_evaluated():
+    metrics = {i: {"loss": float(i), "time/step_s": 2.0} for i in range(5001)}
+    for i in range(0, 5001, 100):
+        metrics[i]["eval/avg"] = i / 5001
+    series = series_of(metrics, max_points=1000)
+    assert len(series.steps) == 1000 and series.steps[0] == 0 and series.steps[-1] == 5000
+    assert sum(value is not None for value in series.metrics["eval/avg"]) == 51
+    assert series.metrics["loss"] == series.steps
+    assert series.seconds == [2 * (step + 1) for step in series.steps], "of all steps, not those kept alone"
+    assert np.diff(series.steps).max() <= 7
+    assert series.note == "metrics at 1000 of 5001 steps"
+
+
+def test_a_step_without_a_number_has_none():
+    series = series_of({0: {"eval/avg": 0.5}, 1: {"loss": math.nan}, 2: {"loss": 1e300 * 10}})
+    assert series.metrics == {"eval/avg": [0.5, None, None], "loss": [None, None, 1e301]}
+
+
+@given(st.lists(st.integers(), unique=True, max_size=30), st.integers(1, 10))
+def test_what_is_spread_keeps_its_order_and_its_last(items, count):
+    kept = spread(items, count)
+    assert len(kept) == min(len(items), count)
+    assert [item for item in items if item in kept] == kept
+    assert not items or kept[-1] == items[-1]
+
+
+@given(st.floats())
+def test_numbers_are_finite_and_close(value):
+    told = short(value)
+    assert told is None or math.isclose(told, value, rel_tol=1e-5)
+    assert (told is None) == (not math.isfinite(value))
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a (2)", "b (3)"]), max_size=8))
+def test_names_of_runs_are_distinct(names):
+    assert len(set(distinct(names))) == len(names)
+
+
+def test_terms_are_told_where_they_give_what_was_kept(tmp_path):
+    """With whitening by the step's own mean and std; of another estimator's advantages nothing is told."""
+    trees = [kept.tree for kept in some_trees(0, 3)]
+    rewards = [np.array([0.0, 1, 1, 0])] * 3
+    advantages, figures = credited(trees, rewards, TreePO())
+    explanation = Explanation(TreePO(), "TreePO", {7: figures})
+    for tree, own, advantage in zip(trees, rewards, advantages, strict=True):
+        told = explanation(7, KeptTree(tree, own, advantage))
+        sums = [sum(term["weight"] * term["value"] for term in terms) for terms in told["terms"]]
+        white = (np.array(sums) - told["whitening"]["mean"]) / told["whitening"]["std"]
+        np.testing.assert_allclose(white, advantage, atol=1e-4)
+        nothing = {"estimator": "TreePO", "terms": None, "whitening": None}
+        assert explanation(8, KeptTree(tree, own, advantage)) == nothing, "its whitening is not known"
+        assert Explanation(GRPO(), "TreePO", {})(7, KeptTree(tree, own, advantage)) == nothing
+        assert explanation(7, KeptTree(tree, own, None)) == nothing
+
+
+def test_the_same_folder_gives_the_same_payload(tmp_path):
+    folder = write_run(tmp_path / "run", tree_steps=[1, 2])
+    written = datetime(2026, 1, 1, tzinfo=UTC)
+    one, other = (json.dumps(page_payload("t", [shown(folder)], [], written), allow_nan=False) for _ in range(2))
+    assert one == other
