@@ -66,7 +66,8 @@
     }
     const { metric } = chart.parts[0];
     const looks = runs.map((run) => treepo.plot.line(palette, run.colour));
-    const bands = chart.low && runs.length <= MOST_BANDS ? runs.flatMap((run, i) => bandTraces(chart, run, looks[i], view)) : [];
+    const hasBands = chart.low && runs.length <= MOST_BANDS;
+    const bands = hasBands ? runs.flatMap((run, i) => bandTraces(chart, run, looks[i], view)) : [];
     const lines = runs.flatMap((run, i) => {
       return lineTraces(chart, run, metric, treepo.plot.name(run.name), looks[i], view);
     });
