@@ -99,17 +99,29 @@ def test_an_evaluations_accuracy_cost_and_gain():
         maj = result["sets"][0]["maj"]
         assert (series["x"], series["y"]) == (["chain_sums"], [maj["value"]])
         assert (series["low"], series["high"]) == ([maj["low"]], [maj["high"]])
-    passed = {s["name"]: s for s in drawn["eval-over-k"]["series"]}
-    assert passed["pass@k, sequential"]["x"] == [1, 2, 4, 8, 16]
-    assert passed["pass@k, sequential"]["y"] == [e["value"] for e in results[0]["overall"]["pass_at"].values()]
-    assert (passed["maj@k, sequential"]["x"], passed["maj@k, sequential"]["y"]) == ([16], [0.96404])
+    passed = drawn["eval-pass"]["series"][0]
+    assert (passed["name"], passed["x"]) == ("sequential", [1, 2, 4, 8, 16])
+    assert passed["y"] == [e["value"] for e in results[0]["overall"]["pass_at"].values()]
     for name, key in (("tokens", "tokens_decoded"), ("time", "wall_s")):
         avg, maj = drawn[f"eval-cost-{name}"]["series"]
         assert avg["text"] == maj["text"] == settings
         assert avg["x"] == maj["x"] == [result["cost"][key] / 400 for result in results]
         assert avg["y"] == [result["overall"]["avg"]["value"] for result in results]
-    gain = drawn["eval-gain"]["series"][1]
-    assert gain["x"] == settings[1:] and gain["y"] == [result["gain"]["maj"]["value"] for result in results[1:]]
+    first, *others = drawn["eval-gain"]["series"]
+    assert (first["name"], first["y"]) == ("sequential", [None, None])
+    for series, result in zip(others, results[1:], strict=True):
+        gain = result["gain"]
+        assert (series["name"], series["x"]) == (result["setting"], ["avg@k", "maj@k"])
+        assert series["y"] == [gain["avg"]["value"], gain["maj"]["value"]]
+        assert series["low"] == [gain["avg"]["low"], gain["maj"]["low"]]
+
+
+def test_votes_of_different_size_are_drawn_over_k(tmp_path):
+    results = json.loads(EVALUATION.read_text())["results"][:2]
+    results[1]["k"] = 4
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    series = figures(tmp_path / "results.json")["eval-maj-over-k"]["series"]
+    assert [(s["x"], s["y"]) for s in series] == [([r["k"]], [r["overall"]["maj"]["value"]]) for r in results]
 
 
 def test_the_list_that_an_evaluation_writes_shows_models_and_all_sets(tmp_path):

@@ -65,11 +65,11 @@ def evaluation_figures(results: Sequence[Result]) -> list[Figure]:
     """All figures of the results. Accuracies are fractions; a cost is per problem, so that results are comparable."""
     labels = _labels(results)
     named = dict(zip(labels, results, strict=True))
-    note = f"{results[0].overall.num_problems:,} problems; lines at points are intervals" if results else ""
+    note = f"{results[0].overall.num_problems:,} problems; thin lines are intervals" if results else ""
     figures = [
         _by_set(named, note, "avg@k", lambda part: part.avg),
         _by_set(named, note, "maj@k", lambda part: part.maj),
-        _over_k(named, note),
+        *_over_k(named, note),
         _against(named, note, "tokens", "tokens decoded per problem", lambda result: result.cost.tokens_decoded),
     ]
     if any(result.cost.wall_s > 0 for result in results):
@@ -100,14 +100,19 @@ def _by_set(named: dict[str, Result], note: str, title: str, figure: Callable[[S
     return Figure(f"eval-{title.replace('@', '-')}", f"Accuracy: {title}", note, "bar", *axes, tuple(series))
 
 
-def _over_k(named: dict[str, Result], note: str) -> Figure:
-    series = []
+def _over_k(named: dict[str, Result], note: str) -> list[Figure]:
+    """pass@k; maj@k where results have different k, of which each has one."""
+    passed, voted = [], []
     for label, result in named.items():
-        passed = sorted(result.overall.pass_at.items())
-        series.append(_series(f"pass@k, {label}", [k for k, _ in passed], [estimate for _, estimate in passed]))
-    series += [_series(f"maj@k, {label}", [result.k], [result.overall.maj]) for label, result in named.items()]
-    axes = Axis("answers per problem, k", log=True), Axis("share of problems")
-    return Figure("eval-over-k", "Accuracy: pass@k and maj@k, all sets", note, "line", *axes, tuple(series))
+        estimates = sorted(result.overall.pass_at.items())
+        passed.append(_series(label, [k for k, _ in estimates], [estimate for _, estimate in estimates]))
+        voted.append(_series(label, [result.k], [result.overall.maj]))
+    axis = Axis("answers per problem, k", log=True)
+    figures = [Figure("eval-pass", "Accuracy: pass@k, all sets", note, "line", axis, Axis("pass@k"), tuple(passed))]
+    if len({result.k for result in named.values()}) > 1:
+        title = "Accuracy: maj@k over k, all sets"
+        figures.append(Figure("eval-maj-over-k", title, note, "scatter", axis, Axis("maj@k"), tuple(voted)))
+    return figures
 
 
 def _against(named: dict[str, Result], note: str, name: str, title: str, cost: Callable[[Result], float]) -> Figure:
@@ -121,12 +126,15 @@ def _against(named: dict[str, Result], note: str, name: str, title: str, cost: C
 
 
 def _gains(named: dict[str, Result], note: str) -> list[Figure]:
-    gains = {label: result.gain for label, result in named.items() if result.gain is not None}
-    if not gains:
+    """Of each result against the first, which has no bars and keeps its place, so that colours are as elsewhere."""
+    if all(result.gain is None for result in named.values()):
         return []
-    series = (
-        _series("avg@k", list(gains), [gain.avg for gain in gains.values()]),
-        _series("maj@k", list(gains), [gain.maj for gain in gains.values()]),
-    )
-    title = f"Gain over {next(iter(named))}, problem by problem"
-    return [Figure("eval-gain", title, note, "bar", Axis("way of sampling"), Axis("difference of accuracy"), series)]
+    measures = ("avg@k", "maj@k")
+    series = [
+        _series(label, measures, [result.gain.avg, result.gain.maj])
+        if result.gain is not None
+        else Series(label, measures, (None, None))
+        for label, result in named.items()
+    ]
+    title, axes = f"Gain over {next(iter(named))}, problem by problem", (Axis("measure"), Axis("difference"))
+    return [Figure("eval-gain", title, note, "bar", *axes, tuple(series))]

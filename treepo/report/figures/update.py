@@ -36,8 +36,8 @@ class Workload:
 
     @property
     def title(self) -> str:
-        """How much the trajectories share."""
-        return f"{self.num_trajectories} trajectories, sharing {self.num_total / self.num_distinct:.2f}"
+        """How much the trajectories share, and how many there are."""
+        return f"{self.num_total / self.num_distinct:.2f} ({self.num_trajectories})"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _bars(file: UpdateFile, name: str, title: str, value: Callable[[Contender], 
         Series(label, tuple(w.title for w, _ in own), tuple(value(c) for _, c in own))
         for label, own in _by_name(file).items()
     ]
-    axes = Axis("trajectories and how often each distinct token occurs in them"), Axis(title)
+    axes = Axis("trajectory tokens per distinct token (trajectories)"), Axis(title)
     return Figure(f"update-{name}", f"Updates: {title}", file.note, "bar", *axes, tuple(series))
 
 
