@@ -42,15 +42,16 @@ FIGURES = [
 ]
 
 
-# One figure is drawn in a frame.
-RESET = """async payload => {
+RESET = """payload => {
   const pressed = "[aria-pressed=false], html[data-theme=dark] #top > button";
   document.querySelectorAll(pressed).forEach(button => button.click());
   [...document.querySelectorAll(".tools button:not([hidden])")].forEach(button => button.click());
   treepo.shell.update(payload);
   scrollTo(0, 0);
-  for (let i = 0; i < 12; i += 1) await new Promise(requestAnimationFrame);
 }"""
+
+# One figure is drawn in a frame; one that is drawn again while it is dragged on forgets that.
+SETTLE = "async () => { for (let i = 0; i < 12; i += 1) await new Promise(requestAnimationFrame); }"
 
 
 def write(folder: Path, runs, figures=FIGURES) -> Path:
@@ -95,6 +96,7 @@ def names(drawn) -> list[str]:
 
 def drag(page, title: str, start: float, end: float) -> None:
     """Across the middle of a chart, from one share of its width to another."""
+    page.evaluate(SETTLE)
     box = page.evaluate(f"title => ({FIND})(title).querySelector('.nsewdrag').getBoundingClientRect().toJSON()", title)
     y = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + start * box["width"], y)
@@ -324,5 +326,28 @@ def test_a_packed_payload_of_one_run_with_nothing_else(browser, tmp_path):
     page.get_by_role("tab", name="Curves").press("ArrowRight")
     assert page.get_by_role("tab", name="Settings").get_attribute("aria-selected") == "true"
     assert page.locator("#settings").is_visible() and not page.locator("#curves").is_visible()
+    page.close()
+    assert errors == []
+
+
+def test_a_live_page_brings_itself_up_to_date_and_says_when_it_cannot(browser):
+    errors: list[str] = []
+    page = browser.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    html = page_html(payload_json([RUNS[1]], []), is_live=True)
+    answers = [(200, payload_json([run_json("first", 1, 40)], [])), (500, {})]
+    page.clock.install()
+    page.route("http://report.test/", lambda route: route.fulfill(body=html, content_type="text/html; charset=utf-8"))
+
+    def answer(route):
+        status, payload = answers.pop(0)
+        route.fulfill(status=status, json=payload)
+
+    page.route("http://report.test/payload", answer)
+    page.goto("http://report.test/")
+    page.get_by_role("button", name="first").wait_for()
+    assert page.locator(".run").all_inner_texts() == ["first"]
+    page.clock.run_for(4000)
+    page.get_by_text("not up to date").wait_for()
     page.close()
     assert errors == []

@@ -3,6 +3,9 @@
 // Plotly's figure of a chart of metrics.
 (function (treepo) {
   const FEW = 12;
+  // More bands than these hide each other, and more lines do not fit into what is shown on hovering over a small chart.
+  const MOST_BANDS = 3;
+  const MOST_TOLD = 8;
   // Below it 2 x 10^-4 is read more easily than 200 millionths.
   const TINY = 0.005;
 
@@ -63,7 +66,8 @@
     }
     const { metric } = chart.parts[0];
     const looks = runs.map((run) => treepo.plot.line(palette, run.colour));
-    const bands = chart.low ? runs.flatMap((run, i) => bandTraces(chart, run, looks[i], view)) : [];
+    const hasBands = chart.low && runs.length <= MOST_BANDS;
+    const bands = hasBands ? runs.flatMap((run, i) => bandTraces(chart, run, looks[i], view)) : [];
     const lines = runs.flatMap((run, i) => {
       return lineTraces(chart, run, metric, treepo.plot.name(run.name), looks[i], view);
     });
@@ -90,11 +94,14 @@
     const isShare = chart.format?.endsWith("%");
     const y = { ...yRange(chart, data, zoom), exponentformat: isTiny(data) ? "power" : "SI" };
     if (isShare) y.tickformat = ".3~%";
+    // A figure without titles has its unit at the numbers.
+    if (!isTitled) x.ticksuffix = view.suffix;
     if (isTitled) {
       x.title = { text: treepo.plot.escape(view.title) };
       y.title = { text: treepo.plot.escape(title) };
     }
     const showlegend = chart.parts.length > 1 || (isTitled && runs.length > 1);
-    return { data, layout: treepo.plot.layout(palette, { x, y, showlegend, ...layout }) };
+    const hovermode = isTitled || runs.length * chart.parts.length <= MOST_TOLD ? "x unified" : "closest";
+    return { data, layout: treepo.plot.layout(palette, { x, y, showlegend, hovermode, ...layout }) };
   };
 })((globalThis.treepo ??= {}));

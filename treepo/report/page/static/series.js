@@ -8,26 +8,29 @@
       label: "step",
       values: (run) => run.steps,
       title: () => "step",
+      suffix: () => "",
       hover: () => "step %{x}",
     },
     tokens: {
       label: "tokens decoded",
       values: (run) => run.so_far.tokens,
       title: () => "tokens decoded so far",
+      suffix: () => "",
       hover: () => "%{x:.4s} tokens decoded",
     },
     time: {
       label: "wall time",
       values: (run) => run.so_far.seconds,
       title: (unit) => `wall time so far, ${unit.name}`,
+      suffix: (unit) => ` ${unit.symbol}`,
       hover: (unit) => `%{x:.4~g} ${unit.name}`,
     },
   };
 
   const UNITS = [
-    { name: "hours", seconds: 3600 },
-    { name: "minutes", seconds: 60 },
-    { name: "seconds", seconds: 1 },
+    { name: "hours", symbol: "h", seconds: 3600 },
+    { name: "minutes", symbol: "min", seconds: 60 },
+    { name: "seconds", symbol: "s", seconds: 1 },
   ];
 
   // The largest unit of which the longest run lasted at least two.
