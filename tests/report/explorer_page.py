@@ -1,4 +1,4 @@
-"""A page of the tree explorer alone, and trees as it reads them."""
+"""A page of the tree explorer alone, as fixtures too, and trees as it reads them."""
 
 import json
 from collections.abc import Sequence
@@ -6,12 +6,34 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import pytest
 
+from tests.report.browser import open_page
+from tests.trees import random_tree
 from treepo.credit import TreePO
 from treepo.tree import Tree
 
 STATIC = files("treepo.report.page").joinpath("static")
 OURS = ("compare", "dom", "explorer", "export", "tree_")
+LETTERS = list("abcdefgh")
+
+
+@pytest.fixture(scope="module")
+def forest():
+    """Random trees with splits and fallbacks, and rewards of their leaves."""
+    rng = np.random.default_rng(5)
+    trees = [random_tree(rng, num_leaves) for num_leaves in (1, 2, 3, 5, 8, 13, 21)]
+    return [(tree, rng.normal(size=len(tree.leaves()))) for tree in trees]
+
+
+@pytest.fixture(scope="module")
+def page(browser, forest, tmp_path_factory):
+    path = tmp_path_factory.mktemp("explorer") / "page.html"
+    trees = [tree_json(tree, f"prompt {i}", rewards) for i, (tree, rewards) in enumerate(forest)]
+    path.write_text(explorer_page(payload_of(trees, LETTERS)), "utf-8")
+    errors: list[str] = []
+    yield open_page(browser, path, errors)
+    assert errors == []
 
 
 def explorer_page(payload: dict[str, Any]) -> str:
