@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.page.runs import write_run
+from tests.report.browser import browser, open_page
+from tests.report.page.runs import some_trees, write_run
 from tests.report.page.test_html import Page
 from treepo import run
 from treepo.cli import main
 from treepo.credit import DrGRPO, TreePO
 from treepo.report.page.folder import RunFolder
-from treepo.report.trees import read_trees
+from treepo.report.trees import read_trees, write_trees
 from treepo.reporting import find_decode, find_estimator
+
+__all__ = ["browser"]
 
 SMALL = ["--train.num_steps", "2", "--train.problems_per_step", "4", "--eval.num_problems", "0"]
 
@@ -60,7 +63,7 @@ def test_several_runs_are_in_one_page_under_names_of_their_own(trained, tmp_path
     out = tmp_path / "both.html"
     assert main(["report", str(trained), str(tmp_path / "other" / "first"), "--out", str(out)]) == 0
     assert [told["name"] for told in read(out)["runs"]] == ["first", "first (2)"]
-    assert f"The report is {out} (0." in capsys.readouterr().out.replace("\n", "")
+    assert f"The report is {out} ({len(out.read_bytes()) / 1e6:.1f} MB)." in capsys.readouterr().out
 
 
 def test_a_benchmark_is_shown_in_the_page_of_a_run(tmp_path):
@@ -134,3 +137,24 @@ def test_each_process_of_a_run_is_told(trained, tmp_path):
     assert len(lines) == 2
     assert "--resume" in lines[1]["command"]
     assert "resumed" in read(resumed / "report.html")["runs"][0]["environment"]
+
+
+def test_hostile_answers_are_text_in_a_browser(browser, tmp_path):
+    """From the files of a run to its page under its own policy: what a model wrote runs nothing and fetches nothing."""
+    hostile = "</script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'>&lt;\u202e"
+    folder = tmp_path / "<b>run"
+    write_run(folder)
+    # Without a tokenizer that is known texts are those of the files.
+    (folder / "config.toml").write_text('[model]\npath = "no/such/model"\n')
+    trees = some_trees(0, 2)
+    write_trees(folder / "trees" / "step-000001.parquet", trees, lambda ids: hostile)
+    assert main(["report", str(folder)]) == 0
+    errors: list[str] = []
+    page = open_page(browser, folder / "report.html", errors)
+    page.click("#tab-trees")
+    page.locator("#trees").get_by_text("window.pwned=1").first.wait_for()
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("img").count() == 0
+    assert page.title() == "<b>run"
+    assert errors == []
+    page.close()

@@ -1,7 +1,7 @@
 """How the advantages of a kept tree came about, if that can be told."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,4 +62,4 @@ def _agree(kept: KeptTree, sums: np.ndarray, whitening: tuple[float, float] | No
 
 
 def _told(term: Term) -> dict[str, Any]:
-    return {name: short(value) if isinstance(value, float) else value for name, value in asdict(term).items()}
+    return {name: short(value) if isinstance(value, float) else value for name, value in vars(term).items()}

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
+
 
 def short(value: float, digits: int = 6) -> float | None:
     """With so many significant digits; None for what is not finite."""
@@ -17,6 +19,8 @@ def shorts(values: Iterable[float]) -> list[float | None]:
     return [short(value) for value in values]
 
 
-def thousandths(values: Iterable[float]) -> list[float | None]:
+def thousandths(values: np.ndarray) -> list[float | None]:
     """Rounded to three decimals."""
-    return [short(round(value, 3), 15) if math.isfinite(value) else None for value in values]
+    # A float32 that is rounded is still one, and written with all the digits of the float64 next to it.
+    rounded = np.round(values.astype(np.float64), 3).tolist()
+    return [(value or 0) if math.isfinite(value) else None for value in rounded]
