@@ -104,7 +104,7 @@ def bits(out: Path) -> dict[str, object]:
 
 
 def test_a_run_goes_on_when_a_process_was_killed(options, two, tmp_path):
-    """The other one ends with a message that says how; resumed, the run is the one that nothing happened to, bit by bit."""
+    """The other one ends with a message that says how; resumed, it is the run that nothing happened to, bit by bit."""
     out = tmp_path / "run"
     codes = run_job(["train", *options, "--out", str(out)], tmp_path, dying=5)
     assert codes == [1, -signal.SIGKILL]
