@@ -12,7 +12,6 @@ from treepo.config import read_recipe, resolve, to_toml
 from treepo.files import locked, replace_text
 from treepo.launch import Job
 from treepo.learn.checkpoint.store import Progress
-from treepo.model.sharding import whole
 from treepo.origin import check_origin
 from treepo.report.metrics import MetricsLog
 from treepo.report.samples import cut_samples
@@ -93,9 +92,8 @@ def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
         terminal.say("There is no checkpoint to go on from: the run begins anew.")
         return None
     progress = store.restore(step, run.learner)
-    with whole(run.policy.model):
-        run.trainer.engine.rest()
-        run.trainer.engine.update_weights(run.policy.model)
+    run.trainer.engine.rest()
+    run.trainer.hand_over()
     terminal.say(f"Goes on after step {step}.")
     return progress
 

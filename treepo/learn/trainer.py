@@ -100,8 +100,7 @@ class Trainer:
             clock.lap("entropies")
         before_updates()
         updates = self.update([parts for parts in packed if parts], own, len(kept))
-        with whole(self.policy.model), self.processes.together():
-            self.engine.update_weights(self.policy.model)
+        self.hand_over()
         clock.lap("update")
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
         share = Share(rolled.trees, rolled.verified, advantages, num_forwarded, entropies)
@@ -120,6 +119,14 @@ class Trainer:
         return StepResult(
             self.processes.of_first(figures), share.trees, share.rewards, share.advantages, kept_entropies
         )
+
+    def hand_over(self) -> None:
+        """Let the engines have the policy's weights: the first process's, and then those that follow it."""
+        with whole(self.policy.model):
+            for is_first in (True, False):
+                with self.processes.together():
+                    if self.processes.is_first == is_first:
+                        self.engine.update_weights(self.policy.model)
 
     def rollout(self, step: int, clock: "_Clock", growing: Callable[[], AbstractContextManager[object]]) -> "_Rolled":
         """Grow and verify trees until enough of them carry a signal."""
