@@ -136,7 +136,7 @@ def test_the_best_model_is_kept(chain_model, tmp_path, monkeypatch):
         run = prepare(settings(chain_model, **sections), out, QUIET)
         run = replace(run, trainer=replace(run.trainer, task=replace_reward(run.task, lambda *_: next(rewards))))
         left = iter(scores)
-        monkeypatch.setattr(Run, "evaluate", lambda _: {"eval/avg": next(left), "eval/greedy": 0.0})
+        monkeypatch.setattr(Run, "evaluate", lambda *_: {"eval/avg": next(left), "eval/greedy": 0.0})
         train(run, out, QUIET)
 
     trained(tmp_path / "long", 3, [0.1, 0.5, 0.5, 0.3])

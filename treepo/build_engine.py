@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings,
 from treepo.engine.vllm.start import reason
 from treepo.model.policy import Policy
 from treepo.model.served import TOLERANCE, probe_ids, sequence_logprobs
+from treepo.processes import ALONE, Processes
 from treepo.settings import EngineSettings
 
 HOTTEST_SERVER = 2.0
@@ -43,8 +45,9 @@ def build_engine(
     servers: ServerSettings,
     needs: EngineNeeds,
     trust_remote_code: bool = False,
+    processes: Processes = ALONE,
 ) -> Engine:
-    """The engine that `engine.kind` names, with the policy's weights.
+    """The engine that `engine.kind` names, with the policy's weights. processes: those of which each has one.
 
     Raises ValueError naming the setting for an engine that cannot be had, or that computes something else than the
     policy.
@@ -52,7 +55,7 @@ def build_engine(
     if settings.kind == "embedded":
         return _embedded(policy, settings, needs)
     if settings.kind == "servers":
-        servers_engine = _servers(policy, settings, servers, needs)
+        servers_engine = _servers(policy, settings, servers, needs, processes)
         try:
             _check_servers(servers_engine, policy, settings, needs)
         except ValueError:
@@ -109,7 +112,9 @@ def _vllm(
     return VllmEngine(core, streams, needs.eos_ids, can_sleep=vllm.sleep and not on_cpu)
 
 
-def _servers(policy: Policy, settings: EngineSettings, servers: ServerSettings, needs: EngineNeeds) -> ServerEngine:
+def _servers(
+    policy: Policy, settings: EngineSettings, servers: ServerSettings, needs: EngineNeeds, processes: Processes
+) -> ServerEngine:
     if settings.temperature > HOTTEST_SERVER:
         raise ValueError(f"engine.temperature: servers take at most {HOTTEST_SERVER}, got {settings.temperature}")
     if servers.sync == "nccl" and policy.model.device.type != "cuda":
@@ -117,7 +122,8 @@ def _servers(policy: Policy, settings: EngineSettings, servers: ServerSettings, 
     sync = NcclSync(servers.address) if servers.sync == "nccl" else DiskSync(servers.folder)
     # vLLM refuses tokens that a tokenizer has beyond the model's.
     eos_ids = [i for i in needs.eos_ids if i < policy.model.config.get_text_config().vocab_size]
-    engine = ServerEngine(servers, sync, eos_ids, settings.max_batch)
+    name = processes.of_first(f"treepo-{uuid4().hex}")
+    engine = ServerEngine(servers, sync, eos_ids, settings.max_batch, name, leads=processes.is_first)
     try:
         engine.connect()
     except ValueError as error:

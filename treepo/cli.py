@@ -11,7 +11,7 @@ from typing import Any
 
 import treepo
 from treepo.commands import bench_command, eval_command, report_command, sample_command, train_command, watch_command
-from treepo.mistakes import UsageError, users_mistakes
+from treepo.mistakes import UsageError, program, users_mistakes
 from treepo.printable import printable
 from treepo.usage import MEASURABLE, USAGE, help_text
 
@@ -28,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(args)
     except UsageError as error:
-        print(f"treepo: {printable(str(error))}", file=sys.stderr)
+        print(f"{program()}: {printable(str(error))}", file=sys.stderr)
         return 2
     except (FloatingPointError, MemoryError) as error:
-        print(f"treepo: {printable(str(error))}", file=sys.stderr)
+        print(f"{program()}: {printable(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has gone; without this Python would complain once more at exit.

@@ -1,8 +1,6 @@
 """What each command does; parsing is `cli.py`'s."""
 
 import argparse
-import sys
-from contextlib import ExitStack
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -16,50 +14,10 @@ def train_command(
     recipe: str | None, out: str | None, resumed: str | None, overrides: dict[str, dict[str, Any]], command: str
 ) -> int:
     """`treepo train`; returns the exit code. command: as it was given, for what is kept of the run."""
-    from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
+    from treepo.training import run_training
 
-    from treepo.config import read_recipe, resolve
-    from treepo.engine import EngineError
-    from treepo.environment import record_environment
-    from treepo.grow import StrategyError
-    from treepo.interrupts import Interrupted
-    from treepo.learn.checkpoint.random_state import seed_random
-    from treepo.origin import record_origin
-    from treepo.report.terminal import Terminal
-    from treepo.report.trackers import TrackerError
-    from treepo.resume import claimed, resume
-    from treepo.run import prepare, train
-    from treepo.settings import BUILT_IN_TASK, is_data_given
-    from treepo.task.checked import CheckingError
-
-    disable_progress_bar()
-    terminal = Terminal(Console())
-    with ExitStack() as stack:
-        with users_mistakes():
-            if resumed is not None:
-                folder = _resumed_folder(resumed, recipe, out)
-                stack.enter_context(claimed(folder, terminal.say))
-                run, progress = resume(folder, overrides, terminal)
-                stack.callback(run.close)
-            else:
-                folder = _out_folder(out)
-                base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
-                run, progress = prepare(resolve(base, overrides), folder, terminal), None
-                stack.callback(run.close)
-                stack.enter_context(claimed(folder, terminal.say))
-                record_origin(run, folder)
-        record_environment(folder, command)
-        if progress is None:
-            seed_random(run.config.train.seed)
-        try:
-            train(run, folder, terminal, progress)
-        except (StrategyError, EngineError, CheckingError, TrackerError) as error:
-            raise UsageError(str(error)) from error
-        except Interrupted as error:
-            print(f"treepo: {error}", file=sys.stderr)
-            return 128 + error.signum
-    return 0
+    folder = None if resumed is None else _resumed_folder(resumed, recipe, out)
+    return run_training(recipe, folder, _out_folder(out), overrides, command)
 
 
 def _resumed_folder(resumed: str, recipe: str | None, out: str | None) -> Path:

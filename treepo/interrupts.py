@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -37,6 +39,13 @@ class Interrupts:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A signal may come through while this lasts."""
+        self.admit()
+        yield
+        self.hold()
 
     def admit(self) -> None:
         """From here on nothing is half done, and a signal may come through."""

@@ -1,5 +1,6 @@
 """Mistakes of whoever gives a command, told in one line."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,3 +16,9 @@ def users_mistakes() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(" ".join(str(error).split())) from error
+
+
+def program() -> str:
+    """What messages begin with: of several processes, which one says so."""
+    rank = os.environ.get("RANK", "0")
+    return "treepo" if rank == "0" else f"treepo (process {rank})"

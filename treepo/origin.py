@@ -8,6 +8,7 @@ import torch
 
 from treepo.build import Run
 from treepo.files import replace_text
+from treepo.model.sharding import plain_weights, whole
 
 NAME = "initial.json"
 
@@ -17,13 +18,15 @@ NUM_COMPARED = 1000
 
 def record_origin(run: Run, out: Path) -> None:
     """Write down what the run begins with, for `check_origin`. Must come before its first step."""
-    replace_text(out / NAME, json.dumps(_origin(run), indent=1) + "\n")
+    origin = _origin(run)
+    if run.processes.is_first:
+        replace_text(out / NAME, json.dumps(origin, indent=1) + "\n")
 
 
 def check_origin(run: Run, out: Path) -> None:
     """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
     path = out / NAME
-    if not path.exists():
+    if not run.processes.of_first(path.exists()):
         # It was ended before it began.
         record_origin(run, out)
         return
@@ -39,9 +42,12 @@ def _origin(run: Run) -> dict[str, str]:
     config = run.config
     weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     if config.lora.rank or config.penalties.kl:
-        for name, tensor in sorted(run.policy.model.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        with whole(run.policy.model):
+            for name, tensor in sorted(plain_weights(run.policy.model).items()):
+                weights.update(name.encode())
+                # A copy: memory that numpy has seen cannot be let go, as weights that were gathered have to be.
+                copy = tensor.detach().to("cpu", copy=True)
+                weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:

@@ -10,7 +10,9 @@ from treepo.build import Run, build_run
 from treepo.build_task import Notify
 from treepo.config import read_recipe, resolve, to_toml
 from treepo.files import locked, replace_text
+from treepo.launch import Job
 from treepo.learn.checkpoint.store import Progress
+from treepo.model.sharding import whole
 from treepo.origin import check_origin
 from treepo.report.metrics import MetricsLog
 from treepo.report.samples import cut_samples
@@ -24,6 +26,7 @@ MAY_CHANGE = (
     *("train.num_steps", "train.trees_every", "eval.every", "eval.keep_best", "checkpoint.every", "checkpoint.keep"),
     *("engine.max_batch", "engine.max_prefill_tokens", "engine.max_tokens", "checking.num_workers"),
     *("model.device", "train.micro_batch_tokens", "train.gradient_checkpointing", "vllm.memory_share"),
+    *("processes.shard_size", "processes.timeout_s"),
     *("servers.urls", "servers.sync", "servers.folder", "servers.address", "servers.timeout_s", "servers.max_retries"),
 )
 """Settings with which a run may go on though it was begun with others."""
@@ -48,45 +51,51 @@ def claimed(out: Path, notify: Notify) -> Iterator[None]:
         yield
 
 
-def resume(out: Path, overrides: Settings, terminal: Terminal) -> tuple[Run, Progress | None]:
-    """(the parts of the run in a folder, where it has come to): with the state of its newest checkpoint that is whole,
-    or None if it has none and begins anew. Its metrics end with that step.
-
-    The folder must be claimed. Raises ValueError for a setting that may not change, a model or problems that are not
-    those it was begun with.
-    """
+def continued_settings(out: Path, overrides: Settings) -> Config:
+    """The settings of the run in a folder, with those given now. Raises ValueError for one that may not change."""
     begun = read_recipe(out / "config.toml")
     config = resolve(begun, overrides)
     changes = changed_settings(resolve(begun), config)
     if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in MAY_CHANGE]:
         raise ValueError(f"resume: {'; '.join(refused)}: that would be another run (docs/runs.md: what may change)")
+    return config
+
+
+def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run, Progress | None]:
+    """(the parts of the run in a folder, where it has come to): with the state of its newest checkpoint that is whole,
+    or None if it has none and begins anew. Its metrics end with that step.
+
+    config: see `continued_settings`. The folder must be claimed by the first process. Raises ValueError for a model or
+    problems that are not those it was begun with.
+    """
     with terminal.bar("making the base model") as report:
-        run = build_run(config, terminal.say, report)
+        run = build_run(config, terminal.say, report, job)
     try:
         progress = _restore(run, out, terminal)
     except BaseException:
         run.close()
         raise
-    if changes:
-        replace_text(out / "config.toml", to_toml(config))
+    text = to_toml(config)
+    if job.processes.is_first and text != (out / "config.toml").read_text(encoding="utf-8"):
+        replace_text(out / "config.toml", text)
     return run, progress
 
 
 def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
     check_origin(run, out)
     store = checkpoint_store(run.config, out)
-    step = store.newest(terminal.say)
-    log = MetricsLog(out / "metrics.jsonl")
+    step = run.processes.of_first(store.newest(terminal.say) if run.processes.is_first else None)
+    if run.processes.is_first:
+        last = -1 if step is None else step
+        MetricsLog(out / "metrics.jsonl").cut(last)
+        cut_samples(out / "samples.jsonl", last)
     if step is None:
-        log.cut(-1)
-        cut_samples(out / "samples.jsonl", -1)
         terminal.say("There is no checkpoint to go on from: the run begins anew.")
         return None
-    log.cut(step)
-    cut_samples(out / "samples.jsonl", step)
     progress = store.restore(step, run.learner)
-    run.trainer.engine.rest()
-    run.trainer.engine.update_weights(run.policy.model)
+    with whole(run.policy.model):
+        run.trainer.engine.rest()
+        run.trainer.engine.update_weights(run.policy.model)
     terminal.say(f"Goes on after step {step}.")
     return progress
 

@@ -1,7 +1,7 @@
 """One training run from its settings to its folder."""
 
 import shutil
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from treepo.build import Run, build_run
 from treepo.build_tracking import check_installed, tracked
 from treepo.config import to_toml
 from treepo.credit import GRPO
+from treepo.launch import Job
 from treepo.learn.batches import TreeBatch
 from treepo.learn.checkpoint.store import Progress
 from treepo.learn.update import NonFiniteUpdateError
+from treepo.processes import LostError, is_lost
 from treepo.report.metrics import MetricsLog
 from treepo.report.samples import append_samples, choose_samples
 from treepo.report.terminal import Terminal
@@ -23,19 +25,27 @@ from treepo.report.trackers.tracking import one_line
 from treepo.report.trees import KeptTree, write_trees
 from treepo.reporting import report_of_run
 from treepo.run_checkpoints import RunCheckpoints
-from treepo.settings import Config
+from treepo.settings import Config, TrackingSettings
 
 
-def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
-    """Build the parts of a run and make its folder with the resolved settings.
+def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = None) -> Run:
+    """Build the parts of a run, in each of its processes, and let the first make its folder with the resolved settings.
 
     Raises ValueError for settings that cannot work and for a folder that already holds something, before anything is
     written there.
     """
-    _check_unused(out)
+    job = job or Job(config.model.device)
+    if job.processes.is_first:
+        _check_unused(out)
     check_installed(config.tracking)
     with terminal.bar("making the base model") as report:
-        run = build_run(config, terminal.say, report)
+        run = build_run(config, terminal.say, report, job)
+    if job.processes.is_first:
+        _make_folder(config, out)
+    return run
+
+
+def _make_folder(config: Config, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         # "x": of two runs that start at once in one folder, one fails here.
@@ -43,7 +53,6 @@ def prepare(config: Config, out: Path, terminal: Terminal) -> Run:
             file.write(to_toml(config))
     except OSError as error:
         raise ValueError(f"out: cannot write to {str(out)!r}: {error}") from error
-    return run
 
 
 def _check_unused(out: Path) -> None:
@@ -61,10 +70,17 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
     progress: where a run that is resumed has come to. Raises FloatingPointError if logits, loss or gradients stop being
     finite; the batch of an update that did it is kept in `out`. Raises MemoryError, with what to change, for an update
     that cannot be made within memory, TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and
-    SIGTERM, once the last complete step has a checkpoint.
+    SIGTERM, once the last complete step has a checkpoint. Of several processes, all of which train, the first keeps the
+    folder; PeerError or LostError is raised where another one does not go on.
     """
-    with tracked(run.config, out, terminal.say) as tracking:
-        _train(run, out, terminal, progress, tracking)
+    settings = run.config if run.processes.is_first else replace(run.config, tracking=TrackingSettings())
+    with tracked(settings, out, terminal.say) as tracking:
+        try:
+            _train(run, out, terminal, progress, tracking)
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise LostError(str(error)) from error
 
 
 def _train(run: Run, out: Path, terminal: Terminal, progress: Progress | None, tracking: Tracking) -> None:
@@ -74,22 +90,28 @@ def _train(run: Run, out: Path, terminal: Terminal, progress: Progress | None, t
         if progress is None:
             tracking.log(0, _evaluate_first(run, out, log, terminal, checkpoints))
         for step in range(checkpoints.last_step + 1, num_steps + 1):
-            checkpoints.interrupts.admit()
-            metrics = _step(run, step, out, tracking, checkpoints.interrupts.hold)
+            metrics = _step(run, step, out, tracking, checkpoints)
             is_best, took = checkpoints.advance(step, metrics)
             if is_best:
                 _keep_best(run, out)
             metrics |= took
-            log.append(step, metrics)
+            if run.processes.is_first:
+                log.append(step, metrics)
             checkpoints.write()
             tracking.log(step, metrics)
             show(step, metrics)
+    run.keep(lambda: _keep_last(run, out))
+    if run.processes.is_first:
+        _report(run, out, terminal)
+        terminal.summary(log.read(), out, next_commands(run.config, out))
+
+
+def _keep_last(run: Run, out: Path) -> None:
+    """Save what the run ended with."""
     if run.config.lora.rank:
         run.policy.save_adapter(out / "adapter")
     if is_model_kept(run.config):
         run.policy.save(out / "model")
-    _report(run, out, terminal)
-    terminal.summary(log.read(), out, next_commands(run.config, out))
 
 
 def _report(run: Run, out: Path, terminal: Terminal) -> None:
@@ -103,10 +125,9 @@ def _report(run: Run, out: Path, terminal: Terminal) -> None:
 def _evaluate_first(
     run: Run, out: Path, log: MetricsLog, terminal: Terminal, checkpoints: RunCheckpoints
 ) -> dict[str, float]:
-    checkpoints.interrupts.admit()
-    before = run.evaluate()
-    checkpoints.interrupts.hold()
-    log.append(0, before)
+    before = run.evaluate(checkpoints.interrupts.admitted)
+    if run.processes.is_first:
+        log.append(0, before)
     if checkpoints.advance(0, before)[0]:
         _keep_best(run, out)
     if before:
@@ -116,8 +137,11 @@ def _evaluate_first(
 
 def _keep_best(run: Run, out: Path) -> None:
     """Save the model as the best so far, if asked for; the one before is there until this one is whole."""
-    if not run.config.eval.keep_best:
-        return
+    if run.config.eval.keep_best:
+        run.keep(lambda: _replace_best(run, out))
+
+
+def _replace_best(run: Run, out: Path) -> None:
     best, partial, before = out / "best", out / "best.partial", out / "best.before"
     for leftover in (partial, before):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -133,16 +157,17 @@ def is_model_kept(config: Config) -> bool:
     return config.lora.merge or not config.lora.rank
 
 
-def _step(run: Run, step: int, out: Path, tracking: Tracking, before_updates: Callable[[], None]) -> dict[str, float]:
+def _step(run: Run, step: int, out: Path, tracking: Tracking, checkpoints: RunCheckpoints) -> dict[str, float]:
     """One training step, with its trees kept and an evaluation where they are due."""
     is_kept = _is_due(step, run.config.train.trees_every)
     try:
-        result = run.trainer.step(step, before_updates, with_entropies=is_kept)
+        result = run.trainer.step(step, checkpoints.begin_updates, checkpoints.interrupts.admitted, is_kept)
     except NonFiniteUpdateError as error:
-        path = out / f"failed-step-{step:06d}.safetensors"
+        rank = f"-process-{run.processes.rank}" if run.processes.count > 1 else ""
+        path = out / f"failed-step-{step:06d}{rank}.safetensors"
         save_file(_arrays(error.batch), path)
         raise FloatingPointError(f"step {step}: {error}; its batch is kept in {str(path)!r}") from error
-    if is_kept:
+    if run.processes.is_first and is_kept:
         assert result.entropies is not None
         every = result.trees, result.rewards, result.advantages, result.entropies
         kept = [KeptTree(*parts) for parts in zip(*every, strict=True)]

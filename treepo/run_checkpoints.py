@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from treepo.build import Run
 from treepo.engine import EngineError
 from treepo.interrupts import Interrupted, Interrupts
 from treepo.learn.checkpoint.store import CheckpointStore, Progress, Snapshot
 from treepo.learn.checkpoint.writer import CheckpointWriter
+from treepo.processes import ALONE, PeerError, Processes
 from treepo.report.metrics import Metrics
 from treepo.settings import Config
 from treepo.task.checked import CheckingError
@@ -26,9 +27,15 @@ NONE = -1
 """The step of the best score where there was none."""
 
 
-def checkpoint_store(config: Config, out: Path) -> CheckpointStore:
+def checkpoint_store(config: Config, out: Path, processes: Processes = ALONE) -> CheckpointStore:
     """The checkpoints of the run in a folder."""
-    return CheckpointStore(out / "checkpoints", config.checkpoint.keep)
+    return CheckpointStore(out / "checkpoints", config.checkpoint.keep, processes)
+
+
+def is_stop(error: BaseException | None) -> bool:
+    """Whether it is one of STOPS, here or in another process."""
+    kinds = {kind.__name__ for kind in get_args(STOPS)}
+    return isinstance(error, STOPS) or (isinstance(error, PeerError) and not kinds.isdisjoint(error.kinds))
 
 
 class RunCheckpoints:
@@ -43,7 +50,8 @@ class RunCheckpoints:
         self.notify = notify
         self.progress = progress
         self.interrupts = Interrupts()
-        self.writer = CheckpointWriter(checkpoint_store(run.config, out), notify)
+        self.writer = CheckpointWriter(checkpoint_store(run.config, out, run.job.background), notify)
+        self.is_intact = True
         self._begun = -1 if progress is None else progress.step
         self._snapshot: Snapshot | None = None
 
@@ -59,11 +67,15 @@ class RunCheckpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if not (isinstance(error, Interrupted) and error.is_urgent):
-                is_intact = self.interrupts.is_admitted and isinstance(error, STOPS)
                 self.interrupts.hold()
-                self._finish(error is None or is_intact, is_stopped=error is not None)
+                is_intact = error is None or (self.is_intact and is_stop(error))
+                self._finish(is_intact, is_stopped=error is not None)
         finally:
             self.interrupts.__exit__(kind, error, at)
+
+    def begin_updates(self) -> None:
+        """From here on the state is no longer that of the last complete step."""
+        self.is_intact = False
 
     def advance(self, step: int, metrics: Metrics) -> tuple[bool, Metrics]:
         """A step is complete: (whether its score is the best so far, seconds that its checkpoint took, if it has one).
@@ -73,6 +85,7 @@ class RunCheckpoints:
         score, last = metrics.get("eval/avg", WORST), self.progress or Progress(0, WORST, NONE)
         is_best = score > last.best
         self.progress = Progress(step, *((score, step) if is_best else (last.best, last.best_step)))
+        self.is_intact = True
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
             return is_best, {}

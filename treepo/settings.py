@@ -214,6 +214,18 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class ProcessSettings:
+    """How several processes train together, if torchrun started them (see docs/runs.md)."""
+
+    shard_size: Annotated[int, Field(ge=0)] = 0
+    """Processes that the model's weights, gradients and moments are divided over; if there are more, groups of so many
+    hold copies (HSDP). 0 for all."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 7200.0
+    """Longest wait of a process for the others, which may have longer trees to grow."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -242,6 +254,7 @@ class Config:
     eval: EvalSettings = EvalSettings()
     tracking: TrackingSettings = TrackingSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+    processes: ProcessSettings = ProcessSettings()
 
     def __post_init__(self) -> None:
         if self.credit.per_node and self.loss.per_trajectory:

@@ -37,7 +37,7 @@ def save_own(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     learner = make_learner(is_sharded=True)
     step(learner)
-    save_tensors(Path(folder) / "saved", learner.copy_tensors())
+    save_tensors(Path(folder) / "saved", learner.copy_tensors(), dist.group.WORLD)
     dist.destroy_process_group()
 
 

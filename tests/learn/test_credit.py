@@ -11,7 +11,8 @@ import pytest
 from tests.trees import complete_tree, star, tree_of
 from treepo.credit import GRPO, SPO, Estimator, FadingDifference, MaxRL, TreePO, ValueDifference
 from treepo.grow import StrategyError
-from treepo.learn.trainer import credit
+from treepo.learn.crediting import credit
+from treepo.processes import Processes
 from treepo.tree import Tree
 
 TREES = [complete_tree(2), star(3, 4), tree_of({0: (1, 2), 2: (3, 4)}, 2)]
@@ -28,6 +29,16 @@ class Made:
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         return self.make(tree)
+
+
+@dataclass(frozen=True)
+class Adding(Processes):
+    """Processes that add numbers up as a test says."""
+
+    adding: Callable[[np.ndarray], np.ndarray] = np.copy
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        return self.adding(values)
 
 
 class TwoProcesses:
@@ -57,7 +68,7 @@ def test_two_processes_credit_like_one(estimator: Estimator, first: int) -> None
     parts: dict[int, list[np.ndarray | None]] = {}
 
     def run(rank: int, own: slice) -> None:
-        parts[rank] = credit(TREES[own], REWARDS[own], estimator, sums=found.of(rank))
+        parts[rank] = credit(TREES[own], REWARDS[own], estimator, processes=Adding(adding=found.of(rank)))
 
     threads = [Thread(target=run, args=(0, slice(first))), Thread(target=run, args=(1, slice(first, None)))]
     for thread in threads:
@@ -77,7 +88,7 @@ def test_a_process_whose_trees_all_agree_takes_part() -> None:
         asked.append(values.tolist())
         return values
 
-    assert credit([star(2)], [np.ones(2)], TreePO(), sums=sums) == [None]
+    assert credit([star(2)], [np.ones(2)], TreePO(), processes=Adding(adding=sums)) == [None]
     assert asked == [[0, 0], [0]]
 
 

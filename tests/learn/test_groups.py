@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tests.trees import complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit import DrGRPO, TreePO, ValueDifference
 from treepo.grow import TreeShape
+from treepo.learn.crediting import has_signal
 from treepo.learn.figures import forks_by_depth
 from treepo.learn.groups import advantage_figures, depths, group_figures
-from treepo.learn.trainer import has_signal
 from treepo.tree import Tree
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])

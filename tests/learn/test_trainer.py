@@ -16,12 +16,13 @@ from treepo.credit import GRPO, SPO, Estimator, TreePO, TreeRL, ValueDifference,
 from treepo.engine import SampleRequest
 from treepo.engine.torch import TorchEngine
 from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
+from treepo.learn.crediting import credit
 from treepo.learn.dynamic import DynamicSampling
 from treepo.learn.loss import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
-from treepo.learn.trainer import Trainer, credit
+from treepo.learn.trainer import Trainer
 from treepo.learn.update import Updater
 from treepo.model.policy import Policy
 from treepo.task.checking import Outcome, Verdict
@@ -362,7 +363,7 @@ def test_a_step_with_an_advantage_per_node(estimator: Estimator) -> None:
 
 def test_mini_batches_of_nothing() -> None:
     """No trees, no mini-batches."""
-    assert make_trainer().mini_batches([]) == []
+    assert make_trainer().mini_batches([], [], 0) == []
 
 
 def test_equal_parts() -> None:
@@ -370,7 +371,7 @@ def test_equal_parts() -> None:
     trainer = make_trainer()
     trees: list[Any] = [[2 * i, 2 * i + 1] if i % 3 == 0 else [2 * i] for i in range(23)]
     for count in range(1, 30):
-        parts = replace(trainer, num_mini_batches=count).mini_batches(trees)
+        parts = replace(trainer, num_mini_batches=count).mini_batches(trees, range(23), 23)
         assert [x for part in parts for x in part] == [x for tree in trees for x in tree]
         sizes = sorted(len({x // 2 for x in part}) for part in parts)
         assert len(parts) == min(count, 23) and sizes[0] >= 1 and sizes[-1] - sizes[0] <= 1
@@ -380,9 +381,9 @@ def test_equal_parts() -> None:
 class BackwardSampler:
     """Trees that finish in the reverse of the order in which they were asked for."""
 
-    def grow(self, problems: list[Problem], seed: int) -> Any:
+    def grow(self, problems: list[Problem], seed: int, chosen: Sequence[int]) -> Any:
         """Yield the last one first."""
-        for i in reversed(range(len(problems))):
+        for i in reversed(chosen):
             yield i, Tree.planted(problems[i].id, np.array(problems[i].prompt_ids), seed)
 
 

@@ -19,14 +19,17 @@ class TreeSampler:
         self.rules = rules
         self.sampling = sampling
 
-    def grow(self, problems: Sequence[Problem], seed: int) -> Iterator[tuple[int, Tree]]:
-        """Yield (position in `problems`, its finished tree) as the trees finish.
+    def grow(
+        self, problems: Sequence[Problem], seed: int, chosen: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Tree]]:
+        """Yield (position in `problems`, its finished tree) as the trees finish. chosen: the positions of the problems
+        that are asked here, in rising order; all if not given.
 
         A tree depends on `seed`, its problem and the model alone: not on the other problems, not on the engine's batch.
-        A problem that is asked twice grows two different trees. No more trees grow at a time than the engine can hold,
-        so that those under way come before new ones.
+        A problem that is there twice grows two different trees, wherever each is asked. No more trees grow at a time
+        than the engine can hold, so that those under way come before new ones.
         """
-        waiting = deque(self._plant(problems, seed))
+        waiting = deque(self._plant(problems, seed, range(len(problems)) if chosen is None else chosen))
         growing: dict[int, Growth] = {}
         under_way: dict[int, tuple[int, int]] = {}
         request_ids = count()
@@ -69,8 +72,9 @@ class TreeSampler:
         size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.most_tokens
         return self.engine.room > 0 and (num_growing + 1) * size <= self.engine.capacity
 
-    def _plant(self, problems: Sequence[Problem], seed: int) -> Iterator[tuple[int, Growth]]:
-        times_asked = Counter[str]()
+    def _plant(self, problems: Sequence[Problem], seed: int, chosen: Sequence[int]) -> Iterator[tuple[int, Growth]]:
+        wanted, times_asked = set(chosen), Counter[str]()
         for position, p in enumerate(problems):
-            yield position, Growth(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
+            if position in wanted:
+                yield position, Growth(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
             times_asked[p.id] += 1

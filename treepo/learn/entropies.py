@@ -8,7 +8,7 @@ import torch
 
 from treepo.learn.batches import join
 from treepo.learn.packing import PackedTree
-from treepo.learn.scoring import Scorer
+from treepo.learn.scoring import Scorer, nothing
 from treepo.learn.update import Updater
 from treepo.tree import Tree
 
@@ -38,7 +38,9 @@ def _of_terms(scorer: Scorer, trees: Sequence[PackedTree], max_tokens: int) -> l
     """Per packed tree [S]."""
     found: dict[int, np.ndarray] = {}
     for indices in scorer.batches(trees, max_tokens):
-        every = scorer(join([trees[i] for i in indices])).entropies.float().cpu().numpy()
+        every = scorer(join([trees[i] for i in indices] or [nothing()])).entropies.float().cpu().numpy()
+        if not indices:
+            continue
         bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
         found.update(zip(indices, np.split(every, bounds), strict=True))
     return [found[i] for i in range(len(trees))]

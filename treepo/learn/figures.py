@@ -8,7 +8,7 @@ import numpy as np
 from treepo.credit.leaf_weights import weighted_mean
 from treepo.grow import TreeShape
 from treepo.learn.groups import depths
-from treepo.learn.packing import PackedTree, num_distinct
+from treepo.learn.packing import num_distinct
 from treepo.tree import StopReason, Tree
 
 
@@ -82,11 +82,11 @@ def problem_figures(
     }
 
 
-def packing_figures(trees: Sequence[Tree], packed: Sequence[Sequence[PackedTree]]) -> dict[str, float]:
+def packing_figures(trees: Sequence[Tree], num_forwarded: Sequence[int]) -> dict[str, float]:
     """tokens/forwarded: prompt and response tokens that an epoch of updates forwards; tokens/unpacked: the same with
-    every trajectory on its own. packed: the parts of each tree, none for one that was not trained on."""
-    trained = [(tree, parts) for tree, parts in zip(trees, packed, strict=True) if parts]
+    every trajectory on its own. num_forwarded: of each tree, 0 for one that was not trained on."""
+    trained = [tree for tree, num in zip(trees, num_forwarded, strict=True) if num]
     return {
-        "tokens/forwarded": sum(part.num_tokens for _, parts in trained for part in parts),
-        "tokens/unpacked": sum(int(lengths_of(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t, _ in trained),
+        "tokens/forwarded": sum(num_forwarded),
+        "tokens/unpacked": sum(int(lengths_of(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t in trained),
     }

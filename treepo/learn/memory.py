@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from treepo.engine import Engine
 from treepo.engine.torch import TorchEngine
+from treepo.model.sharding import local
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What allocators say that have no exception class of their own: PyTorch's for the CPU, cuBLAS."""
@@ -87,5 +88,5 @@ def cache_figures(engine: Engine) -> dict[str, float]:
 
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:
-    """Of all their elements."""
-    return sum(tensor.nbytes for tensor in tensors)
+    """Of all their elements that lie on this process."""
+    return sum(local(tensor).nbytes for tensor in tensors)

@@ -16,9 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from treepo.learn.batches import TreeBatch, join, micro_batches, padded_batches
-from treepo.learn.packing import PackedTree
+from treepo.learn.packing import PackedTree, pack
 from treepo.model.served import vocabulary_size
+from treepo.model.sharding import is_sharded, through
 from treepo.model.trees import tree_attention
+from treepo.processes import ALONE, Processes
+from treepo.tree import Node, StopReason, Tree
 
 MAX_LOGITS = 1 << 25
 """Logits held at a time: 128 MiB in float32."""
@@ -41,6 +44,7 @@ class Scorer:
     is_packable: whether the model's attention can be told who sees whom; if not, every tree has to be a single
         trajectory, and they are laid out as rows with padding.
     autocast: type that matrix products are computed in, or None for that of the weights.
+    processes: those that the model is sharded over, if it is.
     """
 
     model: PreTrainedModel
@@ -49,9 +53,13 @@ class Scorer:
     is_packable: bool = True
     autocast: torch.dtype | None = None
     max_logits: int = MAX_LOGITS
+    processes: Processes = ALONE
 
     def __call__(self, batch: TreeBatch, entropy_has_grad: bool = False) -> Scores:
         """Score every term of a batch."""
+        return Scores(*through(self.model, self._scores, batch, entropy_has_grad))
+
+    def _scores(self, batch: TreeBatch, entropy_has_grad: bool) -> tuple[Tensor, Tensor]:
         packed, device = batch.packed, self.model.device
         rows, row_of = np.unique(packed.predecessors, return_inverse=True)
         targets = torch.from_numpy(packed.token_ids[packed.targets]).to(device)
@@ -69,18 +77,28 @@ class Scorer:
                 else:
                     parts.append(self._score_rows(*arguments))
         logprobs, entropies = zip(*parts, strict=True)
-        return Scores(torch.cat(logprobs), torch.cat(entropies))
+        return torch.cat(logprobs), torch.cat(entropies)
 
     def batches(self, trees: Sequence[PackedTree], max_tokens: int) -> list[list[int]]:
-        """Which trees are scored together, so that a forward has at most `max_tokens` tokens, padding included."""
-        return micro_batches(trees, max_tokens) if self.is_packable else padded_batches(trees, max_tokens)
+        """Which trees are scored together, so that a forward has at most `max_tokens` tokens, padding included.
+
+        Of a sharded model each process has as many, so that all gather its weights as often: the last ones may be
+        empty, and `nothing` is scored in their place.
+        """
+        found = micro_batches(trees, max_tokens) if self.is_packable else padded_batches(trees, max_tokens)
+        if not is_sharded(self.model):
+            return found
+        most = max(self.processes.gather(len(found)))
+        return found + [[] for _ in range(most - len(found))]
 
     @torch.no_grad()
     def logprobs(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
         """Per tree the log-probabilities of its terms, [S]."""
         found: dict[int, np.ndarray] = {}
         for indices in self.batches(trees, max_tokens):
-            scores = self(join([trees[i] for i in indices]))
+            scores = self(join([trees[i] for i in indices] or [nothing()]))
+            if not indices:
+                continue
             bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
             every = scores.policy_logprobs.cpu().numpy()
             found.update(zip(indices, np.split(every, bounds), strict=True))
@@ -118,6 +136,13 @@ class Scorer:
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
+
+
+def nothing() -> PackedTree:
+    """What is scored for the sake of other processes: one token after another, which counts nothing."""
+    tree = Tree.planted("", np.zeros(1, np.int32), 0)
+    tree.add(Node(0, np.zeros(1, np.int32), np.zeros(1, np.float32), 0, StopReason.LENGTH))
+    return pack(tree, np.zeros(1))
 
 
 def _padded_inputs(batch: TreeBatch, device: torch.device) -> dict[str, Tensor]:

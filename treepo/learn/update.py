@@ -18,7 +18,9 @@ from treepo.learn.loss.penalties import kl_estimates
 from treepo.learn.memory import REMEDIES, MemoryBound, first_line, is_out_of_memory
 from treepo.learn.packing import PackedTree, pack_apart, pack_within
 from treepo.learn.reference import Reference
-from treepo.learn.scoring import Scorer
+from treepo.learn.scoring import Scorer, nothing
+from treepo.model.sharding import everywhere
+from treepo.processes import ALONE, Processes
 from treepo.tree import Tree
 
 T = TypeVar("T")
@@ -40,7 +42,10 @@ class Updater:
     rescoring: whether the trainer's own log-probabilities, as they are before the first update of a step, take the
     place of the engine's. max_importance: with rescoring, the bound of the weights by which tokens that the engine drew
     from another distribution are made up for; None for no weights. reference: needed where a penalty refers to it.
-    bound: where memory runs out, work begins again with half as many tokens per forward, which the bound remembers.
+    bound: where memory runs out, work begins again with half as many tokens per forward, which the bound remembers; not
+    where the model is sharded, since the other processes wait in the middle of theirs.
+    processes: those that share the trees of an update, each of which may have none; all take part in all calls but
+    `pack`.
     """
 
     scorer: Scorer
@@ -56,6 +61,7 @@ class Updater:
     max_importance: float | None = None
     reference: Reference | None = None
     bound: MemoryBound = field(default_factory=MemoryBound)
+    processes: Processes = ALONE
 
     @property
     def limit(self) -> int:
@@ -90,34 +96,39 @@ class Updater:
         Where memory runs out in a forward or backward pass, all of them are done again with fewer tokens each, before
         any weight has changed. Raises MemoryError, with what to change, if that does not help.
         """
-        assert trees, "an update needs at least one tree"
-        parts, (totals, gaps) = self.within_memory(weigh(trees, self.aggregation), self._gradients)
+        assert trees or self.processes.count > 1, "an update needs at least one tree"
+        weighed = weigh(trees, self.aggregation, self.processes)
+        parts, (totals, gaps) = self.within_memory(weighed, self._gradients)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = clip_grad_norm_(trained, self.max_grad_norm)
+        norm = everywhere(clip_grad_norm_(trained, self.max_grad_norm))
         if not torch.isfinite(norm):
-            raise NonFiniteUpdateError("gradient norm", join(parts))
+            raise NonFiniteUpdateError("gradient norm", join(parts or [nothing()]))
         self._step()
         totals |= {"grad_norm": float(norm), "lr": float(self.schedule.get_last_lr()[0])}
         self.schedule.step()
-        return totals | mismatch_figures(gaps)
+        return totals | mismatch_figures(gaps, self.processes)
 
     def _gradients(self, trees: Sequence[PackedTree], max_tokens: int) -> tuple[dict[str, float], np.ndarray]:
         """Fill in the gradients of all trained weights; (metrics, gap of each term as `loss_sum` says)."""
-        num_tokens = sum(tree.num_response_tokens for tree in trees)
+        (num_tokens,) = self.processes.sums(np.array([sum(tree.num_response_tokens for tree in trees)], np.float64))
         totals: dict[str, float] = {}
-        gaps: list[np.ndarray] = []
+        gaps = [np.zeros(0)]
         self.optimizer.zero_grad(set_to_none=True)
         for indices in self.scorer.batches(trees, max_tokens):
-            batch = join([trees[i] for i in indices])
+            batch = join([trees[i] for i in indices] or [nothing()])
             loss, sums, gap = self.loss_sum(batch)
+            if not indices:
+                (0.0 * loss).backward()
+                continue
             gaps.append(gap)
-            if not torch.isfinite(loss):
+            # With others waiting for its gradients it goes on: their norm will not be finite, and all find out.
+            if not torch.isfinite(loss) and self.processes.count == 1:
                 raise NonFiniteUpdateError("loss", batch)
             loss.backward()
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
             totals["loss"] = totals.get("loss", 0.0) + float(loss.detach())
-        return totals, np.concatenate(gaps)
+        return added(self.processes.gather(totals)), np.concatenate(gaps)
 
     def within_memory(
         self, trees: Sequence[PackedTree], work: Callable[[Sequence[PackedTree], int], T]
@@ -134,6 +145,11 @@ class Updater:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error)
+            if self.processes.count > 1:
+                raise MemoryError(
+                    f"train.micro_batch_tokens: out of memory at {self.limit} tokens; with several processes a smaller "
+                    f"one has to be given on resuming ({first_line(reason)})"
+                )
             # Not while the error is handled: it keeps the tensors of the failed forward alive.
             self.optimizer.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
@@ -172,14 +188,21 @@ class Updater:
         return loss, {name: float(value) for name, value in sums.items()}, gaps
 
 
-def weigh(trees: Sequence[PackedTree], aggregation: Aggregation) -> list[PackedTree]:
-    """The trees of one update with the weight of each trajectory's tokens."""
-    weights = aggregation(np.concatenate([tree.lens for tree in trees]))
-    bounds = np.cumsum([len(tree.lens) for tree in trees])[:-1]
-    return [replace(tree, leaf_weights=own) for tree, own in zip(trees, np.split(weights, bounds), strict=True)]
+def weigh(trees: Sequence[PackedTree], aggregation: Aggregation, processes: Processes = ALONE) -> list[PackedTree]:
+    """The trees of one update with the weight of each trajectory's tokens among those of all processes."""
+    lens = processes.gather(np.concatenate([np.zeros(0), *(tree.lens for tree in trees)]))
+    every = aggregation(np.concatenate(lens))
+    weights = np.split(every, np.cumsum([len(own) for own in lens])[:-1])[processes.rank]
+    ends = np.cumsum([len(tree.lens) for tree in trees], dtype=np.int64)
+    return [replace(t, leaf_weights=weights[end - len(t.lens) : end]) for t, end in zip(trees, ends, strict=True)]
 
 
-def mismatch_figures(gaps: np.ndarray) -> dict[str, float]:
+def added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The sum of each figure over the processes that have it."""
+    return {name: sum(part[name] for part in parts if name in part) for part in parts for name in part}
+
+
+def mismatch_figures(gaps: np.ndarray, processes: Processes = ALONE) -> dict[str, float]:
     """How far the distribution that an engine samples from is from the policy's, by their log-probabilities of what it
     sampled: mean and maximum of the distance, and an estimate of KL(engine | policy).
 
@@ -187,5 +210,7 @@ def mismatch_figures(gaps: np.ndarray) -> dict[str, float]:
     """
     wide = gaps.astype(np.float64)
     with np.errstate(over="ignore"):
-        kl = float((np.expm1(wide) - wide).mean())
-    return {"mismatch/mean": float(np.abs(wide).mean()), "mismatch/max": float(np.abs(wide).max()), "mismatch/kl": kl}
+        kl = float((np.expm1(wide) - wide).sum())
+    count, total, kl = processes.sums(np.array([len(wide), np.abs(wide).sum(), kl])).tolist()
+    largest = max(processes.gather(float(np.abs(wide).max(initial=0.0))))
+    return {"mismatch/mean": total / count, "mismatch/max": largest, "mismatch/kl": kl / count}

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from treepo.model.lora import has_adapter, merged_weights
+from treepo.model.sharding import plain_weights
 
 
 def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -15,5 +16,5 @@ def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     transformers may keep weights in another layout than the checkpoint's (experts side by side in one tensor); what is
     yielded is in the checkpoint's.
     """
-    weights = dict(merged_weights(model)) if has_adapter(model) else model.state_dict()
+    weights = dict(merged_weights(model)) if has_adapter(model) else plain_weights(model)
     yield from revert_weight_conversion(model, weights).items()

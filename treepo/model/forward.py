@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
 from treepo.model.attention import AttentionContext
+from treepo.model.sharding import own_class
 
 Forward = Callable[[Tensor, Tensor, AttentionContext, Tensor], Tensor]
 """(ids int64 [N], positions int64 [N], context, which tokens' logits int64 [M]) -> logits [M, V]."""
@@ -23,7 +24,7 @@ LEAN_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 def is_lean(model: Any) -> bool:
     """Whether LeanForward computes what this model does: transformers' own code for one of LEAN_TYPES, with plain
     linear maps (an adapter or a quantised layer in the place of one is left to the model's own forward)."""
-    if model.config.model_type not in LEAN_TYPES or not type(model).__module__.startswith("transformers.models."):
+    if model.config.model_type not in LEAN_TYPES or not own_class(model).__module__.startswith("transformers.models."):
         return False
     maps = [m for layer in model.model.layers for name, m in layer.named_modules() if name.endswith("_proj")]
     return model.config.hidden_act == "silu" and all(type(m) is nn.Linear for m in maps)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from treepo.model.sharding import plain_weights
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -86,7 +88,7 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
 
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in plain_weights(model).items():
         place, _, last = name.rpartition(".")
         owner = place.removesuffix(".base_layer")
         if owner != place and owner in adapted:

@@ -12,15 +12,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from treepo.model.attention import ATTENTION_NAME, NotPackableError, register_attention
 from treepo.model.lora import has_adapter, merged
 from treepo.model.served import check_config, check_exact, longest_exact, vocabulary_size
+from treepo.model.sharding import built
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The model being trained, and its tokenizer. is_packable: whether its attention can be told who sees whom."""
+    """The model being trained, and its tokenizer. is_packable: whether its attention can be told who sees whom.
+    blueprint: of a model that is sharded, a copy without weights (see `blueprint_of`)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     is_packable: bool = True
+    blueprint: PreTrainedModel | None = None
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -39,14 +42,21 @@ class Policy:
         return decoded(self.tokenizer, token_ids)
 
     def save(self, folder: Path) -> None:
-        """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged."""
-        (merged(self.model) if has_adapter(self.model) else self.model).save_pretrained(folder)
+        """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
+
+        A sharded model must be `whole`; of its processes one writes.
+        """
+        model = self._plain_model()
+        (merged(model) if has_adapter(model) else model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapters alone, as peft loads them."""
+        """Write the adapters alone, as peft loads them; see `save`."""
         assert has_adapter(self.model), "there is an adapter to save"
-        self.model.save_pretrained(folder)
+        self._plain_model().save_pretrained(folder)
+
+    def _plain_model(self) -> PreTrainedModel:
+        return self.model if self.blueprint is None else built(self.blueprint, self.model)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

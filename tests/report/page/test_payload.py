@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.report.page.runs import letters, shown, some_trees, write_run
 from treepo.credit import GRPO, TreePO
-from treepo.learn.trainer import credited
+from treepo.learn.crediting import credited
 from treepo.report.page.choice import TreeReader, choose_trees
 from treepo.report.page.explanation import Explanation
 from treepo.report.page.numbers import short

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from treepo.bench.update.settings import TaskSettings
 from treepo.bench.update.workload import Workload
-from treepo.build import build_task, build_trainer, engine_for
+from treepo.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
 from treepo.config import resolve
-from treepo.learn.trainer import credit
+from treepo.learn.crediting import credit
 from treepo.model.policy import Policy
 from treepo.settings import BUILT_IN_TASK, ModelSettings
 
@@ -19,7 +19,8 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
         engine = engine_for(config, policy)
         task = build_task(config, policy, engine.longest, lambda _: None)
-        trainer = build_trainer(config, policy, task, engine)
+        updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
+        trainer = build_trainer(config, policy, task, engine, updater)
         problems = task.training_problems(0, settings.problems)
         trees = trainer.grow(problems, step=1)
         rewards = [verified.rewards for verified in trainer.verify(problems, trees)]

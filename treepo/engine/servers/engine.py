@@ -36,14 +36,28 @@ class ServerEngine:
     seeded from the request's seed and the length of its prefix: the same trees again on the same servers, but not those
     of the other engines, and a segment in two requests differs from the same one in one.
 
-    max_batch: requests that each server decodes at a time. `connect` comes first, `close` last.
+    max_batch: requests that each server decodes at a time. name: of this run's weights, which no other run may use;
+    drawn if not given. Where
+    several processes share the servers they all have it, and one leads: it alone gives servers new weights, and the
+    others wait for them. `connect` comes first, `close` last.
     """
 
-    def __init__(self, settings: ServerSettings, sync: Sync, eos_ids: Sequence[int], max_batch: int = 256) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        sync: Sync,
+        eos_ids: Sequence[int],
+        max_batch: int = 256,
+        name: str | None = None,
+        leads: bool = True,
+    ) -> None:
         self.settings = settings
         self.sync = sync
         self.eos_ids = list(eos_ids)
         self.max_batch = max_batch
+        self.name = name or f"treepo-{uuid4().hex}"
+        self.leads = leads
+        self.num_updates = 0
         self.fleet = Fleet([], settings.max_retries)
         self.names = count()
         self.under_way: dict[int, tuple[SampleRequest, Future[None]]] = {}
@@ -174,8 +188,12 @@ class ServerEngine:
         Raises EngineError if none takes them.
         """
         assert not self.under_way, "weights change only between requests"
-        # No other run ever used this version, so that a server that has it has these weights.
-        self._wait_for(self.fleet.update(self.sync, model, f"treepo-{uuid4().hex}"))
+        self.num_updates += 1
+        version = f"{self.name}-{self.num_updates}"
+        if self.leads:
+            self._wait_for(self.fleet.update(self.sync, model, version))
+        else:
+            self._wait_for(self.fleet.follow(version, self.settings.timeout_s))
 
     async def _serve(self, name: int, request: SampleRequest) -> None:
         try:

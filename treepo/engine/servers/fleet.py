@@ -20,6 +20,9 @@ LONGEST_PAUSE_S = 30.0
 WATCH_S = 10.0
 """How often servers that failed are looked after."""
 
+FOLLOW_S = 0.2
+"""How often one looks whether another process has given servers new weights."""
+
 DROP_S = 10.0
 """How long a server may take to end requests that nobody waits for any more."""
 
@@ -74,6 +77,21 @@ class Fleet:
         await gather_done(given, self._settle)
         if not self.alive:
             raise EngineError(f"servers.urls: no server took the new weights: {self._errors()}")
+
+    async def follow(self, version: str, timeout_s: float) -> None:
+        """Wait until a server has the weights of a version, which another process gives them.
+
+        Raises EngineError if none has them in time.
+        """
+        for server in self.servers:
+            server.version, server.is_alive = version, False
+        waited = 0.0
+        while not self.alive:
+            if waited >= timeout_s:
+                raise EngineError(f"servers.urls: no server took the new weights: {self._errors()}")
+            await asyncio.sleep(FOLLOW_S)
+            waited += FOLLOW_S
+            await self.revive()
 
     async def revive(self) -> None:
         """Look whether servers that failed answer again, with the weights that they should have."""

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.learn.checkpoint.random_state import random_state, set_random_state
 from treepo.learn.checkpoint.sharded import load_tensors, saved_shapes
+from treepo.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +20,13 @@ class Learner:
 
     Names are those of the parameters, so that the state of a model that is sharded over processes is the same but for
     its tensors being DTensors. Weights that are not trained are left out: they are those of the model that was loaded.
+    processes: those that it is sharded over; all take part in `scalars` and `restore`.
     """
 
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR
+    processes: Processes = ALONE
 
     def copy_tensors(self) -> dict[str, Tensor]:
         """Copies on the CPU of weights and moments, by name."""
@@ -31,9 +34,9 @@ class Learner:
 
     def scalars(self) -> dict[str, Any]:
         """The rest of the state, as JSON holds it. Of the optimiser's groups only the rate moves; settings give the
-        others."""
+        others. Every process has random generators of its own."""
         schedule = {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
-        return {"schedule": schedule, "random": random_state()}
+        return {"schedule": schedule, "random": self.processes.gather(random_state())}
 
     def restore(self, folder: Path, scalars: dict[str, Any]) -> None:
         """Take over the tensors saved in a folder, and what `scalars` gave beside them.
@@ -46,11 +49,11 @@ class Learner:
         if unlike := sorted(name for name in saved.keys() | tensors.keys() if not _fits(saved, tensors, name)):
             raise ValueError(f"resume: {str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}")
         with torch.no_grad():
-            load_tensors(folder, tensors)
+            load_tensors(folder, tensors, self.processes.group)
         self.schedule.load_state_dict(scalars["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = lr
-        set_random_state(scalars["random"])
+        set_random_state(scalars["random"][self.processes.rank % len(scalars["random"])])
 
     def _tensors(self) -> dict[str, Tensor]:
         """The tensors themselves; one that has several names, such as tied embeddings, under its first.

@@ -11,33 +11,41 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from treepo.processes import LostError, is_lost
 
-def save_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+
+def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
     """Write tensors, of each this process's share; what is written is on disk when this returns.
 
-    Raises OSError if it cannot be written.
+    group: the processes that share them; this one alone has them if not given. Raises OSError, in all of them, if it
+    cannot be written.
     """
     _expect_one_process()
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise _cause(error) from error
+    except RuntimeError as error:
+        raise (LostError(str(error)) if is_lost(error) else error) from error
 
 
-def load_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Read tensors in place, of each this process's share.
+def load_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
+    """Read tensors in place, of each this process's share. group: as `save_tensors` says.
 
     Raises OSError if the folder cannot be read, RuntimeError if it lacks one of the tensors or has another shape.
     """
     _expect_one_process()
     try:
-        load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(folder)))
+        reader = HuggingFaceStorageReader(str(folder))
+        load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise _cause(error) from error
 

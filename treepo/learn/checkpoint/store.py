@@ -13,6 +13,7 @@ from treepo.files import PARTIAL, sync, write_text
 from treepo.learn.checkpoint.learner import Learner
 from treepo.learn.checkpoint.manifest import DamagedError, check_manifest, write_manifest
 from treepo.learn.checkpoint.sharded import save_tensors
+from treepo.processes import ALONE, PeerError, Processes
 
 STATE = "state.json"
 
@@ -42,10 +43,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The folder checkpoints/ of a run. keep: how many are kept, besides the best one."""
+    """The folder checkpoints/ of a run, on a disk that all processes see. keep: how many are kept, besides the best.
+    processes: those that write together, over a group of their own if that happens beside training; the first names,
+    drops and checks, and all take part in `write`."""
 
     folder: Path
     keep: int
+    processes: Processes = ALONE
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
@@ -55,26 +59,36 @@ class CheckpointStore:
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint under another name, give it its own, and drop those that are not kept.
 
-        Raises OSError if it cannot be written; the others are then as they were.
+        Raises OSError if it cannot be written, or PeerError if that is what happened to the first process; the
+        checkpoints there were are then as they were.
         """
         final = self._path(snapshot.progress.step)
         partial = final.with_name(final.name + PARTIAL)
         try:
-            self._drop_partial()
-            partial.mkdir(parents=True)
-            save_tensors(partial, snapshot.tensors)
-            write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
-            write_manifest(partial)
-            if final.exists():
-                # Damaged, or the run would have gone on from it.
-                shutil.rmtree(final)
-            partial.rename(final)
-            sync(self.folder)
-            self._prune(snapshot.progress)
-        except OSError:
+            with self.processes.together():
+                if self.processes.is_first:
+                    self._drop_partial()
+                    partial.mkdir(parents=True)
+            save_tensors(partial, snapshot.tensors, self.processes.group)
+            with self.processes.together():
+                if self.processes.is_first:
+                    self._complete(partial, final, snapshot)
+        except (OSError, PeerError):
             # What was written takes room on a disk that may be full.
-            shutil.rmtree(partial, ignore_errors=True)
+            if self.processes.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
             raise
+
+    def _complete(self, partial: Path, final: Path, snapshot: Snapshot) -> None:
+        """Add the rest to the tensors, and give the whole its name."""
+        write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
+        write_manifest(partial)
+        if final.exists():
+            # Damaged, or the run would have gone on from it.
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync(self.folder)
+        self._prune(snapshot.progress)
 
     def newest(self, notify: Callable[[str], None]) -> int | None:
         """The step of the newest checkpoint that is as it was written. notify: told in a line of each that is not."""

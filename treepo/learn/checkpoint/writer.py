@@ -4,6 +4,7 @@ from collections.abc import Callable
 from threading import Thread
 
 from treepo.learn.checkpoint.store import CheckpointStore, Snapshot
+from treepo.processes import LostError, PeerError
 
 
 class CheckpointWriter:
@@ -39,10 +40,11 @@ class CheckpointWriter:
         try:
             self.store.write(snapshot)
             self.has_failed = False
-        except OSError as error:
+        except (OSError, PeerError, LostError) as error:
             self.has_failed = True
             there = self.store.steps()
             last = f"the last one is of step {there[-1]}" if there else "there is none yet"
-            self.notify(f"checkpoint of step {step} could not be written ({error.strerror or error}); {last}")
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            self.notify(f"checkpoint of step {step} could not be written ({reason}); {last}")
         except BaseException as error:  # noqa: BLE001 - raised again in `wait`, by the thread that can do so
             self._error = error

@@ -1,0 +1,170 @@
+"""A model that is divided over processes is updated and served as if it were whole."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+
+from tests.learn.reference import random_advantages, random_trees
+from tests.learn.test_update import gradients, largest_difference, updater_of
+from tests.models import make_tiny_model
+from tests.processes import run_in
+from treepo.engine import SampleRequest
+from treepo.engine.torch import TorchEngine
+from treepo.learn.checkpoint.learner import Learner
+from treepo.learn.loss import GSPO, Penalties, TrajectoryMean
+from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.packing import PackedTree
+from treepo.learn.reference import FrozenCopy
+from treepo.learn.scoring import Scorer
+from treepo.learn.update import Updater
+from treepo.model.attention import TreeAttention
+from treepo.model.sharding import blueprint_of, built, everywhere, is_sharded, plain_weights, shard, whole
+from treepo.processes import ALONE, Processes
+
+CASES: dict[str, dict[str, Any]] = {
+    "whole trees": {},
+    "in parts": {"max_tokens": 40},
+    "per trajectory": {"max_tokens": 40, "loss": GSPO(), "aggregation": TrajectoryMean()},
+    "held near": {"max_tokens": 60, "penalties": Penalties(kl=0.3, entropy=0.02)},
+}
+SHARES = {"whole trees": 3, "in parts": 1, "per trajectory": 2, "held near": 4}
+"""Of four trees so many are the first process's; the last time the second has none."""
+
+KINDS = ("qwen2", "llama")
+"""With tied embeddings and without."""
+
+
+def updater_for(kind: str, case: str, processes: Processes | None) -> Updater:
+    """In one of two processes of which the model is divided, or alone."""
+    model = make_tiny_model(kind, dtype=torch.float64)
+    other = make_tiny_model(kind, dtype=torch.float64, seed=1)
+    scorer = Scorer(model)
+    if processes is not None:
+        scorer = replace(scorer, processes=processes)
+        mesh = init_device_mesh("cpu", (2, 1) if case == "in parts" else (2,), mesh_dim_names=names(case))
+        for divided in (model, other):
+            shard(divided, mesh)
+    updater = updater_of(model, scorer=scorer, **CASES[case])
+    updater = replace(updater, processes=scorer.processes, rescoring=True)
+    return replace(updater, reference=FrozenCopy(other)) if updater.penalties.kl else updater
+
+
+def names(case: str) -> tuple[str, ...]:
+    """Copies of whole models in one case, shards in the others."""
+    return ("replicate", "shard") if case == "in parts" else ("shard",)
+
+
+def packed_parts(updater: Updater, own: slice) -> list[PackedTree]:
+    trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), 8, 4)
+    advantages = random_advantages(trees, 8)
+    pairs = list(zip(trees, advantages, strict=True))[own]
+    return [part for tree, values in pairs for part in updater.pack(tree, values)]
+
+
+def update_own(processes: Processes, folder: Path) -> None:
+    for kind in KINDS:
+        for case in CASES:
+            updater = updater_for(kind, case, processes)
+            first = SHARES[case]
+            own = slice(first) if processes.is_first else slice(first, None)
+            metrics = updater.update(updater.prepare(packed_parts(updater, own)))
+            found = {k: everywhere(g).contiguous() for k, g in gradients(updater.scorer.model).items()}
+            if processes.is_first:
+                torch.save(found, folder / f"{kind} {case}.pt")
+                (folder / f"{kind} {case}.json").write_text(json.dumps(metrics))
+
+
+def test_two_processes_make_the_update_of_one(tmp_path):
+    """Gradients and figures in float64, with packing, cut trees, losses per trajectory, penalties, copies and shards,
+    and a process that has fewer micro-batches than the other, or none."""
+    run_in(2, update_own, tmp_path)
+    for kind in KINDS:
+        for case in CASES:
+            updater = updater_for(kind, case, None)
+            metrics = updater.update(updater.prepare(packed_parts(updater, slice(None))))
+            found = torch.load(tmp_path / f"{kind} {case}.pt", weights_only=True)
+            expected = gradients(updater.scorer.model)
+            assert max(float(g.abs().max()) for g in expected.values()) > 1e-3
+            assert largest_difference(expected, found) < 1e-12, (kind, case)
+            told = json.loads((tmp_path / f"{kind} {case}.json").read_text())
+            assert told == pytest.approx(metrics, rel=1e-9, abs=1e-12), (kind, case)
+
+
+def draw(engine: TorchEngine, seed: int) -> tuple[list[int], list[float]]:
+    engine.submit(SampleRequest(0, np.array([3, 4, 5], np.int32), 8, seed))
+    results = []
+    while not results:
+        results = engine.step()
+    return results[0].token_ids.tolist(), results[0].logprobs.tolist()
+
+
+def train_a_step(learner: Learner) -> None:
+    """One step of the optimiser, from the first half of a sum that the other process has the other half of."""
+    for process in range(2):
+        if learner.processes.count == 1 or learner.processes.rank == process:
+            ids, places = torch.arange(6) + process, torch.arange(6)
+            context = TreeAttention([0, 6], torch.full_like(ids, 6), places)
+            inputs = {"input_ids": ids[None], "position_ids": places[None], "attention_context": context}
+            learner.model(**inputs, use_cache=False).logits.square().sum().backward()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    learner.schedule.step()
+
+
+def make_learner(processes: Processes = ALONE) -> tuple[Learner, Any]:
+    model = make_tiny_model("llama")
+    blueprint = blueprint_of(model)
+    if processes.count > 1:
+        shard(model, init_device_mesh("cpu", (2,)))
+    return Learner(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes), blueprint
+
+
+def serve_and_keep(processes: Processes, folder: Path) -> None:
+    """Before and after an update: what the engine draws, each process for itself, and what is saved."""
+    learner, blueprint = make_learner(processes)
+    model = learner.model
+    assert is_sharded(model)
+    with whole(model):
+        engine = TorchEngine(model, [2])
+    for number in range(2):
+        with whole(model), whole(model):
+            # The second process draws more often: nobody waits for anybody.
+            drawn = [draw(engine, seed) for seed in range(3 + processes.rank)]
+            engine.rest()
+            copies = {k: v.clone() for k, v in plain_weights(model).items()}
+            plain = built(blueprint, model)
+        assert all(torch.equal(copies[k], v) for k, v in plain.state_dict().items())
+        if processes.is_first:
+            torch.save(copies, folder / f"weights {number}.pt")
+            (folder / f"drawn {number}.json").write_text(json.dumps(drawn))
+        train_a_step(learner)
+
+
+def test_a_divided_model_is_served_whole(tmp_path):
+    """The engine that was made over it draws the same letters from it before and after an update, and its weights,
+    gathered or built anew, are those of a model in one process."""
+    run_in(2, serve_and_keep, tmp_path)
+    learner, _ = make_learner()
+    engine = TorchEngine(learner.model, [2])
+    texts = []
+    for number in range(2):
+        expected = [draw(engine, seed) for seed in range(3)]
+        engine.rest()
+        weights = torch.load(tmp_path / f"weights {number}.pt", weights_only=True)
+        state = learner.model.state_dict()
+        assert weights.keys() == state.keys()
+        for name, tensor in state.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+        drawn = json.loads((tmp_path / f"drawn {number}.json").read_text())
+        for (ids, logprobs), (found_ids, found_logprobs) in zip(expected, drawn, strict=True):
+            assert found_ids == ids
+            assert found_logprobs == pytest.approx(logprobs, abs=1e-3)
+        texts.append([ids for ids, _ in expected])
+        train_a_step(learner)
+    assert texts[0] != texts[1], "the update changed what is drawn"

@@ -1,0 +1,142 @@
+"""The processes that train together, and what they tell each other."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from treepo.interrupts import Interrupted
+
+T = TypeVar("T")
+
+
+class PeerError(Exception):
+    """Another process could not go on, and told the others. kinds: the names of its error's class and its bases."""
+
+    def __init__(self, rank: int, kinds: tuple[str, ...], message: str) -> None:
+        super().__init__(f"process {rank} could not go on: {message}")
+        self.kinds = kinds
+
+
+class LostError(Exception):
+    """Another process ended without a word, or cannot be reached."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"another process of this job ended or cannot be reached ({reason.splitlines()[0][:200]})")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that train together, from 0 on; one alone by default.
+
+    group: what carries numbers and objects between them on the CPU (gloo). All methods but `own` have to be called by
+    every process, in the same order.
+    """
+
+    rank: int = 0
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that keeps the run's folder."""
+        return self.rank == 0
+
+    def own(self, items: Sequence[T], start: int = 0) -> list[T]:
+        """This process's share of what is dealt out, one by one. start: how many were dealt out before."""
+        return list(items[(self.rank - start) % self.count :: self.count])
+
+    def merge(self, own: Sequence[T]) -> list[T]:
+        """Everyone's shares, in the order in which `own` dealt them out."""
+        return merged(self.gather(list(own)))
+
+    def gather(self, item: T) -> list[T]:
+        """What each process has, by rank."""
+        if self.count == 1:
+            return [item]
+        found: list[Any] = [None] * self.count
+        with self._reached():
+            dist.all_gather_object(found, item, group=self.group)
+        return found
+
+    def to_first(self, item: T) -> list[T]:
+        """What each process has, by rank, for the first; empty for the others."""
+        if self.count == 1:
+            return [item]
+        found: list[Any] | None = [None] * self.count if self.is_first else None
+        with self._reached():
+            dist.gather_object(item, found, group=self.group, group_dst=0)
+        return found or []
+
+    def of_first(self, item: T) -> T:
+        """What the first process has; what the others have does not count."""
+        if self.count == 1:
+            return item
+        found: list[Any] = [item]
+        with self._reached():
+            dist.broadcast_object_list(found, group=self.group, group_src=0)
+        return found[0]
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """float64 [n] of each -> [n], added up over all."""
+        if self.count == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        with self._reached():
+            dist.all_reduce(tensor, group=self.group)
+        return tensor.numpy()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What each process does for itself; nobody goes on before all have done it.
+
+        Raises PeerError where another one could not; what this one raises is told to the others, but for a second
+        signal, with which it ends at once.
+        """
+        if self.count == 1:
+            yield
+            return
+        error: BaseException | None = None
+        try:
+            yield
+        except (Exception, Interrupted) as caught:
+            if isinstance(caught, Interrupted) and caught.is_urgent:
+                raise
+            error = caught
+        told = None if error is None else (tuple(kind.__name__ for kind in type(error).__mro__), str(error))
+        outcomes = self.gather(told)
+        if error is not None:
+            raise error
+        for rank, outcome in enumerate(outcomes):
+            if outcome is not None:
+                raise PeerError(rank, *outcome)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise LostError(str(error)) from error
+
+
+ALONE = Processes()
+"""A process that trains by itself."""
+
+
+def merged(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The shares of all processes, by rank, in the order in which they were dealt out."""
+    found: list[Any] = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        found[rank :: len(shares)] = share
+    return found
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an exception is a collective's, one of whose processes is gone; gloo's have no class of their own."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
