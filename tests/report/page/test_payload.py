@@ -13,7 +13,7 @@ from treepo.credit import GRPO, TreePO
 from treepo.learn.crediting import credited
 from treepo.report.page.choice import TreeReader, choose_trees
 from treepo.report.page.explanation import Explanation
-from treepo.report.page.numbers import short
+from treepo.report.page.numbers import short, thousandths
 from treepo.report.page.payload import distinct, page_payload, run_payload
 from treepo.report.page.series import series_of, spread
 from treepo.report.page.token_texts import TokenTexts
@@ -147,3 +147,8 @@ def test_the_same_folder_gives_the_same_payload(tmp_path):
     written = datetime(2026, 1, 1, tzinfo=UTC)
     one, other = (json.dumps(page_payload("t", [shown(folder)], [], written), allow_nan=False) for _ in range(2))
     assert one == other
+
+
+def test_entropies_have_three_decimals_as_they_are_written():
+    """A float32 that was rounded was written with fifteen digits, which made pages a third larger."""
+    assert json.dumps(thousandths(np.array([0.6394, -0.0, np.nan], np.float32))) == "[0.639, 0, null]"
