@@ -32,6 +32,7 @@ def environment(command: str) -> dict[str, str]:
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
+        "processes": os.environ.get("WORLD_SIZE", "1"),
         **({"gpus": ", ".join(names)} if names else {}),
     }
 
