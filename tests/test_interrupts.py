@@ -76,3 +76,28 @@ def test_outside_the_main_thread_signals_are_left_to_it():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_it_is_admitted_for_so_long():
+    """And no longer, also where something went wrong: others may be told of it then, which nothing may cut short."""
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyError), interrupts.admitted():
+            {True: {}}[interrupts.is_admitted]["nothing"]
+        send(signal.SIGTERM)
+        with pytest.raises(Interrupted), interrupts.admitted():
+            pass
+        assert not interrupts.is_admitted
+
+
+def test_what_is_told_twice_is_one_signal(monkeypatch):
+    """Within repeat_s of the first; later it is the second one."""
+    now = 100.0
+    monkeypatch.setattr("treepo.interrupts.monotonic", lambda: now)
+    with Interrupts(repeat_s=5.0) as interrupts:
+        send(signal.SIGTERM)
+        now = 104.0
+        send(signal.SIGINT)
+        now = 106.0
+        with pytest.raises(Interrupted) as caught:
+            send(signal.SIGTERM)
+    assert caught.value.is_urgent and not interrupts.is_admitted

@@ -2,8 +2,10 @@
 
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from tests.processes import free_port, join_job
 from tests.runs import die, figures, judge_length, start, write_sets
 from treepo.cli import main
+from treepo.grow import TreeSampler
 from treepo.learn.update import Updater
 from treepo.task.checked import CheckedTask
 
@@ -39,24 +42,36 @@ def options(chain_model, tmp_path_factory) -> list[str]:
     return ["--model.path", str(chain_model), *write_sets(tmp_path_factory.mktemp("sets")), *settings]
 
 
-def become(rank: int, port: int, dying: int | None) -> None:
-    """What a process of a job does first. dying: the update in the middle of which the second one is killed."""
+def become(rank: int, port: int, owner: type, name: str, count: int, action: Callable[[], None] | None) -> None:
+    """What a process of a job does first: the second one sees to it that something happens to it when a method is
+    called for the `count`-th time."""
     join_job(rank, 2, port)
-    if rank != 1 or dying is None:
-        return
-    original, calls = Updater._step, []
+    original, calls = getattr(owner, name), []
 
-    def counted(updater: Updater) -> None:
-        calls.append(updater)
-        (die if len(calls) == dying else original)(updater)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        if rank == 1 and action is not None and len(calls) == count:
+            action()
+        return original(*args, **kwargs)
 
-    Updater._step = counted
+    setattr(owner, name, counted)
 
 
-def run_job(args: list[str], log: Path, dying: int | None = None) -> list[int | None]:
-    """The exit codes of two processes; when one was killed, the other is not told."""
+def terminate() -> None:
+    """As a scheduler and torchrun do, one soon after the other."""
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_job(
+    args: list[str],
+    log: Path,
+    at: tuple[type, str, int] = (Updater, "_step", 0),
+    action: Callable[[], None] | None = None,
+) -> list[int | None]:
+    """The exit codes of two processes; when one is killed, nobody tells the other. at, action: see `become`."""
     port = free_port()
-    processes = [start(args, log / f"log-{rank}", partial(become, rank, port, dying)) for rank in (0, 1)]
+    processes = [start(args, log / f"log-{rank}", partial(become, rank, port, *at, action)) for rank in (0, 1)]
     for process in processes:
         process.join(120)
     return [process.exitcode for process in processes]
@@ -106,7 +121,7 @@ def bits(out: Path) -> dict[str, object]:
 def test_a_run_goes_on_when_a_process_was_killed(options, two, tmp_path):
     """The other one ends with a message that says how; resumed, it is the run that nothing happened to, bit by bit."""
     out = tmp_path / "run"
-    codes = run_job(["train", *options, "--out", str(out)], tmp_path, dying=5)
+    codes = run_job(["train", *options, "--out", str(out)], tmp_path, (Updater, "_step", 5), die)
     assert codes == [1, -signal.SIGKILL]
     said = (tmp_path / "log-0.err").read_text()
     assert "treepo: another process of this job ended or cannot be reached" in said
@@ -117,6 +132,29 @@ def test_a_run_goes_on_when_a_process_was_killed(options, two, tmp_path):
     one, other = bits(out), bits(two)
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
+
+
+def test_a_signal_to_one_process_stops_both(options, tmp_path):
+    """While trees are grown; the last complete step has a checkpoint that nothing had asked for."""
+    out = tmp_path / "run"
+    rare = list(options)
+    rare[rare.index("--checkpoint.every") + 1] = "0"
+    assert run_job(["train", *rare, "--out", str(out)], tmp_path, (TreeSampler, "grow", 5), terminate) == [1, 143]
+    assert (
+        "process 1 could not go on: stopped by SIGTERM; to go on: treepo train" in (tmp_path / "log-0.err").read_text()
+    )
+    last = figures(out)[-1]["step"]
+    assert f"Stopped after step {last:.0f}." in (tmp_path / "log-0.out").read_text()
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{last:06.0f}"]
+
+
+def test_a_folder_that_is_used_is_refused_by_both(options, two, tmp_path):
+    """One line each; the second process used to end in a traceback."""
+    assert run_job(["train", *options, "--out", str(two)], tmp_path) == [2, 1]
+    first, second = ((tmp_path / f"log-{rank}.err").read_text() for rank in (0, 1))
+    line = f"out: {str(two)!r} already holds a run or other files; give a new folder"
+    assert f"treepo: {line}\n" in first and f"treepo (process 1): process 0 could not go on: {line}\n" in second
+    assert "Traceback" not in first + second
 
 
 def test_what_torchrun_must_not_be_asked_for(options, tmp_path, monkeypatch, capsys):

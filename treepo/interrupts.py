@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -23,9 +24,12 @@ class Interrupted(BaseException):
 
 class Interrupts:
     """While entered, SIGINT and SIGTERM raise Interrupted: the first one where `admit` was called last, and from
-    `admit` if it came when `hold` had been; the second one anywhere."""
+    `admit` if it came when `hold` had been; the second one anywhere. repeat_s: what comes so soon after the first is
+    the same one, told twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, repeat_s: float = 0.0) -> None:
+        self.repeat_s = repeat_s
+        self._came_at = 0.0
         self.is_admitted = False
         self._signum: int | None = None
         self._before: dict[int, Any] = {}
@@ -43,9 +47,11 @@ class Interrupts:
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """A signal may come through while this lasts."""
-        self.admit()
-        yield
-        self.hold()
+        try:
+            self.admit()
+            yield
+        finally:
+            self.hold()
 
     def admit(self) -> None:
         """From here on nothing is half done, and a signal may come through."""
@@ -59,7 +65,9 @@ class Interrupts:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         is_urgent = self._signum is not None
-        self._signum = signum
+        if is_urgent and monotonic() - self._came_at < self.repeat_s:
+            return
+        self._signum, self._came_at = signum, monotonic()
         if not is_urgent:
             # Not `print`: this may run in the middle of one.
             os.write(2, NOTE)

@@ -61,9 +61,14 @@ def joined(settings: ProcessSettings, device: str) -> Iterator[Job]:
     training, background = (_processes(rank, count, timeout) for _ in range(2))
     shape, names = ((count,), ("shard",)) if size == count else ((count // size, size), ("replicate", "shard"))
     mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
-    yield Job(device, training, background, mesh)
-    # Not after an error: what is left of the others may never answer.
-    dist.destroy_process_group()
+    is_over = False
+    try:
+        yield Job(device, training, background, mesh)
+        is_over = True
+    finally:
+        # After an error NCCL may wait for what is left of the others.
+        if is_over or kind == "cpu":
+            dist.destroy_process_group()
 
 
 def _processes(rank: int, count: int, timeout: timedelta) -> Processes:
@@ -75,4 +80,4 @@ def _processes(rank: int, count: int, timeout: timedelta) -> Processes:
 
 def rank_of_environment() -> int:
     """This process's number in its job, before it has met the others."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0

@@ -20,5 +20,5 @@ def users_mistakes() -> Iterator[None]:
 
 def program() -> str:
     """What messages begin with: of several processes, which one says so."""
-    rank = os.environ.get("RANK", "0")
-    return "treepo" if rank == "0" else f"treepo (process {rank})"
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return "treepo" if "0" in (rank, count) or count == "1" else f"treepo (process {rank})"

@@ -94,8 +94,8 @@ class Processes:
     def together(self) -> Iterator[None]:
         """What each process does for itself; nobody goes on before all have done it.
 
-        Raises PeerError where another one could not; what this one raises is told to the others, but for a second
-        signal, with which it ends at once.
+        What a process raises is told to the others, which raise PeerError; of several, the first one's counts for all.
+        With a second signal it ends at once.
         """
         if self.count == 1:
             yield
@@ -108,12 +108,15 @@ class Processes:
                 raise
             error = caught
         told = None if error is None else (tuple(kind.__name__ for kind in type(error).__mro__), str(error))
-        outcomes = self.gather(told)
-        if error is not None:
+        try:
+            outcomes = self.gather(told)
+        except LostError as lost:
+            raise error or lost from lost
+        rank, outcome = next(((i, found) for i, found in enumerate(outcomes) if found is not None), (self.rank, None))
+        if error is not None and rank == self.rank:
             raise error
-        for rank, outcome in enumerate(outcomes):
-            if outcome is not None:
-                raise PeerError(rank, *outcome)
+        if outcome is not None:
+            raise PeerError(rank, *outcome) from error
 
     @contextmanager
     def _reached(self) -> Iterator[None]:

@@ -35,13 +35,15 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     written there.
     """
     job = job or Job(config.model.device)
-    if job.processes.is_first:
-        _check_unused(out)
+    with job.processes.together():
+        if job.processes.is_first:
+            _check_unused(out)
     check_installed(config.tracking)
     with terminal.bar("making the base model") as report:
         run = build_run(config, terminal.say, report, job)
-    if job.processes.is_first:
-        _make_folder(config, out)
+    with job.processes.together():
+        if job.processes.is_first:
+            _make_folder(config, out)
     return run
 
 

@@ -20,6 +20,9 @@ STOPS = Interrupted | EngineError | CheckingError
 """What may end a run while a step only grows, when the state is that of the last complete step. So it is where logits
 are not finite, but they may come from the weights."""
 
+REPEAT_S = 5.0
+"""Within which a second signal is not meant: torchrun passes on what its processes may have been sent, too."""
+
 WORST = -1.0
 """Below every score."""
 
@@ -49,7 +52,7 @@ class RunCheckpoints:
         self.out = out
         self.notify = notify
         self.progress = progress
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(REPEAT_S if run.processes.count > 1 else 0.0)
         self.writer = CheckpointWriter(checkpoint_store(run.config, out, run.job.background), notify)
         self.is_intact = True
         self._begun = -1 if progress is None else progress.step

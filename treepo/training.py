@@ -19,6 +19,7 @@ from treepo.learn.checkpoint.random_state import seed_random
 from treepo.learn.checkpoint.store import Progress
 from treepo.mistakes import UsageError, program, users_mistakes
 from treepo.origin import record_origin
+from treepo.printable import printable
 from treepo.processes import LostError, PeerError
 from treepo.report.terminal import Terminal
 from treepo.report.trackers import TrackerError
@@ -36,28 +37,30 @@ def run_training(recipe: str | None, resumed: Path | None, out: Path, overrides:
     disable_progress_bar()
     is_first = rank_of_environment() == 0
     terminal = Terminal(Console(quiet=not is_first))
-    with ExitStack() as stack:
-        with users_mistakes():
-            if resumed is not None:
-                run, folder, progress = _gone_on(stack, resumed, overrides, terminal)
-            else:
-                base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
-                run, folder = _begun(stack, base, overrides, out, terminal)
-                progress = None
-        if is_first:
-            record_environment(folder, command)
-        if progress is None:
-            seed_random(run.config.train.seed + run.processes.rank)
-        try:
+    folder: Path | None = None
+    try:
+        with ExitStack() as stack:
+            with users_mistakes():
+                if resumed is not None:
+                    run, folder, progress = _gone_on(stack, resumed, overrides, terminal)
+                else:
+                    base = read_recipe(Path(recipe)) if recipe else {} if is_data_given(overrides) else BUILT_IN_TASK
+                    run, folder = _begun(stack, base, overrides, out, terminal)
+                    progress = None
+            if is_first:
+                record_environment(folder, command)
+            if progress is None:
+                seed_random(run.config.train.seed + run.processes.rank)
             train(run, folder, terminal, progress)
-        except (StrategyError, EngineError, CheckingError, TrackerError) as error:
-            raise UsageError(str(error)) from error
-        except Interrupted as error:
-            print(f"{program()}: {error}", file=sys.stderr)
-            return 128 + error.signum
-        except (PeerError, LostError) as error:
-            print(f"{program()}: {error}; to go on: treepo train --resume {folder}", file=sys.stderr)
-            return 1
+    except (StrategyError, EngineError, CheckingError, TrackerError) as error:
+        raise UsageError(str(error)) from error
+    except Interrupted as error:
+        print(f"{program()}: {error}", file=sys.stderr)
+        return 128 + error.signum
+    except (PeerError, LostError) as error:
+        advice = "" if folder is None else f"; to go on: treepo train --resume {folder}"
+        print(f"{program()}: {printable(str(error))}{advice}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -80,7 +83,8 @@ def _begun(stack: ExitStack, base: Settings, overrides: Settings, out: Path, ter
     folder = job.processes.of_first(out)
     run = prepare(config, folder, terminal, job)
     stack.callback(run.close)
-    if job.processes.is_first:
-        stack.enter_context(claimed(folder, terminal.say))
+    with job.processes.together():
+        if job.processes.is_first:
+            stack.enter_context(claimed(folder, terminal.say))
     record_origin(run, folder)
     return run, folder

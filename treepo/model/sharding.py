@@ -66,7 +66,8 @@ def whole(model: nn.Module) -> Iterator[None]:
 
     Within, each may compute for itself, without gradients. Nothing happens if they do already.
     """
-    if not is_sharded(model) or not isinstance(next(model.parameters()), DTensor):
+    # Of all parameters: a forward without a backward leaves those of the model itself gathered, and no layer's.
+    if not is_sharded(model) or not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         yield
         return
     assert isinstance(model, FSDPModule)

@@ -89,9 +89,10 @@ class Fleet:
         while not self.alive:
             if waited >= timeout_s:
                 raise EngineError(f"servers.urls: no server took the new weights: {self._errors()}")
-            await asyncio.sleep(FOLLOW_S)
-            waited += FOLLOW_S
             await self.revive()
+            if not self.alive:
+                await asyncio.sleep(FOLLOW_S)
+                waited += FOLLOW_S
 
     async def revive(self) -> None:
         """Look whether servers that failed answer again, with the weights that they should have."""

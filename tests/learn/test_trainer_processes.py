@@ -1,0 +1,161 @@
+"""Steps of two processes of which one cannot go on, or in which nothing is learned."""
+
+import json
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+
+from tests.learn.test_trainer import ToyTask, half_judge, make_trainer
+from tests.processes import run_in
+from treepo.credit import TreePO
+from treepo.engine import EngineError
+from treepo.engine.torch import TorchEngine
+from treepo.evaluate import HeldOut
+from treepo.grow import TreeSampler
+from treepo.interrupts import Interrupted
+from treepo.learn.checkpoint.learner import Learner
+from treepo.learn.checkpoint.sharded import save_tensors
+from treepo.learn.loss import PPO, Penalties, TokenMean
+from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.scoring import Scorer
+from treepo.learn.trainer import Trainer
+from treepo.learn.update import Updater
+from treepo.model.sharding import everywhere, shard, whole
+from treepo.processes import PeerError, Processes
+from treepo.task.problem import Problem
+
+
+def divided(trainer: Trainer, processes: Processes) -> Trainer:
+    """The trainer in one of two processes, its model divided over both."""
+    model = trainer.policy.model
+    shard(model, init_device_mesh("cpu", (2,)))
+    with whole(model):
+        engine = TorchEngine(model, trainer.policy.eos_ids, 64)
+    optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-2, warmup_steps=0))
+    parts = Scorer(model, processes=processes), PPO(), TokenMean(), Penalties()
+    updater = Updater(*parts, optimizer, schedule, 200, 1.0, processes=processes)
+    sampler = TreeSampler(engine, trainer.sampler.rules)
+    return replace(trainer, engine=engine, sampler=sampler, updater=updater, processes=processes)
+
+
+def told(work: Callable[[], object]) -> str:
+    """What a process raises."""
+    try:
+        work()
+    except (PeerError, EngineError, ArithmeticError, LookupError, OSError, Interrupted) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+class Failing:
+    """In the second process an object of which one method raises; another's otherwise."""
+
+    def __init__(self, whole_one: Any, rank: int, name: str, error: BaseException) -> None:
+        self.whole_one, self.name, self.error = whole_one, name if rank == 1 else "", error
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self.name:
+            raise self.error
+        return getattr(self.whole_one, name)
+
+
+class FailingEstimator(TreePO):
+    """Cannot credit anything."""
+
+    def __call__(self, tree: Any, rewards: np.ndarray) -> np.ndarray:
+        raise ArithmeticError("no credit")
+
+
+def fail(trainer: Trainer, rank: int) -> dict[str, str]:
+    """One thing after another that the second process cannot do: both stop, and can go on to the next."""
+
+    def step(**changed: Any) -> str:
+        return told(lambda: replace(trainer, **changed).step(1))
+
+    engine, task = trainer.engine, trainer.task
+    growing = TreeSampler(Failing(engine, rank, "submit", EngineError("dead")), trainer.sampler.rules)  # type: ignore[arg-type]
+    signalled = TreeSampler(Failing(engine, rank, "submit", Interrupted(15, False)), trainer.sampler.rules)  # type: ignore[arg-type]
+    held_out = HeldOut(
+        Failing(task, rank, "judge", LookupError("no verdict")),  # type: ignore[arg-type]
+        *([Problem("p", "", (1, 20), "")] * 2, trainer.policy.decode, 4, 2, 0, trainer.processes),
+    )
+    with whole(trainer.policy.model):
+        evaluating = told(lambda: held_out.figures(engine))
+    return {
+        "growing": step(sampler=growing),
+        "signalled": step(sampler=signalled),
+        "judging": step(task=Failing(task, rank, "judge", LookupError("no verdict"))),
+        "crediting": step(estimator=FailingEstimator() if rank == 1 else TreePO()),
+        "handing over": step(engine=Failing(engine, rank, "update_weights", EngineError("gone"))),
+        "evaluating": evaluating,
+    }
+
+
+def draw(learner: Learner, rank: int, folder: Path) -> list[float]:
+    """What Python's generator gives before and after a state of its own is put back."""
+    random.seed(rank)
+    scalars = learner.scalars()
+    assert len(scalars["random"]) == 2 and scalars["random"][0]["python"] != scalars["random"][1]["python"]
+    save_tensors(folder / "saved", learner.copy_tensors(), learner.processes.group)
+    drawn = random.random()
+    learner.restore(folder / "saved", scalars)
+    return [drawn, random.random()]
+
+
+def go_through(processes: Processes, folder: Path) -> None:
+    trainer = divided(make_trainer(half_judge), processes)
+    found: dict[str, Any] = {"failed": fail(trainer, processes.rank)}
+    # Nothing to learn, but entropies are wanted: what the forward gathered used to be left so, and the engine crashed.
+    flat = replace(trainer, task=ToyTask(lambda problem, response: 0.0))
+    found["trained"] = [flat.step(step, with_entropies=True).metrics["problems/trained"] for step in (2, 3)]
+    found["metrics"] = trainer.step(4, growing=nullcontext, with_entropies=True).metrics
+    found["single"] = replace(trainer, problems_per_step=1).step(5).metrics
+    learner = Learner(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
+    found["drawn"] = draw(learner, processes.rank, folder)
+    weights = {k: everywhere(v.detach()).contiguous() for k, v in trainer.policy.model.named_parameters()}
+    (folder / f"{processes.rank}.json").write_text(json.dumps(found))
+    if processes.is_first:
+        torch.save(weights, folder / "weights.pt")
+
+
+def test_two_processes_stop_together_and_go_on(tmp_path):
+    """What the second one could not do is told to the first, whatever it was; no state is left half done."""
+    run_in(2, go_through, tmp_path)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    errors = {
+        "growing": "EngineError: dead",
+        "signalled": "Interrupted: stopped by SIGTERM",
+        "judging": "LookupError: no verdict",
+        "crediting": "ArithmeticError: no credit",
+        "handing over": "EngineError: gone",
+        "evaluating": "LookupError: no verdict",
+    }
+    assert second["failed"] == errors
+    for name, error in errors.items():
+        assert first["failed"][name] == f"PeerError: process 1 could not go on: {error.partition(': ')[2]}"
+    assert first["trained"] == second["trained"] == [0, 0]
+    assert first["metrics"] == second["metrics"] and first["single"] == second["single"]
+    assert [drawn[0] == drawn[1] for drawn in (first["drawn"], second["drawn"])] == [True, True]
+    assert first["drawn"] != second["drawn"]
+
+    alone = make_trainer(half_judge)
+    # Of the failed steps one had been learned from: that whose weights could not be handed over.
+    alone.step(1)
+    metrics = alone.step(4, with_entropies=True).metrics
+    single = replace(alone, problems_per_step=1).step(5).metrics
+    for expected, found in ((metrics, first["metrics"]), (single, first["single"])):
+        assert expected["problems/trained"] == found["problems/trained"] >= 0
+        for name, value in expected.items():
+            if not name.startswith(("time/", "memory/", "engine/", "mismatch/")):
+                assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    for name, parameter in alone.policy.model.named_parameters():
+        torch.testing.assert_close(weights[name], parameter.detach(), rtol=1e-3, atol=1e-4)
