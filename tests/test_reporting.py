@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from treepo.cli import main
 from treepo.credit import DrGRPO, TreePO
 from treepo.report.page.folder import RunFolder
 from treepo.report.trees import read_trees, write_trees
-from treepo.reporting import find_decode, find_estimator
+from treepo.reporting import find_decode, find_estimator, payload_of
 
 __all__ = ["browser"]
 
@@ -75,6 +76,20 @@ def test_a_benchmark_is_shown_in_the_page_of_a_run(tmp_path):
     one, both = read(tmp_path / "one.html"), read(tmp_path / "run" / "report.html")
     assert one["runs"] == [] and one["figures"]
     assert len(both["runs"]) == 1 and both["figures"] == one["figures"]
+
+
+def test_figures_of_folders_with_the_same_name_are_told_apart(tmp_path):
+    """They had the same ids, so that all of them showed what the second folder holds; `a_b` and `a-b` give the same
+    id without having the same name."""
+    content = (Path(__file__).parent.parent / "experiments/results/test_time_sampling.json").read_text()
+    names = ("1/ev", "2/ev", "a_b", "a-b", "ev-2")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text(content)
+    figures = payload_of([tmp_path / name for name in names], datetime(2026, 1, 1, tzinfo=UTC))["figures"]
+    assert len({figure["id"] for figure in figures}) == len(figures)
+    sources = dict.fromkeys(figure["note"].split(";")[0] for figure in figures)
+    assert list(sources) == ["ev", "ev (2)", "a_b", "a-b", "ev-2"]
 
 
 @pytest.mark.parametrize(

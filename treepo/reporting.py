@@ -17,8 +17,8 @@ from treepo.printable import printable
 from treepo.report.page.explanation import Explanation
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.html import page_html
-from treepo.report.page.payload import ShownRun, page_payload
-from treepo.reporting_figures import figures_of
+from treepo.report.page.payload import ShownRun, distinct, page_payload
+from treepo.reporting_figures import figures_of, named
 from treepo.task.chain_tokenizer import make_chain_tokenizer
 
 NAME = "report.html"
@@ -55,16 +55,18 @@ def report_of_run(folder: Path, decode: Decode, written: datetime) -> None:
 
 def payload_of(paths: Sequence[Path], written: datetime) -> dict[str, Any]:
     """What the page of some paths shows. Raises ValueError naming the first that has nothing to show."""
-    runs, figures = [], []
+    runs, others = [], []
     for path in paths:
         if RunFolder(path).is_run():
             runs.append(_shown(path, find_decode(RunFolder(path))))
         elif (found := figures_of(path)) is not None:
-            figures += [figure.as_json() for figure in found]
+            others.append((path.resolve().name, found))
         elif not path.exists():
             raise ValueError(f"report: no folder {str(path)[:100]!r}")
         else:
             raise ValueError(f"report: {str(path)[:100]!r} holds no run, evaluation or benchmark")
+    names = distinct([name for name, _ in others])
+    figures = [named(one, name).as_json() for name, (_, found) in zip(names, others, strict=True) for one in found]
     return page_payload(" | ".join(map(_name, paths)), runs, figures, written)
 
 

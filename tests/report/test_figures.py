@@ -18,14 +18,13 @@ EVALUATION = ROOT / "experiments/results/test_time_sampling.json"
 
 
 def figures(path: Path) -> dict[str, dict]:
-    """The figures of a file as JSON, by what their ids end with."""
+    """The figures of a file as JSON, by their ids."""
     found = figures_of(path)
     assert found is not None
     parts = [figure.as_json() for figure in found]
     assert len({part["id"] for part in parts}) == len(parts)
     json.dumps(parts, allow_nan=False)
-    slug = path.stem.replace(".", "-").replace("_", "-")
-    return {part["id"].removeprefix(f"{slug}-"): part for part in parts}
+    return {part["id"]: part for part in parts}
 
 
 def test_a_rollouts_bars_are_its_contenders_with_their_slowest_and_fastest_round():

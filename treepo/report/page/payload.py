@@ -30,8 +30,10 @@ class ShownRun:
 def page_payload(
     title: str, runs: Sequence[ShownRun], figures: Sequence[dict[str, Any]], written: datetime
 ) -> dict[str, Any]:
-    """The payload of a page with these runs, each under a name of its own, and the figures of what else is shown."""
+    """The payload of a page with these runs, each under a name of its own, and the figures of what else is shown,
+    each under an id of its own."""
     names = distinct([run.name for run in runs])
+    ids = distinct([figure["id"] for figure in figures], "{}-{}")
     budget = TREE_CHARACTERS // max(len(runs), 1)
     return {
         "version": VERSION,
@@ -39,7 +41,7 @@ def page_payload(
         "treepo": treepo.__version__,
         "written": written.isoformat(timespec="seconds"),
         "runs": [run_payload(name, run, budget) for name, run in zip(names, runs, strict=True)],
-        "figures": list(figures),
+        "figures": [{**figure, "id": own} for figure, own in zip(figures, ids, strict=True)],
     }
 
 
@@ -66,12 +68,12 @@ def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
     }
 
 
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that has been there before."""
+def distinct(names: Sequence[str], numbered: str = "{} ({})") -> list[str]:
+    """The names, with a number behind each that has been there before, as `numbered` has it."""
     taken: list[str] = []
     for name in names:
         number, own = 2, name
         while own in taken or (own != name and own in names):
-            own, number = f"{name} ({number})", number + 1
+            own, number = numbered.format(name, number), number + 1
         taken.append(own)
     return taken
