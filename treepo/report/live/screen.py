@@ -16,10 +16,10 @@ from treepo.report.live.state import RunState
 CURVE_WIDTH = 38
 """Fewest columns of a curve where several stand side by side."""
 
-FILLS = "█▓▒░·"
+FILLS = "█▓▞▒▚░·"
 """Of the phases of a step and of what is left of it: told apart without colours too."""
 
-COLOURS = ("blue", "yellow", "magenta", "green", "default")
+COLOURS = ("blue", "yellow", "red", "magenta", "cyan", "green", "default")
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,14 @@ def _phases(state: RunState, width: int) -> Text:
     total = sum(state.recent("time/step_s"))
     if not total:
         return Text()
-    shares = {phase: sum(state.recent(f"time/{phase}_s")) / total for phase in PHASES}
-    shares["other"] = max(1 - sum(shares.values()), 0.0)
+    every = {phase: sum(state.recent(f"time/{phase}_s")) / total for phase in PHASES}
+    every["other"] = max(1 - sum(every.values()), 0.0)
+    looks = dict(zip(every, zip(FILLS, COLOURS, strict=True), strict=True))
+    shares = {phase: share for phase, share in every.items() if phase == "other" or state.recent(f"time/{phase}_s")}
     bar, names = Text(), Text()
     edges = [round(min(sum(list(shares.values())[:i]), 1.0) * min(width, 80)) for i in range(len(shares) + 1)]
-    for (phase, share), fill, colour, start, end in zip(shares.items(), FILLS, COLOURS, edges, edges[1:], strict=False):
+    for (phase, share), start, end in zip(shares.items(), edges[:-1], edges[1:], strict=True):
+        fill, colour = looks[phase]
         bar.append(fill * (end - start), style=colour)
         names.append(fill, style=colour).append(f" {phase} {share:.0%}  ")
     return Text.assemble(bar, "\n", names, overflow="fold")

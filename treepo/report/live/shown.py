@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PHASES = ("grow", "verify", "pack", "update")
+PHASES = ("grow", "verify", "wait", "pack", "entropies", "update")
+"""Of a step, those that a run has; `wait`: of several processes, for the others to have grown their trees."""
 
 
 @dataclass(frozen=True)
