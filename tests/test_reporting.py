@@ -138,10 +138,35 @@ def test_texts_come_from_the_model_of_the_run_or_the_one_it_began_with(trained, 
 
 
 def test_the_estimator_of_a_run_is_the_one_of_its_settings():
-    assert find_estimator({"credit.use": "DrGRPO", "credit.leaves": "unbiased"}) == DrGRPO(leaves="unbiased")
-    assert find_estimator({"credit.weight": "size"}) == TreePO(weight="size")
-    assert find_estimator({"credit.use": "gone:Estimator"}) is None
-    assert find_estimator({}) is None
+    assert find_estimator({"use": "DrGRPO", "leaves": "unbiased"}) == (DrGRPO(leaves="unbiased"), "")
+    assert find_estimator({"weight": "size"}) == (TreePO(weight="size"), "")
+    assert find_estimator({}) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        ("RuntimeError('no')", "RuntimeError: no"),
+        ("SystemExit(0)", "SystemExit: 0"),
+        ("ImportError('no')", "ValueError: "),
+    ],
+)
+def test_code_of_ones_own_is_imported_when_asked_for_alone(tmp_path, monkeypatch, raised, told):
+    """A report ran whatever module a folder's config.toml names, and ended by what that module raised."""
+    monkeypatch.syspath_prepend(tmp_path)
+    module = f"own_{raised[:7].lower()}"
+    (tmp_path / f"{module}.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nraise {raised}"
+    )
+    folder = write_run(tmp_path / "run", tree_steps=[1], num_trees=1).path
+    (folder / "config.toml").write_text(f'[model]\npath = "no/such/model"\n[credit]\nuse = "{module}:Own"\n')
+    assert main(["report", str(folder)]) == 0
+    assert f"`treepo report --own-code` imports {module}:Own" in read(folder / "report.html")["runs"][0]["note"]
+    assert not (tmp_path / "ran").exists()
+    assert main(["report", str(folder), "--own-code"]) == 0
+    note = read(folder / "report.html")["runs"][0]["note"]
+    assert f"no terms of advantages: {told}" in note
+    assert (tmp_path / "ran").exists()
 
 
 def test_each_process_of_a_run_is_told(trained, tmp_path):

@@ -112,10 +112,16 @@ def _over_k(named: dict[str, Result], note: str) -> list[Figure]:
         passed.append(_series(label, [k for k, _ in estimates], [estimate for _, estimate in estimates]))
         voted.append(_series(label, [result.k], [result.overall.maj]))
     axis = Axis("answers per problem, k", log=True)
-    figures = [Figure("eval-pass", "Accuracy: pass@k, all sets", note, "line", axis, Axis("pass@k", is_share=True), tuple(passed))]
+    figures = [
+        Figure(
+            "eval-pass", "Accuracy: pass@k, all sets", note, "line", axis, Axis("pass@k", is_share=True), tuple(passed)
+        )
+    ]
     if len({result.k for result in named.values()}) > 1:
         title = "Accuracy: maj@k over k, all sets"
-        figures.append(Figure("eval-maj-over-k", title, note, "scatter", axis, Axis("maj@k", is_share=True), tuple(voted)))
+        figures.append(
+            Figure("eval-maj-over-k", title, note, "scatter", axis, Axis("maj@k", is_share=True), tuple(voted))
+        )
     return figures
 
 
@@ -140,5 +146,8 @@ def _gains(named: dict[str, Result], note: str) -> list[Figure]:
         else Series(label, measures, (None, None))
         for label, result in named.items()
     ]
-    title, axes = f"Gain over {next(iter(named))}, problem by problem", (Axis("measure"), Axis("difference of accuracies", is_share=True))
+    title, axes = (
+        f"Gain over {next(iter(named))}, problem by problem",
+        (Axis("measure"), Axis("difference of accuracies", is_share=True)),
+    )
     return [Figure("eval-gain", title, note, "bar", *axes, tuple(series))]

@@ -19,12 +19,14 @@ TREE_CHARACTERS = 2_700_000
 
 @dataclass(frozen=True)
 class ShownRun:
-    """One run of a page. decode: its tokens to text, or None where there is no tokenizer; explain: see `Explain`."""
+    """One run of a page. decode: its tokens to text, or None where there is no tokenizer; explain: see `Explain`; note: what is to be
+    said of its trees."""
 
     name: str
     folder: RunFolder
     decode: Callable[[Sequence[int]], str] | None
     explain: Explain
+    note: str = ""
 
 
 def page_payload(
@@ -52,7 +54,8 @@ def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
     files = folder.tree_files()
     texts = None if run.decode is None else TokenTexts(run.decode)
     chosen = choose_trees(files, budget, TreeReader(texts, run.explain))
-    untold = ["no tokenizer: the text of a segment is not divided into tokens"] if files and run.decode is None else []
+    undivided = "" if run.decode else "no tokenizer: the text of a segment is not divided into tokens"
+    untold = [undivided, run.note] if files else []
     return {
         "name": name,
         "settings": folder.settings(),
@@ -60,7 +63,7 @@ def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
         "steps": series.steps,
         "metrics": series.metrics,
         "so_far": {"tokens": series.tokens, "seconds": series.seconds},
-        "note": "; ".join([*filter(None, [series.note]), *chosen.notes, *untold]),
+        "note": "; ".join(filter(None, [series.note, *chosen.notes, *untold])),
         "trees": {
             "pieces": chosen.pieces.texts,
             "steps": [{"step": step, "trees": trees} for step, trees in chosen.steps.items()],
