@@ -112,6 +112,12 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, args, mess
     assert capsys.readouterr().err == f"treepo: {message}\n"
 
 
+def test_a_path_that_cannot_be_read_is_told_in_one_line(capsys):
+    """Whatever the system says but that there is nothing ended in a traceback: as of a folder without permission."""
+    assert main(["report", "a" * 300]) == 2
+    assert capsys.readouterr().err == f"treepo: report: '{'a' * 100}' cannot be read: File name too long\n"
+
+
 def test_a_report_that_cannot_be_written_fails_no_run(chain_model, tmp_path, monkeypatch, capsys):
     def fail(*args):
         raise OSError("disk full")

@@ -166,6 +166,7 @@ def test_what_is_no_benchmark_and_no_evaluation_is_none(tmp_path):
         (lambda text: text[:1000], "it is no JSON"),
         (lambda text: "[" * 100_000, "it is no JSON"),
         (lambda text: text.replace('"seconds": [', '"seconds": [0.0,', 1), "workloads.0.contenders.0.seconds.0"),
+        (lambda text: text.replace('"parameters": ', '"parameters": 1' + "0" * 400, 1), "a number is too large"),
         (lambda text: text.replace('"width"', '"with"'), "workloads.0.width: Field required"),
     ],
 )
@@ -176,6 +177,15 @@ def test_a_damaged_file_is_named(tmp_path, change, message):
         with pytest.raises(ValueError, match="rollout.json' is damaged: ") as told:
             figures_of(given)
         assert message in str(told.value)
+
+
+@pytest.mark.parametrize("parameters", [None, "8M", []])
+def test_a_model_of_no_known_size_is_no_mistake(tmp_path, parameters):
+    """`null` in a benchmark's file ended the report in a traceback."""
+    content = json.loads(ROLLOUT.read_text())
+    content["model"]["parameters"] = parameters
+    (tmp_path / "rollout.json").write_text(json.dumps(content))
+    assert "M parameters" not in figures(tmp_path / "rollout.json")["rollout-speed"]["note"]
 
 
 def test_numbers_that_are_not_finite_are_null():

@@ -100,6 +100,14 @@ def test_all_phases_of_a_step_are_told():
     assert line == "100:00:00 left  sharing 6.10  grow 40 entropies 10%"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, -1.0])
+def test_times_that_are_none_are_shown(value):
+    """`treepo watch` ended where the time of a step was NaN."""
+    times = {f"time/{name}_s": value for name in ("step", "grow", "update")}
+    log = tuple({"step": float(step), **times} for step in range(1, 4))
+    assert "step 3 of 20" in shown(RunState("runs/mine", 20, log), 80)
+
+
 def test_a_run_that_has_written_nothing():
     assert "waiting for the run to begin" in shown(RunState("runs/mine", None, ()), 80)
     assert "no step of 20 yet" in shown(RunState("runs/mine", 20, ()), 80)

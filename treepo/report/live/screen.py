@@ -1,5 +1,6 @@
 """What a run that goes on looks like in the terminal."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,7 +101,7 @@ def _cells(state: RunState, drawn: Sequence[Shown], width: int, height: int) -> 
 def _phases(state: RunState, width: int) -> Text:
     """The share of the last steps' time that each phase took, and the rest."""
     total = sum(state.recent("time/step_s"))
-    if not total:
+    if not 0 < total < math.inf:
         return Text()
     every = {phase: sum(state.recent(f"time/{phase}_s")) / total for phase in PHASES}
     every["other"] = max(1 - sum(every.values()), 0.0)
