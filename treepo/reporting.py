@@ -37,7 +37,8 @@ class CreditSettings:
 def report(paths: Sequence[Path], out: Path | None, say: Callable[[str], None], imports_own_code: bool = False) -> None:
     """Write the page of some runs, evaluations and benchmarks, and say where it is.
 
-    imports_own_code: see `find_estimator`. Raises ValueError naming the path for what holds none of them, and for a file that cannot be written.
+    imports_own_code: see `find_estimator`.
+    Raises ValueError naming the path for what holds none of them, and for a file that cannot be written.
     """
     page = page_html(payload_of(paths, datetime.now(UTC), imports_own_code))
     out = out or _home(paths[0]) / NAME

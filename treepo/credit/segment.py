@@ -201,7 +201,10 @@ class FadingDifference:
             parent = tree.nodes[node].parent
             left = [len(paths[i]) - paths[i].index(node) for i in groups[node]]
             faded = float(np.mean([self.eta**k for k in left]))
-            for index, weight, about in ((node, 1.0, "its own value"), (parent, -faded, f"value of {node_name(parent)}")):
+            for index, weight, about in (
+                (node, 1.0, "its own value"),
+                (parent, -faded, f"value of {node_name(parent)}"),
+            ):
                 mean, value = float(rewards[groups[index]].mean()), float(values[index])
                 terms[node].append(Term(about, index, len(groups[index]), mean, value, weight))
         return terms

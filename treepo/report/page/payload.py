@@ -19,8 +19,8 @@ TREE_CHARACTERS = 2_700_000
 
 @dataclass(frozen=True)
 class ShownRun:
-    """One run of a page. decode: its tokens to text, or None where there is no tokenizer; explain: see `Explain`; note: what is to be
-    said of its trees."""
+    """One run of a page. decode: its tokens to text, or None where there is no tokenizer; explain: see `Explain`;
+    note: what is to be said of its trees."""
 
     name: str
     folder: RunFolder
