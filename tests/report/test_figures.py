@@ -130,8 +130,7 @@ def test_votes_of_different_size_are_drawn_over_k(tmp_path):
 
 def test_accuracies_are_told_in_percent_and_nothing_else(tmp_path):
     """They were fractions here and percent in curves."""
-    is_share = {id: figure["y"].get("percent", False) for id, figure in figures(EVALUATION).items()}
-    assert all(is_share.values())
+    assert all(figure["y"]["percent"] for figure in figures(EVALUATION).values())
     assert not any("percent" in figure["x"] for figure in figures(EVALUATION).values())
     assert not any("percent" in figure["y"] for figure in figures(UPDATE).values())
 

@@ -158,7 +158,7 @@ def _check(nodes: Sequence[Node]) -> None:
 
 
 def _entropies(rows: list[dict[str, Any]]) -> list[np.ndarray] | None:
-    values = [row.get("entropies") for row in rows[ROOT + 1 :]]
+    values: list[Any] = [row.get("entropies") for row in rows[ROOT + 1 :]]
     if not values or None in values:
         return None
     if any(len(own) != len(row["token_ids"]) for own, row in zip(values, rows[ROOT + 1 :], strict=True)):

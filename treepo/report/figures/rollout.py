@@ -13,7 +13,8 @@ MOST_BARS = 64
 
 @dataclass(frozen=True)
 class Measure:
-    """What is drawn of a contender. amount: what `value` counts per second, if anything, for its range over rounds. middle: see `Heatmap`."""
+    """What is drawn of a contender. amount: what `value` counts per second, if anything, for its range over rounds.
+    middle: see `Heatmap`."""
 
     id: str
     title: str

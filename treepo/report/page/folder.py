@@ -74,5 +74,6 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 def _is_number(value: object) -> bool:
     """Whether a float can hold it, be it infinite."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and (isinstance(value, float) or abs(value) <= MAX_NUMBER)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= MAX_NUMBER
