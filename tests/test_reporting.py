@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from treepo.cli import main
 from treepo.credit import DrGRPO, TreePO
 from treepo.report.page.folder import RunFolder
 from treepo.report.trees import read_trees, write_trees
-from treepo.reporting import find_decode, find_estimator
+from treepo.reporting import find_decode, find_estimator, payload_of
 
 __all__ = ["browser"]
 
@@ -77,6 +78,20 @@ def test_a_benchmark_is_shown_in_the_page_of_a_run(tmp_path):
     assert len(both["runs"]) == 1 and both["figures"] == one["figures"]
 
 
+def test_figures_of_folders_with_the_same_name_are_told_apart(tmp_path):
+    """They had the same ids, so that all of them showed what the second folder holds; `a_b` and `a-b` give the same
+    id without having the same name."""
+    content = (Path(__file__).parent.parent / "experiments/results/test_time_sampling.json").read_text()
+    names = ("1/ev", "2/ev", "a_b", "a-b", "ev-2")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "results.json").write_text(content)
+    figures = payload_of([tmp_path / name for name in names], datetime(2026, 1, 1, tzinfo=UTC))["figures"]
+    assert len({figure["id"] for figure in figures}) == len(figures)
+    sources = dict.fromkeys(figure["note"].split(";")[0] for figure in figures)
+    assert list(sources) == ["ev", "ev (2)", "a_b", "a-b", "ev-2"]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -95,6 +110,12 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, args, mess
     write_run(tmp_path / "run")
     assert main(["report", *args]) == 2
     assert capsys.readouterr().err == f"treepo: {message}\n"
+
+
+def test_a_path_that_cannot_be_read_is_told_in_one_line(capsys):
+    """Whatever the system says but that there is nothing ended in a traceback: as of a folder without permission."""
+    assert main(["report", "a" * 300]) == 2
+    assert capsys.readouterr().err == f"treepo: report: '{'a' * 100}' cannot be read: File name too long\n"
 
 
 def test_a_report_that_cannot_be_written_fails_no_run(chain_model, tmp_path, monkeypatch, capsys):
@@ -123,10 +144,35 @@ def test_texts_come_from_the_model_of_the_run_or_the_one_it_began_with(trained, 
 
 
 def test_the_estimator_of_a_run_is_the_one_of_its_settings():
-    assert find_estimator({"credit.use": "DrGRPO", "credit.leaves": "unbiased"}) == DrGRPO(leaves="unbiased")
-    assert find_estimator({"credit.weight": "size"}) == TreePO(weight="size")
-    assert find_estimator({"credit.use": "gone:Estimator"}) is None
-    assert find_estimator({}) is None
+    assert find_estimator({"use": "DrGRPO", "leaves": "unbiased"}) == (DrGRPO(leaves="unbiased"), "")
+    assert find_estimator({"weight": "size"}) == (TreePO(weight="size"), "")
+    assert find_estimator({}) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        ("RuntimeError('no')", "RuntimeError: no"),
+        ("SystemExit(0)", "SystemExit: 0"),
+        ("ImportError('no')", "ValueError: "),
+    ],
+)
+def test_code_of_ones_own_is_imported_when_asked_for_alone(tmp_path, monkeypatch, raised, told):
+    """A report ran whatever module a folder's config.toml names, and ended by what that module raised."""
+    monkeypatch.syspath_prepend(tmp_path)
+    module = f"own_{raised[:7].lower()}"
+    (tmp_path / f"{module}.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nraise {raised}"
+    )
+    folder = write_run(tmp_path / "run", tree_steps=[1], num_trees=1).path
+    (folder / "config.toml").write_text(f'[model]\npath = "no/such/model"\n[credit]\nuse = "{module}:Own"\n')
+    assert main(["report", str(folder)]) == 0
+    assert f"`treepo report --own-code` imports {module}:Own" in read(folder / "report.html")["runs"][0]["note"]
+    assert not (tmp_path / "ran").exists()
+    assert main(["report", str(folder), "--own-code"]) == 0
+    note = read(folder / "report.html")["runs"][0]["note"]
+    assert f"no terms of advantages: {told}" in note
+    assert (tmp_path / "ran").exists()
 
 
 def test_each_process_of_a_run_is_told(trained, tmp_path):

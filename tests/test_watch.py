@@ -9,6 +9,7 @@ from tests.report.live.runs import begin, cut, line, write
 from treepo.cli import main
 from treepo.report.live.server import PageServer
 from treepo.watch import watch
+from treepo.watch_page import mark_of
 
 
 class Happening:
@@ -119,6 +120,23 @@ def test_ctrl_c_ends_the_page_with_success(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(PageServer, "serve_forever", interrupted)
     assert main(["watch", str(tmp_path), "--page"]) == 0
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.toml", "metrics.jsonl", "environment.jsonl", "trees/step-000001.parquet", "model"]
+)
+def test_each_file_that_a_report_is_made_of_changes_its_mark(tmp_path, name):
+    """A page would not be told of what is missing here."""
+    before = mark_of(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    created = mark_of(tmp_path)
+    path.write_text("more")
+    changed = mark_of(tmp_path)
+    assert len({before, created, changed}) == 3
+    (tmp_path / "samples.jsonl").write_text("")
+    assert mark_of(tmp_path) == changed, "of which it is not made"
 
 
 @pytest.mark.parametrize(

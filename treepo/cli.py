@@ -127,6 +127,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     if command == "report":
         parser.add_argument("paths", nargs="*")
         parser.add_argument("--out")
+        parser.add_argument("--own-code", action="store_true")
     if command == "watch":
         parser.add_argument("run", nargs="?")
         parser.add_argument("--page", action="store_true")

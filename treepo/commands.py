@@ -145,7 +145,8 @@ def report_command(options: argparse.Namespace, overrides: dict[str, dict[str, A
     if options.out == "":
         raise UsageError("out: no file given")
     with users_mistakes():
-        report([Path(path) for path in options.paths], options.out and Path(options.out), Terminal(Console()).say)
+        paths, out = [Path(path) for path in options.paths], options.out and Path(options.out)
+        report(paths, out, Terminal(Console()).say, options.own_code)
 
 
 def watch_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any]]) -> None:

@@ -14,11 +14,12 @@ from treepo.credit import Estimator, TreePO
 from treepo.files import replace_text
 from treepo.model.policy import decoded
 from treepo.printable import printable
+from treepo.report.figures import Figure
 from treepo.report.page.explanation import Explanation
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.html import page_html
-from treepo.report.page.payload import ShownRun, page_payload
-from treepo.reporting_figures import figures_of
+from treepo.report.page.payload import ShownRun, distinct, page_payload
+from treepo.reporting_figures import figures_of, named
 from treepo.task.chain_tokenizer import make_chain_tokenizer
 
 NAME = "report.html"
@@ -33,12 +34,13 @@ class CreditSettings:
     credit: Estimator = TreePO()
 
 
-def report(paths: Sequence[Path], out: Path | None, say: Callable[[str], None]) -> None:
+def report(paths: Sequence[Path], out: Path | None, say: Callable[[str], None], imports_own_code: bool = False) -> None:
     """Write the page of some runs, evaluations and benchmarks, and say where it is.
 
+    imports_own_code: see `find_estimator`.
     Raises ValueError naming the path for what holds none of them, and for a file that cannot be written.
     """
-    page = page_html(payload_of(paths, datetime.now(UTC)))
+    page = page_html(payload_of(paths, datetime.now(UTC), imports_own_code))
     out = out or _home(paths[0]) / NAME
     try:
         replace_text(out, page)
@@ -47,25 +49,41 @@ def report(paths: Sequence[Path], out: Path | None, say: Callable[[str], None]) 
     say(f"The report is {out} ({len(page.encode()) / 1e6:.1f} MB).")
 
 
-def report_of_run(folder: Path, decode: Decode, written: datetime) -> None:
-    """Write the page of one run into its folder, with a tokenizer that is at hand."""
-    payload = page_payload(_name(folder), [_shown(folder, decode)], [], written)
+def report_of_run(folder: Path, decode: Decode, estimator: Estimator, written: datetime) -> None:
+    """Write the page of one run into its folder, with a tokenizer and an estimator that are at hand."""
+    payload = page_payload(_name(folder), [_shown(RunFolder(folder), decode, estimator)], [], written)
     replace_text(folder / NAME, page_html(payload))
 
 
-def payload_of(paths: Sequence[Path], written: datetime) -> dict[str, Any]:
-    """What the page of some paths shows. Raises ValueError naming the first that has nothing to show."""
-    runs, figures = [], []
+def payload_of(paths: Sequence[Path], written: datetime, imports_own_code: bool = False) -> dict[str, Any]:
+    """What the page of some paths shows. Raises ValueError naming the first that has nothing to show, or that cannot
+    be read."""
+    runs: list[ShownRun] = []
+    others: list[tuple[str, list[Figure]]] = []
     for path in paths:
-        if RunFolder(path).is_run():
-            runs.append(_shown(path, find_decode(RunFolder(path))))
-        elif (found := figures_of(path)) is not None:
-            figures += [figure.as_json() for figure in found]
-        elif not path.exists():
-            raise ValueError(f"report: no folder {str(path)[:100]!r}")
+        try:
+            found = _found(path, imports_own_code)
+        except OSError as error:
+            raise ValueError(f"report: {str(path)[:100]!r} cannot be read: {error.strerror}") from error
+        if isinstance(found, ShownRun):
+            runs.append(found)
         else:
-            raise ValueError(f"report: {str(path)[:100]!r} holds no run, evaluation or benchmark")
+            others.append((path.resolve().name, found))
+    names = distinct([name for name, _ in others])
+    figures = [named(one, name).as_json() for name, (_, found) in zip(names, others, strict=True) for one in found]
     return page_payload(" | ".join(map(_name, paths)), runs, figures, written)
+
+
+def _found(path: Path, imports_own_code: bool) -> ShownRun | list[Figure]:
+    folder = RunFolder(path)
+    if folder.is_run():
+        estimator, note = find_estimator(_credit_settings(folder), imports_own_code)
+        return _shown(folder, find_decode(folder), estimator, note)
+    if (figures := figures_of(path)) is not None:
+        return figures
+    if not path.exists():
+        raise ValueError(f"report: no folder {str(path)[:100]!r}")
+    raise ValueError(f"report: {str(path)[:100]!r} holds no run, evaluation or benchmark")
 
 
 def find_decode(folder: RunFolder) -> Decode | None:
@@ -93,20 +111,28 @@ def _tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"cannot load a tokenizer from {path!r}") from error
 
 
-def _shown(path: Path, decode: Decode | None) -> ShownRun:
-    folder = RunFolder(path)
-    settings = {name: value for name, value in folder.settings().items() if name.startswith("credit.")}
-    explanation = Explanation(find_estimator(settings), settings.get("credit.use"), folder.metrics())
-    return ShownRun(_name(path), folder, decode, explanation)
+def _shown(folder: RunFolder, decode: Decode | None, estimator: Estimator | None, note: str = "") -> ShownRun:
+    explanation = Explanation(estimator, _credit_settings(folder).get("use"), folder.metrics())
+    return ShownRun(_name(folder.path), folder, decode, explanation, note)
 
 
-def find_estimator(settings: Mapping[str, Any]) -> Estimator | None:
-    """The estimator of the settings `credit.*`; None if there is none, or one of one's own that is not there."""
+def _credit_settings(folder: RunFolder) -> dict[str, Any]:
+    named = folder.settings().items()
+    return {name.removeprefix("credit."): value for name, value in named if name.startswith("credit.")}
+
+
+def find_estimator(settings: Mapping[str, Any], imports_own_code: bool = False) -> tuple[Estimator | None, str]:
+    """(the estimator of the settings `credit.*`, or None, why there is none if that can be told).
+
+    imports_own_code: whether a module that they name is imported, and so run: whoever made the folder has chosen it.
+    """
+    use = str(settings.get("use", ""))
+    if ":" in use and not imports_own_code:
+        return None, f"no terms of advantages: `treepo report --own-code` imports {printable(use)}"
     try:
-        own = {name.removeprefix("credit."): value for name, value in settings.items()}
-        return resolve_as(CreditSettings, {"credit": own}).credit if own else None
-    except ValueError:
-        return None
+        return (resolve_as(CreditSettings, {"credit": settings}).credit if settings else None), ""
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a module may raise while it is imported
+        return None, f"no terms of advantages: {printable(f'{type(error).__name__}: {error}')[:200]}"
 
 
 def _name(path: Path) -> str:

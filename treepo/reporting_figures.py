@@ -14,17 +14,17 @@ NAMES = ("results.json", "rollout.json", "update.json")
 def figures_of(path: Path) -> list[Figure] | None:
     """Figures of a file or folder of `treepo eval` or `treepo bench`; None for anything else, a run among them.
 
-    Ids begin with the name of the file or folder, notes name it. Raises ValueError naming the file if it is damaged.
+    Raises ValueError naming the file if it is damaged.
     """
     files = [path / name for name in NAMES if (path / name).is_file()] if path.is_dir() else [path]
     found = []
     for file in files:
         figures = figures_of_json(file) if file.suffix == ".json" and file.is_file() else None
-        name = path.resolve().name if path.is_dir() else file.name
-        found += [_named(figure, name) for figure in figures or []]
+        found += figures or []
     return found or None
 
 
-def _named(figure: Figure, name: str) -> Figure:
+def named(figure: Figure, name: str) -> Figure:
+    """The figure as one of the file or folder of that name: its id begins with it, its note names it."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".json")).strip("-")
     return replace(figure, id=f"{slug}-{figure.id}", note="; ".join(filter(None, (printable(name), figure.note))))

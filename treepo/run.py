@@ -119,7 +119,7 @@ def _keep_last(run: Run, out: Path) -> None:
 def _report(run: Run, out: Path, terminal: Terminal) -> None:
     """Write the page of the run; what goes wrong there is told and fails nothing."""
     try:
-        report_of_run(out, run.policy.decode, datetime.now(UTC))
+        report_of_run(out, run.policy.decode, run.config.credit, datetime.now(UTC))
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
         terminal.say(f"there is no report ({one_line(error)}): treepo report {out} tries again")
 

@@ -27,11 +27,11 @@ treepo eval [MODEL ...] [--data SET ...] [--samples K] [--sampling WAY ...] [--p
     SECTION.KEY; several stand in one table. DIR keeps all answers; the same command with the same DIR goes on where it
     was interrupted. Without MODEL and SET: the built-in task and its base model.
 
-treepo report PATH... [--out FILE.html]
+treepo report PATH... [--out FILE.html] [--own-code]
 
     Write one HTML file that shows runs, several one over the other, and opens from disk without a network: curves,
     settings, trees token by token. A PATH is the folder of a run, of an evaluation or of a benchmark, or one's JSON
-    file. Without --out: report.html in the first folder.
+    file. Without --out: report.html in the first folder. --own-code: import the module that a run's `credit.use` names.
 
 treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
 

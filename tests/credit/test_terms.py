@@ -21,6 +21,7 @@ from treepo.credit import (
     ValueDifference,
 )
 from treepo.credit.terms import Explained, sums_of
+from treepo.tree import ROOT, Node, StopReason, Tree
 
 flags = st.booleans()
 of_leaves = st.builds(
@@ -75,6 +76,35 @@ def test_a_leaf_of_a_complete_tree_is_compared_with_the_leaves_of_each_ancestor(
         ("leaves below node 3", 3, 2, 0.5, -0.5),
     ]
     assert [term.weight for term in terms[0]] == pytest.approx(3 * [1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "below_the_prompt", "deeper"),
+    [
+        (ValueDifference(), ["value of the prompt"], ["value of node 1"]),
+        (SPO(), ["children of the prompt"], ["children of node 1"]),
+        (TreeRL(), ["value of the prompt"], ["value of the prompt", "value of node 1"]),
+        (FadingDifference(), ["its own value", "value of the prompt"], ["its own value", "value of node 1"]),
+    ],
+)
+def test_each_value_is_named_once_and_the_root_is_the_prompt(estimator, below_the_prompt, deeper):
+    """It was "node 0", which `TreeRL` named twice for children of the prompt; of `FadingDifference` the node itself
+    stood among what it is compared with."""
+    tree = complete_tree(2)
+    terms = estimator.terms(tree, np.array([0.0, 1, 1, 1]))
+    assert [term.name for term in terms[1]] == below_the_prompt
+    assert [term.name for term in terms[tree.children()[1][0]]] == deeper
+
+
+def test_leaves_that_count_nothing_are_not_in_the_size_of_a_group():
+    """What a fallback drew counts nothing with `leaves = "unbiased"`."""
+    tree = Tree.planted("p", np.array([1]), 0)
+    for is_resumed in (False, False, True):
+        tree.add(Node(ROOT, np.array([2]), np.zeros(1, np.float32), 0, StopReason.EOS, is_resumed))
+    rewards = np.array([0.0, 1, 1])
+    for leaves, size in (("equal", 3), ("unbiased", 2)):
+        terms = DrGRPO(leaves=leaves).terms(tree, rewards)
+        assert {term.size for own in terms for term in own} == {size}
 
 
 def test_an_estimator_of_ones_own_need_not_explain():

@@ -5,13 +5,14 @@ neither has a node that leads to no leaf: 0.
 Letters: N nodes of the tree · L leaves.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from treepo.credit.terms import Term
+from treepo.credit.terms import Term, node_name
 from treepo.tree import ROOT, Tree
 
 
@@ -32,7 +33,7 @@ class Valued:
         """V of a node less that of one above it, as a term."""
         value = float(self.values[above])
         gain = float(self.values[index]) - value
-        return Term(f"value of node {above}", above, int(self.num_leaves[above]), value, gain, weight)
+        return Term(f"value of {node_name(above)}", above, int(self.num_leaves[above]), value, gain, weight)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class SPO(SegmentEstimator):
             siblings = valued.siblings[parent]
             if np.ptp(siblings) > 0:
                 mean, weight = float(siblings.mean()), 1 / (float(siblings.std()) + self.eps)
-                name = f"children of node {parent}"
+                name = f"children of {node_name(parent)}"
                 terms[i] = [Term(name, parent, len(siblings), mean, float(valued.values[i]) - mean, weight)]
         return terms
 
@@ -156,7 +157,8 @@ class TreeRL(SegmentEstimator):
         valued, terms = self.valued(tree, rewards), _no_terms(tree)
         for i, parent in valued.parents.items():
             weight = 1 / float(np.sqrt(valued.num_leaves[i]))
-            terms[i] = [valued.compared(i, above, weight) for above in (ROOT, parent)]
+            # Of a child of the prompt both are the same.
+            terms[i] = [valued.compared(i, above, n * weight) for above, n in Counter((ROOT, parent)).items()]
         return terms
 
 
@@ -199,9 +201,12 @@ class FadingDifference:
             parent = tree.nodes[node].parent
             left = [len(paths[i]) - paths[i].index(node) for i in groups[node]]
             faded = float(np.mean([self.eta**k for k in left]))
-            for index, weight in ((node, 1.0), (parent, -faded)):
+            for index, weight, about in (
+                (node, 1.0, "its own value"),
+                (parent, -faded, f"value of {node_name(parent)}"),
+            ):
                 mean, value = float(rewards[groups[index]].mean()), float(values[index])
-                terms[node].append(Term(f"value of node {index}", index, len(groups[index]), mean, value, weight))
+                terms[node].append(Term(about, index, len(groups[index]), mean, value, weight))
         return terms
 
     def _values(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:

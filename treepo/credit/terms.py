@@ -12,10 +12,11 @@ from treepo.tree import ROOT, Tree
 
 @dataclass(frozen=True)
 class Term:
-    """One comparison. An advantage is the sum of `weight` x `value` over its terms, 0 if it has none.
+    """One summand, mostly a comparison. An advantage is the sum of `weight` x `value` over its terms, 0 if it has none.
 
     name: what it compares with, in a few words. node: whose leaves are that group; size: how many of them count (of
-    `SPO`, how many siblings). mean: the group's mean reward, or value. value: how far what is credited is from it.
+    `SPO`, how many siblings). mean: the group's mean reward, or value. value: how far what is credited is from it; of
+    `FadingDifference`, which compares values that have faded differently, the value V of `node` itself.
     """
 
     name: str
@@ -24,6 +25,11 @@ class Term:
     mean: float
     value: float
     weight: float
+
+
+def node_name(node: int) -> str:
+    """What names of terms call a node."""
+    return "the prompt" if node == ROOT else f"node {node}"
 
 
 @runtime_checkable

@@ -2,7 +2,8 @@
 
 from treepo.report.metrics import Metrics
 
-PHASES = ("grow", "verify", "pack", "update")
+PHASES = ("grow", "verify", "pack", "entropies", "update")
+"""For which there is room; entropies are computed at some steps alone."""
 
 
 def step_lines(step: int, metrics: Metrics) -> list[str]:
@@ -28,7 +29,8 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
 def state_line(seconds_left: float, metrics: Metrics) -> str:
     """Time left, how much was shared, and the share of the step's time that each phase took, in percent."""
     total = max(metrics["time/step_s"], 1e-9)
-    shares = " ".join(f"{name} {100 * metrics.get(f'time/{name}_s', 0.0) / total:.0f}" for name in PHASES)
+    taken = {name: metrics[f"time/{name}_s"] for name in PHASES if f"time/{name}_s" in metrics}
+    shares = " ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in taken.items())
     minutes, seconds = divmod(round(seconds_left), 60)
     time_left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
     return f"{time_left}  sharing {_short(metrics['tokens/sharing'])}  {shares}%"

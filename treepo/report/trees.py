@@ -35,6 +35,9 @@ SCHEMA = pa.schema(
 `entropies` are of the distributions its tokens were drawn from. Null: not scored, no leaf, no signal, not asked for.
 Advantages stand at the leaves, or at all nodes where each has its own."""
 
+LATER = {"entropies"}
+"""Columns that files of earlier versions have not."""
+
 
 @dataclass(frozen=True, eq=False)
 class KeptTree:
@@ -56,8 +59,17 @@ def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequenc
 
 
 def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:
-    """The trees of a file, or those at the chosen places in it, equal to those written."""
-    return [_kept_tree(rows) for rows in _rows_by_tree(path, chosen)]
+    """The trees of a file, or those at the chosen places in it, equal to those written.
+
+    Raises ValueError naming the file and the tree if one is damaged.
+    """
+    trees = []
+    for rows in _rows_by_tree(path, chosen):
+        try:
+            trees.append(_kept_tree(rows))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"{str(path)!r} is damaged: tree {rows[ROOT]['tree']}: {error}") from error
+    return trees
 
 
 def read_texts(path: Path, chosen: Sequence[int] | None = None) -> list[list[str]]:
@@ -73,7 +85,11 @@ def count_trees(path: Path) -> int:
 def _rows_by_tree(path: Path, chosen: Sequence[int] | None) -> list[list[dict[str, Any]]]:
     filters = None if chosen is None else [("tree", "in", list(chosen))]
     rows_of: dict[int, list[dict[str, Any]]] = {}
-    for row in pq.read_table(path, filters=filters).to_pylist():
+    table = pq.read_table(path, filters=filters)
+    missing = set(SCHEMA.names) - set(table.column_names) - LATER
+    if missing:
+        raise ValueError(f"{str(path)!r} is damaged: there is no column {', '.join(sorted(missing))}")
+    for row in table.to_pylist():
         rows_of.setdefault(row["tree"], []).append(row)
     return list(rows_of.values())
 
@@ -115,6 +131,7 @@ def _at(index: int | None, values: np.ndarray | None) -> float | None:
 
 def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     nodes = [_node(row) for row in rows]
+    _check(nodes)
     leaves = [row for row in rows if row["stop"] is not None]
     return KeptTree(
         Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
@@ -124,11 +141,28 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     )
 
 
+def _check(nodes: Sequence[Node]) -> None:
+    """Raises ValueError unless all nodes hang together below the prompt, leaves alone at their ends, each token below
+    it with its log-probability. The upper part of a node that was split comes after its children."""
+    for i, node in enumerate(nodes):
+        if (node.parent != -1) if i == ROOT else not 0 <= node.parent < len(nodes):
+            raise ValueError(f"node {i} has no parent {node.parent}")
+        if i != ROOT and (node.sampled_logprobs is None or len(node.sampled_logprobs) != len(node.token_ids)):
+            raise ValueError(f"node {i} has not one log-probability for each token")
+    tree = Tree("", list(nodes))
+    if len(list(tree.top_down())) < len(nodes):
+        raise ValueError("some nodes are not below the prompt")
+    for i, children in enumerate(tree.children()):
+        if nodes[i].stop is not None and (children or i == ROOT):
+            raise ValueError(f"node {i} is a leaf and is not")
+
+
 def _entropies(rows: list[dict[str, Any]]) -> list[np.ndarray] | None:
-    """Files of earlier versions have no such column."""
-    values = [row.get("entropies") for row in rows[ROOT + 1 :]]
+    values: list[Any] = [row.get("entropies") for row in rows[ROOT + 1 :]]
     if not values or None in values:
         return None
+    if any(len(own) != len(row["token_ids"]) for own, row in zip(values, rows[ROOT + 1 :], strict=True)):
+        raise ValueError("a node has not one entropy for each token")
     return [np.full(len(rows[ROOT]["token_ids"]), np.nan, np.float32), *(np.array(own, np.float32) for own in values)]
 
 

@@ -13,6 +13,7 @@ from treepo.report.live.follow import MetricsFollower
 from treepo.report.live.screen import Screen
 from treepo.report.live.shown import NAMES
 from treepo.report.live.state import RunState
+from treepo.report.progress import state_line
 
 
 def dots(lines: list[str]) -> np.ndarray:
@@ -87,6 +88,24 @@ def test_step_time_left_figures_and_phases(log):
     assert "grow 50%" in text and "update 35%" in text and "other 10%" in text
     bar = next(text for text in text.splitlines() if text.startswith("███"))
     assert [bar.count(fill) for fill in "█▓▒░·"] == [40, 0, 4, 28, 8]
+
+
+def test_all_phases_of_a_step_are_told():
+    """Entropies, and waiting for other processes, were counted as other things."""
+    step = {"step": 1.0, "time/step_s": 10.0, "time/grow_s": 4.0, "time/wait_s": 2.0, "time/entropies_s": 1.0}
+    text = shown(RunState("runs/mine", 20, (step,)), 80)
+    assert "grow 40%  ▞ wait 20%  ▚ entropies 10%  · other 30%" in text
+    assert [text.count(fill) for fill in "█▓▞▒▚░·"] == [33, 0, 17, 0, 9, 0, 25], "the legend has one of each"
+    line = state_line(360_000, step | {"tokens/sharing": 6.1})
+    assert line == "100:00:00 left  sharing 6.10  grow 40 entropies 10%"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, -1.0])
+def test_times_that_are_none_are_shown(value):
+    """`treepo watch` ended where the time of a step was NaN."""
+    times = {f"time/{name}_s": value for name in ("step", "grow", "update")}
+    log = tuple({"step": float(step), **times} for step in range(1, 4))
+    assert "step 3 of 20" in shown(RunState("runs/mine", 20, log), 80)
 
 
 def test_a_run_that_has_written_nothing():

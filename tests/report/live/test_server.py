@@ -1,12 +1,13 @@
 """The page that `treepo watch --page` serves, to this machine's own browser alone."""
 
 import http.client
+import socket
 import threading
 
 import pytest
 
 from treepo.report.live.cache import PayloadCache
-from treepo.report.live.server import PageServer
+from treepo.report.live.server import HEADERS, PageServer, _Handler
 
 
 class Run:
@@ -57,9 +58,29 @@ def test_the_page_and_the_payload(server, run):
     run.step = 7
     response, body = ask(server, "/payload")
     assert (response.status, response.getheader("Content-Type"), body) == (200, "application/json", b'{"step":7}')
-    assert response.getheader("X-Content-Type-Options") == "nosniff"
-    assert response.getheader("Cross-Origin-Resource-Policy") == "same-origin"
     assert "Python" not in response.getheader("Server")
+
+
+@pytest.mark.parametrize("path", ["/", "/payload", "/nothing"])
+def test_nothing_that_is_answered_may_be_embedded_or_read_elsewhere(server, path):
+    headers = dict(ask(server, path)[0].getheaders())
+    told = {name: headers.get(name) for name in HEADERS}
+    assert told == {
+        "Cache-Control": "no-cache",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+    assert not [name for name in headers if name.startswith("Access-Control")]
+
+
+def test_a_client_that_says_nothing_is_cut_off(server, monkeypatch):
+    """Else each would hold a thread for good."""
+    assert 0 < _Handler.timeout <= 30
+    monkeypatch.setattr(_Handler, "timeout", 0.05)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as client:
+        assert client.recv(1) == b""
 
 
 def test_a_run_that_has_written_nothing_new_costs_nothing(server, run):

@@ -2,9 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +21,7 @@ from treepo.report.page.numbers import short, thousandths
 from treepo.report.page.payload import distinct, page_payload, run_payload
 from treepo.report.page.series import series_of, spread
 from treepo.report.page.token_texts import TokenTexts
-from treepo.report.trees import KeptTree, read_trees
+from treepo.report.trees import KeptTree, read_trees, write_trees
 from treepo.tree import ROOT
 
 PLAIN = TreeReader(TokenTexts(letters), lambda step, kept: {})
@@ -140,6 +144,81 @@ def test_terms_are_told_where_they_give_what_was_kept(tmp_path):
         assert explanation(8, KeptTree(tree, own, advantage)) == nothing, "its whitening is not known"
         assert Explanation(GRPO(), "TreePO", {})(7, KeptTree(tree, own, advantage)) == nothing
         assert explanation(7, KeptTree(tree, own, None)) == nothing
+
+
+def damaged(column, node, value):
+    """A change of what one node has in a column."""
+
+    def change(table):
+        values = table[column].to_pylist()
+        values[node] = value
+        return table.set_column(table.column_names.index(column), column, pa.array(values))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        damaged("stop", -1, "tired"),
+        damaged("parent", 1, 999),
+        damaged("parent", 1, 1),
+        damaged("parent", 0, 0),
+        damaged("parent", 1, None),
+        damaged("stop", 0, "eos"),
+        damaged("token_ids", 1, None),
+        damaged("token_ids", 1, [0] * 99),
+        damaged("token_ids", 1, [2**40]),
+        damaged("sampled_logprobs", 1, []),
+        damaged("entropies", 1, [1.0] * 99),
+        lambda table: table.drop_columns(["stop"]),
+        lambda table: table.drop_columns(["tree"]),
+    ],
+)
+def test_one_damaged_file_of_trees_is_passed_over_and_told(tmp_path, change):
+    """One tree with an unknown stop reason or a parent that is not there ended the whole report; one that was its own
+    parent ended it in an endless loop, or in the browser."""
+    folder = write_run(tmp_path / "run", tree_steps=[1])
+    kept = [replace(one, entropies=[np.zeros(len(n.token_ids)) for n in one.tree.nodes]) for one in some_trees(2, 1)]
+    path = folder.path / "trees" / "step-000002.parquet"
+    write_trees(path, kept, letters)
+    assert list(choose_trees(folder.tree_files(), 10**6, PLAIN).steps) == [1, 2]
+    pq.write_table(change(pq.read_table(path)), path)
+    chosen = choose_trees(folder.tree_files(), 10**6, PLAIN)
+    assert (list(chosen.steps), chosen.notes) == ([1], ["trees that cannot be read: of step 2"])
+
+
+def test_an_empty_newest_file_of_trees_is_passed_over(tmp_path):
+    """How many trees fit was measured by the newest file: of one without trees, that none do."""
+    folder = write_run(tmp_path / "run", tree_steps=[1, 2])
+    write_trees(folder.path / "trees" / "step-000003.parquet", [], letters)
+    chosen = choose_trees(folder.tree_files(), 10**6, PLAIN)
+    assert {step: len(trees) for step, trees in chosen.steps.items()} == {1: 3, 2: 3, 3: 0}
+
+
+def test_whole_numbers_that_no_float_holds_are_left_out(tmp_path):
+    """Such a number in the metrics ended the report in an OverflowError."""
+    folder = write_run(tmp_path / "run", num_steps=1)
+    huge = f'{{"step": 1, "time/step_s": 1{"0" * 400}, "loss": 1}}\n{{"step": 1{"0" * 400}}}\n'
+    metrics = folder.path / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + huge)
+    told = run_payload("run", shown(folder), 10**6)
+    assert told["steps"] == [0, 1] and told["metrics"]["loss"] == [None, 1]
+    json.dumps(told, allow_nan=False)
+
+
+def test_seconds_so_far_count_checkpoints_too():
+    series = series_of({1: {"time/step_s": 2.0, "time/checkpoint_s": 0.5, "time/wait_s": 1.0}, 2: {"time/step_s": 3.0}})
+    assert series.seconds == [2.5, 5.5]
+
+
+def test_an_advantage_that_is_off_by_a_thousandth_is_not_explained():
+    """It is another estimator's, or one of other settings."""
+    (kept,) = some_trees(0, 1)
+    assert kept.advantages is not None
+    explanation = Explanation(GRPO(), "GRPO", {})
+    assert explanation(1, kept)["terms"] is not None
+    assert explanation(1, replace(kept, advantages=kept.advantages + np.array([0, 1e-3, 0, 0])))["terms"] is None
 
 
 def test_the_same_folder_gives_the_same_payload(tmp_path):

@@ -78,10 +78,14 @@ def evaluation_figures(results: Sequence[Result]) -> list[Figure]:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """The setting of each, with its model where there are several."""
-    has_several = len({result.model for result in results}) > 1
-    names = [f"{result.model}, {result.setting}" if has_several else result.setting for result in results]
-    return [printable(name) for name in names]
+    """The setting of each, with its model where there are several, and its k where they differ: more answers make
+    maj@k and pass@k better."""
+    names = [[result.setting] for result in results]
+    if len({result.model for result in results}) > 1:
+        names = [[result.model, *name] for result, name in zip(results, names, strict=True)]
+    if len({result.k for result in results}) > 1:
+        names = [[*name, f"k = {result.k}"] for result, name in zip(results, names, strict=True)]
+    return [printable(", ".join(name)) for name in names]
 
 
 def _series(name: str, x: Sequence[str | float], estimates: Sequence[Estimate], text: Sequence[str] = ()) -> Series:
@@ -96,7 +100,7 @@ def _by_set(named: dict[str, Result], note: str, title: str, figure: Callable[[S
         names = [printable(part.source) for part in result.sets]
         parts = [*result.sets, result.overall] if has_several else result.sets
         series.append(_series(label, [*names, ALL_SETS][: len(parts)], [figure(part) for part in parts]))
-    axes = Axis("set"), Axis(title)
+    axes = Axis("set"), Axis(title, is_share=True)
     return Figure(f"eval-{title.replace('@', '-')}", f"Accuracy: {title}", note, "bar", *axes, tuple(series))
 
 
@@ -108,21 +112,27 @@ def _over_k(named: dict[str, Result], note: str) -> list[Figure]:
         passed.append(_series(label, [k for k, _ in estimates], [estimate for _, estimate in estimates]))
         voted.append(_series(label, [result.k], [result.overall.maj]))
     axis = Axis("answers per problem, k", log=True)
-    figures = [Figure("eval-pass", "Accuracy: pass@k, all sets", note, "line", axis, Axis("pass@k"), tuple(passed))]
+    figures = [
+        Figure(
+            "eval-pass", "Accuracy: pass@k, all sets", note, "line", axis, Axis("pass@k", is_share=True), tuple(passed)
+        )
+    ]
     if len({result.k for result in named.values()}) > 1:
         title = "Accuracy: maj@k over k, all sets"
-        figures.append(Figure("eval-maj-over-k", title, note, "scatter", axis, Axis("maj@k"), tuple(voted)))
+        figures.append(
+            Figure("eval-maj-over-k", title, note, "scatter", axis, Axis("maj@k", is_share=True), tuple(voted))
+        )
     return figures
 
 
 def _against(named: dict[str, Result], note: str, name: str, title: str, cost: Callable[[Result], float]) -> Figure:
-    costs = [cost(result) / result.overall.num_problems for result in named.values()]
-    series = tuple(
-        _series(measure, costs, [figure(result.overall) for result in named.values()], tuple(named))
-        for measure, figure in (("avg@k", lambda part: part.avg), ("maj@k", lambda part: part.maj))
-    )
-    axes = Axis(title), Axis("accuracy over all sets")
-    return Figure(f"eval-cost-{name}", f"Accuracy against {title}", note, "scatter", *axes, series)
+    """Two points for each result, its measures, so that its name is in the legend."""
+    series = []
+    for label, result in named.items():
+        costs, measures = 2 * [cost(result) / result.overall.num_problems], (f"avg@{result.k}", f"maj@{result.k}")
+        series.append(_series(label, costs, [result.overall.avg, result.overall.maj], measures))
+    axes = Axis(title), Axis("accuracy over all sets", is_share=True)
+    return Figure(f"eval-cost-{name}", f"Accuracy against {title}", note, "scatter", *axes, tuple(series))
 
 
 def _gains(named: dict[str, Result], note: str) -> list[Figure]:
@@ -136,5 +146,8 @@ def _gains(named: dict[str, Result], note: str) -> list[Figure]:
         else Series(label, measures, (None, None))
         for label, result in named.items()
     ]
-    title, axes = f"Gain over {next(iter(named))}, problem by problem", (Axis("measure"), Axis("difference"))
+    title, axes = (
+        f"Gain over {next(iter(named))}, problem by problem",
+        (Axis("measure"), Axis("difference of accuracies", is_share=True)),
+    )
     return [Figure("eval-gain", title, note, "bar", *axes, tuple(series))]

@@ -11,11 +11,13 @@ Value = float | int | str | None
 
 @dataclass(frozen=True)
 class Axis:
-    """What is along an axis. values: those of a heatmap's columns or rows; None elsewhere."""
+    """What is along an axis. values: those of a heatmap's columns or rows; None elsewhere. is_share: whether
+    its numbers are shares of 1, which are told in percent."""
 
     title: str
     log: bool = False
     values: tuple[Value, ...] | None = None
+    is_share: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Rows of values, `z[row][column]`; None where there is none."""
+    """Rows of values, `z[row][column]`; None where there is none. middle: the value that others are above or
+    below, if there is one: 1 of a ratio."""
 
     title: str
     z: tuple[tuple[float | None, ...], ...]
+    middle: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,13 @@ class Figure:
             parts = {"x": _axis(self.x), "y": _axis(self.y), "series": [asdict(one) for one in self.series]}
         else:
             x, y = (_axis(axis) | {"values": axis.values} for axis in (self.x, self.y))
-            parts = {"x": x, "y": y, "z": self.heatmap.z, "z_title": self.heatmap.title}
+            middle = {} if self.heatmap.middle is None else {"z_mid": self.heatmap.middle}
+            parts = {"x": x, "y": y, "z": self.heatmap.z, "z_title": self.heatmap.title} | middle
         return figure | _plain(parts)
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
-    return {"title": axis.title, "log": axis.log}
+    return {"title": axis.title, "log": axis.log} | ({"percent": True} if axis.is_share else {})
 
 
 def _plain(value: Any) -> Any:

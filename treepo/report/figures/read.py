@@ -28,6 +28,8 @@ def figures_of_json(path: Path) -> list[Figure] | None:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ValueError(f"{str(path)!r} is damaged: {field}: {first['msg']}") from error
+    except OverflowError as error:
+        raise ValueError(f"{str(path)!r} is damaged: a number is too large: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged: it is no JSON: {error}") from error
 

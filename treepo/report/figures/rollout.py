@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from treepo.report.figures.figure import Axis, Figure, Heatmap, Series
 from treepo.report.figures.rollout_file import Contender, RolloutFile, Workload
 
-MOST_WORKLOADS = 8
-"""That one can tell apart side by side; of more there are no bars, and the other figures tell."""
+MOST_BARS = 64
+"""That one can tell apart in one figure; of more there are none, and the other figures tell."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What is drawn of a contender. amount: what `value` counts per second, if anything, for its range over rounds."""
+    """What is drawn of a contender. amount: what `value` counts per second, if anything, for its range over rounds.
+    middle: see `Heatmap`."""
 
     id: str
     title: str
     value: Callable[[Contender], float | None]
     amount: Callable[[Contender], int] | None = None
+    middle: float | None = None
 
     def series(self, name: str, x: Sequence[str | int], contenders: Sequence[Contender]) -> Series:
         """One point per contender, with the range over its rounds, and its name beside it."""
@@ -33,22 +35,23 @@ class Measure:
 SPEED = Measure("speed", "trajectories per second", lambda c: c.trajectories_per_s, lambda c: c.counts.num_trajectories)
 TOKENS = Measure("tokens", "tokens decoded per second", lambda c: c.decoded_per_s, lambda c: c.counts.num_decoded)
 SHARING = Measure("sharing", "trajectory tokens per decoded token", lambda c: c.ideal)
-RATIO = Measure("ratio", "speed over sequential sampling", lambda c: c.over_sequential)
+RATIO = Measure("ratio", "speed over sequential sampling", lambda c: c.over_sequential, middle=1.0)
 
 
 def rollout_figures(file: RolloutFile) -> list[Figure]:
-    """Bars side by side; where the grid has several widths, depths or segment lengths, what comes of them.
+    """Bars side by side, or heatmaps of the grid; where it has several widths or depths, what comes of them.
 
     Depths are a heatmap where there are several segment lengths of each, else a curve for each length of answers.
     """
     lengths = dict.fromkeys(workload.response_len for workload in file.workloads)
     of_length = {length: [w for w in file.workloads if w.response_len == length] for length in lengths}
     grids = _grids(file)
+    num_bars = len(file.workloads) * len({c.label for workload in file.workloads for c in workload.contenders})
     over_depths = (
         [] if grids else [f for length, own in of_length.items() for f in _over_depths(file.note, length, own)]
     )
     return [
-        *(_bars(file) if len(file.workloads) <= MOST_WORKLOADS else []),
+        *(_bars(file) if not grids and num_bars <= MOST_BARS else []),
         *(figure for length, own in of_length.items() for figure in _over_widths(file.note, length, own)),
         *over_depths,
         *grids,
@@ -134,4 +137,4 @@ def _heatmap(
     rows = tuple(tuple(by_cell.get((depth, size)) for size in segment_lens) for depth in depths)
     slug = re.sub(r"\W+", "-", f"rollout-grid-{name}-{measure.id}")
     title = f"Rollouts: {measure.title}, {name}"
-    return Figure(slug, title, note, "heatmap", *axes, heatmap=Heatmap(measure.title, rows))
+    return Figure(slug, title, note, "heatmap", *axes, heatmap=Heatmap(measure.title, rows, measure.middle))

@@ -23,6 +23,7 @@ class Source:
     def note(self) -> str:
         """All of it in one line."""
         model = ", ".join(f"{self.model[key]}" for key in ("path", "type") if key in self.model)
-        size = [f"{self.model['parameters'] / 1e6:,.1f}M parameters"] if "parameters" in self.model else []
+        parameters = self.model.get("parameters")
+        size = [f"{parameters / 1e6:,.1f}M parameters"] if isinstance(parameters, int) else []
         machine = [f"{key} {value}" for key, value in self.machine.items()]
         return "; ".join(printable(part) for part in (model, *size, ", ".join(machine), self.command) if part)

@@ -1,5 +1,6 @@
 """What a run that goes on looks like in the terminal."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,10 @@ from treepo.report.live.state import RunState
 CURVE_WIDTH = 38
 """Fewest columns of a curve where several stand side by side."""
 
-FILLS = "█▓▒░·"
+FILLS = "█▓▞▒▚░·"
 """Of the phases of a step and of what is left of it: told apart without colours too."""
 
-COLOURS = ("blue", "yellow", "magenta", "green", "default")
+COLOURS = ("blue", "yellow", "red", "magenta", "cyan", "green", "default")
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,16 @@ def _cells(state: RunState, drawn: Sequence[Shown], width: int, height: int) -> 
 def _phases(state: RunState, width: int) -> Text:
     """The share of the last steps' time that each phase took, and the rest."""
     total = sum(state.recent("time/step_s"))
-    if not total:
+    if not 0 < total < math.inf:
         return Text()
-    shares = {phase: sum(state.recent(f"time/{phase}_s")) / total for phase in PHASES}
-    shares["other"] = max(1 - sum(shares.values()), 0.0)
+    every = {phase: sum(state.recent(f"time/{phase}_s")) / total for phase in PHASES}
+    every["other"] = max(1 - sum(every.values()), 0.0)
+    looks = dict(zip(every, zip(FILLS, COLOURS, strict=True), strict=True))
+    shares = {phase: share for phase, share in every.items() if phase == "other" or state.recent(f"time/{phase}_s")}
     bar, names = Text(), Text()
     edges = [round(min(sum(list(shares.values())[:i]), 1.0) * min(width, 80)) for i in range(len(shares) + 1)]
-    for (phase, share), fill, colour, start, end in zip(shares.items(), FILLS, COLOURS, edges, edges[1:], strict=False):
+    for (phase, share), start, end in zip(shares.items(), edges[:-1], edges[1:], strict=True):
+        fill, colour = looks[phase]
         bar.append(fill * (end - start), style=colour)
         names.append(fill, style=colour).append(f" {phase} {share:.0%}  ")
     return Text.assemble(bar, "\n", names, overflow="fold")

@@ -1,9 +1,11 @@
 """Which metrics are shown of a run that goes on, and how their values are written."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PHASES = ("grow", "verify", "pack", "update")
+PHASES = ("grow", "verify", "wait", "pack", "entropies", "update")
+"""Of a step, those that a run has; `wait`: of several processes, for the others to have grown their trees."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ NAMES = frozenset([shown.name for shown in (*CURVES, *FIGURES)] + [*TIMES])
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03."""
+    """Hours, minutes and seconds: 1:02:03; `?` for what is not finite."""
+    if not math.isfinite(seconds):
+        return "?"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -1,5 +1,6 @@
 """How far a run has come."""
 
+import math
 import time
 import tomllib
 from collections.abc import Callable
@@ -46,8 +47,9 @@ class RunState:
         return max(self.num_steps - self.last_step, 0) * self.seconds_per_step
 
     def recent(self, name: str) -> list[float]:
-        """The values of a metric in the last steps that have it."""
-        return [metrics[name] for metrics in self.log[-NUM_RECENT:] if name in metrics]
+        """The finite values of a metric in the last steps that have it."""
+        values = [metrics[name] for metrics in self.log[-NUM_RECENT:] if name in metrics]
+        return [value for value in values if math.isfinite(value)]
 
     def last(self, name: str) -> float | None:
         """The newest value of a metric, of whichever step has it."""

@@ -21,6 +21,9 @@ TREES_PER_STEP = 8
 BASE64 = 4 / 3
 """Characters of the page for a compressed byte."""
 
+UNREADABLE = (OSError, ValueError, pa.ArrowException)
+"""What is raised by files of trees that are damaged, or not written to their end."""
+
 Explain = Callable[[int, KeptTree], dict[str, Any]]
 """(step, tree) -> what is to stand beside its nodes: how its advantages came about."""
 
@@ -73,7 +76,7 @@ def choose_trees(files: Mapping[int, Path], budget: int, reader: TreeReader) -> 
         try:
             count = count_trees(files[step])
             trees, size = _within(reader.read(step, files[step], spread(range(count), per_step), chosen.pieces), share)
-        except (OSError, pa.ArrowException):
+        except UNREADABLE:
             unreadable.append(step)
             continue
         left -= size
@@ -95,7 +98,9 @@ def _wanted(files: Mapping[int, Path], budget: int, reader: TreeReader) -> tuple
         try:
             places = spread(range(count_trees(files[step])), TREES_PER_STEP)
             sizes = [size for _, size in reader.read(step, files[step], places, Pieces())]
-        except (OSError, pa.ArrowException):
+        except UNREADABLE:
+            continue
+        if not sizes:
             continue
         affordable = int(budget * len(sizes) / max(sum(sizes), 1))
         steps = spread(list(files), max(affordable // TREES_PER_STEP, 1))

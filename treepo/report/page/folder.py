@@ -8,6 +8,9 @@ from typing import Any
 
 ENVIRONMENT_NAME = "environment.jsonl"
 
+MAX_NUMBER = 2**1000
+"""Of whole numbers, which JSON lets have any number of digits."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -24,7 +27,7 @@ class RunFolder:
         by_step = {}
         for line in _objects(self.path / "metrics.jsonl"):
             step = line.pop("step", None)
-            if isinstance(step, int):
+            if isinstance(step, int) and abs(step) <= MAX_NUMBER:
                 by_step[step] = {name: value for name, value in line.items() if _is_number(value)}
         return dict(sorted(by_step.items()))
 
@@ -70,4 +73,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a float can hold it, be it infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= MAX_NUMBER
