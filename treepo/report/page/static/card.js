@@ -20,9 +20,10 @@
     redraw();
   }
 
-  // `title`, `note`, `hint` are texts; `build` makes the figure (see graph.js); `zoom()` is what is zoomed into, and
-  // `onZoom` told of another choice; `controls` are elements beside the title.
-  treepo.card = ({ title, note = "", hint = "", build, zoom, onZoom, controls = [] }) => {
+  // `title`, `unit`, `note`, `hint` are texts; `build` makes the figure (see graph.js); `zoom()` is what is zoomed
+  // into, and `onZoom` told of another choice; `controls` are elements beside the title.
+  treepo.card = (card) => {
+    const { title, unit = "", note = "", hint = "", build, zoom, onZoom, controls = [] } = card;
     const { dom } = treepo;
     const named = dom.visible(title);
     const holder = dom.element("div", { className: "graph" });
@@ -30,7 +31,8 @@
       dom.button("enlarge", () => enlarge(named, build, zoom), { className: "quiet" }),
       dom.button("save", () => treepo.saveDialog(named, build, zoom()), { className: "quiet" }));
     const name = dom.element("h3", { title: dom.visible(hint) }, named);
-    const heading = dom.element("header", {}, name, ...controls, buttons);
+    const measured = dom.element("span", { className: "unit", hidden: !unit }, dom.visible(unit));
+    const heading = dom.element("header", {}, name, measured, ...controls, buttons);
     const made = dom.element("article", { className: "card" }, heading, holder);
     if (note) made.append(dom.element("p", { className: "note" }, dom.visible(note)));
     const graph = treepo.graph(holder, build, onZoom);
