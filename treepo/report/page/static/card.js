@@ -2,6 +2,8 @@
 
 // A figure on the page: its title, what can be done with it, the figure, a note.
 (function (treepo) {
+  const LONG_NOTE = 120;
+
   function enlarge(title, build, zoom) {
     const { dom } = treepo;
     const holder = dom.element("div", { className: "graph" });
@@ -20,6 +22,15 @@
     redraw();
   }
 
+  // A long note shows its first part until it is opened: figures of one file have the same, line after line.
+  function noteElement(note) {
+    const { element } = treepo.dom;
+    if (note.length <= LONG_NOTE || !note.includes("; ")) return element("p", { className: "note" }, note);
+    const at = note.indexOf("; ");
+    const summary = element("summary", {}, note.slice(0, at));
+    return element("details", { className: "note" }, summary, note.slice(at + 2));
+  }
+
   // `title`, `unit`, `note`, `hint` are texts; `build` makes the figure (see graph.js); `zoom()` is what is zoomed
   // into, and `onZoom` told of another choice; `controls` are elements beside the title.
   treepo.card = (card) => {
@@ -34,7 +45,7 @@
     const measured = dom.element("span", { className: "unit", hidden: !unit }, dom.visible(unit));
     const heading = dom.element("header", {}, name, measured, ...controls, buttons);
     const made = dom.element("article", { className: "card" }, heading, holder);
-    if (note) made.append(dom.element("p", { className: "note" }, dom.visible(note)));
+    if (note) made.append(noteElement(dom.visible(note)));
     const graph = treepo.graph(holder, build, onZoom);
     return { element: made, zoom, draw: () => graph.draw(zoom()), remove: () => graph.remove() };
   };

@@ -38,7 +38,7 @@
       `${treepo.percent(treepo.sharing(tree))} saved`,
     ];
     if (mean != null) facts.unshift(`reward ${treepo.figure(mean)}`);
-    if (treepo.hasSignal(tree)) facts.push("signal");
+    if (treepo.hasSignal(tree)) facts.unshift("signal");
     const button = make(
       "button",
       { type: "button", "data-tree": index, title: treepo.oneLine(tree.problem, 200) },

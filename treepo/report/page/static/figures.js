@@ -4,6 +4,7 @@
 (function (treepo) {
   const text = (shown) => treepo.plot.escape(shown ?? "");
   const MOST_TICKS = 12;
+  const LONG_TICK = 24;
   // More names beside points hide each other.
   const MOST_NAMED = 24;
   const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "x"];
@@ -15,6 +16,14 @@
     const isEven = values.every((value, i) => !i || value >= 1.25 * values[i - 1]);
     const isRegular = name === "x" && figure.kind !== "bar" && values.length <= MOST_TICKS && isEven;
     return { type: "log", ...(isRegular ? { tickvals: values } : {}) };
+  }
+
+  // Long names at the axis would be cut by the edge of the card; on hovering they are read in full.
+  function shortTicks({ series }) {
+    const names = [...new Set(series.flatMap(({ x }) => x))].map(String);
+    if (names.every((name) => name.length <= LONG_TICK)) return {};
+    const ticktext = names.map((name) => text(name.length > LONG_TICK ? `${name.slice(0, LONG_TICK - 1)}…` : name));
+    return { tickmode: "array", tickvals: names.map(text), ticktext };
   }
 
   function errorBars(series, colour) {
@@ -104,7 +113,7 @@
     const range = (axis) => (zoom[axis] ? { range: zoom[axis] } : { autorange: true });
     const category = (name) => {
       if (isGrid) return { type: "category", showgrid: false };
-      return figure.kind === "bar" && name === "x" ? { showgrid: false } : {};
+      return figure.kind === "bar" && name === "x" ? { showgrid: false, ...shortTicks(figure) } : {};
     };
     const axis = (name) => ({
       ...(figure[name].percent ? { tickformat: ".0%" } : {}), ...category(name), ...axisType(figure, name),
