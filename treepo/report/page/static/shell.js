@@ -2,7 +2,8 @@
 
 // The page around the sections: payload, runs, tabs, theme.
 (function (treepo) {
-  const WAITING = "Nothing is written yet: waiting for the run to begin. If it was here before, its folder is gone.";
+  const WAITING = "Nothing is written yet: waiting for the run to begin.";
+  const GONE = "The folder of the run is gone, or emptied.";
   const NAMES = { curves: "Curves", trees: "Trees", figures: "Figures", settings: "Settings" };
 
   // Sections in the order of their tabs: which object mounts each, and whether a payload has anything for it.
@@ -61,6 +62,7 @@
       this.views = new Map();
       this.tabs = new Map();
       this.current = null;
+      this.hadSteps = false;
       // Where the reader was in each tab, as the page's address has it.
       this.addresses = new Map();
       addEventListener("hashchange", () => this.follow());
@@ -92,8 +94,9 @@
       const { element, visible } = treepo.dom;
       const { runs } = this.payload;
       this.frame.runs.replaceChildren(...runs.map((run) => this.runButton(run)));
-      const isWaiting = isLive() && !runs.some((run) => run.steps.length);
-      const waiting = isWaiting ? [element("p", { className: "note" }, WAITING)] : [];
+      const isEmpty = !runs.some((run) => run.steps.length);
+      const waiting = isLive() && isEmpty ? [element("p", { className: "note" }, this.hadSteps ? GONE : WAITING)] : [];
+      this.hadSteps ||= !isEmpty;
       const noted = ({ name, note }) => visible(runs.length > 1 ? `${name}: ${note}` : note);
       const notes = runs.filter((run) => run.note).map((run) => element("p", { className: "note" }, noted(run)));
       this.frame.notes.replaceChildren(...waiting, ...notes);
