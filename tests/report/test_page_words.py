@@ -34,6 +34,16 @@ COST = {
     ],
 }
 
+VOTES = {
+    "id": "votes",
+    "title": "Votes",
+    "note": "",
+    "kind": "scatter",
+    "x": {"title": "k", "log": True},
+    "y": {"title": "maj@k", "log": False},
+    "series": [{"name": "r", "x": [1, 8, 9], "y": [0.5, 0.6, 0.7], "low": None, "high": None, "text": None}],
+}
+
 FIGURE = """(title) => {
   const run = { ...treepo.shell.payload.runs[0] };
   const charts = treepo.charts.groups(Object.keys(run.metrics)).flatMap((group) => group.charts);
@@ -58,7 +68,7 @@ def page(browser, tmp_path_factory):
     trees = [flat, split]
     run["trees"] = {"pieces": LETTERS, "steps": [{"step": 5, "trees": trees}]}
     path, errors = tmp_path_factory.mktemp("words") / "page.html", []
-    path.write_text(page_html(payload_json([run, run_json("second", 2, 5)], [SPEED, COST])), "utf-8")
+    path.write_text(page_html(payload_json([run, run_json("second", 2, 5)], [SPEED, COST, VOTES])), "utf-8")
     yield open_page(browser, path, errors)
     assert errors == []
 
@@ -68,7 +78,7 @@ def test_seconds_and_bytes_have_their_unit_at_each_number(page):
     hover, suffix, _ = page.evaluate(FIGURE, "Peak of memory")
     assert hover[0].startswith("%{y:.3s}B") and suffix == "B"
     hover, suffix, _ = page.evaluate(FIGURE, "Phases of a step")
-    assert {text for text in hover} == {"%{y:.3~g} s"} and suffix == " s"
+    assert set(hover) == {"%{y:.3~g} s"} and suffix == " s"
     assert chart(page, "Phases of a step")["traces"][0]["y"]
     card = page.locator(".card", has_text="Phases of a step")
     assert card.locator(".unit").inner_text() == "s"
@@ -109,9 +119,7 @@ def test_cells_go_from_little_to_much_unless_their_values_have_a_middle(page):
     chart(page, "Speed")
     assert page.evaluate(read) == [2, None, [["1.25", "1.9k"]]]
     middle = SPEED | {"z_mid": 1.0}
-    page.evaluate(
-        "f => treepo.shell.update({...treepo.shell.payload, figures: [f, treepo.shell.payload.figures[1]]})", middle
-    )
+    page.evaluate("figures => treepo.shell.update({...treepo.shell.payload, figures})", [middle, COST, VOTES])
     for _ in range(200):
         if page.evaluate(read)[1] == 1.0:
             break
@@ -128,11 +136,19 @@ def test_points_of_results_have_their_names_beside_them(page):
           ({ mode, text, marker, name }) => ({ mode, text, color: marker.color, symbol: marker.symbol, name }))"""
     )
     points, keys = drawn[:2], drawn[2:]
-    assert [(p["mode"], p["text"]) for p in points] == [("markers+text", ["d1", "d2"])] * 2
+    assert [(p["mode"], p["text"]) for p in points] == [("markers+text", ["d1", "d2"]), ("markers", ["d1", "d2"])]
     assert points[0]["color"] == points[1]["color"] and len(set(points[0]["color"])) == 2
     assert [k["name"] for k in keys] == ["avg@k", "maj@k"]
     assert [k["symbol"] for k in keys] == [p["symbol"] for p in points] and keys[0]["symbol"] != keys[1]["symbol"]
     assert page.locator("#figures summary").inner_text() == "grid.json"
+
+
+def test_the_ticks_of_few_values_are_those_values(page):
+    """Along k = 1, 8, 9 they were 9 1 2 ... 8 9."""
+    page.click("#tab-figures")
+    chart(page, "Votes")
+    read = "[...document.querySelectorAll('#figures .graph')][2].layout.xaxis.tickvals"
+    assert page.evaluate(read) == [1, 8, 9]
 
 
 def test_trees_begin_with_one_that_has_a_signal(page):

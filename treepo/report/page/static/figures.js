@@ -5,6 +5,8 @@
   const text = (shown) => treepo.plot.escape(shown ?? "");
   const MOST_TICKS = 12;
   const LONG_TICK = 24;
+  // Of the axis, between two ticks that can be read.
+  const LEAST_GAP = 0.04;
   // More names beside points hide each other.
   const MOST_NAMED = 24;
   const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "x"];
@@ -13,8 +15,9 @@
   function axisType(figure, name) {
     if (!figure[name].log) return {};
     const values = [...new Set(figure.series.flatMap((series) => series[name]))].sort((a, b) => a - b);
-    const isEven = values.every((value, i) => !i || value >= 1.25 * values[i - 1]);
-    const isRegular = name === "x" && figure.kind !== "bar" && values.length <= MOST_TICKS && isEven;
+    const least = LEAST_GAP * Math.log(values.at(-1) / values[0]);
+    const isApart = values.every((value, i) => !i || Math.log(value / values[i - 1]) >= least);
+    const isRegular = name === "x" && figure.kind !== "bar" && values.length <= MOST_TICKS && isApart;
     return { type: "log", ...(isRegular ? { tickvals: values } : {}) };
   }
 
@@ -58,16 +61,18 @@
     return kind === "scatter" && series.text ? { ...trace, ...namedPoints(figure, series, k, palette) } : trace;
   }
 
-  // Points that have names: a colour for each name, a symbol for each series, and the name beside the point.
+  // Points that have names: a colour for each name, a symbol for each series, and the name once, on the inner side.
   function namedPoints(figure, series, k, palette) {
     const names = [...new Set(figure.series.flatMap((own) => own.text ?? []))];
     const colours = series.text.map((name) => treepo.plot.line(palette, names.indexOf(name)).color);
-    const isFew = names.length * figure.series.length <= MOST_NAMED;
+    const isFew = names.length <= MOST_NAMED;
+    const [low, high] = d3.extent(figure.series.flatMap((own) => own.x));
     return {
-      mode: isFew ? "markers+text" : "markers",
+      mode: isFew && k === 0 ? "markers+text" : "markers",
       marker: { color: colours, size: 9, symbol: SYMBOLS[k % SYMBOLS.length] },
-      text: series.text.map(treepo.plot.name), textposition: "top center", textfont: { size: 10, color: palette.muted },
-      showlegend: false, cliponaxis: false,
+      text: series.text.map(treepo.plot.name), textfont: { size: 10, color: palette.muted },
+      textposition: series.x.map((x) => (x > (low + high) / 2 ? "middle left" : "middle right")),
+      showlegend: false, error_y: { ...errorBars(series, palette.muted).error_y },
     };
   }
 
