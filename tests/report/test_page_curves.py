@@ -183,8 +183,10 @@ def test_zooms_that_are_not_linked_stay_where_they_are(page):
     before, other = chart(page, "Reward"), chart(page, "Held-out accuracy")
     page.get_by_label("zoom all together").uncheck()
     drag(page, "Reward", 0.25, 0.5)
-    chart(page, "Reward", lambda drawn: drawn["x"] != before["x"])
-    assert chart(page, "Held-out accuracy")["x"] == other["x"]
+    chart(page, "Reward", lambda drawn: abs(drawn["x"][0] - before["x"][0]) > 3)
+    page.evaluate(SETTLE)
+    # Room for marks beside the points is in pixels, of which there are fewer once the numbers of the axis are measured.
+    chart(page, "Held-out accuracy", lambda drawn: drawn["x"] == pytest.approx(other["x"], abs=0.5))
 
 
 def test_parts_are_those_of_the_run_that_is_chosen(page):

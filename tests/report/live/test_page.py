@@ -54,16 +54,23 @@ def test_the_page_follows_the_run(server, folder):
         page.goto(server.url)
         expect(page.locator("h1")).to_have_text(folder.name)
         expect(page.locator("#tab-curves")).to_have_count(0)
+        # It was an empty page, that did not say whether more was to come.
+        expect(page.locator("#notes")).to_contain_text("waiting for the run to begin")
         begin(folder)
         write(folder, line(0), line(1), line(2))
         page.clock.run_for(4000)
         expect(page.locator("#tab-curves")).to_be_visible()
         wait_for_steps(page, 3)
+        expect(page.locator("#notes")).not_to_contain_text("waiting")
+        expect(page.locator(".state")).to_have_text("live: follows the run")
         with page.expect_response(lambda response: response.status == 304):
             page.clock.run_for(4000)
         write(folder, line(3), line(4))
         page.clock.run_for(4000)
         wait_for_steps(page, 5)
+        shutil.rmtree(folder)
+        page.clock.run_for(4000)
+        expect(page.locator("#notes")).to_contain_text("folder of the run is gone")
         browser.close()
     assert not errors
     assert {name for name, _ in answers} == {"", "payload"}

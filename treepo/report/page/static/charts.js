@@ -12,9 +12,11 @@
   });
 
   const SHARE = { format: ".1%" };
-  const BYTES = { format: ".3s", unit: "B" };
-  const SECONDS = { format: ".3s", unit: "s" };
-  const PHASES = ["grow", "verify", "pack", "update"];
+  // `suffix` is the unit where it is short enough to stand at each number: "737MB", "0.545 s".
+  const BYTES = { format: ".3s", unit: "B", suffix: "B" };
+  const SECONDS = { format: ".3~g", unit: "s", suffix: " s" };
+  // Those that the steps of a run are made of, in their order; "wait": for the other processes' trees.
+  const PHASES = ["grow", "verify", "wait", "pack", "entropies", "update"];
 
   // The metrics of a name with a number or a word in it, in their order: "forks/depth_*".
   function family(names, pattern, label) {
@@ -45,7 +47,7 @@
     const rewards = family(names, "reward/*", words).filter(([name]) => !/\/(mean|unbiased)$/.test(name));
     return [
       one("response_len/mean", "Response length", {
-        format: ".4s", unit: "tokens", low: "response_len/min", high: "response_len/max",
+        format: ".4~s", unit: "tokens", low: "response_len/min", high: "response_len/max",
         note: "Mean; the band reaches from the shortest to the longest.",
       }),
       parts("Why answers end", family(names, "stop/*", words), { ...SHARE, stacked: true }),

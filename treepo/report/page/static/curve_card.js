@@ -27,6 +27,7 @@
 
     const card = treepo.card({
       title: chart.title,
+      unit: chart.unit,
       note: chart.note,
       hint: treepo.charts.metrics(chart).join(", "),
       controls: chart.ofOneRun ? [choice.element] : [],

@@ -59,8 +59,8 @@
       this.axes ??= (() => {
         const unit = treepo.series.timeUnit(this.runs());
         const x = new Map(this.runs().map((run) => [run, treepo.series.axis(run, axis, unit)]));
-        const { title, suffix, hover } = treepo.series.AXES[axis];
-        return { x, title: title(unit), suffix: suffix(unit), hover: hover(unit) };
+        const { title, suffix, hover, own } = treepo.series.AXES[axis];
+        return { x, title: title(unit), suffix: suffix(unit), hover: hover(unit), own: own(unit) };
       })();
       return { ...this.axes, smoothing };
     }

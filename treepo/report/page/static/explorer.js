@@ -7,11 +7,14 @@
   function mount(element, payload) {
     const explorer = { element, runs: [], state: treepo.startState, shown: null, parts: null };
     explorer.set = (changes) => change(explorer, changes);
-    const empty = make("p", { className: "note", textContent: "No trees are kept of these runs (train.trees_every)." });
+    const empty = make("p", { className: "note" });
     element.append(empty);
     const update = (later) => {
       const runs = treepo.runsWithTrees(later);
       empty.hidden = runs.length > 0;
+      empty.textContent = later.isSomeHidden
+        ? "No run with trees is shown: choose one above."
+        : "No trees are kept of these runs (train.trees_every).";
       if (explorer.parts) setHidden(explorer, !runs.length);
       if (runs.length) renew(explorer, runs);
     };

@@ -92,16 +92,19 @@
     const { figure } = treepo;
     const tokens = node ? `${model.start[node] + 1}–${model.end[node]} of the response` : "";
     const stop = tree.stops[node];
+    const meanBelow = stop ? "" : " (mean below)";
+    const below = tree.node_advantages ? "" : meanBelow;
+    const perToken = (value) => figure(value, false, treepo.MEAN_DIGITS);
     const known = [
       ["tokens", treepo.count(tree.lengths[node], "token") + (tokens && ` (${tokens})`)],
       ["depth", String(model.depth[node])],
       ["began", began({ tree, model }, node)],
       ["leaves below", stop ? "is a leaf" : String(model.numLeaves[node])],
       ["stop", stop ? `${stop}: ${treepo.stopMark(tree, node).meaning}` : null],
-      ["reward", model.reward[node] == null ? null : figure(model.reward[node]) + (stop ? "" : " (mean below)")],
-      ["advantage", model.advantage[node] == null ? null : figure(model.advantage[node], true)],
-      ["log-probability", model.logprob[node] == null ? null : `${figure(model.logprob[node])} per token`],
-      ["entropy", model.entropy[node] == null ? null : `${figure(model.entropy[node])} nats per token`],
+      ["reward", model.reward[node] == null ? null : figure(model.reward[node]) + meanBelow],
+      ["advantage", model.advantage[node] == null ? null : figure(model.advantage[node], true) + below],
+      ["log-probability", model.logprob[node] == null ? null : `${perToken(model.logprob[node])} per token`],
+      ["entropy", model.entropy[node] == null ? null : `${perToken(model.entropy[node])} nats per token`],
     ];
     return known.filter(([, value]) => value != null);
   }

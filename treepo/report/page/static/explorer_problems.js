@@ -35,9 +35,10 @@
     const mean = tree.rewards && treepo.meanOf(tree.rewards);
     const facts = [
       treepo.count(tree.leaves.length, "leaf", "leaves"),
-      `${treepo.percent(treepo.sharing(tree))} shared`,
+      `${treepo.percent(treepo.sharing(tree))} saved`,
     ];
     if (mean != null) facts.unshift(`reward ${treepo.figure(mean)}`);
+    if (treepo.hasSignal(tree)) facts.unshift("signal");
     const button = make(
       "button",
       { type: "button", "data-tree": index, title: treepo.oneLine(tree.problem, 200) },
@@ -45,6 +46,7 @@
     );
     if (tree.rewards?.length) button.append(rewardStrip(tree.rewards));
     button.append(make("span", { className: "facts", textContent: facts.join(" · ") }));
+    button.classList.toggle("signal", treepo.hasSignal(tree));
     const item = make("li", {}, button);
     button.addEventListener("click", () => choose(index));
     if (isChosen) button.setAttribute("aria-current", "true");

@@ -4,7 +4,7 @@
   const START = {
     run: null,
     step: null,
-    tree: 0,
+    tree: null,
     node: 0,
     leaf: null,
     band: null,
@@ -22,12 +22,12 @@
     return payload.runs.filter((run) => run.trees?.steps?.some((step) => step.trees.length));
   }
 
-  /** A state as it can be shown: what is not there is replaced by what is. */
+  /** A state as it can be shown: what is not there is replaced by what is, a tree by the first that has a signal. */
   function settled(state, runs) {
     const run = runs.find((own) => own.name === state.run) ?? runs[0];
     const steps = run.trees.steps.filter((own) => own.trees.length);
     const step = steps.find((own) => own.step === state.step) ?? steps.at(-1);
-    const tree = step.trees[state.tree] ? state.tree : 0;
+    const tree = step.trees[state.tree] ? state.tree : Math.max(0, step.trees.findIndex(treepo.hasSignal));
     const isOneOf = (value, names, otherwise) => (names.includes(value) ? value : otherwise);
     return {
       ...state,

@@ -2,6 +2,8 @@
 
 (function (treepo) {
   const make = (...given) => treepo.dom.element(...given);
+  // Of files.
+  const NAMES = { tree: "tree", compare: "side-by-side" };
 
   /** The choices above the tree: run, step, view, colour, zoom, export. Returns {show}. */
   function explorerToolbar(element, { set, runs, shown, drawing }) {
@@ -69,7 +71,8 @@
   function exportButtons(shown) {
     const save = (format) => () => {
       const { state, figure } = shown();
-      return treepo.export[format](figure(), `${state.run}-step-${state.step}-problem-${state.tree + 1}`);
+      const problem = `${state.run}-step-${state.step}-problem-${state.tree + 1}`;
+      return treepo.export[format](figure(), `${problem}-${NAMES[state.view]}`);
     };
     return make(
       "span",

@@ -7,13 +7,11 @@
   function treeBox(element, { set, shown, tip }) {
     const said = make("p", { className: "said" });
     const box = make("div", { className: "tree-box" });
-    const hint = make("p", {
-      className: "note",
-      textContent:
-        "Click a segment to read it. Scroll to zoom once the tree is " +
-        "clicked (Escape: the page scrolls again), drag to move. Keys: arrows between segments, n and p between " +
-        "problems, [ and ] between steps, + − 0 to zoom.",
-    });
+    const keys =
+      " Scroll to zoom once the tree is clicked (Escape: the page scrolls again). Keys: arrows between segments, " +
+      "n and p between problems, [ and ] between steps, + − 0 to zoom.";
+    const hint = make("p", { className: "note" }, "Choose a segment to read it; drag to move.");
+    hint.append(make("span", { className: "keys" }, keys));
     element.append(said, box, hint);
     const hover = (node, event) => (node === null ? tip.hide() : tip.show(nodeFacts(shown(), node), event));
     const drawing = treepo.treeDrawing(box, { choose: (node) => set({ node }), hover });
@@ -46,7 +44,7 @@
     const parts = [
       count(tree.leaves.length, "leaf", "leaves"),
       count(model.size - 1, "segment"),
-      `${percent(treepo.sharing(tree))} of tokens shared`,
+      `${percent(treepo.sharing(tree))} of tokens saved`,
     ];
     if (model.reward[0] != null) parts.push(`mean reward ${figure(model.reward[0])}`);
     if (tree.num_fallbacks) parts.push(count(tree.num_fallbacks, "fallback"));
@@ -63,12 +61,12 @@
     const values = [
       ["reward", model.reward],
       ["advantage", model.advantage],
-      ["log-probability", model.logprob],
-      ["entropy", model.entropy],
+      ["log-probability", model.logprob, treepo.MEAN_DIGITS],
+      ["entropy", model.entropy, treepo.MEAN_DIGITS],
     ];
     const known = values
       .filter(([, own]) => own[node] != null)
-      .map(([name, own]) => `${name} ${figure(own[node], name === "advantage")}`);
+      .map(([name, own, digits]) => `${name} ${figure(own[node], name === "advantage", digits)}`);
     if (known.length) facts.push(known.join(", "));
     facts.push(treepo.oneLine(treepo.nodeText(model, pieces, node), 90));
     return facts;

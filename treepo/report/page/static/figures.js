@@ -4,13 +4,29 @@
 (function (treepo) {
   const text = (shown) => treepo.plot.escape(shown ?? "");
   const MOST_TICKS = 12;
+  const LONG_TICK = 24;
+  // Of the axis, between two ticks that can be read.
+  const LEAST_GAP = 0.04;
+  // More names beside points hide each other.
+  const MOST_NAMED = 24;
+  const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "x"];
 
-  // On a logarithmic axis of few values, as 4, 8, 16, these are the ticks.
+  // On a logarithmic axis of few values, as 4, 8, 16, these are the ticks where they leave room for each other.
   function axisType(figure, name) {
     if (!figure[name].log) return {};
     const values = [...new Set(figure.series.flatMap((series) => series[name]))].sort((a, b) => a - b);
-    const isRegular = name === "x" && figure.kind === "line" && values.length <= MOST_TICKS;
+    const least = LEAST_GAP * Math.log(values.at(-1) / values[0]);
+    const isApart = values.every((value, i) => !i || Math.log(value / values[i - 1]) >= least);
+    const isRegular = name === "x" && figure.kind !== "bar" && values.length <= MOST_TICKS && isApart;
     return { type: "log", ...(isRegular ? { tickvals: values } : {}) };
+  }
+
+  // Long names at the axis would be cut by the edge of the card; on hovering they are read in full.
+  function shortTicks({ series }) {
+    const names = [...new Set(series.flatMap(({ x }) => x))].map(String);
+    if (names.every((name) => name.length <= LONG_TICK)) return {};
+    const ticktext = names.map((name) => text(name.length > LONG_TICK ? `${name.slice(0, LONG_TICK - 1)}…` : name));
+    return { tickmode: "array", tickvals: names.map(text), ticktext };
   }
 
   function errorBars(series, colour) {
@@ -21,32 +37,71 @@
     return { error_y: { type: "data", ...size, color: colour, thickness: 1.2 } };
   }
 
-  function hoverOf(kind, { text: texts }) {
-    const where = kind === "scatter" ? "%{x:.4~g}, %{y:.4~g}" : "%{y:.4~g}";
+  // Shares in percent, others without an exponent: 19,000 and not 1.9e+4.
+  const format = (axis) => (axis.percent ? ".1%" : ",.4~r");
+
+  function hoverOf({ kind, x, y }, { text: texts }) {
+    const where = kind === "scatter" ? `%{x:${format(x)}}, %{y:${format(y)}}` : `%{y:${format(y)}}`;
     return texts ? { text: texts.map(text), hovertemplate: `${where} %{text}` } : { hovertemplate: where };
   }
 
-  function seriesTrace(kind, series, look, palette) {
+  function seriesTrace(figure, series, k, palette) {
+    const { kind } = figure;
+    const look = treepo.plot.line(palette, k);
     const common = {
       x: series.x.map((x) => (typeof x === "string" ? text(x) : x)), y: series.y, name: treepo.plot.name(series.name),
-      ...errorBars(series, kind === "bar" ? palette.text : look.color), ...hoverOf(kind, series),
+      ...errorBars(series, kind === "bar" ? palette.text : look.color), ...hoverOf(figure, series),
     };
     if (kind === "bar") return { ...common, type: "bar", textposition: "none", marker: { color: look.color } };
     const isLine = kind === "line";
-    return {
+    const trace = {
       ...common, type: "scatter", mode: isLine ? "lines+markers" : "markers", connectgaps: true,
       line: { ...look, width: 1.8 }, marker: { color: look.color, size: isLine ? 6 : 9 },
     };
+    return kind === "scatter" && series.text ? { ...trace, ...namedPoints(figure, series, k, palette) } : trace;
   }
+
+  // Points that have names: a colour for each name, a symbol for each series, and the name once, on the inner side.
+  function namedPoints(figure, series, k, palette) {
+    const names = [...new Set(figure.series.flatMap((own) => own.text ?? []))];
+    const colours = series.text.map((name) => treepo.plot.line(palette, names.indexOf(name)).color);
+    const isFew = names.length <= MOST_NAMED;
+    const [low, high] = d3.extent(figure.series.flatMap((own) => own.x));
+    return {
+      mode: isFew && k === 0 ? "markers+text" : "markers",
+      marker: { color: colours, size: 9, symbol: SYMBOLS[k % SYMBOLS.length] },
+      text: series.text.map(treepo.plot.name), textfont: { size: 10, color: palette.muted },
+      textposition: series.x.map((x) => (x > (low + high) / 2 ? "middle left" : "middle right")),
+      showlegend: false, error_y: { ...errorBars(series, palette.muted).error_y },
+    };
+  }
+
+  // What the symbols mean: entries of the legend alone.
+  function symbolTraces(figure, palette) {
+    if (figure.kind !== "scatter") return [];
+    return figure.series.flatMap((series, k) => (series.text ? [{
+      type: "scatter", mode: "markers", x: [null], y: [null], name: treepo.plot.name(series.name),
+      marker: { color: palette.muted, size: 9, symbol: SYMBOLS[k % SYMBOLS.length] },
+    }] : []));
+  }
+
+  const short = (value) => d3.format(Math.abs(value) >= 1000 ? ".3~s" : ".3~g")(value);
 
   // Values are written into the cells, in what is read best on the cell's colour.
   function heatmapTrace(figure, palette) {
     const label = (value) => text(String(value));
-    const lines = [`${text(figure.x.title)} %{x}`, `${text(figure.y.title)} %{y}`, `${text(figure.z_title)} %{z:.4~g}`];
+    const shown = { x: "%{x}", y: "%{y}", z: "%{z:,.4~r}" };
+    const titles = { x: figure.x.title, y: figure.y.title, z: figure.z_title };
+    const lines = Object.entries(shown).map(([name, value]) => `${text(titles[name])} ${value}`);
+    // Ratios have a middle, of which both sides have a colour of their own; other values go from little to much.
+    const middle = figure.z_mid ?? null;
+    const scale = middle === null ? [[0, palette.mid], [1, palette.accent]]
+      : [[0, palette.low], [0.5, palette.mid], [1, palette.high]];
+    const cells = figure.z.map((row) => row.map((value) => (value === null ? "" : short(value))));
     return {
       type: "heatmap", x: figure.x.values.map(label), y: figure.y.values.map(label), z: figure.z,
-      colorscale: [[0, palette.low], [0.5, palette.mid], [1, palette.high]],
-      texttemplate: "%{z:.3~g}", xgap: 2, ygap: 2, hoverongaps: false,
+      colorscale: scale, ...(middle === null ? {} : { zmid: middle }),
+      text: cells, texttemplate: "%{text}", xgap: 2, ygap: 2, hoverongaps: false,
       hovertemplate: `${lines.join("<br>")}<extra></extra>`,
       colorbar: { title: { text: text(figure.z_title), side: "right" }, thickness: 10, outlinewidth: 0 },
     };
@@ -54,7 +109,8 @@
 
   function dataOf(figure, palette) {
     if (figure.kind === "heatmap") return [heatmapTrace(figure, palette)];
-    return figure.series.map((series, i) => seriesTrace(figure.kind, series, treepo.plot.line(palette, i), palette));
+    const traces = figure.series.map((series, k) => seriesTrace(figure, series, k, palette));
+    return [...traces, ...symbolTraces(figure, palette)];
   }
 
   function build(figure, { zoom, palette, isTitled, ...layout }) {
@@ -62,10 +118,11 @@
     const range = (axis) => (zoom[axis] ? { range: zoom[axis] } : { autorange: true });
     const category = (name) => {
       if (isGrid) return { type: "category", showgrid: false };
-      return figure.kind === "bar" && name === "x" ? { showgrid: false } : {};
+      return figure.kind === "bar" && name === "x" ? { showgrid: false, ...shortTicks(figure) } : {};
     };
     const axis = (name) => ({
-      ...category(name), ...axisType(figure, name), ...range(name), title: { text: text(figure[name].title) },
+      ...(figure[name].percent ? { tickformat: ".0%" } : {}), ...category(name), ...axisType(figure, name),
+      ...range(name), title: { text: text(figure[name].title) },
     });
     const hovermode = isGrid || figure.kind === "scatter" ? "closest" : "x unified";
     const showlegend = !isGrid && figure.series.length > 1;

@@ -28,18 +28,18 @@
     let wait = EVERY_MS;
     for (;;) {
       await visible();
-      let found = null;
       try {
-        found = await newer(mark);
+        const found = await newer(mark);
+        if (found !== null) {
+          // Marked as shown only once it is: one that cannot be shown is told of, and asked for again.
+          onPayload(found.payload);
+          mark = found.mark;
+        }
         wait = EVERY_MS;
         onState("");
       } catch (error) {
         wait = Math.min(2 * wait, LONGEST_MS);
         onState(`not up to date: ${error.message}`);
-      }
-      if (found !== null) {
-        mark = found.mark;
-        onPayload(found.payload);
       }
       await pause(wait);
     }

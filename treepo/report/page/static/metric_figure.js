@@ -12,7 +12,8 @@
   // Evaluations and short runs: points that are worth seeing one by one.
   const isSparse = (points, run) => points.x.length <= FEW || points.x.length < run.steps.length / 2;
 
-  const hover = (chart, more = "") => `%{y:${chart.format ?? ".4~g"}}${more}`;
+  const told = (chart, value) =>
+    `%{${value}:${chart.format ?? ".4~g"}}${chart.suffix ?? (chart.unit ? ` ${treepo.plot.escape(chart.unit)}` : "")}`;
 
   // `look` is {color, dash}; `view` says what the reader chose: {x: Map of runs to their x, smoothing}.
   function lineTraces(chart, run, metric, name, look, view) {
@@ -21,12 +22,12 @@
     const sparse = isSparse(points, run);
     const trace = {
       ...points, name, type: "scatter", mode: sparse ? "lines+markers" : "lines",
-      line: { ...look, width: 1.8 }, marker: { color: look.color, size: 5 }, hovertemplate: hover(chart),
+      line: { ...look, width: 1.8 }, marker: { color: look.color, size: 5 }, hovertemplate: told(chart, "y") + view.own,
     };
     if (sparse || !view.smoothing) return [trace];
     const raw = { ...trace, line: { ...look, width: 1 }, opacity: 0.3, hoverinfo: "skip", hovertemplate: undefined };
     const smoothed = { ...trace, y: treepo.series.smooth(points.y, view.smoothing), customdata: points.y };
-    smoothed.hovertemplate = hover(chart, ` (raw %{customdata:${chart.format ?? ".4~g"}})`);
+    smoothed.hovertemplate = `${told(chart, "y")} (raw ${told(chart, "customdata")})${view.own}`;
     return [{ ...raw, showlegend: false }, smoothed];
   }
 
@@ -47,7 +48,7 @@
       return {
         x: steps.map((i) => x[i]), y: steps.map((i) => metrics[k][i] ?? 0), name: treepo.plot.name(part.label),
         type: "scatter", mode: "lines", stackgroup: "all", line: { color, width: 0.8 },
-        fillcolor: treepo.plot.faint(color, 0.55), hovertemplate: hover(chart),
+        fillcolor: treepo.plot.faint(color, 0.55), hovertemplate: told(chart, "y"),
       };
     });
   }
@@ -78,7 +79,9 @@
     if (zoom.y) return { range: zoom.y };
     const visible = zoom.x && !chart.stacked ? treepo.series.extent(data, zoom.x) : null;
     if (visible) return { range: visible };
-    return { autorange: true, rangemode: chart.fromZero || chart.stacked ? "tozero" : "normal" };
+    // Around values that are all 0 there would be as much room below, where none can be.
+    const isFromZero = chart.fromZero || chart.stacked || data.every(({ y }) => y.every((value) => value === 0));
+    return { autorange: true, rangemode: isFromZero ? "tozero" : "normal" };
   }
 
   const isTiny = (data) => data.every(({ y }) => y.every((value) => Math.abs(value) < TINY));
@@ -93,6 +96,7 @@
     x.automargin = isTitled;
     const isShare = chart.format?.endsWith("%");
     const y = { ...yRange(chart, data, zoom), exponentformat: isTiny(data) ? "power" : "SI" };
+    if (chart.suffix) y.ticksuffix = chart.suffix;
     if (isShare) y.tickformat = ".3~%";
     // A figure without titles has its unit at the numbers.
     if (!isTitled) x.ticksuffix = view.suffix;

@@ -2,6 +2,7 @@
 
 // Arithmetic of one run's metrics: pure functions of arrays aligned with its steps.
 (function (treepo) {
+  // `own` is said of each point, where lines have theirs at different places.
   // `values` are those of a run's steps; sums come with the payload, since steps may have been left out of it.
   const AXES = {
     step: {
@@ -10,6 +11,7 @@
       title: () => "step",
       suffix: () => "",
       hover: () => "step %{x}",
+      own: () => "",
     },
     tokens: {
       label: "tokens decoded",
@@ -17,13 +19,15 @@
       title: () => "tokens decoded so far",
       suffix: () => "",
       hover: () => "%{x:.4s} tokens decoded",
+      own: () => " at %{x:.4s} tokens",
     },
     time: {
-      label: "wall time",
+      label: "training time",
       values: (run) => run.so_far.seconds,
-      title: (unit) => `wall time so far, ${unit.name}`,
+      title: (unit) => `training time so far, evaluations not counted, ${unit.name}`,
       suffix: (unit) => ` ${unit.symbol}`,
-      hover: (unit) => `%{x:.4~g} ${unit.name}`,
+      hover: (unit) => `%{x:.4~g} ${unit.name} of training`,
+      own: (unit) => ` at %{x:.4~g} ${unit.symbol}`,
     },
   };
 

@@ -69,6 +69,10 @@
 
     show() {
       this.differences.hidden = this.runs.length < 2;
+      if (!this.runs.length) {
+        this.tables.replaceChildren(treepo.dom.element("p", { className: "note" }, "No run is shown."));
+        return;
+      }
       this.tables.replaceChildren(
         tableElement("Settings", this.runs, this.runs.map((run) => run.settings), this.state),
         tableElement("Environment", this.runs, this.runs.map((run) => run.environment), this.state),

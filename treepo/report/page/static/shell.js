@@ -2,6 +2,8 @@
 
 // The page around the sections: payload, runs, tabs, theme.
 (function (treepo) {
+  const WAITING = "Nothing is written yet: waiting for the run to begin.";
+  const GONE = "The folder of the run is gone, or emptied.";
   const NAMES = { curves: "Curves", trees: "Trees", figures: "Figures", settings: "Settings" };
 
   // Sections in the order of their tabs: which object mounts each, and whether a payload has anything for it.
@@ -43,8 +45,14 @@
     return { ...made, tabs };
   }
 
+  // Whether a run has taken all the steps of its settings.
+  const isFinished = ({ steps, settings }) => steps.length > 0 && steps.at(-1) >= settings["train.num_steps"];
+
   // Runs keep the number of their colour whatever else is shown or hidden.
   const coloured = (payload) => ({ ...payload, runs: payload.runs.map((run, i) => ({ ...run, colour: i })) });
+
+  // The section that the page's address names.
+  const asked = () => location.hash.slice(1).split("?")[0];
 
   class Shell {
     constructor() {
@@ -54,10 +62,16 @@
       this.views = new Map();
       this.tabs = new Map();
       this.current = null;
+      this.hadSteps = false;
+      // Where the reader was in each tab, as the page's address has it.
+      this.addresses = new Map();
+      addEventListener("hashchange", () => this.follow());
     }
 
+    // Without the runs that the reader hides; whether there are such.
     shown() {
-      return { ...this.payload, runs: this.payload.runs.filter((run) => !this.hidden.has(run.name)) };
+      const runs = this.payload.runs.filter((run) => !this.hidden.has(run.name));
+      return { ...this.payload, runs, isSomeHidden: runs.length < this.payload.runs.length };
     }
 
     // Shows a payload, at first or in place of the one before.
@@ -80,9 +94,12 @@
       const { element, visible } = treepo.dom;
       const { runs } = this.payload;
       this.frame.runs.replaceChildren(...runs.map((run) => this.runButton(run)));
+      const isEmpty = !runs.some((run) => run.steps.length);
+      const waiting = isLive() && isEmpty ? [element("p", { className: "note" }, this.hadSteps ? GONE : WAITING)] : [];
+      this.hadSteps ||= !isEmpty;
       const noted = ({ name, note }) => visible(runs.length > 1 ? `${name}: ${note}` : note);
       const notes = runs.filter((run) => run.note).map((run) => element("p", { className: "note" }, noted(run)));
-      this.frame.notes.replaceChildren(...notes);
+      this.frame.notes.replaceChildren(...waiting, ...notes);
     }
 
     runButton(run) {
@@ -110,12 +127,25 @@
       for (const name of names) if (!this.tabs.has(name)) this.tabs.set(name, this.tab(name));
       holder.replaceChildren(...names.map((name) => this.tabs.get(name)));
       for (const name of Object.keys(SECTIONS)) if (!names.includes(name)) document.getElementById(name).hidden = true;
-      const [asked] = location.hash.split("?");
-      if (!names.includes(this.current)) this.open(names.find((name) => `#${name}` === asked) ?? names[0]);
+      if (!names.includes(this.current)) this.open(names.includes(asked()) ? asked() : names[0]);
+    }
+
+    // Opens the tab that the address was changed to.
+    follow() {
+      const isTab = [...this.frame.tabs.children].some((tab) => tab.id === `tab-${asked()}`);
+      if (isTab && asked() !== this.current) this.open(asked());
+    }
+
+    // Opens the tab that the reader chose, where they were in it.
+    choose(name) {
+      if (name === this.current) return;
+      if (asked() === this.current) this.addresses.set(this.current, location.hash);
+      history.replaceState(null, "", this.addresses.get(name) ?? `#${name}`);
+      this.open(name);
     }
 
     tab(name) {
-      const made = treepo.dom.button(NAMES[name], () => this.open(name), { id: `tab-${name}` });
+      const made = treepo.dom.button(NAMES[name], () => this.choose(name), { id: `tab-${name}` });
       made.setAttribute("role", "tab");
       made.setAttribute("aria-controls", name);
       made.addEventListener("keydown", (event) => this.move(event));
@@ -149,9 +179,13 @@
       this.views.set(name, SECTIONS[name].view().mount(document.getElementById(name), this.shown()));
     }
 
-    // Says why the page is not up to date, or nothing.
+    // Says why the page is not up to date, or that it is and whether more is to come.
     tell(text) {
-      this.frame.state.textContent = treepo.dom.visible(text);
+      const { state } = this.frame;
+      state.classList.toggle("late", text !== "");
+      const isComplete = this.payload.runs.length > 0 && this.payload.runs.every(isFinished);
+      const known = isComplete ? "the run is complete" : "live: follows the run";
+      state.textContent = treepo.dom.visible(text || known);
     }
 
     setTheme(theme) {

@@ -131,6 +131,11 @@
     return sequential ? 1 - decoded / sequential : 0;
   }
 
+  /** Whether something is learned from a tree: answers that are all as good as each other have no advantage. */
+  function hasSignal(tree) {
+    return [tree.advantages, tree.node_advantages].some((values) => values?.some(Boolean));
+  }
+
   /** The text of a node: the prompt, or its tokens' pieces joined. */
   function nodeText(model, pieces, node) {
     return node
@@ -140,5 +145,5 @@
       : model.tree.prompt;
   }
 
-  Object.assign(treepo, { treeModel, leavesBelow, tokensOf, pathTo, sharing, nodeText, meanOf: mean });
+  Object.assign(treepo, { treeModel, leavesBelow, tokensOf, pathTo, sharing, hasSignal, nodeText, meanOf: mean });
 })((globalThis.treepo ??= {}));
