@@ -29,8 +29,8 @@ COST = {
     "x": {"title": "tokens", "log": False},
     "y": {"title": "accuracy", "log": False, "percent": True},
     "series": [
-        {"name": name, "x": [10, 20], "y": [0.5, 0.75], "low": None, "high": None, "text": ["d1", "d2"]}
-        for name in ("avg@k", "maj@k")
+        {"name": name, "x": [10, 20], "y": [0.5, 0.75], "low": None, "high": None, "text": ["avg@k", "maj@k"]}
+        for name in ("d1", "d2")
     ],
 }
 
@@ -135,11 +135,13 @@ def test_points_of_results_have_their_names_beside_them(page):
         """() => [...document.querySelectorAll('#figures .graph')][1].data.map(
           ({ mode, text, marker, name }) => ({ mode, text, color: marker.color, symbol: marker.symbol, name }))"""
     )
-    points, keys = drawn[:2], drawn[2:]
-    assert [(p["mode"], p["text"]) for p in points] == [("markers+text", ["d1", "d2"]), ("markers", ["d1", "d2"])]
-    assert points[0]["color"] == points[1]["color"] and len(set(points[0]["color"])) == 2
-    assert [k["name"] for k in keys] == ["avg@k", "maj@k"]
-    assert [k["symbol"] for k in keys] == [p["symbol"] for p in points] and keys[0]["symbol"] != keys[1]["symbol"]
+    measures = ["avg@k", "maj@k"]
+    assert [(p["name"], p["mode"], p["text"]) for p in drawn] == [
+        ("d1", "markers+text", measures),
+        ("d2", "markers", measures),
+    ]
+    assert drawn[0]["color"] != drawn[1]["color"]
+    assert drawn[0]["symbol"] == drawn[1]["symbol"] and len(set(drawn[0]["symbol"])) == 2
     assert page.locator("#figures summary").inner_text() == "grid.json"
 
 

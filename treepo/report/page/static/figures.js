@@ -61,28 +61,19 @@
     return kind === "scatter" && series.text ? { ...trace, ...namedPoints(figure, series, k, palette) } : trace;
   }
 
-  // Points that have names: a colour for each name, a symbol for each series, and the name once, on the inner side.
+  // Points that have names: a symbol for each name, and the name beside those of the first series, on the inner side.
   function namedPoints(figure, series, k, palette) {
     const names = [...new Set(figure.series.flatMap((own) => own.text ?? []))];
-    const colours = series.text.map((name) => treepo.plot.line(palette, names.indexOf(name)).color);
+    const symbols = series.text.map((name) => SYMBOLS[names.indexOf(name) % SYMBOLS.length]);
     const isFew = names.length <= MOST_NAMED;
     const [low, high] = d3.extent(figure.series.flatMap((own) => own.x));
     return {
       mode: isFew && k === 0 ? "markers+text" : "markers",
-      marker: { color: colours, size: 9, symbol: SYMBOLS[k % SYMBOLS.length] },
+      marker: { color: treepo.plot.line(palette, k).color, size: 9, symbol: symbols },
       text: series.text.map(treepo.plot.name), textfont: { size: 10, color: palette.muted },
       textposition: series.x.map((x) => (x > (low + high) / 2 ? "middle left" : "middle right")),
-      showlegend: false, error_y: { ...errorBars(series, palette.muted).error_y },
+      error_y: { ...errorBars(series, palette.muted).error_y },
     };
-  }
-
-  // What the symbols mean: entries of the legend alone.
-  function symbolTraces(figure, palette) {
-    if (figure.kind !== "scatter") return [];
-    return figure.series.flatMap((series, k) => (series.text ? [{
-      type: "scatter", mode: "markers", x: [null], y: [null], name: treepo.plot.name(series.name),
-      marker: { color: palette.muted, size: 9, symbol: SYMBOLS[k % SYMBOLS.length] },
-    }] : []));
   }
 
   const short = (value) => d3.format(Math.abs(value) >= 1000 ? ".3~s" : ".3~g")(value);
@@ -109,8 +100,7 @@
 
   function dataOf(figure, palette) {
     if (figure.kind === "heatmap") return [heatmapTrace(figure, palette)];
-    const traces = figure.series.map((series, k) => seriesTrace(figure, series, k, palette));
-    return [...traces, ...symbolTraces(figure, palette)];
+    return figure.series.map((series, k) => seriesTrace(figure, series, k, palette));
   }
 
   function build(figure, { zoom, palette, isTitled, ...layout }) {
