@@ -231,3 +231,16 @@ def test_the_same_folder_gives_the_same_payload(tmp_path):
 def test_entropies_have_three_decimals_as_they_are_written():
     """A float32 that was rounded was written with fifteen digits, which made pages a third larger."""
     assert json.dumps(thousandths(np.array([0.6394, -0.0, np.nan], np.float32))) == "[0.639, 0, null]"
+
+
+class Boasting(GRPO):
+    """An estimator of one's own whose terms have a bug."""
+
+    def terms(self, tree, rewards):
+        return {}["nothing"]
+
+
+def test_a_bug_in_terms_of_ones_own_costs_the_page_its_terms_alone():
+    """The report used to end in a traceback."""
+    (kept,) = some_trees(0, 1)
+    assert Explanation(Boasting(), "Boasting", {})(1, kept)["terms"] is None

@@ -38,8 +38,8 @@ class Explanation:
             return None
         try:
             return self.estimator.terms(kept.tree, kept.rewards)
-        except ValueError:
-            # It refuses these rewards, so it is not what made the advantages.
+        except Exception:  # noqa: BLE001 - code of one's own may raise anything, and costs the page its terms alone
+            # It cannot make terms of these rewards, so it is not what made the advantages.
             return None
 
     def _whitening(self, step: int) -> tuple[float, float] | None:
