@@ -4,11 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import torch
 
-from treepo.learn.batches import join
-from treepo.learn.packing import PackedTree
-from treepo.learn.scoring import Scorer, nothing
 from treepo.learn.update import Updater
 from treepo.tree import Tree
 
@@ -21,7 +17,7 @@ def tree_entropies(trees: Sequence[Tree], updater: Updater) -> list[list[np.ndar
     numbers = [first + np.arange(len(tree.nodes)) for tree, first in zip(trees, firsts, strict=False)]
     packed = [part for tree, own in zip(trees, numbers, strict=True) for part in updater.pack(tree, own)]
     found = [np.full(len(node.token_ids), np.nan, np.float32) for tree in trees for node in tree.nodes]
-    parts, scored = updater.within_memory(packed, lambda parts, limit: _of_terms(updater.scorer, parts, limit))
+    parts, scored = updater.within_memory(packed, updater.scorer.entropies)
     for part, entropies in zip(parts, scored, strict=True):
         counts = part.leaf_ends - part.leaf_starts
         node_of_term = part.own_advantages[np.cumsum(counts) - counts].astype(int)
@@ -29,18 +25,5 @@ def tree_entropies(trees: Sequence[Tree], updater: Updater) -> list[list[np.ndar
         order = np.argsort(node_of_term, kind="stable")
         nodes, starts = np.unique(node_of_term[order], return_index=True)
         for node, own in zip(nodes.tolist(), np.split(entropies[order], starts[1:]), strict=True):
-            found[node] = own
+            found[node] = own.astype(np.float32)
     return [found[start:end] for start, end in pairwise(firsts.tolist())]
-
-
-@torch.no_grad()
-def _of_terms(scorer: Scorer, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
-    """Per packed tree [S]."""
-    found: dict[int, np.ndarray] = {}
-    for indices in scorer.batches(trees, max_tokens):
-        every = scorer(join([trees[i] for i in indices] or [nothing()])).entropies.float().cpu().numpy()
-        if not indices:
-            continue
-        bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
-        found.update(zip(indices, np.split(every, bounds), strict=True))
-    return [found[i] for i in range(len(trees))]

@@ -4,9 +4,10 @@ needed and only as many at a time as memory should hold.
 Letters: N packed tokens · S terms · P tokens that have a term below them · V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -91,17 +92,25 @@ class Scorer:
         most = max(self.processes.gather(len(found)))
         return found + [[] for _ in range(most - len(found))]
 
-    @torch.no_grad()
     def logprobs(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
         """Per tree the log-probabilities of its terms, [S]."""
+        return self._of_terms(trees, max_tokens, attrgetter("policy_logprobs"))
+
+    def entropies(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
+        """Per tree the entropies of the distributions that its terms were drawn from, [S]."""
+        return self._of_terms(trees, max_tokens, attrgetter("entropies"))
+
+    @torch.no_grad()
+    def _of_terms(
+        self, trees: Sequence[PackedTree], max_tokens: int, wanted: Callable[[Scores], Tensor]
+    ) -> list[np.ndarray]:
+        """Per tree what is wanted of the scores of its terms, [S]."""
         found: dict[int, np.ndarray] = {}
         for indices in self.batches(trees, max_tokens):
-            scores = self(join([trees[i] for i in indices] or [nothing()]))
-            if not indices:
-                continue
-            bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
-            every = scores.policy_logprobs.cpu().numpy()
-            found.update(zip(indices, np.split(every, bounds), strict=True))
+            every = wanted(self(join([trees[i] for i in indices] or [nothing()]))).cpu().numpy()
+            if indices:
+                bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
+                found.update(zip(indices, np.split(every, bounds), strict=True))
         return [found[i] for i in range(len(trees))]
 
     def _features(self, batch: TreeBatch, rows: Tensor) -> Tensor:
