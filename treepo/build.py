@@ -93,7 +93,7 @@ def build_run(config: Config, notify: Notify, report: Report, job: Job | None = 
         policy = replace(policy, blueprint=blueprint_of(policy.model))
         shard(policy.model, job.mesh)
         if isinstance(reference, FrozenCopy):
-            shard(reference.model, job.mesh)
+            shard(reference.model, job.mesh, is_trained=False)
     with whole(policy.model):
         engine = engine_for(config, policy, job.processes)
     task = build_task(config, policy, engine.longest, notify)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from tests.learn.reference import random_advantages, random_trees
 from tests.learn.test_update import gradients, largest_difference, updater_of
@@ -48,8 +49,8 @@ def updater_for(kind: str, case: str, processes: Processes | None) -> Updater:
     if processes is not None:
         scorer = replace(scorer, processes=processes)
         mesh = init_device_mesh("cpu", (2, 1) if case == "in parts" else (2,), mesh_dim_names=names(case))
-        for divided in (model, other):
-            shard(divided, mesh)
+        shard(model, mesh)
+        shard(other, mesh, is_trained=False)
     updater = updater_of(model, scorer=scorer, **CASES[case])
     updater = replace(updater, processes=scorer.processes, rescoring=True)
     return replace(updater, reference=FrozenCopy(other)) if updater.penalties.kl else updater
@@ -73,7 +74,11 @@ def update_own(processes: Processes, folder: Path) -> None:
             updater = updater_for(kind, case, processes)
             first = SHARES[case]
             own = slice(first) if processes.is_first else slice(first, None)
-            metrics = updater.update(updater.prepare(packed_parts(updater, own)))
+            prepared = updater.prepare(packed_parts(updater, own))
+            if isinstance(updater.reference, FrozenCopy):
+                # What it gathered in its forward used to stay on every process.
+                assert all(isinstance(p, DTensor) for p in updater.reference.model.parameters())
+            metrics = updater.update(prepared)
             found = {k: everywhere(g).contiguous() for k, g in gradients(updater.scorer.model).items()}
             if processes.is_first:
                 torch.save(found, folder / f"{kind} {case}.pt")

@@ -21,11 +21,12 @@ WITHIN = "within"
 """Name of the method through which a sharded model does other work than its forward."""
 
 
-def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
+def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> None:
     """Divide a model's weights over the processes of a mesh; gradients are sums over all of them, not means.
 
     mesh: of one dimension, or of two, over the first of which the shards are copies of each other (HSDP). A layer's
-    weights are gathered when it is computed. Raises ValueError for a model that cannot be divided.
+    weights are gathered when it is computed. is_trained: if not, no backward follows, after which the model's other
+    weights would be let go, so they are after its forward. Raises ValueError for a model that cannot be divided.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     try:
@@ -37,7 +38,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
         part.set_gradient_divide_factor(1.0)
         # gloo has no other.
         part.set_force_sum_reduction_for_comms(True)
-    _free_after_forward(model)
+    _free_after_forward(model, is_trained)
     setattr(model, WITHIN, MethodType(_call, model))
     register_fsdp_forward_method(model, WITHIN)
 
@@ -131,12 +132,12 @@ def _call(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwa
     return work(*args, **kwargs)
 
 
-def _free_after_forward(model: nn.Module) -> None:
+def _free_after_forward(model: nn.Module, is_trained: bool = True) -> None:
     """A layer's weights are let go after its forward, and gathered again for its backward; the model's other weights,
-    which are needed at both ends, are not."""
+    which are needed at both ends, are not where there is a backward."""
     assert isinstance(model, FSDPModule)
     model.set_reshard_after_forward(True)
-    model.set_reshard_after_forward(False, recurse=False)
+    model.set_reshard_after_forward(not is_trained, recurse=False)
 
 
 def _like(parameter: nn.Parameter, tensor: Tensor) -> nn.Parameter:
