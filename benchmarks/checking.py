@@ -5,7 +5,7 @@
 
 Right are the reference solutions of GSM8K and MATH-500, which TREEPO_TEST_DATA names the folder of. The same with the
 answers shuffled between problems are right as often as the two answers are equal. Pairs of math-verify's own tests are
-judged as they expect; those that are not are listed with the reason. Hostile answers (tests/task/checking/hostile.py)
+judged as they expect; those that are not are listed with the reason. Hostile answers (tests/verify/hostile.py)
 are all wrong; each may take a second.
 """
 
@@ -26,9 +26,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.task.checking.hostile import hostile_answers
-from tests.task.checking.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
-from treepo.task.checking import CheckerPool, MathChecker, PoolSettings, Verdict
+from tests.verify.hostile import hostile_answers
+from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
+from treepo.data.problem import Verdict
+from treepo.verify.math import MathChecker
+from treepo.verify.pool import CheckerPool, PoolSettings
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SHUFFLES = 3

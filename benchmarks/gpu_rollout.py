@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from treepo.bench.report import JSON_NAME, read_json
-from treepo.task.chain_tokenizer import make_chain_tokenizer
+from treepo.bench.rollout_report import JSON_NAME, read_json
+from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from treepo.bench.update.report import JSON_NAME, PLOT_NAME
-from treepo.task.chain_tokenizer import make_chain_tokenizer
+from treepo.bench.update_report import JSON_NAME, PLOT_NAME
+from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 

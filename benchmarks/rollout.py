@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from treepo.bench.report import JSON_NAME, PLOT_NAME, read_json, table
+from treepo.bench.rollout_report import JSON_NAME, PLOT_NAME, read_json, table
 
 RESULTS = Path(__file__).parent / "results"
 

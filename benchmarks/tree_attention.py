@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.bench.folder import describe_machine
-from treepo.bench.turns import median_ratio, time_in_turns
-from treepo.bench.update.synthetic import level_sizes
+from treepo.bench.rollout_report import describe_machine
+from treepo.bench.settings import level_sizes
+from treepo.bench.timing import median_ratio, time_in_turns
 from treepo.model.attention import AttentionContext, TreeAttention
-from treepo.model.tree_kernel import CpuTreeAttention, load_tree_kernel
+from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
 
 RESULTS = Path(__file__).parent / "results"
 FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 
-from treepo.build import build_run
-from treepo.config import read_recipe, resolve
+from treepo.config.load import read_recipe, resolve
 from treepo.learn.trainer import StepResult
+from treepo.run.build import build_run
 
 PHASES = ("grow", "verify", "pack", "update")
 

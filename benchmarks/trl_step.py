@@ -50,13 +50,13 @@ from rich.console import Console
 from transformers import AutoTokenizer
 from trl_report import Step, figures, table
 
-from treepo.bench.folder import describe_machine
-from treepo.build import find_base_model
-from treepo.config import read_recipe, resolve, to_toml
+from treepo.bench.rollout_report import describe_machine
+from treepo.config.load import read_recipe, resolve, to_toml
+from treepo.config.schema import Config
 from treepo.report.terminal import Terminal
-from treepo.settings import Config
-from treepo.task.base_model import Report
-from treepo.task.chain_sums import ChainSums
+from treepo.run.build import find_base_model
+from treepo.tasks.base_model import Report
+from treepo.tasks.chain_sums import ChainSums
 
 HERE = Path(__file__).parent
 TRL = "TRL GRPO"

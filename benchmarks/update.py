@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from treepo.bench.update.report import JSON_NAME, PLOT_NAME, read_json, table
+from treepo.bench.update_report import JSON_NAME, PLOT_NAME, read_json, table
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -24,13 +24,13 @@ import numpy as np
 from rich.console import Console
 from rollout import MODELS, RESULTS
 
-from treepo.bench.folder import describe_machine
-from treepo.bench.model import load_or_make
-from treepo.bench.report import JSON_NAME, read_json, table
+from treepo.bench.models import load_or_make
+from treepo.bench.rollout_report import JSON_NAME, describe_machine, read_json, table
 from treepo.bench.settings import ArchitectureSettings
-from treepo.engine import SampleRequest
-from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
-from treepo.settings import ModelSettings
+from treepo.config.schema import ModelSettings
+from treepo.engine.base import SampleRequest
+from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 
 TREES = {"16x6x32": (16, 6, 32, 64), "64x14x16": (64, 14, 16, 16)}
 """Width, depth, segment length, prompts."""

@@ -26,13 +26,12 @@ import torch
 from rich.console import Console
 from rollout import MODELS, RESULTS, TREES, options_of
 
-from treepo.bench.contenders import Counts
-from treepo.bench.folder import write_json
-from treepo.bench.report import table
 from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
-from treepo.bench.settings import BenchConfig
-from treepo.cli import split_overrides
-from treepo.config import resolve_as
+from treepo.bench.rollout_report import table, write_json
+from treepo.bench.rollout_variants import Counts
+from treepo.bench.settings import RolloutBenchConfig
+from treepo.cli.main import split_overrides
+from treepo.config.load import resolve_as
 from treepo.report.terminal import Terminal
 
 WORKER = Path(__file__).parent / "vllm_worker.py"
@@ -89,7 +88,7 @@ class VllmContender:
         """The worker forgets its keys and values at the start of a run."""
 
     def run(self) -> None:
-        """See treepo.bench.contenders.Contender."""
+        """See treepo.bench.rollout_variants.Contender."""
         self.decoded.append(self.worker.sample(self.how))
 
     def counts(self) -> Counts:
@@ -103,7 +102,7 @@ class VllmContender:
 def main(python: str, model: str, tree: str, extra: list[str]) -> None:
     """Measure one model and tree shape."""
     overrides, _ = split_overrides([*options_of(model, tree), *extra])
-    bench = prepare_bench(resolve_as(BenchConfig, overrides), lambda *_: None)
+    bench = prepare_bench(resolve_as(RolloutBenchConfig, overrides), lambda *_: None)
     workload = bench.workloads()[0]
     terminal = Terminal(Console())
     with TemporaryDirectory() as folder:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from treepo.grow import Level
-from treepo.grow.branching import transferred_budget
+from treepo.grow.branching import Level, transferred_budget
 
 
 @dataclass(frozen=True)

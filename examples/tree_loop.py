@@ -12,19 +12,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from treepo.credit import TreePO, whiten
-from treepo.engine.torch import TorchEngine
-from treepo.evaluate import accuracy
-from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
-from treepo.learn.batches import join
-from treepo.learn.loss import PPO, TokenMean, terms_of
+from treepo.credit.base import whiten
+from treepo.credit.subgroup import TreePO
+from treepo.data.problem import Problem
+from treepo.engine.torch.engine import TorchEngine
+from treepo.evaluate.estimates import accuracy
+from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.fallback import Resume
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
+from treepo.learn.loss_terms import terms_of
+from treepo.learn.losses import PPO, TokenMean
 from treepo.learn.packing import PackedTree, pack
-from treepo.learn.scoring import Scorer
-from treepo.learn.update import weigh
+from treepo.learn.scoring import Scorer, join
+from treepo.learn.updater import weigh
 from treepo.model.policy import Policy, load_policy
-from treepo.task.base_model import default_cache_folder, find_or_make_base_model
-from treepo.task.chain_sums import ChainSums
-from treepo.task.problem import Problem
+from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
+from treepo.tasks.chain_sums import ChainSums
 from treepo.tree import Tree
 
 

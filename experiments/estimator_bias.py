@@ -28,20 +28,14 @@ import numpy as np
 
 from experiments import leaf_weights as chain
 from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
-from treepo.credit import (
-    GRPO,
-    RLOO,
-    SPO,
-    DrGRPO,
-    FadingDifference,
-    MaxRL,
-    REINFORCEPlusPlus,
-    TreePO,
-    TreeRL,
-    ValueDifference,
-    token_counts,
-)
-from treepo.grow import EvenBranching, InitialFork, NoFallback, Rules, TreeShape
+from treepo.credit.base import token_counts
+from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
+from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
+from treepo.credit.subgroup import TreePO
+from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.fallback import NoFallback
+from treepo.grow.growth import Rules
+from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 
 ESTIMATORS: dict[str, Any] = {

@@ -20,20 +20,12 @@ import matplotlib as mpl
 import numpy as np
 
 from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares
-from treepo.engine import SampleResult
-from treepo.grow import (
-    EvenBranching,
-    InitialFork,
-    LogprobBranching,
-    NoFallback,
-    RandomBranching,
-    Resume,
-    Rules,
-    StopRules,
-    TokenBudgetBranching,
-    TreeShape,
-)
-from treepo.grow.growth import Growth, Segment
+from treepo.engine.base import SampleResult
+from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
+from treepo.grow.fallback import NoFallback, Resume
+from treepo.grow.growth import Growth, Rules, Segment
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, Tree
 
 HERE = Path(__file__).parent

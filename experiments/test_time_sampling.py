@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from treepo.evaluate import AnswerStore, results
-from treepo.evaluate.results import COLUMNS
+from treepo.evaluate.results import COLUMNS, results
+from treepo.evaluate.store import AnswerStore
 from treepo.evaluate.table import text_tables, to_json
 
 MORE = "initial_fork.low=2,initial_fork.high=8"

@@ -18,8 +18,8 @@ from statistics import median
 import torch
 import transformers
 
-from treepo.build import build_run
-from treepo.config import read_recipe, resolve
+from treepo.config.load import read_recipe, resolve
+from treepo.run.build import build_run
 
 HERE = Path(__file__).parent
 VARIANTS = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.real_data import real_file
-from treepo.task.base_model import BaseModelSettings, make_base_model
+from treepo.tasks.base_model import BaseModelSettings, make_base_model
 
 # On a busy machine a single example may take any time.
 settings.register_profile("any load", deadline=None)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.runs import START_METHOD
-from treepo.processes import Processes
+from treepo.distributed import Processes
 
 Work = Callable[..., None]
 """(processes, folder, arguments): at the top of a module, since it is found by its name."""

@@ -12,15 +12,15 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from treepo.cli import main
-from treepo.task.checked import CheckedTask
-from treepo.task.checking import Outcome, Verdict
+from treepo.cli.main import main
+from treepo.data.problem import Outcome, Verdict
+from treepo.verify.task import CheckedTask
 
 START_METHOD = "forkserver"
 CONTEXT = get_context(START_METHOD)
 # Children are forked from a process that has imported and compiled everything and has run nothing.
 CONTEXT.set_forkserver_preload(
-    ["treepo.run", "treepo.resume", "torch.distributed.fsdp", "tests.runs", "tests.compiled"]
+    ["treepo.run.train", "treepo.run.resume", "torch.distributed.fsdp", "tests.runs", "tests.compiled"]
 )
 
 PROBLEMS = {"train": range(10), "held_out": range(20, 23)}

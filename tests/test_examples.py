@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from treepo.cli import main, split_overrides
-from treepo.config import resolve
-from treepo.grow import LogprobBranching, Resume
+from treepo.cli.main import main, split_overrides
+from treepo.config.load import resolve
+from treepo.config.schema import BUILT_IN_TASK, Config
+from treepo.grow.branching import LogprobBranching
+from treepo.grow.fallback import Resume
 from treepo.report.trees import read_trees
-from treepo.settings import BUILT_IN_TASK, Config
-from treepo.task import Answers, ShapedReward
+from treepo.verify.rewards import Answers, ShapedReward
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "tree_loop.py"

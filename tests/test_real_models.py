@@ -10,11 +10,11 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.models import save_tiny_model
-from tests.test_run import replace_reward
-from treepo.cli import main
-from treepo.config import resolve
+from tests.run.test_run import replace_reward
+from treepo.cli.main import main
+from treepo.config.load import resolve
 from treepo.report.terminal import Terminal
-from treepo.run import prepare, train
+from treepo.run.train import prepare, train
 
 KINDS = ["qwen2", "qwen3", "llama", "gemma", "mistral"]
 TREE = {"width": 4, "depth": 3, "segment_len": 8}

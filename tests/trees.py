@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from treepo.seeds import derive_seed
 from treepo.tree import ROOT, Node, StopReason, Tree
+from treepo.utils.rng import derive_seed
 
 STOPS = tuple(StopReason)
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from treepo.cli import main
+from treepo.cli.main import main
 
 sys.exit(main())

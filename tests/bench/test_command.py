@@ -2,9 +2,8 @@
 
 import pytest
 
-from treepo.bench.folder import write_json
-from treepo.bench.report import read_json
-from treepo.cli import main
+from treepo.bench.rollout_report import read_json, write_json
+from treepo.cli.main import main
 
 SMALL = [
     *("--architecture.hidden_size", "16", "--architecture.num_layers", "1", "--architecture.num_heads", "2"),
@@ -74,7 +73,7 @@ def test_a_report_is_never_overwritten(tmp_path, capsys):
 
 
 def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("treepo.bench.folder.has_matplotlib", lambda: False)
+    monkeypatch.setattr("treepo.bench.rollout_report.has_matplotlib", lambda: False)
     assert main(["bench", "rollout", *SMALL, "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'treepo[bench]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from treepo.bench.contenders import Counts
-from treepo.bench.measure import Measurement, compare, measure
+from treepo.bench.rollout_variants import Counts
+from treepo.bench.timing import Measurement, compare, measure
 
 
 @dataclass

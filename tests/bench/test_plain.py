@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.models import make_tiny_model
-from treepo.bench.plain import sample_plain
+from treepo.bench.rollout_variants import sample_plain
 
 PROMPTS = [[3, 4, 5, 6, 7], [8], [3, 9, 3]]
 NEARLY_GREEDY = 1e-6

@@ -5,27 +5,33 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from treepo.bench.contenders import TreeContender, stars
-from treepo.bench.measure import Figures
-from treepo.bench.report import RolloutReport
 from treepo.bench.rollout import prepare_bench, random_problems
-from treepo.bench.settings import ArchitectureSettings, BenchConfig, BenchSettings, GridSettings, PromptSettings
-from treepo.settings import EngineSettings, ModelSettings
-from treepo.task.problem import Problem
+from treepo.bench.rollout_report import RolloutReport
+from treepo.bench.rollout_variants import TreeContender, stars
+from treepo.bench.settings import (
+    ArchitectureSettings,
+    GridSettings,
+    PromptSettings,
+    RolloutBenchConfig,
+    RolloutBenchSettings,
+)
+from treepo.bench.timing import Figures
+from treepo.config.schema import EngineSettings, ModelSettings
+from treepo.data.problem import Problem
 
 TINY = ArchitectureSettings(hidden_size=16, ffn_size=16, num_layers=1, num_heads=2, num_kv_heads=1)
 GRID = GridSettings(widths=(8,), depths=(4,), segment_lens=(3,), num_children=(2, 3), initial_forks=(1, 2))
 PROMPTS = PromptSettings(count=5, min_len=4, max_len=9)
-CONFIG = BenchConfig(
+CONFIG = RolloutBenchConfig(
     architecture=TINY,
     grid=GRID,
     prompts=PROMPTS,
     engine=EngineSettings(max_batch=16),
-    bench=BenchSettings(repeats=1, plain_batches=(4, 64)),
+    bench=RolloutBenchSettings(repeats=1, plain_batches=(4, 64)),
 )
 
 
-def run(config: BenchConfig) -> RolloutReport:
+def run(config: RolloutBenchConfig) -> RolloutReport:
     bench = prepare_bench(config, lambda *_: None)
     return bench.run(bench.workloads(), "a command", lambda *_: None)
 
@@ -123,11 +129,11 @@ def test_runs_are_compared_with_the_same_work(report):
 
 
 def test_answers_may_end(chain_model):
-    config = BenchConfig(
+    config = RolloutBenchConfig(
         model=ModelSettings(path=str(chain_model)),
         grid=GridSettings(widths=(4,), depths=(5,), segment_lens=(16,)),
         prompts=PromptSettings(count=4),
-        bench=BenchSettings(repeats=1, plain_batches=(16,), answers_end=True),
+        bench=RolloutBenchSettings(repeats=1, plain_batches=(16,), answers_end=True),
     )
     plain, sequential, tree = run(config).workloads[0].contenders
     for figures in (plain, sequential, tree):
@@ -145,7 +151,7 @@ def test_distinct_tokens_of_responses_that_begin_alike():
 
 
 def test_prompts_that_do_not_fit_the_model_are_named(chain_model):
-    config = BenchConfig(
+    config = RolloutBenchConfig(
         model=ModelSettings(path=str(chain_model)), grid=GridSettings(depths=(14,), segment_lens=(16,))
     )
     with pytest.raises(ValueError, match="exceed the model's 256 positions"):

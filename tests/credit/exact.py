@@ -7,11 +7,10 @@ from math import factorial, log
 
 import numpy as np
 
-from treepo.engine import SampleResult
-from treepo.grow import Rules
-from treepo.grow.growth import Growth, Segment
-from treepo.seeds import derive_seed
+from treepo.engine.base import SampleResult
+from treepo.grow.growth import Growth, Rules, Segment
 from treepo.tree import Tree
+from treepo.utils.rng import derive_seed
 
 EOS = 0
 

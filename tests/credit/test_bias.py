@@ -12,7 +12,7 @@ from experiments import leaf_weights as chain
 from tests.credit.exact import TinyPolicy, value_of
 from tests.credit.test_leaf_weights import score_of
 from tests.trees import complete_tree, star, tree_of
-from treepo.credit import FadingDifference
+from treepo.credit.segment import FadingDifference
 
 ROOT = Path(__file__).parents[2]
 RATIOS = {

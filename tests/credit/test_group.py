@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import complete_tree, random_tree, relabelled, star
-from treepo.credit import GRPO, RLOO, DrGRPO, Estimator, MaxRL, REINFORCEPlusPlus, TreePO, whiten
+from treepo.credit.base import Estimator, whiten
+from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
+from treepo.credit.subgroup import TreePO
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
 reward_lists = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.3, 1.0]), min_size=2, max_size=12)

@@ -11,19 +11,11 @@ from tests.credit.exact import EOS, TinyPolicy, all_trees, value_of, values_of
 from tests.grow.scripts import World, worlds
 from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit.leaf_weights import group_means, leaf_weights, shares, weighted_mean
-from treepo.grow import (
-    Cut,
-    EvenBranching,
-    InitialFork,
-    LogprobBranching,
-    NoFallback,
-    RandomBranching,
-    Resume,
-    Rules,
-    StopRules,
-    TokenBudgetBranching,
-    TreeShape,
-)
+from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
+from treepo.grow.fallback import Cut, NoFallback, Resume
+from treepo.grow.growth import Rules
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
 
 NEVER = StopRules(answer="never", repetition="never")

@@ -9,7 +9,7 @@ from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
 from tests.credit.test_leaf_weights import ONE, SMALL, rules
 from tests.trees import add_segment, tree_of
 from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares, weighted_mean
-from treepo.grow import Resume
+from treepo.grow.fallback import Resume
 from treepo.tree import ROOT, StopReason, Tree
 
 

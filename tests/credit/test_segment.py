@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import add_segment, complete_tree, copy_of, star, tree_of, trees
-from treepo.credit import GRPO, SPO, DrGRPO, FadingDifference, TreeRL, ValueDifference, token_counts, whiten
-from treepo.credit.segment import SegmentEstimator
+from treepo.credit.base import token_counts, whiten
+from treepo.credit.group import GRPO, DrGRPO
+from treepo.credit.segment import SPO, FadingDifference, SegmentEstimator, TreeRL, ValueDifference
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
-from treepo.credit import GRPO, DrGRPO, TreePO, whiten
+from treepo.credit.base import whiten
+from treepo.credit.group import GRPO, DrGRPO
+from treepo.credit.subgroup import TreePO
 from treepo.tree import ROOT, Tree
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])

@@ -8,19 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import complete_tree, trees
-from treepo.credit import (
-    GRPO,
-    RLOO,
-    SPO,
-    DrGRPO,
-    FadingDifference,
-    MaxRL,
-    REINFORCEPlusPlus,
-    TreePO,
-    TreeRL,
-    ValueDifference,
-)
-from treepo.credit.terms import Explained, sums_of
+from treepo.credit.base import Explained, sums_of
+from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
+from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
+from treepo.credit.subgroup import TreePO
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 flags = st.booleans()

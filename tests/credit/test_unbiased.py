@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
 from tests.credit.test_leaf_weights import BRANCHINGS, SMALL, UP_TO_THREE, rules, score_of
 from tests.trees import add_segment, complete_tree, relabelled, star, tree_of, trees
-from treepo.credit import GRPO, RLOO, DrGRPO, REINFORCEPlusPlus, TreePO
+from treepo.credit.group import GRPO, RLOO, DrGRPO, REINFORCEPlusPlus
 from treepo.credit.leaf_weights import group_means, leaf_weights
-from treepo.grow import NoFallback, Resume
+from treepo.credit.subgroup import TreePO
+from treepo.grow.fallback import NoFallback, Resume
 from treepo.tree import ROOT, StopReason, Tree
 
 FLAT = (GRPO(), DrGRPO(), REINFORCEPlusPlus())

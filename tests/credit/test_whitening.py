@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.trees import add_segment, trees
-from treepo.credit import token_counts, whiten
+from treepo.credit.base import token_counts, whiten
 from treepo.tree import ROOT, Tree
 
 leaf_rows = st.lists(st.tuples(st.floats(-2, 2), st.integers(1, 9)), min_size=1, max_size=6)

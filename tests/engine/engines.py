@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import all_logprobs
 from tests.models import make_tiny_model
-from treepo.engine import Engine, SampleRequest, SampleResult, Sampling
-from treepo.engine.drawing import uniforms
-from treepo.engine.plain import PlainEngine
-from treepo.engine.torch import TorchEngine
-from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
+from treepo.engine.base import Engine, SampleRequest, SampleResult, Sampling
+from treepo.engine.sampling import uniforms
+from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.transformers import PlainEngine
+from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 
 MakeEngine = Callable[..., Engine]
 

@@ -21,7 +21,7 @@ from tests.engine.engines import (
     tokens_of,
 )
 from tests.models import KINDS, SLIDING_WINDOW
-from treepo.engine import SampleRequest, SampleResult, Sampling
+from treepo.engine.base import SampleRequest, SampleResult, Sampling
 
 EOS = 2
 PROMPT = np.array([1, 5, 9, 4, 7, 3, 8], np.int32)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.engine.torch.kernel import CpuKernel, Table, load_kernel
-from treepo.engine.torch.pool import BLOCK, extents_of
+from treepo.engine.torch.cpu import CpuKernel, Table, load_kernel
+from treepo.engine.torch.kv_cache import BLOCK, extents_of
 from treepo.model.forward import TorchOperations
 
 library = load_kernel()

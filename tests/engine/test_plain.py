@@ -8,9 +8,9 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from tests.models import make_tiny_model
-from treepo.engine import SampleRequest, Sampling
-from treepo.engine.plain import PlainEngine
-from treepo.engine.torch import TorchEngine
+from treepo.engine.base import SampleRequest, Sampling
+from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.transformers import PlainEngine
 
 EOS = (2, 5)
 

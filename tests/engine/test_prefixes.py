@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.engine.torch.pool import BLOCK, Blocks, blocks_of, extents_of
-from treepo.engine.torch.prefixes import Prefixes, below
+from treepo.engine.torch.kv_cache import BLOCK, Blocks, blocks_of, extents_of
+from treepo.engine.torch.prefix_cache import Prefixes, below
 
 
 @given(st.data())

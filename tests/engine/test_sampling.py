@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from treepo.engine.drawing import CHUNK, Draws, draw, uniforms
+from treepo.engine.sampling import CHUNK, Draws, draw, uniforms
 
 JUST_UNDER_ONE = 1 - 2.0**-53
 

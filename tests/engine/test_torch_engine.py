@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.engine.engines import assert_scored, naive, request, run_all, tokens_of
 from tests.engine.test_engines import mixed_requests
 from tests.models import KINDS, make_tiny_model
-from treepo.engine import SampleRequest, SampleResult
-from treepo.engine.torch import TorchEngine
+from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.torch.attention import GatherKernel
-from treepo.engine.torch.pool import blocks_of
-from treepo.engine.torch.prefixes import below
+from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.torch.kv_cache import blocks_of
+from treepo.engine.torch.prefix_cache import below
 
 EOS = 2
 NO_EOS: tuple[int, ...] = ()

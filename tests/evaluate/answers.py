@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from treepo.evaluate import AnswerRecord
+from treepo.evaluate.records import AnswerRecord
 
 TRUE = AnswerRecord(
     model="m",

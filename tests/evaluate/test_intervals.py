@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.evaluate.intervals import mean_with_interval
+from treepo.evaluate.estimates import mean_with_interval
 
 VALUES = st.lists(st.sampled_from([0.0, 0.0625, 0.5, 0.9375, 1.0]), min_size=1, max_size=40)
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 
 from tests.trees import star
-from treepo.engine import EngineCounters
-from treepo.evaluate import Meter
+from treepo.engine.base import EngineCounters
+from treepo.evaluate.answering import Meter
 
 
 def engine_at(decoded: int, prefilled: int) -> Any:

@@ -7,8 +7,8 @@ import pytest
 
 from tests.evaluate.answers import answers
 from tests.evaluate.exact import maj_exactly, pass_exactly
-from treepo.evaluate import Cost, EstimateSettings, Result, results
-from treepo.evaluate.records import AnswerRecord, to_table
+from treepo.evaluate.records import AnswerRecord, Cost, to_table
+from treepo.evaluate.results import EstimateSettings, Result, results
 
 CHEAP = EstimateSettings(num_votes=200, num_resamples=200)
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from tests.evaluate.answers import TRUE, answers
 from tests.real_data import real_records
-from treepo.evaluate import AnswerRecord, AnswerStore, Cost, ProblemKey, StoreError
-from treepo.evaluate.records import SCHEMA
+from treepo.errors import StoreError
+from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey
+from treepo.evaluate.store import AnswerStore
 
 SETTINGS = {"model": ["m"], "temperature": 0.6, "tree": {"width": 16}}
 COST = Cost(tokens_decoded=100, tokens_prefilled=10, wall_s=0.1, accelerator_s=0.2)

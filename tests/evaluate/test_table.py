@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from treepo.evaluate import Cost, Estimate, Result, SetResult
+from treepo.evaluate.estimates import Estimate
+from treepo.evaluate.records import Cost
+from treepo.evaluate.results import Result, SetResult
 from treepo.evaluate.table import relative_cost, rich_table, text_tables, to_json
 
 HALF = Estimate(0.5, 0.4, 0.625)

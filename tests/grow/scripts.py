@@ -9,9 +9,15 @@ from itertools import accumulate
 import numpy as np
 from hypothesis import strategies as st
 
-from treepo.engine import SampleRequest, SampleResult, ScriptedEngine
-from treepo.grow import EvenBranching, InitialFork, PathEnd, Resume, Rules, StopRules, TreeSampler, TreeShape
-from treepo.task.problem import Problem
+from treepo.data.problem import Problem
+from treepo.engine.base import SampleRequest, SampleResult
+from treepo.engine.scripted import ScriptedEngine
+from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.fallback import Resume
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import PathEnd, StopRules
 from treepo.tree import StopReason, Tree
 
 PIECES = ("a", "b", "ab", "1", "\\boxed{", "\\box", "ed{", "}", "{", "\\")

@@ -10,7 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.grow.scripts import World, has_its_width, problem, random_world, same_tree, shapes, worlds
-from treepo.grow import Finished, InitialFork, Level, RandomBranching, Resume, StopRules, TreeShape
+from treepo.grow.branching import InitialFork, Level, RandomBranching
+from treepo.grow.fallback import Finished, Resume
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
 
 ALIGNS = (2, 3, 4, 7, 8, 16, 32, 1000)

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 
 from tests.grow.scripts import EOS, Noise, World, problem
-from treepo.engine import Sampling
-from treepo.grow import InitialFork, NoFallback, Rules, StopRules, StrategyError, TokenBudgetBranching, TreeSampler
-from treepo.grow import TreeShape as Shape
+from treepo.engine.base import Sampling
+from treepo.errors import StrategyError
+from treepo.grow.branching import InitialFork, TokenBudgetBranching
+from treepo.grow.fallback import NoFallback
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape as Shape
+from treepo.grow.stopping import StopRules
 from treepo.tree import Node, StopReason, Tree
 
 CHAIN = InitialFork(1, 1)

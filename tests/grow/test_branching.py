@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treepo.grow import (
+from treepo.grow.branching import (
     EvenBranching,
     InitialFork,
     Level,
     LogprobBranching,
     RandomBranching,
     TokenBudgetBranching,
-    TreeShape,
+    largest_remainder,
+    transferred_budget,
 )
-from treepo.grow.branching import largest_remainder, transferred_budget
+from treepo.grow.shape import TreeShape
 from treepo.tree import Node, Tree
 
 

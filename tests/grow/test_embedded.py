@@ -4,16 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from treepo.engine.torch import TorchEngine
-from treepo.engine.torch.pool import BLOCK
-from treepo.engine.torch.prefixes import below
-from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
-from treepo.learn.batches import join
+from treepo.data.problem import Problem
+from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.torch.kv_cache import BLOCK
+from treepo.engine.torch.prefix_cache import below
+from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.fallback import Resume
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.learn.packing import pack
-from treepo.learn.scoring import Scorer
+from treepo.learn.scoring import Scorer, join
 from treepo.model.policy import Policy, load_policy
-from treepo.task.chain_sums import ChainSums
-from treepo.task.problem import Problem
+from treepo.tasks.chain_sums import ChainSums
 from treepo.tree import Tree
 
 

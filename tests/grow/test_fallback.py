@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grow.scripts import NotedEngine, World, worlds
-from treepo.grow import Cut, Finished, InitialFork, Level, NoFallback, Resume, TreeShape
+from treepo.grow.branching import InitialFork, Level
+from treepo.grow.fallback import Cut, Finished, NoFallback, Resume
+from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
 USABLE = (StopReason.ANSWER, StopReason.EOS)

@@ -3,7 +3,10 @@
 from hypothesis import given, settings
 
 from tests.grow.scripts import EOS, Noise, World, problems, same_tree, worlds
-from treepo.grow import InitialFork, StopRules, TreeSampler, TreeShape
+from treepo.grow.branching import InitialFork
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.tree import StopReason
 
 

@@ -26,11 +26,14 @@ from tests.grow.scripts import (
     text_of,
     worlds,
 )
-from treepo.engine import ScriptedEngine
-from treepo.grow import Cut, EvenBranching, Finished, InitialFork, Level, Resume, TreeSampler, TreeShape
-from treepo.grow import StopRules as Stops
-from treepo.seeds import derive_seed
+from treepo.engine.scripted import ScriptedEngine
+from treepo.grow.branching import EvenBranching, InitialFork, Level
+from treepo.grow.fallback import Cut, Finished, Resume
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules as Stops
 from treepo.tree import ROOT, StopReason, Tree
+from treepo.utils.rng import derive_seed
 
 many = settings(max_examples=700, deadline=None)
 some = settings(max_examples=250, deadline=None)

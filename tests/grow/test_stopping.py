@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.grow.reference import has_repetition
 from tests.grow.scripts import EOS, PIECES, text_of
-from treepo.grow import PathEnd, StopRules, TreeShape
-from treepo.grow.stopping import repeats
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import PathEnd, StopRules, repeats
 from treepo.tree import StopReason
 
 BOX = [PIECES.index("\\boxed{"), PIECES.index("1"), PIECES.index("}")]

@@ -8,18 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grow.scripts import World, has_its_width, problems, same_tree, worlds
-from treepo.grow import (
-    Cut,
-    InitialFork,
-    LogprobBranching,
-    NoFallback,
-    RandomBranching,
-    Resume,
-    StrategyError,
-    TokenBudgetBranching,
-    TreeSampler,
-    TreeShape,
-)
+from treepo.errors import StrategyError
+from treepo.grow.branching import InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
+from treepo.grow.fallback import Cut, NoFallback, Resume
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
 
 BRANCHINGS = [
     RandomBranching(1, 4),

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from treepo.learn.checkpoint.learner import Learner
-from treepo.learn.checkpoint.store import CheckpointStore, Progress, Snapshot
+from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
 from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.train_state import Learner
 
 
 class Model(nn.Module):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.learn.test_packing import advantages_of, prefixes_of
 from tests.trees import random_tree
-from treepo.learn.batches import join, micro_batches
 from treepo.learn.packing import PackedTree, pack
+from treepo.learn.scoring import join, micro_batches
 
 
 def packed_trees(seed: int, num_trees: int) -> list[PackedTree]:

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from tests.learn.learners import drawn, make_learner, save, step, weights
-from treepo.learn.checkpoint.learner import Learner
-from treepo.learn.checkpoint.random_state import seed_random
-from treepo.learn.checkpoint.sharded import load_tensors, save_tensors
-from treepo.learn.checkpoint.store import CheckpointStore, Progress, Snapshot
+from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
 from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.train_state import Learner, load_tensors, save_tensors, seed_random
 
 
 @pytest.mark.parametrize("num_before", [0, 1, 5])

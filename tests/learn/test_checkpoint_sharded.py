@@ -9,9 +9,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from tests.runs import START_METHOD
-from treepo.learn.checkpoint.learner import Learner
-from treepo.learn.checkpoint.sharded import save_tensors
 from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.train_state import Learner, save_tensors
 
 
 def make_learner(is_sharded: bool = False) -> Learner:

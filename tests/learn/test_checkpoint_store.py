@@ -11,11 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import treepo.learn.checkpoint.store as store_module
+import treepo.learn.checkpoint as store_module
 from tests.learn.learners import make_learner, save
-from treepo.learn.checkpoint.manifest import DamagedError, check_manifest
-from treepo.learn.checkpoint.store import CheckpointStore, Progress, Snapshot
-from treepo.learn.checkpoint.writer import CheckpointWriter
+from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, DamagedError, Progress, Snapshot, check_manifest
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from tests.trees import complete_tree, star, tree_of
-from treepo.credit import GRPO, SPO, Estimator, FadingDifference, MaxRL, TreePO, ValueDifference
-from treepo.grow import StrategyError
-from treepo.learn.crediting import credit
-from treepo.processes import Processes
+from treepo.credit.base import Estimator
+from treepo.credit.group import GRPO, MaxRL
+from treepo.credit.segment import SPO, FadingDifference, ValueDifference
+from treepo.credit.subgroup import TreePO
+from treepo.distributed import Processes
+from treepo.errors import StrategyError
+from treepo.learn.advantages import credit
 from treepo.tree import Tree
 
 TREES = [complete_tree(2), star(3, 4), tree_of({0: (1, 2), 2: (3, 4)}, 2)]

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from tests.learn.test_packing import advantages_of, prefixes_of
 from tests.trees import star, trees
-from treepo.learn.cutting import cut_within, last_tokens, longest_path
-from treepo.learn.packing import PackedTree, pack, pack_within
+from treepo.learn.packing import PackedTree, cut_within, last_tokens, longest_path, pack, pack_within
 from treepo.tree import Tree
 
 

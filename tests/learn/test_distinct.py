@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learn.reference import flatten
-from treepo.learn.distinct import START, DistinctTokens
+from treepo.learn.trie import START, DistinctTokens
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=8).map(lambda ids: [0, *ids]), min_size=1, max_size=8)
 

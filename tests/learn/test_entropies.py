@@ -9,7 +9,7 @@ import torch
 from tests.learn.reference import random_trees
 from tests.learn.test_update import updater_of
 from tests.models import make_tiny_model
-from treepo.learn.entropies import tree_entropies
+from treepo.learn.updater import tree_entropies
 from treepo.tree import ROOT
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.trees import tree_of
-from treepo.grow import TreeShape
-from treepo.learn.figures import forks_by_depth, problem_figures, reward_figures, tree_figures
+from treepo.grow.shape import TreeShape
+from treepo.learn.metrics import forks_by_depth, problem_figures, reward_figures, tree_figures
 
 SHAPE = TreeShape(4, 3, segment_len=2)
 

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import complete_tree, copy_of, relabelled, star, tree_of, trees
-from treepo.credit import DrGRPO, TreePO, ValueDifference
-from treepo.grow import TreeShape
-from treepo.learn.crediting import has_signal
-from treepo.learn.figures import forks_by_depth
-from treepo.learn.groups import advantage_figures, depths, group_figures
+from treepo.credit.group import DrGRPO
+from treepo.credit.segment import ValueDifference
+from treepo.credit.subgroup import TreePO
+from treepo.grow.shape import TreeShape
+from treepo.learn.advantages import has_signal
+from treepo.learn.metrics import advantage_figures, depths, forks_by_depth, group_figures
 from treepo.tree import Tree
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])

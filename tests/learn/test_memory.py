@@ -12,17 +12,13 @@ from tests.learn.reference import random_advantages, random_trees
 from tests.learn.test_trainer import Alternating, make_trainer
 from tests.learn.test_update import adam_of, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
-from treepo.engine.torch.memory import bytes_per_token
-from treepo.engine.torch.pool import BLOCK
-from treepo.learn.batches import TreeBatch
-from treepo.learn.cutting import longest_path
-from treepo.learn.loss import GSPO, PPO, Loss
+from treepo.engine.torch.kv_cache import BLOCK, bytes_per_token
+from treepo.learn.losses import GSPO, PPO, Loss
 from treepo.learn.memory import cache_figures, is_out_of_memory, memory_figures
 from treepo.learn.optim import OptimSettings
-from treepo.learn.packing import PackedTree
-from treepo.learn.reference import FrozenCopy
-from treepo.learn.scoring import Scorer, Scores
-from treepo.learn.update import Updater
+from treepo.learn.packing import PackedTree, longest_path
+from treepo.learn.scoring import Scorer, Scores, TreeBatch
+from treepo.learn.updater import FrozenCopy, Updater
 from treepo.tree import Tree
 
 CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of ..."

@@ -22,10 +22,10 @@ from tests.learn.reference import (
 )
 from tests.learn.test_update import ALL_TOKENS, gradients, largest_difference, packed_trees, updater_of
 from tests.models import make_tiny_model
-from treepo.config import resolve
-from treepo.learn.loss import CISPO, GSPO, PPO, REINFORCE, Loss
+from treepo.config.load import resolve
+from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
 from treepo.learn.packing import pack
-from treepo.learn.update import mismatch_figures
+from treepo.learn.updater import mismatch_figures
 
 
 def gspo_token(low: float, high: float) -> Formula:

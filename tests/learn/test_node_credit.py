@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 from tests.learn.reference import Formula, cispo, ppo, random_trees, reinforce, response_logprobs
 from tests.learn.test_update import AGGREGATIONS, ALL_TOKENS, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
-from treepo.credit import SPO, Estimator, FadingDifference, TreeRL, ValueDifference
-from treepo.learn.loss import CISPO, GSPO, PPO, REINFORCE, Aggregation, Loss
+from treepo.credit.base import Estimator
+from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
+from treepo.errors import NonFiniteUpdateError
+from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Aggregation, Loss
 from treepo.learn.packing import PackedTree, pack, pack_apart
-from treepo.learn.update import NonFiniteUpdateError, Updater
+from treepo.learn.updater import Updater
 from treepo.tree import Tree
 
 LOSSES: list[tuple[Loss, Formula]] = [

@@ -25,14 +25,13 @@ from transformers import (
 from tests.learn.reference import all_logprobs, ppo, random_advantages, random_trees, response_logprobs, separate_loss
 from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import SIZES, make_tiny_model
-from treepo.engine import SampleRequest
-from treepo.engine.plain import PlainEngine
-from treepo.learn.batches import join
+from treepo.engine.base import SampleRequest
+from treepo.engine.transformers import PlainEngine
 from treepo.learn.packing import PackedTree, pack, pack_apart
-from treepo.learn.scoring import Scorer, Scores
+from treepo.learn.scoring import Scorer, Scores, join
 from treepo.model.attention import ATTENTION_NAME, register_attention
-from treepo.model.recompute import recompute_activations
-from treepo.model.served import has_plain_head
+from treepo.model.compatibility import has_plain_head
+from treepo.model.policy import recompute_activations
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 

@@ -15,18 +15,17 @@ from tests.learn.reference import random_advantages, random_trees
 from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
 from tests.processes import run_in
-from treepo.engine import SampleRequest
-from treepo.engine.torch import TorchEngine
-from treepo.learn.checkpoint.learner import Learner
-from treepo.learn.loss import GSPO, Penalties, TrajectoryMean
+from treepo.distributed import ALONE, Processes
+from treepo.engine.base import SampleRequest
+from treepo.engine.torch.engine import TorchEngine
+from treepo.learn.losses import GSPO, Penalties, TrajectoryMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
-from treepo.learn.reference import FrozenCopy
 from treepo.learn.scoring import Scorer
-from treepo.learn.update import Updater
+from treepo.learn.train_state import Learner
+from treepo.learn.updater import FrozenCopy, Updater
 from treepo.model.attention import TreeAttention
-from treepo.model.sharding import blueprint_of, built, everywhere, is_sharded, plain_weights, shard, whole
-from treepo.processes import ALONE, Processes
+from treepo.model.fsdp import blueprint_of, built, everywhere, is_sharded, plain_weights, shard, whole
 
 CASES: dict[str, dict[str, Any]] = {
     "whole trees": {},

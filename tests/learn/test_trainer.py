@@ -12,21 +12,28 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import flatten, sequences_of
 from tests.models import make_tiny_model, make_tiny_tokenizer
-from treepo.credit import GRPO, SPO, Estimator, TreePO, TreeRL, ValueDifference, token_counts, whiten
-from treepo.engine import SampleRequest
-from treepo.engine.torch import TorchEngine
-from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeSampler, TreeShape
-from treepo.learn.crediting import credit
-from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.loss import PPO, Penalties, TokenMean
+from treepo.credit.base import Estimator, token_counts, whiten
+from treepo.credit.group import GRPO
+from treepo.credit.segment import SPO, TreeRL, ValueDifference
+from treepo.credit.subgroup import TreePO
+from treepo.data.problem import Outcome, Problem, Verdict
+from treepo.engine.base import SampleRequest
+from treepo.engine.torch.engine import TorchEngine
+from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.fallback import Resume
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
+from treepo.learn.advantages import credit
+from treepo.learn.dynamic_sampling import DynamicSampling
+from treepo.learn.losses import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer
-from treepo.learn.update import Updater
+from treepo.learn.updater import Updater
 from treepo.model.policy import Policy
-from treepo.task.checking import Outcome, Verdict
-from treepo.task.problem import Problem
 from treepo.tree import Tree
 
 SHAPE = TreeShape(width=6, depth=3, segment_len=4)

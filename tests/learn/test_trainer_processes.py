@@ -15,22 +15,20 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from tests.learn.test_trainer import ToyTask, half_judge, make_trainer
 from tests.processes import run_in
-from treepo.credit import TreePO
-from treepo.engine import EngineError
-from treepo.engine.torch import TorchEngine
-from treepo.evaluate import HeldOut
-from treepo.grow import TreeSampler
-from treepo.interrupts import Interrupted
-from treepo.learn.checkpoint.learner import Learner
-from treepo.learn.checkpoint.sharded import save_tensors
-from treepo.learn.loss import PPO, Penalties, TokenMean
+from treepo.credit.subgroup import TreePO
+from treepo.data.problem import Problem
+from treepo.distributed import Processes
+from treepo.engine.torch.engine import TorchEngine
+from treepo.errors import EngineError, Interrupted, PeerError
+from treepo.evaluate.validation import HeldOut
+from treepo.grow.sampler import TreeSampler
+from treepo.learn.losses import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.scoring import Scorer
+from treepo.learn.train_state import Learner, save_tensors
 from treepo.learn.trainer import Trainer
-from treepo.learn.update import Updater
-from treepo.model.sharding import everywhere, shard, whole
-from treepo.processes import PeerError, Processes
-from treepo.task.problem import Problem
+from treepo.learn.updater import Updater
+from treepo.model.fsdp import everywhere, shard, whole
 
 
 def divided(trainer: Trainer, processes: Processes) -> Trainer:

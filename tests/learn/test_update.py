@@ -28,24 +28,24 @@ from tests.learn.reference import (
     trajectory_mean,
 )
 from tests.models import KINDS, make_tiny_model
-from treepo.learn.loss import (
+from treepo.errors import NonFiniteUpdateError
+from treepo.learn.losses import (
     CISPO,
     GSPO,
     PPO,
     REINFORCE,
     Aggregation,
     ConstantLength,
+    KLEstimator,
     Loss,
     Penalties,
     TokenMean,
     TrajectoryMean,
 )
-from treepo.learn.loss.penalties import KLEstimator
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree, pack
-from treepo.learn.reference import FrozenCopy
 from treepo.learn.scoring import Scorer
-from treepo.learn.update import NonFiniteUpdateError, Updater
+from treepo.learn.updater import FrozenCopy, Updater
 from treepo.tree import Tree
 
 ALL_TOKENS = 10**6

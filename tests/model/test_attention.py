@@ -21,7 +21,7 @@ from tests.learn.reference import flatten, sequences_of, subtree_ends
 from tests.models import KINDS, SIZES, SLIDING_WINDOW, make_tiny_model
 from tests.trees import random_tree
 from treepo.model.attention import ATTENTION_NAME, TreeAttention, register_attention
-from treepo.model.served import check_config
+from treepo.model.compatibility import check_config
 
 
 def packed_logits(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.models import KINDS, make_tiny_model
+from treepo.engine.torch.cpu import CpuKernel, load_kernel
 from treepo.engine.torch.engine import TorchEngine
-from treepo.engine.torch.kernel import CpuKernel, load_kernel
 from treepo.model.attention import TreeAttention
 from treepo.model.forward import LEAN_TYPES, LeanForward, PlainForward, TorchOperations
 

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 from tests.learn.reference import random_advantages, random_trees
 from tests.learn.test_update import adam_of, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model, save_tiny_model
-from treepo.engine import SampleRequest
-from treepo.engine.torch import TorchEngine
-from treepo.learn.loss import Penalties
+from treepo.engine.base import SampleRequest
+from treepo.engine.torch.engine import TorchEngine
+from treepo.learn.losses import Penalties
 from treepo.learn.optim import OptimSettings
 from treepo.learn.packing import PackedTree, pack
-from treepo.learn.reference import AdapterOff, FrozenCopy
+from treepo.learn.updater import AdapterOff, FrozenCopy
 from treepo.model.lora import LoraSettings, add_adapter, has_adapter, merged
 from treepo.model.policy import Policy, load_policy
 

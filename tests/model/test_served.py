@@ -13,8 +13,8 @@ from transformers import (
 
 from tests.models import KINDS, make_tiny_model, make_tiny_tokenizer, save_tiny_model
 from treepo.model.attention import TreeAttention
+from treepo.model.compatibility import check_exact, longest_exact
 from treepo.model.policy import load_policy
-from treepo.model.served import check_exact, longest_exact
 
 TINY = {
     "hidden_size": 32,

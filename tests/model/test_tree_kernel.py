@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from treepo.model.attention import AttentionContext, TreeAttention
+from treepo.model.attention import AttentionContext, TreeAttention, tree_attention
 from treepo.model.flex import FlexTreeAttention
-from treepo.model.tree_kernel import CpuTreeAttention, load_tree_kernel
-from treepo.model.trees import tree_attention
+from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
 
 needs_compiler = pytest.mark.skipif(load_tree_kernel() is None, reason="no C compiler")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.report.browser import open_page
 from tests.trees import random_tree
-from treepo.credit import TreePO
+from treepo.credit.subgroup import TreePO
 from treepo.tree import Tree
 
 STATIC = files("treepo.report.page").joinpath("static")

@@ -6,8 +6,8 @@ from statistics import median
 
 import pytest
 
-from treepo.report.figures import Axis, Figure, Heatmap, Series
-from treepo.reporting_figures import figures_of
+from treepo.report.charts.base import Axis, Figure, Heatmap, Series
+from treepo.report.charts.read import figures_of
 
 ROOT = Path(__file__).parent.parent.parent
 UPDATE = ROOT / "benchmarks/results/update-hidden256.json"

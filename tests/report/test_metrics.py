@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from treepo.report.metrics import MetricsLog
+from treepo.report.run_log import MetricsLog
 
 
 @given(num_lines=st.integers(0, 5), last_step=st.integers(-1, 4), torn=st.binary(max_size=6))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import star
-from treepo.report.samples import append_samples, choose_samples, cut_samples, harmless
+from treepo.report.run_log import append_samples, choose_samples, cut_samples, harmless
 from treepo.report.trees import KeptTree
 
 

@@ -7,9 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from treepo.report.metrics import Metrics
-from treepo.report.progress import state_line, step_lines
-from treepo.report.terminal import Terminal
+from treepo.report.run_log import Metrics
+from treepo.report.terminal import Terminal, state_line, step_lines
 
 STEP: Metrics = {
     "reward/mean": 0.5321,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from treepo.printable import printable
 from treepo.report.terminal import Terminal
+from treepo.utils.text import printable
 
 NASTY = "\x1b[31mred\x1b]0;title\x07\r\b\x9b2J\x7f\u202egnp\u2028\t\ud800"
 ESCAPED = "\\x1b[31mred\\x1b]0;title\\x07\\r\\x08\\x9b2J\\x7f\\u202egnp\\u2028\\t\\ud800"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from treepo.report.samples import COLUMNS, Sample
-from treepo.report.trackers import TensorBoard, Tracker, TrackerError, Tracking, Trackio, WandB
-from treepo.report.trackers.tensorboard import as_code
+from treepo.errors import TrackerError
+from treepo.report.run_log import COLUMNS, Sample
+from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB, as_code
 
 CONFIG = {"train": {"seed": 3}, "optim": {"lr": 0.5, "betas": [0.9, 0.95]}}
 STEPS = {0: {"eval/avg": 0.25}, 1: {"reward/mean": 0.5, "tokens/decoded": 70}, 2: {"reward/mean": 0.75}}

@@ -1,1 +1,1 @@
-"""Benchmarks: contenders do the same work side by side in one process, in turns."""
+"""`treepo bench`: trees against sequential sampling, packed updates against plain ones, side by side."""

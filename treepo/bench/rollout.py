@@ -9,22 +9,33 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel
 
-from treepo.bench.contenders import Contender, PlainContender, TreeContender
-from treepo.bench.folder import describe_machine, describe_model, write_json
-from treepo.bench.measure import SEQUENTIAL, compare, measure
-from treepo.bench.model import load_or_make, random_ids
-from treepo.bench.report import JSON_NAME, PLOT_NAME, RolloutReport, WorkloadReport, write_plot
-from treepo.bench.settings import BenchConfig, PromptSettings
-from treepo.bench.turns import Progress
-from treepo.build import find_base_model
-from treepo.build_engine import EngineNeeds, build_engine, check_align
-from treepo.engine import Engine
-from treepo.grow import EvenBranching, InitialFork, Resume, Rules, StopRules, TreeShape
+from treepo.bench.models import load_or_make, random_ids
+from treepo.bench.rollout_report import (
+    JSON_NAME,
+    PLOT_NAME,
+    RolloutReport,
+    WorkloadReport,
+    describe_machine,
+    describe_model,
+    write_json,
+    write_plot,
+)
+from treepo.bench.rollout_variants import Contender, PlainContender, TreeContender
+from treepo.bench.settings import PromptSettings, RolloutBenchConfig
+from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
+from treepo.data.problem import Problem
+from treepo.engine.base import Engine
+from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.fallback import Resume
+from treepo.grow.growth import Rules
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
-from treepo.seeds import derive_seed
-from treepo.task.base_model import Report
-from treepo.task.chain_sums import ChainSums
-from treepo.task.problem import Problem
+from treepo.run.build import find_base_model
+from treepo.run.engine import EngineNeeds, build_engine, check_align
+from treepo.tasks.base_model import Report
+from treepo.tasks.chain_sums import ChainSums
+from treepo.utils.rng import derive_seed
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Workload:
 class RolloutBench:
     """The parts of one measurement. plain_model: the same weights, as transformers runs them."""
 
-    config: BenchConfig
+    config: RolloutBenchConfig
     policy: Policy
     plain_model: PreTrainedModel
     engine: Engine
@@ -95,7 +106,7 @@ class RolloutBench:
         return WorkloadReport(len(self.problems), workload.width, workload.response_len, figures)
 
 
-def prepare_bench(config: BenchConfig, report: Report) -> RolloutBench:
+def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
     """Load or make model, prompts and engine.
 
     report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
@@ -130,7 +141,7 @@ def keep(report: RolloutReport, out: Path) -> None:
     write_plot(report.workloads, out / PLOT_NAME)
 
 
-def _policy(config: BenchConfig, report: Report) -> Policy:
+def _policy(config: RolloutBenchConfig, report: Report) -> Policy:
     """The model that is given, else the built-in task's base model or random weights."""
     settings = config.model
     if config.bench.answers_end and not settings.path:
@@ -139,7 +150,7 @@ def _policy(config: BenchConfig, report: Report) -> Policy:
     return load_or_make(settings, config.architecture, longest, config.bench.seed)
 
 
-def _problems(config: BenchConfig, policy: Policy) -> list[Problem]:
+def _problems(config: RolloutBenchConfig, policy: Policy) -> list[Problem]:
     count, seed = config.prompts.count, config.bench.seed
     if not config.bench.answers_end:
         return random_problems(config.prompts, policy.model.config.vocab_size, seed)

@@ -2,16 +2,47 @@
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treepo.engine.servers import ServerSettings
-from treepo.engine.vllm import VllmSettings
-from treepo.grow import InitialFork, TreeShape
-from treepo.settings import Count, EngineSettings, ModelSettings
+from treepo.config.schema import Count, EngineSettings, ModelSettings
+from treepo.engine.settings import ServerSettings
+from treepo.engine.vllm.start import VllmSettings
+from treepo.grow.branching import InitialFork
+from treepo.grow.shape import TreeShape
+
+TOLERANCE = 0.02
+"""How far sizes may be off, as a fraction: a tree has a whole number of tokens."""
+
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+def level_sizes(distinct: int, sharing: float, leaves: int) -> list[int]:
+    """Tokens of each level of a balanced tree, from the stretch that all trajectories share to the leaves' own.
+
+    With N = sharing x distinct / leaves tokens per trajectory and D forks on the way, all stretches between forks have
+    one length but for the first, where much is shared, or the last, where little is. Raises ValueError if there is no
+    such tree.
+    """
+    depth = leaves.bit_length() - 1
+    if leaves != 1 << depth:
+        raise ValueError(f"leaves must be a power of two, got {leaves}")
+    length = sharing * distinct / leaves
+    # distinct = length - depth x stretch + (2 + 4 + ... + leaves) x stretch
+    stretch = (distinct - length) / (2 * leaves - 2 - depth)
+    lengths = [length - depth * stretch, *[stretch] * depth]
+    if lengths[0] < stretch:
+        # distinct = (1 + 2 + ... + leaves / 2) x stretch + leaves x (length - depth x stretch)
+        stretch = (sharing - 1) * distinct / (leaves * (depth - 1) + 1)
+        lengths = [*[stretch] * depth, length - depth * stretch]
+    sizes = [round(each * 2**level) for level, each in enumerate(lengths)]
+    total = sum(size * leaves / 2**level for level, size in enumerate(sizes))
+    fits = sizes[0] >= 2 and all(size >= 2**level for level, size in enumerate(sizes))
+    if not fits or max(abs(sum(sizes) / distinct - 1), abs(total / (sharing * distinct) - 1)) > TOLERANCE:
+        raise ValueError(f"no tree of {leaves} leaves has {distinct} distinct tokens and a sharing of {sharing:g}")
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -116,7 +147,7 @@ class ArchitectureSettings:
 
 
 @dataclass(frozen=True)
-class BenchSettings:
+class RolloutBenchSettings:
     """How it is measured."""
 
     repeats: Count = 5
@@ -134,7 +165,7 @@ class BenchSettings:
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class RolloutBenchConfig:
     """All settings of `treepo bench rollout`."""
 
     model: ModelSettings = ModelSettings()
@@ -144,4 +175,71 @@ class BenchConfig:
     engine: EngineSettings = EngineSettings()
     vllm: VllmSettings = VllmSettings()
     servers: ServerSettings = ServerSettings()
-    bench: BenchSettings = BenchSettings()
+    bench: RolloutBenchSettings = RolloutBenchSettings()
+
+
+Sharings = Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """Balanced trees of random tokens that fork in two."""
+
+    distinct: Count = 4000
+    """Tokens of a tree with its prompt, each shared one counted once."""
+
+    sharing: Sharings = (1.5, 2.0, 4.0, 8.0)
+    """Tokens of all trajectories, each with its prompt, over distinct tokens; every value is measured."""
+
+    leaves: Annotated[int, Field(ge=2)] = 16
+    """Trajectories per tree, a power of two."""
+
+    count: Count = 1
+    """Trees per update."""
+
+    def __post_init__(self) -> None:
+        for sharing in self.sharing:
+            level_sizes(self.distinct, sharing, self.leaves)
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Trees of the built-in task, grown and credited as in the first step of `treepo train`."""
+
+    widths: Counts = (8, 16)
+    """Trajectories per tree; every value is measured."""
+
+    problems: Count = 32
+    """Trees that are grown; the update is on those whose rewards differ."""
+
+
+@dataclass(frozen=True)
+class UpdateBenchSettings:
+    """How it is measured."""
+
+    trees: Literal["synthetic", "task"] = "synthetic"
+    """Trees of the section synthetic, on random weights if no model is given, or of the section task, on the built-in
+    task's base model if none is given."""
+
+    repeats: Count = 5
+    """Measured rounds, after one that warms up; in each, every contender runs once."""
+
+    micro_batch_tokens: Count = 8192
+    """Most tokens of one forward, as in training."""
+
+    gradient_checkpointing: bool = False
+    """Keep one hidden state per layer and compute the others again in the backward pass."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the weights and the trees."""
+
+
+@dataclass(frozen=True)
+class UpdateBenchConfig:
+    """All settings of `treepo bench update`."""
+
+    model: ModelSettings = ModelSettings()
+    architecture: ArchitectureSettings = ArchitectureSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
+    task: TaskSettings = TaskSettings()
+    bench: UpdateBenchSettings = UpdateBenchSettings()

@@ -1,10 +1,9 @@
 """Credit: from the rewards of a tree's leaves to advantages."""
 
-from treepo.credit.base import Estimator
+from treepo.credit.base import Estimator, token_counts, whiten
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
-from treepo.credit.whitening import token_counts, whiten
 
 __all__ = [
     "GRPO",

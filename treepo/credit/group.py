@@ -13,8 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from treepo.credit.base import LeafEstimator, mean_of, std_of
-from treepo.credit.terms import Term, group_terms
+from treepo.credit.base import LeafEstimator, Term, group_terms, mean_of, std_of
 from treepo.tree import ROOT, Tree
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from treepo.credit.terms import Term, node_name
+from treepo.credit.base import Term, node_name
 from treepo.tree import ROOT, Tree
 
 

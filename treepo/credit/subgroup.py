@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from treepo.credit.base import LeafEstimator, mean_of, std_of
-from treepo.credit.terms import Term
+from treepo.credit.base import LeafEstimator, Term, mean_of, std_of
 from treepo.tree import ROOT, Tree
 
 STD_EPS = 1e-6

@@ -1,5 +1,6 @@
 """The seam between trees and whatever decodes tokens."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
@@ -96,10 +97,6 @@ class EngineCounters:
         return {"engine/steps": self.num_steps} | prefixes | utilisation
 
 
-class EngineError(Exception):
-    """What decodes cannot go on; the message says in one line what to look at."""
-
-
 class Engine(Protocol):
     """Decodes segments; requests may be submitted while others run, and none depends on another."""
 
@@ -150,3 +147,24 @@ class Engine(Protocol):
         Nothing may be under way.
         """
         ...
+
+
+Score = Callable[[np.ndarray, float], np.ndarray]
+"""(token ids [n], temperature) -> log-probabilities [n, V] of what follows each, at that temperature."""
+
+NUM_PROBES = 8
+
+
+def largest_gap(engine: Engine, score: Score, ids: np.ndarray, sampling: Sampling) -> float:
+    """Largest difference between the log-probability that an engine reports for a token that it samples and the
+    policy's, over several prefixes of `ids`; infinite where one is not a number."""
+    lengths = np.unique(np.linspace(1, len(ids), NUM_PROBES).astype(int)).tolist()
+    for name, length in enumerate(lengths):
+        engine.submit(SampleRequest(name, ids[:length], 1, seed=name, sampling=sampling))
+    found: dict[int, tuple[int, float]] = {}
+    while len(found) < len(lengths):
+        found |= {r.request_id: (int(r.token_ids[0]), float(r.logprobs[0])) for r in engine.step()}
+    engine.release(0)
+    every = score(ids, sampling.temperature or 1.0)
+    gaps = [abs(found[name][1] - every[length - 1, found[name][0]]) for name, length in enumerate(lengths)]
+    return float(max(gaps)) if np.isfinite(gaps).all() else float("inf")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.seeds import derive_seed
+from treepo.utils.rng import derive_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
 
 Script = Callable[[np.ndarray, int], tuple[int, float]]
 """(ids so far, seed of this position) -> (next token id, its log-probability)."""

@@ -1,16 +1,33 @@
-"""What the sampled answers of one problem say about it.
-
-Letters: n answers, D draws, C classes of equal answers. `correct` is float64 [n] within 0 to 1, what the checker says.
-
-The answers are taken as independent draws from the policy. Leaves of a tree are neither independent nor equally likely
-(docs/leaf_weights.md): over leaves these are figures of trees, as in the paper, not of the policy.
-"""
+"""avg@k, pass@k and maj@k of one problem, and confidence intervals over problems."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+from treepo.data.problem import Decode, Problem, Task
+from treepo.engine.base import Engine, Sampling
+from treepo.evaluate.answering import judge
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+
+
+def accuracy(
+    engine: Engine,
+    task: Task,
+    problems: Sequence[Problem],
+    decode: Decode,
+    response_len: int,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> float:
+    """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
+    sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), Sampling(temperature))
+    grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
+    return float(np.mean([verdict.correct for one in judge(task, grown, decode) for verdict in one.verdicts]))
 
 
 def avg_at_k(correct: np.ndarray) -> float:
@@ -79,3 +96,48 @@ def _require_answers(correct: np.ndarray) -> None:
     is_inside = (correct >= 0) & (correct <= 1)
     if not np.all(is_inside):
         raise ValueError(f"correct: must lie within 0 and 1, got {correct[~is_inside][0]}")
+
+
+LEVEL = 0.95
+"""Share of evaluations on other problems whose interval should hold the true mean."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_with_interval(
+    sets: Sequence[np.ndarray], rng: np.random.Generator, num_resamples: int = 10_000, level: float = LEVEL
+) -> Estimate:
+    """The mean over all problems of all sets and its percentile bootstrap interval.
+
+    sets: per set float64 [problems], one value per problem. Problems are drawn anew within their set, each with all its
+    answers, so that answers to one problem need not be independent and the sets keep their sizes. Problems that all
+    agree, or a single one, give an interval of no width: nothing is known of others then, it is not certainty.
+    Raises ValueError if there is no problem.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    num_problems = sum(len(values) for values in sets)
+    if num_problems == 0:
+        raise ValueError("sets: there are no problems")
+    sums = np.zeros(num_resamples)
+    for values in sets:
+        if len(values) > 0:
+            sums += _resampled_sums(values, rng, num_resamples)
+    mean = math.fsum(value for values in sets for value in values) / num_problems
+    tail = (1 - level) / 2
+    low, high = np.quantile(sums / num_problems, [tail, 1 - tail])
+    # Sums are rounded in another order than the mean: it must not lie outside for that.
+    return Estimate(mean, min(float(low), mean), max(float(high), mean))
+
+
+def _resampled_sums(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
+    """Sums of as many values drawn with replacement, float64 [num_resamples]."""
+    # How often each distinct value is drawn is multinomial: few values instead of many problems, and no order.
+    distinct, counts = np.unique(values, return_counts=True)
+    return rng.multinomial(len(values), counts / len(values), size=num_resamples) @ distinct

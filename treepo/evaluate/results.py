@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from treepo.evaluate.estimates import avg_at_k, maj_at_k, pass_at_k
-from treepo.evaluate.intervals import Estimate, mean_with_interval
+from treepo.evaluate.estimates import Estimate, avg_at_k, maj_at_k, mean_with_interval, pass_at_k
 from treepo.evaluate.records import Cost, ProblemKey
-from treepo.seeds import derive_seed
+from treepo.utils.rng import derive_seed
 
 OVERALL = "overall"
 """The `source` of all sets together."""

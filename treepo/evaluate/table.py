@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from treepo.evaluate.intervals import Estimate
+from treepo.evaluate.estimates import Estimate
 from treepo.evaluate.results import Result, SetResult
-from treepo.printable import printable
+from treepo.utils.text import printable
 
 NOTHING = "-"
 """Stands where there is no figure."""

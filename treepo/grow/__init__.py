@@ -9,7 +9,6 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
-from treepo.grow.errors import StrategyError
 from treepo.grow.fallback import Cut, Fallback, Finished, NoFallback, Resume
 from treepo.grow.growth import Rules
 from treepo.grow.sampler import TreeSampler
@@ -32,7 +31,6 @@ __all__ = [
     "Rules",
     "StopRules",
     "Stopping",
-    "StrategyError",
     "TokenBudgetBranching",
     "TreeSampler",
     "TreeShape",

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from treepo.grow.errors import StrategyError
+from treepo.errors import StrategyError
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from treepo.engine import SampleResult
+from treepo.data.problem import Decode
+from treepo.engine.base import SampleResult
+from treepo.errors import StrategyError
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
-from treepo.grow.errors import StrategyError
 from treepo.grow.fallback import FROM_PROMPT, Fallback, Finished, Resume
 from treepo.grow.shape import TreeShape
-from treepo.grow.stopping import Decode, PathEnd, Stopping, StopRules, no_text
-from treepo.seeds import derive_seed
-from treepo.task.boxed import has_open_box
+from treepo.grow.stopping import PathEnd, Stopping, StopRules, no_text
 from treepo.tree import ROOT, Node, Tree
+from treepo.utils.rng import derive_seed
+from treepo.utils.text import has_open_box
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from itertools import count
 
-from treepo.engine import Engine, SampleRequest, Sampling
+from treepo.data.problem import Problem
+from treepo.engine.base import Engine, SampleRequest, Sampling
 from treepo.grow.growth import Growth, Rules, Segment
-from treepo.seeds import derive_seed
-from treepo.task.problem import Problem
 from treepo.tree import Tree
+from treepo.utils.rng import derive_seed
 
 
 class TreeSampler:

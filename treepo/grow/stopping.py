@@ -1,17 +1,15 @@
 """Why a path ends."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from treepo.grow.errors import StrategyError
+from treepo.data.problem import Decode
+from treepo.errors import StrategyError
 from treepo.grow.shape import TreeShape
-from treepo.task.boxed import last_box
 from treepo.tree import StopReason
-
-Decode = Callable[[Sequence[int]], str]
-"""Token ids to text, without special tokens."""
+from treepo.utils.text import last_box
 
 
 def no_text(token_ids: Sequence[int]) -> str:  # noqa: ARG001 - it is a Decode

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from treepo.engine import Engine
-from treepo.engine.torch import TorchEngine
-from treepo.model.sharding import local
+from treepo.engine.base import Engine
+from treepo.engine.torch.engine import TorchEngine
+from treepo.model.fsdp import local
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What allocators say that have no exception class of their own: PyTorch's for the CPU, cuBLAS."""

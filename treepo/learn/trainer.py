@@ -8,25 +8,22 @@ from time import perf_counter
 
 import numpy as np
 
-from treepo.credit import Estimator
-from treepo.engine import Engine
-from treepo.grow import TreeSampler
-from treepo.learn.crediting import credited, has_signal
-from treepo.learn.dynamic import DynamicSampling
-from treepo.learn.entropies import tree_entropies
-from treepo.learn.figures import lengths_of
+from treepo.credit.base import Estimator
+from treepo.data.problem import Problem, Task
+from treepo.distributed import ALONE, Processes
+from treepo.engine.base import Engine
+from treepo.grow.sampler import TreeSampler
+from treepo.learn.advantages import credited, has_signal
+from treepo.learn.dynamic_sampling import DynamicSampling
 from treepo.learn.memory import begin_peak, cache_figures, memory_figures
+from treepo.learn.metrics import Share, counters_of_all, joined, largest_of_all, lengths_of
 from treepo.learn.packing import PackedTree
-from treepo.learn.rewards import Verified, verify
-from treepo.learn.share import Share, counters_of_all, joined, largest_of_all
-from treepo.learn.update import Updater
+from treepo.learn.updater import Updater, tree_entropies
+from treepo.model.fsdp import whole
 from treepo.model.policy import Policy
-from treepo.model.sharding import whole
-from treepo.processes import ALONE, Processes
-from treepo.seeds import derive_seed
-from treepo.task.problem import Problem, Task
-from treepo.task.shaping import Reward, ShapedReward
 from treepo.tree import Tree
+from treepo.utils.rng import derive_seed
+from treepo.verify.rewards import Reward, ShapedReward, Verified, verify
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,1 @@
-"""Hugging Face models: loading, saving, and the attention they call."""
+"""The policy: a language model of transformers, and the attention that lets it forward packed trees."""

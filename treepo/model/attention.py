@@ -9,16 +9,17 @@ Letters: N tokens · H query heads · G key-value heads · D head size.
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from treepo.errors import NotPackableError
+from treepo.model.flex import FlexTreeAttention
+from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
+
 ATTENTION_NAME = "treepo"
-
-
-class NotPackableError(ValueError):
-    """A model whose attention cannot be told who sees whom: it can be trained on separate trajectories alone."""
 
 
 class AttentionContext(Protocol):
@@ -111,3 +112,22 @@ class TreeAttention:
             visible &= positions[:, None] - positions[None, :] < window
         mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
         return mask.masked_fill_(~visible, float("-inf"))[None, None]
+
+
+def tree_attention(
+    offsets: list[int], subtree_ends: np.ndarray, positions: np.ndarray, device: torch.device, dtype: torch.dtype
+) -> AttentionContext:
+    """Our kernel on the CPU, FlexAttention on CUDA; a dense mask per tree in float64, without a compiler, elsewhere.
+
+    offsets, subtree_ends, positions: see TreeAttention. dtype: of the weights.
+    """
+    if device.type == "cpu" and dtype != torch.float64 and (library := load_tree_kernel()) is not None:
+        return CpuTreeAttention(library, offsets, positions)
+    ends, depths = (_on(device, x) for x in (subtree_ends, positions))
+    if device.type == "cuda" and dtype != torch.float64:
+        return FlexTreeAttention(ends, depths)
+    return TreeAttention(offsets, ends, depths)
+
+
+def _on(device: torch.device, array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(device)

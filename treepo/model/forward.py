@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
 from treepo.model.attention import AttentionContext
-from treepo.model.sharding import own_class
+from treepo.model.fsdp import own_class
 
 Forward = Callable[[Tensor, Tensor, AttentionContext, Tensor], Tensor]
 """(ids int64 [N], positions int64 [N], context, which tokens' logits int64 [M]) -> logits [M, V]."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from treepo.model.sharding import plain_weights
+from treepo.model.fsdp import plain_weights
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,54 @@
-"""The policy: a Hugging Face decoder and its tokenizer, loaded from a folder and saved to one."""
+"""A model's weights as its checkpoint names them, for engines that keep a copy of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from treepo.model.attention import ATTENTION_NAME, NotPackableError, register_attention
-from treepo.model.lora import has_adapter, merged
-from treepo.model.served import check_config, check_exact, longest_exact, vocabulary_size
-from treepo.model.sharding import built
+from treepo.errors import NotPackableError
+from treepo.model.attention import ATTENTION_NAME, register_attention
+from treepo.model.compatibility import check_config, check_exact, longest_exact, vocabulary_size
+from treepo.model.fsdp import built, plain_weights
+from treepo.model.lora import has_adapter, merged, merged_weights
+
+
+def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of every weight, with adapters added to what they adapt.
+
+    transformers may keep weights in another layout than the checkpoint's (experts side by side in one tensor); what is
+    yielded is in the checkpoint's.
+    """
+    weights = dict(merged_weights(model)) if has_adapter(model) else plain_weights(model)
+    yield from revert_weight_conversion(model, weights).items()
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Keep each layer's input alone, and compute what lies inside it again in the backward pass.
+
+    Not by transformers' own switch: that works in training mode alone, which turns dropout on, and there also where no
+    gradient is asked for, so that sampling would lose its cache. Raises ValueError if the model's layers are not made
+    for it.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(f"train.gradient_checkpointing: {type(model).__name__} has no layers that support it")
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
+    # While sampling there is nothing to recompute, and no need to note the random state of every layer and step.
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *inputs, use_reentrant=False, **settings)
+    return forward(*inputs, **settings)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What a run tells: metrics, progress, the table at its end."""
+"""What a run tells: metrics, trees, charts, a page, a live view."""

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.engine import SampleRequest, Sampling
-from treepo.engine.drawing import Draws, draw, uniforms
-from treepo.engine.vllm import RowStreams
+from treepo.engine.base import SampleRequest, Sampling
+from treepo.engine.sampling import Draws, draw, uniforms
+from treepo.engine.vllm.engine import RowStreams
 
 
 def request(name: int, prefix_len: int = 3, sampling: Sampling = Sampling()) -> SampleRequest:  # noqa: B008 - frozen

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.engine.engines import make_model
-from treepo.cli import main
-from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
+from treepo.cli.main import main
 from treepo.engine.vllm import start as start_module
+from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 
 LIMITS = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=1024)
 

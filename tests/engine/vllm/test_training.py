@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.engine.engines import needs_vllm
-from treepo.cli import main
-from treepo.task.base_model import default_cache_folder, find_or_make_base_model
+from treepo.cli.main import main
+from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
 
 pytestmark = needs_vllm
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
 from tests.models import save_tiny_model
-from treepo.engine.agreement import largest_gap
-from treepo.engine.base import Sampling
-from treepo.engine.vllm import RowStreams, VllmEngine, VllmLimits, VllmSettings, start_vllm
+from treepo.engine.base import Sampling, largest_gap
+from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
+from treepo.model.compatibility import sequence_logprobs
 from treepo.model.lora import LoraSettings, add_adapter, merged
-from treepo.model.served import sequence_logprobs
 
 pytestmark = needs_vllm
 

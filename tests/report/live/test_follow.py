@@ -3,8 +3,7 @@
 import pytest
 
 from tests.report.live.runs import begin, cut, line, write
-from treepo.report.live.follow import MetricsFollower
-from treepo.report.live.state import RunFolder
+from treepo.report.live.state import MetricsFollower, RunFolder
 
 NAMES = frozenset({"reward/mean", "time/step_s"})
 

@@ -8,10 +8,9 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from tests.report.live.runs import begin, line, write
-from treepo.report.live.cache import PayloadCache
-from treepo.report.live.server import PageServer
+from treepo.cli.watch import live_payload, mark_of
+from treepo.report.live.server import PageServer, PayloadCache
 from treepo.report.page.html import page_html
-from treepo.watch_page import live_payload, mark_of
 
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 

@@ -8,12 +8,9 @@ import pytest
 from rich.console import Console
 
 from tests.report.live.runs import line
-from treepo.report.live.braille import DOTS, curve
-from treepo.report.live.follow import MetricsFollower
-from treepo.report.live.screen import Screen
-from treepo.report.live.shown import NAMES
-from treepo.report.live.state import RunState
-from treepo.report.progress import state_line
+from treepo.report.live.screen import DOTS, NAMES, Screen, curve
+from treepo.report.live.state import MetricsFollower, RunState
+from treepo.report.terminal import state_line
 
 
 def dots(lines: list[str]) -> np.ndarray:

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from treepo.report.live.cache import PayloadCache
-from treepo.report.live.server import HEADERS, PageServer, _Handler
+from treepo.report.live.server import HEADERS, PageServer, PayloadCache, _Handler
 
 
 class Run:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.trees import random_tree
-from treepo.credit import GRPO
+from treepo.credit.group import GRPO
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.payload import ShownRun
 from treepo.report.trees import KeptTree, write_trees

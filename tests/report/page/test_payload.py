@@ -13,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.report.page.runs import letters, shown, some_trees, write_run
-from treepo.credit import GRPO, TreePO
-from treepo.learn.crediting import credited
-from treepo.report.page.choice import TreeReader, choose_trees
-from treepo.report.page.explanation import Explanation
-from treepo.report.page.numbers import short, thousandths
-from treepo.report.page.payload import distinct, page_payload, run_payload
-from treepo.report.page.series import series_of, spread
+from treepo.credit.group import GRPO
+from treepo.credit.subgroup import TreePO
+from treepo.learn.advantages import credited
+from treepo.report.page.payload import Explanation, distinct, page_payload, run_payload
 from treepo.report.page.token_texts import TokenTexts
+from treepo.report.page.tree_choice import TreeReader, choose_trees, series_of, short, spread, thousandths
 from treepo.report.trees import KeptTree, read_trees, write_trees
 from treepo.tree import ROOT
 

@@ -1,5 +1,1 @@
-"""The embedded engine: samples from the very model that is trained."""
-
-from treepo.engine.torch.engine import TorchEngine
-
-__all__ = ["TorchEngine"]
+"""The built-in engine: samples from the very model that is trained."""

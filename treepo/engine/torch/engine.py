@@ -13,16 +13,14 @@ import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.drawing import Draws, draw, uniforms
+from treepo.engine.sampling import Draws, draw, uniforms
 from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
-from treepo.engine.torch.batch import Batch, Layout
-from treepo.engine.torch.kernel import CpuKernel, load_kernel
-from treepo.engine.torch.memory import affordable_tokens
-from treepo.engine.torch.pool import BLOCK, Blocks, KeyValuePool
-from treepo.engine.torch.prefixes import Prefixes, Run
-from treepo.engine.torch.rows import Pending, Rows
+from treepo.engine.torch.batch import Batch, Layout, Pending, Rows
+from treepo.engine.torch.cpu import CpuKernel, load_kernel
+from treepo.engine.torch.kv_cache import BLOCK, Blocks, KeyValuePool, affordable_tokens
+from treepo.engine.torch.prefix_cache import Prefixes, Run
+from treepo.model.compatibility import has_length_dependent_rope
 from treepo.model.forward import AutocastForward, Forward, LeanForward, PlainForward, TorchOperations, is_lean
-from treepo.model.served import has_length_dependent_rope
 
 
 class TorchEngine:
@@ -238,7 +236,7 @@ def make_kernel(device: torch.device) -> Kernel:
         library = load_kernel()
         return CpuKernel(library) if library else GatherKernel()
     try:
-        from treepo.engine.torch.triton_kernel import TritonKernel  # noqa: PLC0415 - Triton is there on GPUs only
+        from treepo.engine.torch.triton import TritonKernel  # noqa: PLC0415 - Triton is there on GPUs only
     except ImportError:
         return GatherKernel()
     return TritonKernel()

@@ -1,7 +1,5 @@
 """Starting vLLM in this process: the versions that are known to work, its environment, its settings, its refusals."""
 
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-
 import os
 import random
 import re
@@ -20,8 +18,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from treepo.engine.torch.memory import bytes_per_token
-from treepo.engine.vllm.rows import RowStreams, make_processor
+from treepo.engine.torch.kv_cache import bytes_per_token
+from treepo.engine.vllm.engine import RowStreams, make_processor
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 
 SUPPORTED = "0.32"
 """Minor version of vLLM that the tests run with."""

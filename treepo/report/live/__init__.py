@@ -1,1 +1,1 @@
-"""A run as it goes on: its state followed on disk, shown in the terminal or served as a page."""
+"""A run as it trains: its state followed on disk, shown in the terminal or served as a page."""

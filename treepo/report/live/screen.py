@@ -1,18 +1,113 @@
-"""What a run that goes on looks like in the terminal."""
+"""Curves of Braille characters, each of 2 x 4 dots."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from treepo.printable import printable
-from treepo.report.live.braille import curve
-from treepo.report.live.shown import CURVES, FIGURES, PHASES, Shown, duration
 from treepo.report.live.state import RunState
+from treepo.utils.text import printable
+
+DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
+"""The bit of each dot, row by column, above U+2800 (Unicode 16, section 21.1)."""
+
+
+def curve(x: Sequence[float], y: Sequence[float], width: int, height: int) -> list[str]:
+    """The curve through the points as `height` lines of `width` characters, the lowest value at the bottom.
+
+    x: not decreasing. Points that fall into the same column of dots are averaged; between columns the curve goes
+    straight. What is not finite is left out.
+    """
+    points = np.array([x, y], float)
+    known_x, known_y = points[:, np.isfinite(points).all(axis=0)]
+    dots = np.zeros((4 * height, 2 * width), np.uint8)
+    if len(known_x):
+        rows = _rows(known_x, known_y, 2 * width, 4 * height)
+        before = np.concatenate([rows[:1], rows[:-1]])
+        for column, (start, end) in enumerate(zip(before, rows, strict=True)):
+            # From beside the dot of the column before to this one's, so that steep parts have no gaps.
+            first, last = (start + np.sign(end - start), end) if column else (end, end)
+            dots[min(first, last) : max(first, last) + 1, column] = 1
+    bits = (dots.reshape(height, 4, width, 2) * DOTS[None, :, None, :]).sum(axis=(1, 3))
+    return ["".join(chr(0x2800 + int(bit)) for bit in row) for row in bits]
+
+
+def _rows(x: np.ndarray, y: np.ndarray, num_columns: int, num_rows: int) -> np.ndarray:
+    """The row of the curve's dot in each column, from the top; as many columns as the points reach over."""
+    span = x[-1] - x[0]
+    columns = np.round((x - x[0]) / span * (num_columns - 1)).astype(int) if span > 0 else np.zeros(len(x), int)
+    present, which = np.unique(columns, return_inverse=True)
+    means = np.bincount(which, weights=y) / np.bincount(which)
+    heights = np.interp(np.arange(present[-1] + 1), present, means)
+    low, high = means.min(), means.max()
+    share = (heights - low) / (high - low) if high > low else np.full(len(heights), 0.5)
+    return np.round((1 - share) * (num_rows - 1)).astype(int)
+
+
+PHASES = ("grow", "verify", "wait", "pack", "entropies", "update")
+"""Of a step, those that a run has; `wait`: of several processes, for the others to have grown their trees."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One metric: what it is called in a narrow place and how its values are written."""
+
+    name: str
+    title: str
+    written: Callable[[float], str]
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+CURVES = (
+    Shown("reward/mean", "reward", _fraction),
+    Shown("eval/avg", "held-out accuracy", _share),
+    Shown("response_len/mean", "tokens per answer", _number),
+    Shown("entropy", "entropy per token", _fraction),
+    Shown("tokens/sharing", "sharing", lambda value: f"{value:.2f}"),
+    Shown("time/trajectories_per_s", "trajectories/s", _number),
+)
+"""As curves, in this order."""
+
+FIGURES = (
+    Shown("correct/mean", "right", _share),
+    Shown("eval/greedy", "held out, greedy", _share),
+    Shown("problems/trained", "trees trained on", lambda value: f"{value:.0f}"),
+    Shown("update/kl", "KL", lambda value: f"{value:.1e}"),
+    Shown("update/clip_fraction", "clipped", lambda value: f"{value:.2%}"),
+    Shown("update/grad_norm", "gradient norm", _fraction),
+    Shown("time/tokens_per_s", "tokens/s", _number),
+)
+"""As their last values."""
+
+TIMES = ("time/step_s", *(f"time/{phase}_s" for phase in PHASES))
+
+NAMES = frozenset([shown.name for shown in (*CURVES, *FIGURES)] + [*TIMES])
+"""All that is read of a step."""
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03; `?` for what is not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
 
 CURVE_WIDTH = 38
 """Fewest columns of a curve where several stand side by side."""
@@ -114,3 +209,19 @@ def _phases(state: RunState, width: int) -> Text:
         bar.append(fill * (end - start), style=colour)
         names.append(fill, style=colour).append(f" {phase} {share:.0%}  ")
     return Text.assemble(bar, "\n", names, overflow="fold")
+
+
+def step_lines(state: RunState, num_known: int, num_told: int) -> Iterator[str]:
+    """A line for each object of the log that is new, and one that the run is complete with it.
+
+    num_known: objects at its beginning that were there before; num_told: objects that were told of, more than those if
+    the run was resumed from an earlier step.
+    """
+    if num_known < num_told:
+        went_back = int(state.log[num_known - 1]["step"]) if num_known else 0
+        yield f"{printable(state.name)}  was resumed after step {went_back}"
+    for metrics in state.log[num_known:]:
+        one = RunState(state.name, state.num_steps, (metrics,))
+        yield "  ".join([f"step {metrics['step']:.0f} of {state.num_steps}", *figure_texts(one, (*CURVES, *FIGURES))])
+    if state.is_complete and num_known < len(state.log):
+        yield head(state)

@@ -1,0 +1,62 @@
+"""Stubs of servers, engines over them, short waits, and nothing left behind."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from transformers import PreTrainedModel
+
+from tests.engine.engines import make_model
+from tests.engine.server.stub import StubServer
+from treepo.engine.server import client, fleet
+from treepo.engine.server.engine import ServerEngine
+from treepo.engine.server.weight_sync import DiskSync, Sync
+from treepo.engine.settings import ServerSettings
+
+MakeStubs = Callable[..., list[StubServer]]
+Connect = Callable[..., ServerEngine]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of seconds become waits of milliseconds."""
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    monkeypatch.setattr(fleet, "PAUSE_S", 0.01)
+    monkeypatch.setattr(fleet, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(fleet, "DROP_S", 0.5)
+    monkeypatch.setattr(client, "LOOK_S", 0.5)
+
+
+@pytest.fixture
+def make_stubs() -> Iterator[MakeStubs]:
+    """(how many, model) -> servers that are stopped when the test ends."""
+    stubs: list[StubServer] = []
+
+    def make(count: int = 1, model: PreTrainedModel | None = None) -> list[StubServer]:
+        made = [StubServer(model or make_model()) for _ in range(count)]
+        stubs.extend(made)
+        return made
+
+    yield make
+    for stub in stubs:
+        stub.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """(servers, eos ids, settings) -> an engine that is connected, and closed when the test ends."""
+    engines: list[ServerEngine] = []
+
+    def make(
+        stubs: list[StubServer], eos_ids: tuple[int, ...] = (), sync: Sync | None = None, **settings: object
+    ) -> ServerEngine:
+        how = ServerSettings(urls=tuple(stub.url for stub in stubs), **settings)  # type: ignore[arg-type]
+        engine = ServerEngine(how, sync or DiskSync(), eos_ids)
+        engines.append(engine)
+        engine.connect()
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+    assert "servers" not in {thread.name for thread in threading.enumerate()}

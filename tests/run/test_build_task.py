@@ -1,0 +1,186 @@
+"""From settings to problems: what is read, what is dropped, and what stops a run before it starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import save_tiny_model
+from treepo.config.load import resolve
+from treepo.data.prompts import PromptTemplate
+from treepo.model.policy import Policy, load_policy
+from treepo.run.task import build_task
+from treepo.tasks.chain_sums import LONGEST_PROMPT
+from treepo.verify.task import CheckedTask
+
+TREE = {"width": 4, "depth": 2, "segment_len": 4}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    return load_policy(str(save_tiny_model(tmp_path_factory.mktemp("model"), chat=True)))
+
+
+def write(path: Path, *records: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def sums(count: int, first: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": f"{i}+1?", "answer": str(i + 1)} for i in range(first, first + count)]
+
+
+def build(policy: Policy, told: list[str] | None = None, longest: int = 10_000, **sections: Any) -> CheckedTask:
+    config = resolve({"tree": TREE, "prompt": {"question": "{question}"}, "checking": {"num_workers": 1}}, sections)
+    task = build_task(config, policy, longest, (told if told is not None else []).append)
+    assert isinstance(task, CheckedTask)
+    task.close()
+    return task
+
+
+def test_a_single_set_needs_no_brackets(policy: Policy, tmp_path: Path) -> None:
+    """One name and a list of one name are the same setting."""
+    path = write(tmp_path / "a.jsonl", *sums(30))
+    one, other = (build(policy, data={"train": given}) for given in (path, [path]))
+    assert one.training_problems(0, 5) == other.training_problems(0, 5)
+
+
+def test_weights_say_how_often_a_set_is_asked(policy: Policy, tmp_path: Path) -> None:
+    """Three to one over a block of 64, whatever their sizes."""
+    paths = [write(tmp_path / "a.jsonl", *sums(30)), write(tmp_path / "b.jsonl", *sums(100, 100))]
+    task = build(policy, data={"train": paths, "weights": [3.0, 1.0]})
+    asked = [p.source for p in task.training_problems(0, 64)]
+    assert (asked.count("a"), asked.count("b")) == (48, 16)
+
+
+def test_a_checker_that_does_not_know_the_known_answers_stops_the_run(policy: Policy, tmp_path: Path) -> None:
+    """Answers that are numbers, and a checker that wants letters."""
+    path = write(tmp_path / "sums.jsonl", *sums(30))
+    with pytest.raises(ValueError, match=r"checker: of 'sums': ChoiceChecker does not recognise 16 of 16"):
+        build(policy, data={"train": path}, checker={"use": "ChoiceChecker"})
+    build(policy, data={"train": path}, checker={"use": "NumericChecker"})
+
+
+def test_a_checker_that_cannot_be_imported_is_named_as_the_setting(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that calls sys.exit was a traceback, one that is not there was blamed on the first set of problems."""
+    (tmp_path / "leaves_at_once.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write(tmp_path / "sums.jsonl", *sums(30))
+    for function, reason in (
+        ("leaves_at_once:judge", r"SystemExit\(3\)"),
+        ("not_there_at_all:judge", "ModuleNotFound"),
+    ):
+        with pytest.raises(ValueError, match=f"^checker.function cannot be imported, '{function}': {reason}"):
+            build(policy, data={"train": path}, checker={"use": "FunctionChecker", "function": function})
+
+
+def test_more_held_out_problems_than_a_machine_counts_are_all(policy: Policy, tmp_path: Path) -> None:
+    """10^30 of them were an OverflowError."""
+    task = build(policy, data={"held_out": write(tmp_path / "a.jsonl", *sums(5))})
+    assert [p.answer for p in task.held_out_problems(10**30)] == ["1", "2", "3", "4", "5"]
+    assert len(task.held_out_problems(2)) == 2 and task.held_out_problems(0) == []
+
+
+def test_an_odd_known_answer_is_told(policy: Policy, tmp_path: Path) -> None:
+    """One that the checker cannot read is named, and the run goes on."""
+    letters = [{"prompt": f"{i}?", "answer": "ABCD"[i % 4]} for i in range(15)]
+    path = write(tmp_path / "a.jsonl", {"prompt": "odd?", "answer": "no letter"}, *letters)
+    told: list[str] = []
+    build(policy, told, data={"held_out": path}, checker={"use": "ChoiceChecker"})
+    assert any("a known answer of 'a' is not recognised: 'no letter'" in line for line in told)
+
+
+def test_what_is_dropped_is_told(policy: Policy, tmp_path: Path) -> None:
+    """Prompts that are too long and questions that were asked before."""
+    path = write(tmp_path / "a.jsonl", *sums(30), *sums(2), {"prompt": "long " * 50, "answer": "1"})
+    told: list[str] = []
+    build(policy, told, data={"train": path, "max_prompt_len": 30})
+    assert "data.train: 1 of 31 problems dropped: prompts of more than 30 tokens" in told
+    assert "data.train: 2 problems dropped: asked before in the same set" in told
+
+
+@pytest.mark.parametrize(
+    ("longest", "max_prompt_len", "room"),
+    [(10_000, 1024, 512 - 8), (100, 1024, 100 - 8), (10_000, 30, 30), (38, 31, 38 - 8)],
+)
+def test_a_prompt_leaves_room_for_the_longest_response(
+    longest: int, max_prompt_len: int, room: int, policy: Policy, tmp_path: Path
+) -> None:
+    """A response of 8 tokens after it fits the model and what the engine holds, but with none to spare."""
+    assert policy.max_len == 512
+    (num_marks,) = {len(PromptTemplate(question="{question}").encode(policy.tokenizer, "x" * n)) - n for n in (1, 99)}
+    longest_text = "y" * (room - num_marks)
+    records = [{"prompt": text, "answer": "1"} for text in (longest_text, longest_text + "y")]
+    told: list[str] = []
+    task = build(
+        policy,
+        told,
+        longest,
+        data={"held_out": write(tmp_path / "a.jsonl", *records), "max_prompt_len": max_prompt_len},
+    )
+    assert [len(p.prompt_ids) for p in task.held_out_problems(9)] == [room]
+    assert f"data.held_out: 1 of 2 problems dropped: prompts of more than {room} tokens" in told
+
+
+@pytest.mark.parametrize(("tree", "longest"), [({"depth": 128}, 10_000), ({}, 8)])
+def test_no_room_for_a_prompt_stops_the_run(tree: dict[str, Any], longest: int, policy: Policy, tmp_path: Path) -> None:
+    """Responses as long as the model's positions, or as what the engine holds; with one token less there is room."""
+    data = {"held_out": write(tmp_path / "a.jsonl", {"prompt": "y", "answer": "1"}), "max_prompt_len": 1}
+    with pytest.raises(ValueError, match=r"^tree: responses of \d+ tokens .* leave no room for a prompt"):
+        build(policy, longest=longest, tree=tree, data=data)
+    with pytest.raises(ValueError, match="no problem has at most 1 prompt tokens"):
+        build(policy, longest=longest + 1, tree=tree | {"max_response_len": 511} if tree else tree, data=data)
+
+
+def test_the_built_in_task_needs_room_for_its_longest_prompt(policy: Policy) -> None:
+    config = resolve({"tree": TREE})
+    build_task(config, policy, 8 + LONGEST_PROMPT, print)
+    with pytest.raises(ValueError, match="^tree: responses of 8 tokens"):
+        build_task(config, policy, 8 + LONGEST_PROMPT - 1, print)
+
+
+def test_problems_of_files_with_the_same_name_are_told_apart(policy: Policy, tmp_path: Path) -> None:
+    """Train and held-out sets lie in folders of their own: no id stands for two problems."""
+    paths = []
+    for folder, first in (("train", 0), ("test", 100)):
+        (tmp_path / folder).mkdir()
+        paths.append(write(tmp_path / folder / "a.jsonl", *sums(5, first)))
+    task = build(policy, data={"train": paths[0], "held_out": paths[1]})
+    assert {p.id for p in task.training_problems(0, 5)} == {f"train/a.jsonl:{i}" for i in range(1, 6)}
+    assert {p.id for p in task.held_out_problems(5)} == {f"test/a.jsonl:{i}" for i in range(1, 6)}
+
+
+def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> None:
+    """A set to draw from that is held out as a whole, or whose prompts are all too long; without weights others do."""
+    train = [write(tmp_path / "a.jsonl", *sums(10)), write(tmp_path / "b.jsonl", *sums(10, 100))]
+    again = write(tmp_path / "again.jsonl", *sums(10, 100))
+    with pytest.raises(ValueError, match="^data.weights: all problems of 'b' are held out$"):
+        build(policy, data={"train": train, "weights": [1.0, 1.0], "held_out": again})
+    task = build(policy, data={"train": train, "held_out": again})
+    assert {p.source for p in task.training_problems(0, 20)} == {"a"}
+    train[1] = write(tmp_path / "b.jsonl", {"prompt": "long " * 50, "answer": "1"})
+    with pytest.raises(ValueError, match="^data.train: no problem of 'b' has at most 30 prompt tokens$"):
+        build(policy, data={"train": train, "weights": [1.0, 1.0], "max_prompt_len": 30})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": "gsm8k=FILE", "prompt_field": "q"}, "data.prompt_field: 'q' is for sets that name no format"),
+        ({"train": "FILE", "weights": [1.0, 2.0]}, "data.weights needs a number for each of 1 sets"),
+        ({"train": "FILE", "held_out": "FILE"}, "data.train: all problems are held out"),
+        ({"train": "FILE", "max_prompt_len": 1}, "data.train: no problem has at most 1 prompt tokens"),
+        (
+            {"train": "FILE", "prompt_field": "q"},
+            r"data.train: a.jsonl:1: no field 'q'; there are \['answer', 'prompt'\]",
+        ),
+    ],
+)
+def test_mistakes_name_the_setting(data: dict[str, Any], message: str, policy: Policy, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *sums(10))
+    given = {k: v.replace("FILE", path) if isinstance(v, str) else v for k, v in data.items()}
+    with pytest.raises(ValueError, match=message):
+        build(policy, data=given)

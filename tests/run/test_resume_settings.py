@@ -1,0 +1,104 @@
+"""What a resumed run refuses, and what it may change."""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from treepo.cli.main import main
+from treepo.config.load import resolve
+from treepo.config.schema import Config
+from treepo.run.resume import MAY_CHANGE, changed_settings, claimed
+
+DOCS = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+
+
+def test_every_setting_that_may_change_exists_and_is_in_the_docs():
+    for name in MAY_CHANGE:
+        section, _, key = name.partition(".")
+        assert hasattr(getattr(Config(), section), key), name
+    table = DOCS[DOCS.index("## What may change") : DOCS.index("## Signals")]
+    rows = "".join(line for line in table.splitlines() if line.startswith("|"))
+    named = {f"{section}.{key}" for section, key in re.findall(r"`(\w+)\.(\w+)`", rows)}
+    assert named == set(MAY_CHANGE)
+
+
+def test_changed_settings_are_named_with_both_values():
+    """Also those that one of the two lacks: None is not written down, and classes have settings of their own."""
+    old = resolve({"train": {"num_steps": 5}, "engine": {"max_tokens": 100}})
+    new = resolve({"train": {"num_steps": 6}, "loss": {"use": "CISPO"}})
+    changes = {name: (before, after) for name, before, after in changed_settings(old, new)}
+    assert changes["train.num_steps"] == (5, 6)
+    assert changes["engine.max_tokens"] == (100, None)
+    assert changes["loss.use"] == ("PPO", "CISPO")
+    assert {name.partition(".")[0] for name in changes} == {"train", "engine", "loss"}
+    assert changed_settings(old, old) == []
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    """A watchdog that starts a run again may think that it is dead when it is not."""
+    (tmp_path / "config.toml").touch()
+    with (
+        claimed(tmp_path, print),
+        pytest.raises(ValueError, match="another process trains in"),
+        claimed(tmp_path, print),
+    ):
+        pass
+    with claimed(tmp_path, print):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--resume", "nowhere"], "resume: 'nowhere' holds no run: there is no config.toml"),
+        (["--resume", "."], "resume: '.' holds no run: there is no config.toml"),
+        (["--resume", ""], "resume: no folder given"),
+        (["--resume", ".", "--out", "x"], "resume: a run goes on with its own settings in its own folder"),
+        (["--resume", ".", "recipe.toml"], "resume: a run goes on with its own settings in its own folder"),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_in_a_line(args, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *args]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"treepo: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch):
+    """NFS without its lock service, for one."""
+
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / "config.toml").touch()
+    said = []
+    with claimed(tmp_path, said.append):
+        assert said == [
+            f"{str(tmp_path)!r} cannot be locked (No locks available): see that no other process writes there"
+        ]
+
+
+def test_a_folder_that_holds_no_run_is_left_as_it_was(tmp_path):
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_needed_and_were_changed_are_refused(chain_model, tmp_path, capfd):
+    """With adapters or a KL penalty the initial weights are read again, and are no part of a checkpoint."""
+    model, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(chain_model, model)
+    small = ["--train.num_steps", "0", "--eval.num_problems", "0", "--lora.rank", "2"]
+    assert main(["train", "--model.path", str(model), "--out", str(out), *small]) == 0
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\x00\x00\x00\x3f")
+    assert main(["train", "--resume", str(out), "--train.num_steps", "1"]) == 2
+    assert capfd.readouterr().err == (
+        "treepo: resume: model.path: the weights are no longer those that the run was begun with\n"
+    )

@@ -1,0 +1,100 @@
+"""Trackers of a whole run."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.report.test_trackers import Noting
+from tests.run.test_run import QUIET, settings
+from treepo.cli.main import main
+from treepo.config.load import resolve, to_toml
+from treepo.config.schema import TrackingSettings
+from treepo.errors import TrackerError
+from treepo.report.terminal import Terminal
+from treepo.report.trackers import TensorBoard, Trackio, WandB
+from treepo.run import train as build_tracking
+from treepo.run.train import prepare, train
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"trackers": ["mlflow"]}, "tracking.trackers must be among tensorboard, trackio, wandb, got 'mlflow'"),
+        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers must differ, got \['wandb', 'wandb'\]"),
+        ({"sample_problems": -1}, "tracking.sample_problems: "),
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        resolve({"tracking": wrong})
+
+
+def test_a_single_tracker_needs_no_brackets():
+    config = resolve({"tracking": {"trackers": "wandb", "offline": True}})
+    assert config.tracking == TrackingSettings(("wandb",), offline=True)
+    assert 'trackers = [\n    "wandb",\n]' in to_toml(config)
+
+
+def test_each_name_has_its_class(tmp_path):
+    made = [
+        build_tracking.make_tracker(name, TrackingSettings(), tmp_path) for name in ("tensorboard", "trackio", "wandb")
+    ]
+    assert [type(tracker) for tracker in made] == [TensorBoard, Trackio, WandB]
+
+
+def test_one_that_is_not_installed_is_told_in_a_line_before_anything_is_made(
+    chain_model, tmp_path, capsys, monkeypatch
+):
+    """A folder of its name in the current one, as wandb leaves it, was once taken for the package."""
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    if build_tracking.find_spec("trackio").origin is not None:
+        monkeypatch.setattr(build_tracking, "find_spec", lambda _: None)
+    assert main(["train", "--model.path", str(chain_model), "--out", "out", "--tracking.trackers", "trackio"]) == 2
+    expected = "treepo: tracking.trackers: trackio is not installed: pip install 'treepo[trackio]'\n"
+    assert capsys.readouterr().err == expected
+    assert not Path("out").exists()
+
+
+def test_every_extra_that_is_named_exists():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    for name in ("tensorboard", "trackio", "wandb"):
+        assert f'\n{name} = ["{name}>=' in text
+
+
+def use_tracker(monkeypatch: pytest.MonkeyPatch, tracker: Noting) -> None:
+    """Whatever the settings name, it is this one, and installed."""
+    monkeypatch.setattr("treepo.run.train.check_installed", lambda _: None)
+    monkeypatch.setattr(build_tracking, "make_tracker", lambda *_: tracker)
+
+
+def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monkeypatch):
+    """A tracker that fails in the middle is said, and the run has all its files."""
+    tracker = Noting("table")
+    use_tracker(monkeypatch, tracker)
+    small = {"num_steps": 2, "problems_per_step": 3, "trees_every": 2}
+    tracking = {"trackers": ["wandb"], "sample_problems": 2, "sample_answers": 3}
+    config = settings(chain_model, train=small, tracking=tracking)
+    file = StringIO()
+    terminal = Terminal(Console(file=file, width=80))
+    train(prepare(config, tmp_path / "out", terminal), tmp_path / "out", terminal)
+    assert tracker.calls == [("start", "out"), ("log", 0), ("log", 1), ("table", 2)]
+    assert file.getvalue().count("wandb failed and gets nothing more") == 1
+    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 2 * 3 and {sample["step"] for sample in samples} == {2}
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_one_that_cannot_start_ends_the_run_at_once(chain_model, tmp_path, monkeypatch):
+    use_tracker(monkeypatch, Noting("start"))
+    run = prepare(settings(chain_model), tmp_path / "out", QUIET)
+    run = replace(run, config=replace(run.config, tracking=TrackingSettings(("wandb",))))
+    with pytest.raises(TrackerError, match=r"^tracking.trackers: wandb cannot be started: ConnectionError: no answer$"):
+        train(run, tmp_path / "out", QUIET)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()

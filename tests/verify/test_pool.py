@@ -1,0 +1,228 @@
+"""Processes that judge: what fails fails alone, what hangs is ended, and nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.verify.judges import said
+from treepo.data.problem import Outcome, Verdict
+from treepo.errors import StartError
+from treepo.verify.pool import CheckerPool, PoolSettings
+from treepo.verify.verifiers import ExactChecker, FunctionChecker
+
+JUDGE = FunctionChecker("tests.verify.judges:judge")
+RIGHT, WRONG = (Verdict(correct, Outcome.CHECKED, None) for correct in (1.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[CheckerPool]:
+    """One for the tests that need nothing else of it; its limits are those of the tests."""
+    with CheckerPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
+        yield shared
+
+
+def ask(pool: CheckerPool, *responses: str) -> list[Verdict]:
+    return pool.check([(response, "a") for response in responses])
+
+
+def lives(pid: str | None) -> bool:
+    """Whether a process runs; one that ended and was not collected yet does not."""
+    try:
+        os.kill(int(pid or ""), 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or ") Z" not in stat.read_text()
+    except ProcessLookupError:
+        return False
+
+
+def is_gone_soon(pid: str | None) -> bool:
+    """Within 20 s."""
+    deadline = time.monotonic() + 20
+    while lives(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not lives(pid)
+
+
+def test_verdicts_come_in_the_order_asked(pool):
+    asked = [(str(i), str(i - i % 3 % 2)) for i in range(2000)]
+    assert [verdict == RIGHT for verdict in pool.check(asked)] == [response == answer for response, answer in asked]
+
+
+def test_nothing_asked_starts_nothing():
+    assert CheckerPool(FunctionChecker("no.such:thing")).check([]) == []
+
+
+def test_what_a_function_may_return(pool):
+    verdicts = ask(pool, "a", "b", "half", "\\boxed{ x  y }")
+    assert verdicts == [RIGHT, WRONG, Verdict(0.5, Outcome.CHECKED, None), Verdict(0.0, Outcome.CHECKED, "x y")]
+
+
+def test_failures_fail_alone_and_are_told():
+    """Raising, leaving, being killed, running out of memory, returning nonsense: each is CRASHED, the others judged."""
+    with CheckerPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+        bad = ["raise", "exit", "die", "memory", "two", "nothing"]
+        verdicts = ask(own, *[response for one in bad for response in ("a", one, "b")])
+        assert verdicts == [RIGHT, Verdict(0.0, Outcome.CRASHED, None), WRONG] * len(bad)
+        told = [
+            r"ZeroDivisionError: no such thing \(judges.py:\d+\)",
+            "exit status 1: enough",
+            "ended by SIGKILL: last words",
+            "exit status 1: .*MemoryError",
+            "must return a bool, 0 to 1 or a Verdict, got 2.0",
+        ]
+        assert len(own.problems) == len(told)
+        for problem, pattern in zip(own.problems, told, strict=True):
+            with pytest.raises(ValueError, match=pattern):
+                raise ValueError(problem)
+
+
+def test_what_hangs_is_ended_and_others_are_judged(pool):
+    """Also in C code that never comes back to Python, where signal handlers do not run."""
+    verdicts = ask(pool, *["a"] * 20, "spin", *["b"] * 20)
+    assert verdicts == [RIGHT] * 20 + [Verdict(0.0, Outcome.TIMEOUT, None)] + [WRONG] * 20
+
+
+def test_what_is_printed_does_not_get_between(pool):
+    assert ask(pool, "print", "a", "print", "b") == [RIGHT, RIGHT, RIGHT, WRONG]
+
+
+def test_processes_that_a_function_started_end_with_its_worker(pool):
+    child = ask(pool, "child")[0].given
+    assert lives(child)
+    pool.close()
+    assert is_gone_soon(child)
+
+
+def test_workers_are_light(pool):
+    assert ask(pool, "modules") == [said([])]
+
+
+def test_a_worker_that_grew_is_replaced_after_its_answer():
+    """Else what one answer left behind would leave too little memory to the next."""
+    with CheckerPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+        verdicts = ask(own, *["pid", "keep"] * 2, "pid")
+        assert [verdict.outcome for verdict in verdicts] == [Outcome.CHECKED] * 5
+        assert len({verdict.given for verdict in verdicts[::2]}) == 3
+        assert own.problems == []
+
+
+def test_a_worker_that_died_between_rounds_is_replaced():
+    with CheckerPool(JUDGE, PoolSettings(num_workers=1)) as own:
+        (first,) = ask(own, "pid")
+        os.kill(int(first.given or ""), signal.SIGKILL)
+        assert is_gone_soon(first.given)
+        again = ask(own, "pid", "a")
+        assert again[0].outcome is Outcome.CHECKED and again[0].given != first.given and again[1] == RIGHT
+
+
+def test_megabytes_and_any_character_arrive():
+    text = "\x00\ud800x\udfff\U0001f600\n" * 100_000
+    with CheckerPool(FunctionChecker("tests.verify.judges:measure"), PoolSettings(num_workers=1)) as own:
+        assert own.check([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
+
+
+def test_threads_take_turns(pool):
+    found: dict[int, list[Verdict]] = {}
+
+    def work(number: int) -> None:
+        found[number] = pool.check([(str(i), str(i + number)) for i in range(200)])
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1, 0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: [RIGHT] * 200, 1: [WRONG] * 200}
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no.such:thing", "function cannot be imported, 'no.such:thing': ModuleNotFoundError"),
+        ("tests.verify.judges:none", "function cannot be imported, .*has no attribute 'none'"),
+        ("tests.verify.judges:no_function", "function must name something callable, got '.*no_function'"),
+    ],
+)
+def test_a_function_that_cannot_be_found_is_named(function, message):
+    with CheckerPool(FunctionChecker(function)) as own, pytest.raises(ValueError, match=message):
+        ask(own, "a")
+
+
+def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\nos.write(2, b'I cannot')\nos._exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = "^checker.function 'deadly:judge': a worker could not start, exit status 3: I cannot$"
+    with CheckerPool(FunctionChecker("deadly:judge")) as own, pytest.raises(StartError, match=message):
+        ask(own, "a")
+
+
+class Local(ExactChecker):
+    """Its fields are no JSON."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "mark", object())
+        object.__setattr__(self, "ignore_case", False)
+
+
+def test_a_checker_whose_fields_are_no_json_is_named():
+    with pytest.raises(ValueError, match="checker Local: fields must be what JSON can hold"):
+        ask(CheckerPool(Local()), "a")
+
+
+def test_an_interrupt_leaves_no_worker_and_the_pool_usable():
+    """Replies to what was asked before it must not be taken for replies to what is asked next."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with CheckerPool(JUDGE, PoolSettings(num_workers=2)) as own:
+        pids = [verdict.given for verdict in ask(own, *["pid"] * 8)]
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                ask(own, "sleep", *["b"] * 20)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert not any(lives(pid) for pid in pids)
+        assert ask(own, "a") == [RIGHT]
+
+
+def test_workers_end_with_their_parent():
+    """Idle ones when their input closes, others by their own alarm, even if the parent was killed."""
+    code = (
+        "from tests.verify.test_pool import *\n"
+        "own = CheckerPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=0.5))\n"
+        "print(*{v.given for v in ask(own, *['pid'] * 50)} - {None}, flush=True)\n"
+        "import treepo.verify.pool as r; r.time.monotonic = lambda: 0.0\n"
+        "ask(own, 'sleep')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pids = parent.stdout.readline().split()
+        assert pids and all(lives(pid) for pid in pids)
+        time.sleep(0.2)
+        parent.kill()
+    assert all(is_gone_soon(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"time_limit_s": 0.0}, "time_limit_s must be above 0 and at most 86400, got 0.0"),
+        ({"time_limit_s": float("nan")}, "time_limit_s must be above 0"),
+        ({"memory_limit_mib": 1}, "memory_limit_mib must be from 16 to 2\\^30, got 1"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PoolSettings(**settings)

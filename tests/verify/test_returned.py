@@ -1,0 +1,89 @@
+"""What a function of one's own may return, and what becomes of nonsense."""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from treepo.data.problem import Outcome, Verdict
+from treepo.verify.pool import CheckerPool, PoolSettings
+from treepo.verify.verifiers import FunctionChecker
+
+
+def changed() -> Verdict:
+    """A verdict that was made well and then spoilt."""
+    verdict = Verdict(1.0, Outcome.CHECKED, None)
+    object.__setattr__(verdict, "outcome", "foo")
+    object.__setattr__(verdict, "given", 5)
+    return verdict
+
+
+NUMBERS: dict[str, tuple[object, float]] = {
+    "True": (True, 1.0),
+    "np.bool_": (np.bool_(True), 1.0),
+    "np.False_": (np.bool_(False), 0.0),
+    "np.float32": (np.float32(0.25), 0.25),
+    "np.float16": (np.float16(0.5), 0.5),
+    "np.int64": (np.int64(1), 1.0),
+    "0-d": (np.array(0.75), 0.75),
+    "Fraction": (Fraction(1, 4), 0.25),
+    "Verdict": (Verdict(np.float32(0.5), Outcome.CHECKED, "x"), 0.5),
+}
+
+NONSENSE: dict[str, Callable[[], object]] = {
+    "outcome": lambda: Verdict(0.0, "foo", None),
+    "given": lambda: Verdict(1.0, Outcome.CHECKED, given=5),
+    "text": lambda: "1",
+    "np.int64": lambda: np.int64(2),
+    "nan": lambda: np.float32("nan"),
+    "array": lambda: np.array([0.0, 1.0]),
+    "complex": lambda: 1j,
+    "changed": changed,
+}
+
+
+def number(response: str, answer: str) -> object:
+    return NUMBERS[response][0]
+
+
+def nonsense(response: str, answer: str) -> object:
+    return NONSENSE[response]() if response in NONSENSE else True
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[CheckerPool]:
+    with CheckerPool(FunctionChecker(f"{__name__}:nonsense"), PoolSettings(num_workers=1)) as shared:
+        yield shared
+
+
+def test_numbers_of_numpy_are_numbers():
+    """np.bool_, np.float32 and np.int64 were refused, though comparing arrays gives nothing else."""
+    with CheckerPool(FunctionChecker(f"{__name__}:number"), PoolSettings(num_workers=1)) as own:
+        verdicts = own.check([(name, "") for name in NUMBERS])
+    assert [(v.correct, v.outcome) for v in verdicts] == [(to, Outcome.CHECKED) for _, to in NUMBERS.values()]
+    assert own.problems == []
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_is_a_crash_of_one_answer(name, pool):
+    """An outcome that is none ended the run in the parent; a `given` that is no text killed the worker."""
+    pool.problems.clear()
+    verdicts = pool.check([("fine", ""), (name, ""), ("fine", "")])
+    assert [v.outcome for v in verdicts] == [Outcome.CHECKED, Outcome.CRASHED, Outcome.CHECKED]
+    (problem,) = pool.problems
+    assert "Error: " in problem and "Traceback" not in problem and "exit status" not in problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((0.0, "foo", None), "outcome must be an Outcome, got 'foo'"),
+        ((0.0, "checked", None), "outcome must be an Outcome, got 'checked'"),
+        ((1.0, Outcome.CHECKED, 5), "given must be text or None, got 5"),
+    ],
+)
+def test_a_verdict_checks_its_fields(fields, message):
+    """It was made with whatever it was given, and failed far from there."""
+    with pytest.raises(ValueError, match=message):
+        Verdict(*fields)

@@ -1,0 +1,144 @@
+"""Models and trees to measure."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from treepo.bench.settings import ArchitectureSettings, TaskSettings
+from treepo.config.load import resolve
+from treepo.config.schema import BUILT_IN_TASK, ModelSettings
+from treepo.learn.advantages import credit
+from treepo.learn.metrics import lengths_of
+from treepo.learn.packing import num_distinct, pack
+from treepo.learn.scoring import Scorer
+from treepo.model.policy import Policy, load_policy
+from treepo.run.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
+from treepo.tasks.base_model import BaseModelSettings, initial_model
+from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.tree import ROOT, Node, StopReason, Tree
+from treepo.utils.rng import derive_seed
+
+FIRST_WORD = 3
+"""The built-in tokenizer's ids below are special."""
+
+
+def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, longest: int, seed: int) -> Policy:
+    """The model that is named, or random weights for sequences of up to `longest` tokens."""
+    if settings.path:
+        return load_policy(settings.path, settings.dtype, settings.device, settings.trust_remote_code)
+    with TemporaryDirectory() as folder:
+        save_random_model(Path(folder), architecture, longest, seed)
+        return load_policy(folder, settings.dtype, settings.device)
+
+
+def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
+    """Write random weights with the built-in task's tokenizer, as one downloads a model."""
+    tokenizer = make_chain_tokenizer()
+    settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
+    initial_model(seed, tokenizer, settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def random_ids(rng: np.random.Generator, vocab_size: int, count: int) -> np.ndarray:
+    """int64 [count]: random words."""
+    return rng.integers(min(FIRST_WORD, vocab_size - 1), vocab_size, count)
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """Trees with their advantages."""
+
+    trees: Sequence[Tree]
+    advantages: Sequence[np.ndarray]
+
+    @property
+    def num_trajectories(self) -> int:
+        """Leaves of all trees."""
+        return sum(len(tree.leaves()) for tree in self.trees)
+
+    @property
+    def num_distinct(self) -> int:
+        """Tokens with the prompts, each shared one once."""
+        return sum(len(tree.prompt_ids) + num_distinct(tree) for tree in self.trees)
+
+    @property
+    def num_total(self) -> int:
+        """Tokens of all trajectories, each with its prompt."""
+        return sum(int((len(tree.prompt_ids) + lengths_of(tree)).sum()) for tree in self.trees)
+
+
+NOISE = 0.05
+"""Standard deviation of log(ratio): what an engine's rounding and a few updates leave, well within PPO's bounds."""
+
+
+def synthetic_workload(sizes: list[int], count: int, scorer: Scorer, max_tokens: int, seed: int) -> Workload:
+    """`count` trees with levels of these sizes and advantages of both signs.
+
+    scorer: of the model that is trained; what it gives is kept as sampled, with noise. max_tokens: of one forward.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "trees", *sizes))
+    vocab_size = scorer.model.config.vocab_size
+    trees = [_tree(f"tree {i}", sizes, vocab_size, rng) for i in range(count)]
+    for tree in trees:
+        _score(tree, scorer, max_tokens, rng)
+    drawn = [rng.standard_normal(len(tree.leaves())) for tree in trees]
+    return Workload(trees, [advantages - advantages.mean() for advantages in drawn])
+
+
+def _tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator) -> Tree:
+    """Half of the first stretch is the prompt; every token below it is numbered in place of its log-probability."""
+    trunk = random_ids(rng, vocab_size, sizes[0])
+    prompt_len = sizes[0] // 2
+    tree = Tree.planted(name, trunk[:prompt_len], 0)
+    num_tokens = 0
+
+    def add(parent: int, ids: np.ndarray, stop: StopReason | None) -> int:
+        nonlocal num_tokens
+        start, num_tokens = num_tokens, num_tokens + len(ids)
+        return tree.add(Node(parent, ids.astype(np.int32), np.arange(start, num_tokens, dtype=np.float32), 0, stop))
+
+    paths = [add(ROOT, trunk[prompt_len:], None)]
+    for level, size in enumerate(sizes[1:], start=2):
+        stop = StopReason.LENGTH if level == len(sizes) else None
+        ids = random_ids(rng, vocab_size, size)
+        borders = np.linspace(0, size, 2 * len(paths) + 1).astype(int)
+        first, second = borders[:-1:2], borders[1::2]
+        # Siblings that begin alike would be merged.
+        while (alike := ids[second] == ids[first]).any():
+            ids[second[alike]] = random_ids(rng, vocab_size, int(alike.sum()))
+        paths = [add(paths[i // 2], ids[a:b], stop) for i, (a, b) in enumerate(pairwise(borders))]
+    return tree
+
+
+def _score(tree: Tree, scorer: Scorer, max_tokens: int, rng: np.random.Generator) -> None:
+    """Replace the numbers of the tokens by the model's log-probabilities, with noise."""
+    packed = pack(tree, np.zeros(len(tree.leaves())))
+    found = scorer.logprobs([packed], max_tokens)[0] + NOISE * rng.standard_normal(len(packed.targets))
+    by_number = np.empty(len(found), np.float32)
+    by_number[packed.sampled_logprobs.astype(int)] = found
+    for i, node in enumerate(tree.nodes[1:], start=1):
+        tree.nodes[i] = replace(node, sampled_logprobs=by_number[tree.logprobs(i).astype(int)])
+
+
+def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy, seed: int) -> Iterator[Workload]:
+    """One per width. Raises ValueError if the policy cannot be asked, or if no tree carries a signal."""
+    given = {"model": dataclasses.asdict(model), "train": {"seed": seed}}
+    for width in settings.widths:
+        config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
+        engine = engine_for(config, policy)
+        task = build_task(config, policy, engine.longest, lambda _: None)
+        updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
+        trainer = build_trainer(config, policy, task, engine, updater)
+        problems = task.training_problems(0, settings.problems)
+        trees = trainer.grow(problems, step=1)
+        rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
+        credited = zip(trees, credit(trees, rewards, config.credit), strict=True)
+        kept = [(tree, advantages) for tree, advantages in credited if advantages is not None]
+        if not kept:
+            raise ValueError(f"task: none of {len(trees)} trees of width {width} carries a signal: their rewards agree")
+        yield Workload([tree for tree, _ in kept], [advantages for _, advantages in kept])

@@ -1,0 +1,211 @@
+"""The plain loop: what one writes with transformers alone to sample answers in batches.
+
+Prompts are padded on the left, keys and values are kept in a DynamicCache, only the last token's logits are computed.
+
+Letters: B rows · P tokens of the longest prompt · N new tokens · V vocabulary.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from treepo.data.problem import Problem
+from treepo.engine.base import Engine, EngineCounters, Sampling
+from treepo.grow.growth import Rules
+from treepo.grow.sampler import TreeSampler
+from treepo.learn.packing import num_distinct
+from treepo.tree import ROOT, Node, StopReason, Tree
+
+PAD_ID = 0
+
+
+@torch.inference_mode()
+def sample_plain(
+    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, eos_ids: Collection[int]
+) -> list[np.ndarray]:
+    """One answer per prompt, int32 [n] each: at most `max_new_tokens`, up to and with the first of `eos_ids`."""
+    ids, mask = pad_left(prompts, max_new_tokens, model.device)
+    num_columns = ids.shape[1]
+    positions = (mask[:, :num_columns].cumsum(1) - 1).clamp_(min=0)
+    cache = DynamicCache(config=model.config)
+    ends = torch.tensor(sorted(eos_ids), device=model.device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+    columns: list[Tensor] = []
+    for step in range(max_new_tokens):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask[:, : num_columns + step],
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        ids = torch.multinomial(torch.softmax(logits.float() / temperature, dim=-1), 1)
+        positions = positions[:, -1:] + 1
+        columns.append(ids)
+        if len(ends):
+            ended |= torch.isin(ids[:, 0], ends)
+            if ended.all():
+                break
+    return [_up_to_end(row, eos_ids) for row in torch.cat(columns, dim=1).cpu().numpy().astype(np.int32)]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], max_new_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids int64 [B, P] and attention mask int64 [B, P + N], 0 where there is padding."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), PAD_ID)
+    mask = torch.ones(len(prompts), longest + max_new_tokens, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, : longest - len(prompt)] = 0
+    return ids.to(device), mask.to(device)
+
+
+def _up_to_end(row: np.ndarray, eos_ids: Collection[int]) -> np.ndarray:
+    ends = np.flatnonzero(np.isin(row, list(eos_ids)))
+    return row[: ends[0] + 1] if len(ends) else row
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one run produced and what it took.
+
+    num_total: tokens of all trajectories, prompts left out. num_decoded: tokens really decoded for them. num_prefilled:
+    prompt tokens really computed, padding left out. num_distinct: tokens of the trajectories, each shared one counted
+    once. kv_peak: most tokens whose keys and values were held at a time; None where that is not known.
+    """
+
+    num_trajectories: int
+    num_total: int
+    num_decoded: int
+    num_prefilled: int
+    num_distinct: int
+    kv_peak: int | None
+
+
+class Contender(Protocol):
+    """One way of sampling the same number of trajectories. `run` alone is timed."""
+
+    @property
+    def name(self) -> str: ...
+
+    def prepare(self) -> None:
+        """Forget what earlier runs computed."""
+        ...
+
+    def run(self) -> None:
+        """Sample all trajectories."""
+        ...
+
+    def counts(self) -> Counts:
+        """Of the last run."""
+        ...
+
+
+@dataclass
+class TreeContender:
+    """Trees over an engine; sequential sampling is the tree that forks only at the root."""
+
+    name: str
+    engine: Engine
+    model: PreTrainedModel
+    rules: Rules
+    problems: Sequence[Problem]
+    temperature: float
+    seed: int
+    trees: list[Tree] = field(default_factory=list)
+    used: EngineCounters = EngineCounters()
+    peak: int = 0
+
+    def prepare(self) -> None:
+        """The engine forgets its keys and values; see Contender."""
+        self.engine.update_weights(self.model)
+        self.trees = []
+
+    def run(self) -> None:
+        """The same trees each time; see Contender."""
+        before = self.engine.counters
+        sampler = TreeSampler(self.engine, self.rules, Sampling(self.temperature))
+        self.trees = [tree for _, tree in sampler.grow(self.problems, self.seed)]
+        self.used = self.engine.counters - before
+        self.peak = self.engine.peak_tokens
+
+    def counts(self) -> Counts:
+        """See Contender."""
+        used = self.used.num_decoded, self.used.num_prefilled
+        distinct = sum(map(num_distinct, self.trees))
+        return Counts(*count_trajectories(self.trees), *used, distinct, self.peak)
+
+
+def count_trajectories(trees: Sequence[Tree]) -> tuple[int, int]:
+    """(trajectories, their tokens without prompts)."""
+    lengths = [tree.response_len(leaf) for tree in trees for leaf in tree.leaves()]
+    return len(lengths), sum(lengths)
+
+
+@dataclass
+class PlainContender:
+    """The plain transformers loop over batches of `batch` trajectories, in the order of the problems."""
+
+    batch: int
+    model: PreTrainedModel
+    problems: Sequence[Problem]
+    width: int
+    response_len: int
+    temperature: float
+    eos_ids: tuple[int, ...]
+    responses: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """With its batch size."""
+        return f"plain {self.batch}"
+
+    @property
+    def rows(self) -> list[Problem]:
+        """The problem of each trajectory."""
+        return [problem for problem in self.problems for _ in range(self.width)]
+
+    def prepare(self) -> None:
+        """See Contender."""
+        self.responses = []
+
+    def run(self) -> None:
+        """See Contender."""
+        prompts = [problem.prompt_ids for problem in self.rows]
+        for start in range(0, len(prompts), self.batch):
+            rows = prompts[start : start + self.batch]
+            self.responses += sample_plain(self.model, rows, self.response_len, self.temperature, self.eos_ids)
+
+    def counts(self) -> Counts:
+        """Every row decodes until the last one of its batch has ended; see Contender."""
+        prompt_lens = [len(problem.prompt_ids) for problem in self.rows]
+        num_decoded, peak = 0, 0
+        for start in range(0, len(self.responses), self.batch):
+            part = slice(start, start + self.batch)
+            size, steps = len(self.responses[part]), max(map(len, self.responses[part]))
+            num_decoded += size * steps
+            # The last token drawn is never fed.
+            peak = max(peak, size * (max(prompt_lens[part]) + steps - 1))
+        trees = stars(self.rows, self.responses)
+        num_prefilled = sum(n - 1 for n in prompt_lens)
+        return Counts(*count_trajectories(trees), num_decoded, num_prefilled, sum(map(num_distinct, trees)), peak)
+
+
+def stars(problems: Sequence[Problem], responses: Sequence[np.ndarray]) -> list[Tree]:
+    """Independent responses as trees, one per problem."""
+    trees: dict[str, Tree] = {}
+    below: dict[str, list[np.ndarray]] = defaultdict(list)
+    for problem, response in zip(problems, responses, strict=True):
+        trees.setdefault(problem.id, Tree.planted(problem.id, np.array(problem.prompt_ids, np.int32), 0))
+        below[problem.id].append(response)
+    for problem_id, tree in trees.items():
+        for ids in below[problem_id]:
+            tree.add(Node(ROOT, ids, np.zeros(len(ids), np.float32), 0, StopReason.LENGTH))
+    return list(trees.values())

@@ -1,1 +1,0 @@
-"""`treepo bench update`: one optimiser update, packed and with every trajectory on its own."""

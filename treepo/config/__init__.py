@@ -1,0 +1,1 @@
+"""Settings: declared, read from recipes and the command line, documented."""

@@ -1,0 +1,1 @@
+"""Problems from files, folders and the hub."""

@@ -1,0 +1,217 @@
+"""Where problems come from: files, folders, datasets of the hub, presets."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from treepo.data.formats import RecordFormat
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A published set of problems."""
+
+    form: RecordFormat
+    """How its records are read."""
+
+    hub: str
+    """Its name on the Hugging Face hub, with the folder of the repository that holds it where there are several."""
+
+    split: str
+    """The split that is meant where none is named."""
+
+    config: str = ""
+    """Its configuration on the hub, where there are several."""
+
+
+# The questions ask for "Answer: ..." on a line of its own; a prompt template asks for what the checker reads.
+_DAPO_PREFIX = (
+    "Solve the following math problem step by step. The last line of your response should be of the form "
+    "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+)
+_DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
+
+KNOWN: Mapping[str, KnownSet] = MappingProxyType(
+    {
+        # openai/grade-school-math, grade_school_math/data: read as published.
+        "gsm8k": KnownSet(RecordFormat("question", "answer", answer_after="####"), "openai/gsm8k", "train", "main"),
+        # openai/prm800k, prm800k/math_splits/test.jsonl: read as published.
+        "math500": KnownSet(
+            RecordFormat("problem", "answer", id_field="unique_id"), "HuggingFaceH4/MATH-500", split="test"
+        ),
+        # The card of DigitalLearningGmbH/MATH-lighteval (problem, level, type, solution), the Parquet copy of
+        # hendrycks/math. Levels 3 to 5 are what SimpleRL-Zoo (arXiv 2503.18892) and others train on.
+        "math": KnownSet(
+            RecordFormat(
+                "problem",
+                "solution",
+                answer_in_box=True,
+                only_field="level",
+                only=("Level 3", "Level 4", "Level 5", "3", "4", "5"),
+            ),
+            "DigitalLearningGmbH/MATH-lighteval",
+            split="train",
+        ),
+        # QwenLM/Qwen2.5-Math, evaluation/data: read as published; the hub's card names the same fields.
+        "aime24": KnownSet(RecordFormat("problem", "answer", id_field="id"), "HuggingFaceH4/aime_2024", split="train"),
+        # test.jsonl of math-ai/aime25 at 563bb840: fields answer, id, problem.
+        "aime25": KnownSet(RecordFormat("problem", "answer", id_field="id"), "math-ai/aime25", split="test"),
+        # QwenLM/Qwen2.5-Math, evaluation/data: read as published; math-ai/amc23 has answer, id, question, url.
+        "amc23": KnownSet(RecordFormat("question", "answer", id_field="id"), "math-ai/amc23", split="test"),
+        # math-ai/minervamath, fields question and answer; its answers are those boxed in the solutions of
+        # QwenLM/Qwen2.5-Math, evaluation/data/minerva_math, units left out.
+        "minerva": KnownSet(RecordFormat("question", "answer"), "math-ai/minervamath", split="test"),
+        # The card of Hothan/OlympiadBench: final_answer is a list; context and unit are null in most records. Context
+        # before question as in make_input of OpenBMB/OlympiadBench, inference/code/evaluators/evaluator.py, ba5b26a7.
+        "olympiad": KnownSet(
+            RecordFormat("question", "final_answer", context_field="context", unit_field="unit", id_field="id"),
+            "Hothan/OlympiadBench",
+            split="train",
+            config="OE_TO_maths_en_COMP",
+        ),
+        # The card of BytedTsinghua-SIA/DAPO-Math-17k and the texts in verl, recipe/dapo. The file holds every problem
+        # about a hundred times; reading drops the repetitions.
+        "dapo17k": KnownSet(
+            RecordFormat(
+                "prompt",
+                "reward_model.ground_truth",
+                id_field="extra_info.index",
+                prefix=_DAPO_PREFIX,
+                suffix=_DAPO_SUFFIX,
+            ),
+            "BytedTsinghua-SIA/DAPO-Math-17k",
+            split="train",
+        ),
+        # hkust-nlp/SimpleRL-Zoo-Data has a folder per difficulty and prompt, and the bare question in extra_info.
+        "simplerl": KnownSet(
+            RecordFormat("extra_info.question", "reward_model.ground_truth"),
+            "hkust-nlp/SimpleRL-Zoo-Data/simplelr_qwen_level3to5",
+            split="train",
+        ),
+        # The card of agentica-org/DeepScaleR-Preview-Dataset: problem, answer, solution.
+        "deepscaler": KnownSet(
+            RecordFormat("problem", "answer"), "agentica-org/DeepScaleR-Preview-Dataset", split="train"
+        ),
+    }
+)
+"""The sets by the names that sources use for them."""
+
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+"""Kinds of files that hold records, in small or capital letters."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
+_FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, a folder or a set on the hub."""
+
+    where: str
+    """Path of the file or folder, or the hub's org/name, perhaps with a folder of that repository after it."""
+
+    format: str = ""
+    """Name of the published set whose format its records have; "" for the run's own format."""
+
+    split: str = ""
+    """Which part of a folder or of a set on the hub."""
+
+    config: str = ""
+    """Which configuration of a set on the hub."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a file or folder that is there."""
+        return _exists(self.where)
+
+    def __str__(self) -> str:
+        config = f"#{self.config}" if self.config else ""
+        split = f"@{self.split}" if self.split else ""
+        return f"{self.where}{config}{split}"
+
+
+def parse_source(text: str, setting: str = "data.train") -> Source:
+    """Take a source's string apart; the name of a known set alone means where it is published.
+
+    A path that exists is taken as it stands, whatever signs it holds. setting: the one that named the source, for
+    messages. Raises ValueError naming a format that is not known, a file or folder that is not there, or a split of
+    a file.
+    """
+    if _exists(text):
+        return Source(text)
+    head, sign, rest = text.partition("=")
+    if not sign or not _FORMAT_NAME.fullmatch(head):
+        head, rest = "", text
+    elif head not in KNOWN:
+        raise ValueError(f"{setting}: no format {head!r}; there are {sorted(KNOWN)}")
+    source = _located(rest, head)
+    if not head and source.where in KNOWN:
+        known = KNOWN[source.where]
+        return Source(known.hub, source.where, source.split or known.split, source.config or known.config)
+    _check(source, text, setting)
+    return source
+
+
+def _located(text: str, form: str) -> Source:
+    if _exists(text):
+        return Source(text, form)
+    before, sign, split = text.rpartition("@")
+    where, split = (before, split) if sign else (text, "")
+    if _exists(where):
+        return Source(where, form, split)
+    where, _, config = where.partition("#")
+    return Source(where, form, split, config)
+
+
+def _check(source: Source, text: str, setting: str) -> None:
+    where = source.where
+    if not where:
+        raise ValueError(f"{setting}: {text!r} names no file, folder or set")
+    if source.is_local:
+        if source.split and not Path(where).is_dir():
+            raise ValueError(f"{setting}: {where!r} is a file, which has no splits, got {source.split!r}")
+    elif where.lower().endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
+        if source.format:
+            raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder, and no org/name of the hub")
+        known = "" if os.sep in where else f", and no such set; there are {sorted(KNOWN)}"
+        raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder{known}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).exists()
+    # A text too long for a path, or with a null character.
+    except (OSError, ValueError):
+        return False
+
+
+def labels(sources: Sequence[Source]) -> list[str]:
+    """One name for each source, which tells it from the others: a path's last parts, as many as that takes.
+
+    They depend on the sources alone, so the ids of problems, which begin with them, are the same in every run.
+    """
+    parts = [_parts(source) for source in sources]
+    names = []
+    for own in parts:
+        others = [other for other in parts if other != own]
+        count = next(n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
+        names.append("/".join(own[-count:]))
+    return names
+
+
+def set_names(sources: Sequence[Source]) -> list[str]:
+    """One name for each source as figures by set bear it: its format's, else its file's; labels where those agree."""
+    names = [source.format or Path(source.where).stem for source in sources]
+    return [label if names.count(name) > 1 else name for name, label in zip(names, labels(sources), strict=True)]
+
+
+def _parts(source: Source) -> tuple[str, ...]:
+    """What the label is made of, ending in the split; a hub's name is one part, since its name alone says little."""
+    if not source.is_local:
+        return ("", str(source))
+    *folders, name = Path(os.path.abspath(source.where)).parts
+    return (*folders, f"{name}@{source.split}" if source.split else name)

@@ -1,0 +1,202 @@
+"""The processes that train together, and what they exchange."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from treepo.errors import Interrupted, LostError, PeerError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that train together, from 0 on; one alone by default.
+
+    group: what carries numbers and objects between them on the CPU (gloo). All methods but `own` have to be called by
+    every process, in the same order.
+    """
+
+    rank: int = 0
+    count: int = 1
+    group: dist.ProcessGroup | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that keeps the run's folder."""
+        return self.rank == 0
+
+    def own(self, items: Sequence[T], start: int = 0) -> list[T]:
+        """This process's share of what is dealt out, one by one. start: how many were dealt out before."""
+        return list(items[(self.rank - start) % self.count :: self.count])
+
+    def merge(self, own: Sequence[T]) -> list[T]:
+        """Everyone's shares, in the order in which `own` dealt them out."""
+        return merged(self.gather(list(own)))
+
+    def gather(self, item: T) -> list[T]:
+        """What each process has, by rank."""
+        if self.count == 1:
+            return [item]
+        found: list[Any] = [None] * self.count
+        with self._reached():
+            dist.all_gather_object(found, item, group=self.group)
+        return found
+
+    def to_first(self, item: T) -> list[T]:
+        """What each process has, by rank, for the first; empty for the others."""
+        if self.count == 1:
+            return [item]
+        found: list[Any] | None = [None] * self.count if self.is_first else None
+        with self._reached():
+            dist.gather_object(item, found, group=self.group, group_dst=0)
+        return found or []
+
+    def of_first(self, item: T) -> T:
+        """What the first process has; what the others have does not count."""
+        if self.count == 1:
+            return item
+        found: list[Any] = [item]
+        with self._reached():
+            dist.broadcast_object_list(found, group=self.group, group_src=0)
+        return found[0]
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """float64 [n] of each -> [n], added up over all."""
+        if self.count == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        with self._reached():
+            dist.all_reduce(tensor, group=self.group)
+        return tensor.numpy()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What each process does for itself; nobody goes on before all have done it.
+
+        What a process raises is told to the others, which raise PeerError; of several, the first one's counts for all.
+        With a second signal it ends at once.
+        """
+        if self.count == 1:
+            yield
+            return
+        error: BaseException | None = None
+        try:
+            yield
+        except (Exception, Interrupted) as caught:
+            if isinstance(caught, Interrupted) and caught.is_urgent:
+                raise
+            error = caught
+        told = None if error is None else (tuple(kind.__name__ for kind in type(error).__mro__), str(error))
+        try:
+            outcomes = self.gather(told)
+        except LostError as lost:
+            raise error or lost from lost
+        rank, outcome = next(((i, found) for i, found in enumerate(outcomes) if found is not None), (self.rank, None))
+        if error is not None and rank == self.rank:
+            raise error
+        if outcome is not None:
+            raise PeerError(rank, *outcome) from error
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            raise LostError(str(error)) from error
+
+
+ALONE = Processes()
+"""A process that trains by itself."""
+
+
+def merged(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The shares of all processes, by rank, in the order in which they were dealt out."""
+    found: list[Any] = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        found[rank :: len(shares)] = share
+    return found
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an exception is a collective's, one of whose processes is gone; gloo's have no class of their own."""
+    return isinstance(error, dist.DistError) or "gloo/" in str(error)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The processes of a run, and the device of this one.
+
+    background: the same processes, over connections of their own, for what is done beside training. mesh: how the model
+    is divided over them; None for a process that trains by itself.
+    """
+
+    device: str
+    processes: Processes = ALONE
+    background: Processes = ALONE
+    mesh: DeviceMesh | None = None
+
+
+@contextmanager
+def joined(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
+    """Meet the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT in the environment say so), and part from them at the end.
+
+    device: `model.device`. Raises ValueError naming the setting that does not fit.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Job(device)
+        return
+    if ":" in device:
+        raise ValueError(
+            f"model.device: with several processes each takes a GPU of its own: give 'cuda', got {device!r}"
+        )
+    size = shard_size or count
+    if count % size:
+        raise ValueError(f"processes.shard_size must divide the {count} processes, got {size}")
+    kind, backend = device, "gloo"
+    if kind == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        device, backend = f"cuda:{local}", "cpu:gloo,cuda:nccl"
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"model.device: no GPU for process {local} of this machine, it has {torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(local)
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(backend, timeout=timeout)
+    rank = dist.get_rank()
+    training, background = (_processes(rank, count, timeout) for _ in range(2))
+    shape, names = ((count,), ("shard",)) if size == count else ((count // size, size), ("replicate", "shard"))
+    mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
+    is_over = False
+    try:
+        yield Job(device, training, background, mesh)
+        is_over = True
+    finally:
+        # After an error NCCL may wait for what is left of the others.
+        if is_over or kind == "cpu":
+            dist.destroy_process_group()
+
+
+def _processes(rank: int, count: int, timeout: timedelta) -> Processes:
+    """All processes, with connections of their own."""
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup), "this process is one of them"
+    return Processes(rank, count, group)
+
+
+def rank_of_environment() -> int:
+    """This process's number in its job, before it has met the others."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0

@@ -1,0 +1,1 @@
+"""vLLM servers as an engine, for trainers and engines on different machines."""

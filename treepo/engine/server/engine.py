@@ -1,0 +1,211 @@
+"""ServerEngine: vLLM's own servers behind one engine."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from itertools import count
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
+from treepo.engine.server.client import RefusedError, Server, ServerError, allow_sockets, authorization
+from treepo.engine.server.fleet import Fleet
+from treepo.engine.server.weight_sync import Sync
+from treepo.engine.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+T = TypeVar("T")
+
+CONNECT_S = 10.0
+"""Longest wait for a connection."""
+
+OTHER_FILES = 512
+"""That the process may have open beside its connections."""
+
+
+class ServerEngine:
+    """Hands requests to servers; those of one group go to one server, whose cache they share, while it is alive.
+
+    A request whose server fails goes to another one. A server that failed is used again once it answers with the
+    weights that it should have; `update_weights` gives those to all that answer. vLLM draws from generators of its own,
+    seeded from the request's seed and the length of its prefix: the same trees again on the same servers, but not those
+    of the other engines, and a segment in two requests differs from the same one in one.
+
+    max_batch: requests that each server decodes at a time. name: of this run's weights, which no other run may use;
+    drawn if not given. Where
+    several processes share the servers they all have it, and one leads: it alone gives servers new weights, and the
+    others wait for them. `connect` comes first, `close` last.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        sync: Sync,
+        eos_ids: Sequence[int],
+        max_batch: int = 256,
+        name: str | None = None,
+        leads: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.sync = sync
+        self.eos_ids = list(eos_ids)
+        self.max_batch = max_batch
+        self.name = name or f"treepo-{uuid4().hex}"
+        self.leads = leads
+        self.num_updates = 0
+        self.fleet = Fleet([], settings.max_retries)
+        self.names = count()
+        self.under_way: dict[int, tuple[SampleRequest, Future[None]]] = {}
+        self.finished: SimpleQueue[tuple[int, tuple[SampleResult, int] | Exception]] = SimpleQueue()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.num_decoded = self.num_prefilled = self.num_cached = 0
+
+    def connect(self) -> None:
+        """Find out what the servers serve; raises ValueError naming `urls` if one cannot be used."""
+        try:
+            import aiohttp  # noqa: F401, PLC0415 - an extra
+        except ImportError as error:
+            message = "urls: servers need aiohttp, which is not installed (pip install 'treepo[servers]')"
+            raise ValueError(message) from error
+        if not self.settings.urls:
+            raise ValueError("urls: no server given")
+        self.loop = asyncio.new_event_loop()
+        self.thread = Thread(target=self.loop.run_forever, name="servers", daemon=True)
+        self.thread.start()
+        try:
+            self._wait_for(self._open())
+        except (ServerError, RefusedError) as error:
+            self.close()
+            raise ValueError(f"urls: {error}") from error
+
+    async def _open(self) -> None:
+        from aiohttp import ClientSession, ClientTimeout, TCPConnector  # noqa: PLC0415 - an extra
+
+        timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
+        # All requests of an engine run at once, on a connection each.
+        allow_sockets(self.max_batch * len(self.settings.urls) + OTHER_FILES)
+        self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=authorization())
+        self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
+        for server in self.fleet.servers:
+            try:
+                await server.look()
+            except (ServerError, RefusedError) as error:
+                advice = "start it with VLLM_SERVER_DEV_MODE=1: " if "/weight_info answers 404" in str(error) else ""
+                raise ServerError(f"{advice}{error}") from error
+            server.is_alive = True
+        self.watch = asyncio.create_task(self.fleet.watch())
+
+    def close(self) -> None:
+        """End what is under way, the connections and their thread."""
+        if self.loop is None:
+            return
+        self.under_way.clear()
+        self._wait_for(self._end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+        self.loop = None
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.session.close()
+
+    @property
+    def room(self) -> int:
+        """See Engine."""
+        return self.max_batch * len(self.fleet.alive) - len(self.under_way)
+
+    @property
+    def capacity(self) -> int:
+        """See Engine; without bound where a server does not tell."""
+        return sum(server.limits.capacity or sys.maxsize for server in self.fleet.alive if server.limits)
+
+    @property
+    def peak_tokens(self) -> int:
+        """Not known; see Engine."""
+        return 0
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sequence."""
+        return min(server.limits.longest for server in self.fleet.servers if server.limits)
+
+    @property
+    def counters(self) -> EngineCounters:
+        """See Engine. Steps are not known, and what was cached is where servers have enable-prompt-tokens-details."""
+        return EngineCounters(0, 0, self.num_decoded, self.num_prefilled, self.num_cached)
+
+    def submit(self, request: SampleRequest) -> None:
+        """Queue one request; see Engine. Raises ValueError if it can never fit."""
+        assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
+        length = len(request.prefix_ids) + request.max_new_tokens
+        if length > self.longest:
+            raise ValueError(f"urls: a sequence of {length} tokens is longer than the servers' {self.longest}")
+        # A request's own name may be given to another one while an answer to it is still on its way.
+        name = next(self.names)
+        self.under_way[name] = request, self._begin(self._serve(name, request))
+
+    def step(self) -> list[SampleResult]:
+        """Wait for a segment, and return it with all others that are there; see Engine."""
+        results: list[SampleResult] = []
+        while self.under_way and (not results or not self.finished.empty()):
+            name, outcome = self.finished.get()
+            if name not in self.under_way:
+                continue
+            request, _ = self.under_way.pop(name)
+            if isinstance(outcome, Exception):
+                raise outcome
+            result, num_cached = outcome
+            self.num_decoded += len(result.token_ids)
+            self.num_cached += num_cached
+            self.num_prefilled += len(request.prefix_ids) - 1 - num_cached
+            results.append(result)
+        return results
+
+    def release(self, group: int) -> None:
+        """See Engine; servers end requests whose connection is closed."""
+        for name, (request, future) in list(self.under_way.items()):
+            if request.group == group:
+                del self.under_way[name]
+                future.cancel()
+        if self.loop:
+            self.loop.call_soon_threadsafe(self.fleet.forget, group)
+
+    def rest(self) -> None:
+        """Servers are on machines of their own; see Engine."""
+
+    def update_weights(self, model: "PreTrainedModel") -> None:
+        """Give the servers that answer the model's weights and drop their caches; see Engine.
+
+        Raises EngineError if none takes them.
+        """
+        assert not self.under_way, "weights change only between requests"
+        self.num_updates += 1
+        version = f"{self.name}-{self.num_updates}"
+        if self.leads:
+            self._wait_for(self.fleet.update(self.sync, model, version))
+        else:
+            self._wait_for(self.fleet.follow(version, self.settings.timeout_s))
+
+    async def _serve(self, name: int, request: SampleRequest) -> None:
+        try:
+            self.finished.put((name, await self.fleet.complete(request, self.eos_ids)))
+        except Exception as error:  # noqa: BLE001 - whoever asks for results is told
+            self.finished.put((name, error))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        assert self.loop, "connect comes first"
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """The outcome of work in the servers' event loop."""
+        return self._begin(work).result()

@@ -1,0 +1,129 @@
+"""The engine's attention in Triton, for GPUs: keys are read where they are stored, no sequence is copied.
+
+Letters: N queries · H query heads · G key-value heads · R = H / G · D head size · T slots at a time.
+"""
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from treepo.engine.torch.attention import Table
+from treepo.engine.torch.kv_cache import BLOCK
+
+# pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
+# (a Triton kernel is called in a way of its own)
+
+
+SLOTS = 64
+"""Slots that a program reads at a time."""
+
+LEAST = 16
+"""Fewest rows of a matrix product."""
+
+
+class TritonKernel:
+    """See Kernel. Slots go to the device once per forward, not once per layer."""
+
+    def __init__(self) -> None:
+        self.table: Table | None = None
+        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None
+        self.new_slots: np.ndarray | None = None
+        self.new_on_device: Tensor | None = None
+
+    def serves(self, key: Tensor, value: Tensor) -> bool:
+        """Keys and values of one size."""
+        return key.shape[2] == value.shape[2]
+
+    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
+        """See Kernel."""
+        n, heads, size = key.shape
+        if self.new_slots is not slots or self.new_on_device is None:
+            self.new_slots, self.new_on_device = slots, torch.from_numpy(slots).to(key.device)
+        _store[n, heads](
+            key,
+            value,
+            keys,
+            values,
+            self.new_on_device,
+            heads,
+            D=size,
+            PADDED=triton.next_power_of_2(size),
+            LANES=BLOCK,
+        )
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: Table, scale: float, window: int | None
+    ) -> Tensor:
+        """See Kernel."""
+        n, num_heads, size = query.shape
+        num_groups = keys.shape[1]
+        slots, rows, lens = self._to_device(table, query.device)
+        output = torch.empty_like(query)
+        _attend[n, num_groups](
+            *(query, keys, values, output, slots, rows, lens, slots.shape[1], num_groups, scale, window or 0),
+            R=num_heads // num_groups,
+            ROWS=max(LEAST, triton.next_power_of_2(num_heads // num_groups)),
+            D=size,
+            PADDED=max(LEAST, triton.next_power_of_2(size)),
+            SLOTS=SLOTS,
+            LANES=BLOCK,
+        )
+        return output
+
+    def _to_device(self, table: Table, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if self.table is not table or self.on_device is None:
+            slots = np.ascontiguousarray(table.slots[:, : int(table.lens.max())])
+            slots, rows, lens = (torch.from_numpy(x).to(device) for x in (slots, table.rows, table.lens))
+            self.table, self.on_device = table, (slots, rows, lens)
+        return self.on_device
+
+
+@triton.jit
+def _store(key, value, keys, values, slots, num_groups, D: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr):
+    token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    slot = tl.load(slots + token).to(tl.int64)
+    d = tl.arange(0, PADDED)
+    source = (token * num_groups + group) * D + d
+    block = (slot // LANES * num_groups + group) * D * LANES
+    lane = slot % LANES
+    tl.store(keys + block + d * LANES + lane, tl.load(key + source, mask=d < D), mask=d < D)
+    tl.store(values + block + lane * D + d, tl.load(value + source, mask=d < D), mask=d < D)
+
+
+@triton.jit
+def _attend(
+    query, keys, values, output, slots, rows, lens, row_len, num_groups, scale, window,
+    R: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, SLOTS: tl.constexpr,
+    LANES: tl.constexpr,
+):  # fmt: skip
+    token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, end = tl.load(rows + token).to(tl.int64), tl.load(lens + token)
+    begin = tl.where(window > 0, tl.maximum(end - window, 0), 0)
+    r, d = tl.arange(0, ROWS)[:, None], tl.arange(0, PADDED)
+    at = (token * num_groups * R + group * R + r) * D + d[None, :]
+    inside = (r < R) & (d[None, :] < D)
+    q = tl.load(query + at, mask=inside, other=0.0)
+    top = tl.full([ROWS, 1], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS, 1], tl.float32)
+    mixed = tl.zeros([ROWS, PADDED], tl.float32)
+    for first in range(begin // SLOTS * SLOTS, end, SLOTS):
+        place = first + tl.arange(0, SLOTS)
+        seen = (place >= begin) & (place < end)
+        slot = tl.load(slots + row * row_len + place, mask=seen, other=0).to(tl.int64)
+        block, lane = (slot // LANES * num_groups + group) * D * LANES, slot % LANES
+        k = tl.load(
+            keys + block[None, :] + d[:, None] * LANES + lane[None, :], mask=(d[:, None] < D) & seen[None, :], other=0.0
+        )
+        s = tl.where(seen[None, :], tl.dot(q, k, input_precision="ieee") * scale, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1, keep_dims=True))
+        weights = tl.exp(s - higher)
+        fade = tl.exp(top - higher)
+        v = tl.load(
+            values + block[:, None] + lane[:, None] * D + d[None, :], mask=(d[None, :] < D) & seen[:, None], other=0.0
+        )
+        mixed = mixed * fade + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        total = total * fade + tl.sum(weights, 1, keep_dims=True)
+        top = higher
+    tl.store(output + at, (mixed / total).to(q.dtype), mask=inside)

@@ -1,0 +1,160 @@
+"""PlainEngine: any decoder as transformers runs it, for models that the embedded engine cannot serve.
+
+Nothing is shared and nothing is kept: the prefix of every request is computed anew. Requests whose prefixes have the
+same length are decoded together, so that nothing is padded.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
+from treepo.engine.sampling import Draws, draw, uniforms
+
+LONGEST = 1 << 20
+"""Most tokens of a sequence, where the model does not say."""
+
+
+class PlainEngine:
+    """Decodes through `model.generate`, one batch of equally long prefixes at a time.
+
+    max_batch: requests decoded at a time. autocast: type of the matrix products; that of the weights if not given.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_ids: Sequence[int],
+        max_batch: int = 256,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.autocast = autocast
+        self.model = model
+        # Typed loosely: transformers mixes it in at run time.
+        self.generate: Any = model.generate
+        self.eos_ids = list(eos_ids)
+        self.max_batch = max_batch
+        self.waiting: list[SampleRequest] = []
+        self.num_steps = self.num_prefilled = self.num_decoded = 0
+
+    @property
+    def room(self) -> int:
+        """See Engine."""
+        return self.max_batch - len(self.waiting)
+
+    @property
+    def capacity(self) -> int:
+        """It remembers nothing, so nothing bounds it; see Engine."""
+        return self.max_batch * LONGEST
+
+    @property
+    def peak_tokens(self) -> int:
+        """None; see Engine."""
+        return 0
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sequence."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+
+    @property
+    def counters(self) -> EngineCounters:
+        """See Engine."""
+        num_slots = self.num_steps * self.max_batch
+        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
+
+    def submit(self, request: SampleRequest) -> None:
+        """Queue one request; see Engine."""
+        assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
+        self.waiting.append(request)
+
+    def release(self, group: int) -> None:
+        """See Engine."""
+        self.waiting = [request for request in self.waiting if request.group != group]
+
+    def rest(self) -> None:
+        """It keeps nothing; see Engine."""
+
+    def update_weights(self, model: torch.nn.Module) -> None:
+        """It samples from the model it was given; see Engine."""
+        assert model is self.model, "the plain engine samples from the model it was made with"
+        assert not self.waiting, "weights change only between requests"
+
+    def step(self) -> list[SampleResult]:
+        """Decode the requests whose prefix is as long as that of the one that waits longest, to their ends."""
+        if not self.waiting:
+            return []
+        length = len(self.waiting[0].prefix_ids)
+        batch = [request for request in self.waiting if len(request.prefix_ids) == length][: self.max_batch]
+        chosen = {request.request_id for request in batch}
+        self.waiting = [request for request in self.waiting if request.request_id not in chosen]
+        self.num_prefilled += len(batch) * (length - 1)
+        drawing = _Drawing(batch)
+        prefixes = torch.from_numpy(np.stack([request.prefix_ids for request in batch])).long().to(self.model.device)
+        settings = GenerationConfig(
+            max_new_tokens=max(request.max_new_tokens for request in batch),
+            eos_token_id=self.eos_ids or None,
+            pad_token_id=self.eos_ids[0] if self.eos_ids else 0,
+        )
+        device = self.model.device.type
+        precision = torch.autocast(device, self.autocast, enabled=self.autocast is not None)
+        with torch.no_grad(), precision, _without_own_settings(self.model):
+            self.generate(
+                prefixes,
+                generation_config=settings,
+                attention_mask=torch.ones_like(prefixes),
+                logits_processor=LogitsProcessorList([drawing]),
+            )
+        results = [self._result(request, *drawing.drawn(row)) for row, request in enumerate(batch)]
+        self.num_steps += len(drawing.tokens)
+        self.num_decoded += sum(len(result.token_ids) for result in results)
+        return results
+
+    def _result(self, request: SampleRequest, tokens: np.ndarray, logprobs: np.ndarray) -> SampleResult:
+        """What was drawn up to its end."""
+        ends = np.flatnonzero(np.isin(tokens, self.eos_ids))
+        count = min(request.max_new_tokens, int(ends[0]) + 1 if len(ends) else len(tokens))
+        if not np.isfinite(logprobs[:count]).all():
+            raise FloatingPointError("the model's logits are not finite")
+        has_ended = bool(np.isin(tokens[count - 1], self.eos_ids))
+        return SampleResult(request.request_id, tokens[:count], logprobs[:count], has_ended)
+
+
+@contextmanager
+def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """`generate` would fill in a model's own settings, such as a repetition penalty, which change its distribution."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+class _Drawing(LogitsProcessor):
+    """Draws each row's token from its own random stream and leaves `generate` no other choice."""
+
+    def __init__(self, batch: Sequence[SampleRequest]) -> None:
+        self.seeds = np.array([request.seed for request in batch])
+        self.how = Draws.of([request.sampling for request in batch])
+        self.tokens: list[np.ndarray] = []
+        self.logprobs: list[np.ndarray] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores: logits [B, V] of the token after input_ids [B, n]."""
+        rows, length = input_ids.shape
+        numbers = uniforms(self.seeds, np.full(rows, length))
+        tokens, logprobs = draw(scores, np.arange(rows), self.how, numbers)
+        self.tokens.append(tokens)
+        self.logprobs.append(logprobs)
+        places = torch.from_numpy(tokens).long().to(scores.device)[:, None]
+        return torch.full_like(scores, float("-inf")).scatter_(1, places, 0.0)
+
+    def drawn(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, log-probabilities) of one row, also what was drawn after its end."""
+        return np.array([t[row] for t in self.tokens], np.int32), np.array([x[row] for x in self.logprobs], np.float32)

@@ -1,0 +1,213 @@
+"""Checkpoints on disk: written in the background, complete or not there at all."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from torch import Tensor
+
+from treepo.distributed import ALONE, Processes
+from treepo.errors import LostError, PeerError
+from treepo.learn.train_state import Learner, save_tensors
+from treepo.utils.io import PARTIAL, sync, write_text
+
+NAME = "manifest.json"
+
+
+class DamagedError(Exception):
+    """A file of a checkpoint is missing, cut short or changed."""
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down size and checksum (blake2b) of all files of a folder, and see all that is in it to the disk."""
+    files = {path.name: _facts(path) for path in _files(folder)}
+    write_text(folder / NAME, json.dumps({"files": files}, indent=1))
+    sync(folder)
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise DamagedError unless the folder holds exactly the files of its manifest, bit by bit."""
+    try:
+        known = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+        files = _files(folder)
+        if names := {path.name for path in files} ^ set(known):
+            raise DamagedError(f"{min(names)} is missing or unknown")
+        for path in files:
+            if path.stat().st_size != known[path.name]["bytes"]:
+                raise DamagedError(f"{path.name} has {path.stat().st_size} bytes, not {known[path.name]['bytes']}")
+            if _facts(path) != known[path.name]:
+                raise DamagedError(f"{path.name} was changed: its checksum is another")
+    except OSError as error:
+        raise DamagedError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
+    # A manifest that was damaged itself need not be text, JSON, or of the right form.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{NAME} is not one") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name != NAME)
+
+
+def _facts(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, "blake2b").hexdigest()}
+
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: its last complete step, and the best held-out score so far and its step, -1 if none."""
+
+    step: int
+    best: float
+    best_step: int
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A copy of the state after a step; scalars: see Learner."""
+
+    progress: Progress
+    tensors: dict[str, Tensor]
+    scalars: dict[str, Any]
+
+    @classmethod
+    def of(cls, learner: Learner, progress: Progress) -> "Snapshot":
+        """The state of a learner as it is now."""
+        return cls(progress, learner.copy_tensors(), learner.scalars())
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The folder checkpoints/ of a run, on a disk that all processes see. keep: how many are kept, besides the best.
+    processes: those that write together, over a group of their own if that happens beside training; the first names,
+    drops and checks, and all take part in `write`."""
+
+    folder: Path
+    keep: int
+    processes: Processes = ALONE
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, in order."""
+        names = [path.name for path in self.folder.glob("step-*") if path.is_dir()]
+        return sorted(int(name[5:]) for name in names if name[5:].isdecimal())
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Write a checkpoint under another name, give it its own, and drop those that are not kept.
+
+        Raises OSError if it cannot be written, or PeerError if that is what happened to the first process; the
+        checkpoints there were are then as they were.
+        """
+        final = self._path(snapshot.progress.step)
+        partial = final.with_name(final.name + PARTIAL)
+        try:
+            with self.processes.together():
+                if self.processes.is_first:
+                    self._drop_partial()
+                    partial.mkdir(parents=True)
+            save_tensors(partial, snapshot.tensors, self.processes.group)
+            with self.processes.together():
+                if self.processes.is_first:
+                    self._complete(partial, final, snapshot)
+        except (OSError, PeerError):
+            # What was written takes room on a disk that may be full.
+            if self.processes.is_first:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _complete(self, partial: Path, final: Path, snapshot: Snapshot) -> None:
+        """Add the rest to the tensors, and give the whole its name."""
+        write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
+        write_manifest(partial)
+        if final.exists():
+            # Damaged, or the run would have gone on from it.
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync(self.folder)
+        self._prune(snapshot.progress)
+
+    def newest(self, notify: Callable[[str], None]) -> int | None:
+        """The step of the newest checkpoint that is as it was written. notify: told in a line of each that is not."""
+        for step in reversed(self.steps()):
+            try:
+                check_manifest(self._path(step))
+            except DamagedError as error:
+                notify(f"checkpoint of step {step} is damaged and passed over: {error}")
+            else:
+                return step
+        return None
+
+    def restore(self, step: int, learner: Learner) -> Progress:
+        """Put a learner into the state of a checkpoint that `newest` has found to be whole.
+
+        Raises ValueError if it is of another model.
+        """
+        state = json.loads((self._path(step) / STATE).read_text(encoding="utf-8"))
+        learner.restore(self._path(step), state)
+        return Progress(state["step"], state["best"], state["best_step"])
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def _drop_partial(self) -> None:
+        """Remove what a process left that was ended while it wrote."""
+        for path in self.folder.glob(f"step-*{PARTIAL}"):
+            shutil.rmtree(path)
+
+    def _prune(self, progress: Progress) -> None:
+        """Drop all but the last few and the best. Later ones than the one just written were passed over as damaged."""
+        upto = [step for step in self.steps() if step <= progress.step]
+        kept = {*upto[-self.keep :], progress.best_step}
+        for step in self.steps():
+            if step not in kept or step > progress.step:
+                shutil.rmtree(self._path(step))
+
+
+class CheckpointWriter:
+    """Writes snapshots to a store in a thread. notify: told in a line of what could not be written.
+
+    The thread is a daemon, so that a process that is told to end at once does not wait for it.
+    """
+
+    def __init__(self, store: CheckpointStore, notify: Callable[[str], None]) -> None:
+        self.store = store
+        self.notify = notify
+        self.has_failed = False
+        self._thread: Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Begin to write, once what was begun before is done."""
+        self.wait()
+        self._thread = Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written. Raises what went wrong if it was not the disk's fault."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, snapshot: Snapshot) -> None:
+        step = snapshot.progress.step
+        try:
+            self.store.write(snapshot)
+            self.has_failed = False
+        except (OSError, PeerError, LostError) as error:
+            self.has_failed = True
+            there = self.store.steps()
+            last = f"the last one is of step {there[-1]}" if there else "there is none yet"
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            self.notify(f"checkpoint of step {step} could not be written ({reason}); {last}")
+        except BaseException as error:  # noqa: BLE001 - raised again in `wait`, by the thread that can do so
+            self._error = error

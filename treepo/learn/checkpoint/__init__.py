@@ -1,1 +1,0 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped."""

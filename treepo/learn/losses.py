@@ -1,0 +1,250 @@
+"""Losses on packed trees, each exact for tokens that several trajectories share."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from treepo.learn.loss_terms import Terms
+
+
+class Aggregation(Protocol):
+    """lens [L] -> float64 [L]: the weight of a token of each trajectory."""
+
+    def __call__(self, lens: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TokenMean:
+    """1 / sum of n: the mean over all response tokens of the update. Source: DAPO, arXiv 2503.14476, section 3.3."""
+
+    def __call__(self, lens: np.ndarray) -> np.ndarray:
+        return np.full(len(lens), 1.0 / lens.sum())
+
+
+@dataclass(frozen=True)
+class TrajectoryMean:
+    """1 / (L n_i): the mean over trajectories of the means over their tokens. Source: GRPO, arXiv 2402.03300, eq. 3."""
+
+    def __call__(self, lens: np.ndarray) -> np.ndarray:
+        return 1.0 / (len(lens) * lens)
+
+
+@dataclass(frozen=True)
+class ConstantLength:
+    """1 / (L length): sums over tokens divided by a constant, so that no length is favoured. Source: Dr. GRPO,
+    arXiv 2503.20783, section 3.2."""
+
+    length: int
+    """The constant; its authors take the longest response that is allowed."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ValueError(f"length must be at least 1, got {self.length}")
+
+    def __call__(self, lens: np.ndarray) -> np.ndarray:
+        return np.full(len(lens), 1.0 / (len(lens) * self.length))
+
+
+class Loss(Protocol):
+    """Sum over trajectories and their tokens of weight x loss, a scalar with gradient.
+
+    A term stands for all trajectories that share it, so a loss has to be linear in the advantage on either side of 0
+    (then `positive` and `negative` say all about them), or to be computed per trajectory from sums of what its tokens
+    contribute (`Terms.trajectory_sums`). One that is neither needs `train.packing = false`, where every term belongs to
+    one trajectory.
+    """
+
+    per_trajectory: ClassVar[bool]
+    """Whether it needs one advantage per trajectory (`Terms.advantages`); otherwise each token may have its own."""
+
+    def __call__(self, terms: Terms) -> Tensor: ...
+
+    def num_clipped(self, terms: Terms) -> Tensor:
+        """How many tokens of trajectories, of those with an advantage, are held back by a bound; a scalar."""
+        ...
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Sum of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(policy - sampled logprob).
+
+    For A > 0 that is -A min(r, 1 + clip_high), for A < 0 it is -A max(r, 1 - clip_low): linear in A on either side.
+    Source: PPO, arXiv 1707.06347, eq. 7; separate bounds: DAPO, arXiv 2503.14476, eq. 8; dual clip: Ye et al.,
+    arXiv 1912.09729.
+    """
+
+    per_trajectory: ClassVar[bool] = False
+
+    clip_low: float = 0.2
+    """The ratio of tokens with negative advantage is held above 1 - clip_low."""
+
+    clip_high: float = 0.28
+    """The ratio of tokens with positive advantage is held below 1 + clip_high."""
+
+    dual_clip: float | None = None
+    """The ratio of tokens with negative advantage is held below this too, if given (Ye et al. use 3)."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low < 1:
+            raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
+        if not self.clip_high > 0:
+            raise ValueError(f"clip_high must be positive, got {self.clip_high}")
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ValueError(f"dual_clip must be above 1, got {self.dual_clip}")
+
+    def __call__(self, terms: Terms) -> Tensor:
+        ratio = torch.exp(terms.policy_logprobs - terms.sampled_logprobs)
+        gains = terms.positive * ratio.clamp(max=1 + self.clip_high)
+        losses = terms.negative * ratio.clamp(min=1 - self.clip_low, max=self.dual_clip)
+        return -(gains + losses).sum()
+
+    def num_clipped(self, terms: Terms) -> Tensor:
+        ratio = torch.exp(terms.policy_logprobs - terms.sampled_logprobs)
+        held_below = ratio < 1 - self.clip_low
+        if self.dual_clip is not None:
+            held_below |= ratio > self.dual_clip
+        return (terms.num_positive * (ratio > 1 + self.clip_high) + terms.num_negative * held_below).sum()
+
+
+@dataclass(frozen=True)
+class REINFORCE:
+    """Sum of -A logprob, without importance weights: right for what the policy itself sampled, one update a step.
+
+    Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+    """
+
+    per_trajectory: ClassVar[bool] = False
+
+    def __call__(self, terms: Terms) -> Tensor:
+        return -((terms.positive + terms.negative) * terms.policy_logprobs).sum()
+
+    def num_clipped(self, terms: Terms) -> Tensor:
+        return terms.policy_logprobs.new_zeros(())
+
+
+@dataclass(frozen=True)
+class CISPO:
+    """Sum of -stop_gradient(clip(r, min_weight, max_weight)) A logprob, r = exp(policy - sampled logprob).
+
+    Every token keeps a gradient; only its weight is bounded. Source: MiniMax-M1, arXiv 2506.13585, eq. 4-5, which tunes
+    the upper bound alone; the default is that of ScaleRL, arXiv 2510.13786.
+    """
+
+    per_trajectory: ClassVar[bool] = False
+
+    max_weight: float = 5.0
+    """Largest importance weight."""
+
+    min_weight: float = 0.0
+    """Smallest importance weight."""
+
+    def __post_init__(self) -> None:
+        if not self.max_weight > 0:
+            raise ValueError(f"max_weight must be positive, got {self.max_weight}")
+        if not 0 <= self.min_weight <= self.max_weight:
+            raise ValueError(f"min_weight must lie between 0 and max_weight, got {self.min_weight}")
+
+    def __call__(self, terms: Terms) -> Tensor:
+        weight = self._ratio(terms).clamp(self.min_weight, self.max_weight)
+        return -(weight * (terms.positive + terms.negative) * terms.policy_logprobs).sum()
+
+    def num_clipped(self, terms: Terms) -> Tensor:
+        ratio = self._ratio(terms)
+        held = (ratio > self.max_weight) | (ratio < self.min_weight)
+        return (held * (terms.num_positive + terms.num_negative)).sum()
+
+    def _ratio(self, terms: Terms) -> Tensor:
+        return torch.exp(terms.policy_logprobs - terms.sampled_logprobs).detach()
+
+
+@dataclass(frozen=True)
+class GSPO:
+    """Sum over trajectories of -w n min(s A, clip(s, 1 - clip_low, 1 + clip_high) A), s the geometric mean of the
+    ratios of its n tokens.
+
+    The log-ratios of a trajectory are summed over its path through the tree, so sharing changes nothing. With
+    `TrajectoryMean` (w = 1 / n) this is the mean over trajectories that the source has. Source: GSPO, arXiv 2507.18071,
+    eq. 5-7; the bounds are those of its section 5.1.
+    """
+
+    per_trajectory: ClassVar[bool] = True
+
+    clip_low: float = 3e-4
+    """The ratio of trajectories with negative advantage is held above 1 - clip_low."""
+
+    clip_high: float = 4e-4
+    """The ratio of trajectories with positive advantage is held below 1 + clip_high."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low < 1:
+            raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
+        if not self.clip_high > 0:
+            raise ValueError(f"clip_high must be positive, got {self.clip_high}")
+
+    def __call__(self, terms: Terms) -> Tensor:
+        ratio, advantages = self._ratio(terms).detach(), terms.advantages
+        counted = terms.trajectory_sums(terms.importance)
+        # 0, with the gradient of each token's log-probability for as much as the token counts.
+        slopes = terms.importance * (terms.policy_logprobs - terms.policy_logprobs.detach())
+        free = ratio * (counted + terms.trajectory_sums(slopes))
+        held = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * counted
+        gains = torch.where(self._is_held(ratio, advantages), held, free) * advantages
+        return -(terms.leaf_weights * gains).sum()
+
+    def num_clipped(self, terms: Terms) -> Tensor:
+        return (terms.lens * self._is_held(self._ratio(terms), terms.advantages)).sum()
+
+    def _is_held(self, ratio: Tensor, advantages: Tensor) -> Tensor:
+        too_high, too_low = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
+        return (too_high & (advantages > 0)) | (too_low & (advantages < 0))
+
+    def _ratio(self, terms: Terms) -> Tensor:
+        return torch.exp(terms.trajectory_sums(terms.policy_logprobs - terms.sampled_logprobs) / terms.lens)
+
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """Sum of w (kl x KL(policy | reference) - entropy x H), for every token of every trajectory."""
+
+    kl: float = 0.0
+    """Coefficient of the divergence from the reference; 0 needs no reference."""
+
+    kl_estimator: KLEstimator = "k3"
+    """k1, k2 or k3; see kl_estimates. k1's gradient vanishes on average, so that it only measures."""
+
+    entropy: float = 0.0
+    """Coefficient of the entropy bonus."""
+
+    def __post_init__(self) -> None:
+        if self.kl < 0:
+            raise ValueError(f"kl must not be negative, got {self.kl}")
+
+    def __call__(self, terms: Terms, ref_logprobs: Tensor, entropies: Tensor) -> Tensor:
+        """ref_logprobs, entropies [S]; those that are not asked for are not looked at."""
+        penalty = terms.policy_logprobs.new_zeros(())
+        if self.kl:
+            estimates = kl_estimates(terms.policy_logprobs, ref_logprobs, self.kl_estimator)
+            penalty = penalty + self.kl * (terms.weight * estimates).sum()
+        if self.entropy:
+            penalty = penalty - self.entropy * (terms.weight * entropies).sum()
+        return penalty
+
+
+def kl_estimates(policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
+    """Per token an estimate of KL(policy | reference) from what the policy sampled; d = policy - reference logprob.
+
+    k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. Source: Schulman, "Approximating KL divergence" (2020); k3 is the one of
+    GRPO, arXiv 2402.03300, eq. 4.
+    """
+    difference = policy_logprobs - ref_logprobs
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return difference.square() / 2
+    return torch.expm1(-difference) + difference

@@ -1,0 +1,191 @@
+"""The state that training changes: weights, optimizer, schedule, random state."""
+
+import random
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from treepo.distributed import ALONE, Processes, is_lost
+from treepo.errors import LostError
+
+
+def seed_random(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators, so that what others draw from them is the same in every run."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """Of Python, numpy and torch, on the CPU and every GPU.
+
+    Nothing of ours draws from them: seeds derive from the run's. A loss, a reward or a model of someone else's may.
+    """
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "torch": _hex(torch.get_rng_state()),
+        "cuda": [_hex(state) for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators where they were; those of GPUs only on a machine with as many."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(_tensor(state["torch"]))
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([_tensor(text) for text in state["cuda"]])
+
+
+def _hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _tensor(text: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
+
+
+def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
+    """Write tensors, of each this process's share; what is written is on disk when this returns.
+
+    group: the processes that share them; this one alone has them if not given. Raises OSError, in all of them, if it
+    cannot be written.
+    """
+    _expect_one_process()
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
+    except CheckpointException as error:
+        raise _cause(error) from error
+    except RuntimeError as error:
+        raise (LostError(str(error)) if is_lost(error) else error) from error
+
+
+def load_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
+    """Read tensors in place, of each this process's share. group: as `save_tensors` says.
+
+    Raises OSError if the folder cannot be read, RuntimeError if it lacks one of the tensors or has another shape.
+    """
+    _expect_one_process()
+    try:
+        reader = HuggingFaceStorageReader(str(folder))
+        load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+    except CheckpointException as error:
+        raise _cause(error) from error
+
+
+def saved_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Name -> (shape, type) of the whole tensors in a folder."""
+    saved = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {k: (v.size, v.properties.dtype) for k, v in saved.items() if isinstance(v, TensorStorageMetadata)}
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What went wrong, in the first process where something did."""
+    return next(iter(error.failures.values()))[0]
+
+
+def _expect_one_process() -> None:
+    """Without a process group torch warns that it will work in one process, which is what is meant.
+
+    The filter stays: filters belong to the whole process, and one that is taken back could not be set in a thread.
+    """
+    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """The model that is trained, its optimiser and its schedule, whose state is copied and put back.
+
+    Names are those of the parameters, so that the state of a model that is sharded over processes is the same but for
+    its tensors being DTensors. Weights that are not trained are left out: they are those of the model that was loaded.
+    processes: those that it is sharded over; all take part in `scalars` and `restore`.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: LambdaLR
+    processes: Processes = ALONE
+
+    def copy_tensors(self) -> dict[str, Tensor]:
+        """Copies on the CPU of weights and moments, by name."""
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """The rest of the state, as JSON holds it. Of the optimiser's groups only the rate moves; settings give the
+        others. Every process has random generators of its own."""
+        schedule = {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
+        return {"schedule": schedule, "random": self.processes.gather(random_state())}
+
+    def restore(self, folder: Path, scalars: dict[str, Any]) -> None:
+        """Take over the tensors saved in a folder, and what `scalars` gave beside them.
+
+        Raises ValueError if they are not those of this model.
+        """
+        saved = saved_shapes(folder)
+        self.optimizer.load_state_dict(self._empty_state(saved))
+        tensors = self._tensors()
+        if unlike := sorted(name for name in saved.keys() | tensors.keys() if not _fits(saved, tensors, name)):
+            raise ValueError(f"resume: {str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}")
+        with torch.no_grad():
+            load_tensors(folder, tensors, self.processes.group)
+        self.schedule.load_state_dict(scalars["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
+        for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = lr
+        set_random_state(scalars["random"][self.processes.rank % len(scalars["random"])])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors themselves; one that has several names, such as tied embeddings, under its first.
+
+        torch's get_state_dict would do, but it keeps frozen weights that are tied, and takes a step with zero gradients
+        where none was taken yet.
+        """
+        weights: dict[Tensor, str] = {}
+        for name, weight in self.model.state_dict(keep_vars=True).items():
+            if weight.requires_grad or not isinstance(weight, nn.Parameter):
+                weights.setdefault(weight, name)
+        tensors = {f"model.{name}": weight.detach() for weight, name in weights.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                assert isinstance(value, Tensor), f"{key} of the optimiser is a tensor"
+                tensors[f"optimizer.{names[parameter]}.{key}"] = value
+        return tensors
+
+    def _empty_state(self, saved: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Any]:
+        """A state of the optimiser with room for what was saved; a parameter without a gradient so far has none."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        places = {parameter: place for place, parameter in enumerate(parameters)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, parameter in self.model.named_parameters():
+            prefix = f"optimizer.{name}."
+            for key in [k for k in saved if k.startswith(prefix) and "." not in k[len(prefix) :]]:
+                size, dtype = saved[key]
+                is_alike = size == parameter.shape
+                room = torch.zeros_like(parameter, dtype=dtype) if is_alike else torch.zeros(size, dtype=dtype)
+                state.setdefault(places[parameter], {})[key[len(prefix) :]] = room
+        return {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+
+
+def _fits(saved: dict[str, tuple[torch.Size, torch.dtype]], tensors: dict[str, Tensor], name: str) -> bool:
+    tensor = tensors.get(name)
+    return tensor is not None and saved.get(name) == (tensor.shape, tensor.dtype)

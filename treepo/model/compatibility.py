@@ -1,0 +1,174 @@
+"""Whether a model is served exactly: a packed tree against the model as transformers runs it.
+
+The engine calls the same attention function with other contexts, so what it needs beyond this is that each layer calls
+its attention once.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from treepo.errors import NotPackableError
+from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
+
+SERVED_LAYERS = {"full_attention", "sliding_attention"}
+UNSEEN_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
+"""Settings of attention that the attention function is not told of."""
+
+LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
+"""Kinds of rotary positions that change with the length of the sequence."""
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
+"""Difference of log-probabilities that rounding explains; a model served wrongly is off by several."""
+
+PROBE_LEN = 24
+
+
+def check_config(config: PreTrainedConfig) -> None:
+    """Raise NotPackableError if a model of this configuration has layers other than plain or windowed attention."""
+    text = config.get_text_config()
+    kind = config.model_type
+    other = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
+    if other:
+        raise NotPackableError(f"model.path: {kind!r} has layers of type {sorted(other)}, which cannot be packed")
+    for name in UNSEEN_SETTINGS:
+        if getattr(text, name, None) is not None:
+            raise NotPackableError(f"model.path: {kind!r} has attention with {name}, which cannot be packed")
+
+
+def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
+    """Whether the rotary positions change with the length of the sequence."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds)
+
+
+def longest_exact(config: PreTrainedConfig) -> int | None:
+    """Most tokens of a sequence that the model was made for and is served exactly; None if it does not say."""
+    text = config.get_text_config()
+    longest = getattr(text, "max_position_embeddings", None)
+    if has_length_dependent_rope(config):
+        rope = text.rope_parameters
+        return getattr(text, "original_max_position_embeddings", None) or rope.get(
+            "original_max_position_embeddings", longest
+        )
+    return longest
+
+
+@torch.no_grad()
+def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
+    """Raise NotPackableError unless a forked sequence packed as a tree has the log-probabilities of plain forwards.
+
+    model: with the attention of `treepo.model.attention`; `reference`: transformers' own to compare with.
+    """
+    kind = model.config.model_type
+    ids = probe_ids(model)
+    fork, end = PROBE_LEN // 2, PROBE_LEN
+    other = torch.cat([ids[:fork], ids[fork:].flip(0)])
+    context = _NotedTreeAttention(fork, end, len(ids) - fork, ids.device, model.dtype)
+    packed_ids = torch.cat([ids, other[fork:]])
+    positions = torch.cat([torch.arange(end), torch.arange(fork, end)]).to(ids.device)
+    logits = model(
+        input_ids=packed_ids[None], position_ids=positions[None], use_cache=False, attention_context=context
+    ).logits[0]
+    packed = torch.log_softmax(logits.float(), -1)
+    model.set_attn_implementation(reference)
+    try:
+        plain = [_plain(model, sequence) for sequence in (ids, other)]
+    finally:
+        model.set_attn_implementation(ATTENTION_NAME)
+    wanted = torch.cat([plain[0], plain[1][fork:]])
+    if not torch.isfinite(wanted).all():
+        raise ValueError(f"model.path: the logits of {kind!r} are not finite")
+    # By probability: of tokens that hardly ever follow, narrow types know little.
+    if (wanted.exp() * (packed - wanted).abs()).sum(-1).max() > TOLERANCE[model.dtype]:
+        raise NotPackableError(
+            f"model.path: {kind!r} computes something else than causal attention, which cannot be packed"
+        )
+    _check_window(model, context)
+
+
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel, is_packable: bool = True) -> bool:
+    """Whether a model's logits are its output embeddings applied to its last hidden states, with nothing after that."""
+    head = model.get_output_embeddings()
+    if head is None:
+        return False
+    inputs = _one_sequence(probe_ids(model), is_packable)
+    hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
+    return hidden is not None and torch.allclose(head(hidden), model(**inputs).logits, rtol=1e-2, atol=1e-4)
+
+
+@torch.no_grad()
+def sequence_logprobs(model: PreTrainedModel, ids: Tensor, temperature: float, is_packable: bool = True) -> Tensor:
+    """float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
+    return torch.log_softmax(model(**_one_sequence(ids, is_packable)).logits[0].float() / temperature, -1)
+
+
+def _one_sequence(ids: Tensor, is_packable: bool) -> dict[str, Any]:
+    """Inputs of a forward over a sequence [n]."""
+    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
+    if is_packable:
+        positions = torch.arange(len(ids), device=ids.device)
+        inputs["position_ids"] = positions[None]
+        inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
+    return inputs
+
+
+def probe_ids(model: PreTrainedModel) -> Tensor:
+    """A fixed sequence of different tokens, [PROBE_LEN] where the vocabulary allows."""
+    ids = (torch.arange(PROBE_LEN) * 7919 + 3) % vocabulary_size(model)
+    return ids.to(model.device)
+
+
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Token ids that the model has an embedding for."""
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding.weight, Tensor)
+    return embedding.weight.shape[0]
+
+
+def _plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    return torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0].float(), -1)
+
+
+def _check_window(model: PreTrainedModel, context: "_NotedTreeAttention") -> None:
+    """A window that the attention function was not told of would be ignored in longer sequences."""
+    text = model.config.get_text_config()
+    window, longest = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
+    if isinstance(window, int) and getattr(text, "use_sliding_window", True) and (longest is None or window < longest):
+        layer_types = getattr(text, "layer_types", None)
+        has_windows = layer_types is None or "sliding_attention" in layer_types
+        if has_windows and context.windows == {None}:
+            raise NotPackableError(
+                f"model.path: {model.config.model_type!r} keeps its sliding window to itself and cannot be packed"
+            )
+
+
+class _NotedTreeAttention(AttentionContext):
+    """Attention over a sequence with one fork, which notes the windows that it is asked for."""
+
+    def __init__(self, fork: int, end: int, branch_len: int, device: torch.device, dtype: torch.dtype) -> None:
+        total = end + branch_len
+        ends = torch.cat([torch.full((fork,), total), torch.full((end - fork,), end), torch.full((branch_len,), total)])
+        positions = torch.cat([torch.arange(end), torch.arange(fork, fork + branch_len)])
+        layout = [0, total], ends.numpy(), positions.numpy()
+        # On a GPU the attention of training would be compiled for this alone.
+        self.inner: AttentionContext = (
+            tree_attention(*layout, device, dtype)
+            if device.type == "cpu"
+            else TreeAttention(layout[0], ends.to(device), positions.to(device))
+        )
+        self.windows: set[int | None] = set()
+        self.layers: set[int] = set()
+
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        if layer in self.layers:
+            raise NotPackableError("a layer calls its attention twice, which the engine's cache cannot serve")
+        self.layers.add(layer)
+        self.windows.add(window)
+        return self.inner(layer, query, key, value, scale, window)

@@ -1,0 +1,1 @@
+"""Charts of benchmarks and evaluations, made from their JSON files."""

@@ -1,0 +1,120 @@
+"""What a run appends to its folder: metrics.jsonl and samples.jsonl."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from treepo.report.tree_view import is_plain
+from treepo.report.trees import KeptTree
+from treepo.utils.io import replace_lines
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class MetricsLog:
+    """Appends to and reads one metrics.jsonl."""
+
+    path: Path
+
+    def append(self, step: int, metrics: Metrics) -> None:
+        """Write the object of one step; it is on disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[Metrics]:
+        """All objects, oldest first."""
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def cut(self, last_step: int) -> None:
+        """Drop the objects of later steps, and a line that was not written to its end.
+
+        Raises ValueError unless one object is left for each step up to `last_step`, from 0.
+        """
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        kept = lines[: last_step + 1]
+        if [_step_of(line) for line in kept] != list(range(last_step + 1)):
+            raise ValueError(f"resume: {str(self.path)!r} lacks a line for a step before {last_step + 1}")
+        replace_lines(self.path, kept)
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a whole line, or None."""
+    try:
+        read = json.loads(line)
+    except ValueError:
+        return None
+    return read.get("step") if isinstance(read, dict) and line.endswith(b"\n") else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One trajectory. Reward and advantage are None where there is none; of an estimator with one per node the
+    advantage is that of the last node. Texts have no character that steers what shows them (see `harmless`)."""
+
+    problem: str
+    prompt: str
+    response: str
+    reward: float | None
+    advantage: float | None
+    stop: str
+    num_tokens: int
+
+
+COLUMNS = tuple(f.name for f in fields(Sample))
+
+
+def choose_samples(
+    trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str], num_problems: int, num_answers: int
+) -> list[Sample]:
+    """Of the first so many trees so many trajectories: the best, the worst, and at even distances between."""
+    return [sample for kept in trees[:num_problems] for sample in _samples(kept, decode, num_answers)]
+
+
+def append_samples(path: Path, step: int, samples: Sequence[Sample]) -> None:
+    """Write one JSON object per sample."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
+
+
+def cut_samples(path: Path, last_step: int) -> None:
+    """Drop the samples of later steps, and a line that was not written to its end, as a run is gone on with."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= last_step]
+    replace_lines(path, kept)
+
+
+def harmless(text: str) -> str:
+    r"""Untrusted text in which each character that is not plainly shown, but for \n and \t, is written as Python writes
+    it (\x1b)."""
+    return "".join(c if c in "\n\t" or is_plain(c) else ascii(c)[1:-1] for c in text)
+
+
+def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers: int) -> list[Sample]:
+    tree, leaves = kept.tree, kept.tree.leaves()
+    rewards = np.zeros(len(leaves)) if kept.rewards is None else kept.rewards
+    best_first = np.argsort(-rewards, kind="stable")
+    chosen = best_first[np.linspace(0, len(leaves) - 1, min(num_answers, len(leaves))).round().astype(int)]
+    advantages = kept.advantages
+    if advantages is not None and tree.is_per_node(advantages):
+        advantages = tree.per_node(advantages)[leaves]
+    return [
+        Sample(
+            harmless(tree.problem_id),
+            harmless(decode(tree.prompt_ids.tolist())),
+            harmless(decode(tree.trajectory(leaves[i]).token_ids.tolist())),
+            None if kept.rewards is None else float(kept.rewards[i]),
+            None if advantages is None else float(advantages[i]),
+            str(tree.nodes[leaves[i]].stop),
+            tree.response_len(leaves[i]),
+        )
+        for i in chosen.tolist()
+    ]

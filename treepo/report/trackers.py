@@ -1,0 +1,185 @@
+"""Experiment trackers: TensorBoard, trackio, Weights & Biases."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import tomli_w
+
+from treepo.errors import TrackerError
+from treepo.report.run_log import COLUMNS, Metrics, Sample, harmless
+
+
+class Tracker(Protocol):
+    """Takes the figures of one run; any of its methods may raise whatever its package raises."""
+
+    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+        """Begin; config: section -> key -> value."""
+        ...
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """The figures of a step; steps rise."""
+        ...
+
+    def table(self, step: int, rows: Sequence[Sample]) -> None:
+        """Some trajectories of a step. Their text is the model's: it must be shown, never obeyed."""
+        ...
+
+    def finish(self) -> None:
+        """Nothing will follow."""
+        ...
+
+
+class Tracking:
+    """Hands figures and samples to all trackers, by name; one that fails is dropped, which is said once."""
+
+    def __init__(self, trackers: Mapping[str, Tracker], say: Callable[[str], None]) -> None:
+        self.trackers = dict(trackers)
+        self.say = say
+
+    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+        """Start all; raises TrackerError for the first that fails, with those before it finished."""
+        started: dict[str, Tracker] = {}
+        for name, tracker in self.trackers.items():
+            try:
+                tracker.start(config, run_name)
+            except Exception as error:
+                self.trackers = started
+                self.finish()
+                raise TrackerError(f"tracking.trackers: {name} cannot be started: {one_line(error)}") from error
+            started[name] = tracker
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """The figures of a step."""
+        self._each(lambda tracker: tracker.log(step, metrics))
+
+    def table(self, step: int, rows: Sequence[Sample]) -> None:
+        """Some trajectories of a step; nothing happens if there are none."""
+        if rows:
+            self._each(lambda tracker: tracker.table(step, rows))
+
+    def finish(self) -> None:
+        """Finish all."""
+        self._each(lambda tracker: tracker.finish())
+
+    def _each(self, use: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            try:
+                use(tracker)
+            except Exception as error:  # noqa: BLE001 - packages raise what they like, and training goes on
+                del self.trackers[name]
+                self.say(f"{name} failed and gets nothing more; metrics.jsonl has it all: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """Kind and first line of what was said, which may quote what the model wrote."""
+    first, *_ = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {harmless(first[:200])}"
+
+
+class TensorBoard:
+    """Event files in a folder, with settings and samples as texts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: Any = None
+
+    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+        """See Tracker."""
+        self.writer = import_module("torch.utils.tensorboard").SummaryWriter(str(self.folder))
+        self.writer.add_text("config", as_code(f"{run_name}\n\n{tomli_w.dumps(config)}"), 0)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """See Tracker."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def table(self, step: int, rows: Sequence[Sample]) -> None:
+        """See Tracker; texts are read as Markdown there."""
+        texts = ["\n".join(f"{name}: {value}" for name, value in asdict(row).items()) for row in rows]
+        self.writer.add_text("samples", as_code("\n\n".join(texts)), step)
+
+    def finish(self) -> None:
+        """See Tracker."""
+        self.writer.close()
+
+
+def as_code(text: str) -> str:
+    """A block of Markdown in which nothing has a meaning: each line begins with four spaces."""
+    return "\n".join(f"    {line}" for line in text.split("\n"))
+
+
+class Trackio:
+    """A run of a project in TRACKIO_DIR, or where TRACKIO_SPACE_ID and TRACKIO_SERVER_URL say."""
+
+    def __init__(self, project: str) -> None:
+        self.project = project
+        self.package: Any = None
+        self.run: Any = None
+
+    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+        """See Tracker."""
+        self.package = import_module("trackio")
+        self.run = self.package.init(project=self.project, name=run_name, config=dict(config), embed=False)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """See Tracker."""
+        self.run.log(metrics, step=step)
+
+    def table(self, step: int, rows: Sequence[Sample]) -> None:
+        """See Tracker; cells are shown as they are, their first 250 characters."""
+        data = [list(astuple(row)) for row in rows]
+        self.run.log({"samples": self.package.Table(columns=list(COLUMNS), data=data)}, step=step)
+
+    def finish(self) -> None:
+        """See Tracker."""
+        self.run.finish()
+
+
+START_S, FINISH_S = 30.0, 60.0
+"""Longest waits in seconds: for a server that does not answer, and at the end for what is still to be sent."""
+
+
+class WandB:
+    """A run of a project, kept in `folder` and sent from there, or, offline, sent later by `wandb sync`."""
+
+    def __init__(self, project: str, folder: Path, offline: bool) -> None:
+        self.project = project
+        self.folder = folder
+        self.offline = offline
+        self.package: Any = None
+        self.run: Any = None
+
+    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+        """See Tracker. What is printed, the code and the repository are left alone."""
+        self.package = import_module("wandb")
+        settings = self.package.Settings(
+            init_timeout=START_S,
+            login_timeout=START_S,
+            finish_timeout=FINISH_S,
+            console="off",
+            silent=True,
+            disable_code=True,
+            disable_git=True,
+        )
+        # Without a mode, WANDB_MODE decides.
+        mode = "offline" if self.offline else None
+        self.run = self.package.init(
+            project=self.project, name=run_name, dir=str(self.folder), config=dict(config), mode=mode, settings=settings
+        )
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """See Tracker."""
+        self.run.log(metrics, step=step)
+
+    def table(self, step: int, rows: Sequence[Sample]) -> None:
+        """See Tracker; cells are shown as they are."""
+        table = self.package.Table(columns=list(COLUMNS), data=[list(astuple(row)) for row in rows])
+        self.run.log({"samples": table}, step=step)
+
+    def finish(self) -> None:
+        """See Tracker."""
+        self.run.finish()

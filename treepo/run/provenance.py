@@ -1,0 +1,95 @@
+"""What a run started with and runs in: weights, problems, versions, hardware."""
+
+import hashlib
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import treepo
+from treepo.model.fsdp import plain_weights, whole
+from treepo.report.page.folder import ENVIRONMENT_NAME
+from treepo.run.build import Run
+from treepo.utils.io import replace_text
+
+NAME = "initial.json"
+
+NUM_COMPARED = 1000
+"""Problems to train on, from the first one on, that must be those the run was begun with."""
+
+
+def record_origin(run: Run, out: Path) -> None:
+    """Write down what the run begins with, for `check_origin`. Must come before its first step."""
+    origin = _origin(run)
+    if run.processes.is_first:
+        replace_text(out / NAME, json.dumps(origin, indent=1) + "\n")
+
+
+def check_origin(run: Run, out: Path) -> None:
+    """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
+    path = out / NAME
+    if not run.processes.of_first(path.exists()):
+        # It was ended before it began.
+        record_origin(run, out)
+        return
+    begun, now = json.loads(path.read_text(encoding="utf-8")), _origin(run)
+    for name, setting in (("weights", "model.path"), ("problems", "data.train")):
+        if begun[name] != now[name]:
+            raise ValueError(f"resume: {setting}: the {name} are no longer those that the run was begun with")
+
+
+def _origin(run: Run) -> dict[str, str]:
+    """Checksums of the initial weights, where they are still needed, and of the first problems to train on and those
+    held out, which a changed tokenizer, template, file or order changes."""
+    config = run.config
+    weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    if config.lora.rank or config.penalties.kl:
+        with whole(run.policy.model):
+            for name, tensor in sorted(plain_weights(run.policy.model).items()):
+                weights.update(name.encode())
+                # A copy: memory that numpy has seen cannot be let go, as weights that were gathered have to be.
+                copy = tensor.detach().to("cpu", copy=True)
+                weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    is_for_training = bool(config.data.train) or not config.data.is_given
+    asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
+    for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:
+        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
+    return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
+
+
+def record_environment(out: Path, command: str) -> None:
+    """Append one line to the folder of a run, as it begins or is gone on with."""
+    with (out / ENVIRONMENT_NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(environment(command)) + "\n")
+
+
+def environment(command: str) -> dict[str, str]:
+    """Of this process. command: what it was started with; the home folder in it is told as `~`."""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command.replace(str(Path.home()), "~"),
+        "treepo": treepo.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "numpy")},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "processes": os.environ.get("WORLD_SIZE", "1"),
+        **({"gpus": ", ".join(names)} if names else {}),
+    }
+
+
+def _processor() -> str:
+    """The name of the CPU's model, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

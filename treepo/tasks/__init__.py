@@ -1,0 +1,1 @@
+"""Built-in tasks that a small model learns in minutes."""

@@ -1,0 +1,206 @@
+"""The built-in task's base model: 0.8M parameters, pretrained here in a minute or two, then kept.
+
+It has seen careful and careless worked answers alike, so reinforcement learning finds nothing new
+in it but draws out a way of working that it already knows.
+
+Letters: B sequences in a batch, T tokens in its longest sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+
+Report = Callable[[int, int, float], None]
+"""Called after each step with (steps done, steps in all, mean loss per answer token)."""
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class BaseModelSettings:
+    """What makes a base model what it is; another setting is another model in the cache."""
+
+    version: int = 1
+    """Raised when the code changes what the same settings give."""
+
+    hidden_size: int = 128
+    ffn_size: int = 384
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    init_std: float = 0.05
+    max_positions: int = 256
+
+    careful_share: float = 0.45
+    num_steps: int = 480
+    tokens_per_step: int = 3000
+    num_buckets: int = 4
+    """Parts of a batch, by length: more of them pad less but cost more calls."""
+    peak_lr: float = 3e-3
+    num_warmup_steps: int = 50
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+
+
+def default_cache_folder() -> Path:
+    """Return `$TREEPO_CACHE`, else `$XDG_CACHE_HOME/treepo`, else `~/.cache/treepo`."""
+    if folder := os.environ.get("TREEPO_CACHE"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "treepo"
+    return Path.home() / ".cache" / "treepo"
+
+
+def find_or_make_base_model(
+    cache_folder: Path,
+    seed: int,
+    report: Report | None = None,
+    settings: BaseModelSettings | None = None,
+) -> Path:
+    """Return the Hugging Face folder of the base model, pretraining it if it is not there yet."""
+    settings = settings or BaseModelSettings()
+    made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
+    digest = hashlib.blake2b(made_by.encode(), digest_size=6).hexdigest()
+    folder = cache_folder / f"chain-sums-{digest}"
+    if folder.is_dir():
+        return folder
+
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = make_base_model(seed, report, settings)
+    with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
+        finished = Path(unfinished) / "model"
+        model.save_pretrained(finished)
+        tokenizer.save_pretrained(finished)
+        try:
+            finished.rename(folder)
+        except OSError:
+            # Another process was first: its model is the same one.
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def make_base_model(
+    seed: int, report: Report | None = None, settings: BaseModelSettings | None = None
+) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+    """Pretrain a base model on worked answers, careful and careless steps mixed.
+
+    The same seed gives the same weights on the same number of threads. The global random state
+    stays as it was.
+    """
+    settings = settings or BaseModelSettings()
+    tokenizer = make_chain_tokenizer()
+    model = initial_model(seed, tokenizer, settings)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.peak_lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    batches = pretraining_batches(seed, tokenizer, settings)
+    for step in range(settings.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        loss = backward(model, next(batches))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if report is not None:
+            report(step + 1, settings.num_steps, loss)
+    return model.eval(), tokenizer
+
+
+def initial_model(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings) -> Qwen2ForCausalLM:
+    """Return a small Qwen2 with random float32 weights."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.ffn_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        num_key_value_heads=settings.num_kv_heads,
+        max_position_embeddings=settings.max_positions,
+        initializer_range=settings.init_std,
+        tie_word_embeddings=True,
+        pad_token_id=PAD_ID,
+        bos_token_id=BOS_ID,
+        eos_token_id=EOS_ID,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2ForCausalLM(config).float()
+
+
+def learning_rate(step: int, settings: BaseModelSettings) -> float:
+    """Return the rate of a step counted from 0: linear warm-up, then a cosine down to 0."""
+    num_warmup = settings.num_warmup_steps
+    if step < num_warmup:
+        return settings.peak_lr * (step + 1) / num_warmup
+    done = (step - num_warmup) / (settings.num_steps - num_warmup)
+    return settings.peak_lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+Batch = list[tuple[torch.Tensor, torch.Tensor]]
+"""One step's sequences in parts of similar length: (ids [B, T], labels [B, T]) each."""
+
+
+def pretraining_batches(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings) -> Iterator[Batch]:
+    """Yield endless batches of fresh worked answers, of about `tokens_per_step` tokens each."""
+    corpus = draw_corpus(seed, settings.careful_share)
+    while True:
+        rows: list[tuple[list[int], list[int]]] = []
+        num_tokens = 0
+        while num_tokens < settings.tokens_per_step:
+            prompt, answer = next(corpus)
+            prompt_ids = [BOS_ID, *tokenizer.encode(prompt)]
+            answer_ids = [*tokenizer.encode(answer), EOS_ID]
+            rows.append((prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids))
+            num_tokens += len(rows[-1][0])
+        rows.sort(key=lambda row: len(row[0]))
+        size = math.ceil(len(rows) / settings.num_buckets)
+        yield [
+            (
+                pad_right([ids for ids, _ in part], PAD_ID),
+                pad_right([labels for _, labels in part], IGNORED),
+            )
+            for part in (rows[i : i + size] for i in range(0, len(rows), size))
+        ]
+
+
+def pad_right(rows: list[list[int]], padding: int) -> torch.Tensor:
+    """Return rows of unequal length as one tensor [B, T], T the longest."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
+
+
+def backward(model: Qwen2ForCausalLM, batch: Batch) -> float:
+    """Add the gradient of the mean loss per answer token of the batch, and return that loss."""
+    num_targets = sum(int((labels != IGNORED).sum()) for _, labels in batch)
+    total = 0.0
+    for ids, labels in batch:
+        # No attention mask: padding comes last, so no token that counts can see it.
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # [B, T - 1, V]
+        loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+        (loss / num_targets).backward()
+        total += loss.item()
+    return total / num_targets

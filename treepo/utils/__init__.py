@@ -1,0 +1,1 @@
+"""Files, random streams, signals, text."""
