@@ -1,4 +1,4 @@
-"""Answer checking: published answers, and hostile ones, through the pool with `MathChecker`.
+"""Answer checking: published answers, and hostile ones, through the pool with `MathVerifier`.
 
     OMP_NUM_THREADS=1 python benchmarks/checking.py      # a quarter of an hour on two idle cores; results/checking.json
     python benchmarks/checking.py --hostile 500 --seed 1
@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Verdict
-from treepo.verify.math import MathChecker
-from treepo.verify.pool import CheckerPool, PoolSettings
+from treepo.verify.math import MathVerifier
+from treepo.verify.pool import PoolSettings, VerifierPool
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SHUFFLES = 3
@@ -87,7 +87,7 @@ class Peak(threading.Thread):
 def measure(case: Case, settings: PoolSettings) -> dict[str, Any]:
     """Judge a case with workers that have started before."""
     peak = Peak()
-    with CheckerPool(MathChecker(), settings) as pool:
+    with VerifierPool(MathVerifier(), settings) as pool:
         pool.check([("\\boxed{1}", "1")] * 100)
         peak.start()
         start, verdicts, slowest = time.perf_counter(), list[Verdict](), 0.0
@@ -110,7 +110,12 @@ def measure(case: Case, settings: PoolSettings) -> dict[str, Any]:
         "worker_mib": peak.mib,
         "problems": problems,
         "otherwise": [
-            {"response": response[-SHOWN:], "known": known, "right": verdict.correct == 1, "given": verdict.given}
+            {
+                "response": response[-SHOWN:],
+                "known": known,
+                "right": verdict.correct == 1,
+                "given": verdict.extracted_answer,
+            }
             | {"outcome": verdict.outcome.value, "reason": reason}
             for (response, known), expected, reason, verdict in rows
             if (verdict.correct == 1) != expected

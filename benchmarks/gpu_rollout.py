@@ -66,7 +66,7 @@ def options() -> list[str]:
     prompts = {"count": 64, "min_len": PROMPT_LEN, "max_len": PROMPT_LEN}
     chosen = [f"--grid.{key}={value}" for key, value in grid.items()]
     chosen += [f"--prompts.{key}={value}" for key, value in prompts.items()]
-    return [*chosen, "--model.device=cuda", "--model.dtype=bfloat16", f"--engine.max_batch={BATCH}"]
+    return [*chosen, "--model.device=cuda", "--model.dtype=bfloat16", f"--engine.max_num_seqs={BATCH}"]
 
 
 def save(name: str, folder: Path) -> None:

@@ -62,9 +62,9 @@ def same_run(one: list[dict[str, float]], other: list[dict[str, float]]) -> bool
     return True
 
 
-def main(num_rounds: int, num_steps: int, problems_per_step: int) -> None:
+def main(num_rounds: int, num_steps: int, prompts_per_step: int) -> None:
     """Measure every way in turns, print a row for each and keep the figures."""
-    given = {"train.num_steps": num_steps, "train.problems_per_step": problems_per_step, "train.trees_every": 0}
+    given = {"train.num_steps": num_steps, "train.prompts_per_step": prompts_per_step, "train.save_trees_every": 0}
     given |= {"eval.num_problems": 0, "checkpoint.every": 0}
     settings = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     rounds: list[dict[str, list[dict[str, float]]]] = []

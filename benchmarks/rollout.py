@@ -35,7 +35,7 @@ def options_of(model: str, tree: str) -> list[str]:
     grid = {"widths": width, "depths": depth, "segment_lens": segment_len}
     options = [option for key, value in MODELS[model].items() for option in (f"--architecture.{key}", str(value))]
     options += [option for key, value in grid.items() for option in (f"--grid.{key}", f"[{value}]")]
-    options += ["--engine.max_batch", str(batch), "--bench.plain_batches", f"[{batch}]"]
+    options += ["--engine.max_num_seqs", str(batch), "--bench.plain_batches", f"[{batch}]"]
     return [*options, "--prompts.count", str(num_prompts)]
 
 

@@ -114,7 +114,7 @@ def trl_work(config: Config, model: str, batch: int) -> dict[str, Any]:
     """What TRL is told to do: what treepo would do with this config, `batch` sequences per forward."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     task = ChainSums(tokenizer, config.train.seed)
-    problems = [task.training_problems(k, config.train.problems_per_step) for k in range(config.train.num_steps)]
+    problems = [task.training_problems(k, config.train.prompts_per_step) for k in range(config.train.num_steps)]
     optim = dataclasses.asdict(config.optim)
     return {
         "steps": [
@@ -156,7 +156,7 @@ class Trial:
 def try_batches(bench: Bench, width: int, batches: Iterable[int], progress: "Progress") -> list[Trial]:
     """One trial for each batch size that an update can be made of."""
     config = bench.config("grpo", width, 0, TRIAL_STEPS)
-    per_update = config.train.problems_per_step * width // config.train.num_mini_batches
+    per_update = config.train.prompts_per_step * width // config.train.num_mini_batches
     trials = []
     for batch in batches:
         if per_update % batch == 0:

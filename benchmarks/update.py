@@ -31,7 +31,7 @@ MOST_TOKENS = 40_000
 
 def options_of(case: str) -> list[str]:
     """Settings of `treepo bench update`."""
-    limit = ["--bench.micro_batch_tokens", str(MOST_TOKENS)]
+    limit = ["--bench.max_tokens_per_micro_batch", str(MOST_TOKENS)]
     if case == "task":
         return [*limit, "--bench.trees", "task"]
     hidden_size, ffn_size = SIZES[case]

@@ -29,7 +29,7 @@ from treepo.bench.rollout_report import JSON_NAME, describe_machine, read_json, 
 from treepo.bench.settings import ArchitectureSettings
 from treepo.config.schema import ModelSettings
 from treepo.engine.base import SampleRequest
-from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 
 TREES = {"16x6x32": (16, 6, 32, 64), "64x14x16": (64, 14, 16, 16)}
@@ -87,8 +87,10 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
     """In turns: the adapter, vLLM alone seeded, vLLM alone bare; after a round that warms up."""
     response_len, rng = 64, np.random.default_rng(0)
     policy = load_or_make(ModelSettings(), ArchitectureSettings(**MODELS["0.8M"]), 256, seed=0)
-    streams = RowStreams()
-    limits = VllmLimits(longest=192, max_batch=num_requests, max_prefill_tokens=num_requests * 192, max_tokens=300_000)
+    streams = RequestGenerators()
+    limits = VllmLimits(
+        longest=192, max_num_seqs=num_requests, max_num_batched_tokens=num_requests * 192, max_tokens=300_000
+    )
     core = start_vllm(VllmSettings(), limits, policy.model, False, streams)
     engine = VllmEngine(core, streams, ())
     prompts = [rng.integers(3, 29, size=rng.integers(40, 71)).astype(np.int32) for _ in range(num_requests // 16)]

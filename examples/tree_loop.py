@@ -18,8 +18,8 @@ from treepo.data.problem import Problem
 from treepo.engine.torch.engine import TorchEngine
 from treepo.evaluate.estimates import accuracy
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
@@ -55,7 +55,7 @@ def main(model_folder: Path, num_steps: int, num_problems: int) -> float:
         total = sum(len(t.token_ids) for tree in trees for t in tree.trajectories())
         print(f"step {step + 1}: mean reward {mean_reward:.3f}, decoded {decoded} tokens for trajectories of {total}")
 
-    held_out = task.held_out_problems(num_problems)
+    held_out = task.eval_problems(num_problems)
     print(f"held out, greedy: {accuracy(engine, task, held_out, policy.decode, 128, temperature=0.0):.1%}")
     return mean_reward
 
@@ -63,13 +63,13 @@ def main(model_folder: Path, num_steps: int, num_problems: int) -> float:
 def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
     """Eight trajectories per tree, in segments of 16 tokens; each path forks in two while there is budget.
 
-    GRPO's independent samples are Rules.star(8, 128, policy.decode).
+    GRPO's independent samples are GrowthRules.star(8, 128, policy.decode).
     """
-    rules = Rules(
+    rules = GrowthRules(
         shape=TreeShape(width=8, depth=8, segment_len=16, num_children=2),
         initial_fork=InitialFork(2, 2),
         branching=EvenBranching(),
-        fallback=Resume(),
+        fallback=Backtrack(),
         stopping=StopRules(),
         decode=policy.decode,
     )
@@ -85,7 +85,7 @@ def grow(sampler: TreeSampler, problems: Sequence[Problem], seed: int) -> list[T
 def verify(task: ChainSums, policy: Policy, problem: Problem, tree: Tree) -> np.ndarray:
     """1 or 0 for each leaf: is the answer in the box right?"""
     answers = [policy.decode(trajectory.token_ids.tolist()) for trajectory in tree.trajectories()]
-    return np.array([verdict.correct for verdict in task.judge([(problem, answer) for answer in answers])])
+    return np.array([verdict.correct for verdict in task.verify([(problem, answer) for answer in answers])])
 
 
 def credit(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> list[PackedTree]:

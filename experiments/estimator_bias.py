@@ -34,7 +34,7 @@ from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.fallback import NoFallback
-from treepo.grow.growth import Rules
+from treepo.grow.growth import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 
@@ -179,7 +179,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
     score = tiny_score(policy)
     gradient = sum(p * value_of(r) * score((), r) for p, r in responses(policy))
     shared = (np.arange(len(gradient)) % policy.num_tokens == 0) * 1.0
-    star = Rules(
+    star = GrowthRules(
         TreeShape(SMALL.width, 1, SMALL.response_limit, SMALL.width),
         InitialFork(SMALL.width, SMALL.width),
         EvenBranching(),
@@ -189,7 +189,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
     flat = rows_of(collect(all_trees(star, policy), values_of, score, ["RLOO"]), gradient, shared)
     found = {}
     for name, fallback in chain.FALLBACKS.items():
-        rules = Rules(SMALL, FORK, EvenBranching(), fallback, chain.STOPPING)
+        rules = GrowthRules(SMALL, FORK, EvenBranching(), fallback, chain.STOPPING)
         collected = collect(all_trees(rules, policy), values_of, score, names)
         found[name] = rows_of(collected, gradient, shared, flat["RLOO"]["noise"])
     return found
@@ -238,13 +238,13 @@ def simulated(num_trees: int) -> list[dict[str, Any]]:
     shared = np.tile(np.arange(4) == chain.RIGHT, 3) * 1.0
     width, rows = chain.SHAPE.width, []
     star = TreeShape(width, depth=1, segment_len=chain.SHAPE.response_limit, num_children=width)
-    flat = Rules(star, InitialFork(width, width), EvenBranching(), NoFallback(), chain.STOPPING)
+    flat = GrowthRules(star, InitialFork(width, width), EvenBranching(), NoFallback(), chain.STOPPING)
     noise = {}
     configurations = [("sequential", True, "none"), ("sequential", False, "none"), *SIMULATED]
     for seed, (branching, ends, fallback) in enumerate(configurations):
         policy, is_flat = chain.Policy(ends), branching == "sequential"
         parts = (FORK, chain.BRANCHINGS[branching], chain.FALLBACKS[fallback]) if not is_flat else ()
-        rules = Rules(chain.SHAPE, *parts, chain.STOPPING) if parts else flat
+        rules = GrowthRules(chain.SHAPE, *parts, chain.STOPPING) if parts else flat
         rng = np.random.default_rng(seed)
         grown = ((1 / num_trees, chain.grow(rules, policy, seed * num_trees + i, rng)) for i in range(num_trees))
         names = ["GRPO", "DrGRPO", "RLOO", "REINFORCEPlusPlus", "MaxRL"] if is_flat else list(ESTIMATORS)

@@ -55,7 +55,7 @@ def main(seeds: list[int], names: list[str], out: Path) -> None:
 
 def run(credit: dict[str, str], seed: int, folder: Path) -> None:
     """One training run in a process of its own."""
-    options = {"train.seed": seed, "train.num_steps": NUM_STEPS, "train.trees_every": 0, "eval.every": EVERY}
+    options = {"train.seed": seed, "train.num_steps": NUM_STEPS, "train.save_trees_every": 0, "eval.every": EVERY}
     settings = {f"credit.{key}": value for key, value in credit.items()} | options
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "treepo", "train", str(RECIPE), *words, "--out", str(folder)]

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 
 OPTIONS = {
     "train.num_steps": 24,
-    "train.problems_per_step": 8,
-    "train.trees_every": 5,
+    "train.prompts_per_step": 8,
+    "train.save_trees_every": 5,
     "checkpoint.every": 2,
     "eval.num_problems": 16,
     "eval.every": 6,

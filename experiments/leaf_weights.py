@@ -22,8 +22,8 @@ import numpy as np
 from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares
 from treepo.engine.base import SampleResult
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import NoFallback, Resume
-from treepo.grow.growth import Growth, Rules, Segment
+from treepo.grow.fallback import Backtrack, NoFallback
+from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, Tree
@@ -49,7 +49,7 @@ BRANCHINGS = {
     "log-probability, high": LogprobBranching("high", temperature=0.3),
 }
 FORKS = {"2": InitialFork(2, 2), "2..8": InitialFork(2, 8)}
-FALLBACKS = {"none": NoFallback(), "resume": Resume()}
+FALLBACKS = {"none": NoFallback(), "resume": Backtrack()}
 STOPPING = StopRules(answer="never", repetition="never")
 QUANTITIES = ("reward", "length", "gradient", "gradient, own mean", "gradient, others' mean")
 """The gradient is E[(R - baseline) score]; its baseline is the true mean reward, the tree's mean, or for each node's
@@ -92,9 +92,9 @@ class Policy:
         return dict(zip(QUANTITIES, [value[0], length[0], *[slope[0]] * 3], strict=True))
 
 
-def grow(rules: Rules, policy: Policy, seed: int, rng: np.random.Generator) -> Tree:
+def grow(rules: GrowthRules, policy: Policy, seed: int, rng: np.random.Generator) -> Tree:
     """One tree."""
-    growth = Growth("p", [0], seed, rules)
+    growth = TreeBuilder("p", [0], seed, rules)
     segments = growth.start()
     while segments:
         results = [policy.decode(segment, rng) for segment in segments]
@@ -137,7 +137,7 @@ def weighted_averages(tree: Tree, kind: Resumed, policy: Policy, values: np.ndar
     return [own, weights @ length, constant, weights @ ((reward - own) * score), others]
 
 
-def measure(rules: Rules, policy: Policy, num_trees: int, seed: int) -> dict:
+def measure(rules: GrowthRules, policy: Policy, num_trees: int, seed: int) -> dict:
     """Bias, its standard error and the variance times tokens of one configuration."""
     rng, truth = np.random.default_rng(seed), policy.truth()
     found, tokens, leaves = [], [], []
@@ -167,7 +167,7 @@ def measure(rules: Rules, policy: Policy, num_trees: int, seed: int) -> dict:
 def sequential(policy: Policy, num_trees: int) -> dict:
     """The same for stars: SHAPE.width independent trajectories."""
     shape = TreeShape(SHAPE.width, depth=1, segment_len=SHAPE.response_limit, num_children=SHAPE.width)
-    rules = Rules(shape, InitialFork(SHAPE.width, SHAPE.width), EvenBranching(), NoFallback(), STOPPING)
+    rules = GrowthRules(shape, InitialFork(SHAPE.width, SHAPE.width), EvenBranching(), NoFallback(), STOPPING)
     figures = measure(rules, policy, num_trees, seed=0)
     return {**figures, "estimators": {"sequential": figures["estimators"]["plain"]}}
 
@@ -189,7 +189,7 @@ def main(num_trees: int) -> None:
         truths[name] = policy.truth()
         rows.append({"branching": "sequential", "ends": name, **star})
         for i, (b, f, r) in enumerate(product(BRANCHINGS, FORKS, FALLBACKS)):
-            rules = Rules(SHAPE, FORKS[f], BRANCHINGS[b], FALLBACKS[r], STOPPING)
+            rules = GrowthRules(SHAPE, FORKS[f], BRANCHINGS[b], FALLBACKS[r], STOPPING)
             row = {"branching": b, "initial fork": f, "fallback": r, "ends": name}
             row |= measure(rules, policy, num_trees, 1 + i + 100 * ends)
             for kind, quantity in product(WEIGHTINGS, QUANTITIES):

@@ -90,7 +90,7 @@ def make_tiny_model(
         torch.manual_seed(seed)
         model = make_model(config).to(dtype)
         with torch.no_grad():
-            # Norms and biases begin as ones and zeros, which would hide mistakes.
+            # Norms and biases begin as ones and zeros, which would hide errors.
             for parameter in model.parameters():
                 if parameter.ndim == 1:
                     parameter.add_(0.1 * torch.randn(parameter.shape).to(dtype))

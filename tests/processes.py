@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from tests.runs import START_METHOD
-from treepo.distributed import Processes
+from treepo.distributed import DistContext
 
 Work = Callable[..., None]
 """(processes, folder, arguments): at the top of a module, since it is found by its name."""
@@ -27,7 +27,7 @@ def _work(rank: int, count: int, work: Work, folder: Path, args: tuple[Any, ...]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timedelta(seconds=60))
     group = dist.new_group(backend="gloo")
     assert isinstance(group, dist.ProcessGroup)
-    work(Processes(rank, count, group), folder, *args)
+    work(DistContext(rank, count, group), folder, *args)
     dist.destroy_process_group()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from treepo.cli.main import main
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.task import CheckedTask
+from treepo.verify.task import VerifiedTask
 
 START_METHOD = "forkserver"
 CONTEXT = get_context(START_METHOD)
@@ -29,7 +29,7 @@ PROBLEMS = {"train": range(10), "held_out": range(20, 23)}
 
 def judge_length(task: object, asked: Sequence[tuple[Any, str]]) -> list[Verdict]:
     """Right are answers of even length: so that a model that knows nothing has something to learn."""
-    return [Verdict(float(len(response) % 2 == 0), Outcome.CHECKED, None) for _, response in asked]
+    return [Verdict(float(len(response) % 2 == 0), Outcome.GRADED, None) for _, response in asked]
 
 
 def write_sets(folder: Path) -> list[str]:
@@ -39,14 +39,14 @@ def write_sets(folder: Path) -> list[str]:
         lines = [json.dumps({"prompt": f"{20 + i}a+3b-2c:", "answer": str(21 + i)}) + "\n" for i in numbers]
         (folder / f"{name}.jsonl").write_text("".join(lines))
         options += [f"--data.{name}", str(folder / f"{name}.jsonl")]
-    return [*options, "--checker.use", "ExactChecker"]
+    return [*options, "--verifier.use", "ExactVerifier"]
 
 
 def command(args: list[str], setup: Callable[[], None] | None, log: str) -> None:
     """What a child does: one command, its output in a file."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    CheckedTask.judge = judge_length  # pyright: ignore[reportAttributeAccessIssue]
+    VerifiedTask.judge = judge_length  # pyright: ignore[reportAttributeAccessIssue]
     if setup is not None:
         setup()
     sys.exit(main(args))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.processes import run_in
 from treepo.credit.base import whiten
-from treepo.distributed import ALONE, Processes, merged
+from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
 from treepo.errors import Interrupted, LostError, PeerError
 
 Batch = tuple[list[np.ndarray], list[np.ndarray]]
@@ -19,8 +19,8 @@ Batch = tuple[list[np.ndarray], list[np.ndarray]]
 
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_what_is_dealt_out_comes_back_in_order(items, count):
-    shares = [Processes(rank, count).own(items) for rank in range(count)]
-    assert merged(shares) == items
+    shares = [DistContext(rank, count).own(items) for rank in range(count)]
+    assert merge_shards(shares) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
@@ -28,15 +28,20 @@ def test_what_is_dealt_out_comes_back_in_order(items, count):
 def test_rounds_are_dealt_out_as_if_they_were_one(items, count, first):
     """The first so many in one round, the others in the next: the same shares, and so as even."""
     for rank in range(count):
-        process = Processes(rank, count)
+        process = DistContext(rank, count)
         assert process.own(items[:first]) + process.own(items[first:], len(items[:first])) == process.own(items)
 
 
 def test_one_alone_asks_nobody():
     values = np.arange(3.0)
-    assert ALONE.sums(values) is values
-    assert (ALONE.gather(1), ALONE.to_first(1), ALONE.of_first(1), ALONE.merge([1, 2])) == ([1], [1], 1, [1, 2])
-    with pytest.raises(KeyError), ALONE.together():
+    assert SINGLE_PROCESS.sums(values) is values
+    assert (
+        SINGLE_PROCESS.gather(1),
+        SINGLE_PROCESS.to_first(1),
+        SINGLE_PROCESS.of_first(1),
+        SINGLE_PROCESS.merge([1, 2]),
+    ) == ([1], [1], 1, [1, 2])
+    with pytest.raises(KeyError), SINGLE_PROCESS.together():
         raise KeyError
 
 
@@ -53,10 +58,10 @@ def share(batch: Batch, rank: int, num_first: int) -> Batch:
     return batch[0][part], batch[1][part]
 
 
-def fail_together(processes: Processes, error: BaseException | None) -> str:
+def fail_together(processes: DistContext, error: BaseException | None) -> str:
     """What a process is told where one of them, the second, could not go on."""
     try:
-        with processes.together():
+        with processes.synced_errors():
             if processes.rank == 1 and error is not None:
                 raise error
     except (PeerError, OSError, Interrupted) as caught:
@@ -65,15 +70,15 @@ def fail_together(processes: Processes, error: BaseException | None) -> str:
     return "went on"
 
 
-def talk(processes: Processes, folder: Path) -> None:
+def talk(processes: DistContext, folder: Path) -> None:
     for num_first in (3, 7):
-        white = whiten(*share(batch(), processes.rank, num_first), processes.sums)
+        white = whiten(*share(batch(), processes.rank, num_first), processes.all_reduce)
         np.save(f"{folder}/{num_first}-{processes.rank}.npy", np.concatenate([np.zeros(0), *white]))
     told = {
-        "gather": processes.gather(f"of {processes.rank}"),
-        "to_first": processes.to_first(processes.rank),
-        "of_first": processes.of_first(f"of {processes.rank}"),
-        "merge": processes.merge([processes.rank] * (2 - processes.rank)),
+        "gather": processes.all_gather(f"of {processes.rank}"),
+        "to_first": processes.gather(processes.rank),
+        "of_first": processes.broadcast(f"of {processes.rank}"),
+        "merge": processes.unshard([processes.rank] * (2 - processes.rank)),
         "none": fail_together(processes, None),
         "disk": fail_together(processes, OSError("full")),
         "signal": fail_together(processes, Interrupted(15, is_urgent=False)),
@@ -82,7 +87,7 @@ def talk(processes: Processes, folder: Path) -> None:
     if processes.rank == 1:
         os._exit(0)
     with pytest.raises(LostError, match="another process of this job ended or cannot be reached"):
-        processes.gather(0)
+        processes.all_gather(0)
 
 
 def test_two_processes_talk(tmp_path):

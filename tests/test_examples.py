@@ -18,7 +18,7 @@ from treepo.cli.main import main, split_overrides
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK, Config
 from treepo.grow.branching import LogprobBranching
-from treepo.grow.fallback import Resume
+from treepo.grow.fallback import Backtrack
 from treepo.report.trees import read_trees
 from treepo.verify.rewards import Answers, ShapedReward
 
@@ -56,7 +56,7 @@ def test_a_branching_of_ones_own_is_named_in_a_recipe(chain_model, tmp_path, mon
     monkeypatch.syspath_prepend(str(EXAMPLE.parent))
     args = ["train", "--model.path", str(chain_model), "--out", str(tmp_path / "out")]
     args += ["--branching.use", "my_branching:LatecomersFirst", "--branching.bonus", "3"]
-    assert main([*args, "--train.num_steps", "1", "--train.problems_per_step", "3", "--eval.num_problems", "0"]) == 0
+    assert main([*args, "--train.num_steps", "1", "--train.prompts_per_step", "3", "--eval.num_problems", "0"]) == 0
     recipe = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
     assert recipe["branching"] == {"use": "my_branching:LatecomersFirst", "bonus": 3}
 
@@ -65,7 +65,7 @@ def test_the_recipe_of_the_strategies_page_resolves():
     page = (EXAMPLE.parent.parent / "docs" / "strategies.md").read_text()
     config = resolve(tomllib.loads(page.split("```toml")[1].split("```")[0]))
     assert config.branching == LogprobBranching("high", temperature=5.0, last_temperature=1.0)
-    assert config.fallback == Resume("by_reason", max_windows=2)
+    assert config.fallback == Backtrack("by_reason", max_windows=2)
 
 
 def test_the_papers_reward_on_the_rewards_page_resolves():
@@ -84,7 +84,7 @@ def test_the_reward_of_ones_own_on_the_rewards_page_runs(chain_model, tmp_path, 
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     args = ["train", str(tmp_path / "recipe.toml"), "--model.path", str(chain_model), "--out", str(tmp_path / "out")]
-    args += ["--train.num_steps", "1", "--train.problems_per_step", "3", "--train.trees_every", "1"]
+    args += ["--train.num_steps", "1", "--train.prompts_per_step", "3", "--train.save_trees_every", "1"]
     assert main([*args, "--eval.num_problems", "4"]) == 0
     last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["reward/words"] < 0

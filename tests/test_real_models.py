@@ -18,7 +18,7 @@ from treepo.run.train import prepare, train
 
 KINDS = ["qwen2", "qwen3", "llama", "gemma", "mistral"]
 TREE = {"width": 4, "depth": 3, "segment_len": 8}
-STEPS = {"num_steps": 2, "problems_per_step": 4}
+STEPS = {"num_steps": 2, "prompts_per_step": 4}
 
 
 def as_arguments(section: str, values: dict[str, object]) -> list[str]:

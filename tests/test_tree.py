@@ -18,7 +18,7 @@ class GrowsLikePlainLists(RuleBasedStateMachine):
     @initialize(prompt=tokens)
     def plant(self, prompt: list[int]) -> None:
         self.prompt = prompt
-        self.tree = Tree.planted("p", np.array(prompt), seed=3)
+        self.tree = Tree.from_prompt("p", np.array(prompt), seed=3)
         self.ends = {ROOT: prompt}  # what each node index must end, for ever
         self.finished: list[tuple[int, list[int], StopReason]] = []
 
@@ -161,9 +161,9 @@ def test_splitting_changes_no_view_of_the_leaves(tree: Tree, random: object) -> 
 def test_a_split_leaves_the_mark_of_a_fallback_with_the_upper_part() -> None:
     """The lower part is what came of it, and an original to whatever is drawn beside it later."""
     tree = tree_of({0: [1, 2]})
-    drawn = add_segment(tree, ROOT, [1, 2, 3], StopReason.EOS, resumed=True)
+    drawn = add_segment(tree, ROOT, [1, 2, 3], StopReason.EOS, from_fallback=True)
     upper = tree.split(drawn, 2)
-    assert [tree.nodes[i].resumed for i in (1, upper, drawn)] == [False, True, False]
+    assert [tree.nodes[i].from_fallback for i in (1, upper, drawn)] == [False, True, False]
 
 
 def test_tokens_are_held_once() -> None:
@@ -175,7 +175,7 @@ def test_tokens_are_held_once() -> None:
 
 def test_ids_are_the_prompt_and_the_segments_on_the_path() -> None:
     """Written out for a tree with a cut inside a segment."""
-    tree = Tree.planted("p", np.array([9, 8]), seed=0)
+    tree = Tree.from_prompt("p", np.array([9, 8]), seed=0)
     a = add_segment(tree, ROOT, [1, 2, 3])
     b = add_segment(tree, a, [4, 5], StopReason.EOS)
     upper = tree.cut(b, 2)
@@ -197,7 +197,7 @@ def test_the_prompt_is_not_scored() -> None:
 
 def leafy() -> Tree:
     """A prompt of 2 tokens, an inner node of 3, and below it a leaf of 2."""
-    tree = Tree.planted("p", np.array([9, 8]), seed=0)
+    tree = Tree.from_prompt("p", np.array([9, 8]), seed=0)
     add_segment(tree, add_segment(tree, ROOT, [1, 2, 3]), [4, 5], StopReason.EOS)
     return tree
 
@@ -236,7 +236,7 @@ def test_wrong_uses_assert(use: object) -> None:
 
 def test_there_is_one_root() -> None:
     """A node without a parent is refused, also where the last node could have children."""
-    tree = Tree.planted("p", np.array([9]), seed=0)
+    tree = Tree.from_prompt("p", np.array([9]), seed=0)
     with pytest.raises(AssertionError, match="no parent"):
         tree.add(node(-1, np.zeros(2, np.float32)))
 

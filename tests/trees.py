@@ -26,11 +26,11 @@ def add_segment(
     token_ids: Sequence[int],
     stop: StopReason | None = None,
     seed: int = 0,
-    resumed: bool = False,
+    from_fallback: bool = False,
 ) -> int:
     """Append a segment with made-up log-probabilities below `parent` and return its index."""
     tokens = np.array(token_ids, np.int32)
-    return tree.add(Node(parent, tokens, logprobs_of(tree.ids(parent), tokens), seed, stop, resumed))
+    return tree.add(Node(parent, tokens, logprobs_of(tree.ids(parent), tokens), seed, stop, from_fallback))
 
 
 def random_tree(
@@ -45,11 +45,11 @@ def random_tree(
 ) -> Tree:
     """A random tree with exactly `num_leaves` leaves and token ids in 0..vocab-1.
 
-    Paths are planted one by one below a random inner node, or (probability `fallback`) below a cut at a random token
+    Paths are added one by one below a random inner node, or (probability `fallback`) below a cut at a random token
     of a finished trajectory, which splits a node where it falls inside one. With probability `alike` a segment begins
     with tokens of a sibling, and may repeat all of it.
     """
-    tree = Tree.planted(problem_id, rng.integers(vocab, size=rng.integers(1, 5)), seed=0)
+    tree = Tree.from_prompt(problem_id, rng.integers(vocab, size=rng.integers(1, 5)), seed=0)
     for _ in range(num_leaves):
         leaves = tree.leaves()
         resumes = bool(leaves) and rng.random() < fallback
@@ -80,7 +80,7 @@ def tree_of(children: dict[int, Sequence[int]], num_tokens: int | Sequence[int] 
     parents = {child: parent for parent, below in children.items() for child in below}
     assert sorted(parents) == list(range(1, len(parents) + 1)), "number the nodes 1, 2, ..."
     sizes = [num_tokens] * len(parents) if isinstance(num_tokens, int) else list(num_tokens)
-    tree = Tree.planted("made", np.array([7]), seed=0)
+    tree = Tree.from_prompt("made", np.array([7]), seed=0)
     for index, size in zip(sorted(parents), sizes, strict=True):
         stop = None if index in children else StopReason.EOS
         assert add_segment(tree, parents[index], range(index, index + size), stop) == index

@@ -18,15 +18,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistContext:
     """This process's place among those that train together, from 0 on; one alone by default.
 
-    group: what carries numbers and objects between them on the CPU (gloo). All methods but `own` have to be called by
+    group: what carries numbers and objects between them on the CPU (gloo). All methods but `shard` have to be called by
     every process, in the same order.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     group: dist.ProcessGroup | None = None
 
     @property
@@ -34,44 +34,44 @@ class Processes:
         """Whether this is the one that keeps the run's folder."""
         return self.rank == 0
 
-    def own(self, items: Sequence[T], start: int = 0) -> list[T]:
+    def shard(self, items: Sequence[T], start: int = 0) -> list[T]:
         """This process's share of what is dealt out, one by one. start: how many were dealt out before."""
-        return list(items[(self.rank - start) % self.count :: self.count])
+        return list(items[(self.rank - start) % self.world_size :: self.world_size])
 
-    def merge(self, own: Sequence[T]) -> list[T]:
-        """Everyone's shares, in the order in which `own` dealt them out."""
-        return merged(self.gather(list(own)))
+    def unshard(self, own: Sequence[T]) -> list[T]:
+        """The shards of all processes, in the order in which `shard` dealt them out."""
+        return merge_shards(self.all_gather(list(own)))
 
-    def gather(self, item: T) -> list[T]:
+    def all_gather(self, item: T) -> list[T]:
         """What each process has, by rank."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [item]
-        found: list[Any] = [None] * self.count
+        found: list[Any] = [None] * self.world_size
         with self._reached():
             dist.all_gather_object(found, item, group=self.group)
         return found
 
-    def to_first(self, item: T) -> list[T]:
+    def gather(self, item: T) -> list[T]:
         """What each process has, by rank, for the first; empty for the others."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [item]
-        found: list[Any] | None = [None] * self.count if self.is_first else None
+        found: list[Any] | None = [None] * self.world_size if self.is_first else None
         with self._reached():
             dist.gather_object(item, found, group=self.group, group_dst=0)
         return found or []
 
-    def of_first(self, item: T) -> T:
+    def broadcast(self, item: T) -> T:
         """What the first process has; what the others have does not count."""
-        if self.count == 1:
+        if self.world_size == 1:
             return item
         found: list[Any] = [item]
         with self._reached():
             dist.broadcast_object_list(found, group=self.group, group_src=0)
         return found[0]
 
-    def sums(self, values: np.ndarray) -> np.ndarray:
+    def all_reduce(self, values: np.ndarray) -> np.ndarray:
         """float64 [n] of each -> [n], added up over all."""
-        if self.count == 1:
+        if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
         with self._reached():
@@ -79,13 +79,13 @@ class Processes:
         return tensor.numpy()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def synced_errors(self) -> Iterator[None]:
         """What each process does for itself; nobody goes on before all have done it.
 
         What a process raises is told to the others, which raise PeerError; of several, the first one's counts for all.
         With a second signal it ends at once.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             yield
             return
         error: BaseException | None = None
@@ -97,7 +97,7 @@ class Processes:
             error = caught
         told = None if error is None else (tuple(kind.__name__ for kind in type(error).__mro__), str(error))
         try:
-            outcomes = self.gather(told)
+            outcomes = self.all_gather(told)
         except LostError as lost:
             raise error or lost from lost
         rank, outcome = next(((i, found) for i, found in enumerate(outcomes) if found is not None), (self.rank, None))
@@ -116,11 +116,11 @@ class Processes:
             raise LostError(str(error)) from error
 
 
-ALONE = Processes()
+SINGLE_PROCESS = DistContext()
 """A process that trains by itself."""
 
 
-def merged(shares: Sequence[Sequence[T]]) -> list[T]:
+def merge_shards(shares: Sequence[Sequence[T]]) -> list[T]:
     """The shares of all processes, by rank, in the order in which they were dealt out."""
     found: list[Any] = [None] * sum(map(len, shares))
     for rank, share in enumerate(shares):
@@ -142,13 +142,13 @@ class Job:
     """
 
     device: str
-    processes: Processes = ALONE
-    background: Processes = ALONE
+    processes: DistContext = SINGLE_PROCESS
+    background: DistContext = SINGLE_PROCESS
     mesh: DeviceMesh | None = None
 
 
 @contextmanager
-def joined(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
+def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
     """Meet the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
     MASTER_PORT in the environment say so), and part from them at the end.
 
@@ -190,11 +190,11 @@ def joined(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Itera
             dist.destroy_process_group()
 
 
-def _processes(rank: int, count: int, timeout: timedelta) -> Processes:
+def _processes(rank: int, count: int, timeout: timedelta) -> DistContext:
     """All processes, with connections of their own."""
     group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(group, dist.ProcessGroup), "this process is one of them"
-    return Processes(rank, count, group)
+    return DistContext(rank, count, group)
 
 
 def rank_of_environment() -> int:

@@ -62,8 +62,8 @@ class StrategyError(ValueError):
     """A strategy asked for or returned something impossible; the message names it."""
 
 
-class StartError(ValueError):
-    """No worker can judge with this checker; the message names the setting, in one line."""
+class VerifierStartError(ValueError):
+    """No worker can judge with this verifier; the message names the setting, in one line."""
 
 
 class PeerError(Exception):
@@ -98,8 +98,8 @@ class StoreError(ValueError):
     """Answers cannot be kept or read; the message says in one line which file and why."""
 
 
-class CheckingError(Exception):
-    """The checker comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
+class VerifierError(Exception):
+    """The verifier comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
 
 class TrackerError(Exception):
@@ -114,5 +114,5 @@ class NonFiniteUpdateError(Exception):
         self.batch = batch
 
 
-class NotPackableError(ValueError):
+class UnsupportedAttentionError(ValueError):
     """A model whose attention cannot be told who sees whom: it can be trained on separate trajectories alone."""

@@ -1,4 +1,4 @@
-"""The tree: what is grown, credited and learned from.
+"""The tree: what is grown, compute_advantages and learned from.
 
 A tree holds every token once per node. Trajectories, groups and depths are views derived from it.
 This file needs numpy and the standard library only.
@@ -40,7 +40,7 @@ class Node:
     sampled_logprobs: np.ndarray | None
     seed: int
     stop: StopReason | None = None
-    resumed: bool = False
+    from_fallback: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Tree:
     num_fallbacks: int = 0
 
     @classmethod
-    def planted(cls, problem_id: str, prompt_ids: np.ndarray, seed: int) -> "Tree":
+    def from_prompt(cls, problem_id: str, prompt_ids: np.ndarray, seed: int) -> "Tree":
         """A tree of the prompt alone."""
         return cls(problem_id, [Node(-1, np.asarray(prompt_ids, np.int32), None, seed)])
 
@@ -104,7 +104,7 @@ class Tree:
             parent=len(self.nodes) - 1,
             token_ids=node.token_ids[offset:],
             sampled_logprobs=node.sampled_logprobs[offset:],
-            resumed=False,
+            from_fallback=False,
         )
         return len(self.nodes) - 1
 

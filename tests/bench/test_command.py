@@ -37,7 +37,7 @@ def test_a_model_may_be_given(chain_model, capsys):
 def test_help_lists_every_setting(capsys):
     assert main(["bench", "rollout", "--help"]) == 0
     text = capsys.readouterr().out
-    for option in ("--grid.widths", "--bench.repeats", "--architecture.hidden_size", "--engine.max_batch"):
+    for option in ("--grid.widths", "--bench.repeats", "--architecture.hidden_size", "--engine.max_num_seqs"):
         assert option in text
 
 

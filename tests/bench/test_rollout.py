@@ -26,7 +26,7 @@ CONFIG = RolloutBenchConfig(
     architecture=TINY,
     grid=GRID,
     prompts=PROMPTS,
-    engine=EngineSettings(max_batch=16),
+    engine=EngineSettings(max_num_seqs=16),
     bench=RolloutBenchSettings(repeats=1, plain_batches=(4, 64)),
 )
 

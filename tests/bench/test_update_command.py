@@ -36,7 +36,7 @@ def test_trees_of_the_built_in_task(chain_model, tmp_path, monkeypatch):
     """The rewards are made up: this model never gives a right answer."""
 
     def odd_lengths(_task, asked):
-        return [Verdict(float(len(text) % 2), Outcome.CHECKED, None) for _, text in asked]
+        return [Verdict(float(len(text) % 2), Outcome.GRADED, None) for _, text in asked]
 
     monkeypatch.setattr("treepo.tasks.chain_sums.ChainSums.judge", odd_lengths)
     out = tmp_path / "out"
@@ -56,7 +56,7 @@ def test_trees_of_the_built_in_task(chain_model, tmp_path, monkeypatch):
 def test_help_lists_the_settings_of_both(capsys):
     assert main(["bench", "--help"]) == 0
     text = capsys.readouterr().out
-    for option in ("--grid.widths", "--engine.max_batch", "--synthetic.sharing", "--task.widths", "--bench.trees"):
+    for option in ("--grid.widths", "--engine.max_num_seqs", "--synthetic.sharing", "--task.widths", "--bench.trees"):
         assert option in text
 
 

@@ -16,13 +16,13 @@ from treepo.tree import ROOT, Node, StopReason, Tree
 
 
 def make_contenders(workload: Workload, max_tokens: int, recompute: bool = False) -> list[UpdateContender]:
-    settings = UpdateBenchSettings(micro_batch_tokens=max_tokens, gradient_checkpointing=recompute)
+    settings = UpdateBenchSettings(max_tokens_per_micro_batch=max_tokens, gradient_checkpointing=recompute)
     return [make_contender(name, make_tiny_model(), settings, workload) for name in NAMES]
 
 
 def forked() -> Workload:
     """A prompt of 3, a shared stretch of 4, leaves of 2, 1 and 5 tokens below it; trajectories of 9, 8 and 12."""
-    tree = Tree.planted("p", np.array([3, 4, 5], np.int32), 0)
+    tree = Tree.from_prompt("p", np.array([3, 4, 5], np.int32), 0)
 
     def add(parent: int, ids: Sequence[int], stop: StopReason | None = None) -> int:
         return tree.add(Node(parent, np.array(ids, np.int32), np.full(len(ids), -2.5, np.float32), 0, stop))

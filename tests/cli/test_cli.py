@@ -17,7 +17,7 @@ from treepo.config.load import resolve
 from treepo.report.trees import read_trees
 from treepo.run.train import next_commands
 
-SMALL = ["--train.num_steps", "2", "--train.problems_per_step", "4", "--eval.num_problems", "6"]
+SMALL = ["--train.num_steps", "2", "--train.prompts_per_step", "4", "--eval.num_problems", "6"]
 
 
 def train(folder: Path, out: Path, *args: str) -> int:
@@ -37,7 +37,7 @@ def trained(chain_model, tmp_path_factory) -> Path:
 
 def test_a_run_folder_holds_settings_metrics_and_model(trained):
     config = resolve(tomllib.loads((trained / "config.toml").read_text()))
-    assert (config.train.num_steps, config.train.problems_per_step, config.tree.segment_len) == (2, 4, 16)
+    assert (config.train.num_steps, config.train.prompts_per_step, config.tree.segment_len) == (2, 4, 16)
     metrics = read_metrics(trained)
     assert [m["step"] for m in metrics] == [0, 1, 2]
     assert all(0 <= metrics[i][name] <= 1 for i in (0, 2) for name in ("eval/avg", "eval/greedy"))
@@ -47,7 +47,7 @@ def test_a_run_folder_holds_settings_metrics_and_model(trained):
 
 def test_trees_are_kept_as_often_as_asked(chain_model, tmp_path):
     args = ["train", "--model.path", str(chain_model), "--out", str(tmp_path / "out"), *SMALL]
-    assert main([*args, "--train.trees_every", "2"]) == 0
+    assert main([*args, "--train.save_trees_every", "2"]) == 0
     files = sorted((tmp_path / "out" / "trees").iterdir())
     assert [f.name for f in files] == ["step-000002.parquet"]
     kept = read_trees(files[0])
@@ -137,7 +137,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--reward.use", "nowhere:Terse"], "reward.use: cannot find 'nowhere:Terse'"),
         (["--dynamic_sampling.max_rounds", "0"], "dynamic_sampling.max_rounds must be within"),
         (["--model.device", "cuda:9"], "model.device: cannot use 'cuda:9'"),
-        (["--data.held_out", "x.jsonl"], "data.train: no set to train on; sets that are held out are for treepo eval"),
+        (["--data.eval", "x.jsonl"], "data.train: no set to train on; sets that are held out are for treepo eval"),
         (["--data.train", "missing.jsonl", "--tree.segment_len", "16"], "data.train: cannot read 'missing.jsonl'"),
     ],
 )

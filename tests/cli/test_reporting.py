@@ -21,11 +21,11 @@ from treepo.run import train as run
 
 __all__ = ["browser"]
 
-SMALL = ["--train.num_steps", "2", "--train.problems_per_step", "4", "--eval.num_problems", "0"]
+SMALL = ["--train.num_steps", "2", "--train.prompts_per_step", "4", "--eval.num_problems", "0"]
 
 
 def train(model: Path, out: Path) -> int:
-    return main(["train", "--model.path", str(model), "--out", str(out), *SMALL, "--train.trees_every", "1"])
+    return main(["train", "--model.path", str(model), "--out", str(out), *SMALL, "--train.save_trees_every", "1"])
 
 
 @pytest.fixture(scope="module")

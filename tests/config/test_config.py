@@ -1,4 +1,4 @@
-"""Settings: recipes, overrides, and what is told about mistakes."""
+"""Settings: recipes, overrides, and what is told about errors."""
 
 import tomllib
 from dataclasses import dataclass

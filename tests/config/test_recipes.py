@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.models import save_tiny_model
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config, Settings
-from treepo.data.sources import KNOWN
+from treepo.data.sources import PRESETS
 from treepo.report.terminal import Terminal
 from treepo.run.train import prepare
 
@@ -57,10 +57,10 @@ def on_this_machine(recipe: Settings, folder: Path) -> Config:
     small: Settings = {
         "model": {"path": str(save_tiny_model(folder / "model", "qwen2", chat=True)), "device": "cpu"},
         "data": data,
-        "engine": {"kind": "embedded", "max_batch": 16},
+        "engine": {"kind": "embedded", "max_num_seqs": 16},
         "tree": {"width": 4, "depth": 2, "segment_len": 4, "align": 1},
         "reward": {"overlong_buffer": 4} if "reward" in recipe else {},
-        "train": {"problems_per_step": 4, "num_mini_batches": 2, "micro_batch_tokens": 256},
+        "train": {"prompts_per_step": 4, "num_mini_batches": 2, "max_tokens_per_micro_batch": 256},
         "eval": {"num_problems": 5, "num_samples": 2},
     }
     return resolve(recipe, small)
@@ -76,10 +76,10 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
         figures = run.evaluate()
     finally:
         run.close()
-    assert result.metrics["check/no_answer"] > 0.5
+    assert result.metrics["verify/no_answer"] > 0.5
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
-    held_out = {problem.source for problem in run.task.held_out_problems(5)}
+    held_out = {problem.source for problem in run.task.eval_problems(5)}
     assert held_out == {source.partition("@")[0] for source in read_recipe(path)["data"]["held_out"]}
     asked = run.task.training_problems(0, 100)
     assert {p.source for p in asked} == {s.partition("@")[0] for s in read_recipe(path)["data"]["train"]}
@@ -89,8 +89,8 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
 def test_recipes_resolve_as_they_stand(path: Path) -> None:
     """No unknown or impossible setting, and every published set that is named is known."""
     config = resolve(read_recipe(path))
-    for source in (*config.data.train, *config.data.held_out):
-        assert source.partition("@")[0] in KNOWN
+    for source in (*config.data.train, *config.data.eval):
+        assert source.partition("@")[0] in PRESETS
 
 
 def test_the_papers_recipe_has_the_papers_values() -> None:
@@ -98,9 +98,9 @@ def test_the_papers_recipe_has_the_papers_values() -> None:
     config = resolve(read_recipe(Path(__file__).parents[2] / "recipes" / "paper_qwen2.5_7b.toml"))
     assert (config.tree.width, config.tree.depth, config.tree.segment_len) == (16, 14, 512)
     assert config.tree.response_limit == 7168
-    assert config.train.problems_per_step // config.train.num_mini_batches == 32
-    assert config.train.problems_per_step == 512
+    assert config.train.prompts_per_step // config.train.num_mini_batches == 32
+    assert config.train.prompts_per_step == 512
     assert (config.optim.lr, config.optim.warmup_steps, config.optim.weight_decay) == (1e-6, 10, 0.1)
     assert (config.initial_fork.low, config.initial_fork.high) == (2, 8)
-    assert (config.penalties.kl, config.penalties.entropy) == (0, 0)
+    assert (config.penalties.kl_coef, config.penalties.entropy_coef) == (0, 0)
     assert config.dynamic_sampling.max_factor == 3

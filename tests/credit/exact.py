@@ -8,7 +8,7 @@ from math import factorial, log
 import numpy as np
 
 from treepo.engine.base import SampleResult
-from treepo.grow.growth import Growth, Rules, Segment
+from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 
@@ -87,12 +87,12 @@ class TinyPolicy:
         return float(value / probability)
 
 
-def all_trees(rules: Rules, policy: TinyPolicy) -> Iterator[tuple[float, Tree]]:
+def all_trees(rules: GrowthRules, policy: TinyPolicy) -> Iterator[tuple[float, Tree]]:
     """Every outcome of growing and its probability; the same tree may come more than once."""
     told: list[int] | None = []
     while told is not None:
         chance = Chance(told)
-        growth = Growth("p", [7], 0, rules)
+        growth = TreeBuilder("p", [7], 0, rules)
         growth.rng = chance
         segments = growth.start()
         while segments:

@@ -12,8 +12,8 @@ from tests.grow.scripts import World, worlds
 from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit.leaf_weights import group_means, leaf_weights, shares, weighted_mean
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import Cut, NoFallback, Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack, Cut, NoFallback
+from treepo.grow.growth import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
@@ -33,13 +33,13 @@ BRANCHINGS = (
 KINDS = ("ignored", "alike", "all")
 
 
-def rules(shape: TreeShape = SMALL, fork: InitialFork = TWO, **changed: object) -> Rules:
-    """Rules that read no text."""
+def rules(shape: TreeShape = SMALL, fork: InitialFork = TWO, **changed: object) -> GrowthRules:
+    """GrowthRules that read no text."""
     usual = {"branching": EvenBranching(), "fallback": NoFallback(), "stopping": NEVER}
-    return Rules(shape, fork, **{**usual, **changed})
+    return GrowthRules(shape, fork, **{**usual, **changed})
 
 
-def errors(rules: Rules, policy: TinyPolicy) -> dict[str, tuple[float, float]]:
+def errors(rules: GrowthRules, policy: TinyPolicy) -> dict[str, tuple[float, float]]:
     """(bias, variance) of the plain mean over leaves and of each weighting, over all that can happen."""
     target = policy.mean(value_of, rules.shape.response_limit, rules.shape.min_response_len)
     moments = {name: np.zeros(3) for name in ("plain", *KINDS)}
@@ -63,7 +63,9 @@ def test_without_fallback_the_weighted_mean_is_exact_and_the_plain_one_is_not(br
 
 
 @pytest.mark.parametrize("branching", BRANCHINGS)
-@pytest.mark.parametrize("fallback", [Resume(), Resume("all", cut="unlikely_token"), Resume("longest", cut="prompt")])
+@pytest.mark.parametrize(
+    "fallback", [Backtrack(), Backtrack("all", cut="unlikely_token"), Backtrack("longest", cut="prompt")]
+)
 def test_what_a_fallback_drew_must_not_count(branching, fallback) -> None:
     """Without it exact; with it biased, whether leaves weigh the same or forks do."""
     shape = replace(SMALL, width=3) if isinstance(branching, RandomBranching | TokenBudgetBranching) else SMALL
@@ -77,11 +79,11 @@ def test_what_a_fallback_drew_must_not_count(branching, fallback) -> None:
 def test_three_tokens_and_a_token_budget() -> None:
     """The width that a budget allows depends on lengths, and is known before children are drawn."""
     shape = TreeShape(width=4, depth=3, segment_len=1, num_children=2, token_budget=6)
-    found = errors(rules(shape, fallback=Resume()), EOS_OR_ON)
+    found = errors(rules(shape, fallback=Backtrack()), EOS_OR_ON)
     assert found["ignored"][0] == pytest.approx(0, abs=1e-12)
     assert abs(found["plain"][0]) > 0.02
     branching = LogprobBranching("high", temperature=0.3)
-    found = errors(rules(replace(SMALL, width=3), branching=branching, fallback=Resume()), THREE)
+    found = errors(rules(replace(SMALL, width=3), branching=branching, fallback=Backtrack()), THREE)
     assert found["ignored"][0] == pytest.approx(0, abs=1e-12)
     assert abs(found["plain"][0]) > 0.01
 
@@ -103,7 +105,7 @@ def test_where_nothing_ends_early_the_plain_mean_is_biased_by_log_probabilities_
 def test_trajectories_that_end_alike_are_exchangeable(fork_and_shape, order, cut) -> None:
     """Exact, with less variance than without them, where growing looks at lengths and stop reasons alone."""
     fork, shape = fork_and_shape
-    found = errors(rules(shape, fork, fallback=Resume(order, cut=cut)), THREE)
+    found = errors(rules(shape, fork, fallback=Backtrack(order, cut=cut)), THREE)
     assert found["alike"][0] == pytest.approx(0, abs=1e-12)
     assert found["ignored"][0] == pytest.approx(0, abs=1e-12)
     assert found["alike"][1] < found["ignored"][1] - 1e-5
@@ -119,7 +121,7 @@ class FirstAgain:
 
 def test_they_are_not_where_growing_looks_at_log_probabilities() -> None:
     """The original was looked at, by a cut or by a fork; what the fallback drew was not."""
-    by_cut = errors(rules(CHAIN, ONE, fallback=Resume(cut="unlikely_token")), THREE)
+    by_cut = errors(rules(CHAIN, ONE, fallback=Backtrack(cut="unlikely_token")), THREE)
     shape = TreeShape(width=5, depth=2, segment_len=1, num_children=2)
     branching = LogprobBranching("high", temperature=0.1)
     by_fork = errors(rules(shape, branching=branching, fallback=FirstAgain()), THREE)
@@ -130,7 +132,7 @@ def test_they_are_not_where_growing_looks_at_log_probabilities() -> None:
 
 def test_a_fallback_that_looks_at_nothing_makes_siblings_of_what_it_draws() -> None:
     """One path, and always another one from the prompt: two independent draws."""
-    found = errors(rules(CHAIN, ONE, fallback=Resume("all", cut="prompt")), THREE)
+    found = errors(rules(CHAIN, ONE, fallback=Backtrack("all", cut="prompt")), THREE)
     assert found["all"][0] == pytest.approx(0, abs=1e-12)
     assert found["all"][1] == pytest.approx(found["ignored"][1] / 2)
 
@@ -138,7 +140,7 @@ def test_a_fallback_that_looks_at_nothing_makes_siblings_of_what_it_draws() -> N
 def test_no_mean_is_exact_once_short_trajectories_were_dropped() -> None:
     """A limit that the docs state."""
     shape = TreeShape(width=3, depth=3, segment_len=1, num_children=2, min_response_len=2)
-    for fallback in (NoFallback(), Resume()):
+    for fallback in (NoFallback(), Backtrack()):
         found = errors(rules(shape, fallback=fallback), EOS_OR_ON)
         assert all(abs(bias) > 0.01 for bias, _ in found.values())
 
@@ -148,11 +150,11 @@ def test_the_mean_below_a_node_is_exact_given_its_prefix() -> None:
     most = SMALL.response_limit
     error = np.zeros(3)
     plain = np.zeros(3)
-    for probability, tree in all_trees(rules(fallback=Resume()), EOS_OR_ON):
+    for probability, tree in all_trees(rules(fallback=Backtrack()), EOS_OR_ON):
         means = group_means(tree, values_of(tree))
         for index, leaves in tree.groups().items():
             prefix = tree.ids(index)[1:].tolist()
-            if tree.nodes[index].stop is None and not tree.nodes[index].resumed:
+            if tree.nodes[index].stop is None and not tree.nodes[index].from_fallback:
                 exact = EOS_OR_ON.mean(value_of, most, start=prefix)
                 error[len(prefix)] += probability * (means[index] - exact)
                 plain[len(prefix)] += probability * (values_of(tree)[leaves].mean() - exact)
@@ -170,7 +172,7 @@ def test_the_policy_gradient_with_each_baseline(branching) -> None:
     """Exact with a constant and with the mean over the leaves not below a node; the tree's own mean shrinks it."""
     target = EOS_OR_ON.mean(lambda r: value_of(r) * score_of(EOS_OR_ON, list(r), 0), SMALL.response_limit)
     found = np.zeros(3)
-    for probability, tree in all_trees(rules(branching=branching, fallback=Resume()), EOS_OR_ON):
+    for probability, tree in all_trees(rules(branching=branching, fallback=Backtrack()), EOS_OR_ON):
         values, weights = values_of(tree), leaf_weights(tree)
         means, groups = group_means(tree, values), tree.groups()
         scores = np.array([score_of(EOS_OR_ON, tree.ids(leaf)[1:].tolist(), 0) for leaf in tree.leaves()])
@@ -190,8 +192,8 @@ def test_the_policy_gradient_with_each_baseline(branching) -> None:
 def test_a_fallbacks_share_by_hand() -> None:
     """Two originals of 3 tokens that end alike and one drawn by a fallback that does, one that does not."""
     tree = tree_of({0: (1, 2)}, 3)
-    same = add_segment(tree, add_segment(tree, ROOT, [1, 2], resumed=True), [3], StopReason.EOS)
-    other = add_segment(tree, ROOT, [1, 2, 3], StopReason.ANSWER, resumed=True)
+    same = add_segment(tree, add_segment(tree, ROOT, [1, 2], from_fallback=True), [3], StopReason.EOS)
+    other = add_segment(tree, ROOT, [1, 2, 3], StopReason.ANSWER, from_fallback=True)
     assert tree.leaves() == [1, 2, same, other]
     assert leaf_weights(tree) == pytest.approx([1 / 2, 1 / 2, 0, 0])
     assert leaf_weights(tree, "alike") == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0])
@@ -202,9 +204,9 @@ def test_a_fallbacks_share_by_hand() -> None:
 
 def test_what_a_fallback_drew_counts_where_nothing_else_is_left() -> None:
     """All paths were dropped as too short and others grown from the prompt."""
-    tree = Tree.planted("p", np.array([7]), seed=0)
+    tree = Tree.from_prompt("p", np.array([7]), seed=0)
     for _ in range(4):
-        add_segment(tree, ROOT, [1, 2], StopReason.EOS, resumed=True)
+        add_segment(tree, ROOT, [1, 2], StopReason.EOS, from_fallback=True)
     for kind in KINDS:
         assert leaf_weights(tree, kind) == pytest.approx([1 / 4] * 4)
 
@@ -255,7 +257,7 @@ def test_the_roots_mean_is_the_weighted_mean(tree: Tree, seed: int, kind) -> Non
 @given(worlds(), st.sampled_from(KINDS))
 def test_weights_of_grown_trees_are_a_distribution(world: World, kind) -> None:
     """Also after drops, splits, token budgets and several fallbacks; what was drawn without one always counts."""
-    tree = world.grow(cut_full_trees=False)
+    tree = world.grow(segment_full_trees=False)
     weights = leaf_weights(tree, kind)
     assert weights.dtype == np.float64
     assert weights.min() >= 0
@@ -263,7 +265,7 @@ def test_weights_of_grown_trees_are_a_distribution(world: World, kind) -> None:
     below = shares(tree, kind)
     for children in filter(None, tree.children()):
         assert below[children].sum() == pytest.approx(1)
-    is_drawn = [any(tree.nodes[i].resumed for i in tree.path(leaf)) for leaf in tree.leaves()]
+    is_drawn = [any(tree.nodes[i].from_fallback for i in tree.path(leaf)) for leaf in tree.leaves()]
     if world.shape.min_response_len == 1:
         assert all(w > 0 for w, late in zip(weights, is_drawn, strict=True) if not late)
         assert kind != "ignored" or not weights[is_drawn].any()

@@ -202,7 +202,7 @@ RELEASE = json.loads(Path(__file__).with_name("release_f055523.json").read_text(
 
 def tree_of_paths(paths: list[str]) -> tuple[Tree, list[list[int]]]:
     """A tree whose trajectories have these names, and the nodes of each."""
-    tree, nodes = Tree.planted("uid", np.array([1]), seed=0), {"uid": ROOT}
+    tree, nodes = Tree.from_prompt("uid", np.array([1]), seed=0), {"uid": ROOT}
     for path in paths:
         parts = path.split("#")
         for end in range(2, len(parts) + 1):

@@ -89,7 +89,7 @@ def test_each_value_is_named_once_and_the_root_is_the_prompt(estimator, below_th
 
 def test_leaves_that_count_nothing_are_not_in_the_size_of_a_group():
     """What a fallback drew counts nothing with `leaves = "unbiased"`."""
-    tree = Tree.planted("p", np.array([1]), 0)
+    tree = Tree.from_prompt("p", np.array([1]), 0)
     for is_resumed in (False, False, True):
         tree.add(Node(ROOT, np.array([2]), np.zeros(1, np.float32), 0, StopReason.EOS, is_resumed))
     rewards = np.array([0.0, 1, 1])

@@ -14,7 +14,7 @@ from tests.trees import add_segment, complete_tree, relabelled, star, tree_of, t
 from treepo.credit.group import GRPO, RLOO, DrGRPO, REINFORCEPlusPlus
 from treepo.credit.leaf_weights import group_means, leaf_weights
 from treepo.credit.subgroup import TreePO
-from treepo.grow.fallback import NoFallback, Resume
+from treepo.grow.fallback import Backtrack, NoFallback
 from treepo.tree import ROOT, StopReason, Tree
 
 FLAT = (GRPO(), DrGRPO(), REINFORCEPlusPlus())
@@ -46,7 +46,7 @@ def kept_of_nodes(tree: Tree, rewards: np.ndarray) -> float:
     return total
 
 
-@pytest.mark.parametrize("fallback", [NoFallback(), Resume()])
+@pytest.mark.parametrize("fallback", [NoFallback(), Backtrack()])
 @pytest.mark.parametrize("branching", BRANCHINGS)
 def test_the_expected_update_is_the_policy_gradient(branching, fallback) -> None:
     """RLOO exactly; DrGRPO but for each node's share of its own baseline, which is what the docs say; neither with
@@ -66,7 +66,7 @@ def test_the_expected_update_is_the_policy_gradient(branching, fallback) -> None
 def test_with_a_constant_baseline_the_counts_alone_are_exact() -> None:
     """What all of these estimators share, also where the number of first children is drawn."""
     found = np.zeros(2)
-    for probability, tree in all_trees(rules(fork=UP_TO_THREE, fallback=Resume()), POLICY):
+    for probability, tree in all_trees(rules(fork=UP_TO_THREE, fallback=Backtrack()), POLICY):
         gains = (values_of(tree) - 0.3) * scores_of(tree)
         found += probability * np.array([(e.counts(tree) * gains).mean() for e in (unbiased(DrGRPO()), DrGRPO())])
     assert found[0] == pytest.approx(TARGET, abs=1e-12)
@@ -76,7 +76,7 @@ def test_with_a_constant_baseline_the_counts_alone_are_exact() -> None:
 def test_by_hand() -> None:
     """An early end, and three leaves below its sibling, one of them a fallback's: counts 2, 1, 1 and 0."""
     tree = tree_of({0: (1, 2), 2: (3, 4)})
-    add_segment(tree, 2, [9], StopReason.EOS, resumed=True)
+    add_segment(tree, 2, [9], StopReason.EOS, from_fallback=True)
     rewards = np.array([1.0, 1, 0, 0])
     assert unbiased(DrGRPO()).counts(tree) == pytest.approx([2, 1, 1, 0])
     assert unbiased(DrGRPO())(tree, rewards) == pytest.approx([0.5, 0.25, -0.75, 0])
@@ -101,7 +101,7 @@ def test_a_single_leaf_that_counts(estimator: Any) -> None:
     """Its own reward is the mean; only RLOO, whose others are none, keeps it, three times."""
     tree = star(1)
     for _ in range(2):
-        add_segment(tree, ROOT, [1, 2], StopReason.EOS, resumed=True)
+        add_segment(tree, ROOT, [1, 2], StopReason.EOS, from_fallback=True)
     expected = [3 * 0.7, 0, 0] if isinstance(estimator, RLOO) else [0, 0, 0]
     assert unbiased(estimator)(tree, np.array([0.7, 1, 0])) == pytest.approx(expected)
 

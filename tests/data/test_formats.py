@@ -3,8 +3,8 @@
 import pytest
 
 from treepo.data.formats import RecordFormat
-from treepo.data.sources import KNOWN
-from treepo.verify.math import MathChecker
+from treepo.data.sources import PRESETS
+from treepo.verify.math import MathVerifier
 
 DAPO = {
     "data_source": "math_dapo",
@@ -120,10 +120,10 @@ def test_an_empty_list_of_answers_is_named():
 
 def test_only_some_records_are_taken():
     levels = ["Level 1", "Level 3", "Level 5", "Level ?", 2, 4, "5"]
-    taken = [level for level in levels if KNOWN["math"].form.takes({"level": level})]
+    taken = [level for level in levels if PRESETS["math"].form.takes({"level": level})]
     assert taken == ["Level 3", "Level 5", 4, "5"]
     with pytest.raises(ValueError, match=r"no field 'level'; there are \['problem'\]"):
-        KNOWN["math"].form.takes({"problem": "?"})
+        PRESETS["math"].form.takes({"problem": "?"})
 
 
 def test_settings_that_do_not_go_together_are_refused():
@@ -171,15 +171,15 @@ def test_settings_that_do_not_go_together_are_refused():
 )
 def test_records_in_the_published_schemas(name, record, question, answer):
     """Made records; those of the sets at hand are read as published in test_real_sets.py."""
-    form = KNOWN[name].form
+    form = PRESETS[name].form
     assert form.takes(record)
     assert (form.question(record), form.answer(record)) == (question, answer)
-    assert MathChecker()(f"so \\boxed{{{answer}}}", answer).correct == 1
+    assert MathVerifier()(f"so \\boxed{{{answer}}}", answer).correct == 1
 
 
 def test_olympiad_context_and_unit_are_told_with_the_question():
     record = {**OLYMPIAD, "context": "A lattice.", "unit": "cm"}
-    question = KNOWN["olympiad"].form.question(record)
+    question = PRESETS["olympiad"].form.question(record)
     assert question.startswith("A lattice.\nFind $T$.\n")
     assert question.endswith("units of cm, without writing the unit.")
 
@@ -187,7 +187,7 @@ def test_olympiad_context_and_unit_are_told_with_the_question():
 def test_an_instruction_that_is_missing_is_not_missed():
     """DAPO's questions as others publish them, without the texts around them, stay whole."""
     bare = {**DAPO, "prompt": "Solve the following puzzle: 1+1?"}
-    assert KNOWN["dapo17k"].form.question(bare) == "Solve the following puzzle: 1+1?"
-    only_texts = {**DAPO, "prompt": KNOWN["dapo17k"].form.prefix + KNOWN["dapo17k"].form.suffix}
+    assert PRESETS["dapo17k"].form.question(bare) == "Solve the following puzzle: 1+1?"
+    only_texts = {**DAPO, "prompt": PRESETS["dapo17k"].form.prefix + PRESETS["dapo17k"].form.suffix}
     with pytest.raises(ValueError, match="field 'prompt' is empty"):
-        KNOWN["dapo17k"].form.question(only_texts)
+        PRESETS["dapo17k"].form.question(only_texts)

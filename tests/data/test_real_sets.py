@@ -5,7 +5,7 @@ import pytest
 from tests.real_data import real_file
 from treepo.data.datasets import DataTask, hold_out, read_sets
 from treepo.data.formats import RecordFormat
-from treepo.verify.math import MathChecker
+from treepo.verify.math import MathVerifier
 
 
 def encode(text: str) -> list[int]:
@@ -56,9 +56,9 @@ def test_a_plain_integer_is_right_where_the_file_writes_27_0_or_025(name, digits
     plain = [str(int(float(answer))) for answer in answers]
     assert len(answers) == digits
     assert sum(answer != other for answer, other in zip(answers, plain, strict=True)) >= 6
-    assert all(MathChecker()(f"\\boxed{{{p}}}", answer).correct for p, answer in zip(plain, answers, strict=True))
+    assert all(MathVerifier()(f"\\boxed{{{p}}}", answer).correct for p, answer in zip(plain, answers, strict=True))
     assert not any(
-        MathChecker()(f"\\boxed{{{int(p) + 1}}}", answer).correct for p, answer in zip(plain, answers, strict=True)
+        MathVerifier()(f"\\boxed{{{int(p) + 1}}}", answer).correct for p, answer in zip(plain, answers, strict=True)
     )
 
 
@@ -81,7 +81,7 @@ def test_gsm8k_is_asked_in_the_order_and_split_of_runs_before():
     }
     for step, lines in expected.items():
         assert [p.id for p in task.training_problems(step, 32)][:6] == [f"gsm8k_train.jsonl:{n}" for n in lines]
-    assert [p.id for p in task.held_out_problems(6)] == [f"gsm8k_train.jsonl:{n}" for n in (11, 16, 20, 28, 29, 42)]
+    assert [p.id for p in task.eval_problems(6)] == [f"gsm8k_train.jsonl:{n}" for n in (11, 16, 20, 28, 29, 42)]
 
 
 def test_a_mixture_of_real_sets():
@@ -91,5 +91,5 @@ def test_a_mixture_of_real_sets():
     assert [len(s.problems) for s in task.train] == [7473, 500]
     asked = [p.source for step in range(8) for p in task.training_problems(step, 32)]
     assert (asked.count("gsm8k"), asked.count("math500")) == (192, 64)
-    assert [p.source for p in task.held_out_problems(4)] == ["aime24", "amc23", "aime24", "amc23"]
-    assert len(task.held_out_problems(400)) == 70
+    assert [p.source for p in task.eval_problems(4)] == ["aime24", "amc23", "aime24", "amc23"]
+    assert len(task.eval_problems(400)) == 70

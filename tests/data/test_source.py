@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.sources import KNOWN, Source, labels, parse_source, set_names
+from treepo.data.sources import PRESETS, Source, labels, parse_source, set_names
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_parts_of_a_source(text, source):
 
 
 def test_every_known_set_is_a_place_on_the_hub():
-    for name, known in KNOWN.items():
+    for name, known in PRESETS.items():
         assert parse_source(name) == Source(known.hub, name, known.split, known.config)
         assert parse_source(f"{name}={known.hub}") == Source(known.hub, name)
 
@@ -72,8 +72,8 @@ def test_what_is_no_source_is_said(text, message):
 def test_a_file_has_no_splits(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text("{}")
-    with pytest.raises(ValueError, match=f"data.held_out: '{path}' is a file, which has no splits, got 'test'"):
-        parse_source(f"{path}@test", "data.held_out")
+    with pytest.raises(ValueError, match=f"data.eval: '{path}' is a file, which has no splits, got 'test'"):
+        parse_source(f"{path}@test", "data.eval")
 
 
 def test_labels_are_as_long_as_it_takes(tmp_path):

@@ -87,11 +87,11 @@ def test_weights_that_fit_no_set_are_refused():
 
 def test_held_out_problems_are_of_all_sets_and_fewer_are_the_first_of_more():
     task = DataTask((), (numbered(4, "f"), numbered(1, "g"), numbered(2, "h")))
-    ids = [problem.id for problem in task.held_out_problems(100)]
+    ids = [problem.id for problem in task.eval_problems(100)]
     assert ids == ["f:0", "g:0", "h:0", "f:1", "h:1", "f:2", "f:3"]
-    assert all([p.id for p in task.held_out_problems(n)] == ids[:n] for n in range(9))
-    assert DataTask((numbered(3),), ()).held_out_problems(5) == []
-    assert [p.id for p in DataTask((), (numbered(4),)).held_out_problems(2)] == ["f:0", "f:1"]
+    assert all([p.id for p in task.eval_problems(n)] == ids[:n] for n in range(9))
+    assert DataTask((numbered(3),), ()).eval_problems(5) == []
+    assert [p.id for p in DataTask((), (numbered(4),)).eval_problems(2)] == ["f:0", "f:1"]
 
 
 def test_held_out_problems_depend_on_their_text_alone():
@@ -185,8 +185,8 @@ def test_a_filter_that_takes_nothing_is_named(tmp_path):
 
 def test_a_prompt_without_tokens_is_named(tmp_path):
     path = write(tmp_path / "p.jsonl", {"prompt": "?", "answer": "72"})
-    with pytest.raises(ValueError, match="data.held_out: p.jsonl:1: the prompt has no tokens"):
-        read_sets([path], RecordFormat(), lambda _: [], 10, setting="data.held_out")
+    with pytest.raises(ValueError, match="data.eval: p.jsonl:1: the prompt has no tokens"):
+        read_sets([path], RecordFormat(), lambda _: [], 10, setting="data.eval")
 
 
 def test_what_the_encoder_says_is_passed_on_as_it_is(tmp_path):

@@ -16,8 +16,8 @@ from tests.models import make_tiny_model
 from treepo.engine.base import Engine, SampleRequest, SampleResult, Sampling
 from treepo.engine.sampling import uniforms
 from treepo.engine.torch.engine import TorchEngine
-from treepo.engine.transformers import PlainEngine
-from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.transformers import TransformersEngine
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 
 MakeEngine = Callable[..., Engine]
@@ -35,28 +35,28 @@ def make_model(kind: str = "qwen2", **settings: Any) -> PreTrainedModel:
     return make_tiny_model(kind, **(own | settings))
 
 
-def embedded(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_batch: int = 256) -> Engine:
+def embedded(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int = 256) -> Engine:
     """The engine over the model itself."""
-    return TorchEngine(model, eos_ids, max_batch)
+    return TorchEngine(model, eos_ids, max_num_seqs)
 
 
-def plain(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_batch: int = 256) -> Engine:
+def plain(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int = 256) -> Engine:
     """transformers' generate, over a model with its own attention."""
     model.set_attn_implementation("sdpa")
-    return PlainEngine(model, eos_ids, max_batch)
+    return TransformersEngine(model, eos_ids, max_num_seqs)
 
 
 @cache
-def _core(kind: str, dtype: torch.dtype, max_batch: int) -> tuple[Any, RowStreams]:
+def _core(kind: str, dtype: torch.dtype, max_num_seqs: int) -> tuple[Any, RequestGenerators]:
     """One vLLM of each sort for the whole session: when one of several ends, the others break."""
-    streams = RowStreams()
-    limits = VllmLimits(longest=512, max_batch=max_batch, max_prefill_tokens=512, max_tokens=8192)
+    streams = RequestGenerators()
+    limits = VllmLimits(longest=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=512, max_tokens=8192)
     return start_vllm(VllmSettings(), limits, make_model(kind, dtype=dtype), False, streams), streams
 
 
-def vllm(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_batch: int = 256) -> Engine:
+def vllm(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int = 256) -> Engine:
     """vLLM in this process."""
-    core, streams = _core(_kind_of(model), model.dtype, max_batch)
+    core, streams = _core(_kind_of(model), model.dtype, max_num_seqs)
     engine = VllmEngine(core, streams, eos_ids)
     engine.update_weights(model)
     return engine

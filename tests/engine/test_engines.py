@@ -96,13 +96,13 @@ def alone() -> list[list[int]]:
     return [naive(model, r, [EOS])[0] for r in mixed_requests()]
 
 
-@pytest.mark.parametrize("max_batch", [1, 4, 37, 256])
-def test_tokens_do_not_depend_on_the_batch(make: MakeEngine, max_batch: int, alone: list[list[int]]) -> None:
+@pytest.mark.parametrize("max_num_seqs", [1, 4, 37, 256])
+def test_tokens_do_not_depend_on_the_batch(make: MakeEngine, max_num_seqs: int, alone: list[list[int]]) -> None:
     """Every request gives what it gives alone, in batches of any size, in any order, after any history."""
     requests = mixed_requests()
-    engine = make(make_model(), [EOS], max_batch)
+    engine = make(make_model(), [EOS], max_num_seqs)
     assert tokens_of(run_all(engine, requests)) == alone
-    order = np.random.default_rng(max_batch).permutation(len(requests))
+    order = np.random.default_rng(max_num_seqs).permutation(len(requests))
     again = tokens_of(run_all(engine, [requests[i] for i in order]))
     assert again == [alone[i] for i in order]
 
@@ -152,7 +152,7 @@ def test_releasing_a_group_ends_its_requests(make: MakeEngine) -> None:
     for r in requests:
         engine.submit(r)
     results = {r.request_id: r for _ in range(3) for r in engine.step()}
-    engine.release(1)
+    engine.abort_group(1)
     results |= {r.request_id: r for _ in range(40) for r in engine.step() if r.request_id % 2 == 0}
     assert [i for i in sorted(results) if i % 2 == 0] == [0, 2, 4, 6, 8]
     reference = make_model(attention="sdpa")
@@ -166,7 +166,7 @@ def test_names_may_be_used_again(make: MakeEngine) -> None:
     engine = make(make_model())
     wanted = run_all(engine, [request(PROMPT, 9, seed=2)])[0]
     engine.submit(replace(request(PROMPT, 9, seed=1), group=5))
-    engine.release(5)
+    engine.abort_group(5)
     assert tokens_of(run_all(engine, [request(PROMPT, 9, seed=2)])) == tokens_of([wanted])
 
 
@@ -256,7 +256,7 @@ def test_new_weights_are_followed_exactly(make: MakeEngine) -> None:
     for seed in (None, 1, 2, 3):
         if seed is not None:
             model.load_state_dict(make_model(seed=seed).state_dict())
-            engine.rest()
+            engine.sleep()
             engine.update_weights(model)
         reference = make_model(seed=seed or 0, attention="sdpa")
         requests = [request(p, 20, temperature=t) for p in prompts for t in (0.0, 1.0)]
@@ -300,7 +300,7 @@ def test_logits_that_are_not_finite_are_an_error(make: MakeEngine) -> None:
     engine.submit(request(PROMPT, 1))
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.step()
-    engine.release(0)
+    engine.abort_group(0)
 
 
 def test_an_empty_engine_has_nothing_to_say(make: MakeEngine) -> None:
@@ -326,8 +326,8 @@ def test_random_request_trees_equal_the_naive_engine(make: MakeEngine, data: st.
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
     eos_ids = data.draw(st.sampled_from([(), (EOS,), (EOS, 7)]), label="eos_ids")
     num_requests = data.draw(st.integers(1, 14), label="num_requests")
-    max_batch = data.draw(st.sampled_from([1, 4, 37, 256]), label="max_batch")
-    engine = make(make_model(), eos_ids, max_batch)
+    max_num_seqs = data.draw(st.sampled_from([1, 4, 37, 256]), label="max_num_seqs")
+    engine = make(make_model(), eos_ids, max_num_seqs)
     known: list[np.ndarray] = [rng.integers(3, 16, size=rng.integers(1, 40)) for _ in range(2)]
     requests: dict[int, SampleRequest] = {}
     results: dict[int, SampleResult] = {}

@@ -10,7 +10,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from tests.models import make_tiny_model
 from treepo.engine.base import SampleRequest, Sampling
 from treepo.engine.torch.engine import TorchEngine
-from treepo.engine.transformers import PlainEngine
+from treepo.engine.transformers import TransformersEngine
 
 EOS = (2, 5)
 
@@ -36,10 +36,10 @@ def decode(engine, wanted: list[SampleRequest]) -> dict[int, tuple]:
     return found
 
 
-@pytest.mark.parametrize("max_batch", [1, 3, 64])
-def test_it_draws_what_the_embedded_engine_draws(max_batch: int) -> None:
+@pytest.mark.parametrize("max_num_seqs", [1, 3, 64])
+def test_it_draws_what_the_embedded_engine_draws(max_num_seqs: int) -> None:
     """The same tokens from the same random streams, in any batch; every way to end occurs."""
-    plain = PlainEngine(make_tiny_model(attention="sdpa"), EOS, max_batch)
+    plain = TransformersEngine(make_tiny_model(attention="sdpa"), EOS, max_num_seqs)
     expected = decode(TorchEngine(make_tiny_model(), EOS), requests())
     got = decode(plain, requests())
     assert got.keys() == expected.keys()
@@ -58,7 +58,7 @@ def test_recurrent_models_decode_what_one_forward_scores() -> None:
         config = MambaConfig(vocab_size=16, hidden_size=32, num_hidden_layers=2)
         model = MambaForCausalLM(config).eval()
     wanted = [replace(r, sampling=Sampling()) for r in requests()]
-    for key, (tokens, logprobs, _) in decode(PlainEngine(model, EOS), wanted).items():
+    for key, (tokens, logprobs, _) in decode(TransformersEngine(model, EOS), wanted).items():
         ids = np.concatenate([wanted[key].prefix_ids, tokens])
         with torch.no_grad():
             every = torch.log_softmax(model(torch.from_numpy(ids)[None]).logits[0], -1)
@@ -68,11 +68,11 @@ def test_recurrent_models_decode_what_one_forward_scores() -> None:
 
 
 def test_released_groups_end_without_a_result() -> None:
-    engine = PlainEngine(make_tiny_model(attention="sdpa"), EOS)
+    engine = TransformersEngine(make_tiny_model(attention="sdpa"), EOS)
     for request in requests():
         engine.submit(request)
-    engine.release(1)
-    engine.release(2)
+    engine.abort_group(1)
+    engine.abort_group(2)
     found = []
     while results := engine.step():
         found += [r.request_id for r in results]
@@ -83,7 +83,7 @@ def test_released_groups_end_without_a_result() -> None:
 def test_weights_that_are_not_finite_are_told() -> None:
     model = make_tiny_model(attention="sdpa")
     torch.nn.init.constant_(next(model.parameters()), float("nan"))
-    engine = PlainEngine(model, EOS)
+    engine = TransformersEngine(model, EOS)
     engine.submit(requests(1)[0])
     with pytest.raises(FloatingPointError, match="not finite"):
         engine.step()
@@ -91,21 +91,21 @@ def test_weights_that_are_not_finite_are_told() -> None:
 
 def test_a_models_own_generation_settings_change_nothing() -> None:
     """A repetition penalty that a model comes with would be in the log-probabilities, unknown to the loss."""
-    expected = decode(PlainEngine(make_tiny_model(attention="sdpa"), EOS), requests())
+    expected = decode(TransformersEngine(make_tiny_model(attention="sdpa"), EOS), requests())
     model = make_tiny_model(attention="sdpa")
     assert model.generation_config is not None
     model.generation_config.update(repetition_penalty=1.8, num_beams=2, do_sample=True, top_k=3, min_new_tokens=4)
-    got = decode(PlainEngine(model, EOS), requests())
+    got = decode(TransformersEngine(model, EOS), requests())
     assert model.generation_config.repetition_penalty == 1.8
     for key, (tokens, logprobs, _) in expected.items():
         assert got[key][0] == tokens
         np.testing.assert_array_equal(got[key][1], logprobs)
 
 
-@pytest.mark.parametrize("engine", [PlainEngine, TorchEngine])
+@pytest.mark.parametrize("engine", [TransformersEngine, TorchEngine])
 def test_autocast_reaches_the_engines(engine) -> None:
     """Products in bfloat16 over float32 weights: near the wide log-probabilities, but not the same."""
-    attention = "sdpa" if engine is PlainEngine else "treepo"
+    attention = "sdpa" if engine is TransformersEngine else "treepo"
     model = make_tiny_model(attention=attention, initializer_range=0.05)
     wanted = [replace(r, sampling=Sampling(temperature=0.0)) for r in requests(4)]
     wide = decode(engine(model, EOS), wanted)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.engine.torch.kv_cache import BLOCK, Blocks, blocks_of, extents_of
-from treepo.engine.torch.prefix_cache import Prefixes, below
+from treepo.engine.torch.prefix_cache import PrefixCache, below
 
 
 @given(st.data())
@@ -18,7 +18,7 @@ def test_what_is_known_keeps_its_slots(data: st.DataObject) -> None:
     """However sequences part: each known prefix is found whole, at slots of its own, and all blocks come back."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     blocks = Blocks(500)
-    prefixes = Prefixes(blocks)
+    prefixes = PrefixCache(blocks)
     known: dict[tuple[int, tuple[int, ...]], int] = {}
     for _ in range(data.draw(st.integers(1, 25))):
         group = int(rng.integers(2))
@@ -42,7 +42,7 @@ def test_what_is_known_keeps_its_slots(data: st.DataObject) -> None:
     assert blocks.num_used == 0
 
 
-def check(prefixes: Prefixes, blocks: Blocks) -> None:
+def check(prefixes: PrefixCache, blocks: Blocks) -> None:
     """Each block is held once by every run that lies in it."""
     held = Counter(b for root in prefixes.groups.values() for run in below(root) for b in blocks_of(run.slots).tolist())
     assert [int(blocks.holders[b]) for b in range(blocks.num_made)] == [held[b] for b in range(blocks.num_made)]
@@ -51,7 +51,7 @@ def check(prefixes: Prefixes, blocks: Blocks) -> None:
 def test_what_is_known_already_is_not_kept_twice() -> None:
     """Two siblings that decoded the same tokens: the second's slots are let go."""
     blocks = Blocks(10)
-    prefixes = Prefixes(blocks)
+    prefixes = PrefixCache(blocks)
     root, _ = prefixes.match(0, np.array([1], np.int32))
     ids = np.arange(8, dtype=np.int32)
     for _ in range(2):
@@ -66,7 +66,7 @@ def test_what_is_known_already_is_not_kept_twice() -> None:
 def test_what_is_in_use_is_not_forgotten() -> None:
     """Eviction takes leaves that nobody uses, the least recently used first, and their ancestors after them."""
     blocks = Blocks(6)
-    prefixes = Prefixes(blocks)
+    prefixes = PrefixCache(blocks)
     ends = []
     for first in range(3):
         run, _ = prefixes.match(0, np.array([first], np.int32))
@@ -90,7 +90,7 @@ def test_what_is_in_use_is_not_forgotten() -> None:
 def test_what_leads_nowhere_any_more_is_forgotten_too() -> None:
     """A chain of three runs goes from its end; what is in use above it stays."""
     blocks = Blocks(8)
-    prefixes = Prefixes(blocks)
+    prefixes = PrefixCache(blocks)
     run, _ = prefixes.match(0, np.array([1], np.int32))
     runs = []
     for token in range(4):

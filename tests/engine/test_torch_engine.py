@@ -25,7 +25,7 @@ PROMPT = np.array([1, 5, 9, 4, 7, 3, 8], np.int32)
 def test_tokens_do_not_depend_on_the_prefill_budget() -> None:
     """Prompts computed one at a time or many together give the same."""
     together = tokens_of(run_all(TorchEngine(make_tiny_model(), [EOS]), mixed_requests()))
-    engine = TorchEngine(make_tiny_model(), [EOS], max_batch=16, max_prefill_tokens=1)
+    engine = TorchEngine(make_tiny_model(), [EOS], max_num_seqs=16, max_num_batched_tokens=1)
     assert tokens_of(run_all(engine, mixed_requests())) == together
 
 
@@ -60,7 +60,7 @@ def test_what_was_forgotten_is_computed_again() -> None:
     rng = np.random.default_rng(2)
     prompts = [rng.integers(3, 16, size=12) for _ in range(6)]
     engines = [
-        TorchEngine(make_tiny_model(), NO_EOS, max_batch, max_tokens=n) for max_batch, n in ((4, 64), (64, None))
+        TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs, max_tokens=n) for max_num_seqs, n in ((4, 64), (64, None))
     ]
     segments: list[list[list[int]]] = []
     for engine in engines:
@@ -100,7 +100,7 @@ def test_a_request_that_can_never_fit_is_refused() -> None:
 @pytest.mark.parametrize(("budget", "largest"), [(1, 8), (15, 8), (16, 16), (40, 40), (1000, 48)])
 def test_a_forward_computes_no_more_prompt_tokens_than_allowed(budget: int, largest: int) -> None:
     """Six prompts with 8 tokens to compute before the last: as many together as fit the budget, though always one."""
-    engine = TorchEngine(make_tiny_model(), NO_EOS, max_batch=6, max_prefill_tokens=budget)
+    engine = TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs=6, max_num_batched_tokens=budget)
     for i in range(6):
         engine.submit(request([3 + i] * 9, 30, name=i))
     totals = [0]
@@ -114,7 +114,7 @@ def test_a_forward_computes_no_more_prompt_tokens_than_allowed(budget: int, larg
 def test_what_was_used_least_recently_is_forgotten_first() -> None:
     """Of three prompts of two blocks, of which four blocks hold two, the one whose last use is longest ago goes."""
     one, two, three = ([3 + i] * 9 for i in range(3))
-    engine = TorchEngine(make_tiny_model(), NO_EOS, max_batch=1, max_tokens=32)
+    engine = TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs=1, max_tokens=32)
 
     def computes(prompt: list[int]) -> int:
         before = engine.num_prefilled
@@ -132,11 +132,11 @@ def test_groups_are_forgotten_when_they_are_released() -> None:
     for group in (1, 2):
         run_all(engine, [replace(request(PROMPT, 5, seed=i), group=group) for i in range(3)])
     assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
-    engine.release(1)
+    engine.abort_group(1)
     run_all(engine, [replace(request(PROMPT, 5), group=2)])
     assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
-    engine.release(2)
-    engine.release(3)
+    engine.abort_group(2)
+    engine.abort_group(3)
     assert engine.blocks.num_used == 0
     run_all(engine, [replace(request(PROMPT, 5), group=1)])
     assert engine.num_prefilled == 3 * (len(PROMPT) - 1)
@@ -152,12 +152,14 @@ def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
     assert engine.peak_tokens <= 32 + 40 * 8
 
 
-@pytest.mark.parametrize("max_batch", [1, 3, 64])
-def test_a_rows_bits_do_not_depend_on_the_batch(max_batch: int) -> None:
+@pytest.mark.parametrize("max_num_seqs", [1, 3, 64])
+def test_a_rows_bits_do_not_depend_on_the_batch(max_num_seqs: int) -> None:
     """In float32 on the CPU log-probabilities are equal bit by bit, alone and among others."""
     requests = [replace(r, group=i) for i, r in enumerate(mixed_requests())]
     wanted = run_all(TorchEngine(make_tiny_model(), [EOS]), requests)
-    for result, other in zip(run_all(TorchEngine(make_tiny_model(), [EOS], max_batch), requests), wanted, strict=True):
+    for result, other in zip(
+        run_all(TorchEngine(make_tiny_model(), [EOS], max_num_seqs), requests), wanted, strict=True
+    ):
         np.testing.assert_array_equal(result.logprobs, other.logprobs)
 
 
@@ -210,13 +212,13 @@ def check_blocks(engine: TorchEngine) -> None:
 def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> None:
     """Whatever continues whatever, in any batch: the same tokens, scores and ends as computing all from scratch."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
-    max_batch = data.draw(st.sampled_from([1, 2, 3, 5, 16]), label="max_batch")
+    max_num_seqs = data.draw(st.sampled_from([1, 2, 3, 5, 16]), label="max_num_seqs")
     kind = data.draw(st.sampled_from(["qwen2", "mistral", "gemma3"]), label="kind")
     eos_ids = data.draw(st.sampled_from([(), (EOS,), (EOS, 7)]), label="eos_ids")
     num_requests = data.draw(st.integers(1, 14), label="num_requests")
     plain = make_tiny_model(kind, attention="sdpa")
     max_prefill, max_tokens = int(rng.integers(1, 40)), data.draw(st.sampled_from([None, 144, 400]), label="max_tokens")
-    engine = TorchEngine(make_tiny_model(kind), eos_ids, max_batch, max_prefill, max_tokens)
+    engine = TorchEngine(make_tiny_model(kind), eos_ids, max_num_seqs, max_prefill, max_tokens)
     known: list[np.ndarray] = [rng.integers(3, 16, size=rng.integers(1, 12)) for _ in range(2)]
     requests: dict[int, SampleRequest] = {}
     results: dict[int, SampleResult] = {}
@@ -241,7 +243,7 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
             known.append(np.concatenate([requests[result.request_id].prefix_ids, result.token_ids]))
     assert engine.peak_tokens <= engine.capacity
     check_blocks(engine)
-    engine.release(0)
+    engine.abort_group(0)
     assert engine.blocks.num_used == 0
     for name, result in results.items():
         tokens, logprobs, ended = naive(plain, requests[name], eos_ids)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton h
 SCRIPT = """
 import numpy as np, torch
 from treepo.engine.torch.attention import GatherKernel
-from treepo.engine.torch.pool import BLOCK, KeyValuePool
+from treepo.engine.torch.pool import BLOCK, KVCache
 from treepo.engine.torch.table import Table
 from treepo.engine.torch.triton_kernel import TritonKernel
 
@@ -36,7 +36,7 @@ for groups, heads_per_group, size, window, dtype in [
     outputs = []
     for kernel in (TritonKernel(), GatherKernel()):
         assert kernel.serves(key, value)
-        pool = KeyValuePool(60, None)
+        pool = KVCache(60, None)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
         kernel.store(key, value, keys, values, order.astype(np.int32))

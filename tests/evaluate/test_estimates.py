@@ -107,7 +107,7 @@ def test_votes_without_a_choice(k):
     assert maj(np.ones(16), ["7"] * 16, k) == 1
     assert maj(np.zeros(16), ["8"] * 16, k) == 0
     assert maj(np.zeros(16), [None] * 16, k) == 0
-    assert maj(np.ones(16), [None] * 16, k) == 0, "nobody voted, whatever the checker says"
+    assert maj(np.ones(16), [None] * 16, k) == 0, "nobody voted, whatever the verifier says"
 
 
 def test_a_missing_answer_is_no_vote():

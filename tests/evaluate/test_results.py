@@ -14,7 +14,7 @@ CHEAP = EstimateSettings(num_votes=200, num_resamples=200)
 
 
 def judged(problem: int, correct: list[float], given: list[str | None], **fields) -> list[AnswerRecord]:
-    """Answers to one problem with what the checker says."""
+    """Answers to one problem with what the verifier says."""
     records = answers(problem, len(correct), **fields)
     return [replace(r, correct=c, given=g) for r, c, g in zip(records, correct, given, strict=True)]
 
@@ -45,7 +45,7 @@ def test_figures_are_means_over_problems_of_what_their_answers_say():
     assert {k: estimate.value for k, estimate in part.pass_at.items()} == pytest.approx(exact, abs=1e-15)
     votes = maj_exactly([1, 0, 0, 0], ["7", "8", "9", None], 4) + maj_exactly([1, 1, 0, 0], ["7", "7", "9", None], 4)
     assert part.maj.value == pytest.approx(float(votes / 2), abs=4 * 0.5 / 20_000**0.5)
-    assert part.tokens_per_answer == 5 and part.outcomes == {"checked": 0.5, "no answer": 0.5}
+    assert part.tokens_per_answer == 5 and part.outcomes == {"graded": 0.5, "no answer": 0.5}
 
 
 def test_overall_is_the_mean_over_all_problems():

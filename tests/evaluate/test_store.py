@@ -266,7 +266,7 @@ def test_half_surrogate_pairs_are_replaced_in_texts_and_refused_in_keys(tmp_path
     store = begun(tmp_path)
     store.append(answers(1, 1, response="a\ud800b \ud83d\ude00", given="\udc00", stop="\x00\x1b["), COST)
     (record,) = records(store)
-    assert (record.response, record.given, record.stop) == ("a\ufffdb \U0001f600", "\ufffd", "\x00\x1b[")
+    assert (record.response, record.extracted_answer, record.stop) == ("a\ufffdb \U0001f600", "\ufffd", "\x00\x1b[")
     with pytest.raises(ValueError, match=r"^source: '\\udcff.jsonl' holds half a surrogate pair"):
         store.append(answers(2, source="\udcff.jsonl"), COST)
     assert len(records(store)) == 1

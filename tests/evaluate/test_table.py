@@ -16,7 +16,7 @@ HALF = Estimate(0.5, 0.4, 0.625)
 
 
 def part(source: str, num_answers: int = 160, **fields) -> SetResult:
-    known = {"avg": HALF, "maj": HALF, "pass_at": {1: HALF, 16: HALF}, "outcomes": {"checked": 0.75, "crash": 0.25}}
+    known = {"avg": HALF, "maj": HALF, "pass_at": {1: HALF, 16: HALF}, "outcomes": {"graded": 0.75, "crash": 0.25}}
     return SetResult(source, 10, num_answers, **(known | {"tokens_per_answer": 1234.5} | fields))
 
 
@@ -67,7 +67,7 @@ def test_costs_are_compared_per_answer_and_within_a_model():
 
 
 def test_what_was_not_measured_has_no_figure():
-    free = result("b=2", Cost(), outcomes={"checked": 1.0}, pass_at={1: HALF})
+    free = result("b=2", Cost(), outcomes={"graded": 1.0}, pass_at={1: HALF})
     one_set = replace(SEQUENTIAL, sets=(part("aime"),))
     results = [free, one_set]
     assert column(results, "Cost and accuracy", "accelerator s") == ["0.0 (-)", "200.0 (-)"]

@@ -13,8 +13,8 @@ from treepo.data.problem import Problem
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules
@@ -65,8 +65,8 @@ class Noise:
 class NotedEngine(ScriptedEngine):
     """A ScriptedEngine that notes its requests, its results and what every step advanced."""
 
-    def __init__(self, script: Callable, eos_ids: tuple[int, ...] = EOS, max_batch: int = 256) -> None:
-        super().__init__(script, eos_ids, max_batch)
+    def __init__(self, script: Callable, eos_ids: tuple[int, ...] = EOS, max_num_seqs: int = 256) -> None:
+        super().__init__(script, eos_ids, max_num_seqs)
         self.requests: list[SampleRequest] = []
         self.results: dict[int, SampleResult] = {}
         self.num_under_way: list[int] = []
@@ -83,9 +83,9 @@ class NotedEngine(ScriptedEngine):
         self.requests.append(request)
         super().submit(request)
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         assert all(r.request_id in self.results for r in self.requests if r.group == group), "still under way"
-        super().release(group)
+        super().abort_group(group)
         self.released.append(group)
 
     def step(self) -> list[SampleResult]:
@@ -123,22 +123,22 @@ class World:
     seed: int = 0
     name: str = "p"
 
-    def rules(self, **changed: object) -> Rules:
+    def rules(self, **changed: object) -> GrowthRules:
         """The sampler's rules, with some of them replaced."""
         usual = {
             "shape": self.shape,
             "initial_fork": self.fork,
             "branching": EvenBranching(),
-            "fallback": Resume(),
+            "fallback": Backtrack(),
             "stopping": NeverEmpty(self.stopping),
             "decode": text_of,
-            "cut_full_trees": True,
+            "segment_full_trees": True,
         }
-        return Rules(**{**usual, **changed})
+        return GrowthRules(**{**usual, **changed})
 
-    def engine(self, max_batch: int = 256) -> NotedEngine:
+    def engine(self, max_num_seqs: int = 256) -> NotedEngine:
         """A new engine with this world's script."""
-        return NotedEngine(self.noise, max_batch=max_batch)
+        return NotedEngine(self.noise, max_num_seqs=max_num_seqs)
 
     def grow(self, engine: ScriptedEngine | None = None, name: str = "", **changed: object) -> Tree:
         """One tree, of the world's problem or another one."""
@@ -162,7 +162,14 @@ def same_tree(a: Tree, b: Tree) -> bool:
 
     def content(tree: Tree) -> list[tuple]:
         return [
-            (n.parent, n.token_ids.tolist(), None if i == 0 else n.sampled_logprobs.tolist(), n.seed, n.stop, n.resumed)
+            (
+                n.parent,
+                n.token_ids.tolist(),
+                None if i == 0 else n.sampled_logprobs.tolist(),
+                n.seed,
+                n.stop,
+                n.from_fallback,
+            )
             for i, n in enumerate(tree.nodes)
         ]
 

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from tests.grow.scripts import World, has_its_width, problem, random_world, same_tree, shapes, worlds
 from treepo.grow.branching import InitialFork, Level, RandomBranching
-from treepo.grow.fallback import Finished, Resume
+from treepo.grow.fallback import Backtrack, Finished
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
 
 ALIGNS = (2, 3, 4, 7, 8, 16, 32, 1000)
 FALLBACKS = [
-    Resume(order, cut=cut, block_len=2)
+    Backtrack(order, cut=cut, block_len=2)
     for order in ("answered", "all", "by_reason", "longest", "long_answered")
     for cut in ("boundary", "unlikely_token", "unlikely_block", "likely_block", "prompt")
-] + [Resume("all", window=3), Resume("longest", max_windows=1), Resume("answered", window=2, max_windows=2)]
-BOUNDARIES = [Resume(order) for order in ("answered", "all", "by_reason", "longest", "long_answered")]
+] + [Backtrack("all", window=3), Backtrack("longest", max_windows=1), Backtrack("answered", window=2, max_windows=2)]
+BOUNDARIES = [Backtrack(order) for order in ("answered", "all", "by_reason", "longest", "long_answered")]
 aligns = st.sampled_from(ALIGNS)
 prompt_lens = st.integers(1, 100)
 
@@ -113,21 +113,21 @@ def test_a_tree_of_one_segment_and_blocks_of_one_token_change_nothing(shape, pro
 
 @settings(max_examples=200, deadline=None)
 @given(worlds(), st.sampled_from(FALLBACKS), st.booleans(), st.integers(1, 3))
-def test_borders_that_begin_blocks_anyway_leave_trees_as_they_are(world, fallback, cut_full_trees, num_blocks):
+def test_borders_that_begin_blocks_anyway_leave_trees_as_they_are(world, fallback, segment_full_trees, num_blocks):
     """With a prompt of one token and segments of whole blocks nothing has to move: node by node the same tree."""
     length = world.shape.segment_len
     blocks, none = (replace(aligned(world, align, length * num_blocks), name="p") for align in (length, 1))
-    changed = {"fallback": fallback, "cut_full_trees": cut_full_trees}
+    changed = {"fallback": fallback, "segment_full_trees": segment_full_trees}
     assert same_tree(blocks.grow(**changed), none.grow(**changed))
 
 
 @settings(max_examples=400, deadline=None)
 @given(worlds(), aligns, st.sampled_from(FALLBACKS), st.booleans())
-def test_every_tree_has_its_width_and_no_path_is_too_long(world, align, fallback, cut_full_trees):
+def test_every_tree_has_its_width_and_no_path_is_too_long(world, align, fallback, segment_full_trees):
     """Whatever the blocks, the bounds and the fallback; every token that was decoded is in the tree or was dropped."""
     world = replace(world, shape=replace(world.shape, align=align))
     engine = world.engine()
-    tree = world.grow(engine, fallback=fallback, cut_full_trees=cut_full_trees, branching=RandomBranching(1, 4))
+    tree = world.grow(engine, fallback=fallback, segment_full_trees=segment_full_trees, branching=RandomBranching(1, 4))
     assert has_its_width(tree, world.shape)
     assert all(1 <= tree.response_len(leaf) <= world.shape.response_limit for leaf in tree.leaves())
     assert all(len(node.token_ids) > 0 for node in tree.nodes)
@@ -157,7 +157,7 @@ def test_eventful_trees_fork_past_borders_between_blocks_alone() -> None:
         for align, places in found.items():
             world = aligned(random_world(seed, 16), align, 4)
             world = replace(world, shape=replace(world.shape, max_response_len=None, depth=8))
-            places.update(length % 4 for length in forks(world.grow(fallback=Resume("all"))))
+            places.update(length % 4 for length in forks(world.grow(fallback=Backtrack("all"))))
     assert set(found[4]) == {1}
     assert found[4][1] > 500
     assert len(found[1]) == 4
@@ -170,7 +170,7 @@ def test_the_same_trees_with_and_without_cutting(world, align, fallback):
     """A full tree decoded in one request per path equals, token for token, the one decoded segment by segment."""
     world = replace(world, shape=replace(world.shape, align=align))
     assert same_tree(
-        world.grow(fallback=fallback, cut_full_trees=False), world.grow(fallback=fallback, cut_full_trees=True)
+        world.grow(fallback=fallback, segment_full_trees=False), world.grow(fallback=fallback, segment_full_trees=True)
     )
 
 
@@ -196,11 +196,11 @@ def test_a_path_cut_inside_a_long_first_segment_grows_to_the_longest_response(al
                 return 0, -9.0 if len(ids) == cut else -1.0
 
             trees = []
-            for cut_full_trees in (True, False):
+            for segment_full_trees in (True, False):
                 engine = world.engine()
                 engine.script = script
-                fallback = Resume("all", cut="unlikely_token")
-                changed = {"fallback": fallback, "branching": unbranched, "cut_full_trees": cut_full_trees}
+                fallback = Backtrack("all", cut="unlikely_token")
+                changed = {"fallback": fallback, "branching": unbranched, "segment_full_trees": segment_full_trees}
                 trees.append(world.grow(engine, **changed))
             assert same_tree(*trees)
             assert trees[1].num_dropped == 0, "asked for more than the depth allows"
@@ -266,17 +266,17 @@ def test_fallbacks_draw_every_border_alike() -> None:
     """25 tokens in segments of 11, 8 and 8: 0, 11 and 19 are kept equally often."""
     shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
     trajectory = Finished(1, StopReason.ANSWER, np.zeros(25, np.float32))
-    kept = Counter(Resume().keep(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
+    kept = Counter(Backtrack().keep(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
     assert sorted(kept) == [0, 11, 19]
     assert all(abs(n / 3000 - 1 / 3) < 0.04 for n in kept.values())
-    assert {Resume(max_windows=1).keep(trajectory, shape, np.random.default_rng(i)) for i in range(20)} == {19}
+    assert {Backtrack(max_windows=1).keep(trajectory, shape, np.random.default_rng(i)) for i in range(20)} == {19}
 
 
 def test_long_answers_are_counted_in_segments_of_the_tree() -> None:
     """With a first segment of 11 tokens a second one begins at the twelfth."""
     shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
     finished = [Finished(length, StopReason.ANSWER, np.zeros(length, np.float32)) for length in (9, 11, 12)]
-    usable = Resume("long_answered").ordered(finished, shape, np.random.default_rng(0))
+    usable = Backtrack("long_answered").ordered(finished, shape, np.random.default_rng(0))
     assert [f.response_len for f in usable] == [12]
 
 
@@ -285,7 +285,7 @@ def test_an_answer_is_looked_for_at_the_borders_of_the_tree() -> None:
     world = World(TreeShape(1, 4, 4, 2, align=4), InitialFork(1, 1), StopRules("box", "never"), name="p" * 3)
     engine = world.engine()
     engine.script = lambda ids, seed: ([4, 0, 7, *[0] * 13][len(ids) - 3], -1.0)
-    [trajectory] = world.grow(engine, cut_full_trees=False).trajectories()
+    [trajectory] = world.grow(engine, segment_full_trees=False).trajectories()
     assert (len(trajectory.token_ids), trajectory.stop) == (6, StopReason.ANSWER)
 
 

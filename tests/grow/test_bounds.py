@@ -8,7 +8,7 @@ from treepo.engine.base import Sampling
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, TokenBudgetBranching
 from treepo.grow.fallback import NoFallback
-from treepo.grow.growth import Rules
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape as Shape
 from treepo.grow.stopping import StopRules
@@ -33,7 +33,7 @@ def ends_at(*lengths: int):
 def grow(shape: Shape, script, **changed: object) -> Tree:
     """One tree of a script whose only end is EOS, on the prompt of one token."""
     world = World(shape, CHAIN)
-    engine = world.engine(max_batch=1)
+    engine = world.engine(max_num_seqs=1)
     engine.script = script
     return world.grow(engine, **changed)
 
@@ -116,12 +116,12 @@ def test_a_budget_below_one_segment_names_the_strategy() -> None:
 
 
 def test_an_answer_rule_needs_a_tokenizer() -> None:
-    """Rules without `decode` grow trees that never look at text, and say so where a rule does."""
+    """GrowthRules without `decode` grow trees that never look at text, and say so where a rule does."""
     world = World(Shape(4, 3, 2), noise=Noise(eos=0.3))
 
-    def rules(stopping: StopRules) -> Rules:
+    def rules(stopping: StopRules) -> GrowthRules:
         r = world.rules()
-        return Rules(r.shape, r.initial_fork, r.branching, r.fallback, stopping)
+        return GrowthRules(r.shape, r.initial_fork, r.branching, r.fallback, stopping)
 
     [(_, tree)] = TreeSampler(world.engine(), rules(StopRules("never", "never"))).grow([problem("p")], 0)
     assert len(tree.leaves()) == 4
@@ -150,7 +150,7 @@ def test_a_stop_rule_that_lets_eos_pass_is_named() -> None:
 
 def test_pruning_keeps_trajectories_and_their_order() -> None:
     """The nodes that stay keep their tokens, seeds and order, whatever lay between them."""
-    tree = Tree.planted("p", np.array([1]), 0)
+    tree = Tree.from_prompt("p", np.array([1]), 0)
     for parent, token, stop in [
         (0, 1, None),
         (0, 2, None),

@@ -154,7 +154,7 @@ def test_the_longest_response_is_depth_times_segment_len() -> None:
 
 def scored_level(scores: list[list[float]], width: int, depth: int = 1, tree_depth: int = 8) -> Level:
     """A level whose active paths have one earlier segment of log-probability -1 and these in their last one."""
-    tree = Tree.planted("p", np.array([1]), 0)
+    tree = Tree.from_prompt("p", np.array([1]), 0)
     nodes = []
     for values in scores:
         first = tree.add(Node(0, np.array([1], np.int32), np.array([-1.0], np.float32), 0))

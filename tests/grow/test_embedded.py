@@ -9,8 +9,8 @@ from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK
 from treepo.engine.torch.prefix_cache import below
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
@@ -26,9 +26,9 @@ def policy(chain_model) -> Policy:
     return load_policy(str(chain_model))
 
 
-def grow(policy: Policy, max_batch: int, order: list[int], shape: TreeShape) -> tuple[dict[str, Tree], TorchEngine]:
-    engine = TorchEngine(policy.model, policy.eos_ids, max_batch=max_batch)
-    rules = Rules(shape, InitialFork(2, 4), EvenBranching(), Resume(), StopRules(), policy.decode)
+def grow(policy: Policy, max_num_seqs: int, order: list[int], shape: TreeShape) -> tuple[dict[str, Tree], TorchEngine]:
+    engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs=max_num_seqs)
+    rules = GrowthRules(shape, InitialFork(2, 4), EvenBranching(), Backtrack(), StopRules(), policy.decode)
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, len(order))
     trees = TreeSampler(engine, rules).grow([problems[i] for i in order], seed=7)
     return {tree.problem_id: tree for _, tree in trees}, engine
@@ -40,8 +40,8 @@ SHAPE = TreeShape(width=8, depth=8, segment_len=16)
 def test_the_batch_does_not_change_the_trees(policy):
     """The same seed grows the same trees, node by node, with 4, 37 and 256 paths at a time, in any order."""
     wanted, _ = grow(policy, 256, list(range(12)), SHAPE)
-    for max_batch, order in ((4, list(range(12))), (37, list(range(11, -1, -1)))):
-        trees, _ = grow(policy, max_batch, order, SHAPE)
+    for max_num_seqs, order in ((4, list(range(12))), (37, list(range(11, -1, -1)))):
+        trees, _ = grow(policy, max_num_seqs, order, SHAPE)
         assert trees.keys() == wanted.keys()
         for name, tree in trees.items():
             assert [n.parent for n in tree.nodes] == [n.parent for n in wanted[name].nodes]
@@ -73,7 +73,7 @@ def test_shared_prefixes_are_computed_once(policy):
 def test_a_star_is_sequential_sampling(policy):
     """One segment below the root for each trajectory, all of them different streams of the same prompt."""
     engine = TorchEngine(policy.model, policy.eos_ids)
-    rules = Rules.star(8, 64, policy.decode)
+    rules = GrowthRules.star(8, 64, policy.decode)
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 3)
     for _, tree in TreeSampler(engine, rules).grow(problems, seed=1):
         assert [n.parent for n in tree.nodes] == [-1] + [0] * 8
@@ -83,8 +83,8 @@ def test_a_star_is_sequential_sampling(policy):
 
 def test_trees_that_nobody_waits_for_leave_nothing_behind(policy):
     """Requests of an abandoned call would be handed to the next one, whose numbers they share."""
-    engine = TorchEngine(policy.model, policy.eos_ids, max_batch=8)
-    sampler = TreeSampler(engine, Rules.star(4, 64, policy.decode))
+    engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs=8)
+    sampler = TreeSampler(engine, GrowthRules.star(4, 64, policy.decode))
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 6)
     wanted = dict(sampler.grow(problems, seed=1))
     abandoned = sampler.grow(problems, seed=2)
@@ -113,9 +113,9 @@ class Watched(TorchEngine):
 @pytest.mark.parametrize(("width", "depth", "segment_len"), [(16, 6, 32), (16, 14, 16)])
 def test_memory_holds_distinct_tokens_alone(policy, width, depth, segment_len):
     """At its peak the engine uses at most 5% more slots than there are distinct tokens in the trees under way."""
-    engine = Watched(policy.model, (), max_batch=64)
+    engine = Watched(policy.model, (), max_num_seqs=64)
     shape, never = TreeShape(width, depth, segment_len), StopRules("never", "never")
-    rules = Rules(shape, InitialFork(2, 2), EvenBranching(), Resume(), never)
+    rules = GrowthRules(shape, InitialFork(2, 2), EvenBranching(), Backtrack(), never)
     rng = np.random.default_rng(0)
     problems = [
         Problem(str(i), "", tuple(rng.integers(3, 29, size=rng.integers(40, 71)).tolist()), "") for i in range(5)

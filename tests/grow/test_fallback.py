@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.grow.scripts import NotedEngine, World, worlds
 from treepo.grow.branching import InitialFork, Level
-from treepo.grow.fallback import Cut, Finished, NoFallback, Resume
+from treepo.grow.fallback import Backtrack, Cut, Finished, NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
@@ -35,7 +35,7 @@ def test_cuts_are_segment_boundaries_of_each_usable_trajectory(
     finished: list[Finished], segment_len: int, seed: int
 ) -> None:
     """Each once, strictly before its end; from the prompt when nothing ended with an answer or EOS."""
-    cuts = Resume()(finished, TreeShape(segment_len=segment_len), np.random.default_rng(seed))
+    cuts = Backtrack()(finished, TreeShape(segment_len=segment_len), np.random.default_rng(seed))
     usable = {f.leaf: f for f in finished if f.stop in USABLE}
     if not usable:
         assert cuts == [Cut(ROOT, 0)]
@@ -52,7 +52,7 @@ def test_the_number_of_dropped_windows_is_uniform(length: int) -> None:
     rng, num = np.random.default_rng(length), 4000
     windows = ceil(length / 8)
     keeps = Counter(
-        Resume()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].keep for _ in range(num)
+        Backtrack()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].keep for _ in range(num)
     )
     assert sorted(keeps) == [8 * i for i in range(windows)]
     error = np.sqrt((1 - 1 / windows) / windows / num)
@@ -64,7 +64,7 @@ def test_trajectories_come_in_uniform_order() -> None:
     finished = [ended(i, length, USABLE[i % 2]) for i, length in ((1, 3), (2, 40), (3, 90))]
     finished.insert(1, ended(9, 5, StopReason.DEPTH))
     rng, num = np.random.default_rng(0), 6000
-    orders = Counter(tuple(c.leaf for c in Resume()(finished, TreeShape(), rng)) for _ in range(num))
+    orders = Counter(tuple(c.leaf for c in Backtrack()(finished, TreeShape(), rng)) for _ in range(num))
     assert len(orders) == 6
     assert all(abs(n / num - 1 / 6) < 4 * np.sqrt(5 / 36 / num) for n in orders.values())
 
@@ -74,7 +74,7 @@ def test_cuts_of_different_trajectories_are_drawn_apart() -> None:
     finished = [ended(i, 16, StopReason.EOS) for i in (1, 2)]
     rng, num = np.random.default_rng(2), 4000
     pairs = Counter(
-        tuple(c.keep for c in sorted(Resume()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
+        tuple(c.keep for c in sorted(Backtrack()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
         for _ in range(num)
     )
     assert len(pairs) == 4
@@ -86,7 +86,7 @@ def test_what_did_not_end_by_itself_is_not_resumed(stop: StopReason) -> None:
     """Trajectories that were cut off by length, depth or repetition are left alone, even as the only ones."""
     rng = np.random.default_rng(0)
     finished = [ended(1, 30, stop), ended(2, 30, stop)]
-    assert {c for _ in range(50) for c in Resume()(finished, TreeShape(), rng)} == {Cut(ROOT, 0)}
+    assert {c for _ in range(50) for c in Backtrack()(finished, TreeShape(), rng)} == {Cut(ROOT, 0)}
 
 
 @dataclass(frozen=True)
@@ -161,18 +161,18 @@ def test_each_fallback_forks_what_is_missing_up_to_the_number_of_children() -> N
 
 @settings(max_examples=150, deadline=None)
 @given(worlds(), st.booleans())
-def test_without_what_fallbacks_drew_a_tree_is_the_one_without_fallback(world: World, cut_full_trees: bool) -> None:
+def test_without_what_fallbacks_drew_a_tree_is_the_one_without_fallback(world: World, segment_full_trees: bool) -> None:
     """The paths that lead through no marked node are those that had grown before; nothing else is marked."""
     world = replace(world, shape=replace(world.shape, min_response_len=1))
-    tree = world.grow(cut_full_trees=cut_full_trees)
+    tree = world.grow(segment_full_trees=segment_full_trees)
     before = world.grow(fallback=NoFallback())
-    marked = [i for i, node in enumerate(tree.nodes) if node.resumed]
+    marked = [i for i, node in enumerate(tree.nodes) if node.from_fallback]
     old = [t.token_ids.tolist() for t in tree.trajectories() if not set(t.nodes) & set(marked)]
     assert sorted(old) == sorted(t.token_ids.tolist() for t in before.trajectories())
     if world.shape.token_budget is None:
         assert len(marked) == len(tree.leaves()) - len(before.leaves())
     children = tree.children()
-    assert all(not all(tree.nodes[i].resumed for i in children[tree.nodes[m].parent]) for m in marked)
+    assert all(not all(tree.nodes[i].from_fallback for i in children[tree.nodes[m].parent]) for m in marked)
 
 
 SHAPE = TreeShape(segment_len=8)
@@ -183,20 +183,20 @@ def scored(*logprobs: float) -> Finished:
     return Finished(1, StopReason.EOS, np.array(logprobs, np.float32))
 
 
-def leaves_in_order(fallback: Resume, finished: list[Finished], seed: int = 0) -> list[int]:
+def leaves_in_order(fallback: Backtrack, finished: list[Finished], seed: int = 0) -> list[int]:
     """Leaves in the order in which they are resumed."""
     return [cut.leaf for cut in fallback(finished, SHAPE, np.random.default_rng(seed))]
 
 
 def test_all_takes_every_end() -> None:
     finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
-    assert sorted(leaves_in_order(Resume("all"), finished)) == [1, 2, 3, 4, 5]
-    assert len({tuple(leaves_in_order(Resume("all"), finished, seed)) for seed in range(50)}) > 20
+    assert sorted(leaves_in_order(Backtrack("all"), finished)) == [1, 2, 3, 4, 5]
+    assert len({tuple(leaves_in_order(Backtrack("all"), finished, seed)) for seed in range(50)}) > 20
 
 
 def test_the_longest_come_first() -> None:
     finished = [ended(1, 5, StopReason.DEPTH), ended(2, 50, StopReason.EOS), ended(3, 20, StopReason.LENGTH)]
-    assert leaves_in_order(Resume("longest"), finished) == [2, 3, 1]
+    assert leaves_in_order(Backtrack("longest"), finished) == [2, 3, 1]
 
 
 def test_strict_order_takes_the_best_reason_first() -> None:
@@ -205,7 +205,7 @@ def test_strict_order_takes_the_best_reason_first() -> None:
     finished.append(Finished(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
     by_leaf = {f.leaf: f for f in finished}
     for seed in range(5):
-        order = [by_leaf[leaf] for leaf in leaves_in_order(Resume("by_reason"), finished, seed)]
+        order = [by_leaf[leaf] for leaf in leaves_in_order(Backtrack("by_reason"), finished, seed)]
         assert [(f.stop, f.is_open) for f in order] == [
             (StopReason.ANSWER, False),
             (StopReason.LENGTH, True),
@@ -219,20 +219,20 @@ def test_strict_order_takes_the_best_reason_first() -> None:
 def test_gumbel_noise_draws_reasons_by_softmax_of_their_rank() -> None:
     """With noise of scale 1 an answer comes before EOS, two ranks behind, with probability 1 / (1 + e^-2)."""
     finished = [ended(1, 9, StopReason.EOS), ended(2, 9, StopReason.ANSWER)]
-    first = Counter(leaves_in_order(Resume("by_reason", noise=1.0), finished, seed)[0] for seed in range(4000))
+    first = Counter(leaves_in_order(Backtrack("by_reason", noise=1.0), finished, seed)[0] for seed in range(4000))
     assert abs(first[2] / 4000 - 1 / (1 + np.exp(-2))) < 0.02
 
 
 def test_long_answered_needs_an_answer_and_segments() -> None:
     finished = [ended(1, 17, StopReason.EOS), ended(2, 16, StopReason.ANSWER), ended(3, 17, StopReason.ANSWER)]
-    assert leaves_in_order(Resume("long_answered", min_segments=3), finished) == [3]
-    assert leaves_in_order(Resume("long_answered", min_segments=4), finished) == [ROOT]
+    assert leaves_in_order(Backtrack("long_answered", min_segments=3), finished) == [3]
+    assert leaves_in_order(Backtrack("long_answered", min_segments=4), finished) == [ROOT]
 
 
 @pytest.mark.parametrize("max_windows", [None, 1, 2, 9])
 def test_windows_bound_how_far_a_cut_goes_back(max_windows: int | None) -> None:
     """20 tokens are 4 windows of 6: k ~ U{1..min(max_windows, 4)}, so 18, 12, 6 or 0 tokens are kept."""
-    fallback = Resume(window=6, max_windows=max_windows)
+    fallback = Backtrack(window=6, max_windows=max_windows)
     kept = Counter(fallback.keep(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000))
     allowed = [18, 12, 6, 0][: max_windows or 4]
     assert set(kept) == set(allowed)
@@ -243,8 +243,8 @@ RNG = np.random.default_rng(0)
 
 
 def test_the_least_likely_token_is_drawn_again() -> None:
-    assert Resume(cut="unlikely_token").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
-    assert Resume(cut="prompt").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
+    assert Backtrack(cut="unlikely_token").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
+    assert Backtrack(cut="prompt").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
 
 
 def test_blocks_are_drawn_by_their_mean() -> None:
@@ -253,7 +253,7 @@ def test_blocks_are_drawn_by_their_mean() -> None:
     trajectory = scored(-1, -1, low, low, -1)
 
     def drawn(cut: str) -> list[float]:
-        fallback = Resume(cut=cut, block_len=2)
+        fallback = Backtrack(cut=cut, block_len=2)
         kept = Counter(fallback.keep(trajectory, SHAPE, np.random.default_rng(i)) for i in range(4000))
         return [kept[k] / 4000 for k in (0, 2, 4)]
 
@@ -272,4 +272,4 @@ def test_blocks_are_drawn_by_their_mean() -> None:
 )
 def test_impossible_settings_are_named(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Resume(**settings)
+        Backtrack(**settings)

@@ -28,7 +28,7 @@ from tests.grow.scripts import (
 )
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork, Level
-from treepo.grow.fallback import Cut, Finished, Resume
+from treepo.grow.fallback import Backtrack, Cut, Finished
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules as Stops
@@ -78,7 +78,7 @@ class AnyToken:
 class NotedFallback:
     """A fallback that takes notes: (which finished trajectory, tokens kept)."""
 
-    inner: Resume | AnyToken
+    inner: Backtrack | AnyToken
     cuts: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
@@ -131,7 +131,7 @@ def assert_conditioned(tree: Tree, engine: NotedEngine, decoded: list[tuple[int,
 @given(worlds())
 def test_equals_the_reference(world: World) -> None:
     """Given the same chance, the slow reference asks for the same segments and ends with the same trajectories."""
-    check_against_reference(world, Resume())
+    check_against_reference(world, Backtrack())
 
 
 @some
@@ -141,14 +141,14 @@ def test_equals_the_reference_with_cuts_at_any_token(world: World) -> None:
     check_against_reference(world, AnyToken())
 
 
-@pytest.mark.parametrize("kind", [Resume(), AnyToken()])
-def test_equals_the_reference_in_eventful_worlds(kind: Resume | AnyToken) -> None:
+@pytest.mark.parametrize("kind", [Backtrack(), AnyToken()])
+def test_equals_the_reference_in_eventful_worlds(kind: Backtrack | AnyToken) -> None:
     """The same in 300 worlds whose trees branch, end early and fall back for every reason there is."""
     for seed in range(300):
         check_against_reference(random_world(seed, 16), kind)
 
 
-def check_against_reference(world: World, kind: Resume | AnyToken) -> None:
+def check_against_reference(world: World, kind: Backtrack | AnyToken) -> None:
     """Grow, then replay the sampler's choices and segments in the reference."""
     engine = world.engine()
     fork, branching, fallback = NotedFork(world.fork), NotedBranching(), NotedFallback(kind)
@@ -164,14 +164,14 @@ def check_against_reference(world: World, kind: Resume | AnyToken) -> None:
             for r in engine.requests
             for result in [engine.results[r.request_id]]
         ],
-        at_borders=isinstance(kind, Resume),
+        at_borders=isinstance(kind, Backtrack),
     )
     finished, levels = reference.grow(reference_settings(world), replay.decode, replay)
     replay.assert_used_up()
     assert Counter((tuple(ids), stop) for ids, stop in finished) == Counter(
         (tuple(ids), stop) for ids, stop in responses(tree)
     )
-    if isinstance(kind, Resume):
+    if isinstance(kind, Backtrack):
         assert finished == responses(tree), "without splits, leaves are numbered in the order in which they end"
     assert [(n.num_active, n.num_finished) for n in branching.levels] == [(a, f) for _, a, f in levels if a]
     assert len(fork.drawn) == 1
@@ -225,7 +225,7 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
     seen: list[tuple[list[Finished], list[Cut]]] = []
 
     def fallback(finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        seen.append((list(finished), Resume()(finished, shape, rng)))
+        seen.append((list(finished), Backtrack()(finished, shape, rng)))
         return seen[-1][1]
 
     # Without a minimum length nothing is pruned, and the fallback's leaves are those of the finished tree.
@@ -250,7 +250,7 @@ def test_a_trajectory_is_what_the_engine_was_conditioned_on() -> None:
     num_resumed = 0
     for seed in range(40):
         engine = world.engine()
-        fallback = NotedFallback(AnyToken() if seed % 2 else Resume())
+        fallback = NotedFallback(AnyToken() if seed % 2 else Backtrack())
         tree = replace(world, seed=seed).grow(engine, fallback=fallback)
         num_resumed += sum(keep > 0 for cuts in fallback.cuts for _, keep in cuts)
         assert_conditioned(tree, engine, engine.decoded())
@@ -283,7 +283,7 @@ def test_without_branching_every_new_leaf_is_a_fallback() -> None:
     """b = 1 from a single path: one chain, then one resumed trajectory for each further leaf, exactly."""
     world = World(TreeShape(6, 4, 2, 1), InitialFork(1, 1), noise=Noise(eos=0.4))
     for seed in range(30):
-        fallback = NotedFallback(Resume())
+        fallback = NotedFallback(Backtrack())
         tree = replace(world, seed=seed).grow(fallback=fallback)
         forks = sum(len(below) - 1 for below in tree.children() if below)
         assert forks == 5
@@ -296,10 +296,10 @@ def test_trees_do_not_depend_on_scheduling(world: World, num: int, shuffler: ran
     """Same trees for every engine batch, every order of problems and any company."""
     asked = problems(num)
     alone = {p.id: next(TreeSampler(world.engine(), world.rules()).grow([p], world.seed))[1] for p in asked}
-    for max_batch in (1, 4, 256):
+    for max_num_seqs in (1, 4, 256):
         company = [*asked, *(problem(f"other{i}") for i in range(shuffler.randrange(3)))]
         shuffler.shuffle(company)
-        grown = list(TreeSampler(world.engine(max_batch), world.rules()).grow(company, world.seed))
+        grown = list(TreeSampler(world.engine(max_num_seqs), world.rules()).grow(company, world.seed))
         assert sorted(position for position, _ in grown) == list(range(len(company)))
         for position, tree in grown:
             assert tree.problem_id == company[position].id
@@ -410,20 +410,20 @@ def test_no_tree_waits_for_another(world: World, num: int) -> None:
 
 @some
 @given(worlds(), st.integers(2, 5), st.sampled_from([1, 3, 8]))
-def test_the_engine_never_waits(world: World, num: int, max_batch: int) -> None:
+def test_the_engine_never_waits(world: World, num: int, max_num_seqs: int) -> None:
     """While a tree waits to be planted the batch is full; a step advances all requests that are, or a full batch."""
-    engine = world.engine(max_batch)
+    engine = world.engine(max_num_seqs)
     list(TreeSampler(engine, world.rules()).grow(problems(num), world.seed))
-    assert engine.num_advanced == [min(max_batch, n) for n in engine.num_under_way]
+    assert engine.num_advanced == [min(max_num_seqs, n) for n in engine.num_under_way]
     for num_under_way, num_trees in zip(engine.num_under_way, engine.num_trees, strict=True):
-        assert num_under_way >= max_batch or num_trees == num
+        assert num_under_way >= max_num_seqs or num_trees == num
 
 
 @some
 @given(worlds(), st.integers(2, 6), st.sampled_from([1, 3, 8]))
-def test_trees_under_way_come_before_new_ones(world: World, num: int, max_batch: int) -> None:
+def test_trees_under_way_come_before_new_ones(world: World, num: int, max_num_seqs: int) -> None:
     """A tree is planted only where the batch has room; each is forgotten by the engine as soon as it is finished."""
-    engine = world.engine(max_batch)
+    engine = world.engine(max_num_seqs)
     for num_finished, (position, _) in enumerate(TreeSampler(engine, world.rules()).grow(problems(num), world.seed)):
         assert len(engine.released) == num_finished + 1
         assert engine.released[-1] == position
@@ -503,7 +503,7 @@ def test_more_initial_divergence_reaches_the_tree() -> None:
 def test_the_first_fallback_works_with_the_default_window() -> None:
     """Fault of the authors' release: a fallback window of -1, which stands for a segment, crashed the first one."""
     world = World(TreeShape(8, 8, 2, 2), noise=Noise(eos=100.0))
-    fallback = NotedFallback(Resume())
+    fallback = NotedFallback(Backtrack())
     tree = world.grow(fallback=fallback)
     assert fallback.cuts
     assert len(tree.leaves()) == 8

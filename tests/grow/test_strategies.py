@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.grow.scripts import World, has_its_width, problems, same_tree, worlds
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import Cut, NoFallback, Resume
+from treepo.grow.fallback import Backtrack, Cut, NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 
@@ -24,18 +24,18 @@ BRANCHINGS = [
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(), st.sampled_from(BRANCHINGS), st.booleans())
-def test_every_branching_gives_exactly_width_leaves(world, branching, cut_full_trees):
-    tree = world.grow(branching=branching, cut_full_trees=cut_full_trees)
+def test_every_branching_gives_exactly_width_leaves(world, branching, segment_full_trees):
+    tree = world.grow(branching=branching, segment_full_trees=segment_full_trees)
     assert has_its_width(tree, world.shape)
     assert max(tree.response_len(leaf) for leaf in tree.leaves()) <= world.shape.response_limit
 
 
 FALLBACKS = [
-    Resume("all", window=3),
-    Resume("longest", cut="unlikely_token"),
-    Resume("by_reason", noise=0.5, cut="likely_block", block_len=2),
-    Resume("long_answered", cut="unlikely_block", block_len=3, temperature=0.5),
-    Resume("all", cut="prompt"),
+    Backtrack("all", window=3),
+    Backtrack("longest", cut="unlikely_token"),
+    Backtrack("by_reason", noise=0.5, cut="likely_block", block_len=2),
+    Backtrack("long_answered", cut="unlikely_block", block_len=3, temperature=0.5),
+    Backtrack("all", cut="prompt"),
 ]
 
 
@@ -46,16 +46,16 @@ def test_every_fallback_gives_exactly_width_leaves(world, fallback):
     tree = world.grow(engine := world.engine(), fallback=fallback)
     assert has_its_width(tree, world.shape)
     assert all(tree.response_len(leaf) <= world.shape.response_limit for leaf in tree.leaves())
-    assert same_tree(tree, world.grow(fallback=fallback, cut_full_trees=False))
+    assert same_tree(tree, world.grow(fallback=fallback, segment_full_trees=False))
     assert {tuple(tree.ids(leaf).tolist()) for leaf in tree.leaves()} <= set(engine.decoded())
     assert sum(len(r.token_ids) for r in engine.results.values()) == tree.num_decoded()
 
 
 @settings(max_examples=200, deadline=None)
 @given(worlds(), st.booleans())
-def test_without_fallback_a_tree_keeps_what_it_has(world, cut_full_trees):
+def test_without_fallback_a_tree_keeps_what_it_has(world, segment_full_trees):
     """At least one trajectory, never more than width, and none that begins inside another finished one."""
-    tree = world.grow(fallback=NoFallback(), cut_full_trees=cut_full_trees)
+    tree = world.grow(fallback=NoFallback(), segment_full_trees=segment_full_trees)
     assert 1 <= len(tree.leaves()) <= world.shape.width
     longest = max(tree.response_len(leaf) for leaf in tree.leaves())
     assert longest <= world.shape.response_limit

@@ -9,7 +9,7 @@ from torch import nn
 
 from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
 from treepo.learn.optim import OptimSettings, make_optimizer
-from treepo.learn.train_state import Learner
+from treepo.learn.train_state import TrainState
 
 
 class Model(nn.Module):
@@ -29,12 +29,12 @@ class Model(nn.Module):
         return (x @ self.first @ self.tied * self.narrow * self.frozen).square().mean()
 
 
-def make_learner(seed: int) -> Learner:
+def make_learner(seed: int) -> TrainState:
     model = Model(seed)
-    return Learner(model, *make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=7)))
+    return TrainState(model, *make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=7)))
 
 
-def step(learner: Learner, number: int) -> None:
+def step(learner: TrainState, number: int) -> None:
     """One update, with noise of the global generators in it."""
     x = torch.randn(4, 3) + random.random() + float(np.random.rand()) + number
     learner.optimizer.zero_grad()
@@ -43,7 +43,7 @@ def step(learner: Learner, number: int) -> None:
     learner.schedule.step()
 
 
-def weights(learner: Learner) -> dict[str, bytes]:
+def weights(learner: TrainState) -> dict[str, bytes]:
     state = learner.model.state_dict()
     return {name: tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for name, tensor in state.items()}
 
@@ -52,6 +52,6 @@ def drawn() -> tuple[float, ...]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-def save(store: CheckpointStore, learner: Learner, progress: Progress) -> Path:
+def save(store: CheckpointStore, learner: TrainState, progress: Progress) -> Path:
     store.write(Snapshot.of(learner, progress))
     return store.folder / f"step-{progress.step:06d}"

@@ -59,7 +59,7 @@ def test_k1_and_k3_are_unbiased_and_k2_is_not() -> None:
     assert abs(means["k2"] - exact) > 0.01
 
 
-@pytest.mark.parametrize("make", [lambda: ConstantLength(0), lambda: Penalties(kl=-1.0)])
+@pytest.mark.parametrize("make", [lambda: ConstantLength(0), lambda: Penalties(kl_coef=-1.0)])
 def test_impossible_settings_are_named(make) -> None:
     with pytest.raises(ValueError, match=r"^(length|kl) must"):
         make()

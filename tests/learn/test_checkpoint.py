@@ -9,7 +9,7 @@ from torch import nn
 from tests.learn.learners import drawn, make_learner, save, step, weights
 from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
 from treepo.learn.optim import OptimSettings, make_optimizer
-from treepo.learn.train_state import Learner, load_tensors, save_tensors, seed_random
+from treepo.learn.train_state import TrainState, load_tensors, save_tensors, seed_random
 
 
 @pytest.mark.parametrize("num_before", [0, 1, 5])
@@ -69,7 +69,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     save(store, make_learner(0), Progress(1, 0.0, 0))
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match="holds other tensors than the model has, such as 'model.bias'"):
-        store.restore(1, Learner(model, *make_optimizer(model, OptimSettings())))
+        store.restore(1, TrainState(model, *make_optimizer(model, OptimSettings())))
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ from torch.distributed.fsdp import fully_shard
 
 from tests.runs import START_METHOD
 from treepo.learn.optim import OptimSettings, make_optimizer
-from treepo.learn.train_state import Learner, save_tensors
+from treepo.learn.train_state import TrainState, save_tensors
 
 
-def make_learner(is_sharded: bool = False) -> Learner:
+def make_learner(is_sharded: bool = False) -> TrainState:
     """Three rows over two processes: the shards differ in size."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
     if is_sharded:
         fully_shard(model)
-    return Learner(model, *make_optimizer(model, OptimSettings(lr=0.1)))
+    return TrainState(model, *make_optimizer(model, OptimSettings(lr=0.1)))
 
 
-def step(learner: Learner) -> None:
+def step(learner: TrainState) -> None:
     learner.model(torch.linspace(-1, 1, 20).reshape(5, 4)).square().mean().backward()
     learner.optimizer.step()
     learner.optimizer.zero_grad()

@@ -17,7 +17,7 @@ from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, DamagedEr
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
+def example_response(tmp_path_factory) -> Path:
     return save(CheckpointStore(tmp_path_factory.mktemp("store"), keep=1), make_learner(0), Progress(1, 0.5, 0))
 
 

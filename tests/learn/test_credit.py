@@ -13,7 +13,7 @@ from treepo.credit.base import Estimator
 from treepo.credit.group import GRPO, MaxRL
 from treepo.credit.segment import SPO, FadingDifference, ValueDifference
 from treepo.credit.subgroup import TreePO
-from treepo.distributed import Processes
+from treepo.distributed import DistContext
 from treepo.errors import StrategyError
 from treepo.learn.advantages import credit
 from treepo.tree import Tree
@@ -35,8 +35,8 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Adding(Processes):
-    """Processes that add numbers up as a test says."""
+class Adding(DistContext):
+    """DistContext that add numbers up as a test says."""
 
     adding: Callable[[np.ndarray], np.ndarray] = np.copy
 
@@ -48,15 +48,15 @@ class TwoProcesses:
     """Sums over two threads, each of which has to ask for as many as the other."""
 
     def __init__(self) -> None:
-        self.barrier, self.given = Barrier(2, timeout=20), {}
+        self.barrier, self.extracted_answer = Barrier(2, timeout=20), {}
 
     def of(self, rank: int) -> Callable[[np.ndarray], np.ndarray]:
         """What the process of this rank calls."""
 
         def sums(values: np.ndarray) -> np.ndarray:
-            self.given[rank] = values
+            self.extracted_answer[rank] = values
             self.barrier.wait()
-            total = self.given[0] + self.given[1]
+            total = self.extracted_answer[0] + self.extracted_answer[1]
             self.barrier.wait()
             return total
 

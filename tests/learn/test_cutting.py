@@ -47,12 +47,12 @@ def test_what_was_found_out_since_packing_stays_with_its_terms_and_leaves(tree: 
     known = replace(
         whole,
         leaf_weights=3 * whole.advantages,
-        rescored_logprobs=2 * whole.sampled_logprobs,
+        recomputed_logprobs=2 * whole.sampled_logprobs,
         ref_logprobs=5 * whole.sampled_logprobs,
     )
     for part in cut_within(known, limit):
         np.testing.assert_array_equal(part.leaf_weights, 3 * part.advantages)
-        np.testing.assert_array_equal(part.rescored_logprobs, 2 * part.sampled_logprobs)
+        np.testing.assert_array_equal(part.recomputed_logprobs, 2 * part.sampled_logprobs)
         np.testing.assert_array_equal(part.ref_logprobs, 5 * part.sampled_logprobs)
 
 

@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learn.reference import flatten
-from treepo.learn.trie import START, DistinctTokens
+from treepo.learn.trie import START, PrefixTrie
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=8).map(lambda ids: [0, *ids]), min_size=1, max_size=8)
 
 
-def merged(sequences: list[list[int]]) -> tuple[DistinctTokens, list]:
+def merged(sequences: list[list[int]]) -> tuple[PrefixTrie, list]:
     """All sequences put in, each in two pieces, and where their tokens are."""
-    distinct, pieces = DistinctTokens(), []
+    distinct, pieces = PrefixTrie(), []
     for ids in sequences:
         middle = (len(ids) + 1) // 2
         first, place = distinct.extend(START, np.array(ids[:middle]))

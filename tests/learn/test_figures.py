@@ -5,7 +5,7 @@ import pytest
 
 from tests.trees import tree_of
 from treepo.grow.shape import TreeShape
-from treepo.learn.metrics import forks_by_depth, problem_figures, reward_figures, tree_figures
+from treepo.learn.metrics import forks_by_depth, problem_metrics, reward_metrics, tree_metrics
 
 SHAPE = TreeShape(4, 3, segment_len=2)
 
@@ -30,13 +30,18 @@ def test_forks_are_counted_at_the_depth_in_segments() -> None:
 def test_the_figures_of_a_tree() -> None:
     """3 trajectories of 4 tokens; 5 nodes of 2 tokens each, none of which begin alike."""
     tree = small_tree()
-    figures = tree_figures([tree], SHAPE)
+    figures = tree_metrics([tree], SHAPE)
     assert figures["tokens/decoded"] == figures["tokens/distinct"] == 10
     assert figures["tokens/total"] == 12
     assert figures["tokens/sharing"] == pytest.approx(1.2)
     assert (figures["leaves/mean"], figures["fallbacks/mean"]) == (3, 3)
     assert (figures["forks/depth_0"], figures["forks/depth_1"]) == (1, 1)
-    assert figures["response_len/min"] == figures["response_len/mean"] == figures["response_len/max"] == 4
+    assert (
+        figures["completions/length/min"]
+        == figures["completions/length/mean"]
+        == figures["completions/length/max"]
+        == 4
+    )
     logprobs = np.concatenate([tree.logprobs(i) for i in range(1, 6)])
     assert figures["entropy"] == pytest.approx(-logprobs.mean())
     assert figures["stop/eos"] == 1.0
@@ -46,7 +51,7 @@ def test_the_figures_of_a_tree() -> None:
 def test_rewards_over_leaves_and_over_the_policy() -> None:
     """Node 1 forks in two leaves, node 2 goes on to one: that one weighs as much as the other two."""
     rewards = [np.array([1.0, 1.0, 0.0]), np.array([0.0])]
-    figures = reward_figures([small_tree(), tree_of({0: (1,)})], rewards)
+    figures = reward_metrics([small_tree(), tree_of({0: (1,)})], rewards)
     assert figures == {"reward/mean": pytest.approx(2 / 4), "reward/unbiased": pytest.approx((1 / 2 + 0) / 2)}
 
 
@@ -54,7 +59,7 @@ def test_what_became_of_the_problems() -> None:
     """Two agree on right, one on wrong; of three with a signal two were trained on."""
     mixed = np.array([0.0, 1.0])
     rewards = [np.ones(2), mixed, np.zeros(2), mixed, np.ones(2), mixed]
-    figures = problem_figures(rewards, rewards, num_rounds=2, num_trained=2)
+    figures = problem_metrics(rewards, rewards, num_rounds=2, num_trained=2)
     assert figures == {
         "problems/rounds": 2,
         "problems/grown": 6,

@@ -11,7 +11,7 @@ from treepo.credit.segment import ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.grow.shape import TreeShape
 from treepo.learn.advantages import has_signal
-from treepo.learn.metrics import advantage_figures, depths, forks_by_depth, group_figures
+from treepo.learn.metrics import advantage_metrics, depths, forks_by_depth, group_metrics
 from treepo.tree import Tree
 
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
@@ -26,19 +26,19 @@ def rewards_for(tree: Tree, seed: int) -> np.ndarray:
 
 def test_the_groups_of_the_fixture() -> None:
     """Half of the groups agree at depth 1, three of four at depth 2; the second tree has its only group at depth 0."""
-    figures = group_figures([complete_tree(3), star(2)], [REWARDS, np.array([1.0, 1.0])], SHAPE)
+    figures = group_metrics([complete_tree(3), star(2)], [REWARDS, np.array([1.0, 1.0])], SHAPE)
     assert figures == pytest.approx(
         {
             "groups/depth_0/num": 1,
-            "groups/depth_0/no_signal": 0.5,
+            "groups/depth_0/frac_reward_zero_std": 0.5,
             "groups/depth_0/reward_mean": (-0.25 + 1) / 2,
             "groups/depth_0/reward_std": 0.96825 / 2,
             "groups/depth_1/num": 1,
-            "groups/depth_1/no_signal": 0.5,
+            "groups/depth_1/frac_reward_zero_std": 0.5,
             "groups/depth_1/reward_mean": -0.25,
             "groups/depth_1/reward_std": 0.86603 / 2,
             "groups/depth_2/num": 2,
-            "groups/depth_2/no_signal": 0.75,
+            "groups/depth_2/frac_reward_zero_std": 0.75,
             "groups/depth_2/reward_mean": -0.25,
             "groups/depth_2/reward_std": 0.25,
         },
@@ -49,7 +49,7 @@ def test_the_groups_of_the_fixture() -> None:
 def test_the_advantages_of_the_fixture() -> None:
     """Every last fork is at depth 2; of the eight squares only those of leaves 3 and 4 are within, 1 each."""
     advantages = TreePO()(complete_tree(3), REWARDS)
-    figures = advantage_figures([complete_tree(3), star(2)], [advantages, None], SHAPE)
+    figures = advantage_metrics([complete_tree(3), star(2)], [advantages, None], SHAPE)
     assert figures == pytest.approx({"advantages/depth_2/std": 0.60667, "advantages/within": 0.67925}, abs=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_leaves_count_at_their_last_fork() -> None:
     """Leaf 2 parts at the prompt, the two below node 1 after one segment; a tree of one leaf parts nowhere."""
     tree = tree_of({0: (1, 2), 1: (3, 4)})
     assert tree.leaves() == [2, 3, 4]
-    figures = advantage_figures(
+    figures = advantage_metrics(
         [tree, tree, star(1)], [np.array([3.0, 1, 2]), np.array([1.0, 1, 2]), np.ones(1)], SHAPE
     )
     total = 3**2 + 1 + 4 + 1 + 1 + 4 - 10**2 / 6
@@ -69,7 +69,7 @@ def test_leaves_count_at_their_last_fork() -> None:
 def test_advantages_of_nodes_count_at_their_depth() -> None:
     """On the fixture the values' differences are +-.75, then +-.5 and 0, then +-1 and 0; all are among siblings."""
     tree = complete_tree(3)
-    figures = advantage_figures([tree], [ValueDifference()(tree, REWARDS)], SHAPE)
+    figures = advantage_metrics([tree], [ValueDifference()(tree, REWARDS)], SHAPE)
     expected = {"advantages/depth_1/std": 0.75, "advantages/depth_2/std": 0.125**0.5, "advantages/depth_3/std": 0.5}
     assert figures == pytest.approx({**expected, "advantages/within": 1.0})
 
@@ -77,9 +77,9 @@ def test_advantages_of_nodes_count_at_their_depth() -> None:
 def test_a_chain_repeats_its_group_at_each_depth() -> None:
     """Two tokens in one node or in two: a group at depths 1 and 2 where a segment has one token, else only at 1."""
     tree, rewards = tree_of({0: (1, 2), 1: (3,), 3: (4, 5)}), np.array([1.0, 0, 0])
-    names = {name for name in group_figures([tree], [rewards], SHAPE) if name.endswith("/num")}
+    names = {name for name in group_metrics([tree], [rewards], SHAPE) if name.endswith("/num")}
     assert names == {f"groups/depth_{k}/num" for k in (0, 1, 2)}
-    figures = group_figures([tree], [rewards], LONGER)
+    figures = group_metrics([tree], [rewards], LONGER)
     assert (figures["groups/depth_0/num"], figures["groups/depth_1/num"]) == (1, 1)
 
 
@@ -90,7 +90,7 @@ def test_depths_of_an_aligned_tree() -> None:
     assert aligned.for_prompt(1, 2).first_len == 4
     assert depths(tree, aligned).tolist() == [0, 1, 1, 2, 2]
     assert depths(tree, TreeShape(4, 4, segment_len=2)).tolist() == [0, 2, 2, 3, 3]
-    assert {f"groups/depth_{k}/num" for k in forks_by_depth([tree], aligned)} <= group_figures(
+    assert {f"groups/depth_{k}/num" for k in forks_by_depth([tree], aligned)} <= group_metrics(
         [tree], [np.zeros(3)], aligned
     ).keys()
 
@@ -100,15 +100,17 @@ def test_depths_of_an_aligned_tree() -> None:
 def test_what_holds_for_every_step(grown: list[Tree], seed: int) -> None:
     """Shares are within 0..1; the group at depth 0 is the problem's own; where a tree forks is a group."""
     rewards = [rewards_for(tree, seed + i) for i, tree in enumerate(grown)]
-    figures = group_figures(grown, rewards, LONGER)
+    figures = group_metrics(grown, rewards, LONGER)
     assert all(0 <= v <= 1 for name, v in figures.items() if name.endswith(("no_signal", "reward_mean")))
     groups = [r for r in rewards if len(r) > 1]
     assert figures.get("groups/depth_0/num", 0) == len(groups) / len(grown)
     if groups:
-        assert figures["groups/depth_0/no_signal"] == pytest.approx(np.mean([not has_signal(r) for r in groups]))
+        assert figures["groups/depth_0/frac_reward_zero_std"] == pytest.approx(
+            np.mean([not has_signal(r) for r in groups])
+        )
     assert all(figures[f"groups/depth_{k}/num"] > 0 for k in forks_by_depth(grown, LONGER))
     for estimator in (TreePO(), ValueDifference()):
-        spread = advantage_figures(grown, [estimator(t, r) for t, r in zip(grown, rewards, strict=True)], LONGER)
+        spread = advantage_metrics(grown, [estimator(t, r) for t, r in zip(grown, rewards, strict=True)], LONGER)
         assert 0 <= spread.get("advantages/within", 0) <= 1
         assert all(value >= 0 for value in spread.values())
 
@@ -127,8 +129,8 @@ def test_cuts_at_which_nothing_forks_and_numbering_change_nothing(tree: Tree, se
     other, old = relabelled(tree, np.random.default_rng(seed))
     for estimator in (TreePO(distinct=True), DrGRPO()):
         advantages = estimator(tree, rewards)
-        expected = group_figures([tree], [rewards], LONGER) | advantage_figures([tree], [advantages], LONGER)
-        after_cut = group_figures([cut], [rewards], LONGER) | advantage_figures([cut], [advantages], LONGER)
-        moved = group_figures([other], [rewards[old]], LONGER)
+        expected = group_metrics([tree], [rewards], LONGER) | advantage_metrics([tree], [advantages], LONGER)
+        after_cut = group_metrics([cut], [rewards], LONGER) | advantage_metrics([cut], [advantages], LONGER)
+        moved = group_metrics([other], [rewards[old]], LONGER)
         assert after_cut == pytest.approx(expected)
-        assert moved | advantage_figures([other], [advantages[old]], LONGER) == pytest.approx(expected)
+        assert moved | advantage_metrics([other], [advantages[old]], LONGER) == pytest.approx(expected)

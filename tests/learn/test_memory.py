@@ -14,7 +14,7 @@ from tests.learn.test_update import adam_of, gradients, largest_difference, upda
 from tests.models import make_tiny_model
 from treepo.engine.torch.kv_cache import BLOCK, bytes_per_token
 from treepo.learn.losses import GSPO, PPO, Loss
-from treepo.learn.memory import cache_figures, is_out_of_memory, memory_figures
+from treepo.learn.memory import cache_metrics, is_out_of_memory, memory_metrics
 from treepo.learn.optim import OptimSettings
 from treepo.learn.packing import PackedTree, longest_path
 from treepo.learn.scoring import Scorer, Scores, TreeBatch
@@ -89,8 +89,8 @@ def test_the_update_is_that_of_the_smaller_micro_batch(
     assert metrics["loss"] == pytest.approx(figures["loss"], rel=1e-12, abs=1e-12)
     assert metrics["grad_norm"] == pytest.approx(figures["grad_norm"], rel=1e-12)
     assert largest_difference(gradients(model), gradients(other)) < 1e-12
-    assert updater.limit_figures(0) == {
-        "update/micro_batch_tokens": updater.limit,
+    assert updater.limit_metrics(0) == {
+        "update/max_tokens_per_micro_batch": updater.limit,
         "update/num_oom": updater.bound.num_oom,
     }
 
@@ -133,13 +133,13 @@ def test_what_is_known_before_the_first_update_is_found_in_parts() -> None:
     """The policy's own log-probabilities and the reference's, of trees that have to be cut for them."""
     model, reference = wide_model(), FrozenCopy(make_tiny_model(dtype=torch.float64, seed=1))
     scorer = CrampedScorer(model, room=30)
-    cramped = replace(updater_of(model, 120, scorer=scorer), rescoring=True, reference=reference)
+    cramped = replace(updater_of(model, 120, scorer=scorer), recompute_old_logprobs=True, reference=reference)
     prepared = cramped.prepare(packed_by(cramped, *grown()))
-    small = replace(updater_of(model, cramped.limit), rescoring=True, reference=reference)
+    small = replace(updater_of(model, cramped.limit), recompute_old_logprobs=True, reference=reference)
     expected = small.prepare(packed_by(small, *grown()))
     assert cramped.bound.num_oom == 2 and len(prepared) == len(expected) > 4
     for one, other in zip(prepared, expected, strict=True):
-        np.testing.assert_allclose(one.rescored_logprobs, other.rescored_logprobs, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(one.recomputed_logprobs, other.recomputed_logprobs, rtol=0, atol=1e-12)
         np.testing.assert_allclose(one.ref_logprobs, other.ref_logprobs, rtol=0, atol=1e-12)
         assert len(one.ref_logprobs) == len(one.targets)
 
@@ -155,7 +155,7 @@ def test_below_the_longest_trajectory_it_fails_and_says_what_to_change() -> None
         updater.update(parts)
     message = str(caught.value)
     assert message.startswith(
-        f"train.micro_batch_tokens: out of memory at {longest} tokens, and the longest trajectory"
+        f"train.max_tokens_per_micro_batch: out of memory at {longest} tokens, and the longest trajectory"
     )
     assert "\n" not in message and "Tried to allocate 2.00 GiB" in message
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
@@ -195,10 +195,10 @@ def test_sizes_are_those_of_the_tensors() -> None:
     model = make_tiny_model()
     updater = adam_of(model, OptimSettings())
     weights = 4 * sum(p.numel() for p in model.parameters())
-    before = memory_figures(model, updater.optimizer)
+    before = memory_metrics(model, updater.optimizer)
     assert (before["memory/weights"], before["memory/gradients"], before["memory/optimizer"]) == (weights, 0, 0)
     updater.update(packed_by(updater, *grown()))
-    after = memory_figures(model, updater.optimizer)
+    after = memory_metrics(model, updater.optimizer)
     assert after["memory/gradients"] == weights
     assert after["memory/optimizer"] == 2 * weights + 4 * len(list(model.parameters()))
     # No Python with PyTorch takes less than 50 MB, and nothing here more than 50 GB.
@@ -207,13 +207,15 @@ def test_sizes_are_those_of_the_tensors() -> None:
 
 def test_a_step_reports_memory_and_what_ran_out() -> None:
     """The embedded engine's keys and values as they were before it rested; the count is that of the step."""
-    trainer = make_trainer(Alternating(), num_mini_batches=1, problems_per_step=2)
+    trainer = make_trainer(Alternating(), num_mini_batches=1, prompts_per_step=2)
     parts = {f.name: getattr(trainer.updater, f.name) for f in fields(Updater)}
     updater = Updater(**parts | {"scorer": CrampedScorer(trainer.policy.model, room=60)})
     trainer = replace(trainer, updater=updater)
     first, second = (trainer.step(step).metrics for step in (1, 2))
     assert first["update/num_oom"] >= 1 > second["update/num_oom"]
-    assert first["update/micro_batch_tokens"] == second["update/micro_batch_tokens"] == updater.limit < 200
+    assert (
+        first["update/max_tokens_per_micro_batch"] == second["update/max_tokens_per_micro_batch"] == updater.limit < 200
+    )
     assert first["memory/engine_cache"] > 0
     assert first["memory/engine_cache"] % (BLOCK * bytes_per_token(trainer.policy.model)) == 0
-    assert cache_figures(trainer.engine) == {"memory/engine_cache": 0}
+    assert cache_metrics(trainer.engine) == {"memory/engine_cache": 0}

@@ -25,7 +25,7 @@ from tests.models import make_tiny_model
 from treepo.config.load import resolve
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
 from treepo.learn.packing import pack
-from treepo.learn.updater import mismatch_figures
+from treepo.learn.updater import mismatch_metrics
 
 
 def gspo_token(low: float, high: float) -> Formula:
@@ -79,7 +79,7 @@ def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula
     value.backward()
     for max_tokens in (ALL_TOKENS, 20):
         model = make_tiny_model(dtype=torch.float64)
-        updater = replace(updater_of(model, max_tokens, loss=loss), rescoring=True, max_importance=bound)
+        updater = replace(updater_of(model, max_tokens, loss=loss), recompute_old_logprobs=True, importance_cap=bound)
         prepared = updater.prepare([p for t, own in zip(trees, advantages, strict=True) for p in updater.pack(t, own)])
         model.load_state_dict(after.state_dict())
         metrics = updater.update(prepared)
@@ -111,8 +111,8 @@ def make_plain(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("rescoring", [False, True])
-def test_the_mismatch_is_that_of_the_sampled_tokens(rescoring: bool) -> None:
+@pytest.mark.parametrize("recompute_old_logprobs", [False, True])
+def test_the_mismatch_is_that_of_the_sampled_tokens(recompute_old_logprobs: bool) -> None:
     """Mean and largest distance of log-probabilities and the KL estimate, over what was sampled, each token once;
     whether the trainer rescores or not, and in parts too where no token is in two."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
@@ -133,7 +133,7 @@ def test_the_mismatch_is_that_of_the_sampled_tokens(rescoring: bool) -> None:
     every = np.concatenate(gaps)
     for max_tokens in (ALL_TOKENS, 40):
         model = make_tiny_model(dtype=torch.float64)
-        updater = replace(updater_of(model, max_tokens), rescoring=rescoring)
+        updater = replace(updater_of(model, max_tokens), recompute_old_logprobs=recompute_old_logprobs)
         packed = updater.prepare(packed_trees(trees, random_advantages(trees, seed=4)))
         metrics = updater.update(packed)
         assert metrics["mismatch/mean"] == pytest.approx(np.abs(every).mean(), rel=1e-9)
@@ -145,7 +145,7 @@ def test_the_kl_estimate_is_unbiased() -> None:
     """Its mean over what the engine samples is KL(engine | policy), by enumeration."""
     rng = np.random.default_rng(0)
     p, q = rng.dirichlet(np.ones(50)), rng.dirichlet(np.ones(50))
-    each = [mismatch_figures(np.array([gap]))["mismatch/kl"] for gap in np.log(p / q)]
+    each = [mismatch_metrics(np.array([gap]))["mismatch/kl"] for gap in np.log(p / q)]
     assert np.dot(q, each) == pytest.approx(np.dot(q, np.log(q / p)), rel=1e-9)
 
 
@@ -153,7 +153,7 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
     """A token that the engine found impossible and the policy certain counts the bound, not infinity."""
     tree = random_trees(make_tiny_model(attention="sdpa"), seed=4, num_trees=1)[0]
     model = make_tiny_model()
-    updater = replace(updater_of(model), rescoring=True, max_importance=2.0)
+    updater = replace(updater_of(model), recompute_old_logprobs=True, importance_cap=2.0)
     packed = pack(tree, np.ones(len(tree.leaves())))
     extreme = replace(packed, sampled_logprobs=np.full_like(packed.sampled_logprobs, -1e5))
     metrics = updater.update(updater.prepare([extreme]))
@@ -163,6 +163,6 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
 
 def test_a_bound_needs_rescoring() -> None:
     """Without the trainer's own log-probabilities there is nothing to weigh by."""
-    with pytest.raises(ValueError, match=r"train\.max_importance needs rescoring = true, got 2.0"):
-        resolve({"train": {"max_importance": 2.0}})
-    assert resolve({"train": {"max_importance": 2.0, "rescoring": True}}).train.max_importance == 2.0
+    with pytest.raises(ValueError, match=r"train\.importance_cap needs recompute_old_logprobs = true, got 2.0"):
+        resolve({"train": {"importance_cap": 2.0}})
+    assert resolve({"train": {"importance_cap": 2.0, "recompute_old_logprobs": True}}).train.importance_cap == 2.0

@@ -114,7 +114,7 @@ def test_num_distinct_counts_below_the_prompt(tree: Tree) -> None:
 
 def test_siblings_that_begin_alike_are_merged() -> None:
     """Two siblings with two equal tokens share them, and what lies below equal siblings is shared too."""
-    tree = Tree.planted("alike", np.array([7, 8]), seed=0)
+    tree = Tree.from_prompt("alike", np.array([7, 8]), seed=0)
     first = add_segment(tree, ROOT, [1, 2])
     second = add_segment(tree, ROOT, [1, 2])
     add_segment(tree, first, [3, 4], StopReason.EOS)
@@ -130,7 +130,7 @@ def test_siblings_that_begin_alike_are_merged() -> None:
 
 def test_leaves_that_disagree_keep_both_sums() -> None:
     """A token under leaves of advantages 3, 1 and -2 carries 4 and -2, not their sum."""
-    tree = Tree.planted("disagree", np.array([7]), seed=0)
+    tree = Tree.from_prompt("disagree", np.array([7]), seed=0)
     stem = add_segment(tree, ROOT, [1])
     for token in (2, 3, 4):
         add_segment(tree, stem, [token], StopReason.EOS)

@@ -26,7 +26,7 @@ from tests.learn.reference import all_logprobs, ppo, random_advantages, random_t
 from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import SIZES, make_tiny_model
 from treepo.engine.base import SampleRequest
-from treepo.engine.transformers import PlainEngine
+from treepo.engine.transformers import TransformersEngine
 from treepo.learn.packing import PackedTree, pack, pack_apart
 from treepo.learn.scoring import Scorer, Scores, join
 from treepo.model.attention import ATTENTION_NAME, register_attention
@@ -150,7 +150,7 @@ def test_sampling_goes_on_as_without_recomputed_activations() -> None:
         model = unpackable("gpt-oss")
         if recompute:
             recompute_activations(model)
-        engine = PlainEngine(model, ())
+        engine = TransformersEngine(model, ())
         engine.submit(request)
         results += engine.step()
     assert results[0].token_ids.tolist() == results[1].token_ids.tolist()
@@ -159,12 +159,12 @@ def test_sampling_goes_on_as_without_recomputed_activations() -> None:
 
 def test_padded_forwards_keep_to_the_budget() -> None:
     """One long trajectory and many short ones: mixed in one batch the padding would be most of it."""
-    tree = Tree.planted("p", np.array([3, 4], np.int32), 0)
+    tree = Tree.from_prompt("p", np.array([3, 4], np.int32), 0)
     for length in (50, 3, 2, 4, 3, 5, 2):
         tree.add(Node(ROOT, np.arange(length, dtype=np.int32) % 16, np.zeros(length, np.float32), 0, StopReason.EOS))
     parts = pack_apart(tree, np.ones(7))
     sizes = [part.num_tokens for part in parts]
-    scorer = Scorer(unpackable("gpt-oss"), is_packable=False)
+    scorer = Scorer(unpackable("gpt-oss"), supports_tree_attention=False)
     for max_tokens in (1, 12, 20, 60, 1000):
         batches = scorer.batches(parts, max_tokens)
         assert sorted(i for batch in batches for i in batch) == list(range(7))
@@ -259,8 +259,10 @@ def test_models_that_cannot_be_packed_train_on_separate_trajectories(kind: str) 
     advantages = random_advantages(trees, 5)
     plain, model = unpackable(kind), unpackable(kind)
     separate_loss(plain, trees, advantages, ppo(0.2, 0.28)).backward()
-    plain_head = has_plain_head(model, is_packable=False)
-    updater = replace(updater_of(model, 60, scorer=Scorer(model, 1.0, plain_head, is_packable=False)), packing=False)
+    plain_head = has_plain_head(model, supports_tree_attention=False)
+    updater = replace(
+        updater_of(model, 60, scorer=Scorer(model, 1.0, plain_head, supports_tree_attention=False)), packing=False
+    )
     updater.update([p for tree, own in zip(trees, advantages, strict=True) for p in updater.pack(tree, own)])
     expected, got = gradients(plain), gradients(model)
     largest = max(float(g.abs().max()) for g in expected.values())
@@ -272,7 +274,7 @@ def test_padding_is_refused_for_what_shares_tokens() -> None:
     _, packed = some_trees(6)
     model = make_tiny_model(attention="sdpa")
     with pytest.raises(AssertionError, match="single trajectories"):
-        Scorer(model, is_packable=False)(join(packed))
+        Scorer(model, supports_tree_attention=False)(join(packed))
 
 
 def test_entropies_by_hand() -> None:

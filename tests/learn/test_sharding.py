@@ -15,23 +15,23 @@ from tests.learn.reference import random_advantages, random_trees
 from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
 from tests.processes import run_in
-from treepo.distributed import ALONE, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import SampleRequest
 from treepo.engine.torch.engine import TorchEngine
 from treepo.learn.losses import GSPO, Penalties, TrajectoryMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
-from treepo.learn.train_state import Learner
+from treepo.learn.train_state import TrainState
 from treepo.learn.updater import FrozenCopy, Updater
 from treepo.model.attention import TreeAttention
-from treepo.model.fsdp import blueprint_of, built, everywhere, is_sharded, plain_weights, shard, whole
+from treepo.model.fsdp import built, everywhere, is_sharded, meta_copy, plain_weights, shard, whole
 
 CASES: dict[str, dict[str, Any]] = {
     "whole trees": {},
     "in parts": {"max_tokens": 40},
     "per trajectory": {"max_tokens": 40, "loss": GSPO(), "aggregation": TrajectoryMean()},
-    "held near": {"max_tokens": 60, "penalties": Penalties(kl=0.3, entropy=0.02)},
+    "held near": {"max_tokens": 60, "penalties": Penalties(kl_coef=0.3, entropy_coef=0.02)},
 }
 SHARES = {"whole trees": 3, "in parts": 1, "per trajectory": 2, "held near": 4}
 """Of four trees so many are the first process's; the last time the second has none."""
@@ -40,7 +40,7 @@ KINDS = ("qwen2", "llama")
 """With tied embeddings and without."""
 
 
-def updater_for(kind: str, case: str, processes: Processes | None) -> Updater:
+def updater_for(kind: str, case: str, processes: DistContext | None) -> Updater:
     """In one of two processes of which the model is divided, or alone."""
     model = make_tiny_model(kind, dtype=torch.float64)
     other = make_tiny_model(kind, dtype=torch.float64, seed=1)
@@ -51,8 +51,8 @@ def updater_for(kind: str, case: str, processes: Processes | None) -> Updater:
         shard(model, mesh)
         shard(other, mesh, is_trained=False)
     updater = updater_of(model, scorer=scorer, **CASES[case])
-    updater = replace(updater, processes=scorer.processes, rescoring=True)
-    return replace(updater, reference=FrozenCopy(other)) if updater.penalties.kl else updater
+    updater = replace(updater, processes=scorer.processes, recompute_old_logprobs=True)
+    return replace(updater, reference=FrozenCopy(other)) if updater.penalties.kl_coef else updater
 
 
 def names(case: str) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def packed_parts(updater: Updater, own: slice) -> list[PackedTree]:
     return [part for tree, values in pairs for part in updater.pack(tree, values)]
 
 
-def update_own(processes: Processes, folder: Path) -> None:
+def update_own(processes: DistContext, folder: Path) -> None:
     for kind in KINDS:
         for case in CASES:
             updater = updater_for(kind, case, processes)
@@ -108,10 +108,10 @@ def draw(engine: TorchEngine, seed: int) -> tuple[list[int], list[float]]:
     return results[0].token_ids.tolist(), results[0].logprobs.tolist()
 
 
-def train_a_step(learner: Learner) -> None:
+def train_a_step(learner: TrainState) -> None:
     """One step of the optimiser, from the first half of a sum that the other process has the other half of."""
     for process in range(2):
-        if learner.processes.count == 1 or learner.processes.rank == process:
+        if learner.processes.world_size == 1 or learner.processes.rank == process:
             ids, places = torch.arange(6) + process, torch.arange(6)
             context = TreeAttention([0, 6], torch.full_like(ids, 6), places)
             inputs = {"input_ids": ids[None], "position_ids": places[None], "attention_context": context}
@@ -121,17 +121,17 @@ def train_a_step(learner: Learner) -> None:
     learner.schedule.step()
 
 
-def make_learner(processes: Processes = ALONE) -> tuple[Learner, Any]:
+def make_learner(processes: DistContext = SINGLE_PROCESS) -> tuple[TrainState, Any]:
     model = make_tiny_model("llama")
-    blueprint = blueprint_of(model)
-    if processes.count > 1:
+    meta_model = meta_copy(model)
+    if processes.world_size > 1:
         shard(model, init_device_mesh("cpu", (2,)))
-    return Learner(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes), blueprint
+    return TrainState(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes), meta_model
 
 
-def serve_and_keep(processes: Processes, folder: Path) -> None:
+def serve_and_keep(processes: DistContext, folder: Path) -> None:
     """Before and after an update: what the engine draws, each process for itself, and what is saved."""
-    learner, blueprint = make_learner(processes)
+    learner, meta_model = make_learner(processes)
     model = learner.model
     assert is_sharded(model)
     with whole(model):
@@ -140,9 +140,9 @@ def serve_and_keep(processes: Processes, folder: Path) -> None:
         with whole(model), whole(model):
             # The second process draws more often: nobody waits for anybody.
             drawn = [draw(engine, seed) for seed in range(3 + processes.rank)]
-            engine.rest()
+            engine.sleep()
             copies = {k: v.clone() for k, v in plain_weights(model).items()}
-            plain = built(blueprint, model)
+            plain = built(meta_model, model)
         assert all(torch.equal(copies[k], v) for k, v in plain.state_dict().items())
         if processes.is_first:
             torch.save(copies, folder / f"weights {number}.pt")
@@ -159,7 +159,7 @@ def test_a_divided_model_is_served_whole(tmp_path):
     texts = []
     for number in range(2):
         expected = [draw(engine, seed) for seed in range(3)]
-        engine.rest()
+        engine.sleep()
         weights = torch.load(tmp_path / f"weights {number}.pt", weights_only=True)
         state = learner.model.state_dict()
         assert weights.keys() == state.keys()

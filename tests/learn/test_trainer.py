@@ -20,8 +20,8 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.engine.base import SampleRequest
 from treepo.engine.torch.engine import TorchEngine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
@@ -72,13 +72,13 @@ class ToyTask:
         """Other prompts in every step."""
         return [Problem(f"p{i}", "", (1, 20 + (step * count + i) % 60), "") for i in range(count)]
 
-    def held_out_problems(self, count: int) -> list[Problem]:
+    def eval_problems(self, count: int) -> list[Problem]:
         """None."""
         return []
 
-    def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+    def verify(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """What the judge says of each."""
-        return [Verdict(self.judge_one(*pair), Outcome.CHECKED, None) for pair in asked]
+        return [Verdict(self.judge_one(*pair), Outcome.GRADED, None) for pair in asked]
 
 
 class NotingUpdater(Updater):
@@ -90,26 +90,26 @@ class NotingUpdater(Updater):
 
     def update(self, trees: Any) -> dict[str, float]:
         """Take note, and update."""
-        self.given.append(list(trees))  # pyright: ignore[reportAttributeAccessIssue]
+        self.extracted_answer.append(list(trees))  # pyright: ignore[reportAttributeAccessIssue]
         return super().update(trees)
 
 
 def make_trainer(
     judge: Judge = half_judge,
     num_mini_batches: int = 2,
-    problems_per_step: int = 5,
+    prompts_per_step: int = 5,
     seed: int = 0,
     estimator: Estimator | None = None,
     lr: float = 1e-2,
-    max_batch: int = 64,
+    max_num_seqs: int = 64,
     dynamic: DynamicSampling | None = None,
-    num_epochs: int = 1,
+    num_iterations: int = 1,
 ) -> Trainer:
     """A trainer of a tiny random model."""
     tokenizer = make_tiny_tokenizer()
     policy = Policy(make_tiny_model(vocab_size=len(tokenizer), initializer_range=0.1), tokenizer)
-    engine = TorchEngine(policy.model, policy.eos_ids, max_batch)
-    rules = Rules(SHAPE, InitialFork(), EvenBranching(), Resume(), StopRules(), policy.decode)
+    engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs)
+    rules = GrowthRules(SHAPE, InitialFork(), EvenBranching(), Backtrack(), StopRules(), policy.decode)
     optimizer, schedule = make_optimizer(policy.model, OptimSettings(lr=lr, warmup_steps=0))
     parts = Scorer(policy.model), PPO(), TokenMean(), Penalties()
     updater = NotingUpdater(*parts, optimizer, schedule, 200, 1.0)
@@ -121,9 +121,9 @@ def make_trainer(
         sampler,
         estimator or TreePO(),
         updater,
-        problems_per_step,
+        prompts_per_step,
         num_mini_batches,
-        num_epochs,
+        num_iterations,
         dynamic or DynamicSampling(),
         seed,
     )
@@ -132,7 +132,7 @@ def make_trainer(
 def given(trainer: Trainer) -> list[list[PackedTree]]:
     """The mini-batches of all updates so far."""
     assert isinstance(trainer.updater, NotingUpdater)
-    return trainer.updater.given  # pyright: ignore[reportAttributeAccessIssue]
+    return trainer.updater.extracted_answer  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def weights(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -214,8 +214,8 @@ def test_a_seed_decides_every_bit() -> None:
 def test_trees_do_not_depend_on_the_engines_batch() -> None:
     """With 3 rows or 64 the same trees grow."""
     grown = []
-    for max_batch in (3, 64):
-        trainer = make_trainer(max_batch=max_batch)
+    for max_num_seqs in (3, 64):
+        trainer = make_trainer(max_num_seqs=max_num_seqs)
         grown.append(trainer.grow(trainer.task.training_problems(0, 4), step=0))
     assert [sequences_of(t) for t in grown[0]] == [sequences_of(t) for t in grown[1]]
 
@@ -267,14 +267,14 @@ def test_advantages_are_whitened_over_the_trees_that_are_kept(estimator: Estimat
     trees = trainer.grow(problems, step=0)
     rewards = [np.roll([1.0, 0.0, 0.0, 1.0, 0.0, 0.0], i) for i in range(4)]
     rewards[2] = np.ones(SHAPE.width)
-    credited = credit(trees, rewards, estimator)
+    compute_advantages = credit(trees, rewards, estimator)
     kept = [0, 1, 3]
-    assert [a is not None for a in credited] == [True, True, False, True]
+    assert [a is not None for a in compute_advantages] == [True, True, False, True]
     expected = [estimator(trees[i], rewards[i]) for i in kept]
     if estimator.whiten:
         expected = whiten(expected, [token_counts(trees[i], a) for i, a in zip(kept, expected, strict=True)])
     for i, advantages in zip(kept, expected, strict=True):
-        np.testing.assert_array_equal(credited[i], advantages)
+        np.testing.assert_array_equal(compute_advantages[i], advantages)
 
 
 def test_nothing_to_credit() -> None:
@@ -309,14 +309,14 @@ def test_metrics_count_what_was_grown_and_trained() -> None:
     assert metrics["tokens/distinct"] == tokens(trees) - 2 * len(trees)
     assert metrics["tokens/forwarded"] == tokens(trained)
     assert metrics["tokens/unpacked"] == sum(len(s) for tree in trained for s in sequences_of(tree))
-    assert metrics["response_len/mean"] == pytest.approx(np.mean(lengths))
-    assert metrics["response_len/max"] == max(lengths)
+    assert metrics["completions/length/mean"] == pytest.approx(np.mean(lengths))
+    assert metrics["completions/length/max"] == max(lengths)
     stops = [tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves()]
     for reason in set(stops):
         assert metrics[f"stop/{reason}"] == pytest.approx(stops.count(reason) / len(stops))
     assert sum(value for name, value in metrics.items() if name.startswith("stop/")) == pytest.approx(1.0)
     assert metrics["reward/mean"] == pytest.approx(np.mean(rewards))
-    slots = metrics["engine/steps"] * trainer.engine.max_batch  # pyright: ignore[reportAttributeAccessIssue]
+    slots = metrics["engine/steps"] * trainer.engine.max_num_seqs  # pyright: ignore[reportAttributeAccessIssue]
     assert metrics["engine/utilisation"] == pytest.approx(metrics["tokens/decoded"] / slots)
     assert metrics["engine/prefilled"] == sum(len(tree.prompt_ids) - 1 for tree in trees)
     assert metrics["time/step_s"] >= metrics["time/grow_s"] + metrics["time/update_s"] > 0
@@ -325,30 +325,30 @@ def test_metrics_count_what_was_grown_and_trained() -> None:
 def test_the_first_update_of_a_step_is_on_policy() -> None:
     """The engine and the trainer score the same tokens alike, so before any update nothing is clipped."""
     metrics = make_trainer(num_mini_batches=1).step(1).metrics
-    assert metrics["update/clip_fraction"] == 0
-    assert 0 <= metrics["update/kl"] < 1e-9
+    assert metrics["clip_ratio/region_mean"] == 0
+    assert 0 <= metrics["update/approx_kl"] < 1e-9
 
 
 def test_later_mini_batches_are_off_policy() -> None:
     """The update metrics are means over a step's mini-batches, and the later ones see moved weights."""
     trainer = make_trainer(num_mini_batches=3, lr=0.03)
-    assert trainer.step(1).metrics["update/kl"] > 1e-6
+    assert trainer.step(1).metrics["update/approx_kl"] > 1e-6
 
 
 def test_several_epochs_go_over_the_same_trees() -> None:
     """Each mini-batch comes once per epoch, and later epochs are off policy: ratios refer to what was sampled."""
-    trainer = make_trainer(Alternating(), num_mini_batches=2, num_epochs=3)
+    trainer = make_trainer(Alternating(), num_mini_batches=2, num_iterations=3)
     metrics = trainer.step(1).metrics
     batches = given(trainer)
     assert len(batches) == 6
     assert [prompts(b) for b in batches[:2]] == [prompts(b) for b in batches[2:4]] == [prompts(b) for b in batches[4:]]
     once = make_trainer(Alternating(), num_mini_batches=2).step(1).metrics
-    assert metrics["update/kl"] > once["update/kl"]
+    assert metrics["update/approx_kl"] > once["update/approx_kl"]
 
 
 def test_a_learnable_task_is_learned() -> None:
     """Responses that begin with a digit are rewarded and become more frequent."""
-    trainer = make_trainer(digits_judge, problems_per_step=8, lr=5e-3)
+    trainer = make_trainer(digits_judge, prompts_per_step=8, lr=5e-3)
     rewards = [trainer.step(step).metrics["reward/mean"] for step in range(1, 31)]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.3, rewards
 
@@ -391,7 +391,7 @@ class BackwardSampler:
     def grow(self, problems: list[Problem], seed: int, chosen: Sequence[int]) -> Any:
         """Yield the last one first."""
         for i in reversed(chosen):
-            yield i, Tree.planted(problems[i].id, np.array(problems[i].prompt_ids), seed)
+            yield i, Tree.from_prompt(problems[i].id, np.array(problems[i].prompt_ids), seed)
 
 
 def test_trees_come_back_in_the_order_of_their_problems() -> None:
@@ -407,6 +407,9 @@ def test_a_step_tells_its_groups_by_depth(estimator: Estimator) -> None:
     """Every problem has a group at depth 0, and those that were trained on have advantages."""
     metrics = make_trainer(estimator=estimator).step(1).metrics
     no_signal = (metrics["problems/solved"] + metrics["problems/failed"]) / metrics["problems/grown"]
-    assert (metrics["groups/depth_0/num"], metrics["groups/depth_0/no_signal"]) == (1, pytest.approx(no_signal))
+    assert (metrics["groups/depth_0/num"], metrics["groups/depth_0/frac_reward_zero_std"]) == (
+        1,
+        pytest.approx(no_signal),
+    )
     assert metrics["advantages/depth_1/std"] > 0
     assert 0 < metrics["advantages/within"] <= 1

@@ -17,21 +17,21 @@ from tests.learn.test_trainer import ToyTask, half_judge, make_trainer
 from tests.processes import run_in
 from treepo.credit.subgroup import TreePO
 from treepo.data.problem import Problem
-from treepo.distributed import Processes
+from treepo.distributed import DistContext
 from treepo.engine.torch.engine import TorchEngine
 from treepo.errors import EngineError, Interrupted, PeerError
-from treepo.evaluate.validation import HeldOut
+from treepo.evaluate.validation import Validation
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.losses import PPO, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings, make_optimizer
 from treepo.learn.scoring import Scorer
-from treepo.learn.train_state import Learner, save_tensors
+from treepo.learn.train_state import TrainState, save_tensors
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.fsdp import everywhere, shard, whole
 
 
-def divided(trainer: Trainer, processes: Processes) -> Trainer:
+def divided(trainer: Trainer, processes: DistContext) -> Trainer:
     """The trainer in one of two processes, its model divided over both."""
     model = trainer.policy.model
     shard(model, init_device_mesh("cpu", (2,)))
@@ -81,12 +81,12 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     engine, task = trainer.engine, trainer.task
     growing = TreeSampler(Failing(engine, rank, "submit", EngineError("dead")), trainer.sampler.rules)  # type: ignore[arg-type]
     signalled = TreeSampler(Failing(engine, rank, "submit", Interrupted(15, False)), trainer.sampler.rules)  # type: ignore[arg-type]
-    held_out = HeldOut(
+    held_out = Validation(
         Failing(task, rank, "judge", LookupError("no verdict")),  # type: ignore[arg-type]
         *([Problem("p", "", (1, 20), "")] * 2, trainer.policy.decode, 4, 2, 0, trainer.processes),
     )
     with whole(trainer.policy.model):
-        evaluating = told(lambda: held_out.figures(engine))
+        evaluating = told(lambda: held_out.metrics(engine))
     return {
         "growing": step(sampler=growing),
         "signalled": step(sampler=signalled),
@@ -97,7 +97,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     }
 
 
-def draw(learner: Learner, rank: int, folder: Path) -> list[float]:
+def draw(learner: TrainState, rank: int, folder: Path) -> list[float]:
     """What Python's generator gives before and after a state of its own is put back."""
     random.seed(rank)
     scalars = learner.scalars()
@@ -108,15 +108,15 @@ def draw(learner: Learner, rank: int, folder: Path) -> list[float]:
     return [drawn, random.random()]
 
 
-def go_through(processes: Processes, folder: Path) -> None:
+def go_through(processes: DistContext, folder: Path) -> None:
     trainer = divided(make_trainer(half_judge), processes)
     found: dict[str, Any] = {"failed": fail(trainer, processes.rank)}
     # Nothing to learn, but entropies are wanted: what the forward gathered used to be left so, and the engine crashed.
     flat = replace(trainer, task=ToyTask(lambda problem, response: 0.0))
     found["trained"] = [flat.step(step, with_entropies=True).metrics["problems/trained"] for step in (2, 3)]
     found["metrics"] = trainer.step(4, growing=nullcontext, with_entropies=True).metrics
-    found["single"] = replace(trainer, problems_per_step=1).step(5).metrics
-    learner = Learner(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
+    found["single"] = replace(trainer, prompts_per_step=1).step(5).metrics
+    learner = TrainState(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
     found["drawn"] = draw(learner, processes.rank, folder)
     weights = {k: everywhere(v.detach()).contiguous() for k, v in trainer.policy.model.named_parameters()}
     (folder / f"{processes.rank}.json").write_text(json.dumps(found))
@@ -148,7 +148,7 @@ def test_two_processes_stop_together_and_go_on(tmp_path):
     # Of the failed steps one had been learned from: that whose weights could not be handed over.
     alone.step(1)
     metrics = alone.step(4, with_entropies=True).metrics
-    single = replace(alone, problems_per_step=1).step(5).metrics
+    single = replace(alone, prompts_per_step=1).step(5).metrics
     for expected, found in ((metrics, first["metrics"]), (single, first["single"])):
         assert expected["problems/trained"] == found["problems/trained"] >= 0
         for name, value in expected.items():

@@ -267,7 +267,7 @@ def test_penalties_are_exact_under_packing(estimator: KLEstimator, packing: bool
             losses.append(-advantage * logprobs + 0.3 * kl - 0.2 * entropy)
     trajectory_mean(losses).backward()
     model = make_tiny_model(dtype=torch.float64)
-    penalties = Penalties(kl=0.3, kl_estimator=estimator, entropy=0.2)
+    penalties = Penalties(kl_coef=0.3, kl_estimator=estimator, entropy_coef=0.2)
     updater = updater_of(model, 25, loss=REINFORCE(), aggregation=TrajectoryMean(), penalties=penalties)
     reference = FrozenCopy(make_tiny_model(dtype=torch.float64, seed=1))
     updater = replace(updater, packing=packing, reference=reference)
@@ -283,7 +283,9 @@ def test_rescoring_puts_the_trainers_own_logprobs_in_place() -> None:
     """Whatever the engine reported, the first update is then on policy, and later ones refer to the policy it had."""
     model = make_tiny_model(dtype=torch.float64)
     trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), seed=10, num_trees=2)
-    updater = replace(adam_of(model, OptimSettings(lr=0.01, warmup_steps=0)), rescoring=True, max_tokens=20)
+    updater = replace(
+        adam_of(model, OptimSettings(lr=0.01, warmup_steps=0)), recompute_old_logprobs=True, max_tokens=20
+    )
     parts = updater.prepare(
         [p for t, a in zip(trees, random_advantages(trees, 10), strict=True) for p in updater.pack(t, a)]
     )

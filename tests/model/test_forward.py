@@ -9,7 +9,7 @@ from tests.models import KINDS, make_tiny_model
 from treepo.engine.torch.cpu import CpuKernel, load_kernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model.attention import TreeAttention
-from treepo.model.forward import LEAN_TYPES, LeanForward, PlainForward, TorchOperations
+from treepo.model.forward import LEAN_TYPES, FusedForward, PlainForward, TorchOperations
 
 IDS = torch.tensor([1, 5, 9, 4, 7, 3, 8, 6, 2, 10, 11, 12])
 
@@ -28,7 +28,7 @@ def test_logits_are_those_of_transformers(kind: str, compiled: bool) -> None:
     library = load_kernel()
     if compiled and library is None:
         pytest.skip("no C compiler here")
-    lean = LeanForward(model, CpuKernel(library) if compiled and library else TorchOperations())
+    lean = FusedForward(model, CpuKernel(library) if compiled and library else TorchOperations())
     at = torch.tensor([0, 3, 11])
     positions = torch.arange(len(IDS))
     wanted = PlainForward(model)(IDS, positions, context(), at)
@@ -39,10 +39,12 @@ def test_logits_are_those_of_transformers(kind: str, compiled: bool) -> None:
     torch.testing.assert_close(lean(IDS, later, context(), at), wanted, rtol=1e-5, atol=5e-6)
 
 
-@pytest.mark.parametrize(("kind", "is_lean"), [("qwen2", True), ("qwen3", True), ("llama", True), ("gemma", False)])
-def test_which_models_are_served_lean(kind: str, is_lean: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "supports_fused"), [("qwen2", True), ("qwen3", True), ("llama", True), ("gemma", False)]
+)
+def test_which_models_are_served_lean(kind: str, supports_fused: bool) -> None:
     engine = TorchEngine(make_tiny_model(kind), ())
-    assert isinstance(engine.forward, LeanForward) == is_lean
+    assert isinstance(engine.forward, FusedForward) == supports_fused
 
 
 def test_positions_that_depend_on_the_length_are_left_to_transformers() -> None:
@@ -69,7 +71,7 @@ def test_an_adapter_in_the_place_of_a_linear_map_is_not_passed_over() -> None:
 def test_new_weights_are_seen_at_once() -> None:
     """It holds the model's parameters, not copies."""
     model = make_tiny_model("llama")
-    lean = LeanForward(model, TorchOperations())
+    lean = FusedForward(model, TorchOperations())
     positions, at = torch.arange(len(IDS)), torch.tensor([11])
     before = lean(IDS, positions, context(), at)
     model.load_state_dict(make_tiny_model("llama", seed=1).state_dict())

@@ -84,7 +84,7 @@ def test_gradients_are_those_of_the_merged_weights() -> None:
 
 def test_the_reference_is_the_policy_without_its_adapter() -> None:
     """The same penalty as with a frozen copy of the model before training, and the adapter is on again afterwards."""
-    penalties = Penalties(kl=0.5)
+    penalties = Penalties(kl_coef=0.5)
     results = []
     for reference in (AdapterOff, None):
         model = adapted()

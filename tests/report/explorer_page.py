@@ -72,7 +72,7 @@ def tree_json(tree: Tree, prompt: str = "prompt?", rewards: np.ndarray | None = 
         "parents": [node.parent for node in tree.nodes],
         "lengths": [len(node.token_ids) for node in tree.nodes],
         "stops": [node.stop and str(node.stop) for node in tree.nodes],
-        "resumed": [int(node.resumed) for node in tree.nodes],
+        "resumed": [int(node.from_fallback) for node in tree.nodes],
         "ids": [int(i) for node in below for i in node.token_ids],
         "logprobs": [float(x) for node in below for x in node.sampled_logprobs],
         "entropies": None,

@@ -45,11 +45,11 @@ def test_rows_are_depth_first_and_a_node_lies_among_the_rows_below_it(page, fore
 
 
 def test_why_each_node_begins_is_told(page):
-    tree = Tree.planted("p", np.array([1]), 0)
+    tree = Tree.from_prompt("p", np.array([1]), 0)
     left, right = add_segment(tree, 0, [1, 2, 3, 4]), add_segment(tree, 0, [2], StopReason.EOS)
     [a, b] = [add_segment(tree, left, [i], StopReason.ANSWER) for i in (5, 6)]
     cut = tree.cut(left, 2)
-    again = add_segment(tree, cut, [7], StopReason.LENGTH, resumed=True)
+    again = add_segment(tree, cut, [7], StopReason.LENGTH, from_fallback=True)
     [model] = page.evaluate(MODELS, [tree_json(tree)])
     told = {0: "prompt", cut: "initial fork", right: "initial fork", left: "continued", a: "branching", b: "branching"}
     assert model["origin"] == [(told | {again: "fallback"})[i] for i in range(len(tree.nodes))]
@@ -154,7 +154,7 @@ def test_tokens_without_a_text_are_no_run_that_trajectories_share(page):
 
 
 def test_a_match_is_found_across_the_border_of_segments_and_in_any_case(page):
-    tree = Tree.planted("p", np.array([0]), 0)
+    tree = Tree.from_prompt("p", np.array([0]), 0)
     upper = add_segment(tree, 0, [0, 1])
     lower = add_segment(tree, upper, [2, 3], StopReason.EOS)
     other = add_segment(tree, upper, [4], StopReason.EOS)

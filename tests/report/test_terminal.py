@@ -12,7 +12,7 @@ from treepo.report.terminal import Terminal, state_line, step_lines
 
 STEP: Metrics = {
     "reward/mean": 0.5321,
-    "correct/mean": 0.481,
+    "accuracy": 0.481,
     "problems/trained": 25,
     "problems/grown": 32,
     "tokens/sharing": 1.524,
@@ -44,10 +44,15 @@ def test_lines_of_a_step():
 
 
 def test_what_is_not_in_every_step_has_a_line_of_its_own():
-    more = STEP | {"eval/avg": 0.612, "eval/greedy": 0.63, "update/num_oom": 1, "update/micro_batch_tokens": 4096}
+    more = STEP | {
+        "eval/avg": 0.612,
+        "eval/greedy": 0.63,
+        "update/num_oom": 1,
+        "update/max_tokens_per_micro_batch": 4096,
+    }
     assert [line.strip() for line in step_lines(1, more)[1:]] == [
         "held out 61.2% (greedy 63.0%)",
-        "out of memory: train.micro_batch_tokens is 4096 from now on",
+        "out of memory: train.max_tokens_per_micro_batch is 4096 from now on",
     ]
 
 
@@ -69,7 +74,7 @@ def test_lines_fit_80_columns(step, reward, right, grown, rate, seconds, left, u
     was once written as 100.0k, and a line had 81."""
     metrics = STEP | {
         "reward/mean": reward,
-        "correct/mean": right,
+        "accuracy": right,
         "problems/grown": grown,
         "problems/trained": grown,
         "time/trajectories_per_s": rate,

@@ -23,7 +23,7 @@ def shown(line: str) -> str:
 
 def test_a_line_cannot_steer_the_terminal():
     """Messages quote exceptions, chat templates, file names and ids, which may hold any character."""
-    assert shown(f"checker: {NASTY}!") == f"checker: {ESCAPED}!\n"
+    assert shown(f"verifier: {NASTY}!") == f"verifier: {ESCAPED}!\n"
 
 
 def test_a_line_is_neither_markup_nor_wrapped():

@@ -20,7 +20,7 @@ def equal(a: Tree, b: Tree) -> bool:
     """Node by node, log-probabilities bit by bit, and nothing scored where nothing was."""
     counts = [(t.problem_id, t.num_dropped, t.num_fallbacks, len(t.nodes)) for t in (a, b)]
     return counts[0] == counts[1] and all(
-        (x.parent, x.seed, x.stop, x.resumed) == (y.parent, y.seed, y.stop, y.resumed)
+        (x.parent, x.seed, x.stop, x.from_fallback) == (y.parent, y.seed, y.stop, y.from_fallback)
         and x.token_ids.dtype == y.token_ids.dtype
         and np.array_equal(x.token_ids, y.token_ids)
         and (x.sampled_logprobs is None) == (y.sampled_logprobs is None)
@@ -42,12 +42,12 @@ SCORED = [(False, ""), (True, ""), (True, "leaf"), (True, "node")]
 @given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(SCORED)), min_size=1, max_size=4))
 def test_trees_are_read_back_as_they_were(tmp_path_factory, drawn):
     kept = []
-    for seed, num_leaves, (is_scored, credited) in drawn:
+    for seed, num_leaves, (is_scored, compute_advantages) in drawn:
         rng = np.random.default_rng(seed)
         tree = random_tree(rng, num_leaves)
         tree.num_dropped, tree.num_fallbacks = (int(n) for n in rng.integers(100, size=2))
         num_advantages = {"leaf": num_leaves, "node": len(tree.nodes)}
-        advantages = rng.normal(size=num_advantages[credited]) if credited else None
+        advantages = rng.normal(size=num_advantages[compute_advantages]) if compute_advantages else None
         kept.append(KeptTree(tree, rng.normal(size=num_leaves) if is_scored else None, advantages))
     path = tmp_path_factory.mktemp("trees") / "trees" / "step-000001.parquet"
     write_trees(path, kept, decode)

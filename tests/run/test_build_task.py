@@ -12,7 +12,7 @@ from treepo.data.prompts import PromptTemplate
 from treepo.model.policy import Policy, load_policy
 from treepo.run.task import build_task
 from treepo.tasks.chain_sums import LONGEST_PROMPT
-from treepo.verify.task import CheckedTask
+from treepo.verify.task import VerifiedTask
 
 TREE = {"width": 4, "depth": 2, "segment_len": 4}
 
@@ -31,10 +31,10 @@ def sums(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [{"prompt": f"{i}+1?", "answer": str(i + 1)} for i in range(first, first + count)]
 
 
-def build(policy: Policy, told: list[str] | None = None, longest: int = 10_000, **sections: Any) -> CheckedTask:
+def build(policy: Policy, told: list[str] | None = None, longest: int = 10_000, **sections: Any) -> VerifiedTask:
     config = resolve({"tree": TREE, "prompt": {"question": "{question}"}, "checking": {"num_workers": 1}}, sections)
     task = build_task(config, policy, longest, (told if told is not None else []).append)
-    assert isinstance(task, CheckedTask)
+    assert isinstance(task, VerifiedTask)
     task.close()
     return task
 
@@ -55,11 +55,11 @@ def test_weights_say_how_often_a_set_is_asked(policy: Policy, tmp_path: Path) ->
 
 
 def test_a_checker_that_does_not_know_the_known_answers_stops_the_run(policy: Policy, tmp_path: Path) -> None:
-    """Answers that are numbers, and a checker that wants letters."""
+    """Answers that are numbers, and a verifier that wants letters."""
     path = write(tmp_path / "sums.jsonl", *sums(30))
-    with pytest.raises(ValueError, match=r"checker: of 'sums': ChoiceChecker does not recognise 16 of 16"):
-        build(policy, data={"train": path}, checker={"use": "ChoiceChecker"})
-    build(policy, data={"train": path}, checker={"use": "NumericChecker"})
+    with pytest.raises(ValueError, match=r"verifier: of 'sums': ChoiceVerifier does not recognise 16 of 16"):
+        build(policy, data={"train": path}, verifier={"use": "ChoiceVerifier"})
+    build(policy, data={"train": path}, verifier={"use": "NumericVerifier"})
 
 
 def test_a_checker_that_cannot_be_imported_is_named_as_the_setting(
@@ -73,23 +73,23 @@ def test_a_checker_that_cannot_be_imported_is_named_as_the_setting(
         ("leaves_at_once:judge", r"SystemExit\(3\)"),
         ("not_there_at_all:judge", "ModuleNotFound"),
     ):
-        with pytest.raises(ValueError, match=f"^checker.function cannot be imported, '{function}': {reason}"):
-            build(policy, data={"train": path}, checker={"use": "FunctionChecker", "function": function})
+        with pytest.raises(ValueError, match=f"^verifier.function cannot be imported, '{function}': {reason}"):
+            build(policy, data={"train": path}, verifier={"use": "FunctionVerifier", "function": function})
 
 
 def test_more_held_out_problems_than_a_machine_counts_are_all(policy: Policy, tmp_path: Path) -> None:
     """10^30 of them were an OverflowError."""
     task = build(policy, data={"held_out": write(tmp_path / "a.jsonl", *sums(5))})
-    assert [p.answer for p in task.held_out_problems(10**30)] == ["1", "2", "3", "4", "5"]
-    assert len(task.held_out_problems(2)) == 2 and task.held_out_problems(0) == []
+    assert [p.answer for p in task.eval_problems(10**30)] == ["1", "2", "3", "4", "5"]
+    assert len(task.eval_problems(2)) == 2 and task.eval_problems(0) == []
 
 
 def test_an_odd_known_answer_is_told(policy: Policy, tmp_path: Path) -> None:
-    """One that the checker cannot read is named, and the run goes on."""
+    """One that the verifier cannot read is named, and the run goes on."""
     letters = [{"prompt": f"{i}?", "answer": "ABCD"[i % 4]} for i in range(15)]
     path = write(tmp_path / "a.jsonl", {"prompt": "odd?", "answer": "no letter"}, *letters)
     told: list[str] = []
-    build(policy, told, data={"held_out": path}, checker={"use": "ChoiceChecker"})
+    build(policy, told, data={"held_out": path}, verifier={"use": "ChoiceVerifier"})
     assert any("a known answer of 'a' is not recognised: 'no letter'" in line for line in told)
 
 
@@ -121,8 +121,8 @@ def test_a_prompt_leaves_room_for_the_longest_response(
         longest,
         data={"held_out": write(tmp_path / "a.jsonl", *records), "max_prompt_len": max_prompt_len},
     )
-    assert [len(p.prompt_ids) for p in task.held_out_problems(9)] == [room]
-    assert f"data.held_out: 1 of 2 problems dropped: prompts of more than {room} tokens" in told
+    assert [len(p.prompt_ids) for p in task.eval_problems(9)] == [room]
+    assert f"data.eval: 1 of 2 problems dropped: prompts of more than {room} tokens" in told
 
 
 @pytest.mark.parametrize(("tree", "longest"), [({"depth": 128}, 10_000), ({}, 8)])
@@ -150,7 +150,7 @@ def test_problems_of_files_with_the_same_name_are_told_apart(policy: Policy, tmp
         paths.append(write(tmp_path / folder / "a.jsonl", *sums(5, first)))
     task = build(policy, data={"train": paths[0], "held_out": paths[1]})
     assert {p.id for p in task.training_problems(0, 5)} == {f"train/a.jsonl:{i}" for i in range(1, 6)}
-    assert {p.id for p in task.held_out_problems(5)} == {f"test/a.jsonl:{i}" for i in range(1, 6)}
+    assert {p.id for p in task.eval_problems(5)} == {f"test/a.jsonl:{i}" for i in range(1, 6)}
 
 
 def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_figures_are_those_of_the_policy(chain_model: Path, tmp_path: Path, caps
     task = ChainSums(policy.tokenizer, 0)
     engine, problems, seed = (
         TorchEngine(policy.model, policy.eos_ids),
-        task.held_out_problems(12),
+        task.eval_problems(12),
         derive_seed(0, "eval"),
     )
     for setting, num, temperature in (("greedy", 1, 0.0), ("sequential", 3, 1.0)):
@@ -111,15 +111,15 @@ def test_models_and_settings_add_up_in_one_folder(chain_model: Path, tmp_path: P
 
 
 def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
-    """A checker of one's own that finds answers to the first set right and others wrong: 3 of 8 overall."""
+    """A verifier of one's own that finds answers to the first set right and others wrong: 3 of 8 overall."""
     model = save_tiny_model(tmp_path / "model", chat=True)
     for name, answer, count in (("easy", "yes", 3), ("hard", "no", 5)):
         lines = [json.dumps({"prompt": f"{name} {i}?", "answer": answer}) for i in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     (tmp_path / "eval_judge.py").write_text(
-        "def judge(response, answer):\n    return answer == 'yes' or response == '\\\\boxed{no}'\n"
+        "def verify(response, answer):\n    return answer == 'yes' or response == '\\\\boxed{no}'\n"
     )
-    settings = ["--checker.use", "FunctionChecker", "--checker.function", "eval_judge:judge"]
+    settings = ["--verifier.use", "FunctionVerifier", "--verifier.function", "eval_judge:judge"]
     sets = ["--data", tmp_path / "easy.jsonl", tmp_path / "hard.jsonl"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -136,7 +136,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--problems", "0"], "problems must be within 1..1000000000, got 0"),
         (["--problems", str(10**30)], "problems must be within 1..1000000000, got 1000"),
         (["--model.path", "x"], "model.path: given twice, as MODEL "),
-        (["--data", "a.jsonl", "--data.held_out", "b.jsonl"], "data.held_out: given twice, as --data 'a.jsonl' and as"),
+        (["--data", "a.jsonl", "--data.eval", "b.jsonl"], "data.eval: given twice, as --data 'a.jsonl' and as"),
         (["--json", "/no/such/folder/f.json"], "json: cannot write to '/no/such/folder/f.json'"),
         (["--sampling", "beam"], "sampling: 'beam' is none of sequential, greedy, tree"),
         (["--sampling", "tree:depht=2"], "sampling: 'tree:depht=2': tree.depht: unknown setting"),
@@ -147,7 +147,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--sampling", "tree:depth"], "sampling: 'tree:depth' must be tree:KEY=VALUE"),
         (["--sampling", "tree", "tree"], "sampling: 'tree' is given twice"),
         (["/no/such/model"], "model.path: no folder '/no/such/model'"),
-        (["--data", "gsm9k"], "data.held_out: cannot read 'gsm9k': no such file or folder, and no such set; there"),
+        (["--data", "gsm9k"], "data.eval: cannot read 'gsm9k': no such file or folder, and no such set; there"),
         (["--recipe", "none.toml"], "recipe: cannot read 'none.toml'"),
     ],
 )
@@ -183,7 +183,7 @@ def test_answers_of_other_settings_or_weights_are_not_mixed(
     assert evaluate(*args, "--train.autocast", "bfloat16") == 2
     assert evaluate(*args, "--train.seed", 1) == 2
     os.utime(model / "model.safetensors")
-    assert evaluate(*args, "--checking.num_workers", 1) == 0
+    assert evaluate(*args, "--verifier_pool.num_workers", 1) == 0
     policy.model.get_parameter("model.norm.weight").data.mul_(0.5)
     policy.save(model)
     assert evaluate(*args) == 2
@@ -191,7 +191,7 @@ def test_answers_of_other_settings_or_weights_are_not_mixed(
 
 
 def test_answers_to_other_problems_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A set that was edited under its name, a chat template and a checker that changed would make one figure of two."""
+    """A set that was edited under its name, a chat template and a verifier that changed would make one figure of two."""
     model, out = save_tiny_model(tmp_path / "model", chat=True), tmp_path / "out"
     args = [model, "--data", own_problems(tmp_path), "--samples", 1, "--out", out]
     assert evaluate(*args) == 0
@@ -214,14 +214,14 @@ def test_a_checker_that_was_edited_is_another(
     """Verdicts of two functions under one name would be mixed."""
     model = save_tiny_model(tmp_path / "model", chat=True)
     code = tmp_path / "edited_judge.py"
-    code.write_text("def judge(response, answer):\n    return True\n")
+    code.write_text("def verify(response, answer):\n    return True\n")
     monkeypatch.syspath_prepend(tmp_path)
-    checker = ["--checker.use", "FunctionChecker", "--checker.function", "edited_judge:judge"]
-    args = [model, "--data", own_problems(tmp_path), "--samples", 1, *checker, "--out", tmp_path / "out"]
+    verifier = ["--verifier.use", "FunctionVerifier", "--verifier.function", "edited_judge:judge"]
+    args = [model, "--data", own_problems(tmp_path), "--samples", 1, *verifier, "--out", tmp_path / "out"]
     assert evaluate(*args) == 0
-    code.write_text("def judge(response, answer):\n    return False or True\n")
+    code.write_text("def verify(response, answer):\n    return False or True\n")
     assert evaluate(*args) == 2
-    assert "checker.code was " in capsys.readouterr().err
+    assert "verifier.code was " in capsys.readouterr().err
 
 
 def test_a_failed_try_binds_nothing(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -15,12 +15,12 @@ from tests.runs import die, figures, judge_length, start, write_sets
 from treepo.cli.main import main
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.updater import Updater
-from treepo.verify.task import CheckedTask
+from treepo.verify.task import VerifiedTask
 
 SETTINGS = {
     "train.num_steps": 4,
-    "train.problems_per_step": 3,
-    "train.trees_every": 2,
+    "train.prompts_per_step": 3,
+    "train.save_trees_every": 2,
     "dynamic_sampling.max_rounds": 2,
     "optim.lr": 1e-3,
     "tree.width": 4,
@@ -89,7 +89,7 @@ def two(options, tmp_path_factory) -> Path:
 
 def test_two_processes_train_as_one(options, two, tmp_path, monkeypatch):
     """The same trees and figures but for rounding, whichever process grew them; what is kept is kept once."""
-    monkeypatch.setattr(CheckedTask, "judge", judge_length)
+    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
     out = tmp_path / "run"
     assert main(["train", *options, "--out", str(out)]) == 0
     for one, other in zip(figures(out), figures(two), strict=True):

@@ -31,7 +31,7 @@ class BrokenLoss(PPO):
 
 
 def settings(model, **sections):
-    small = {"num_steps": 1, "problems_per_step": 8}
+    small = {"num_steps": 1, "prompts_per_step": 8}
     base = {"tree": {"segment_len": 16}, "train": small, "eval": {"num_problems": 0}}
     return resolve(base, {"model": {"path": str(model)}}, sections)
 
@@ -63,7 +63,7 @@ def test_reward_rises(chain_model, tmp_path):
     config = settings(
         chain_model,
         tree={"width": 8, "depth": 2, "segment_len": 2},
-        train={"num_steps": 12, "problems_per_step": 16},
+        train={"num_steps": 12, "prompts_per_step": 16},
         optim={"lr": 3e-3, "warmup_steps": 1, "weight_decay": 0.0},
     )
     run = prepare(config, tmp_path / "out", QUIET)
@@ -93,18 +93,18 @@ def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
     metrics = trainer.step(1).metrics
     assert metrics["tokens/forwarded"] == metrics["tokens/unpacked"] > 0
     # The first of two updates is on policy, the second nearly.
-    assert metrics["update/kl"] < 1e-4
+    assert metrics["update/approx_kl"] < 1e-4
     assert any(not torch.equal(before[name], weight) for name, weight in run.policy.model.state_dict().items())
 
 
 @pytest.mark.parametrize(
     "sections",
     [
-        {"lora": {"rank": 2}, "penalties": {"kl": 0.1}, "train": {"gradient_checkpointing": True, "num_epochs": 2}},
-        {"penalties": {"kl": 0.1, "entropy": 0.01}, "train": {"autocast": "bfloat16", "rescoring": True}},
+        {"lora": {"rank": 2}, "penalties": {"kl": 0.1}, "train": {"gradient_checkpointing": True, "num_iterations": 2}},
+        {"penalties": {"kl": 0.1, "entropy": 0.01}, "train": {"autocast": "bfloat16", "recompute_old_logprobs": True}},
         {
             "loss": {"use": "GSPO"},
-            "train": {"packing": False, "gradient_checkpointing": True, "micro_batch_tokens": 64},
+            "train": {"packing": False, "gradient_checkpointing": True, "max_tokens_per_micro_batch": 64},
         },
         {"loss": {"use": "CISPO"}, "aggregation": {"use": "ConstantLength", "length": 32}},
     ],
@@ -112,7 +112,7 @@ def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
 )
 def test_settings_of_the_update_go_together(chain_model, tmp_path, sections):
     """A step with each trains what is to be trained, stays near its reference and keeps what is to be kept."""
-    small = {"num_steps": 1, "problems_per_step": 4, "num_mini_batches": 1}
+    small = {"num_steps": 1, "prompts_per_step": 4, "num_mini_batches": 1}
     merged = sections | {"train": small | sections.get("train", {}), "tree": {"depth": 2, "segment_len": 8}}
     run = prepare(settings(chain_model, **merged), tmp_path / "out", QUIET)
     rewards = iter([0.0, 1.0] * 1000)
@@ -132,7 +132,7 @@ def test_the_best_model_is_kept(chain_model, tmp_path, monkeypatch):
     rewards = iter([0.0, 1.0] * 1000)
 
     def trained(out, num_steps, scores):
-        small = {"num_steps": num_steps, "problems_per_step": 4}
+        small = {"num_steps": num_steps, "prompts_per_step": 4}
         sections = {"train": small, "eval": {"every": 1, "keep_best": True}, "optim": {"lr": 1e-3}}
         run = prepare(settings(chain_model, **sections), out, QUIET)
         run = replace(run, trainer=replace(run.trainer, task=replace_reward(run.task, lambda *_: next(rewards))))
@@ -159,10 +159,10 @@ def replace_reward(task, reward):
 
     class Rewarded:
         training_problems = staticmethod(task.training_problems)
-        held_out_problems = staticmethod(task.held_out_problems)
+        eval_problems = staticmethod(task.eval_problems)
 
         @staticmethod
-        def judge(asked):
-            return [Verdict(reward(problem, response), Outcome.CHECKED, None) for problem, response in asked]
+        def verify(asked):
+            return [Verdict(reward(problem, response), Outcome.GRADED, None) for problem, response in asked]
 
     return Rewarded()

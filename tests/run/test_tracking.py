@@ -78,7 +78,7 @@ def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monke
     """A tracker that fails in the middle is said, and the run has all its files."""
     tracker = Noting("table")
     use_tracker(monkeypatch, tracker)
-    small = {"num_steps": 2, "problems_per_step": 3, "trees_every": 2}
+    small = {"num_steps": 2, "prompts_per_step": 3, "save_trees_every": 2}
     tracking = {"trackers": ["wandb"], "sample_problems": 2, "sample_answers": 3}
     config = settings(chain_model, train=small, tracking=tracking)
     file = StringIO()

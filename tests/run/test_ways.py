@@ -70,11 +70,11 @@ def test_classes_can_be_chosen() -> None:
     """Of a section with `use`, with the class's own settings, in TOML's quotes of either kind."""
     way = read("tree:branching.use='RandomBranching',branching.low=2,branching.high=3,fallback.use=\"NoFallback\"")
     assert (way.config.branching, way.config.fallback) == (RandomBranching(2, 3), NoFallback())
-    (misplaced,) = mistakes("tree:branching.low=2")
+    (misplaced,) = errors("tree:branching.low=2")
     assert "branching.low: unknown setting; EvenBranching has none" in misplaced
 
 
-def mistakes(*texts: str) -> list[str]:
+def errors(*texts: str) -> list[str]:
     """The message for each text, which names it and is one line."""
     messages = []
     for text in texts:
@@ -87,7 +87,7 @@ def mistakes(*texts: str) -> list[str]:
 
 @pytest.mark.parametrize("text", ["", "beam", "Tree", " tree", "greedy:depth=2", "sequential:", "depth=2"])
 def test_other_kinds_are_refused(text: str) -> None:
-    (message,) = mistakes(text)
+    (message,) = errors(text)
     assert "is none of sequential, greedy, tree, tree:KEY=VALUE" in message
 
 
@@ -101,25 +101,25 @@ def test_other_kinds_are_refused(text: str) -> None:
 )
 def test_nothing_is_left_out_given_twice_or_wider_than_the_samples(text: str) -> None:
     """Tables compare ways by --samples, so the width is no setting of one."""
-    (message,) = mistakes(text)
+    (message,) = errors(text)
     assert "must be tree:KEY=VALUE,... with settings of [tree] other than width" in message
 
 
 @pytest.mark.parametrize("name", ["optim.lr", "engine.temperature", "trees.depth", "tree.tree.depth", "a.b.c"])
 def test_sections_that_do_not_shape_trees_are_refused(name: str) -> None:
-    (message,) = mistakes(f"tree:{name}=1")
+    (message,) = errors(f"tree:{name}=1")
     assert f"{name!r} is no setting of tree, initial_fork, branching, fallback, stopping" in message
 
 
 @pytest.mark.parametrize("value", ["", "two", "1=2", "[", "'a", "01", "RandomBranching"])
 def test_values_are_those_of_toml(value: str) -> None:
-    (message,) = mistakes(f"tree:depth={value}")
+    (message,) = errors(f"tree:depth={value}")
     assert f"{value!r} is no value of 'depth'" in message
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "2.0", "'2'", "true", "nan", "[2]", "{a=1}", "1e3", "1979-05-27"])
 def test_values_of_the_wrong_kind_are_refused(value: str) -> None:
-    (message,) = mistakes(f"tree:depth={value}")
+    (message,) = errors(f"tree:depth={value}")
     assert ": tree.depth" in message
 
 
@@ -133,13 +133,13 @@ def test_line_breaks_begin_no_further_settings() -> None:
         "tree:depth=1\r",
         "tree\x1b[2J",
     )
-    for message in mistakes(*texts):
+    for message in errors(*texts):
         assert "holds a character that is not printable" in message
 
 
 def test_line_breaks_that_toml_spells_stay_in_one_line() -> None:
     """An attribute that was not found was quoted as it stands, with its line break."""
-    mistakes(r'tree:branching.use="math:a\nb"', r'tree:branching.use="a\nb"', r'tree:depth="a\nb"', r'tree:"a\nb"=1')
+    errors(r'tree:branching.use="math:a\nb"', r'tree:branching.use="a\nb"', r'tree:depth="a\nb"', r'tree:"a\nb"=1')
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_line_breaks_that_toml_spells_stay_in_one_line() -> None:
 )
 def test_what_the_parser_gives_up_on_is_a_mistake(value: str) -> None:
     """Deep nesting ended in a RecursionError, thousands of digits in an error that did not name `sampling`."""
-    (message,) = mistakes(f"tree:segment_len={value}")
+    (message,) = errors(f"tree:segment_len={value}")
     assert message.endswith("is no value of 'segment_len'")
 
 

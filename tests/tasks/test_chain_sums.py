@@ -175,7 +175,7 @@ def test_the_corpus_refuses_a_share_above_one() -> None:
 
 
 def correct(task: ChainSums, problem: Problem, response: str) -> float:
-    return task.judge([(problem, response)])[0].correct
+    return task.verify([(problem, response)])[0].correct
 
 
 def problem_of(chain: Chain) -> Problem:
@@ -227,7 +227,7 @@ def test_training_problems_are_fresh_reproducible_and_distinct() -> None:
 
 def test_held_out_problems_are_distinct_and_never_trained_on() -> None:
     task = ChainSums(TOKENIZER, seed=0)
-    held_out = [problem.prompt for problem in task.held_out_problems(1000)]
+    held_out = [problem.prompt for problem in task.eval_problems(1000)]
     assert len(set(held_out)) == 1000
     assert all(map(is_held_out, held_out))
     training = task.training_problems(step=0, count=1000)
@@ -235,8 +235,8 @@ def test_held_out_problems_are_distinct_and_never_trained_on() -> None:
 
 
 def test_held_out_problems_are_the_same_for_all_seeds_and_counts() -> None:
-    few = ChainSums(TOKENIZER, seed=0).held_out_problems(10)
-    assert few == ChainSums(TOKENIZER, seed=1).held_out_problems(20)[:10]
+    few = ChainSums(TOKENIZER, seed=0).eval_problems(10)
+    assert few == ChainSums(TOKENIZER, seed=1).eval_problems(20)[:10]
 
 
 def test_one_prompt_in_ten_is_held_out() -> None:
@@ -263,7 +263,7 @@ def test_a_problem_holds_what_the_model_is_conditioned_on() -> None:
 
 def test_a_negative_count_is_refused() -> None:
     with pytest.raises(ValueError, match="count must not be negative, not -1"):
-        ChainSums(TOKENIZER, seed=0).held_out_problems(-1)
+        ChainSums(TOKENIZER, seed=0).eval_problems(-1)
 
 
 # --- the tokenizer

@@ -52,7 +52,7 @@ def test_the_second_one_comes_through_anywhere(first, second, capfd):
 
 
 def test_no_broad_except_can_swallow_it():
-    """A checker or a loss of someone else's may catch every Exception."""
+    """A verifier or a loss of someone else's may catch every Exception."""
     assert not issubclass(Interrupted, Exception)
 
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 
-KNOWN = (
+PRESETS = (
     *("72", "-3", "\\frac{1}{2}", "0.25", "x^2+1", "(1,2)", "\\{1,2\\}", "x>5", "[0,1)", "\\text{yes}", "3\\sqrt{2}"),
     *("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "y = 2x + 1", "\\pi"),
 )
@@ -16,7 +16,7 @@ def hostile_answers(count: int, seed: int) -> Iterator[tuple[str, str, str]]:
     kinds = list(_KINDS)
     for kind in rng.choices(kinds, [_KINDS[k][1] for k in kinds], k=count):
         text = _KINDS[kind][0](rng)
-        yield kind, text if "\\boxed" in text else f"so \\boxed{{{text}}}", rng.choice(KNOWN)
+        yield kind, text if "\\boxed" in text else f"so \\boxed{{{text}}}", rng.choice(PRESETS)
 
 
 def _nested(rng: random.Random) -> str:

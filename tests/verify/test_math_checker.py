@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.math import DEEPEST_PARSED, LONGEST_PARSED, MathChecker
+from treepo.verify.math import DEEPEST_PARSED, LONGEST_PARSED, MathVerifier
 
-CHECKER = MathChecker()
+CHECKER = MathVerifier()
 
 
 def votes(*answers: str) -> set[str | None]:
     """What responses with these answers count as, whatever the known answer is."""
-    return {CHECKER(f"\\boxed{{{answer}}}", known).given for answer in answers for known in ("12345", answers[0])}
+    return {
+        CHECKER(f"\\boxed{{{answer}}}", known).extracted_answer for answer in answers for known in ("12345", answers[0])
+    }
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def votes(*answers: str) -> set[str | None]:
 )
 def test_answers(response, answer, right):
     verdict = CHECKER(response, answer)
-    assert (verdict.correct, verdict.outcome) == (float(right), Outcome.CHECKED)
+    assert (verdict.correct, verdict.outcome) == (float(right), Outcome.GRADED)
 
 
 @pytest.mark.parametrize("response", ["", "so 72", "so \\boxed{72", "so \\boxed{}", "so \\boxed{ \n }"])
@@ -71,10 +73,10 @@ def test_without_a_complete_box_there_is_no_answer(response):
     ],
 )
 def test_what_is_too_much_to_parse_is_right_only_as_text(box):
-    response = CHECKER.written(box)
+    response = CHECKER.example_response(box)
     assert (CHECKER(response, "72").correct, CHECKER(response, "72").outcome) == (0.0, Outcome.UNPARSED)
-    assert (CHECKER(response, box).correct, CHECKER(response, box).outcome) == (1.0, Outcome.CHECKED)
-    assert CHECKER(response, "72").given == CHECKER(response, box).given
+    assert (CHECKER(response, box).correct, CHECKER(response, box).outcome) == (1.0, Outcome.GRADED)
+    assert CHECKER(response, "72").extracted_answer == CHECKER(response, box).extracted_answer
 
 
 def test_what_cannot_be_parsed_says_so():
@@ -115,7 +117,7 @@ def test_different_answers_are_different_votes():
         "x<1",
         "\\sqrt2",
     ]
-    assert len({CHECKER(f"\\boxed{{{answer}}}", "0").given for answer in answers}) == len(answers)
+    assert len({CHECKER(f"\\boxed{{{answer}}}", "0").extracted_answer for answer in answers}) == len(answers)
     long = ["x" * 600 + end for end in ("a", "b")]
     assert len(votes(*long)) == 2 and all(len(vote or "") <= 200 for vote in votes(*long))
 
@@ -130,7 +132,7 @@ def test_a_fraction_is_itself_however_it_is_written(above, below, factor):
         forms.append(str(above / below))
     for form in forms:
         verdict = CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above}}}{{{below}}}")
-        assert (verdict.correct, verdict.given) == (1.0, str(value))
+        assert (verdict.correct, verdict.extracted_answer) == (1.0, str(value))
         assert CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above + 1}}}{{{below}}}").correct == 0.0
 
 
@@ -182,8 +184,8 @@ def test_a_comparison_that_fails_says_so():
 
 def test_unequal_whole_numbers_need_no_sympy(monkeypatch):
     monkeypatch.setattr("treepo.verify.math._symbolic", lambda: pytest.fail("not needed"))
-    assert CHECKER("\\boxed{1,000}", "1001") == Verdict(0.0, Outcome.CHECKED, "1000")
-    assert CHECKER("\\boxed{0.50}", "\\frac12") == Verdict(1.0, Outcome.CHECKED, "1/2")
+    assert CHECKER("\\boxed{1,000}", "1001") == Verdict(0.0, Outcome.GRADED, "1000")
+    assert CHECKER("\\boxed{0.50}", "\\frac12") == Verdict(1.0, Outcome.GRADED, "1/2")
 
 
 @pytest.mark.parametrize(
@@ -206,4 +208,4 @@ def test_the_written_answer_is_right():
         "11\\sqrt{2}",
         "A",
     ]
-    assert math.fsum(CHECKER(CHECKER.written(answer), answer).correct for answer in answers) == len(answers)
+    assert math.fsum(CHECKER(CHECKER.example_response(answer), answer).correct for answer in answers) == len(answers)

@@ -1,4 +1,4 @@
-"""Processes that judge: what fails fails alone, what hangs is ended, and nothing is left behind."""
+"""DistContext that judge: what fails fails alone, what hangs is ended, and nothing is left behind."""
 
 import os
 import signal
@@ -13,22 +13,22 @@ import pytest
 
 from tests.verify.judges import said
 from treepo.data.problem import Outcome, Verdict
-from treepo.errors import StartError
-from treepo.verify.pool import CheckerPool, PoolSettings
-from treepo.verify.verifiers import ExactChecker, FunctionChecker
+from treepo.errors import VerifierStartError
+from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.verifiers import ExactVerifier, FunctionVerifier
 
-JUDGE = FunctionChecker("tests.verify.judges:judge")
-RIGHT, WRONG = (Verdict(correct, Outcome.CHECKED, None) for correct in (1.0, 0.0))
+JUDGE = FunctionVerifier("tests.verify.judges:judge")
+RIGHT, WRONG = (Verdict(correct, Outcome.GRADED, None) for correct in (1.0, 0.0))
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[CheckerPool]:
+def pool() -> Iterator[VerifierPool]:
     """One for the tests that need nothing else of it; its limits are those of the tests."""
-    with CheckerPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
+    with VerifierPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
         yield shared
 
 
-def ask(pool: CheckerPool, *responses: str) -> list[Verdict]:
+def ask(pool: VerifierPool, *responses: str) -> list[Verdict]:
     return pool.check([(response, "a") for response in responses])
 
 
@@ -56,17 +56,17 @@ def test_verdicts_come_in_the_order_asked(pool):
 
 
 def test_nothing_asked_starts_nothing():
-    assert CheckerPool(FunctionChecker("no.such:thing")).check([]) == []
+    assert VerifierPool(FunctionVerifier("no.such:thing")).check([]) == []
 
 
 def test_what_a_function_may_return(pool):
     verdicts = ask(pool, "a", "b", "half", "\\boxed{ x  y }")
-    assert verdicts == [RIGHT, WRONG, Verdict(0.5, Outcome.CHECKED, None), Verdict(0.0, Outcome.CHECKED, "x y")]
+    assert verdicts == [RIGHT, WRONG, Verdict(0.5, Outcome.GRADED, None), Verdict(0.0, Outcome.GRADED, "x y")]
 
 
 def test_failures_fail_alone_and_are_told():
     """Raising, leaving, being killed, running out of memory, returning nonsense: each is CRASHED, the others judged."""
-    with CheckerPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+    with VerifierPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
         bad = ["raise", "exit", "die", "memory", "two", "nothing"]
         verdicts = ask(own, *[response for one in bad for response in ("a", one, "b")])
         assert verdicts == [RIGHT, Verdict(0.0, Outcome.CRASHED, None), WRONG] * len(bad)
@@ -94,7 +94,7 @@ def test_what_is_printed_does_not_get_between(pool):
 
 
 def test_processes_that_a_function_started_end_with_its_worker(pool):
-    child = ask(pool, "child")[0].given
+    child = ask(pool, "child")[0].extracted_answer
     assert lives(child)
     pool.close()
     assert is_gone_soon(child)
@@ -106,25 +106,29 @@ def test_workers_are_light(pool):
 
 def test_a_worker_that_grew_is_replaced_after_its_answer():
     """Else what one answer left behind would leave too little memory to the next."""
-    with CheckerPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+    with VerifierPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
         verdicts = ask(own, *["pid", "keep"] * 2, "pid")
-        assert [verdict.outcome for verdict in verdicts] == [Outcome.CHECKED] * 5
-        assert len({verdict.given for verdict in verdicts[::2]}) == 3
+        assert [verdict.outcome for verdict in verdicts] == [Outcome.GRADED] * 5
+        assert len({verdict.extracted_answer for verdict in verdicts[::2]}) == 3
         assert own.problems == []
 
 
 def test_a_worker_that_died_between_rounds_is_replaced():
-    with CheckerPool(JUDGE, PoolSettings(num_workers=1)) as own:
+    with VerifierPool(JUDGE, PoolSettings(num_workers=1)) as own:
         (first,) = ask(own, "pid")
-        os.kill(int(first.given or ""), signal.SIGKILL)
-        assert is_gone_soon(first.given)
+        os.kill(int(first.extracted_answer or ""), signal.SIGKILL)
+        assert is_gone_soon(first.extracted_answer)
         again = ask(own, "pid", "a")
-        assert again[0].outcome is Outcome.CHECKED and again[0].given != first.given and again[1] == RIGHT
+        assert (
+            again[0].outcome is Outcome.GRADED
+            and again[0].extracted_answer != first.extracted_answer
+            and again[1] == RIGHT
+        )
 
 
 def test_megabytes_and_any_character_arrive():
     text = "\x00\ud800x\udfff\U0001f600\n" * 100_000
-    with CheckerPool(FunctionChecker("tests.verify.judges:measure"), PoolSettings(num_workers=1)) as own:
+    with VerifierPool(FunctionVerifier("tests.verify.judges:measure"), PoolSettings(num_workers=1)) as own:
         assert own.check([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
 
 
@@ -151,19 +155,19 @@ def test_threads_take_turns(pool):
     ],
 )
 def test_a_function_that_cannot_be_found_is_named(function, message):
-    with CheckerPool(FunctionChecker(function)) as own, pytest.raises(ValueError, match=message):
+    with VerifierPool(FunctionVerifier(function)) as own, pytest.raises(ValueError, match=message):
         ask(own, "a")
 
 
 def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\nos.write(2, b'I cannot')\nos._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    message = "^checker.function 'deadly:judge': a worker could not start, exit status 3: I cannot$"
-    with CheckerPool(FunctionChecker("deadly:judge")) as own, pytest.raises(StartError, match=message):
+    message = "^verifier.function 'deadly:judge': a worker could not start, exit status 3: I cannot$"
+    with VerifierPool(FunctionVerifier("deadly:judge")) as own, pytest.raises(VerifierStartError, match=message):
         ask(own, "a")
 
 
-class Local(ExactChecker):
+class Local(ExactVerifier):
     """Its fields are no JSON."""
 
     def __init__(self) -> None:
@@ -172,8 +176,8 @@ class Local(ExactChecker):
 
 
 def test_a_checker_whose_fields_are_no_json_is_named():
-    with pytest.raises(ValueError, match="checker Local: fields must be what JSON can hold"):
-        ask(CheckerPool(Local()), "a")
+    with pytest.raises(ValueError, match="verifier Local: fields must be what JSON can hold"):
+        ask(VerifierPool(Local()), "a")
 
 
 def test_an_interrupt_leaves_no_worker_and_the_pool_usable():
@@ -182,8 +186,8 @@ def test_an_interrupt_leaves_no_worker_and_the_pool_usable():
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with CheckerPool(JUDGE, PoolSettings(num_workers=2)) as own:
-        pids = [verdict.given for verdict in ask(own, *["pid"] * 8)]
+    with VerifierPool(JUDGE, PoolSettings(num_workers=2)) as own:
+        pids = [verdict.extracted_answer for verdict in ask(own, *["pid"] * 8)]
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -199,8 +203,8 @@ def test_workers_end_with_their_parent():
     """Idle ones when their input closes, others by their own alarm, even if the parent was killed."""
     code = (
         "from tests.verify.test_pool import *\n"
-        "own = CheckerPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=0.5))\n"
-        "print(*{v.given for v in ask(own, *['pid'] * 50)} - {None}, flush=True)\n"
+        "own = VerifierPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=0.5))\n"
+        "print(*{v.extracted_answer for v in ask(own, *['pid'] * 50)} - {None}, flush=True)\n"
         "import treepo.verify.pool as r; r.time.monotonic = lambda: 0.0\n"
         "ask(own, 'sleep')\n"
     )

@@ -1,23 +1,23 @@
-"""A checker that does not recognise the known answers is found before a run."""
+"""A verifier that does not recognise the known answers is found before a run."""
 
 from collections.abc import Sequence
 
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.pool import CheckerPool
+from treepo.verify.pool import VerifierPool
 from treepo.verify.task import probe
-from treepo.verify.verifiers import ChoiceChecker
+from treepo.verify.verifiers import ChoiceVerifier
 
 
-class Prepared(CheckerPool):
+class Prepared(VerifierPool):
     """Judges in this process."""
 
     def check(self, asked: Sequence[tuple[str, str]]) -> list[Verdict]:
-        return [self.checker(response, answer) for response, answer in asked]
+        return [self.verifier(response, answer) for response, answer in asked]
 
 
-POOL = Prepared(ChoiceChecker())
+POOL = Prepared(ChoiceVerifier())
 
 
 def test_all_recognised_is_nothing_to_say():
@@ -39,12 +39,12 @@ def test_one_odd_answer_is_told(good):
     ],
 )
 def test_more_stop_the_run(answers, shown):
-    with pytest.raises(ValueError, match="ChoiceChecker does not recognise " + shown):
+    with pytest.raises(ValueError, match="ChoiceVerifier does not recognise " + shown):
         probe(POOL, answers)
 
 
 def test_the_first_problem_is_told():
-    pool = Prepared(ChoiceChecker())
+    pool = Prepared(ChoiceVerifier())
     pool.problems.append("ZeroDivisionError: no (x.py:1)")
     with pytest.raises(ValueError, match=r"known answers: '1': unparsed \(ZeroDivisionError: no \(x.py:1\)\)"):
         probe(pool, ["1"])
@@ -53,7 +53,7 @@ def test_the_first_problem_is_told():
 def test_wrong_is_wrong():
     class Backwards(Prepared):
         def check(self, asked):
-            return [Verdict(0.0, Outcome.CHECKED, None) for _ in asked]
+            return [Verdict(0.0, Outcome.GRADED, None) for _ in asked]
 
     with pytest.raises(ValueError, match="'A': judged wrong"):
-        probe(Backwards(ChoiceChecker()), ["A"])
+        probe(Backwards(ChoiceVerifier()), ["A"])

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Outcome
-from treepo.verify.math import MathChecker
-from treepo.verify.pool import CheckerPool, PoolSettings
+from treepo.verify.math import MathVerifier
+from treepo.verify.pool import PoolSettings, VerifierPool
 from treepo.verify.process import packed, take_message
 from treepo.verify.task import probe
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[CheckerPool]:
-    with CheckerPool(MathChecker(), PoolSettings(num_workers=1, time_limit_s=20)) as shared:
+def pool() -> Iterator[VerifierPool]:
+    with VerifierPool(MathVerifier(), PoolSettings(num_workers=1, time_limit_s=20)) as shared:
         yield shared
 
 
@@ -47,8 +47,10 @@ def test_math_verifys_own_pairs_agree_but_for_what_is_listed(pool):
 def test_equal_answers_to_a_problem_are_one_vote(pool):
     """Its reference solution and its answer as it is known."""
     pairs = math500_solutions()[::10]
-    verdicts = pool.check([given for pair in pairs for given in (pair, (MathChecker().written(pair[1]), "0"))])
-    votes = [verdict.given for verdict in verdicts]
+    verdicts = pool.check(
+        [given for pair in pairs for given in (pair, (MathVerifier().example_response(pair[1]), "0"))]
+    )
+    votes = [verdict.extracted_answer for verdict in verdicts]
     assert sum(first == second for first, second in zip(votes[::2], votes[1::2], strict=True)) >= 0.95 * len(pairs)
 
 
@@ -61,7 +63,7 @@ def test_hostile_answers_are_wrong_and_the_next_is_judged(pool):
     drawn = [(response, known) for kind, response, known in hostile_answers(100, seed=1) if kind in quick]
     verdicts = pool.check([asked for pair in drawn for asked in (pair, ("\\boxed{72}", "72"))])
     assert {verdict.correct for verdict in verdicts[::2]} == {0.0}
-    assert {(verdict.correct, verdict.outcome) for verdict in verdicts[1::2]} == {(1.0, Outcome.CHECKED)}
+    assert {(verdict.correct, verdict.outcome) for verdict in verdicts[1::2]} == {(1.0, Outcome.GRADED)}
 
 
 def test_hostile_answers_depend_on_the_seed_alone():

@@ -1,46 +1,49 @@
-"""A checker as a section of a recipe."""
+"""A verifier as a section of a recipe."""
 
 from dataclasses import dataclass
 
 import pytest
 
 from treepo.config.load import resolve_as
-from treepo.verify.base import Checker
-from treepo.verify.math import MathChecker
+from treepo.verify.base import Verifier
+from treepo.verify.math import MathVerifier
 from treepo.verify.pool import PoolSettings
-from treepo.verify.verifiers import ChoiceChecker, ExactChecker, FunctionChecker, NumericChecker
+from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
 
 
 @dataclass(frozen=True)
 class Sections:
     """As those of a run."""
 
-    checker: Checker = MathChecker()
+    verifier: Verifier = MathVerifier()
     checking: PoolSettings = PoolSettings()
 
 
 @pytest.mark.parametrize(
-    ("recipe", "checker"),
+    ("recipe", "verifier"),
     [
-        ({}, MathChecker()),
-        ({"use": "ExactChecker", "ignore_case": True}, ExactChecker(ignore_case=True)),
-        ({"use": "NumericChecker", "rel_tol": 0.01}, NumericChecker(rel_tol=0.01)),
-        ({"use": "ChoiceChecker", "letters": "ABCD"}, ChoiceChecker(letters="ABCD")),
-        ({"use": "FunctionChecker", "function": "a.b:c"}, FunctionChecker("a.b:c")),
-        ({"use": "treepo.task.checking:ExactChecker"}, ExactChecker()),
+        ({}, MathVerifier()),
+        ({"use": "ExactVerifier", "ignore_case": True}, ExactVerifier(ignore_case=True)),
+        ({"use": "NumericVerifier", "rel_tol": 0.01}, NumericVerifier(rel_tol=0.01)),
+        ({"use": "ChoiceVerifier", "letters": "ABCD"}, ChoiceVerifier(letters="ABCD")),
+        ({"use": "FunctionVerifier", "function": "a.b:c"}, FunctionVerifier("a.b:c")),
+        ({"use": "treepo.task.checking:ExactVerifier"}, ExactVerifier()),
     ],
 )
-def test_ours_are_found_by_name(recipe, checker):
-    assert resolve_as(Sections, {"checker": recipe}).checker == checker
+def test_ours_are_found_by_name(recipe, verifier):
+    assert resolve_as(Sections, {"verifier": recipe}).verifier == verifier
 
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"checker": {"use": "FunctionChecker"}}, "checker.function: FunctionChecker needs a value"),
-        ({"checker": {"use": "FunctionChecker", "function": "x"}}, "checker.function must be written module:function"),
-        ({"checker": {"use": "NumericChecker", "rel_tol": -1.0}}, "checker.rel_tol must be a number of at least 0"),
-        ({"checking": {"num_workers": -1}}, "checking.num_workers must be at least 0, got -1"),
+        ({"verifier": {"use": "FunctionVerifier"}}, "verifier.function: FunctionVerifier needs a value"),
+        (
+            {"verifier": {"use": "FunctionVerifier", "function": "x"}},
+            "verifier.function must be written module:function",
+        ),
+        ({"verifier": {"use": "NumericVerifier", "rel_tol": -1.0}}, "verifier.rel_tol must be a number of at least 0"),
+        ({"checking": {"num_workers": -1}}, "verifier_pool.num_workers must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_named(recipe, message):

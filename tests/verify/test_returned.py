@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.pool import CheckerPool, PoolSettings
-from treepo.verify.verifiers import FunctionChecker
+from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.verifiers import FunctionVerifier
 
 
 def changed() -> Verdict:
     """A verdict that was made well and then spoilt."""
-    verdict = Verdict(1.0, Outcome.CHECKED, None)
+    verdict = Verdict(1.0, Outcome.GRADED, None)
     object.__setattr__(verdict, "outcome", "foo")
     object.__setattr__(verdict, "given", 5)
     return verdict
@@ -28,12 +28,12 @@ NUMBERS: dict[str, tuple[object, float]] = {
     "np.int64": (np.int64(1), 1.0),
     "0-d": (np.array(0.75), 0.75),
     "Fraction": (Fraction(1, 4), 0.25),
-    "Verdict": (Verdict(np.float32(0.5), Outcome.CHECKED, "x"), 0.5),
+    "Verdict": (Verdict(np.float32(0.5), Outcome.GRADED, "x"), 0.5),
 }
 
 NONSENSE: dict[str, Callable[[], object]] = {
     "outcome": lambda: Verdict(0.0, "foo", None),
-    "given": lambda: Verdict(1.0, Outcome.CHECKED, given=5),
+    "given": lambda: Verdict(1.0, Outcome.GRADED, extracted_answer=5),
     "text": lambda: "1",
     "np.int64": lambda: np.int64(2),
     "nan": lambda: np.float32("nan"),
@@ -52,16 +52,16 @@ def nonsense(response: str, answer: str) -> object:
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[CheckerPool]:
-    with CheckerPool(FunctionChecker(f"{__name__}:nonsense"), PoolSettings(num_workers=1)) as shared:
+def pool() -> Iterator[VerifierPool]:
+    with VerifierPool(FunctionVerifier(f"{__name__}:nonsense"), PoolSettings(num_workers=1)) as shared:
         yield shared
 
 
 def test_numbers_of_numpy_are_numbers():
     """np.bool_, np.float32 and np.int64 were refused, though comparing arrays gives nothing else."""
-    with CheckerPool(FunctionChecker(f"{__name__}:number"), PoolSettings(num_workers=1)) as own:
+    with VerifierPool(FunctionVerifier(f"{__name__}:number"), PoolSettings(num_workers=1)) as own:
         verdicts = own.check([(name, "") for name in NUMBERS])
-    assert [(v.correct, v.outcome) for v in verdicts] == [(to, Outcome.CHECKED) for _, to in NUMBERS.values()]
+    assert [(v.correct, v.outcome) for v in verdicts] == [(to, Outcome.GRADED) for _, to in NUMBERS.values()]
     assert own.problems == []
 
 
@@ -70,7 +70,7 @@ def test_nonsense_is_a_crash_of_one_answer(name, pool):
     """An outcome that is none ended the run in the parent; a `given` that is no text killed the worker."""
     pool.problems.clear()
     verdicts = pool.check([("fine", ""), (name, ""), ("fine", "")])
-    assert [v.outcome for v in verdicts] == [Outcome.CHECKED, Outcome.CRASHED, Outcome.CHECKED]
+    assert [v.outcome for v in verdicts] == [Outcome.GRADED, Outcome.CRASHED, Outcome.GRADED]
     (problem,) = pool.problems
     assert "Error: " in problem and "Traceback" not in problem and "exit status" not in problem
 
@@ -79,8 +79,8 @@ def test_nonsense_is_a_crash_of_one_answer(name, pool):
     ("fields", "message"),
     [
         ((0.0, "foo", None), "outcome must be an Outcome, got 'foo'"),
-        ((0.0, "checked", None), "outcome must be an Outcome, got 'checked'"),
-        ((1.0, Outcome.CHECKED, 5), "given must be text or None, got 5"),
+        ((0.0, "graded", None), "outcome must be an Outcome, got 'graded'"),
+        ((1.0, Outcome.GRADED, 5), "given must be text or None, got 5"),
     ],
 )
 def test_a_verdict_checks_its_fields(fields, message):

@@ -12,7 +12,7 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.errors import StrategyError
 from treepo.learn.trainer import Trainer
 from treepo.tree import StopReason, Tree
-from treepo.verify.rewards import Answers, ShapedReward, Verified, check_figures, part_figures
+from treepo.verify.rewards import Answers, ScoredLeaves, ShapedReward, component_metrics, verdict_metrics
 
 SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25, length=0.5)
 
@@ -20,14 +20,14 @@ SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25,
 class PlainTrainer(Trainer):
     """Rewards each leaf with what the task says, as before there were parts."""
 
-    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[Verified]:
+    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """One question per leaf, tree by tree."""
         verified = []
         for problem, tree in zip(problems, trees, strict=True):
             texts = [self.policy.decode(t.token_ids.tolist()) for t in tree.trajectories()]
-            verdicts = self.task.judge([(problem, text) for text in texts])
+            verdicts = self.task.verify([(problem, text) for text in texts])
             rewards = np.array([v.correct for v in verdicts])
-            verified.append(Verified(verdicts, rewards, {}, rewards))
+            verified.append(ScoredLeaves(verdicts, rewards, {}, rewards))
         return verified
 
 
@@ -125,18 +125,18 @@ def test_a_length_neutral_reward_trains() -> None:
 
 def test_a_part_that_some_trees_lack_counts_as_nothing_there() -> None:
     """So that the means of all parts still add up to that of the rewards."""
-    wrong = [Verdict(0.0, Outcome.CHECKED, None)] * 2
-    one = Verified(wrong, np.zeros(2), {"a": np.ones(2)}, np.ones(2))
-    other = Verified(wrong, np.zeros(2), {"a": np.ones(2), "b": np.array([1.0, 3.0])}, np.array([2.0, 4.0]))
-    assert part_figures([one, other]) == {"reward/a": 1.0, "reward/b": 1.0}
+    wrong = [Verdict(0.0, Outcome.GRADED, None)] * 2
+    one = ScoredLeaves(wrong, np.zeros(2), {"a": np.ones(2)}, np.ones(2))
+    other = ScoredLeaves(wrong, np.zeros(2), {"a": np.ones(2), "b": np.array([1.0, 3.0])}, np.array([2.0, 4.0]))
+    assert component_metrics([one, other]) == {"reward/a": 1.0, "reward/b": 1.0}
 
 
 def test_verdicts_that_came_without_comparing_are_counted() -> None:
-    """A share for each way, 0 where none came about so: a checker that fails does not look like a weak model."""
-    outcomes = [Outcome.CHECKED, Outcome.TIMEOUT, Outcome.NO_ANSWER, Outcome.TIMEOUT]
-    verified = [Verified([Verdict(0.0, o, None)], np.zeros(1), {}, np.zeros(1)) for o in outcomes]
-    shares = {"check/no_answer": 0.25, "check/unparsed": 0.0, "check/timeout": 0.5, "check/crashed": 0.0}
-    assert check_figures(verified) == shares
+    """A share for each way, 0 where none came about so: a verifier that fails does not look like a weak model."""
+    outcomes = [Outcome.GRADED, Outcome.TIMEOUT, Outcome.NO_ANSWER, Outcome.TIMEOUT]
+    verified = [ScoredLeaves([Verdict(0.0, o, None)], np.zeros(1), {}, np.zeros(1)) for o in outcomes]
+    shares = {"verify/no_answer": 0.25, "verify/unparsed": 0.0, "verify/timeout": 0.5, "verify/crashed": 0.0}
+    assert verdict_metrics(verified) == shares
 
 
 @pytest.mark.parametrize(

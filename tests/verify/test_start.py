@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.errors import StartError
-from treepo.verify.base import Checker
-from treepo.verify.pool import CheckerPool, PoolSettings
-from treepo.verify.verifiers import FunctionChecker
+from treepo.errors import VerifierStartError
+from treepo.verify.base import Verifier
+from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.verifiers import FunctionVerifier
 
 
-def refusal(checker: Checker) -> str:
-    """What is said of a checker that cannot be started."""
-    with CheckerPool(checker, PoolSettings(num_workers=1)) as pool, pytest.raises(StartError) as caught:
+def refusal(verifier: Verifier) -> str:
+    """What is said of a verifier that cannot be started."""
+    with VerifierPool(verifier, PoolSettings(num_workers=1)) as pool, pytest.raises(VerifierStartError) as caught:
         pool.check([("a", "a")])
     return str(caught.value)
 
 
-def write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> FunctionChecker:
+def write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> FunctionVerifier:
     (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(folder)
-    return FunctionChecker(f"{name}:judge")
+    return FunctionVerifier(f"{name}:judge")
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ def write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text:
     [
         ("import sys\nsys.exit(4)\n", "SystemExit(4)"),
         ("sys.exit(4)\n", """NameError("name 'sys' is not defined")"""),
-        ("def judge(:\n", "SyntaxError("),
+        ("def verify(:\n", "SyntaxError("),
     ],
 )
 def test_a_module_that_leaves_at_import_is_named(text, reason, tmp_path, monkeypatch):
     """sys.exit raises what is no Exception: the worker just ended, and a traceback followed."""
     said = refusal(write_module(tmp_path, monkeypatch, "leaves", text))
-    assert said.startswith(f"checker.function cannot be imported, 'leaves:judge': {reason}")
+    assert said.startswith(f"verifier.function cannot be imported, 'leaves:judge': {reason}")
     assert "\n" not in said
 
 
@@ -47,12 +47,12 @@ def test_a_module_that_hangs_at_import_is_named_with_the_limit(tmp_path, monkeyp
     """It took 120 s and ended in a traceback."""
     monkeypatch.setattr("treepo.verify.pool.START_LIMIT_S", 0.5)
     said = refusal(write_module(tmp_path, monkeypatch, "hangs", "import time\ntime.sleep(600)\n"))
-    assert said == "checker.function 'hangs:judge': a worker was not ready within 0.5 s, ended by SIGKILL"
+    assert said == "verifier.function 'hangs:judge': a worker was not ready within 0.5 s, ended by SIGKILL"
 
 
 @dataclass(frozen=True)
 class Fails:
-    """A checker of one's own that cannot be loaded."""
+    """A verifier of one's own that cannot be loaded."""
 
     how: str = ""
     after: float = 1.0
@@ -67,17 +67,17 @@ class Fails:
     def __call__(self, response: str, answer: str) -> Verdict:
         return Verdict(0.0, Outcome.NO_ANSWER, None)
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         return answer
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("exit", "checker: Fails cannot be loaded: SystemExit: no license (test_start.py:"),
-        ("key", "checker: Fails cannot be loaded: KeyError: 'table' (test_start.py:"),
-        ("setting", "checker.after must be at least 2, got 1.0"),
-        ("other", "checker: no such file"),
+        ("exit", "verifier: Fails cannot be loaded: SystemExit: no license (test_start.py:"),
+        ("key", "verifier: Fails cannot be loaded: KeyError: 'table' (test_start.py:"),
+        ("setting", "verifier.after must be at least 2, got 1.0"),
+        ("other", "verifier: no such file"),
     ],
 )
 def test_a_class_that_cannot_be_loaded_is_named(how, said):
@@ -90,8 +90,8 @@ def test_a_fork_that_ends_leaves_the_workers_alone():
     code = (
         "import os, sys\n"
         "from treepo.task.checking import *\n"
-        "pool = CheckerPool(FunctionChecker('tests.verify.judges:judge'), PoolSettings(num_workers=1))\n"
-        "def worker(): return pool.check([('pid', 'a')])[0].given\n"
+        "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), PoolSettings(num_workers=1))\n"
+        "def worker(): return pool.check([('pid', 'a')])[0].extracted_answer\n"
         "first = worker()\n"
         "for deed in (lambda: None, pool.close, lambda: worker() != first or os._exit(9)):\n"
         "    child = os.fork()\n"

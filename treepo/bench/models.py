@@ -94,7 +94,7 @@ def _tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator
     """Half of the first stretch is the prompt; every token below it is numbered in place of its log-probability."""
     trunk = random_ids(rng, vocab_size, sizes[0])
     prompt_len = sizes[0] // 2
-    tree = Tree.planted(name, trunk[:prompt_len], 0)
+    tree = Tree.from_prompt(name, trunk[:prompt_len], 0)
     num_tokens = 0
 
     def add(parent: int, ids: np.ndarray, stop: StopReason | None) -> int:
@@ -137,8 +137,8 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
         problems = task.training_problems(0, settings.problems)
         trees = trainer.grow(problems, step=1)
         rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
-        credited = zip(trees, credit(trees, rewards, config.credit), strict=True)
-        kept = [(tree, advantages) for tree, advantages in credited if advantages is not None]
+        compute_advantages = zip(trees, credit(trees, rewards, config.credit), strict=True)
+        kept = [(tree, advantages) for tree, advantages in compute_advantages if advantages is not None]
         if not kept:
             raise ValueError(f"task: none of {len(trees)} trees of width {width} carries a signal: their rewards agree")
         yield Workload([tree for tree, _ in kept], [advantages for _, advantages in kept])

@@ -26,8 +26,8 @@ from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack
+from treepo.grow.growth import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
@@ -72,19 +72,19 @@ class RolloutBench:
             PlainContender(batch, self.plain_model, self.problems, width, response_len, temperature, self.eos_ids)
             for batch in settings.plain_batches
         ]
-        star = Rules.star(width, response_len, self.policy.decode)
+        star = GrowthRules.star(width, response_len, self.policy.decode)
         trees = [self._tree(*sizes) for sizes in self.config.grid.trees(width, response_len)]
         return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
 
     def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeContender:
         answer = "box_and_eos" if self.config.bench.answers_end else "never"
         stopping = StopRules(answer=answer, repetition="never")
-        rules = Rules(shape, fork, EvenBranching(), Resume(), stopping, self.policy.decode)
+        rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode)
         aligned = f" a{shape.align}" if shape.align > 1 else ""
         name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}{aligned}"
         return self._over_engine(name, rules)
 
-    def _over_engine(self, name: str, rules: Rules) -> TreeContender:
+    def _over_engine(self, name: str, rules: GrowthRules) -> TreeContender:
         temperature, seed = self.config.engine.temperature, self.config.bench.seed
         return TreeContender(name, self.engine, self.policy.model, rules, self.problems, temperature, seed)
 

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, EngineCounters, Sampling
-from treepo.grow.growth import Rules
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.packing import num_distinct
 from treepo.tree import ROOT, Node, StopReason, Tree
@@ -115,7 +115,7 @@ class TreeContender:
     name: str
     engine: Engine
     model: PreTrainedModel
-    rules: Rules
+    rules: GrowthRules
     problems: Sequence[Problem]
     temperature: float
     seed: int
@@ -203,7 +203,7 @@ def stars(problems: Sequence[Problem], responses: Sequence[np.ndarray]) -> list[
     trees: dict[str, Tree] = {}
     below: dict[str, list[np.ndarray]] = defaultdict(list)
     for problem, response in zip(problems, responses, strict=True):
-        trees.setdefault(problem.id, Tree.planted(problem.id, np.array(problem.prompt_ids, np.int32), 0))
+        trees.setdefault(problem.id, Tree.from_prompt(problem.id, np.array(problem.prompt_ids, np.int32), 0))
         below[problem.id].append(response)
     for problem_id, tree in trees.items():
         for ids in below[problem_id]:

@@ -204,7 +204,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Trees of the built-in task, grown and credited as in the first step of `treepo train`."""
+    """Trees of the built-in task, grown and compute_advantages as in the first step of `treepo train`."""
 
     widths: Counts = (8, 16)
     """Trajectories per tree; every value is measured."""
@@ -224,7 +224,7 @@ class UpdateBenchSettings:
     repeats: Count = 5
     """Measured rounds, after one that warms up; in each, every contender runs once."""
 
-    micro_batch_tokens: Count = 8192
+    max_tokens_per_micro_batch: Count = 8192
     """Most tokens of one forward, as in training."""
 
     gradient_checkpointing: bool = False

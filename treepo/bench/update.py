@@ -70,7 +70,7 @@ def keep(report: UpdateReport, out: Path) -> None:
 
 
 def _synthetic(config: UpdateBenchConfig) -> UpdateBench:
-    settings, seed, max_tokens = config.synthetic, config.bench.seed, config.bench.micro_batch_tokens
+    settings, seed, max_tokens = config.synthetic, config.bench.seed, config.bench.max_tokens_per_micro_batch
     sizes = [level_sizes(settings.distinct, sharing, settings.leaves) for sharing in settings.sharing]
     longest = max(sum(-(-size // 2**level) for level, size in enumerate(levels)) for levels in sizes)
     policy = load_or_make(config.model, config.architecture, longest, seed)

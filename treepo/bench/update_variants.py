@@ -74,7 +74,7 @@ class UpdateContender:
     def num_forwarded(self) -> int:
         """Tokens of the last run's forwards, with padding."""
         sizes = [part.num_tokens for part in self.parts]
-        if self.updater.scorer.is_packable:
+        if self.updater.scorer.supports_tree_attention:
             return sum(sizes)
         batches = self.updater.scorer.batches(self.parts, self.updater.max_tokens)
         return sum(len(batch) * max(sizes[i] for i in batch) for batch in batches)
@@ -94,12 +94,16 @@ def make_contender(
 ) -> UpdateContender:
     """One of NAMES, with a model and an optimiser of its own."""
     model = deepcopy(start)
-    is_packable = name != PADDED
-    if not is_packable:
+    supports_tree_attention = name != PADDED
+    if not supports_tree_attention:
         model.set_attn_implementation("sdpa")
     if settings.gradient_checkpointing:
         recompute_activations(model)
-    scorer = Scorer(model, has_plain_head=has_plain_head(model, is_packable), is_packable=is_packable)
+    scorer = Scorer(
+        model,
+        has_plain_head=has_plain_head(model, supports_tree_attention),
+        supports_tree_attention=supports_tree_attention,
+    )
     optimizer, schedule = make_optimizer(model, OptimSettings(warmup_steps=0))
     # Gradients are left as long as they are, so that they can be compared.
     updater = Updater(
@@ -109,7 +113,7 @@ def make_contender(
         Penalties(),
         optimizer,
         schedule,
-        settings.micro_batch_tokens,
+        settings.max_tokens_per_micro_batch,
         max_grad_norm=math.inf,
         packing=name == PACKED,
     )

@@ -56,7 +56,7 @@ def eval_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.errors import CheckingError, EngineError, StoreError, StrategyError
+    from treepo.errors import EngineError, StoreError, StrategyError, VerifierError
     from treepo.evaluate.store import AnswerStore
     from treepo.report.terminal import Terminal
     from treepo.run.evaluate import conclude
@@ -74,7 +74,7 @@ def eval_command(options: argparse.Namespace, overrides: dict[str, dict[str, Any
                 _answer(evaluation, model, terminal)
             with users_mistakes():
                 conclude(evaluation, terminal)
-    except (StrategyError, EngineError, CheckingError, StoreError) as error:
+    except (StrategyError, EngineError, VerifierError, StoreError) as error:
         raise UsageError(str(error)) from error
 
 

@@ -10,9 +10,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Settings, is_data_given
-from treepo.distributed import joined, rank_of_environment
+from treepo.distributed import init_distributed, rank_of_environment
 from treepo.errors import (
-    CheckingError,
     EngineError,
     Interrupted,
     LostError,
@@ -20,6 +19,7 @@ from treepo.errors import (
     StrategyError,
     TrackerError,
     UsageError,
+    VerifierError,
     program,
     users_mistakes,
 )
@@ -56,7 +56,7 @@ def run_training(recipe: str | None, resumed: Path | None, out: Path, overrides:
             if progress is None:
                 seed_random(run.config.train.seed + run.processes.rank)
             train(run, folder, terminal, progress)
-    except (StrategyError, EngineError, CheckingError, TrackerError) as error:
+    except (StrategyError, EngineError, VerifierError, TrackerError) as error:
         raise UsageError(str(error)) from error
     except Interrupted as error:
         print(f"{program()}: {error}", file=sys.stderr)
@@ -74,7 +74,9 @@ def _gone_on(
     if rank_of_environment() == 0:
         stack.enter_context(claimed(folder, terminal.say))
     config = continued_settings(folder, overrides)
-    job = stack.enter_context(joined(config.model.device, config.processes.shard_size, config.processes.timeout_s))
+    job = stack.enter_context(
+        init_distributed(config.model.device, config.processes.shard_size, config.processes.timeout_s)
+    )
     run, progress = resume(config, folder, terminal, job)
     stack.callback(run.close)
     return run, folder, progress
@@ -82,12 +84,14 @@ def _gone_on(
 
 def _begun(stack: ExitStack, base: Settings, overrides: Settings, out: Path, terminal: Terminal) -> tuple[Run, Path]:
     config = resolve(base, overrides)
-    job = stack.enter_context(joined(config.model.device, config.processes.shard_size, config.processes.timeout_s))
+    job = stack.enter_context(
+        init_distributed(config.model.device, config.processes.shard_size, config.processes.timeout_s)
+    )
     # A folder that is named after the time is not called the same by all.
-    folder = job.processes.of_first(out)
+    folder = job.processes.broadcast(out)
     run = prepare(config, folder, terminal, job)
     stack.callback(run.close)
-    with job.processes.together():
+    with job.processes.synced_errors():
         if job.processes.is_first:
             stack.enter_context(claimed(folder, terminal.say))
     record_origin(run, folder)

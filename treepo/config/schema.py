@@ -15,15 +15,15 @@ from treepo.data.prompts import PromptTemplate
 from treepo.engine.settings import ServerSettings
 from treepo.engine.vllm.start import VllmSettings
 from treepo.grow.branching import Branching, EvenBranching, InitialFork
-from treepo.grow.fallback import Fallback, Resume
+from treepo.grow.fallback import Backtrack, Fallback
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import Stopping, StopRules
 from treepo.learn.dynamic_sampling import DynamicSampling
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.optim import OptimSettings
 from treepo.model.lora import LoraSettings
-from treepo.verify.base import Checker
-from treepo.verify.math import MathChecker
+from treepo.verify.base import Verifier
+from treepo.verify.math import MathVerifier
 from treepo.verify.pool import PoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
@@ -57,7 +57,7 @@ class DataSettings(RecordFormat):
     weights: tuple[float, ...] = ()
     """How often each of them is drawn from; if not given every problem comes once in each epoch."""
 
-    held_out: tuple[str, ...] = ()
+    eval: tuple[str, ...] = ()
     """Sets to evaluate on; if not given one problem in ten of `train` is held out."""
 
     max_prompt_len: Count = 1024
@@ -66,7 +66,7 @@ class DataSettings(RecordFormat):
     @property
     def is_given(self) -> bool:
         """Whether there are problems other than those of the built-in task."""
-        return bool(self.train or self.held_out)
+        return bool(self.train or self.eval)
 
     @property
     def own_fields(self) -> list[str]:
@@ -89,10 +89,10 @@ class EngineSettings:
     kind: Literal["embedded", "vllm", "servers"] = "embedded"
     """The engine over the model that is trained; vLLM in this process ([vllm]); vLLM's servers ([servers])."""
 
-    max_batch: Count = 256
+    max_num_seqs: Count = 256
     """Most paths decoded at a time."""
 
-    max_prefill_tokens: Count = 8192
+    max_num_batched_tokens: Count = 8192
     """Most prompt tokens of one forward, though at least one prompt."""
 
     max_tokens: Annotated[int, Field(ge=64)] | None = None
@@ -119,27 +119,27 @@ class TrainSettings:
     num_steps: Annotated[int, Field(ge=0)] = 100
     """Training steps."""
 
-    problems_per_step: Count = 32
+    prompts_per_step: Count = 32
     """Trees wanted per step."""
 
     num_mini_batches: Count = 2
     """Updates per epoch, each on its share of the problems."""
 
-    num_epochs: Count = 1
+    num_iterations: Count = 1
     """How often a step goes over its trees; ratios are those to the policy that sampled them."""
 
     packing: bool = True
     """Forward what trajectories share once in the update; if not, each trajectory on its own."""
 
-    micro_batch_tokens: Count = 8192
+    max_tokens_per_micro_batch: Count = 8192
     """Most tokens of one forward, padding included; a larger tree is forwarded in parts, a longer trajectory whole."""
 
-    rescoring: bool = False
+    recompute_old_logprobs: bool = False
     """Let ratios refer to the trainer's own log-probabilities before a step's first update, not to the engine's. The
     embedded engine's are the same but for rounding."""
 
-    max_importance: Annotated[float, Field(gt=0)] | None = None
-    """With rescoring: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """With recompute_old_logprobs: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
     this much, so that what another engine sampled stands for what the policy would have. Not done if not given."""
 
     gradient_checkpointing: bool = False
@@ -148,15 +148,15 @@ class TrainSettings:
     autocast: Literal["none", "bfloat16"] = "none"
     """Type of the matrix products of engine and trainer, over weights of model.dtype."""
 
-    trees_every: Annotated[int, Field(ge=0)] = 10
+    save_trees_every: Annotated[int, Field(ge=0)] = 10
     """Steps between those whose trees are kept in trees/step-*.parquet; 0 for none."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""
 
     def __post_init__(self) -> None:
-        if self.max_importance is not None and not self.rescoring:
-            raise ValueError(f"max_importance needs rescoring = true, got {self.max_importance}")
+        if self.importance_cap is not None and not self.recompute_old_logprobs:
+            raise ValueError(f"importance_cap needs recompute_old_logprobs = true, got {self.importance_cap}")
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class ProcessSettings:
     """How several processes train together, if torchrun started them (see docs/runs.md)."""
 
     shard_size: Annotated[int, Field(ge=0)] = 0
-    """Processes that the model's weights, gradients and moments are divided over; if there are more, groups of so many
+    """DistContext that the model's weights, gradients and moments are divided over; if there are more, groups of so many
     hold copies (HSDP). 0 for all."""
 
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
@@ -241,12 +241,12 @@ class Config:
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     prompt: PromptTemplate = PromptTemplate()
-    checker: Checker = MathChecker()
-    checking: PoolSettings = PoolSettings()
+    verifier: Verifier = MathVerifier()
+    verifier_pool: PoolSettings = PoolSettings()
     tree: TreeShape = TreeShape(segment_len=128)
     initial_fork: InitialFork = InitialFork()
     branching: Branching = EvenBranching()
-    fallback: Fallback = Resume()
+    fallback: Fallback = Backtrack()
     stopping: Stopping = StopRules()
     engine: EngineSettings = EngineSettings()
     vllm: VllmSettings = VllmSettings()
@@ -297,13 +297,13 @@ Settings = Mapping[str, Mapping[str, Any]]
 def is_data_given(settings: Settings) -> bool:
     """Whether settings name sets of problems, so that the built-in task is not meant."""
     data = settings.get("data", {})
-    return bool(data.get("train") or data.get("held_out"))
+    return bool(data.get("train") or data.get("eval"))
 
 
 BUILT_IN_TASK: Settings = {
     "tree": {"width": 8, "depth": 8, "segment_len": 16, "num_children": 2},
     "optim": {"lr": 2e-4, "warmup_steps": 5, "betas": [0.9, 0.95], "weight_decay": 0.0},
-    "train": {"num_steps": 35, "problems_per_step": 32, "num_mini_batches": 2},
+    "train": {"num_steps": 35, "prompts_per_step": 32, "num_mini_batches": 2},
 }
 """What differs from the defaults when neither a recipe nor a file of problems is given: the built-in task's model of
 0.8M parameters learns at other rates."""

@@ -80,7 +80,7 @@ class Term:
     """One summand, mostly a comparison. An advantage is the sum of `weight` x `value` over its terms, 0 if it has none.
 
     name: what it compares with, in a few words. node: whose leaves are that group; size: how many of them count (of
-    `SPO`, how many siblings). mean: the group's mean reward, or value. value: how far what is credited is from it; of
+    `SPO`, how many siblings). mean: the group's mean reward, or value. value: how far what is compute_advantages is from it; of
     `FadingDifference`, which compares values that have faded differently, the value V of `node` itself.
     """
 

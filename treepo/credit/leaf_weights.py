@@ -58,7 +58,7 @@ def shares(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
     result = np.ones(len(tree.nodes))
     ends = _ends(tree) if resumed == "alike" else {}
     for children in filter(None, tree.children()):
-        originals = [i for i in children if not tree.nodes[i].resumed] or children
+        originals = [i for i in children if not tree.nodes[i].from_fallback] or children
         if resumed == "all":
             originals = children
         result[children] = 0.0

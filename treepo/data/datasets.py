@@ -9,7 +9,7 @@ from treepo.data.formats import RecordFormat
 from treepo.data.mixing import Mixture, epoch_indices
 from treepo.data.problem import Problem
 from treepo.data.readers import read_records
-from treepo.data.sources import KNOWN, Source, labels, parse_source, set_names
+from treepo.data.sources import PRESETS, Source, labels, parse_source, set_names
 from treepo.utils.rng import derive_seed
 
 Encode = Callable[[str], list[int]]
@@ -62,7 +62,7 @@ def read_sets(
             raise ValueError(f"{setting}: {str(source)!r} is given twice")
     sets, num_too_long, num_repeated = [], 0, 0
     for source, label, name in zip(parsed, all_labels, set_names(parsed), strict=True):
-        form = KNOWN[source.format].form if source.format else own
+        form = PRESETS[source.format].form if source.format else own
         unencoded, repeated = _first_of_each(_read_problems(source, form, label, name, setting))
         if not unencoded:
             raise ValueError(f"{setting}: no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
@@ -192,7 +192,7 @@ class DataTask:
         assert len(problems) == count, "every position is drawn from one set"
         return problems
 
-    def held_out_problems(self, count: int) -> list[Problem]:
+    def eval_problems(self, count: int) -> list[Problem]:
         """The first problems of every held-out set, taken in turns until there are `count`; see Task."""
         longest = max((len(s.problems) for s in self.held_out), default=0)
         turns = (s.problems[i] for i in range(longest) for s in self.held_out if i < len(s.problems))

@@ -13,13 +13,13 @@ Decode = Callable[[Sequence[int]], str]
 
 
 LONGEST_GIVEN = 200
-"""Characters of `Verdict.given`; a longer answer is cut there and told apart from others by a hash."""
+"""Characters of `Verdict.extracted_answer`; a longer answer is cut there and told apart from others by a hash."""
 
 
 class Outcome(StrEnum):
     """How a verdict came about."""
 
-    CHECKED = "checked"
+    GRADED = "graded"
     """The response's answer was compared with the known one, as text if not otherwise."""
 
     NO_ANSWER = "no answer"
@@ -32,7 +32,7 @@ class Outcome(StrEnum):
     """The time limit passed."""
 
     CRASHED = "crashed"
-    """The checker raised, or its process died or ran out of memory."""
+    """The verifier raised, or its process died or ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Verdict:
     """1.0 if the response is right, 0.0 if not; a function of one's own may say any number between."""
 
     outcome: Outcome
-    """How the verdict came about; `correct` is 0.0 unless it is CHECKED."""
+    """How the verdict came about; `correct` is 0.0 unless it is GRADED."""
 
-    given: str | None
+    extracted_answer: str | None
     """The answer in a canonical form, for votes: equal for equal answers, whatever the known one is. None without."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.outcome, Outcome):
             raise ValueError(f"outcome must be an Outcome, got {self.outcome!r:.100}")
-        if self.given is not None and not isinstance(self.given, str):
-            raise ValueError(f"given must be text or None, got {self.given!r:.100}")
+        if self.extracted_answer is not None and not isinstance(self.extracted_answer, str):
+            raise ValueError(f"given must be text or None, got {self.extracted_answer!r:.100}")
         if not 0 <= self.correct <= 1:
             raise ValueError(f"correct must be between 0 and 1, got {self.correct}")
-        if self.correct and self.outcome is not Outcome.CHECKED:
+        if self.correct and self.outcome is not Outcome.GRADED:
             raise ValueError(f"correct must be 0 where the outcome is {self.outcome.value!r}, got {self.correct}")
 
 
@@ -104,13 +104,13 @@ class Task(Protocol):
         """
         ...
 
-    def held_out_problems(self, count: int) -> list[Problem]:
+    def eval_problems(self, count: int) -> list[Problem]:
         """Return problems that are never trained on, the same ones at every call.
 
         Distinct, and `count` of them, or all there are if that is fewer.
         """
         ...
 
-    def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+    def verify(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """Return the verdict on each pair of a problem and a response (decoded, without special tokens; untrusted)."""
         ...

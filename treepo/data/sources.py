@@ -11,7 +11,7 @@ from treepo.data.formats import RecordFormat
 
 
 @dataclass(frozen=True)
-class KnownSet:
+class DatasetPreset:
     """A published set of problems."""
 
     form: RecordFormat
@@ -27,24 +27,26 @@ class KnownSet:
     """Its configuration on the hub, where there are several."""
 
 
-# The questions ask for "Answer: ..." on a line of its own; a prompt template asks for what the checker reads.
+# The questions ask for "Answer: ..." on a line of its own; a prompt template asks for what the verifier reads.
 _DAPO_PREFIX = (
     "Solve the following math problem step by step. The last line of your response should be of the form "
     "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
 )
 _DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
 
-KNOWN: Mapping[str, KnownSet] = MappingProxyType(
+PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(
     {
         # openai/grade-school-math, grade_school_math/data: read as published.
-        "gsm8k": KnownSet(RecordFormat("question", "answer", answer_after="####"), "openai/gsm8k", "train", "main"),
+        "gsm8k": DatasetPreset(
+            RecordFormat("question", "answer", answer_after="####"), "openai/gsm8k", "train", "main"
+        ),
         # openai/prm800k, prm800k/math_splits/test.jsonl: read as published.
-        "math500": KnownSet(
+        "math500": DatasetPreset(
             RecordFormat("problem", "answer", id_field="unique_id"), "HuggingFaceH4/MATH-500", split="test"
         ),
         # The card of DigitalLearningGmbH/MATH-lighteval (problem, level, type, solution), the Parquet copy of
         # hendrycks/math. Levels 3 to 5 are what SimpleRL-Zoo (arXiv 2503.18892) and others train on.
-        "math": KnownSet(
+        "math": DatasetPreset(
             RecordFormat(
                 "problem",
                 "solution",
@@ -56,17 +58,19 @@ KNOWN: Mapping[str, KnownSet] = MappingProxyType(
             split="train",
         ),
         # QwenLM/Qwen2.5-Math, evaluation/data: read as published; the hub's card names the same fields.
-        "aime24": KnownSet(RecordFormat("problem", "answer", id_field="id"), "HuggingFaceH4/aime_2024", split="train"),
+        "aime24": DatasetPreset(
+            RecordFormat("problem", "answer", id_field="id"), "HuggingFaceH4/aime_2024", split="train"
+        ),
         # test.jsonl of math-ai/aime25 at 563bb840: fields answer, id, problem.
-        "aime25": KnownSet(RecordFormat("problem", "answer", id_field="id"), "math-ai/aime25", split="test"),
+        "aime25": DatasetPreset(RecordFormat("problem", "answer", id_field="id"), "math-ai/aime25", split="test"),
         # QwenLM/Qwen2.5-Math, evaluation/data: read as published; math-ai/amc23 has answer, id, question, url.
-        "amc23": KnownSet(RecordFormat("question", "answer", id_field="id"), "math-ai/amc23", split="test"),
+        "amc23": DatasetPreset(RecordFormat("question", "answer", id_field="id"), "math-ai/amc23", split="test"),
         # math-ai/minervamath, fields question and answer; its answers are those boxed in the solutions of
         # QwenLM/Qwen2.5-Math, evaluation/data/minerva_math, units left out.
-        "minerva": KnownSet(RecordFormat("question", "answer"), "math-ai/minervamath", split="test"),
+        "minerva": DatasetPreset(RecordFormat("question", "answer"), "math-ai/minervamath", split="test"),
         # The card of Hothan/OlympiadBench: final_answer is a list; context and unit are null in most records. Context
         # before question as in make_input of OpenBMB/OlympiadBench, inference/code/evaluators/evaluator.py, ba5b26a7.
-        "olympiad": KnownSet(
+        "olympiad": DatasetPreset(
             RecordFormat("question", "final_answer", context_field="context", unit_field="unit", id_field="id"),
             "Hothan/OlympiadBench",
             split="train",
@@ -74,7 +78,7 @@ KNOWN: Mapping[str, KnownSet] = MappingProxyType(
         ),
         # The card of BytedTsinghua-SIA/DAPO-Math-17k and the texts in verl, recipe/dapo. The file holds every problem
         # about a hundred times; reading drops the repetitions.
-        "dapo17k": KnownSet(
+        "dapo17k": DatasetPreset(
             RecordFormat(
                 "prompt",
                 "reward_model.ground_truth",
@@ -86,13 +90,13 @@ KNOWN: Mapping[str, KnownSet] = MappingProxyType(
             split="train",
         ),
         # hkust-nlp/SimpleRL-Zoo-Data has a folder per difficulty and prompt, and the bare question in extra_info.
-        "simplerl": KnownSet(
+        "simplerl": DatasetPreset(
             RecordFormat("extra_info.question", "reward_model.ground_truth"),
             "hkust-nlp/SimpleRL-Zoo-Data/simplelr_qwen_level3to5",
             split="train",
         ),
         # The card of agentica-org/DeepScaleR-Preview-Dataset: problem, answer, solution.
-        "deepscaler": KnownSet(
+        "deepscaler": DatasetPreset(
             RecordFormat("problem", "answer"), "agentica-org/DeepScaleR-Preview-Dataset", split="train"
         ),
     }
@@ -146,11 +150,11 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
     head, sign, rest = text.partition("=")
     if not sign or not _FORMAT_NAME.fullmatch(head):
         head, rest = "", text
-    elif head not in KNOWN:
-        raise ValueError(f"{setting}: no format {head!r}; there are {sorted(KNOWN)}")
+    elif head not in PRESETS:
+        raise ValueError(f"{setting}: no format {head!r}; there are {sorted(PRESETS)}")
     source = _located(rest, head)
-    if not head and source.where in KNOWN:
-        known = KNOWN[source.where]
+    if not head and source.where in PRESETS:
+        known = PRESETS[source.where]
         return Source(known.hub, source.where, source.split or known.split, source.config or known.config)
     _check(source, text, setting)
     return source
@@ -177,7 +181,7 @@ def _check(source: Source, text: str, setting: str) -> None:
     elif where.lower().endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
         if source.format:
             raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder, and no org/name of the hub")
-        known = "" if os.sep in where else f", and no such set; there are {sorted(KNOWN)}"
+        known = "" if os.sep in where else f", and no such set; there are {sorted(PRESETS)}"
         raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder{known}")
 
 

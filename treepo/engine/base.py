@@ -133,11 +133,11 @@ class Engine(Protocol):
         """Advance every running request by at least a token and return those that finished."""
         ...
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         """Nothing of this group is wanted any more: its requests end without a result, what was remembered goes."""
         ...
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Nothing is under way, and nothing will be asked until the weights have changed: memory may be given back."""
         ...
 
@@ -155,7 +155,7 @@ Score = Callable[[np.ndarray, float], np.ndarray]
 NUM_PROBES = 8
 
 
-def largest_gap(engine: Engine, score: Score, ids: np.ndarray, sampling: Sampling) -> float:
+def max_logprob_diff(engine: Engine, score: Score, ids: np.ndarray, sampling: Sampling) -> float:
     """Largest difference between the log-probability that an engine reports for a token that it samples and the
     policy's, over several prefixes of `ids`; infinite where one is not a number."""
     lengths = np.unique(np.linspace(1, len(ids), NUM_PROBES).astype(int)).tolist()
@@ -164,7 +164,7 @@ def largest_gap(engine: Engine, score: Score, ids: np.ndarray, sampling: Samplin
     found: dict[int, tuple[int, float]] = {}
     while len(found) < len(lengths):
         found |= {r.request_id: (int(r.token_ids[0]), float(r.logprobs[0])) for r in engine.step()}
-    engine.release(0)
+    engine.abort_group(0)
     every = score(ids, sampling.temperature or 1.0)
     gaps = [abs(found[name][1] - every[length - 1, found[name][0]]) for name, length in enumerate(lengths)]
     return float(max(gaps)) if np.isfinite(gaps).all() else float("inf")

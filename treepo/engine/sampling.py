@@ -22,7 +22,7 @@ own size."""
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class BatchSamplingParams:
     """How each of R tokens is drawn; see Sampling. Arrays [R]."""
 
     temperatures: np.ndarray
@@ -31,7 +31,7 @@ class Draws:
     min_p: np.ndarray
 
     @classmethod
-    def of(cls, sampling: Sequence[Sampling]) -> "Draws":
+    def of(cls, sampling: Sequence[Sampling]) -> "BatchSamplingParams":
         """One draw for each."""
         return cls(*(np.array([getattr(s, f.name) for s in sampling]) for f in fields(Sampling)))
 
@@ -55,7 +55,9 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def draw(logits: Tensor, draws_from: np.ndarray, how: Draws, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    logits: Tensor, draws_from: np.ndarray, how: BatchSamplingParams, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """One token per draw by inverting the distribution function at that draw's number.
 
     logits: [M, V]; draws_from: int64 [R], the row of each draw. Returns token ids int32 [R] and log-probabilities
@@ -97,7 +99,7 @@ def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
     return torch.searchsorted(sums, thresholds, right=True).squeeze(1).clamp_(max=size - 1)
 
 
-def _truncated(probs: Tensor, how: Draws) -> Tensor:
+def _truncated(probs: Tensor, how: BatchSamplingParams) -> Tensor:
     """0 for the tokens that are left out: beyond the k likeliest; beyond the likeliest ones that together reach top_p
     of what is left; below min_p times the likeliest one. In this order, as in transformers; the likeliest stays."""
     top_k, top_p, min_p = (torch.from_numpy(x).to(probs.device)[:, None] for x in (how.top_k, how.top_p, how.min_p))

@@ -18,12 +18,12 @@ Script = Callable[[np.ndarray, int], tuple[int, float]]
 
 
 class ScriptedEngine:
-    """Decodes by calling `script` for each token; up to `max_batch` requests advance one token a step."""
+    """Decodes by calling `script` for each token; up to `max_num_seqs` requests advance one token a step."""
 
-    def __init__(self, script: Script, eos_ids: tuple[int, ...] = (), max_batch: int = 256) -> None:
+    def __init__(self, script: Script, eos_ids: tuple[int, ...] = (), max_num_seqs: int = 256) -> None:
         self.script = script
         self.eos_ids = frozenset(eos_ids)
-        self.max_batch = max_batch
+        self.max_num_seqs = max_num_seqs
         self.waiting: list[SampleRequest] = []
         self.running: dict[int, tuple[SampleRequest, list[int], list[float]]] = {}
         self.num_steps = 0
@@ -32,7 +32,7 @@ class ScriptedEngine:
     @property
     def room(self) -> int:
         """See Engine."""
-        return self.max_batch - len(self.running) - len(self.waiting)
+        return self.max_num_seqs - len(self.running) - len(self.waiting)
 
     @property
     def capacity(self) -> int:
@@ -51,8 +51,8 @@ class ScriptedEngine:
 
     @property
     def counters(self) -> EngineCounters:
-        """Prefixes cost nothing; see Engine."""
-        return EngineCounters(self.num_steps, self.num_steps * self.max_batch, self.num_decoded)
+        """PrefixCache cost nothing; see Engine."""
+        return EngineCounters(self.num_steps, self.num_steps * self.max_num_seqs, self.num_decoded)
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine."""
@@ -61,7 +61,7 @@ class ScriptedEngine:
 
     def step(self) -> list[SampleResult]:
         """Advance the running requests by one token; see Engine."""
-        while self.waiting and len(self.running) < self.max_batch:
+        while self.waiting and len(self.running) < self.max_num_seqs:
             request = self.waiting.pop(0)
             self.running[request.request_id] = (request, [], [])
         self.num_steps += 1
@@ -79,12 +79,12 @@ class ScriptedEngine:
                 finished.append(SampleResult(request.request_id, *arrays, ended))
         return finished
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         """See Engine."""
         self.waiting = [r for r in self.waiting if r.group != group]
         self.running = {i: parts for i, parts in self.running.items() if parts[0].group != group}
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """It keeps nothing; see Engine."""
 
     def update_weights(self, model: "PreTrainedModel") -> None:

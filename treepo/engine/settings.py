@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """vLLM's own servers, where `engine.kind` is "servers"; engine.max_batch counts for each of them."""
+    """vLLM's own servers, where `engine.kind` is "servers"; engine.max_num_seqs counts for each of them."""
 
     urls: tuple[str, ...] = ()
     """Their addresses, such as http://localhost:8000; the key of servers that want one is taken from VLLM_API_KEY."""

@@ -1,4 +1,4 @@
-"""PlainEngine: any decoder as transformers runs it, for models that the embedded engine cannot serve.
+"""TransformersEngine: any decoder as transformers runs it, for models that the embedded engine cannot serve.
 
 Nothing is shared and nothing is kept: the prefix of every request is computed anew. Requests whose prefixes have the
 same length are decoded together, so that nothing is padded.
@@ -14,23 +14,23 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import Draws, draw, uniforms
+from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
 
 LONGEST = 1 << 20
 """Most tokens of a sequence, where the model does not say."""
 
 
-class PlainEngine:
+class TransformersEngine:
     """Decodes through `model.generate`, one batch of equally long prefixes at a time.
 
-    max_batch: requests decoded at a time. autocast: type of the matrix products; that of the weights if not given.
+    max_num_seqs: requests decoded at a time. autocast: type of the matrix products; that of the weights if not given.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         eos_ids: Sequence[int],
-        max_batch: int = 256,
+        max_num_seqs: int = 256,
         autocast: torch.dtype | None = None,
     ) -> None:
         self.autocast = autocast
@@ -38,19 +38,19 @@ class PlainEngine:
         # Typed loosely: transformers mixes it in at run time.
         self.generate: Any = model.generate
         self.eos_ids = list(eos_ids)
-        self.max_batch = max_batch
+        self.max_num_seqs = max_num_seqs
         self.waiting: list[SampleRequest] = []
         self.num_steps = self.num_prefilled = self.num_decoded = 0
 
     @property
     def room(self) -> int:
         """See Engine."""
-        return self.max_batch - len(self.waiting)
+        return self.max_num_seqs - len(self.waiting)
 
     @property
     def capacity(self) -> int:
         """It remembers nothing, so nothing bounds it; see Engine."""
-        return self.max_batch * LONGEST
+        return self.max_num_seqs * LONGEST
 
     @property
     def peak_tokens(self) -> int:
@@ -65,7 +65,7 @@ class PlainEngine:
     @property
     def counters(self) -> EngineCounters:
         """See Engine."""
-        num_slots = self.num_steps * self.max_batch
+        num_slots = self.num_steps * self.max_num_seqs
         return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
 
     def submit(self, request: SampleRequest) -> None:
@@ -73,11 +73,11 @@ class PlainEngine:
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         self.waiting.append(request)
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         """See Engine."""
         self.waiting = [request for request in self.waiting if request.group != group]
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """It keeps nothing; see Engine."""
 
     def update_weights(self, model: torch.nn.Module) -> None:
@@ -90,7 +90,7 @@ class PlainEngine:
         if not self.waiting:
             return []
         length = len(self.waiting[0].prefix_ids)
-        batch = [request for request in self.waiting if len(request.prefix_ids) == length][: self.max_batch]
+        batch = [request for request in self.waiting if len(request.prefix_ids) == length][: self.max_num_seqs]
         chosen = {request.request_id for request in batch}
         self.waiting = [request for request in self.waiting if request.request_id not in chosen]
         self.num_prefilled += len(batch) * (length - 1)
@@ -137,11 +137,11 @@ def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
 
 
 class _Drawing(LogitsProcessor):
-    """Draws each row's token from its own random stream and leaves `generate` no other choice."""
+    """BatchSamplingParams each row's token from its own random stream and leaves `generate` no other choice."""
 
     def __init__(self, batch: Sequence[SampleRequest]) -> None:
         self.seeds = np.array([request.seed for request in batch])
-        self.how = Draws.of([request.sampling for request in batch])
+        self.how = BatchSamplingParams.of([request.sampling for request in batch])
         self.tokens: list[np.ndarray] = []
         self.logprobs: list[np.ndarray] = []
 

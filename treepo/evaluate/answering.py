@@ -45,7 +45,7 @@ class Answered:
             prompt=self.problem.prompt,
             known=self.problem.answer,
             response=response,
-            given=verdict.given,
+            extracted_answer=verdict.extracted_answer,
             correct=verdict.correct,
             outcome=verdict.outcome.value,
             num_tokens=len(trajectory.token_ids),
@@ -66,11 +66,11 @@ def grow_in_parts(
         yield [(problems[i], tree) for i, tree in part]
 
 
-def judge(task: Task, grown: Sequence[tuple[Problem, Tree]], decode: Decode) -> list[Answered]:
+def verify_answers(task: Task, grown: Sequence[tuple[Problem, Tree]], decode: Decode) -> list[Answered]:
     """Decode and judge the answers of all trees at once."""
     responses = [[decode(t.token_ids.tolist()) for t in tree.trajectories()] for _, tree in grown]
     asked = [(problem, text) for (problem, _), texts in zip(grown, responses, strict=True) for text in texts]
-    verdicts = iter(task.judge(asked))
+    verdicts = iter(task.verify(asked))
     return [
         Answered(problem, tree, texts, [next(verdicts) for _ in texts])
         for (problem, tree), texts in zip(grown, responses, strict=True)

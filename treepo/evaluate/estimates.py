@@ -9,8 +9,8 @@ import numpy as np
 
 from treepo.data.problem import Decode, Problem, Task
 from treepo.engine.base import Engine, Sampling
-from treepo.evaluate.answering import judge
-from treepo.grow.growth import Rules
+from treepo.evaluate.answering import verify_answers
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 
 
@@ -25,9 +25,9 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, Rules.star(num_samples, response_len, decode), Sampling(temperature))
+    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), Sampling(temperature))
     grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
-    return float(np.mean([verdict.correct for one in judge(task, grown, decode) for verdict in one.verdicts]))
+    return float(np.mean([verdict.correct for one in verify_answers(task, grown, decode) for verdict in one.verdicts]))
 
 
 def avg_at_k(correct: np.ndarray) -> float:
@@ -54,22 +54,26 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
 
 
 def maj_at_k(
-    correct: np.ndarray, given: Sequence[str | None], k: int, rng: np.random.Generator, num_draws: int = 1000
+    correct: np.ndarray,
+    extracted_answers: Sequence[str | None],
+    k: int,
+    rng: np.random.Generator,
+    num_draws: int = 1000,
 ) -> float:
     """The mean value of a majority vote among k answers drawn with replacement, over `num_draws` draws.
 
-    given: the answers as text [n]; equal text is the same vote. A missing answer (None) is no vote, and a vote that
+    extracted_answers: the answers as text [n]; equal text is the same vote. A missing answer (None) is no vote, and a vote that
     nobody takes part in is wrong. Answers that tie share the vote evenly. A vote is worth the mean `correct` of the
     answers equal to it. The result depends neither on the order of the answers nor on how they are named.
-    Raises ValueError if k < 1, there are no answers or not as many in `given`.
+    Raises ValueError if k < 1, there are no answers or not as many in `extracted_answers`.
     Source: maj@16 of arXiv 2508.17445, section 4, which draws 1,000 times.
     """
     _require_answers(correct)
     if k < 1:
         raise ValueError(f"k: maj@{k} needs k >= 1")
-    if len(given) != len(correct):
-        raise ValueError(f"given: {len(given)} answers for {len(correct)} values of correct")
-    counts, values = _classes(correct, given)
+    if len(extracted_answers) != len(correct):
+        raise ValueError(f"extracted_answers: {len(extracted_answers)} answers for {len(correct)} values of correct")
+    counts, values = _classes(correct, extracted_answers)
     num_missing = len(correct) - counts.sum()
     shares = np.append(counts, num_missing) / len(correct)
     votes = rng.multinomial(k, shares, size=num_draws)[:, :-1]  # [D, C]
@@ -79,10 +83,10 @@ def maj_at_k(
     return float(np.mean(worth))
 
 
-def _classes(correct: np.ndarray, given: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+def _classes(correct: np.ndarray, extracted_answers: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
     """(counts [C], mean of `correct` [C]) of the classes of equal answers, ordered by these two alone."""
     members: dict[str, list[float]] = {}
-    for answer, value in zip(given, correct.tolist(), strict=True):
+    for answer, value in zip(extracted_answers, correct.tolist(), strict=True):
         if answer is not None:
             members.setdefault(answer, []).append(value)
     classes = sorted((len(v), math.fsum(v) / len(v)) for v in members.values())

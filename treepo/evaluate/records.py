@@ -44,14 +44,14 @@ class AnswerRecord:
     response: str
     """What the model wrote."""
 
-    given: str | None
+    extracted_answer: str | None
     """The answer read off the response, in a form that equal answers share; None if there is none."""
 
     correct: float
-    """What the checker says of it, 0 to 1."""
+    """What the verifier says of it, 0 to 1."""
 
     outcome: str
-    """How the checker came to that: checked, no answer, a time-out and so on."""
+    """How the verifier came to that: checked, no answer, a time-out and so on."""
 
     num_tokens: int
     """Length of the response in tokens."""
@@ -95,7 +95,7 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("known", pa.string()),
         ("response", pa.string()),
-        ("given", pa.string()),
+        ("extracted_answer", pa.string()),
         ("correct", pa.float64()),
         ("outcome", pa.string()),
         ("num_tokens", pa.int32()),
@@ -116,7 +116,7 @@ def to_table(records: Sequence[AnswerRecord]) -> pa.Table:
         bad = [value for value in columns[name] if storable(value) != value]
         if bad:
             raise ValueError(f"{name}: {bad[0]!a} holds half a surrogate pair, which is no text")
-    for name in ("prompt", "known", "response", "given", "outcome", "stop"):
+    for name in ("prompt", "known", "response", "extracted_answer", "outcome", "stop"):
         columns[name] = [None if value is None else storable(value) for value in columns[name]]
     return pa.table(columns, schema=SCHEMA)
 

@@ -25,7 +25,7 @@ class EstimateSettings:
 
     pass_ks: tuple[Count, ...] = ()
     """Numbers of answers of which one must be right; those that some problem has not as many answers for are left out.
-    If not given, the powers of two up to k, and k itself."""
+    If not extracted_answer, the powers of two up to k, and k itself."""
 
     num_votes: Count = 1000
     """Votes drawn per problem for maj@k."""
@@ -63,7 +63,7 @@ class SetResult:
     """Mean length of a response, in tokens."""
 
     outcomes: dict[str, float]
-    """Share of the answers that the checker came to each outcome with, of those that occur, by name."""
+    """Share of the answers that the verifier came to each outcome with, of those that occur, by name."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Result:
         return self.overall.num_answers / self.cost.wall_s if self.cost.wall_s > 0 else None
 
 
-COLUMNS = (*ProblemKey._fields, "given", "correct", "outcome", "num_tokens")
+COLUMNS = (*ProblemKey._fields, "extracted_answer", "correct", "outcome", "num_tokens")
 """Columns of answers that figures are made of: no texts."""
 
 
@@ -146,7 +146,7 @@ class _Answered:
     """A problem's answers, by column."""
 
     key: ProblemKey
-    given: list[str | None]
+    extracted_answer: list[str | None]
     correct: list[float]
     outcome: list[str]
     num_tokens: list[int]
@@ -162,10 +162,12 @@ class _Estimated:
 
 def _answered(answers: pa.Table) -> Iterable[_Answered]:
     problems: dict[ProblemKey, _Answered] = {}
-    for *names, given, correct, outcome, num_tokens in zip(*(answers[c].to_pylist() for c in COLUMNS), strict=True):
+    for *names, extracted_answer, correct, outcome, num_tokens in zip(
+        *(answers[c].to_pylist() for c in COLUMNS), strict=True
+    ):
         key = ProblemKey(*names)
         problem = problems.setdefault(key, _Answered(key, [], [], [], []))
-        problem.given.append(given)
+        problem.extracted_answer.append(extracted_answer)
         problem.correct.append(correct)
         problem.outcome.append(outcome)
         problem.num_tokens.append(num_tokens)
@@ -230,7 +232,11 @@ def _figures(problem: _Answered, k: int, pass_ks: Sequence[int], settings: Estim
     correct = np.array(problem.correct)
     rng = np.random.default_rng(derive_seed(settings.seed, "maj", problem.key.source, problem.key.problem))
     passed = {_pass(pass_k): pass_at_k(correct, pass_k) for pass_k in pass_ks}
-    return {"avg": avg_at_k(correct), "maj": maj_at_k(correct, problem.given, k, rng, settings.num_votes), **passed}
+    return {
+        "avg": avg_at_k(correct),
+        "maj": maj_at_k(correct, problem.extracted_answer, k, rng, settings.num_votes),
+        **passed,
+    }
 
 
 def _set_result(

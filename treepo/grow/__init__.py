@@ -9,26 +9,26 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
-from treepo.grow.fallback import Cut, Fallback, Finished, NoFallback, Resume
-from treepo.grow.growth import Rules
+from treepo.grow.fallback import Backtrack, Cut, Fallback, Finished, NoFallback
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
 
 __all__ = [
+    "Backtrack",
     "Branching",
     "Cut",
     "EvenBranching",
     "Fallback",
     "Finished",
+    "GrowthRules",
     "InitialFork",
     "Level",
     "LogprobBranching",
     "NoFallback",
     "PathEnd",
     "RandomBranching",
-    "Resume",
-    "Rules",
     "StopRules",
     "Stopping",
     "TokenBudgetBranching",

@@ -31,7 +31,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Cut:
-    """Resume on the way to `leaf` after the first `keep` response tokens; keep = 0 is the prompt."""
+    """Backtrack on the way to `leaf` after the first `keep` response tokens; keep = 0 is the prompt."""
 
     leaf: int
     keep: int
@@ -60,7 +60,7 @@ class NoFallback:
 
 
 @dataclass(frozen=True)
-class Resume:
+class Backtrack:
     """Go through the finished trajectories in some order and cut each somewhere; without a usable one, from the prompt.
 
     The default is the paper's: a random segment boundary of those that ended with an answer or EOS, in random order.

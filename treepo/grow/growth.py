@@ -9,7 +9,7 @@ from treepo.data.problem import Decode
 from treepo.engine.base import SampleResult
 from treepo.errors import StrategyError
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
-from treepo.grow.fallback import FROM_PROMPT, Fallback, Finished, Resume
+from treepo.grow.fallback import FROM_PROMPT, Backtrack, Fallback, Finished
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules, no_text
 from treepo.tree import ROOT, Node, Tree
@@ -18,10 +18,10 @@ from treepo.utils.text import has_open_box
 
 
 @dataclass(frozen=True)
-class Rules:
+class GrowthRules:
     """What a tree is grown by.
 
-    cut_full_trees: decode segment by segment even when finished and active paths together reach the width. Nothing
+    segment_full_trees: decode segment by segment even when finished and active paths together reach the width. Nothing
     forks then, so by default those paths run on in one request and the borders are laid afterwards: the same trees in
     fewer requests. Tokens decoded beyond a border at which a path turns out to have ended are dropped.
     """
@@ -32,14 +32,14 @@ class Rules:
     fallback: Fallback
     stopping: Stopping
     decode: Decode = no_text
-    cut_full_trees: bool = False
+    segment_full_trees: bool = False
 
     @classmethod
-    def star(cls, width: int, response_len: int, decode: Decode) -> "Rules":
+    def star(cls, width: int, response_len: int, decode: Decode) -> "GrowthRules":
         """Sequential sampling: `width` independent answers of at most `response_len` tokens per problem."""
         shape = TreeShape(width, depth=1, segment_len=response_len, num_children=width)
         fork = InitialFork(width, width)
-        return cls(shape, fork, EvenBranching(), Resume(), StopRules(repetition="never"), decode)
+        return cls(shape, fork, EvenBranching(), Backtrack(), StopRules(repetition="never"), decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +62,14 @@ class Decoded:
     logprobs: np.ndarray
     seed: int
     ended: bool
-    resumed: bool = False
+    from_fallback: bool = False
 
 
-class Growth:
+class TreeBuilder:
     """The state of one growing tree. It advances when all segments of a level have been decoded."""
 
-    def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: Rules) -> None:
-        self.tree = Tree.planted(problem_id, np.array(prompt_ids, np.int32), seed)
+    def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: GrowthRules) -> None:
+        self.tree = Tree.from_prompt(problem_id, np.array(prompt_ids, np.int32), seed)
         self.rules = rules
         self.shape = rules.shape
         self.rng = np.random.default_rng(derive_seed(seed, "choices"))
@@ -78,7 +78,7 @@ class Growth:
         self.finished: list[Finished] = []
         self.num_short = 0
         self.num_children = [0]
-        self.runs_on = False
+        self.decode_to_end = False
         self.is_fallback = False
         self.gave_up = False
 
@@ -111,7 +111,7 @@ class Growth:
         num_before = len(self.finished)
         paths = self._grow_nodes(paths)
         assert len(self.finished) + len(paths) <= shape.width
-        if not self.runs_on and paths:
+        if not self.decode_to_end and paths:
             self.is_fallback = False
             nodes = [path.parent for path in paths]
             return self._next_level(list(zip(nodes, self._branch(nodes, num_before), strict=True)))
@@ -175,7 +175,7 @@ class Growth:
                 self.num_short += 1
                 self.tree.num_dropped += len(token_ids)
                 return None
-        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop, path.resumed))
+        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop, path.from_fallback))
         self.num_children.append(0)
         if stop is None:
             return Decoded(node, ids, more_ids, more_logprobs, path.seed, path.ended)
@@ -236,7 +236,7 @@ class Growth:
         is_full = len(self.finished) + sum(count for _, count in forks) == self.shape.width
         # A path that may yet end too short to count would leave room for a fork.
         all_count = not any(self._is_too_short(self.tree.response_len(node) + 1) for node, _ in forks)
-        self.runs_on = is_full and all_count and not self.rules.cut_full_trees
+        self.decode_to_end = is_full and all_count and not self.rules.segment_full_trees
         self.results = {}
         self.segments = [segment for node, count in forks for segment in self._fork(node, count)]
         return self.segments
@@ -247,7 +247,7 @@ class Growth:
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
         room = shape.room(response_len)
-        length = room if self.runs_on else min(shape.segment_at(response_len), room)
+        length = room if self.decode_to_end else min(shape.segment_at(response_len), room)
         first = self.num_children[node]
         self.num_children[node] += count
         seed = self.tree.nodes[node].seed

@@ -6,7 +6,7 @@ from itertools import count
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, Sampling
-from treepo.grow.growth import Growth, Rules, Segment
+from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 
@@ -14,7 +14,7 @@ from treepo.utils.rng import derive_seed
 class TreeSampler:
     """Grows one tree per problem; each advances on its own, so the engine is never drained to wait for a slow one."""
 
-    def __init__(self, engine: Engine, rules: Rules, sampling: Sampling = Sampling()) -> None:  # noqa: B008 - frozen
+    def __init__(self, engine: Engine, rules: GrowthRules, sampling: Sampling = Sampling()) -> None:  # noqa: B008 - frozen
         self.engine = engine
         self.rules = rules
         self.sampling = sampling
@@ -30,7 +30,7 @@ class TreeSampler:
         than the engine can hold, so that those under way come before new ones.
         """
         waiting = deque(self._plant(problems, seed, range(len(problems)) if chosen is None else chosen))
-        growing: dict[int, Growth] = {}
+        growing: dict[int, TreeBuilder] = {}
         under_way: dict[int, tuple[int, int]] = {}
         request_ids = count()
         tree_sizes: list[int] = []
@@ -51,14 +51,14 @@ class TreeSampler:
                 for (position, index), result in finished:
                     submit(position, growing[position].receive(index, result))
                     if growing[position].done:
-                        self.engine.release(position)
+                        self.engine.abort_group(position)
                         tree = growing.pop(position).tree
                         tree_sizes.append(len(tree.prompt_ids) + tree.num_decoded())
                         yield position, tree
         finally:
             # Of trees that nobody waits for any more nothing is left in the engine for the next call to be handed.
             for position in growing:
-                self.engine.release(position)
+                self.engine.abort_group(position)
 
     def _request(self, request_id: int, segment: Segment, position: int) -> SampleRequest:
         parts = segment.prefix_ids, segment.max_new_tokens, segment.seed, self.sampling
@@ -72,9 +72,11 @@ class TreeSampler:
         size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.most_tokens
         return self.engine.room > 0 and (num_growing + 1) * size <= self.engine.capacity
 
-    def _plant(self, problems: Sequence[Problem], seed: int, chosen: Sequence[int]) -> Iterator[tuple[int, Growth]]:
+    def _plant(
+        self, problems: Sequence[Problem], seed: int, chosen: Sequence[int]
+    ) -> Iterator[tuple[int, TreeBuilder]]:
         wanted, times_asked = set(chosen), Counter[str]()
         for position, p in enumerate(problems):
             if position in wanted:
-                yield position, Growth(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
+                yield position, TreeBuilder(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
             times_asked[p.id] += 1

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from treepo.credit.base import Estimator, token_counts, whiten_with, whitening
-from treepo.distributed import ALONE, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import StrategyError
 from treepo.tree import Tree
 
@@ -20,18 +20,18 @@ def credit(
     rewards: Sequence[np.ndarray],
     estimator: Estimator,
     max_trees: int | None = None,
-    processes: Processes = ALONE,
+    processes: DistContext = SINGLE_PROCESS,
 ) -> list[np.ndarray | None]:
-    """The advantages that `credited` gives."""
-    return credited(trees, rewards, estimator, max_trees, processes)[0]
+    """The advantages that `compute_advantages` gives."""
+    return compute_advantages(trees, rewards, estimator, max_trees, processes)[0]
 
 
-def credited(
+def compute_advantages(
     trees: Sequence[Tree],
     rewards: Sequence[np.ndarray],
     estimator: Estimator,
     max_trees: int | None = None,
-    processes: Processes = ALONE,
+    processes: DistContext = SINGLE_PROCESS,
 ) -> tuple[list[np.ndarray | None], dict[str, float]]:
     """The advantages of each tree's leaves, or of its nodes; None for a tree without a signal, and for those beyond the
     first `max_trees` that have one. And advantages/raw_mean, advantages/raw_std: what was subtracted from them and what
@@ -41,16 +41,16 @@ def credited(
     StrategyError naming the estimator for what it cannot credit, see `estimated`.
     """
     kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
-    with processes.together():
+    with processes.synced_errors():
         advantages = [estimated(estimator, trees[i], rewards[i]) for i in kept]
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if estimator.whiten:
         counts = [token_counts(trees[i], a) for i, a in zip(kept, advantages, strict=True)]
-        mean, std = whitening(advantages, counts, processes.sums)
+        mean, std = whitening(advantages, counts, processes.all_reduce)
         advantages = whiten_with(advantages, counts, mean, std)
-        figures = {"advantages/raw_mean": mean, "advantages/raw_std": std}
+        metrics = {"advantages/raw_mean": mean, "advantages/raw_std": std}
     by_tree = dict(zip(kept, advantages, strict=True))
-    return [by_tree.get(i) for i in range(len(trees))], figures
+    return [by_tree.get(i) for i in range(len(trees))], metrics
 
 
 def estimated(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> np.ndarray:

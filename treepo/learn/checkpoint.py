@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from treepo.distributed import ALONE, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import LostError, PeerError
-from treepo.learn.train_state import Learner, save_tensors
+from treepo.learn.train_state import TrainState, save_tensors
 from treepo.utils.io import PARTIAL, sync, write_text
 
 NAME = "manifest.json"
@@ -72,14 +72,14 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A copy of the state after a step; scalars: see Learner."""
+    """A copy of the state after a step; scalars: see TrainState."""
 
     progress: Progress
     tensors: dict[str, Tensor]
     scalars: dict[str, Any]
 
     @classmethod
-    def of(cls, learner: Learner, progress: Progress) -> "Snapshot":
+    def of(cls, learner: TrainState, progress: Progress) -> "Snapshot":
         """The state of a learner as it is now."""
         return cls(progress, learner.copy_tensors(), learner.scalars())
 
@@ -92,7 +92,7 @@ class CheckpointStore:
 
     folder: Path
     keep: int
-    processes: Processes = ALONE
+    processes: DistContext = SINGLE_PROCESS
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
@@ -108,12 +108,12 @@ class CheckpointStore:
         final = self._path(snapshot.progress.step)
         partial = final.with_name(final.name + PARTIAL)
         try:
-            with self.processes.together():
+            with self.processes.synced_errors():
                 if self.processes.is_first:
                     self._drop_partial()
                     partial.mkdir(parents=True)
             save_tensors(partial, snapshot.tensors, self.processes.group)
-            with self.processes.together():
+            with self.processes.synced_errors():
                 if self.processes.is_first:
                     self._complete(partial, final, snapshot)
         except (OSError, PeerError):
@@ -144,7 +144,7 @@ class CheckpointStore:
                 return step
         return None
 
-    def restore(self, step: int, learner: Learner) -> Progress:
+    def restore(self, step: int, learner: TrainState) -> Progress:
         """Put a learner into the state of a checkpoint that `newest` has found to be whole.
 
         Raises ValueError if it is of another model.

@@ -18,7 +18,7 @@ class DynamicSampling:
     """Most rounds of growing per step; 1 for none but the first."""
 
     max_factor: float = 3.0
-    """Most problems grown per step, as a multiple of problems_per_step, where there are further rounds."""
+    """Most problems grown per step, as a multiple of prompts_per_step, where there are further rounds."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_rounds <= MOST:

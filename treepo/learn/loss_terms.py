@@ -48,13 +48,13 @@ class Terms:
         return values.new_zeros(len(self.lens)).index_add(0, self.leaf_starts[terms] + within, values[terms])
 
 
-def terms_of(packed: PackedTree, policy_logprobs: Tensor, max_importance: float | None = None) -> Terms:
+def terms_of(packed: PackedTree, policy_logprobs: Tensor, importance_cap: float | None = None) -> Terms:
     """The terms of packed trees, in the type and on the device of `policy_logprobs`.
 
-    max_importance: bound of the importance weights; they are all 1 if it is not given.
+    importance_cap: bound of the importance weights; they are all 1 if it is not given.
     """
     weights, ones = packed.leaf_weights, np.ones(len(packed.lens))
-    importance, sums = importance_of(packed, max_importance), packed.below_by_advantage
+    importance, sums = importance_of(packed, importance_cap), packed.below_by_advantage
 
     def like(array: object) -> Tensor:
         return torch.as_tensor(array).to(policy_logprobs.device, policy_logprobs.dtype)
@@ -64,7 +64,9 @@ def terms_of(packed: PackedTree, policy_logprobs: Tensor, max_importance: float 
 
     return Terms(
         policy_logprobs=policy_logprobs,
-        sampled_logprobs=like(packed.rescored_logprobs if len(packed.rescored_logprobs) else packed.sampled_logprobs),
+        sampled_logprobs=like(
+            packed.recomputed_logprobs if len(packed.recomputed_logprobs) else packed.sampled_logprobs
+        ),
         importance=like(importance),
         positive=like(importance * sums(weights, lambda a: a.clip(min=0))),
         negative=like(importance * sums(weights, lambda a: a.clip(max=0))),
@@ -80,11 +82,11 @@ def terms_of(packed: PackedTree, policy_logprobs: Tensor, max_importance: float 
     )
 
 
-def importance_of(packed: PackedTree, max_importance: float | None) -> np.ndarray:
-    """float64 [S]: min(p / q, max_importance), p the policy's own probability of a term before the first update, q the
+def importance_of(packed: PackedTree, importance_cap: float | None) -> np.ndarray:
+    """float64 [S]: min(p / q, importance_cap), p the policy's own probability of a term before the first update, q the
     engine's; ones if there is no bound. Source: truncated importance sampling, Ionides 2008; for engines that sample
     for a trainer, Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training"."""
-    if max_importance is None:
+    if importance_cap is None:
         return np.ones(len(packed.targets))
-    log_ratios = packed.rescored_logprobs.astype(np.float64) - packed.sampled_logprobs
-    return np.exp(np.minimum(log_ratios, np.log(max_importance)))
+    log_ratios = packed.recomputed_logprobs.astype(np.float64) - packed.sampled_logprobs
+    return np.exp(np.minimum(log_ratios, np.log(importance_cap)))

@@ -212,27 +212,27 @@ KLEstimator = Literal["k1", "k2", "k3"]
 class Penalties:
     """Sum of w (kl x KL(policy | reference) - entropy x H), for every token of every trajectory."""
 
-    kl: float = 0.0
+    kl_coef: float = 0.0
     """Coefficient of the divergence from the reference; 0 needs no reference."""
 
     kl_estimator: KLEstimator = "k3"
     """k1, k2 or k3; see kl_estimates. k1's gradient vanishes on average, so that it only measures."""
 
-    entropy: float = 0.0
+    entropy_coef: float = 0.0
     """Coefficient of the entropy bonus."""
 
     def __post_init__(self) -> None:
-        if self.kl < 0:
-            raise ValueError(f"kl must not be negative, got {self.kl}")
+        if self.kl_coef < 0:
+            raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")
 
     def __call__(self, terms: Terms, ref_logprobs: Tensor, entropies: Tensor) -> Tensor:
         """ref_logprobs, entropies [S]; those that are not asked for are not looked at."""
         penalty = terms.policy_logprobs.new_zeros(())
-        if self.kl:
+        if self.kl_coef:
             estimates = kl_estimates(terms.policy_logprobs, ref_logprobs, self.kl_estimator)
-            penalty = penalty + self.kl * (terms.weight * estimates).sum()
-        if self.entropy:
-            penalty = penalty - self.entropy * (terms.weight * entropies).sum()
+            penalty = penalty + self.kl_coef * (terms.weight * estimates).sum()
+        if self.entropy_coef:
+            penalty = penalty - self.entropy_coef * (terms.weight * entropies).sum()
         return penalty
 
 

@@ -38,7 +38,7 @@ class MemoryBound:
         self.num_oom += 1
         if tried <= longest:
             raise MemoryError(
-                f"train.micro_batch_tokens: out of memory at {tried} tokens, and the longest trajectory has {longest}; "
+                f"train.max_tokens_per_micro_batch: out of memory at {tried} tokens, and the longest trajectory has {longest}; "
                 f"{REMEDIES} ({first_line(reason)})"
             )
         self.max_tokens = max(tried // 2, longest)
@@ -68,7 +68,7 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_figures(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, float]:
+def memory_metrics(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, float]:
     """memory/*, in bytes: the peak, and what weights, gradients and the optimiser's state take."""
     weights = list(model.parameters())
     state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
@@ -80,7 +80,7 @@ def memory_figures(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, fl
     }
 
 
-def cache_figures(engine: Engine) -> dict[str, float]:
+def cache_metrics(engine: Engine) -> dict[str, float]:
     """memory/engine_cache, in bytes: the embedded engine's keys and values; other engines keep theirs to themselves."""
     if not isinstance(engine, TorchEngine):
         return {}

@@ -7,12 +7,12 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from treepo.credit.leaf_weights import weighted_mean
-from treepo.distributed import Processes, merged
+from treepo.distributed import DistContext, merge_shards
 from treepo.engine.base import EngineCounters
 from treepo.grow.shape import TreeShape
 from treepo.learn.packing import num_distinct
 from treepo.tree import ROOT, StopReason, Tree
-from treepo.verify.rewards import Verified, check_figures, part_figures
+from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metrics
 
 
 def depths(tree: Tree, shape: TreeShape) -> np.ndarray:
@@ -26,7 +26,7 @@ def depths(tree: Tree, shape: TreeShape) -> np.ndarray:
     return np.array([own.num_segments(length) for length in lengths.tolist()])
 
 
-def group_figures(trees: Sequence[Tree], rewards: Sequence[np.ndarray], shape: TreeShape) -> dict[str, float]:
+def group_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray], shape: TreeShape) -> dict[str, float]:
     """The groups of all trees, by depth k.
 
     groups/depth_k/num: how many per tree. no_signal: the share of them whose rewards all agree. reward_mean,
@@ -38,17 +38,17 @@ def group_figures(trees: Sequence[Tree], rewards: Sequence[np.ndarray], shape: T
         groups = {(int(depth[node]), tuple(leaves)) for node, leaves in tree.groups().items() if len(leaves) > 1}
         for k, leaves in groups:
             by_depth[k].append(own[list(leaves)])
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for k, groups in sorted(by_depth.items()):
         name = f"groups/depth_{k}"
-        figures[f"{name}/num"] = len(groups) / len(trees)
-        figures[f"{name}/no_signal"] = float(np.mean([group.min() == group.max() for group in groups]))
-        figures[f"{name}/reward_mean"] = float(np.mean([group.mean() for group in groups]))
-        figures[f"{name}/reward_std"] = float(np.mean([group.std() for group in groups]))
-    return figures
+        metrics[f"{name}/num"] = len(groups) / len(trees)
+        metrics[f"{name}/frac_reward_zero_std"] = float(np.mean([group.min() == group.max() for group in groups]))
+        metrics[f"{name}/reward_mean"] = float(np.mean([group.mean() for group in groups]))
+        metrics[f"{name}/reward_std"] = float(np.mean([group.std() for group in groups]))
+    return metrics
 
 
-def advantage_figures(
+def advantage_metrics(
     trees: Sequence[Tree], advantages: Sequence[np.ndarray | None], shape: TreeShape
 ) -> dict[str, float]:
     """How far advantages spread, over the trees that have some: std around the mean of all that are of one depth.
@@ -67,12 +67,12 @@ def advantage_figures(
         for node, fork, advantage in _node_places(tree, own) if tree.is_per_node(own) else _leaf_places(tree, own):
             by_depth[int(depth[node])].append(advantage)
             by_fork[i, fork].append(advantage)
-    figures = {f"advantages/depth_{k}/std": float(np.std(values)) for k, values in sorted(by_depth.items())}
+    metrics = {f"advantages/depth_{k}/std": float(np.std(values)) for k, values in sorted(by_depth.items())}
     if by_fork:
         total = _squares([value for values in by_fork.values() for value in values])
         within = sum(_squares(values) for values in by_fork.values())
-        figures["advantages/within"] = min(within / total, 1.0) if total > 0 else 0.0
-    return figures
+        metrics["advantages/within"] = min(within / total, 1.0) if total > 0 else 0.0
+    return metrics
 
 
 def _leaf_places(tree: Tree, advantages: np.ndarray) -> Iterable[tuple[int, int, float]]:
@@ -100,7 +100,7 @@ def lengths_of(tree: Tree) -> np.ndarray:
     return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
 
 
-def tree_figures(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
+def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
     """Tokens, forks, fallbacks, lengths, entropy and ends of the trees of one step.
 
     tokens/decoded: what the engine decoded; tokens/distinct: with siblings that begin alike merged; tokens/total: the
@@ -120,9 +120,9 @@ def tree_figures(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
         "tokens/dropped": sum(tree.num_dropped for tree in trees),
         "leaves/mean": len(lengths) / len(trees),
         "fallbacks/mean": sum(tree.num_fallbacks for tree in trees) / len(trees),
-        "response_len/mean": float(lengths.mean()),
-        "response_len/min": int(lengths.min()),
-        "response_len/max": int(lengths.max()),
+        "completions/length/mean": float(lengths.mean()),
+        "completions/length/min": int(lengths.min()),
+        "completions/length/max": int(lengths.max()),
         "entropy": -float(logprobs.mean(dtype=np.float64)),
         **{f"forks/depth_{depth}": num / len(trees) for depth, num in sorted(forks_by_depth(trees, shape).items())},
         **{f"stop/{reason}": stops[reason] / len(lengths) for reason in StopReason},
@@ -139,14 +139,14 @@ def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
     return forks
 
 
-def reward_figures(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> dict[str, float]:
+def reward_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> dict[str, float]:
     """reward/mean: over all leaves; reward/unbiased: over the trees, each leaf with its weight (`leaf_weights`), what
     sequential sampling of these problems would have on average."""
     unbiased = [weighted_mean(tree, r) for tree, r in zip(trees, rewards, strict=True)]
     return {"reward/mean": float(np.concatenate(rewards).mean()), "reward/unbiased": float(np.mean(unbiased))}
 
 
-def problem_figures(
+def problem_metrics(
     rewards: Sequence[np.ndarray], correct: Sequence[np.ndarray], num_rounds: int, num_trained: int
 ) -> dict[str, float]:
     """What became of the problems of one step: grown in how many rounds, trained on, or without a signal.
@@ -165,7 +165,7 @@ def problem_figures(
     }
 
 
-def packing_figures(trees: Sequence[Tree], num_forwarded: Sequence[int]) -> dict[str, float]:
+def packing_metrics(trees: Sequence[Tree], num_forwarded: Sequence[int]) -> dict[str, float]:
     """tokens/forwarded: prompt and response tokens that an epoch of updates forwards; tokens/unpacked: the same with
     every trajectory on its own. num_forwarded: of each tree, 0 for one that was not trained on."""
     trained = [tree for tree, num in zip(trees, num_forwarded, strict=True) if num]
@@ -182,7 +182,7 @@ class Share:
     `tree_entropies`; none if they were not asked for."""
 
     trees: list[Tree]
-    verified: list[Verified]
+    verified: list[ScoredLeaves]
     advantages: list[np.ndarray | None]
     num_forwarded: list[int]
     entropies: list[list[np.ndarray]]
@@ -192,39 +192,39 @@ class Share:
         """One per leaf of each tree."""
         return [v.rewards for v in self.verified]
 
-    def figures(self, shape: TreeShape, num_rounds: int) -> dict[str, float]:
-        """All figures of these trees."""
+    def metrics(self, shape: TreeShape, num_rounds: int) -> dict[str, float]:
+        """All metrics of these trees."""
         trees, rewards, correct = self.trees, self.rewards, [v.correct for v in self.verified]
         return (
-            reward_figures(trees, rewards)
-            | {"correct/mean": float(np.concatenate(correct).mean())}
-            | part_figures(self.verified)
-            | check_figures(self.verified)
-            | problem_figures(rewards, correct, num_rounds, sum(a is not None for a in self.advantages))
-            | tree_figures(trees, shape)
-            | group_figures(trees, rewards, shape)
-            | advantage_figures(trees, self.advantages, shape)
-            | packing_figures(trees, self.num_forwarded)
+            reward_metrics(trees, rewards)
+            | {"accuracy": float(np.concatenate(correct).mean())}
+            | component_metrics(self.verified)
+            | verdict_metrics(self.verified)
+            | problem_metrics(rewards, correct, num_rounds, sum(a is not None for a in self.advantages))
+            | tree_metrics(trees, shape)
+            | group_metrics(trees, rewards, shape)
+            | advantage_metrics(trees, self.advantages, shape)
+            | packing_metrics(trees, self.num_forwarded)
         )
 
 
 def joined(shares: Sequence[Share]) -> Share:
     """The shares of all processes as one, in the order in which problems were dealt out."""
     return Share(
-        merged([share.trees for share in shares]),
-        merged([share.verified for share in shares]),
-        merged([share.advantages for share in shares]),
-        merged([share.num_forwarded for share in shares]),
-        merged([share.entropies for share in shares]),
+        merge_shards([share.trees for share in shares]),
+        merge_shards([share.verified for share in shares]),
+        merge_shards([share.advantages for share in shares]),
+        merge_shards([share.num_forwarded for share in shares]),
+        merge_shards([share.entropies for share in shares]),
     )
 
 
-def counters_of_all(own: EngineCounters, processes: Processes) -> EngineCounters:
+def counters_of_all(own: EngineCounters, processes: DistContext) -> EngineCounters:
     """What the engines of all processes did."""
-    return EngineCounters(*map(int, processes.sums(np.array(astuple(own), np.float64))))
+    return EngineCounters(*map(int, processes.all_reduce(np.array(astuple(own), np.float64))))
 
 
-def largest_of_all(own: dict[str, float], processes: Processes) -> dict[str, float]:
+def largest_of_all(own: dict[str, float], processes: DistContext) -> dict[str, float]:
     """Of each figure the largest of any process."""
-    found = processes.gather(own)
-    return {name: max(figures[name] for figures in found) for name in own}
+    found = processes.all_gather(own)
+    return {name: max(metrics[name] for metrics in found) for name in own}

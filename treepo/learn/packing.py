@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treepo.learn.trie import START, DistinctTokens, Piece
+from treepo.learn.trie import START, Piece, PrefixTrie
 from treepo.tree import ROOT, Tree
 
 
@@ -31,7 +31,7 @@ class PackedTree:
     lens, leaf_weights float64 [L]: of each leaf its response tokens, and what each of them weighs in the loss.
     advantages float64 [L]: of each leaf; nan where credit is given per node. own_advantages float64 [P]: in that case,
         of each term the advantage in each trajectory that shares it, by term and leaf; empty otherwise.
-    rescored_logprobs, ref_logprobs float32 [S]: of the policy as it was before the first update of the step, and of the
+    recomputed_logprobs, ref_logprobs float32 [S]: of the policy as it was before the first update of the step, and of the
         reference; empty where there are none.
     """
 
@@ -47,7 +47,7 @@ class PackedTree:
     leaf_weights: np.ndarray
     advantages: np.ndarray
     own_advantages: np.ndarray
-    rescored_logprobs: np.ndarray
+    recomputed_logprobs: np.ndarray
     ref_logprobs: np.ndarray
 
     @property
@@ -167,7 +167,7 @@ def _depth_first(tree: Tree, leaves: Iterable[int]) -> _Chosen:
 
 
 def _packed(
-    tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: DistinctTokens, pieces: dict[int, list[Piece]]
+    tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: PrefixTrie, pieces: dict[int, list[Piece]]
 ) -> PackedTree:
     nodes, leaves, layout = chosen.nodes, tree.leaves(), distinct.laid_out()
     values, is_per_node = np.asarray(advantages, np.float64), tree.is_per_node(advantages)
@@ -194,14 +194,14 @@ def _packed(
         leaf_weights=np.ones(len(chosen.order)),
         advantages=np.full(len(chosen.order), np.nan) if is_per_node else values[chosen.order],
         own_advantages=own,
-        rescored_logprobs=np.zeros(0, np.float32),
+        recomputed_logprobs=np.zeros(0, np.float32),
         ref_logprobs=np.zeros(0, np.float32),
     )
 
 
-def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[DistinctTokens, dict[int, list[Piece]]]:
+def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Piece]]]:
     """The distinct tokens of the prompt and these nodes, parents first, and the pieces that each node is."""
-    distinct = DistinctTokens()
+    distinct = PrefixTrie()
     _, place = distinct.extend(START, tree.prompt_ids)
     places, pieces = {ROOT: place}, {}
     for i in nodes:
@@ -266,6 +266,6 @@ def _part(packed: PackedTree, last: np.ndarray, leaves: np.ndarray) -> PackedTre
         leaf_weights=packed.leaf_weights[leaves],
         advantages=packed.advantages[leaves],
         own_advantages=own[is_chosen[ranges(packed.leaf_starts, packed.leaf_ends)]] if len(own) else own,
-        rescored_logprobs=of_terms(packed.rescored_logprobs),
+        recomputed_logprobs=of_terms(packed.recomputed_logprobs),
         ref_logprobs=of_terms(packed.ref_logprobs),
     )

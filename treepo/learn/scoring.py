@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from treepo.distributed import ALONE, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.learn.packing import PackedTree, pack
 from treepo.model.attention import tree_attention
 from treepo.model.compatibility import vocabulary_size
@@ -106,7 +106,7 @@ class Scorer:
 
     has_plain_head: whether the logits are the output embeddings' of the last hidden states (see has_plain_head in
         model/served.py); if not, they are computed all at once.
-    is_packable: whether the model's attention can be told who sees whom; if not, every tree has to be a single
+    supports_tree_attention: whether the model's attention can be told who sees whom; if not, every tree has to be a single
         trajectory, and they are laid out as rows with padding.
     autocast: type that matrix products are computed in, or None for that of the weights.
     processes: those that the model is sharded over, if it is.
@@ -115,10 +115,10 @@ class Scorer:
     model: PreTrainedModel
     temperature: float = 1.0
     has_plain_head: bool = True
-    is_packable: bool = True
+    supports_tree_attention: bool = True
     autocast: torch.dtype | None = None
     max_logits: int = MAX_LOGITS
-    processes: Processes = ALONE
+    processes: DistContext = SINGLE_PROCESS
 
     def __call__(self, batch: TreeBatch, entropy_has_grad: bool = False) -> Scores:
         """Score every term of a batch."""
@@ -150,10 +150,10 @@ class Scorer:
         Of a sharded model each process has as many, so that all gather its weights as often: the last ones may be
         empty, and `nothing` is scored in their place.
         """
-        found = micro_batches(trees, max_tokens) if self.is_packable else padded_batches(trees, max_tokens)
+        found = micro_batches(trees, max_tokens) if self.supports_tree_attention else padded_batches(trees, max_tokens)
         if not is_sharded(self.model):
             return found
-        most = max(self.processes.gather(len(found)))
+        most = max(self.processes.all_gather(len(found)))
         return found + [[] for _ in range(most - len(found))]
 
     def logprobs(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
@@ -179,14 +179,16 @@ class Scorer:
 
     def _features(self, batch: TreeBatch, rows: Tensor) -> Tensor:
         """[P, ·]: hidden states of the tokens at `rows`, or logits where the head is not plain."""
-        inputs = self._packed_inputs(batch) if self.is_packable else _padded_inputs(batch, self.model.device)
+        inputs = (
+            self._packed_inputs(batch) if self.supports_tree_attention else _padded_inputs(batch, self.model.device)
+        )
         if self.has_plain_head:
             every = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        elif self.is_packable:
+        elif self.supports_tree_attention:
             return self.model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
         else:
             every = self.model(**inputs, use_cache=False).logits
-        return every[0, rows] if self.is_packable else every[inputs["attention_mask"].bool()][rows]
+        return every[0, rows] if self.supports_tree_attention else every[inputs["attention_mask"].bool()][rows]
 
     def _packed_inputs(self, batch: TreeBatch) -> dict[str, Any]:
         packed, model = batch.packed, self.model
@@ -213,7 +215,7 @@ class Scorer:
 
 def nothing() -> PackedTree:
     """What is scored for the sake of other processes: one token after another, which counts nothing."""
-    tree = Tree.planted("", np.zeros(1, np.int32), 0)
+    tree = Tree.from_prompt("", np.zeros(1, np.int32), 0)
     tree.add(Node(0, np.zeros(1, np.int32), np.zeros(1, np.float32), 0, StopReason.LENGTH))
     return pack(tree, np.zeros(1))
 

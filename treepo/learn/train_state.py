@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from treepo.distributed import ALONE, Processes, is_lost
+from treepo.distributed import SINGLE_PROCESS, DistContext, is_lost
 from treepo.errors import LostError
 
 
@@ -113,7 +113,7 @@ def _expect_one_process() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Learner:
+class TrainState:
     """The model that is trained, its optimiser and its schedule, whose state is copied and put back.
 
     Names are those of the parameters, so that the state of a model that is sharded over processes is the same but for
@@ -124,7 +124,7 @@ class Learner:
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR
-    processes: Processes = ALONE
+    processes: DistContext = SINGLE_PROCESS
 
     def copy_tensors(self) -> dict[str, Tensor]:
         """Copies on the CPU of weights and moments, by name."""
@@ -134,7 +134,7 @@ class Learner:
         """The rest of the state, as JSON holds it. Of the optimiser's groups only the rate moves; settings give the
         others. Every process has random generators of its own."""
         schedule = {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
-        return {"schedule": schedule, "random": self.processes.gather(random_state())}
+        return {"schedule": schedule, "random": self.processes.all_gather(random_state())}
 
     def restore(self, folder: Path, scalars: dict[str, Any]) -> None:
         """Take over the tensors saved in a folder, and what `scalars` gave beside them.

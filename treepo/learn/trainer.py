@@ -10,12 +10,12 @@ import numpy as np
 
 from treepo.credit.base import Estimator
 from treepo.data.problem import Problem, Task
-from treepo.distributed import ALONE, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
 from treepo.grow.sampler import TreeSampler
-from treepo.learn.advantages import credited, has_signal
+from treepo.learn.advantages import compute_advantages, has_signal
 from treepo.learn.dynamic_sampling import DynamicSampling
-from treepo.learn.memory import begin_peak, cache_figures, memory_figures
+from treepo.learn.memory import begin_peak, cache_metrics, memory_metrics
 from treepo.learn.metrics import Share, counters_of_all, joined, largest_of_all, lengths_of
 from treepo.learn.packing import PackedTree
 from treepo.learn.updater import Updater, tree_entropies
@@ -23,7 +23,7 @@ from treepo.model.fsdp import whole
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
-from treepo.verify.rewards import Reward, ShapedReward, Verified, verify
+from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class StepResult:
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
 
-    problems_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
-    num_epochs: how often a step goes over its trees; dynamic: whether problems without a signal are made up for;
+    prompts_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
+    num_iterations: how often a step goes over its trees; dynamic: whether problems without a signal are made up for;
     reward: what the leaves get for what the task says of them; processes: those that the problems of a step are dealt
     out to, each with an engine of its own. They make the updates of one process.
     """
@@ -58,13 +58,13 @@ class Trainer:
     sampler: TreeSampler
     estimator: Estimator
     updater: Updater
-    problems_per_step: int
+    prompts_per_step: int
     num_mini_batches: int
-    num_epochs: int
+    num_iterations: int
     dynamic: DynamicSampling
     seed: int
     reward: Reward = ShapedReward()
-    processes: Processes = ALONE
+    processes: DistContext = SINGLE_PROCESS
 
     def step(
         self,
@@ -81,13 +81,13 @@ class Trainer:
         before, num_oom = self.engine.counters, self.updater.bound.num_oom
         with whole(self.policy.model):
             rolled = self.rollout(step, clock, growing)
-            cache = cache_figures(self.engine)
-            self.engine.rest()
-        kept = [place for place, has_one in enumerate(rolled.has_signal) if has_one][: self.problems_per_step]
+            cache = cache_metrics(self.engine)
+            self.engine.sleep()
+        kept = [place for place, has_one in enumerate(rolled.has_signal) if has_one][: self.prompts_per_step]
         # The trees that are trained on stand in `kept` at these places.
-        own = [i for i, place in enumerate(kept) if place % self.processes.count == self.processes.rank]
+        own = [i for i, place in enumerate(kept) if place % self.processes.world_size == self.processes.rank]
         rewards = [v.rewards for v in rolled.verified]
-        advantages, raw_figures = credited(rolled.trees, rewards, self.estimator, len(own), self.processes)
+        advantages, raw_figures = compute_advantages(rolled.trees, rewards, self.estimator, len(own), self.processes)
         pairs = zip(rolled.trees, advantages, strict=True)
         packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in pairs]
         clock.lap("pack")
@@ -101,49 +101,49 @@ class Trainer:
         clock.lap("update")
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
         share = Share(rolled.trees, rolled.verified, advantages, num_forwarded, entropies)
-        memory = memory_figures(self.policy.model, self.updater.optimizer) | cache
-        figures = (
+        memory = memory_metrics(self.policy.model, self.updater.optimizer) | cache
+        metrics = (
             counters_of_all(self.engine.counters - before, self.processes).metrics()
             | raw_figures
-            | _update_figures(updates)
-            | (self.updater.limit_figures(num_oom) if updates else {})
+            | _update_metrics(updates)
+            | (self.updater.limit_metrics(num_oom) if updates else {})
             | largest_of_all(memory, self.processes)
         )
-        if shares := self.processes.to_first(share):
+        if shares := self.processes.gather(share):
             share = joined(shares)
-            figures = share.figures(self.sampler.rules.shape, rolled.num_rounds) | figures | clock.metrics(share.trees)
+            metrics = share.metrics(self.sampler.rules.shape, rolled.num_rounds) | metrics | clock.metrics(share.trees)
         kept_entropies = share.entropies if with_entropies else None
         return StepResult(
-            self.processes.of_first(figures), share.trees, share.rewards, share.advantages, kept_entropies
+            self.processes.broadcast(metrics), share.trees, share.rewards, share.advantages, kept_entropies
         )
 
     def hand_over(self) -> None:
         """Let the engines have the policy's weights: the first process's, and then those that follow it."""
         with whole(self.policy.model):
             for is_first in (True, False):
-                with self.processes.together():
+                with self.processes.synced_errors():
                     if self.processes.is_first == is_first:
                         self.engine.update_weights(self.policy.model)
 
     def rollout(self, step: int, clock: "_Clock", growing: Callable[[], AbstractContextManager[object]]) -> "_Rolled":
         """Grow and verify trees until enough of them carry a signal."""
-        problems = self.task.training_problems(step - 1, self.dynamic.most(self.problems_per_step))
+        problems = self.task.training_problems(step - 1, self.dynamic.most(self.prompts_per_step))
         rolled = _Rolled()
         while count := self.dynamic.num_next(
-            self.problems_per_step, sum(rolled.has_signal), len(rolled.has_signal), rolled.num_rounds
+            self.prompts_per_step, sum(rolled.has_signal), len(rolled.has_signal), rolled.num_rounds
         ):
             start = len(rolled.has_signal)
             asked = problems[start : start + count]
-            own = self.processes.own(range(len(asked)), start)
-            with self.processes.together(), growing():
+            own = self.processes.shard(range(len(asked)), start)
+            with self.processes.synced_errors(), growing():
                 grown = self.grow(asked, step, rolled.num_rounds, own)
                 clock.lap("grow")
                 rolled.verified += self.verify([asked[i] for i in own], grown)
                 clock.lap("verify")
             rolled.trees += grown
             rolled.num_rounds += 1
-            rolled.has_signal = self.processes.merge([has_signal(v.rewards) for v in rolled.verified])
-            if self.processes.count > 1:
+            rolled.has_signal = self.processes.unshard([has_signal(v.rewards) for v in rolled.verified])
+            if self.processes.world_size > 1:
                 clock.lap("wait")
         return rolled
 
@@ -156,7 +156,7 @@ class Trainer:
         grown = dict(self.sampler.grow(problems, derive_seed(self.seed, "train", step, num_rounds), positions))
         return [grown[i] for i in positions]
 
-    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[Verified]:
+    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """What the leaves of each problem's tree get: they are judged once, and rewarded beside the tree's others."""
         limit = self.sampler.rules.shape.response_limit
         return verify(self.task, self.reward, problems, trees, self.policy.decode, limit)
@@ -167,7 +167,7 @@ class Trainer:
         """All updates of a step, on the parts of each tree of this process; their metrics. See `mini_batches`."""
         batches = self.mini_batches(trained, places, num_trained)
         prepared = [self.updater.prepare(batch) for batch in batches]
-        return [self.updater.update(batch) for _ in range(self.num_epochs) for batch in prepared]
+        return [self.updater.update(batch) for _ in range(self.num_iterations) for batch in prepared]
 
     def mini_batches(
         self, trained: list[list[PackedTree]], places: Sequence[int], num_trained: int
@@ -189,7 +189,7 @@ class _Rolled:
     tree carries a signal; and how many rounds were grown."""
 
     trees: list[Tree] = field(default_factory=list)
-    verified: list[Verified] = field(default_factory=list)
+    verified: list[ScoredLeaves] = field(default_factory=list)
     has_signal: list[bool] = field(default_factory=list)
     num_rounds: int = 0
 
@@ -215,13 +215,14 @@ class _Clock:
         return self.laps | {"time/step_s": seconds} | {f"time/{name}_per_s": rate for name, rate in rates.items()}
 
 
-def _update_figures(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+def _update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the updates of a step; of how far the engine is from the policy, what the first update
     found, before which no weight had changed. Empty if there was none."""
-    figures = {}
+    metrics = {}
     for name in updates[0] if updates else ():
         if name.startswith("mismatch/"):
-            figures[name] = updates[0][name]
+            metrics[name] = updates[0][name]
         else:
-            figures[f"update/{name}"] = float(np.mean([u[name] for u in updates]))
-    return figures
+            name_there = "clip_ratio/region_mean" if name == "clip_fraction" else f"update/{name}"
+            metrics[name_there] = float(np.mean([u[name] for u in updates]))
+    return metrics

@@ -18,7 +18,7 @@ START: Place = (0, 0)
 
 
 @dataclass(eq=False)
-class DistinctTokens:
+class PrefixTrie:
     """Sequences merged where they begin alike; all begin with the same token.
 
     runs: token ids of each; above: where each hangs; below: the run that begins with a token at a place.

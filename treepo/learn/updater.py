@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from treepo.distributed import ALONE, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import NonFiniteUpdateError
 from treepo.learn.loss_terms import terms_of
 from treepo.learn.losses import Aggregation, Loss, Penalties, kl_estimates
@@ -73,8 +73,8 @@ class Updater:
     """Packs trees, and turns a mini-batch of them into one step of the optimiser.
 
     max_tokens: most packed tokens of one forward. packing: whether what trajectories share is computed once.
-    rescoring: whether the trainer's own log-probabilities, as they are before the first update of a step, take the
-    place of the engine's. max_importance: with rescoring, the bound of the weights by which tokens that the engine drew
+    recompute_old_logprobs: whether the trainer's own log-probabilities, as they are before the first update of a step, take the
+    place of the engine's. importance_cap: with recompute_old_logprobs, the bound of the weights by which tokens that the engine drew
     from another distribution are made up for; None for no weights. reference: needed where a penalty refers to it.
     bound: where memory runs out, work begins again with half as many tokens per forward, which the bound remembers; not
     where the model is sharded, since the other processes wait in the middle of theirs.
@@ -91,20 +91,20 @@ class Updater:
     max_tokens: int
     max_grad_norm: float
     packing: bool = True
-    rescoring: bool = False
-    max_importance: float | None = None
+    recompute_old_logprobs: bool = False
+    importance_cap: float | None = None
     reference: Reference | None = None
     bound: MemoryBound = field(default_factory=MemoryBound)
-    processes: Processes = ALONE
+    processes: DistContext = SINGLE_PROCESS
 
     @property
     def limit(self) -> int:
         """Most tokens of one forward, as far as is known by now."""
         return self.max_tokens if self.bound.max_tokens is None else min(self.max_tokens, self.bound.max_tokens)
 
-    def limit_figures(self, num_oom_before: int) -> dict[str, float]:
-        """update/micro_batch_tokens: the limit; update/num_oom: how often memory ran out since it had so many times."""
-        return {"update/micro_batch_tokens": self.limit, "update/num_oom": self.bound.num_oom - num_oom_before}
+    def limit_metrics(self, num_oom_before: int) -> dict[str, float]:
+        """update/max_tokens_per_micro_batch: the limit; update/num_oom: how often memory ran out since it had so many times."""
+        return {"update/max_tokens_per_micro_batch": self.limit, "update/num_oom": self.bound.num_oom - num_oom_before}
 
     def pack(self, tree: Tree, advantages: np.ndarray) -> list[PackedTree]:
         """One tree in as few parts as memory allows, or, where nothing is to be shared, in its trajectories."""
@@ -114,9 +114,9 @@ class Updater:
         """What has to be known of a step's trees before its first update changes the policy; those that turn out to be
         too large for memory come back in parts."""
         parts = list(trees)
-        if self.rescoring:
+        if self.recompute_old_logprobs:
             parts, scored = self.within_memory(parts, self.scorer.logprobs)
-            parts = [replace(part, rescored_logprobs=own) for part, own in zip(parts, scored, strict=True)]
+            parts = [replace(part, recomputed_logprobs=own) for part, own in zip(parts, scored, strict=True)]
         if self.reference is not None:
             with self.reference() as model:
                 parts, scored = self.within_memory(parts, replace(self.scorer, model=model).logprobs)
@@ -125,12 +125,12 @@ class Updater:
 
     def update(self, trees: Sequence[PackedTree]) -> dict[str, float]:
         """One update on these trees; metrics are means over the response tokens of all their trajectories, and those of
-        `mismatch_figures`, which say how far the engine is from the policy where this is the first update of a step.
+        `mismatch_metrics`, which say how far the engine is from the policy where this is the first update of a step.
 
         Where memory runs out in a forward or backward pass, all of them are done again with fewer tokens each, before
         any weight has changed. Raises MemoryError, with what to change, if that does not help.
         """
-        assert trees or self.processes.count > 1, "an update needs at least one tree"
+        assert trees or self.processes.world_size > 1, "an update needs at least one tree"
         weighed = weigh(trees, self.aggregation, self.processes)
         parts, (totals, gaps) = self.within_memory(weighed, self._gradients)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -140,11 +140,13 @@ class Updater:
         self._step()
         totals |= {"grad_norm": float(norm), "lr": float(self.schedule.get_last_lr()[0])}
         self.schedule.step()
-        return totals | mismatch_figures(gaps, self.processes)
+        return totals | mismatch_metrics(gaps, self.processes)
 
     def _gradients(self, trees: Sequence[PackedTree], max_tokens: int) -> tuple[dict[str, float], np.ndarray]:
         """Fill in the gradients of all trained weights; (metrics, gap of each term as `loss_sum` says)."""
-        (num_tokens,) = self.processes.sums(np.array([sum(tree.num_response_tokens for tree in trees)], np.float64))
+        (num_tokens,) = self.processes.all_reduce(
+            np.array([sum(tree.num_response_tokens for tree in trees)], np.float64)
+        )
         totals: dict[str, float] = {}
         gaps = [np.zeros(0)]
         self.optimizer.zero_grad(set_to_none=True)
@@ -156,13 +158,13 @@ class Updater:
                 continue
             gaps.append(gap)
             # With others waiting for its gradients it goes on: their norm will not be finite, and all find out.
-            if not torch.isfinite(loss) and self.processes.count == 1:
+            if not torch.isfinite(loss) and self.processes.world_size == 1:
                 raise NonFiniteUpdateError("loss", batch)
             loss.backward()
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
             totals["loss"] = totals.get("loss", 0.0) + float(loss.detach())
-        return added(self.processes.gather(totals)), np.concatenate(gaps)
+        return added(self.processes.all_gather(totals)), np.concatenate(gaps)
 
     def within_memory(
         self, trees: Sequence[PackedTree], work: Callable[[Sequence[PackedTree], int], T]
@@ -179,9 +181,9 @@ class Updater:
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error)
-            if self.processes.count > 1:
+            if self.processes.world_size > 1:
                 raise MemoryError(
-                    f"train.micro_batch_tokens: out of memory at {self.limit} tokens; with several processes a smaller "
+                    f"train.max_tokens_per_micro_batch: out of memory at {self.limit} tokens; with several processes a smaller "
                     f"one has to be given on resuming ({first_line(reason)})"
                 )
             # Not while the error is handled: it keeps the tensors of the failed forward alive.
@@ -204,8 +206,8 @@ class Updater:
     def loss_sum(self, batch: TreeBatch) -> tuple[Tensor, dict[str, float], np.ndarray]:
         """The loss of a batch with its weights; its metrics summed over the response tokens of all trajectories; and
         per term the policy's log-probability minus the engine's."""
-        scores = self.scorer(batch, entropy_has_grad=self.penalties.entropy != 0)
-        terms = terms_of(batch.packed, scores.policy_logprobs, self.max_importance)
+        scores = self.scorer(batch, entropy_has_grad=self.penalties.entropy_coef != 0)
+        terms = terms_of(batch.packed, scores.policy_logprobs, self.importance_cap)
         ref_logprobs = torch.from_numpy(batch.packed.ref_logprobs).to(scores.policy_logprobs)
         loss = self.loss(terms) + self.penalties(terms, ref_logprobs, scores.entropies)
         with torch.no_grad():
@@ -213,7 +215,9 @@ class Updater:
                 "entropy": (terms.num_leaves * scores.entropies).sum(),
                 "clip_fraction": self.loss.num_clipped(terms),
                 # Of what was sampled, from the policy as it is now; k3 is never negative.
-                "kl": (terms.num_leaves * kl_estimates(terms.sampled_logprobs, terms.policy_logprobs, "k3")).sum(),
+                "approx_kl": (
+                    terms.num_leaves * kl_estimates(terms.sampled_logprobs, terms.policy_logprobs, "k3")
+                ).sum(),
             }
             if self.reference is not None:
                 estimates = kl_estimates(terms.policy_logprobs, ref_logprobs, "k3")
@@ -222,9 +226,11 @@ class Updater:
         return loss, {name: float(value) for name, value in sums.items()}, gaps
 
 
-def weigh(trees: Sequence[PackedTree], aggregation: Aggregation, processes: Processes = ALONE) -> list[PackedTree]:
+def weigh(
+    trees: Sequence[PackedTree], aggregation: Aggregation, processes: DistContext = SINGLE_PROCESS
+) -> list[PackedTree]:
     """The trees of one update with the weight of each trajectory's tokens among those of all processes."""
-    lens = processes.gather(np.concatenate([np.zeros(0), *(tree.lens for tree in trees)]))
+    lens = processes.all_gather(np.concatenate([np.zeros(0), *(tree.lens for tree in trees)]))
     every = aggregation(np.concatenate(lens))
     weights = np.split(every, np.cumsum([len(own) for own in lens])[:-1])[processes.rank]
     ends = np.cumsum([len(tree.lens) for tree in trees], dtype=np.int64)
@@ -236,7 +242,7 @@ def added(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in parts if name in part) for part in parts for name in part}
 
 
-def mismatch_figures(gaps: np.ndarray, processes: Processes = ALONE) -> dict[str, float]:
+def mismatch_metrics(gaps: np.ndarray, processes: DistContext = SINGLE_PROCESS) -> dict[str, float]:
     """How far the distribution that an engine samples from is from the policy's, by their log-probabilities of what it
     sampled: mean and maximum of the distance, and an estimate of KL(engine | policy).
 
@@ -245,8 +251,8 @@ def mismatch_figures(gaps: np.ndarray, processes: Processes = ALONE) -> dict[str
     wide = gaps.astype(np.float64)
     with np.errstate(over="ignore"):
         kl = float((np.expm1(wide) - wide).sum())
-    count, total, kl = processes.sums(np.array([len(wide), np.abs(wide).sum(), kl])).tolist()
-    largest = max(processes.gather(float(np.abs(wide).max(initial=0.0))))
+    count, total, kl = processes.all_reduce(np.array([len(wide), np.abs(wide).sum(), kl])).tolist()
+    largest = max(processes.all_gather(float(np.abs(wide).max(initial=0.0))))
     return {"mismatch/mean": total / count, "mismatch/max": largest, "mismatch/kl": kl / count}
 
 

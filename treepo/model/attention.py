@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from treepo.errors import NotPackableError
+from treepo.errors import UnsupportedAttentionError
 from treepo.model.flex import FlexTreeAttention
 from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
 
@@ -50,13 +50,17 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention as transformers' AttentionInterface calls it: [1, H, N, D] -> ([1, N, H, D], None).
 
-    Raises NotPackableError for attention that a context cannot express: soft-capping, sinks, position biases.
+    Raises UnsupportedAttentionError for attention that a context cannot express: soft-capping, sinks, position biases.
     """
     if attention_context is None:
-        raise NotPackableError("attention_context did not reach the attention, which every forward of this model needs")
+        raise UnsupportedAttentionError(
+            "attention_context did not reach the attention, which every forward of this model needs"
+        )
     for name, extra in (("softcap", softcap), ("s_aux (sinks)", s_aux), ("position_bias", position_bias)):
         if extra is not None:
-            raise NotPackableError(f"{type(module).__name__} uses attention with {name}, which cannot be packed")
+            raise UnsupportedAttentionError(
+                f"{type(module).__name__} uses attention with {name}, which cannot be packed"
+            )
     layer = module.layer_idx
     assert isinstance(layer, int)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from treepo.errors import NotPackableError
+from treepo.errors import UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
 
 SERVED_LAYERS = {"full_attention", "sliding_attention"}
@@ -27,15 +27,17 @@ PROBE_LEN = 24
 
 
 def check_config(config: PreTrainedConfig) -> None:
-    """Raise NotPackableError if a model of this configuration has layers other than plain or windowed attention."""
+    """Raise UnsupportedAttentionError if a model of this configuration has layers other than plain or windowed attention."""
     text = config.get_text_config()
     kind = config.model_type
     other = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
     if other:
-        raise NotPackableError(f"model.path: {kind!r} has layers of type {sorted(other)}, which cannot be packed")
+        raise UnsupportedAttentionError(
+            f"model.path: {kind!r} has layers of type {sorted(other)}, which cannot be packed"
+        )
     for name in UNSEEN_SETTINGS:
         if getattr(text, name, None) is not None:
-            raise NotPackableError(f"model.path: {kind!r} has attention with {name}, which cannot be packed")
+            raise UnsupportedAttentionError(f"model.path: {kind!r} has attention with {name}, which cannot be packed")
 
 
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
@@ -58,8 +60,8 @@ def longest_exact(config: PreTrainedConfig) -> int | None:
 
 
 @torch.no_grad()
-def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
-    """Raise NotPackableError unless a forked sequence packed as a tree has the log-probabilities of plain forwards.
+def check_logits_match(model: PreTrainedModel, reference: str = "eager") -> None:
+    """Raise UnsupportedAttentionError unless a forked sequence packed as a tree has the log-probabilities of plain forwards.
 
     model: with the attention of `treepo.model.attention`; `reference`: transformers' own to compare with.
     """
@@ -84,33 +86,35 @@ def check_exact(model: PreTrainedModel, reference: str = "eager") -> None:
         raise ValueError(f"model.path: the logits of {kind!r} are not finite")
     # By probability: of tokens that hardly ever follow, narrow types know little.
     if (wanted.exp() * (packed - wanted).abs()).sum(-1).max() > TOLERANCE[model.dtype]:
-        raise NotPackableError(
+        raise UnsupportedAttentionError(
             f"model.path: {kind!r} computes something else than causal attention, which cannot be packed"
         )
     _check_window(model, context)
 
 
 @torch.no_grad()
-def has_plain_head(model: PreTrainedModel, is_packable: bool = True) -> bool:
+def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True) -> bool:
     """Whether a model's logits are its output embeddings applied to its last hidden states, with nothing after that."""
     head = model.get_output_embeddings()
     if head is None:
         return False
-    inputs = _one_sequence(probe_ids(model), is_packable)
+    inputs = _one_sequence(probe_ids(model), supports_tree_attention)
     hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
     return hidden is not None and torch.allclose(head(hidden), model(**inputs).logits, rtol=1e-2, atol=1e-4)
 
 
 @torch.no_grad()
-def sequence_logprobs(model: PreTrainedModel, ids: Tensor, temperature: float, is_packable: bool = True) -> Tensor:
+def sequence_logprobs(
+    model: PreTrainedModel, ids: Tensor, temperature: float, supports_tree_attention: bool = True
+) -> Tensor:
     """float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
-    return torch.log_softmax(model(**_one_sequence(ids, is_packable)).logits[0].float() / temperature, -1)
+    return torch.log_softmax(model(**_one_sequence(ids, supports_tree_attention)).logits[0].float() / temperature, -1)
 
 
-def _one_sequence(ids: Tensor, is_packable: bool) -> dict[str, Any]:
+def _one_sequence(ids: Tensor, supports_tree_attention: bool) -> dict[str, Any]:
     """Inputs of a forward over a sequence [n]."""
     inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
-    if is_packable:
+    if supports_tree_attention:
         positions = torch.arange(len(ids), device=ids.device)
         inputs["position_ids"] = positions[None]
         inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
@@ -142,7 +146,7 @@ def _check_window(model: PreTrainedModel, context: "_NotedTreeAttention") -> Non
         layer_types = getattr(text, "layer_types", None)
         has_windows = layer_types is None or "sliding_attention" in layer_types
         if has_windows and context.windows == {None}:
-            raise NotPackableError(
+            raise UnsupportedAttentionError(
                 f"model.path: {model.config.model_type!r} keeps its sliding window to itself and cannot be packed"
             )
 
@@ -168,7 +172,7 @@ class _NotedTreeAttention(AttentionContext):
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
         if layer in self.layers:
-            raise NotPackableError("a layer calls its attention twice, which the engine's cache cannot serve")
+            raise UnsupportedAttentionError("a layer calls its attention twice, which the engine's cache cannot serve")
         self.layers.add(layer)
         self.windows.add(window)
         return self.inner(layer, query, key, value, scale, window)

@@ -18,11 +18,11 @@ Forward = Callable[[Tensor, Tensor, AttentionContext, Tensor], Tensor]
 """(ids int64 [N], positions int64 [N], context, which tokens' logits int64 [M]) -> logits [M, V]."""
 
 LEAN_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose decoder is the one that LeanForward computes, with SiLU in its MLP."""
+"""Model types whose decoder is the one that FusedForward computes, with SiLU in its MLP."""
 
 
-def is_lean(model: Any) -> bool:
-    """Whether LeanForward computes what this model does: transformers' own code for one of LEAN_TYPES, with plain
+def supports_fused(model: Any) -> bool:
+    """Whether FusedForward computes what this model does: transformers' own code for one of LEAN_TYPES, with plain
     linear maps (an adapter or a quantised layer in the place of one is left to the model's own forward)."""
     if model.config.model_type not in LEAN_TYPES or not own_class(model).__module__.startswith("transformers.models."):
         return False
@@ -90,7 +90,7 @@ class TorchOperations:
         return silu(gate).mul_(up)
 
 
-class LeanForward:
+class FusedForward:
     """Llama's decoder in as few operations as there can be, without gradients.
 
     With small models most of a decoding step would otherwise go into calling modules. It computes with the model's own

@@ -113,19 +113,19 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def blueprint_of(model: PreTrainedModel) -> PreTrainedModel:
+def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
     """A copy without weights, for `built`; it takes no memory. Must be made before the model is sharded."""
     return deepcopy(model, {id(p): _like(p, torch.empty_like(p, device="meta")) for p in model.parameters()})
 
 
-def built(blueprint: PreTrainedModel, model: nn.Module) -> PreTrainedModel:
+def built(meta_model: PreTrainedModel, model: nn.Module) -> PreTrainedModel:
     """A copy on the CPU, of what is whole, that is a model like any other."""
-    pairs = zip(blueprint.named_parameters(), model.named_parameters(), strict=True)
+    pairs = zip(meta_model.named_parameters(), model.named_parameters(), strict=True)
     memo: dict[int, Any] = {}
     for (name, empty), (other, full) in pairs:
-        assert name == other and empty.shape == full.shape, "the blueprint is this model's"
+        assert name == other and empty.shape == full.shape, "the meta_model is this model's"
         memo[id(empty)] = _like(empty, full.detach().to("cpu", copy=True))
-    return deepcopy(blueprint, memo)
+    return deepcopy(meta_model, memo)
 
 
 def _call(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ARG001 - a method

@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from treepo.errors import NotPackableError
+from treepo.errors import UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
-from treepo.model.compatibility import check_config, check_exact, longest_exact, vocabulary_size
+from treepo.model.compatibility import check_config, check_logits_match, longest_exact, vocabulary_size
 from treepo.model.fsdp import built, plain_weights
 from treepo.model.lora import has_adapter, merged, merged_weights
 
@@ -53,13 +53,13 @@ def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> A
 
 @dataclass(frozen=True)
 class Policy:
-    """The model being trained, and its tokenizer. is_packable: whether its attention can be told who sees whom.
-    blueprint: of a model that is sharded, a copy without weights (see `blueprint_of`)."""
+    """The model being trained, and its tokenizer. supports_tree_attention: whether its attention can be told who sees whom.
+    meta_model: of a model that is sharded, a copy without weights (see `meta_copy`)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    is_packable: bool = True
-    blueprint: PreTrainedModel | None = None
+    supports_tree_attention: bool = True
+    meta_model: PreTrainedModel | None = None
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ class Policy:
         self._plain_model().save_pretrained(folder)
 
     def _plain_model(self) -> PreTrainedModel:
-        return self.model if self.blueprint is None else built(self.blueprint, self.model)
+        return self.model if self.meta_model is None else built(self.meta_model, self.model)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -111,7 +111,7 @@ def load_policy(
 
     packable: whether its attention is to be told who sees whom, which packing and the embedded engine need; without it
     a model runs as transformers has it, one trajectory per row. Raises ValueError naming `path` if there is no model,
-    no tokenizer, no safetensors weights, or if they do not fit each other; NotPackableError if the model is to be
+    no tokenizer, no safetensors weights, or if they do not fit each other; UnsupportedAttentionError if the model is to be
     packable and is not.
     """
     _check_device(device)
@@ -127,15 +127,17 @@ def load_policy(
             # transformers would only warn, and go on with random weights in their place.
             raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
         if packable and not model._supports_attention_backend:
-            raise NotPackableError(f"{config.model_type!r} has an attention of its own, which cannot be packed")
+            raise UnsupportedAttentionError(
+                f"{config.model_type!r} has an attention of its own, which cannot be packed"
+            )
         _check_vocabulary(model, tokenizer)
         nn.Module.to(model, torch.device(device))
         model.eval()
         if packable:
-            check_exact(model)
+            check_logits_match(model)
     except Exception as error:
         message = _first_line(error).removeprefix("model.path: ")
-        kind = NotPackableError if isinstance(error, NotPackableError) else ValueError
+        kind = UnsupportedAttentionError if isinstance(error, UnsupportedAttentionError) else ValueError
         raise kind(f"model.path: cannot load {path!r}: {message}") from error
     return Policy(model, tokenizer, packable)
 
@@ -153,7 +155,7 @@ def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code:
         )
     except KeyError as error:
         if error.args == (ATTENTION_NAME,):
-            raise NotPackableError("its attention cannot be exchanged") from error
+            raise UnsupportedAttentionError("its attention cannot be exchanged") from error
         raise
 
 

@@ -23,7 +23,7 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
     parts = [
         f"step {step:3d}",
         f"reward {metrics['reward/mean']:.3f}",
-        f"right {metrics['correct/mean']:.0%}",
+        f"right {metrics['accuracy']:.0%}",
         f"trees {metrics['problems/trained']:.0f}/{metrics['problems/grown']:.0f}",
         f"{_short(metrics['time/trajectories_per_s'])} traj/s",
         f"{_short(metrics['time/tokens_per_s'])} tok/s",
@@ -32,8 +32,8 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
     if "eval/avg" in metrics:
         lines.append(f"          held out {metrics['eval/avg']:.1%} (greedy {metrics['eval/greedy']:.1%})")
     if metrics.get("update/num_oom"):
-        limit = metrics["update/micro_batch_tokens"]
-        lines.append(f"          out of memory: train.micro_batch_tokens is {limit:.0f} from now on")
+        limit = metrics["update/max_tokens_per_micro_batch"]
+        lines.append(f"          out of memory: train.max_tokens_per_micro_batch is {limit:.0f} from now on")
     return lines
 
 

@@ -115,7 +115,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "entropies": None if kept.entropies is None or i == ROOT else kept.entropies[i],
                 "seed": node.seed,
                 "stop": node.stop,
-                "resumed": node.resumed,
+                "resumed": node.from_fallback,
                 "reward": _at(leaf, kept.rewards),
                 "advantage": _at(i if is_per_node else leaf, advantages),
                 "num_dropped": tree.num_dropped,

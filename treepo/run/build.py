@@ -8,26 +8,26 @@ import torch
 
 from treepo.config.schema import Config
 from treepo.data.problem import Task
-from treepo.distributed import ALONE, Job, Processes
+from treepo.distributed import SINGLE_PROCESS, DistContext, Job
 from treepo.engine.base import Engine
-from treepo.errors import NotPackableError
-from treepo.evaluate.validation import HeldOut
-from treepo.grow.growth import Rules
+from treepo.errors import UnsupportedAttentionError
+from treepo.evaluate.validation import Validation
+from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
-from treepo.learn.train_state import Learner
+from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
 from treepo.model.compatibility import has_plain_head
-from treepo.model.fsdp import blueprint_of, shard, whole
+from treepo.model.fsdp import meta_copy, shard, whole
 from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
 from treepo.run.task import Notify, build_task
 from treepo.tasks.base_model import Report, default_cache_folder, find_or_make_base_model
 from treepo.utils.rng import derive_seed
-from treepo.verify.task import CheckedTask
+from treepo.verify.task import VerifiedTask
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,36 @@ class Run:
     job: Job
 
     @property
-    def processes(self) -> Processes:
+    def processes(self) -> DistContext:
         """Those that train together."""
         return self.job.processes
 
     def evaluate(self, growing: Callable[[], AbstractContextManager[object]] = nullcontext) -> dict[str, float]:
-        """Figures of held-out problems; see HeldOut."""
+        """Figures of held-out problems; see Validation."""
         settings, limit = self.config.eval, self.config.tree.response_limit
-        problems = self.task.held_out_problems(settings.num_problems)
+        problems = self.task.eval_problems(settings.num_problems)
         seed = derive_seed(self.config.train.seed, "eval")
-        held_out = HeldOut(self.task, problems, self.policy.decode, limit, settings.num_samples, seed, self.processes)
+        held_out = Validation(
+            self.task, problems, self.policy.decode, limit, settings.num_samples, seed, self.processes
+        )
         with whole(self.policy.model):
-            return held_out.figures(self.trainer.engine, growing)
+            return held_out.metrics(self.trainer.engine, growing)
 
     @property
-    def learner(self) -> Learner:
+    def train_state(self) -> TrainState:
         """The state that training changes."""
         updater = self.trainer.updater
-        return Learner(self.policy.model, updater.optimizer, updater.schedule, self.processes)
+        return TrainState(self.policy.model, updater.optimizer, updater.schedule, self.processes)
 
     def keep(self, write: Callable[[], None]) -> None:
         """Let the first process write what needs all weights, and the others wait for it."""
-        with whole(self.policy.model), self.processes.together():
+        with whole(self.policy.model), self.processes.synced_errors():
             if self.processes.is_first:
                 write()
 
     def close(self) -> None:
         """End the processes that check answers."""
-        if isinstance(self.task, CheckedTask):
+        if isinstance(self.task, VerifiedTask):
             self.task.close()
 
 
@@ -81,14 +83,14 @@ def build_run(config: Config, notify: Notify, report: Report, job: Job | None = 
     if config.data.is_given and not config.data.train:
         raise ValueError("data.train: no set to train on; sets that are held out are for treepo eval")
     job = job or Job(config.model.device)
-    with job.processes.together():
+    with job.processes.synced_errors():
         # The base model is made once, where it is not there yet.
         if job.processes.is_first:
             base_model_path(config, report)
     policy = build_policy(config, notify, report, job.device)
     scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy)
     if job.mesh is not None:
-        policy = replace(policy, blueprint=blueprint_of(policy.model))
+        policy = replace(policy, meta_model=meta_copy(policy.model))
         shard(policy.model, job.mesh)
         if isinstance(reference, FrozenCopy):
             shard(reference.model, job.mesh, is_trained=False)
@@ -102,7 +104,7 @@ def build_run(config: Config, notify: Notify, report: Report, job: Job | None = 
 def base_model_path(config: Config, report: Report) -> str:
     """The model that is named, or the built-in task's base model, made if it is not there."""
     if config.data.is_given and not config.model.path:
-        named = (config.data.train or config.data.held_out)[0]
+        named = (config.data.train or config.data.eval)[0]
         raise ValueError(f"model.path: the problems of {named!r} need a model; none is given")
     return config.model.path or find_base_model(report)
 
@@ -117,7 +119,7 @@ def build_policy(config: Config, notify: Notify, report: Report, device: str | N
     policy, reason = None, ""
     try:
         policy = load_policy(*how)
-    except NotPackableError as error:
+    except UnsupportedAttentionError as error:
         reason = str(error.__cause__).removeprefix("model.path: ")
     if policy is None:
         # Not while the error is handled: it keeps what was loaded alive.
@@ -142,12 +144,12 @@ def find_base_model(report: Report) -> str:
         raise ValueError(f"TREEPO_CACHE: cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
-def engine_for(config: Config, policy: Policy, processes: Processes = ALONE) -> Engine:
+def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Engine:
     """The engine of a run; see build_engine."""
-    if config.engine.kind == "vllm" and processes.count > 1:
+    if config.engine.kind == "vllm" and processes.world_size > 1:
         raise ValueError("engine.kind: 'vllm' is for one process; several need 'embedded' or 'servers'")
     longest = config.data.max_prompt_len + config.tree.response_limit
-    needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.rescoring)
+    needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.recompute_old_logprobs)
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     settings = config.engine, config.vllm, config.servers
@@ -161,7 +163,9 @@ def autocast_of(config: Config) -> torch.dtype | None:
 
 def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
     """What grows trees as the settings say."""
-    rules = Rules(config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode)
+    rules = GrowthRules(
+        config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode
+    )
     return TreeSampler(engine, rules, sampling_of(config.engine))
 
 
@@ -174,9 +178,9 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine, up
         build_sampler(config, policy, engine),
         config.credit,
         updater,
-        config.train.problems_per_step,
+        config.train.prompts_per_step,
         config.train.num_mini_batches,
-        config.train.num_epochs,
+        config.train.num_iterations,
         config.dynamic_sampling,
         config.train.seed,
         config.reward,
@@ -184,22 +188,22 @@ def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine, up
     )
 
 
-def build_scorer(config: Config, policy: Policy, processes: Processes = ALONE) -> Scorer:
+def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Scorer:
     """What scores packed trees under a policy that is not sharded yet."""
-    has_head = has_plain_head(policy.model, policy.is_packable)
-    how = config.engine.temperature, has_head, policy.is_packable, autocast_of(config)
+    has_head = has_plain_head(policy.model, policy.supports_tree_attention)
+    how = config.engine.temperature, has_head, policy.supports_tree_attention, autocast_of(config)
     return Scorer(policy.model, *how, processes=processes)
 
 
 def build_reference(config: Config, policy: Policy) -> Reference | None:
     """What a penalty refers to, if there is one, made before the policy is sharded."""
-    if not config.penalties.kl:
+    if not config.penalties.kl_coef:
         return None
     return AdapterOff(policy.model) if has_adapter(policy.model) else FrozenCopy.of(policy.model)
 
 
 def build_updater(config: Config, scorer: Scorer, reference: Reference | None) -> Updater:
-    """What turns credited trees into updates of the model that is scored."""
+    """What turns compute_advantages trees into updates of the model that is scored."""
     settings = config.train
     optimizer, schedule = make_optimizer(scorer.model, config.optim)
     return Updater(
@@ -209,11 +213,11 @@ def build_updater(config: Config, scorer: Scorer, reference: Reference | None) -
         config.penalties,
         optimizer,
         schedule,
-        settings.micro_batch_tokens,
+        settings.max_tokens_per_micro_batch,
         config.optim.max_grad_norm,
-        settings.packing and scorer.is_packable,
-        settings.rescoring,
-        settings.max_importance,
+        settings.packing and scorer.supports_tree_attention,
+        settings.recompute_old_logprobs,
+        settings.importance_cap,
         reference,
         processes=scorer.processes,
     )

@@ -7,14 +7,14 @@ from types import TracebackType
 from typing import Self, get_args
 
 from treepo.config.schema import Config
-from treepo.distributed import ALONE, Processes
-from treepo.errors import CheckingError, EngineError, Interrupted, PeerError
+from treepo.distributed import SINGLE_PROCESS, DistContext
+from treepo.errors import EngineError, Interrupted, PeerError, VerifierError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
 from treepo.report.run_log import Metrics
 from treepo.run.build import Run
 from treepo.utils.signals import Interrupts
 
-STOPS = Interrupted | EngineError | CheckingError
+STOPS = Interrupted | EngineError | VerifierError
 """What may end a run while a step only grows, when the state is that of the last complete step. So it is where logits
 are not finite, but they may come from the weights."""
 
@@ -28,7 +28,7 @@ NONE = -1
 """The step of the best score where there was none."""
 
 
-def checkpoint_store(config: Config, out: Path, processes: Processes = ALONE) -> CheckpointStore:
+def checkpoint_store(config: Config, out: Path, processes: DistContext = SINGLE_PROCESS) -> CheckpointStore:
     """The checkpoints of the run in a folder."""
     return CheckpointStore(out / "checkpoints", config.checkpoint.keep, processes)
 
@@ -50,7 +50,7 @@ class RunCheckpoints:
         self.out = out
         self.notify = notify
         self.progress = progress
-        self.interrupts = Interrupts(REPEAT_S if run.processes.count > 1 else 0.0)
+        self.interrupts = Interrupts(REPEAT_S if run.processes.world_size > 1 else 0.0)
         self.writer = CheckpointWriter(checkpoint_store(run.config, out, run.job.background), notify)
         self.is_intact = True
         self._begun = -1 if progress is None else progress.step
@@ -92,7 +92,7 @@ class RunCheckpoints:
             return is_best, {}
         start = perf_counter()
         self.writer.wait()
-        self._snapshot = Snapshot.of(self.run.learner, self.progress)
+        self._snapshot = Snapshot.of(self.run.train_state, self.progress)
         return is_best, {"time/checkpoint_s": perf_counter() - start}
 
     def write(self) -> None:
@@ -111,7 +111,7 @@ class RunCheckpoints:
         if self.progress is None or not is_intact:
             return
         if self._begun < self.last_step or self.writer.has_failed:
-            self._begin(Snapshot.of(self.run.learner, self.progress))
+            self._begin(Snapshot.of(self.run.train_state, self.progress))
             self.writer.wait()
         if is_stopped:
             self.notify(f"Stopped after step {self.last_step}. To go on:  treepo train --resume {self.out}")

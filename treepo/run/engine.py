@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from treepo.config.schema import EngineSettings
-from treepo.distributed import ALONE, Processes
-from treepo.engine.base import Engine, Sampling, largest_gap
+from treepo.distributed import SINGLE_PROCESS, DistContext
+from treepo.engine.base import Engine, Sampling, max_logprob_diff
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, NcclSync
 from treepo.engine.settings import ServerSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import affordable_tokens
-from treepo.engine.transformers import PlainEngine
-from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.transformers import TransformersEngine
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, VllmSettings, reason, start_vllm
 from treepo.errors import EngineError
 from treepo.model.compatibility import TOLERANCE, probe_ids, sequence_logprobs
@@ -31,13 +31,13 @@ class EngineNeeds:
     """What an engine is for.
 
     longest: tokens of the longest prompt and response. eos_ids: what ends a response. autocast: type of the trainer's
-    matrix products, if it is not that of the weights. rescoring: whether the trainer computes log-probabilities itself.
+    matrix products, if it is not that of the weights. recompute_old_logprobs: whether the trainer computes log-probabilities itself.
     """
 
     longest: int
     eos_ids: Sequence[int]
     autocast: torch.dtype | None = None
-    rescoring: bool = False
+    recompute_old_logprobs: bool = False
 
 
 def build_engine(
@@ -47,7 +47,7 @@ def build_engine(
     servers: ServerSettings,
     needs: EngineNeeds,
     trust_remote_code: bool = False,
-    processes: Processes = ALONE,
+    processes: DistContext = SINGLE_PROCESS,
 ) -> Engine:
     """The engine that `engine.kind` names, with the policy's weights. processes: those of which each has one.
 
@@ -89,11 +89,11 @@ def sampling_of(settings: EngineSettings) -> Sampling:
     return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
 
 
-def _embedded(policy: Policy, settings: EngineSettings, needs: EngineNeeds) -> TorchEngine | PlainEngine:
+def _embedded(policy: Policy, settings: EngineSettings, needs: EngineNeeds) -> TorchEngine | TransformersEngine:
     """The engine over the policy's own model, or the plain one for a model that it cannot serve."""
-    if not policy.is_packable:
-        return PlainEngine(policy.model, needs.eos_ids, settings.max_batch, needs.autocast)
-    sizes = settings.max_batch, settings.max_prefill_tokens, settings.max_tokens
+    if not policy.supports_tree_attention:
+        return TransformersEngine(policy.model, needs.eos_ids, settings.max_num_seqs, needs.autocast)
+    sizes = settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_tokens
     return TorchEngine(policy.model, needs.eos_ids, *sizes, needs.autocast)
 
 
@@ -104,9 +104,9 @@ def _vllm(
     max_tokens, on_cpu = settings.max_tokens, policy.model.device.type == "cpu"
     if max_tokens is None and on_cpu:
         # Room for trees that wait for their slowest path beside those that decode.
-        max_tokens = max(min(affordable_tokens(policy.model), 4 * settings.max_batch * longest), longest)
-    limits = VllmLimits(longest, settings.max_batch, settings.max_prefill_tokens, max_tokens)
-    streams = RowStreams()
+        max_tokens = max(min(affordable_tokens(policy.model), 4 * settings.max_num_seqs * longest), longest)
+    limits = VllmLimits(longest, settings.max_num_seqs, settings.max_num_batched_tokens, max_tokens)
+    streams = RequestGenerators()
     try:
         core = start_vllm(vllm, limits, policy.model, trust_remote_code, streams)
     except ValueError as error:
@@ -115,7 +115,7 @@ def _vllm(
 
 
 def _servers(
-    policy: Policy, settings: EngineSettings, servers: ServerSettings, needs: EngineNeeds, processes: Processes
+    policy: Policy, settings: EngineSettings, servers: ServerSettings, needs: EngineNeeds, processes: DistContext
 ) -> ServerEngine:
     if settings.temperature > HOTTEST_SERVER:
         raise ValueError(f"engine.temperature: servers take at most {HOTTEST_SERVER}, got {settings.temperature}")
@@ -124,8 +124,8 @@ def _servers(
     sync = NcclSync(servers.address) if servers.sync == "nccl" else DiskSync(servers.folder)
     # vLLM refuses tokens that a tokenizer has beyond the model's.
     eos_ids = [i for i in needs.eos_ids if i < policy.model.config.get_text_config().vocab_size]
-    name = processes.of_first(f"treepo-{uuid4().hex}")
-    engine = ServerEngine(servers, sync, eos_ids, settings.max_batch, name, leads=processes.is_first)
+    name = processes.broadcast(f"treepo-{uuid4().hex}")
+    engine = ServerEngine(servers, sync, eos_ids, settings.max_num_seqs, name, leads=processes.is_first)
     try:
         engine.connect()
     except ValueError as error:
@@ -135,7 +135,7 @@ def _servers(
 
 def _updated_gap(engine: VllmEngine | ServerEngine, policy: Policy) -> float:
     """How far the engine is from the policy after an update as there is one in every step, sleep and all."""
-    engine.rest()
+    engine.sleep()
     engine.update_weights(policy.model)
     return _gap(engine, policy, Sampling(temperature=0.0))
 
@@ -150,10 +150,10 @@ def _check_servers(engine: ServerEngine, policy: Policy, settings: EngineSetting
     if not gap <= tolerance:
         raise ValueError(f"servers.urls: log-probabilities are off by {gap:.2g}: they serve another kind of model")
     gap = _gap(engine, policy, sampling_of(settings))
-    if not gap <= tolerance / min(settings.temperature, 1.0) and not needs.rescoring:
+    if not gap <= tolerance / min(settings.temperature, 1.0) and not needs.recompute_old_logprobs:
         raise ValueError(
             f"servers.urls: log-probabilities are off by {gap:.2g} at these temperature, top_k, top_p and min_p; set "
-            "train.rescoring, or, at a temperature alone, start servers with --logprobs-mode processed_logprobs"
+            "train.recompute_old_logprobs, or, at a temperature alone, start servers with --logprobs-mode processed_logprobs"
         )
 
 
@@ -163,7 +163,7 @@ def _gap(engine: Engine, policy: Policy, sampling: Sampling) -> float:
 
     def score(ids: np.ndarray, temperature: float) -> np.ndarray:
         tensor = torch.from_numpy(ids).long().to(model.device)
-        return sequence_logprobs(model, tensor, temperature, policy.is_packable).cpu().numpy()
+        return sequence_logprobs(model, tensor, temperature, policy.supports_tree_attention).cpu().numpy()
 
     ids = probe_ids(model).cpu().numpy().astype(np.int32)[: engine.longest - 1]
-    return largest_gap(engine, score, ids, sampling)
+    return max_logprob_diff(engine, score, ids, sampling)

@@ -15,7 +15,7 @@ from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.data.problem import Problem, Task
 from treepo.engine.base import Engine
-from treepo.evaluate.answering import Meter, check_asked, grow_in_parts, judge, problem_key
+from treepo.evaluate.answering import Meter, check_asked, grow_in_parts, problem_key, verify_answers
 from treepo.evaluate.records import ProblemKey
 from treepo.evaluate.results import COLUMNS, EstimateSettings, Result, results
 from treepo.evaluate.store import KIND, AnswerStore
@@ -29,14 +29,24 @@ from treepo.run.engine import check_align, sampling_of
 from treepo.run.evaluation_plan import Evaluation, Way
 from treepo.run.task import build_task
 from treepo.utils.rng import derive_seed
-from treepo.verify.base import Checker
-from treepo.verify.task import CheckedTask
-from treepo.verify.verifiers import FunctionChecker
+from treepo.verify.base import Verifier
+from treepo.verify.task import VerifiedTask
+from treepo.verify.verifiers import FunctionVerifier
 
 BASE_MODEL = "base model"
 """What the built-in task's model is called in tables."""
 
-ANSWER_SECTIONS = ("data", "prompt", "checker", "checking", "initial_fork", "branching", "fallback", "stopping", "tree")
+ANSWER_SECTIONS = (
+    "data",
+    "prompt",
+    "verifier",
+    "checking",
+    "initial_fork",
+    "branching",
+    "fallback",
+    "stopping",
+    "tree",
+)
 """Sections of which answers and verdicts depend on everything."""
 
 
@@ -55,7 +65,7 @@ class Prepared:
 
     def close(self) -> None:
         """End the processes that check answers."""
-        if isinstance(self.task, CheckedTask):
+        if isinstance(self.task, VerifiedTask):
             self.task.close()
 
 
@@ -75,11 +85,11 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
             check_align("tree.align", way.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     engine = engine_for(config, policy)
     task = build_task(config, policy, engine.longest, terminal.say)
-    problems = task.held_out_problems(evaluation.num_problems)
+    problems = task.eval_problems(evaluation.num_problems)
     ready = Prepared(name, config, evaluation.ways, policy, engine, task, problems, store)
     try:
         if not problems:
-            raise ValueError("data.held_out: no problem to ask")
+            raise ValueError("data.eval: no problem to ask")
         check_asked(evaluation.out / "asked.json", name, policy.model.state_dict(), problems, answered)
     except ValueError:
         ready.close()
@@ -109,7 +119,7 @@ def _ask(ready: Prepared, way: Way, problems: Sequence[Problem], terminal: Termi
     with terminal.bar(f"{Path(ready.name).name}, {way.label}") as report:
         for part in parts:
             cost = meter.charge([tree for _, tree in part], perf_counter() - start)
-            answered = judge(ready.task, part, decode)
+            answered = verify_answers(ready.task, part, decode)
             ready.store.append([r for one in answered for r in one.records(ready.name, way.label)], cost)
             num_done += len(part)
             right += sum(float(np.mean([v.correct for v in one.verdicts])) for one in answered)
@@ -147,17 +157,19 @@ def _answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     kept: dict[str, Any] = {KIND: "treepo eval"}
     kept |= {section: settings[section] for section in ANSWER_SECTIONS}
     del kept["checking"]["num_workers"]
-    if digest := _digest_of_code(evaluation.config.checker):
-        kept["checker"]["code"] = digest
+    if digest := _digest_of_code(evaluation.config.verifier):
+        kept["verifier"]["code"] = digest
     kept["train"] = {"autocast": settings["train"]["autocast"]}
     kept["engine"] = {key: settings["engine"][key] for key in ("kind", "temperature", "top_k", "top_p", "min_p")}
     kept["model"] = {key: settings["model"][key] for key in ("dtype", "device")}
     return kept | {"seed": evaluation.config.train.seed}
 
 
-def _digest_of_code(checker: Checker) -> str:
-    """A mark of the file that a checker of one's own is in; empty for ours."""
-    module = checker.function.partition(":")[0] if isinstance(checker, FunctionChecker) else type(checker).__module__
+def _digest_of_code(verifier: Verifier) -> str:
+    """A mark of the file that a verifier of one's own is in; empty for ours."""
+    module = (
+        verifier.function.partition(":")[0] if isinstance(verifier, FunctionVerifier) else type(verifier).__module__
+    )
     if module.partition(".")[0] == "treepo":
         return ""
     try:

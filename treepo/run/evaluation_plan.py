@@ -11,7 +11,7 @@ from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
 from treepo.data.problem import Decode
 from treepo.engine.base import Sampling
-from treepo.grow.growth import Rules
+from treepo.grow.growth import GrowthRules
 from treepo.model.policy import check_folder
 
 KINDS = ("sequential", "tree", "greedy")
@@ -32,12 +32,12 @@ class Way:
         """Answers per problem."""
         return 1 if self.kind == "greedy" else self.config.tree.width
 
-    def rules(self, decode: Decode) -> Rules:
+    def rules(self, decode: Decode) -> GrowthRules:
         """What its trees are grown by; without forks they are stars."""
         c = self.config
         if self.kind == "tree":
-            return Rules(c.tree, c.initial_fork, c.branching, c.fallback, c.stopping, decode)
-        return Rules.star(self.num_samples, c.tree.response_limit, decode)
+            return GrowthRules(c.tree, c.initial_fork, c.branching, c.fallback, c.stopping, decode)
+        return GrowthRules.star(self.num_samples, c.tree.response_limit, decode)
 
     def sampling(self, settings: Sampling) -> Sampling:
         """How its tokens are drawn: as the engine's settings say, or the likeliest."""
@@ -143,10 +143,10 @@ def _layers(arguments: Arguments, overrides: Settings) -> tuple[Settings, ...]:
     base = {section: values for section, values in base.items() if section not in TRAINING_SECTIONS}
     if not arguments.recipe and not arguments.data and not is_data_given(overrides):
         base = BUILT_IN_TASK
-    asked: Settings = {"data": {"held_out": tuple(arguments.data)}} if arguments.data else {}
+    asked: Settings = {"data": {"eval": tuple(arguments.data)}} if arguments.data else {}
     layers = base, overrides, asked
     # What is trained on is neither asked nor read, unless a part of it is held out.
-    return (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.held_out else layers
+    return (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
 
 
 def _check(arguments: Arguments, overrides: Settings) -> None:
@@ -159,7 +159,7 @@ def _check(arguments: Arguments, overrides: Settings) -> None:
             raise ValueError(f"{name}: {doubled[0]!r} is given twice")
     for name, given, (section, key) in (
         ("MODEL", models, ("model", "path")),
-        ("--data", arguments.data, ("data", "held_out")),
+        ("--data", arguments.data, ("data", "eval")),
     ):
         if given and key in overrides.get(section, {}):
             raise ValueError(f"{section}.{key}: given twice, as {name} {given[0]!r} and as {overrides[section][key]!r}")

@@ -32,7 +32,7 @@ def record_origin(run: Run, out: Path) -> None:
 def check_origin(run: Run, out: Path) -> None:
     """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
     path = out / NAME
-    if not run.processes.of_first(path.exists()):
+    if not run.processes.broadcast(path.exists()):
         # It was ended before it began.
         record_origin(run, out)
         return
@@ -47,7 +47,7 @@ def _origin(run: Run) -> dict[str, str]:
     held out, which a changed tokenizer, template, file or order changes."""
     config = run.config
     weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    if config.lora.rank or config.penalties.kl:
+    if config.lora.rank or config.penalties.kl_coef:
         with whole(run.policy.model):
             for name, tensor in sorted(plain_weights(run.policy.model).items()):
                 weights.update(name.encode())
@@ -56,7 +56,7 @@ def _origin(run: Run) -> dict[str, str]:
                 weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
-    for problem in [*asked, *run.task.held_out_problems(config.eval.num_problems)]:
+    for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
         problems.update(repr((problem.prompt_ids, problem.answer)).encode())
     return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
 

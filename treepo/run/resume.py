@@ -21,9 +21,16 @@ from treepo.utils.io import locked, replace_text
 MAY_CHANGE = (
     *("tracking.trackers", "tracking.project", "tracking.run_name", "tracking.offline"),
     *("tracking.sample_problems", "tracking.sample_answers"),
-    *("train.num_steps", "train.trees_every", "eval.every", "eval.keep_best", "checkpoint.every", "checkpoint.keep"),
-    *("engine.max_batch", "engine.max_prefill_tokens", "engine.max_tokens", "checking.num_workers"),
-    *("model.device", "train.micro_batch_tokens", "train.gradient_checkpointing", "vllm.memory_share"),
+    *(
+        "train.num_steps",
+        "train.save_trees_every",
+        "eval.every",
+        "eval.keep_best",
+        "checkpoint.every",
+        "checkpoint.keep",
+    ),
+    *("engine.max_num_seqs", "engine.max_num_batched_tokens", "engine.max_tokens", "verifier_pool.num_workers"),
+    *("model.device", "train.max_tokens_per_micro_batch", "train.gradient_checkpointing", "vllm.memory_share"),
     *("processes.shard_size", "processes.timeout_s"),
     *("servers.urls", "servers.sync", "servers.folder", "servers.address", "servers.timeout_s", "servers.max_retries"),
 )
@@ -82,7 +89,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
 def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
     check_origin(run, out)
     store = checkpoint_store(run.config, out)
-    step = run.processes.of_first(store.newest(terminal.say) if run.processes.is_first else None)
+    step = run.processes.broadcast(store.newest(terminal.say) if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
         MetricsLog(out / "metrics.jsonl").cut(last)
@@ -90,8 +97,8 @@ def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
     if step is None:
         terminal.say("There is no checkpoint to go on from: the run begins anew.")
         return None
-    progress = store.restore(step, run.learner)
-    run.trainer.engine.rest()
+    progress = store.restore(step, run.train_state)
+    run.trainer.engine.sleep()
     run.trainer.hand_over()
     terminal.say(f"Goes on after step {step}.")
     return progress

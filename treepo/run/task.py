@@ -6,14 +6,14 @@ from treepo.config.schema import Config
 from treepo.data.datasets import DataTask, Encode, ProblemSet, ReadSets, hold_out, read_sets
 from treepo.data.problem import Task
 from treepo.data.sources import parse_source
-from treepo.errors import StartError
+from treepo.errors import VerifierStartError
 from treepo.model.policy import Policy
 from treepo.tasks.chain_sums import LONGEST_PROMPT, ChainSums
-from treepo.verify.pool import CheckerPool
-from treepo.verify.task import CheckedTask, probe
+from treepo.verify.pool import VerifierPool
+from treepo.verify.task import VerifiedTask, probe
 
 NUM_PROBED = 16
-"""Known answers that the checker has to recognise before a run starts."""
+"""Known answers that the verifier has to recognise before a run starts."""
 
 Notify = Callable[[str], None]
 
@@ -31,13 +31,13 @@ def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> 
         return ChainSums(policy.tokenizer, config.train.seed)
     train, held_out = _read(config, config.prompt.encoder(policy.tokenizer), room, notify)
     if config.data.train and not any(s.problems for s in train):
-        raise ValueError("data.train: all problems are held out; name others in data.held_out")
+        raise ValueError("data.train: all problems are held out; name others in data.eval")
     if config.data.weights and (empty := [s.name for s in train if not s.problems]):
         raise ValueError(f"data.weights: all problems of {empty[0]!r} are held out")
     if not held_out:
         notify("no problem is held out: nothing will be evaluated")
     data = DataTask(train, held_out, config.data.weights, config.train.seed)
-    task = CheckedTask(data, CheckerPool(config.checker, config.checking), notify)
+    task = VerifiedTask(data, VerifierPool(config.verifier, config.verifier_pool), notify)
     try:
         _probe(task, [*train, *held_out], notify)
     except BaseException:
@@ -66,16 +66,16 @@ def _read(
 ) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
     """(sets to train on, sets held out)."""
     settings, none = config.data, ReadSets((), 0, 0)
-    sources = *settings.train, *settings.held_out
+    sources = *settings.train, *settings.eval
     if settings.own_fields and all(parse_source(source, "data").format for source in sources):
         name = settings.own_fields[0]
         raise ValueError(f"data.{name}: {getattr(settings, name)!r} is for sets that name no format, and all name one")
     train = held_out = none
     if settings.train:
-        train = read_sets(settings.train, settings, encode, room, "data.train", settings.held_out)
-    if settings.held_out:
-        held_out = read_sets(settings.held_out, settings, encode, room, "data.held_out", settings.train)
-    for name, read in (("data.train", train), ("data.held_out", held_out)):
+        train = read_sets(settings.train, settings, encode, room, "data.train", settings.eval)
+    if settings.eval:
+        held_out = read_sets(settings.eval, settings, encode, room, "data.eval", settings.train)
+    for name, read in (("data.train", train), ("data.eval", held_out)):
         kept = sum(len(s.problems) for s in read.sets)
         num_read = kept + read.num_too_long
         if read.num_too_long:
@@ -89,14 +89,14 @@ def _read(
     return hold_out(train.sets, held_out.sets)
 
 
-def _probe(task: CheckedTask, sets: list[ProblemSet], notify: Notify) -> None:
+def _probe(task: VerifiedTask, sets: list[ProblemSet], notify: Notify) -> None:
     for s in sets:
         try:
             unrecognised = probe(task.pool, [p.answer for p in s.problems[:NUM_PROBED]])
-        except StartError:
+        except VerifierStartError:
             # Names its setting itself, and has to do with no set.
             raise
         except ValueError as error:
-            raise ValueError(f"checker: of {s.name!r}: {error}") from error
+            raise ValueError(f"verifier: of {s.name!r}: {error}") from error
         for line in unrecognised:
-            notify(f"checker: a known answer of {s.name!r} is not recognised: {line}")
+            notify(f"verifier: a known answer of {s.name!r} is not recognised: {line}")

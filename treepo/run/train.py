@@ -69,13 +69,13 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     written there.
     """
     job = job or Job(config.model.device)
-    with job.processes.together():
+    with job.processes.synced_errors():
         if job.processes.is_first:
             _check_unused(out)
     check_installed(config.tracking)
     with terminal.bar("making the base model") as report:
         run = build_run(config, terminal.say, report, job)
-    with job.processes.together():
+    with job.processes.synced_errors():
         if job.processes.is_first:
             _make_folder(config, out)
     return run
@@ -195,11 +195,11 @@ def is_model_kept(config: Config) -> bool:
 
 def _step(run: Run, step: int, out: Path, tracking: Tracking, checkpoints: RunCheckpoints) -> dict[str, float]:
     """One training step, with its trees kept and an evaluation where they are due."""
-    is_kept = _is_due(step, run.config.train.trees_every)
+    is_kept = _is_due(step, run.config.train.save_trees_every)
     try:
         result = run.trainer.step(step, checkpoints.begin_updates, checkpoints.interrupts.admitted, is_kept)
     except NonFiniteUpdateError as error:
-        rank = f"-process-{run.processes.rank}" if run.processes.count > 1 else ""
+        rank = f"-process-{run.processes.rank}" if run.processes.world_size > 1 else ""
         path = out / f"failed-step-{step:06d}{rank}.safetensors"
         save_file(_arrays(error.batch), path)
         raise FloatingPointError(f"step {step}: {error}; its batch is kept in {str(path)!r}") from error

@@ -173,12 +173,12 @@ class ChainSums:
         rng = random.Random(f"chain sums training {self.seed} {step}")
         return self._draw_problems(rng, count, held_out=False)
 
-    def held_out_problems(self, count: int) -> list[Problem]:
+    def eval_problems(self, count: int) -> list[Problem]:
         """Return the first `count` of the held-out problems (there are tens of millions)."""
         rng = random.Random("chain sums held out")
         return self._draw_problems(rng, count, held_out=True)
 
-    def judge(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+    def verify(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         r"""Right are exactly the responses that end in `\boxed{true value}`; see Task."""
         return [_verdict(problem, response) for problem, response in asked]
 
@@ -209,4 +209,4 @@ class ChainSums:
 def _verdict(problem: Problem, response: str) -> Verdict:
     given = last_box(response)
     correct = float(response.endswith(boxed(problem.answer)))
-    return Verdict(correct, Outcome.NO_ANSWER if given is None else Outcome.CHECKED, given)
+    return Verdict(correct, Outcome.NO_ANSWER if given is None else Outcome.GRADED, given)

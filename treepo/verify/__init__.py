@@ -1,22 +1,22 @@
 """Whether answers are right, decided in processes that can be killed."""
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.errors import StartError
-from treepo.verify.base import Checker
-from treepo.verify.math import MathChecker
-from treepo.verify.pool import CheckerPool, PoolSettings
-from treepo.verify.verifiers import ChoiceChecker, ExactChecker, FunctionChecker, NumericChecker
+from treepo.errors import VerifierStartError
+from treepo.verify.base import Verifier
+from treepo.verify.math import MathVerifier
+from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
 
 __all__ = [
-    "Checker",
-    "CheckerPool",
-    "ChoiceChecker",
-    "ExactChecker",
-    "FunctionChecker",
-    "MathChecker",
-    "NumericChecker",
+    "ChoiceVerifier",
+    "ExactVerifier",
+    "FunctionVerifier",
+    "MathVerifier",
+    "NumericVerifier",
     "Outcome",
     "PoolSettings",
-    "StartError",
     "Verdict",
+    "Verifier",
+    "VerifierPool",
+    "VerifierStartError",
 ]

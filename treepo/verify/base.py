@@ -5,7 +5,7 @@ from typing import Protocol
 from treepo.data.problem import Verdict
 
 
-class Checker(Protocol):
+class Verifier(Protocol):
     """Judges a response by the known answer. A frozen dataclass whose fields can be written as JSON.
 
     It is called in a worker process, which ends it at a limit. Where it has a method `load()`, a worker calls that once
@@ -17,6 +17,6 @@ class Checker(Protocol):
         """Return the verdict on a response, which is untrusted text of any length; an exception becomes CRASHED."""
         ...
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         """Return a response that gives `answer` and must be judged right."""
         ...

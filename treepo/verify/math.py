@@ -22,7 +22,7 @@ ROUNDING = Fraction(1, 10_000)
 
 
 @dataclass(frozen=True)
-class MathChecker:
+class MathVerifier:
     """The last complete box holds the known answer: as text, as the same number, or by math-verify.
 
     Boxes may nest; of boxes within a box the innermost that opens last counts. A box of more than LONGEST_PARSED
@@ -34,20 +34,20 @@ class MathChecker:
         _parsed("\\frac{1}{2}(x+1)^2")
 
     def __call__(self, response: str, answer: str) -> Verdict:
-        """See Checker."""
+        """See Verifier."""
         box = last_box(response)
         if box is None or not box.strip():
             return Verdict(0.0, Outcome.NO_ANSWER, None)
         given, known = _plain(box), _plain(answer)
         given_number, known_number = read_number(given), read_number(known)
         if given_number is not None and (given_number == known_number or _are_whole(given_number, known_number)):
-            return Verdict(float(given_number == known_number), Outcome.CHECKED, bounded(str(given_number)))
+            return Verdict(float(given_number == known_number), Outcome.GRADED, bounded(str(given_number)))
         parsed = _parsed(given)
         text = bounded(given if given_number is None else str(given_number))
         if parsed and given_number is None:
             text = bounded(_symbolic().canonical_text(parsed))
         if given == known:
-            return Verdict(1.0, Outcome.CHECKED, text)
+            return Verdict(1.0, Outcome.GRADED, text)
         expected = _parsed(known)
         right = (
             bool(parsed and expected)
@@ -55,9 +55,9 @@ class MathChecker:
             and _symbolic().are_equal(expected, parsed)
         )
         is_understood = all(parts and not isinstance(parts[0], str) for parts in (parsed, expected))
-        return Verdict(float(right), Outcome.CHECKED if right or is_understood else Outcome.UNPARSED, text)
+        return Verdict(float(right), Outcome.GRADED if right or is_understood else Outcome.UNPARSED, text)
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         """The answer in a box."""
         return f"\\boxed{{{answer}}}"
 

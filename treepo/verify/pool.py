@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.errors import StartError
-from treepo.verify.base import Checker
+from treepo.errors import VerifierStartError
+from treepo.verify.base import Verifier
 from treepo.verify.process import WorkerProcess, packed, start_worker
-from treepo.verify.verifiers import FunctionChecker
+from treepo.verify.verifiers import FunctionVerifier
 
 MOST_WORKERS = 8
 
@@ -26,13 +26,13 @@ class PoolSettings:
     """The processes that judge answers, and what they may take. Raises ValueError naming a setting out of range."""
 
     num_workers: int = 0
-    """Processes; 0: one per core that this process may use, at most 8."""
+    """DistContext; 0: one per core that this process may use, at most 8."""
 
     time_limit_s: float = 5.0
     """Wall time for one answer; then its process is killed and the answer is wrong."""
 
     memory_limit_mib: int = 2048
-    """Address space of a process beyond what it has once its checker is loaded; not kept on macOS."""
+    """Address space of a process beyond what it has once its verifier is loaded; not kept on macOS."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
@@ -53,7 +53,7 @@ MOST_AHEAD = 32
 """Responses sent to a worker before it has judged the first: otherwise both sides mostly wait to be scheduled."""
 
 START_LIMIT_S = 60.0
-"""Until a worker must stand ready: importing a checker from a slow disk takes its time."""
+"""Until a worker must stand ready: importing a verifier from a slow disk takes its time."""
 
 
 class Round:
@@ -89,7 +89,7 @@ class Round:
         self._selector.close()
 
     def verdicts(self) -> list[Verdict]:
-        """The verdicts in the order asked; raises StartError if no worker can start."""
+        """The verdicts in the order asked; raises VerifierStartError if no worker can start."""
         for worker in list(self.workers):
             if worker.process.poll() is None:
                 self._watch(worker)
@@ -114,16 +114,16 @@ class Round:
         # Fewer towards the end, so that no worker idles while another still has several to judge.
         ahead = max(1, min(MOST_AHEAD, len(self._waiting) // (4 * max(1, wanted))))
         for worker in self.workers:
-            if worker.is_ready and len(worker.given) <= ahead // 2:
+            if worker.is_ready and len(worker.extracted_answer) <= ahead // 2:
                 self._give(worker, ahead)
 
     def _give(self, worker: WorkerProcess, count: int) -> None:
         """Send a worker what waits until it has `count` responses to judge."""
-        if not worker.given:
+        if not worker.extracted_answer:
             worker.deadline = time.monotonic() + self.settings.time_limit_s
-        while self._waiting and len(worker.given) < count:
+        while self._waiting and len(worker.extracted_answer) < count:
             index = self._waiting.popleft()
-            worker.given.append(index)
+            worker.extracted_answer.append(index)
             worker.queue(packed(self.asked[index]))
         worker.write()
         if worker.is_sending and worker.requests not in self._selector.get_map():
@@ -142,7 +142,7 @@ class Round:
         for worker in [w for w in self.workers if _is_busy(w) and w.deadline <= now]:
             lost, words = self._dismiss(worker)
             if not worker.is_ready:
-                raise StartError(f"{self.culprit}: a worker was not ready within {START_LIMIT_S:g} s, {words}")
+                raise VerifierStartError(f"{self.culprit}: a worker was not ready within {START_LIMIT_S:g} s, {words}")
             assert lost is not None
             self._fail(lost, Outcome.TIMEOUT, words)
 
@@ -163,7 +163,7 @@ class Round:
             # It is about to end: how, is worth a moment.
             lost, words = self._dismiss(worker, patience_s=1.0)
             if not worker.is_ready:
-                raise StartError(f"{self.culprit}: a worker could not start, {words}") from None
+                raise VerifierStartError(f"{self.culprit}: a worker could not start, {words}") from None
             if lost is not None:
                 # Its own alarm goes off when this process was held up for longer than the limit.
                 is_late = worker.process.returncode == -signal.SIGALRM
@@ -171,18 +171,18 @@ class Round:
 
     def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
         if "refused" in message:
-            raise StartError(message["refused"])
+            raise VerifierStartError(message["refused"])
         if not worker.is_ready:
             worker.is_ready = True
         else:
-            index = worker.given.popleft()
+            index = worker.extracted_answer.popleft()
             # The clock of the next one starts.
             worker.deadline = time.monotonic() + self.settings.time_limit_s
             if "error" in message:
                 self._fail(index, Outcome.CRASHED, message["error"])
             else:
                 said = message["verdict"]
-                self._judged[index] = Verdict(said["correct"], Outcome(said["outcome"]), said["given"])
+                self._judged[index] = Verdict(said["correct"], Outcome(said["outcome"]), said["extracted_answer"])
         if message.get("last"):
             self._retire(worker)
 
@@ -197,8 +197,8 @@ class Round:
 
     def _retire(self, worker: WorkerProcess) -> None:
         """Let go of a worker that ends by itself after what it has judged; others judge the rest."""
-        self._waiting.extendleft(reversed(worker.given))
-        worker.given.clear()
+        self._waiting.extendleft(reversed(worker.extracted_answer))
+        worker.extracted_answer.clear()
         self._dismiss(worker)
 
     def _dismiss(self, worker: WorkerProcess, patience_s: float = 0.0) -> tuple[int | None, str]:
@@ -207,24 +207,24 @@ class Round:
             if pipe in self._selector.get_map():
                 self._selector.unregister(pipe)
         self.workers.remove(worker)
-        lost, *rest = worker.given or (None,)
+        lost, *rest = worker.extracted_answer or (None,)
         self._waiting.extendleft(index for index in reversed(rest) if index is not None)
         return lost, worker.end(patience_s)
 
 
 def _is_busy(worker: WorkerProcess) -> bool:
-    return not worker.is_ready or bool(worker.given)
+    return not worker.is_ready or bool(worker.extracted_answer)
 
 
-class CheckerPool:
+class VerifierPool:
     """Judges answers in worker processes, which start when they are first needed and are replaced when they die.
 
     A context manager; a pool that nobody refers to any more ends its workers too. One thread judges at a time, others
     wait; any thread may. A fork of the process leaves the workers alone and starts its own.
     """
 
-    def __init__(self, checker: Checker, settings: PoolSettings | None = None) -> None:
-        self.checker = checker
+    def __init__(self, verifier: Verifier, settings: PoolSettings | None = None) -> None:
+        self.verifier = verifier
         self.settings = settings or PoolSettings()
         self.problems: list[str] = []
         """What the first few crashes were, a line each."""
@@ -235,7 +235,7 @@ class CheckerPool:
     def check(self, asked: Sequence[tuple[str, str]]) -> list[Verdict]:
         """The verdicts on pairs of (response, known answer), in their order.
 
-        Raises StartError, a ValueError, if the checker refuses its settings or a worker cannot start. An exception,
+        Raises VerifierStartError, a ValueError, if the verifier refuses its settings or a worker cannot start. An exception,
         KeyboardInterrupt too, ends all workers.
         """
         given = asked, self._workers, self._start, self.settings, self.problems, self._culprit()
@@ -261,22 +261,24 @@ class CheckerPool:
         _end_all(self._workers)
 
     def _culprit(self) -> str:
-        if isinstance(self.checker, FunctionChecker):
-            return f"checker.function {self.checker.function!r}"
-        return f"checker {type(self.checker).__name__}"
+        if isinstance(self.verifier, FunctionVerifier):
+            return f"verifier.function {self.verifier.function!r}"
+        return f"verifier {type(self.verifier).__name__}"
 
     def _start(self) -> WorkerProcess:
-        cls, settings = type(self.checker), self.settings
-        fields = {f.name: getattr(self.checker, f.name) for f in dataclasses.fields(cast(Any, cls))}
+        cls, settings = type(self.verifier), self.settings
+        fields = {f.name: getattr(self.verifier, f.name) for f in dataclasses.fields(cast(Any, cls))}
         limits = {"memory_limit_mib": settings.memory_limit_mib, "time_limit_s": settings.time_limit_s}
         try:
-            order = packed({"checker": f"{cls.__module__}:{cls.__qualname__}", "fields": fields, **limits})
+            order = packed({"verifier": f"{cls.__module__}:{cls.__qualname__}", "fields": fields, **limits})
         except TypeError as error:
-            raise StartError(f"checker {cls.__name__}: fields must be what JSON can hold: {error}") from error
+            raise VerifierStartError(f"verifier {cls.__name__}: fields must be what JSON can hold: {error}") from error
         try:
             return start_worker(order)
         except OSError as error:
-            raise StartError(f"checking.num_workers: no process could be started to check answers: {error}") from error
+            raise VerifierStartError(
+                f"verifier_pool.num_workers: no process could be started to check answers: {error}"
+            ) from error
 
 
 def _end_all(workers: list[WorkerProcess]) -> None:

@@ -61,7 +61,7 @@ class WorkerProcess:
         self.process = process
         self.parent = os.getpid()
         self.is_ready = False
-        self.given: deque[int] = deque()
+        self.extracted_answer: deque[int] = deque()
         self.deadline = 0.0
         self._received = bytearray()
         self._unsent = bytearray()

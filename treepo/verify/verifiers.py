@@ -15,7 +15,7 @@ from treepo.utils.text import last_box
 
 
 @dataclass(frozen=True)
-class ExactChecker:
+class ExactVerifier:
     """The answer is the known one letter by letter, but for white space."""
 
     ignore_case: bool = False
@@ -25,14 +25,14 @@ class ExactChecker:
     """The answer is what follows the last occurrence of this mark on its line, e.g. Answer:; empty: the last box."""
 
     def __call__(self, response: str, answer: str) -> Verdict:
-        """See Checker."""
+        """See Verifier."""
         found = self._found(response)
         given, known = (self._normal(text) for text in (found or "", answer))
         if not given:
             return Verdict(0.0, Outcome.NO_ANSWER, None)
-        return Verdict(float(given == known), Outcome.CHECKED, bounded(given))
+        return Verdict(float(given == known), Outcome.GRADED, bounded(given))
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         """The answer in a box, or behind the mark."""
         return f"{self.mark} {answer}" if self.mark else f"\\boxed{{{answer}}}"
 
@@ -55,7 +55,7 @@ _SAID = re.compile(r"(?i:answer)(?:\s{0,3}(?i:is))?\s{0,3}:?\s{0,3}\**\s{0,3}\(?
 
 
 @dataclass(frozen=True)
-class ChoiceChecker:
+class ChoiceVerifier:
     r"""The letter of the chosen option: \boxed{B}, (B), \text{B}, B. or B) with the option's text, Answer: B.
 
     The last complete box counts; without one, the last "Answer: B" or "answer is B". Raises ValueError if `letters` is
@@ -70,7 +70,7 @@ class ChoiceChecker:
             raise ValueError(f"letters must be different capital letters A-Z, got {self.letters!r}")
 
     def __call__(self, response: str, answer: str) -> Verdict:
-        """See Checker."""
+        """See Verifier."""
         box = last_box(response)
         if box is None or not box.strip():
             given = self._said(response)
@@ -81,9 +81,9 @@ class ChoiceChecker:
         known = self._label(answer)
         if given is None or known is None:
             return Verdict(0.0, Outcome.UNPARSED, given or bounded(box or ""))
-        return Verdict(float(given == known), Outcome.CHECKED, given)
+        return Verdict(float(given == known), Outcome.GRADED, given)
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         """The answer in a box."""
         return f"\\boxed{{{answer}}}"
 
@@ -175,7 +175,7 @@ _UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\^(?:\{[0-9]\}|[0-9])")
 
 
 @dataclass(frozen=True)
-class NumericChecker:
+class NumericVerifier:
     """The last number of the last complete box is the known one; currency, percent signs and units are passed over.
 
     Numbers are compared exactly: decimals, fractions a/b, thousands with commas, powers of ten. Raises ValueError if
@@ -193,7 +193,7 @@ class NumericChecker:
             raise ValueError(f"rel_tol must be a number of at least 0, got {self.rel_tol}")
 
     def __call__(self, response: str, answer: str) -> Verdict:
-        """See Checker."""
+        """See Verifier."""
         found = last_box(response)
         if found is None and self.in_text:
             found = response
@@ -202,17 +202,17 @@ class NumericChecker:
         given, known = (last_number(_UNIT_POWER.sub("", text)) for text in (found, answer))
         if given is None or known is None:
             is_same = found.strip() == answer.strip()
-            return Verdict(float(is_same), Outcome.CHECKED if is_same else Outcome.UNPARSED, bounded(found))
+            return Verdict(float(is_same), Outcome.GRADED if is_same else Outcome.UNPARSED, bounded(found))
         right = abs(given - known) <= Fraction(self.rel_tol) * abs(known)
-        return Verdict(float(right), Outcome.CHECKED, bounded(str(given)))
+        return Verdict(float(right), Outcome.GRADED, bounded(str(given)))
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         """The answer in a box."""
         return f"\\boxed{{{answer}}}"
 
 
 @dataclass(frozen=True)
-class FunctionChecker:
+class FunctionVerifier:
     """Any Python function (response, answer) that returns a bool, a number from 0 to 1, NumPy's too, or a Verdict.
 
     Raises ValueError if `function` is not written module:function or `template` has no place for the answer.
@@ -247,9 +247,9 @@ class FunctionChecker:
         if not isinstance(number, Real) or not 0 <= float(number) <= 1:
             raise ValueError(f"function {self.function!r} must return a bool, 0 to 1 or a Verdict, got {said!r:.100}")
         box = last_box(response)
-        return Verdict(float(number), Outcome.CHECKED, None if box is None else bounded(box))
+        return Verdict(float(number), Outcome.GRADED, None if box is None else bounded(box))
 
-    def written(self, answer: str) -> str:
+    def example_response(self, answer: str) -> str:
         """The template with the answer in it."""
         return self.template.replace("{answer}", answer)
 

@@ -10,7 +10,7 @@ import traceback
 from typing import Any, BinaryIO
 
 from treepo.data.problem import Verdict, bounded
-from treepo.verify.base import Checker
+from treepo.verify.base import Verifier
 from treepo.verify.process import packed, read_message
 
 
@@ -65,9 +65,9 @@ def main() -> None:
     if order is None:
         return
     try:
-        checker = make_checker(order["checker"], order["fields"])
-        getattr(checker, "load", lambda: None)()
-    # A checker of one's own may raise anything, sys.exit at import too: it is told before the worker ends.
+        verifier = make_checker(order["verifier"], order["fields"])
+        getattr(verifier, "load", lambda: None)()
+    # A verifier of one's own may raise anything, sys.exit at import too: it is told before the worker ends.
     except BaseException as error:  # noqa: BLE001
         _send(replies, {"refused": _refusal(error, order)})
         return
@@ -75,7 +75,7 @@ def main() -> None:
     _send(replies, {"ready": True})
     while (asked := read_message(requests)) is not None:
         end_after(order["time_limit_s"] + GRACE_S)
-        reply = _judged(checker, *asked)
+        reply = _judged(verifier, *asked)
         end_after(0)
         # What a large answer leaves behind must not be missed by the next one.
         is_last = halfway is not None and (address_space() or 0) > halfway
@@ -84,8 +84,8 @@ def main() -> None:
             return
 
 
-def make_checker(name: str, fields: dict[str, Any]) -> Checker:
-    """The checker of the class module:Class with these fields; raises ValueError naming it if that is impossible."""
+def make_checker(name: str, fields: dict[str, Any]) -> Verifier:
+    """The verifier of the class module:Class with these fields; raises ValueError naming it if that is impossible."""
     module, _, cls = name.partition(":")
     try:
         chosen = getattr(importlib.import_module(module), cls)
@@ -95,15 +95,15 @@ def make_checker(name: str, fields: dict[str, Any]) -> Checker:
 
 
 def _refusal(error: BaseException, order: dict[str, Any]) -> str:
-    """Why the checker cannot work, beginning with the setting to blame where the error names it."""
+    """Why the verifier cannot work, beginning with the setting to blame where the error names it."""
     if not isinstance(error, ValueError):
-        return f"checker: {order['checker'].partition(':')[2]} cannot be loaded: {_described(error)}"
+        return f"verifier: {order['verifier'].partition(':')[2]} cannot be loaded: {_described(error)}"
     message = " ".join(str(error).split())[:LONGEST_ERROR]
-    return f"checker{'.' if message.partition(' ')[0] in order['fields'] else ': '}{message}"
+    return f"verifier{'.' if message.partition(' ')[0] in order['fields'] else ': '}{message}"
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Standard input and output as pipes of our own; what a checker prints goes to the standard error from here on."""
+    """Standard input and output as pipes of our own; what a verifier prints goes to the standard error from here on."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -114,17 +114,17 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _judged(checker: Checker, response: str, answer: str) -> dict[str, Any]:
+def _judged(verifier: Verifier, response: str, answer: str) -> dict[str, Any]:
     try:
-        verdict = checker(response, answer)
+        verdict = verifier(response, answer)
         if not isinstance(verdict, Verdict):
-            raise TypeError(f"a checker must return a Verdict, got {verdict!r:.100}")
-        given = None if verdict.given is None else bounded(verdict.given)
-        reply = {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "given": given}
+            raise TypeError(f"a verifier must return a Verdict, got {verdict!r:.100}")
+        given = None if verdict.extracted_answer is None else bounded(verdict.extracted_answer)
+        reply = {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "extracted_answer": given}
     except MemoryError:
         # Little can be relied on now; the pool takes it from here.
         raise
-    # Whatever a checker raises is said of this response alone.
+    # Whatever a verifier raises is said of this response alone.
     except Exception as error:  # noqa: BLE001
         return {"error": _described(error)}
     return {"verdict": reply}

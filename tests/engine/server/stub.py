@@ -19,7 +19,7 @@ from treepo.engine.torch.engine import TorchEngine
 BLOCK = 8
 """Tokens per block of what it counts as cached."""
 
-KNOWN = {
+PRESETS = {
     *("model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop_token_ids"),
     *("repetition_penalty", "presence_penalty", "frequency_penalty", "ignore_eos", "logprobs", "return_token_ids"),
     "skip_special_tokens",
@@ -183,7 +183,7 @@ class StubServer:
         if self.num_busy:
             self.num_busy -= 1
             return _error(503, "Server is busy")
-        if self.refuses or set(body) - KNOWN or not body["prompt"] or not 0 <= body["seed"] < 2**63:
+        if self.refuses or set(body) - PRESETS or not body["prompt"] or not 0 <= body["seed"] < 2**63:
             return _error(400, "Token id 5000 is out of vocabulary")
         self.num_running += 1
         self.peak = max(self.peak, self.num_running)

@@ -201,7 +201,7 @@ def test_released_requests_end_at_the_servers(engine: ServerEngine) -> None:
     for i in range(40):
         engine.submit(replace(request(PROMPTS[1], 100, seed=i, name=i), group=i % 4))
     for group in range(4):
-        engine.release(group)
+        engine.abort_group(group)
     model = make(4)
     engine.update_weights(model)
     assert len(engine.fleet.alive) == 2

@@ -171,7 +171,7 @@ def test_release_cancels(make_stubs: MakeStubs, connect: Connect) -> None:
     for i in range(4):
         engine.submit(replace(request(PROMPT, 5, name=i), group=1))
     wait_until(lambda: stub.num_running == 4)
-    engine.release(1)
+    engine.abort_group(1)
     assert engine.room == 256
     wait_until(lambda: stub.num_aborted == 4)
     assert engine.step() == []
@@ -186,7 +186,7 @@ def test_release_forgets_what_is_done_but_was_not_asked_for(make_stubs: MakeStub
     engine = connect([stub])
     engine.submit(replace(request(PROMPT[:2], 5), group=1))
     wait_until(lambda: not engine.finished.empty())
-    engine.release(1)
+    engine.abort_group(1)
     assert_same(run_all(engine, [request(PROMPT, 5)]), expected(make_model(), [request(PROMPT, 5)]))
 
 
@@ -219,7 +219,7 @@ def test_servers_that_cannot_be_used_are_found_out_at_once(make_stubs: MakeStubs
 
 
 def test_settings_are_validated() -> None:
-    """Users' mistakes are one line that names the field."""
+    """Users' errors are one line that names the field."""
     for bad in ("localhost:8000", "ftp://a", "http://", "http://a:x", "http://[a"):
         with pytest.raises(ValueError, match="^urls must be addresses such as"):
             ServerSettings(urls=(bad,))

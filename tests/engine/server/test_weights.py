@@ -60,7 +60,7 @@ def test_requests_that_were_released_may_still_be_ending(make_stubs: MakeStubs, 
     for i in range(3):
         engine.submit(replace(request(PROMPT, 4, name=i), group=7))
     wait_until(lambda: stub.num_running == 3)
-    engine.release(7)
+    engine.abort_group(7)
     engine.update_weights(make_model(seed=1))
     assert stub.num_aborted == 3
 

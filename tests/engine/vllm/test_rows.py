@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.engine.base import SampleRequest, Sampling
-from treepo.engine.sampling import Draws, draw, uniforms
-from treepo.engine.vllm.engine import RowStreams
+from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
+from treepo.engine.vllm.engine import RequestGenerators
 
 
 def request(name: int, prefix_len: int = 3, sampling: Sampling = Sampling()) -> SampleRequest:  # noqa: B008 - frozen
@@ -19,14 +19,14 @@ def request(name: int, prefix_len: int = 3, sampling: Sampling = Sampling()) -> 
 def expected(r: SampleRequest, position: int, logits: torch.Tensor) -> tuple[int, float]:
     """The token that number `position` of a request's stream draws, and its log-probability."""
     s = r.sampling
-    how = Draws(*(np.array([x]) for x in (s.temperature, s.top_k, s.top_p, s.min_p)))
+    how = BatchSamplingParams(*(np.array([x]) for x in (s.temperature, s.top_k, s.top_p, s.min_p)))
     tokens, logprobs = draw(logits[None].clone(), np.arange(1), how, uniforms(np.array([r.seed]), np.array([position])))
     return int(tokens[0]), float(logprobs[0])
 
 
 def test_the_one_token_that_is_left_is_the_one_that_was_drawn() -> None:
     """Each row keeps one finite logit, that of its own stream at its own position and with its own sampling."""
-    streams, logits = RowStreams(), torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    streams, logits = RequestGenerators(), torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     requests = [request(0, 3), request(1, 9, Sampling(0.7, top_k=5)), request(2, 4, Sampling(temperature=0.0))]
     outputs: list[list[int]] = [[], [4, 4], [1]]
     for r in requests:
@@ -41,7 +41,7 @@ def test_the_one_token_that_is_left_is_the_one_that_was_drawn() -> None:
 
 def test_the_last_draw_at_a_position_counts() -> None:
     """A prefix that is computed in two parts draws twice; what is noted is the second, which vLLM keeps."""
-    streams = RowStreams()
+    streams = RequestGenerators()
     streams.begin("a", request(0))
     streams.update([], [(0, "a", [])], [])
     first, second = torch.randn(2, 1, 20, generator=torch.Generator().manual_seed(0))
@@ -52,7 +52,7 @@ def test_the_last_draw_at_a_position_counts() -> None:
 
 def test_a_request_that_had_to_wait_goes_on_where_it_was() -> None:
     """vLLM takes a row away and gives another one with the tokens so far; earlier log-probabilities stay."""
-    streams, tokens = RowStreams(), list[int]()
+    streams, tokens = RequestGenerators(), list[int]()
     logits = torch.randn(1, 20, generator=torch.Generator().manual_seed(0))
     streams.begin("a", request(0))
     streams.update([], [(0, "a", tokens)], [])
@@ -72,7 +72,7 @@ def test_a_request_that_had_to_wait_goes_on_where_it_was() -> None:
 @settings(deadline=None)
 def test_rows_are_followed_as_vllm_moves_them(data: st.DataObject) -> None:
     """Whatever is removed, added, moved and swapped, in the order that vLLM tells: a dictionary of rows agrees."""
-    streams, rows, names = RowStreams(), dict[int, str](), 0
+    streams, rows, names = RequestGenerators(), dict[int, str](), 0
     for _ in range(data.draw(st.integers(1, 12))):
         removed = data.draw(st.lists(st.sampled_from(sorted(rows)), unique=True)) if rows else []
         for row in removed:

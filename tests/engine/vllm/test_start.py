@@ -12,17 +12,17 @@ import torch
 from tests.engine.engines import make_model
 from treepo.cli.main import main
 from treepo.engine.vllm import start as start_module
-from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 
-LIMITS = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=1024)
+LIMITS = VllmLimits(longest=64, max_num_seqs=4, max_num_batched_tokens=64, max_tokens=1024)
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], limits: VllmLimits = LIMITS) -> str:
     """What is said where packages of these versions are installed."""
     monkeypatch.setattr(start_module, "_version", versions.get)
     with pytest.raises(ValueError, match="kind|max_tokens") as error:
-        start_vllm(VllmSettings(), limits, make_model(), False, RowStreams())
+        start_vllm(VllmSettings(), limits, make_model(), False, RequestGenerators())
     return str(error.value)
 
 
@@ -41,7 +41,7 @@ def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.Monkey
 
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot hold one sequence is refused before vLLM is imported."""
-    limits = VllmLimits(longest=64, max_batch=4, max_prefill_tokens=64, max_tokens=63)
+    limits = VllmLimits(longest=64, max_num_seqs=4, max_num_batched_tokens=64, max_tokens=63)
     said = refused(monkeypatch, {"vllm": "0.32.0"}, limits)
     assert said.startswith("max_tokens: must hold a sequence of 64 tokens (vllm.max_len, or ")
     assert said.endswith(", holds 63")
@@ -120,12 +120,12 @@ class FakeCore:
 def test_memory_is_given_back_while_the_trainer_updates() -> None:
     """Where vLLM can sleep it does, weights and cache; they wake one after the other, around the new weights."""
     core, model = FakeCore(), make_model()
-    engine, num_weights = VllmEngine(core, RowStreams(), (), can_sleep=True), len(model.state_dict())
+    engine, num_weights = VllmEngine(core, RequestGenerators(), (), can_sleep=True), len(model.state_dict())
     update = [("reload_weights", num_weights), "reset_prefix_cache"]
     engine.update_weights(model)
     assert core.calls == update
     core.calls = []
-    engine.rest()
+    engine.sleep()
     engine.update_weights(model)
     wake = ("wake_up", "weights"), update[0], ("wake_up", "kv_cache"), update[1]
     assert core.calls == [("sleep", 2), *wake]
@@ -136,7 +136,7 @@ def test_a_cache_that_was_kept_is_an_error() -> None:
     core = FakeCore()
     core.is_busy = True
     with pytest.raises(RuntimeError, match="kept what it had cached"):
-        VllmEngine(core, RowStreams(), ()).update_weights(make_model())
+        VllmEngine(core, RequestGenerators(), ()).update_weights(make_model())
 
 
 def test_a_vllm_that_cannot_be_imported_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_vllm_that_cannot_be_imported_is_told_in_one_line(monkeypatch: pytest.
     broken.__getattr__ = missing  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "vllm", broken)
     with pytest.raises(ValueError, match=r"kind: vLLM cannot serve 'qwen2': libcudart.so.13: no such file"):
-        start_vllm(VllmSettings(), LIMITS, make_model(), False, RowStreams())
+        start_vllm(VllmSettings(), LIMITS, make_model(), False, RequestGenerators())
 
 
 def test_another_gpu_than_the_first_is_refused() -> None:

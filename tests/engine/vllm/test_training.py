@@ -23,8 +23,8 @@ def base_model() -> Path:
 
 def train(base_model: Path, out: Path, *options: str) -> list[dict[str, float]]:
     """Metrics of a run of the built-in task."""
-    sizes = ["--tree.width", "8", "--tree.depth", "4", "--tree.segment_len", "32", "--train.problems_per_step", "16"]
-    task = ["--model.path", str(base_model), "--train.trees_every", "1", "--eval.num_problems", "50"]
+    sizes = ["--tree.width", "8", "--tree.depth", "4", "--tree.segment_len", "32", "--train.prompts_per_step", "16"]
+    task = ["--model.path", str(base_model), "--train.save_trees_every", "1", "--eval.num_problems", "50"]
     learning = ["--optim.lr", "2e-4", "--optim.warmup_steps", "2", "--optim.betas", "[0.9, 0.95]"]
     # In a process of its own: when one of several engines ends, vLLM breaks the others.
     command = [sys.executable, "-m", "treepo", "train", *sizes, *task, *learning, *options, "--out", str(out)]
@@ -60,8 +60,8 @@ def test_reward_rises_and_runs_repeat(base_model: Path, tmp_path: Path) -> None:
 def test_adapters_and_corrected_narrow_products(base_model: Path, tmp_path: Path) -> None:
     """Adapters trained over a bfloat16 engine, with the mismatch corrected: it is measured, and bounded."""
     pytest.importorskip("peft")
-    narrow = ["--engine.kind", "vllm", "--vllm.dtype", "bfloat16", "--train.rescoring", "true"]
-    options = ["--train.num_steps", "2", "--lora.rank", "4", "--train.max_importance", "2.0"]
+    narrow = ["--engine.kind", "vllm", "--vllm.dtype", "bfloat16", "--train.recompute_old_logprobs", "true"]
+    options = ["--train.num_steps", "2", "--lora.rank", "4", "--train.importance_cap", "2.0"]
     log = train(base_model, tmp_path / "run", *narrow, *options)
     for step in log[1:]:
         assert 1e-5 < step["mismatch/mean"] < 0.05

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
 from tests.models import save_tiny_model
-from treepo.engine.base import Sampling, largest_gap
-from treepo.engine.vllm.engine import RowStreams, VllmEngine
+from treepo.engine.base import Sampling, max_logprob_diff
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
 from treepo.model.compatibility import sequence_logprobs
 from treepo.model.lora import LoraSettings, add_adapter, merged
@@ -27,8 +27,8 @@ KEPT: list[Any] = []
 
 def start(model: PreTrainedModel, settings: VllmSettings = VllmSettings(), **limits: int) -> VllmEngine:  # noqa: B008
     """An engine of its own."""
-    streams = RowStreams()
-    wanted = replace(VllmLimits(longest=256, max_batch=64, max_prefill_tokens=512, max_tokens=8192), **limits)
+    streams = RequestGenerators()
+    wanted = replace(VllmLimits(longest=256, max_num_seqs=64, max_num_batched_tokens=512, max_tokens=8192), **limits)
     core = start_vllm(settings, wanted, model, False, streams)
     KEPT.append(core)
     engine = VllmEngine(core, streams, ())
@@ -85,7 +85,7 @@ def test_little_memory_changes_no_token() -> None:
 
 def test_prefixes_in_parts_change_no_token() -> None:
     """With room for 16 tokens in a forward, prefixes of up to 100 take several, some of them beside decoding."""
-    engine = start(make_model(), max_prefill_tokens=16, max_batch=8)
+    engine = start(make_model(), max_num_batched_tokens=16, max_num_seqs=8)
     reference = make_model(attention="sdpa")
     requests = [request(np.random.default_rng(i).integers(3, 16, size=10 * i + 5), 9, seed=i) for i in range(10)]
     for r, result in zip(requests, run_all(engine, requests), strict=True):
@@ -189,5 +189,5 @@ def test_weights_that_did_not_arrive_are_found_out() -> None:
         return lambda ids, t: sequence_logprobs(policy, torch.from_numpy(ids).long(), t).numpy()
 
     for sampling in (Sampling(0.0), Sampling(1.0), Sampling(0.7, top_k=5, top_p=0.9)):
-        assert largest_gap(engine, score(model), ids, sampling) < 1e-5
-        assert largest_gap(engine, score(other), ids, sampling) > 1e-2
+        assert max_logprob_diff(engine, score(model), ids, sampling) < 1e-5
+        assert max_logprob_diff(engine, score(other), ids, sampling) > 1e-2

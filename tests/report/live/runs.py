@@ -14,7 +14,7 @@ def begin(folder: Path, num_steps: int = 4) -> None:
 def line(step: int, **more: Any) -> str:
     """The metrics of one step."""
     phases = {"time/grow_s": 1.0, "time/verify_s": 0.0, "time/pack_s": 0.1, "time/update_s": 0.7, "time/step_s": 2.0}
-    rest = {"response_len/mean": 50.0, "entropy": 0.1, "tokens/sharing": 3.0, "reward/mean": step / 8}
+    rest = {"completions/length/mean": 50.0, "entropy": 0.1, "tokens/sharing": 3.0, "reward/mean": step / 8}
     return json.dumps({"step": step, **(phases | rest if step else {"eval/avg": 0.25}), **more}) + "\n"
 
 

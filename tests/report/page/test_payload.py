@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.report.page.runs import letters, shown, some_trees, write_run
 from treepo.credit.group import GRPO
 from treepo.credit.subgroup import TreePO
-from treepo.learn.advantages import credited
+from treepo.learn.advantages import compute_advantages
 from treepo.report.page.payload import Explanation, distinct, page_payload, run_payload
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.tree_choice import TreeReader, choose_trees, series_of, short, spread, thousandths
@@ -131,7 +131,7 @@ def test_terms_are_told_where_they_give_what_was_kept(tmp_path):
     """With whitening by the step's own mean and std; of another estimator's advantages nothing is told."""
     trees = [kept.tree for kept in some_trees(0, 3)]
     rewards = [np.array([0.0, 1, 1, 0])] * 3
-    advantages, figures = credited(trees, rewards, TreePO())
+    advantages, figures = compute_advantages(trees, rewards, TreePO())
     explanation = Explanation(TreePO(), "TreePO", {7: figures})
     for tree, own, advantage in zip(trees, rewards, advantages, strict=True):
         told = explanation(7, KeptTree(tree, own, advantage))

@@ -39,7 +39,7 @@ TOKENIZERS = {"byte level": byte_level(), "byte fallback": byte_fallback()}
 
 
 def chain(prompt: list[int], segments: list[list[int]]) -> Tree:
-    tree = Tree.planted("p", np.array(prompt), 0)
+    tree = Tree.from_prompt("p", np.array(prompt), 0)
     for i, ids in enumerate(segments):
         stop = StopReason.EOS if i == len(segments) - 1 else None
         tree.add(Node(i, np.array(ids, np.int32), np.zeros(len(ids), np.float32), 0, stop))

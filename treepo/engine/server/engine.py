@@ -37,7 +37,7 @@ class ServerEngine:
     seeded from the request's seed and the length of its prefix: the same trees again on the same servers, but not those
     of the other engines, and a segment in two requests differs from the same one in one.
 
-    max_batch: requests that each server decodes at a time. name: of this run's weights, which no other run may use;
+    max_num_seqs: requests that each server decodes at a time. name: of this run's weights, which no other run may use;
     drawn if not given. Where
     several processes share the servers they all have it, and one leads: it alone gives servers new weights, and the
     others wait for them. `connect` comes first, `close` last.
@@ -48,14 +48,14 @@ class ServerEngine:
         settings: ServerSettings,
         sync: Sync,
         eos_ids: Sequence[int],
-        max_batch: int = 256,
+        max_num_seqs: int = 256,
         name: str | None = None,
         leads: bool = True,
     ) -> None:
         self.settings = settings
         self.sync = sync
         self.eos_ids = list(eos_ids)
-        self.max_batch = max_batch
+        self.max_num_seqs = max_num_seqs
         self.name = name or f"treepo-{uuid4().hex}"
         self.leads = leads
         self.num_updates = 0
@@ -89,7 +89,7 @@ class ServerEngine:
 
         timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
         # All requests of an engine run at once, on a connection each.
-        allow_sockets(self.max_batch * len(self.settings.urls) + OTHER_FILES)
+        allow_sockets(self.max_num_seqs * len(self.settings.urls) + OTHER_FILES)
         self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=authorization())
         self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
         for server in self.fleet.servers:
@@ -122,7 +122,7 @@ class ServerEngine:
     @property
     def room(self) -> int:
         """See Engine."""
-        return self.max_batch * len(self.fleet.alive) - len(self.under_way)
+        return self.max_num_seqs * len(self.fleet.alive) - len(self.under_way)
 
     @property
     def capacity(self) -> int:
@@ -171,7 +171,7 @@ class ServerEngine:
             results.append(result)
         return results
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         """See Engine; servers end requests whose connection is closed."""
         for name, (request, future) in list(self.under_way.items()):
             if request.group == group:
@@ -180,7 +180,7 @@ class ServerEngine:
         if self.loop:
             self.loop.call_soon_threadsafe(self.fleet.forget, group)
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Servers are on machines of their own; see Engine."""
 
     def update_weights(self, model: "PreTrainedModel") -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.engine.torch.kv_cache import BLOCK, KeyValuePool
+from treepo.engine.torch.kv_cache import BLOCK, KVCache
 
 WORTH_A_THREAD = 2048
 """Key visits (queries x their lengths) below which a second thread costs more than it saves."""
@@ -104,9 +104,7 @@ class SlotAttention:
     are there already is only asked for its logits).
     """
 
-    def __init__(
-        self, pool: KeyValuePool, kernel: Kernel, table: Table, new: np.ndarray, new_slots: np.ndarray
-    ) -> None:
+    def __init__(self, pool: KVCache, kernel: Kernel, table: Table, new: np.ndarray, new_slots: np.ndarray) -> None:
         self.pool = pool
         self.kernel = kernel
         self.table = table

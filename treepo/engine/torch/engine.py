@@ -13,20 +13,20 @@ import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import Draws, draw, uniforms
+from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
 from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
 from treepo.engine.torch.batch import Batch, Layout, Pending, Rows
 from treepo.engine.torch.cpu import CpuKernel, load_kernel
-from treepo.engine.torch.kv_cache import BLOCK, Blocks, KeyValuePool, affordable_tokens
-from treepo.engine.torch.prefix_cache import Prefixes, Run
+from treepo.engine.torch.kv_cache import BLOCK, Blocks, KVCache, affordable_tokens
+from treepo.engine.torch.prefix_cache import PrefixCache, Run
 from treepo.model.compatibility import has_length_dependent_rope
-from treepo.model.forward import AutocastForward, Forward, LeanForward, PlainForward, TorchOperations, is_lean
+from treepo.model.forward import AutocastForward, Forward, FusedForward, PlainForward, TorchOperations, supports_fused
 
 
 class TorchEngine:
     """Serves a model whose attention is `treepo.model.attention.attend`.
 
-    max_batch: requests decoded at a time. max_prefill_tokens: most prefix tokens of one forward, though at least one
+    max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least one
     prefix. max_tokens: most tokens whose keys and values are kept; what nobody uses is forgotten first, then requests
     wait or are computed again later, with the same result. Half of the free memory if not given. autocast: type of the
     matrix products, as the trainer has it; that of the weights if not given.
@@ -36,35 +36,35 @@ class TorchEngine:
         self,
         model: nn.Module,
         eos_ids: Sequence[int],
-        max_batch: int = 256,
-        max_prefill_tokens: int = 8192,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 8192,
         max_tokens: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(eos_ids, np.int64)
-        self.max_batch = max_batch
-        self.max_prefill_tokens = max_prefill_tokens
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
         self.capacity = affordable_tokens(model) if max_tokens is None else max_tokens
         self.waiting: deque[Pending] = deque()
-        self.rows = Rows(max_batch)
+        self.rows = Rows(max_num_seqs)
         self.blocks = Blocks(self.capacity // BLOCK)
-        self.prefixes = Prefixes(self.blocks)
+        self.prefixes = PrefixCache(self.blocks)
         self.kernel = make_kernel(self._device())
         kept_in = torch.float32 if isinstance(self.kernel, CpuKernel) else None
-        self.pool = KeyValuePool(self.blocks.max_blocks, kept_in)
+        self.pool = KVCache(self.blocks.max_blocks, kept_in)
         self.forward = make_forward(model, self.kernel, autocast)
         self.num_steps = self.num_prefilled = self.num_decoded = self.num_cached = 0
 
     @property
     def room(self) -> int:
         """See Engine."""
-        return self.max_batch - self.rows.num_running - len(self.waiting)
+        return self.max_num_seqs - self.rows.num_running - len(self.waiting)
 
     @property
     def counters(self) -> EngineCounters:
         """See Engine."""
-        num_slots = self.num_steps * self.max_batch
+        num_slots = self.num_steps * self.max_num_seqs
         return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled, self.num_cached)
 
     @property
@@ -100,7 +100,7 @@ class TorchEngine:
         layout = batch.laid_out()
         return self._collect(layout.drawing, *self._draw(layout))
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Forget everything and let go of the memory it was in; see Engine."""
         self._forget()
         self.pool.clear()
@@ -111,7 +111,7 @@ class TorchEngine:
         self._forget()
         self.blocks.peak = 0
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         """See Engine."""
         self.waiting = deque(pending for pending in self.waiting if pending.request.group != group)
         for row in self.rows.running().tolist():
@@ -140,13 +140,13 @@ class TorchEngine:
 
     def _admit(self, batch: Batch) -> None:
         """Give rows to waiting requests, in their order, while there are rows, blocks and prefill tokens left."""
-        budget = self.max_prefill_tokens
+        budget = self.max_num_batched_tokens
         while self.waiting and self.rows.free:
             pending = self.waiting[0]
             ids = pending.ids
             run, num_known = self.prefixes.match(pending.request.group, ids)
             missing = len(ids) - num_known
-            if missing - 1 > budget < self.max_prefill_tokens:
+            if missing - 1 > budget < self.max_num_batched_tokens:
                 return
             if not self._find_blocks(run, missing):
                 if self.rows.num_running > 0:
@@ -196,7 +196,9 @@ class TorchEngine:
         ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in inputs)
         logits = self.forward(ids, positions, attention, logits_at)
         numbers = uniforms(rows.seeds[drawing], rows.num_known[drawing])
-        how = Draws(rows.temperatures[drawing], rows.top_k[drawing], rows.top_p[drawing], rows.min_p[drawing])
+        how = BatchSamplingParams(
+            rows.temperatures[drawing], rows.top_k[drawing], rows.top_p[drawing], rows.min_p[drawing]
+        )
         self.num_decoded += len(drawing)
         return draw(logits, layout.draws_from, how, numbers)
 
@@ -245,10 +247,10 @@ def make_kernel(device: torch.device) -> Kernel:
 def make_forward(model: nn.Module, kernel: Kernel, autocast: torch.dtype | None = None) -> Forward:
     """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
-    if not is_lean(model) or has_length_dependent_rope(config):
+    if not supports_fused(model) or has_length_dependent_rope(config):
         forward: Forward = PlainForward(model)
     elif isinstance(kernel, CpuKernel) and autocast is None and next(model.parameters()).dtype == torch.float32:
-        forward = LeanForward(model, kernel)
+        forward = FusedForward(model, kernel)
     else:
-        forward = LeanForward(model, TorchOperations())
+        forward = FusedForward(model, TorchOperations())
     return forward if autocast is None else AutocastForward(forward, autocast)

@@ -134,7 +134,7 @@ def extents_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return slots[at].astype(np.int32), np.diff(np.append(at, len(slots))).astype(np.int32)
 
 
-class KeyValuePool:
+class KVCache:
     """Per layer, keys [B, G, D, 8] and values [B, G, 8, D], made on first use in the shape of the model's own.
 
     max_blocks: most there may be. dtype: what they are kept in; the model's own type if None.

@@ -29,7 +29,7 @@ class Run:
 NOTHING = np.zeros(0, np.int32)
 
 
-class Prefixes:
+class PrefixCache:
     """All groups, over one set of blocks."""
 
     def __init__(self, blocks: Blocks) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import Draws, draw, uniforms
+from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
 from treepo.model.policy import exported_weights
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Stream:
     logprobs: np.ndarray
 
 
-class RowStreams:
+class RequestGenerators:
     """Which stream each row of the batch draws from; vLLM tells when rows are taken, left and moved.
 
     streams: of the requests that vLLM knows, by their names. Every row holds one of them and the list of the tokens
@@ -82,7 +82,7 @@ class RowStreams:
             self.order = [self.rows[row] for row in range(len(self.rows))]
             self.seeds = np.array([stream.request.seed for stream, _ in self.order], np.uint64)
             self.starts = np.array([len(stream.request.prefix_ids) for stream, _ in self.order])
-            self.how = Draws.of([stream.request.sampling for stream, _ in self.order])
+            self.how = BatchSamplingParams.of([stream.request.sampling for stream, _ in self.order])
         assert len(logits) == len(self.order), "one row of logits per request"
         counts = np.fromiter((len(tokens) for _, tokens in self.order), np.int64, len(self.order))
         numbers = uniforms(self.seeds, self.starts + counts)
@@ -97,7 +97,7 @@ NAME = "treepo"
 """Under which vLLM's own settings of a request carry its name."""
 
 
-def make_processor(streams: RowStreams) -> type:
+def make_processor(streams: RequestGenerators) -> type:
     """The class of logits processors, as vLLM makes them, over these streams; vLLM must be installed."""
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality  # noqa: PLC0415
 
@@ -132,7 +132,7 @@ class VllmEngine:
     first; releasing a group only ends its requests.
     """
 
-    def __init__(self, core: Any, streams: RowStreams, eos_ids: Sequence[int], can_sleep: bool = False) -> None:
+    def __init__(self, core: Any, streams: RequestGenerators, eos_ids: Sequence[int], can_sleep: bool = False) -> None:
         self.core = core
         self.streams = streams
         self.eos_ids = list(eos_ids)
@@ -143,7 +143,7 @@ class VllmEngine:
         self.num_steps = self.num_decoded = self.num_prefilled = self.num_cached = 0
 
     @property
-    def max_batch(self) -> int:
+    def max_num_seqs(self) -> int:
         """Requests decoded at a time."""
         return self._config.scheduler_config.max_num_seqs
 
@@ -155,7 +155,7 @@ class VllmEngine:
     @property
     def room(self) -> int:
         """See Engine."""
-        return self.max_batch - len(self.under_way)
+        return self.max_num_seqs - len(self.under_way)
 
     @property
     def capacity(self) -> int:
@@ -171,7 +171,7 @@ class VllmEngine:
     def counters(self) -> EngineCounters:
         """See Engine; of the requests that are done. What was cached is what vLLM reports; what it computes again
         because it made a request wait is not told."""
-        num_slots = self.num_steps * self.max_batch
+        num_slots = self.num_steps * self.max_num_seqs
         return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled, self.num_cached)
 
     def submit(self, request: SampleRequest) -> None:
@@ -240,7 +240,7 @@ class VllmEngine:
         cache = self.core.engine_core.engine_core.scheduler.kv_cache_manager
         return round(cache.usage * self.capacity)
 
-    def release(self, group: int) -> None:
+    def abort_group(self, group: int) -> None:
         """See Engine."""
         self._end([name for name, request in self.under_way.items() if request.group == group])
 
@@ -250,7 +250,7 @@ class VllmEngine:
             del self.under_way[name]
             self.streams.finish(name)
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give weights and cache back where vLLM can; see Engine."""
         assert not self.under_way, "an engine rests only between requests"
         if self.can_sleep:

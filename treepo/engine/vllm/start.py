@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from treepo.engine.torch.kv_cache import bytes_per_token
-from treepo.engine.vllm.engine import RowStreams, make_processor
+from treepo.engine.vllm.engine import RequestGenerators, make_processor
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
@@ -55,7 +55,7 @@ OUR_NAMES = {
 }
 """Settings that vLLM's messages name."""
 
-SEE = "(engine.max_tokens, engine.max_batch, vllm.memory_share, vllm.max_len, vllm.block_size)"
+SEE = "(engine.max_tokens, engine.max_num_seqs, vllm.memory_share, vllm.max_len, vllm.block_size)"
 """What a user may change where vLLM cannot start."""
 
 LEAST_BYTES = 1 << 26
@@ -96,12 +96,12 @@ class VllmSettings:
 
 @dataclass(frozen=True)
 class VllmLimits:
-    """How much is to be served. longest: tokens of a sequence; max_batch: requests at a time; max_prefill_tokens: of
+    """How much is to be served. longest: tokens of a sequence; max_num_seqs: requests at a time; max_num_batched_tokens: of
     one forward; max_tokens: kept in the cache, or None for what memory_share of a GPU holds."""
 
     longest: int
-    max_batch: int
-    max_prefill_tokens: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
     max_tokens: int | None
 
 
@@ -135,7 +135,11 @@ def _version(name: str) -> str | None:
 
 
 def start_vllm(
-    settings: VllmSettings, limits: VllmLimits, model: PreTrainedModel, trust_remote_code: bool, streams: RowStreams
+    settings: VllmSettings,
+    limits: VllmLimits,
+    model: PreTrainedModel,
+    trust_remote_code: bool,
+    streams: RequestGenerators,
 ) -> Any:
     """An LLMEngine for a model of this kind, with weights of no meaning: the model's come by `update_weights`.
 
@@ -176,8 +180,8 @@ def start_vllm(
                     load_format="dummy",
                     dtype=own_dtype if settings.dtype == "same" else settings.dtype,
                     max_model_len=limits.longest,
-                    max_num_seqs=limits.max_batch,
-                    max_num_batched_tokens=max(limits.max_prefill_tokens, limits.max_batch),
+                    max_num_seqs=limits.max_num_seqs,
+                    max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_num_seqs),
                     block_size=block_size,
                     enable_prefix_caching=True,
                     enforce_eager=on_cpu,

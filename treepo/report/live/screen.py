@@ -77,7 +77,7 @@ def _number(value: float) -> str:
 CURVES = (
     Shown("reward/mean", "reward", _fraction),
     Shown("eval/avg", "held-out accuracy", _share),
-    Shown("response_len/mean", "tokens per answer", _number),
+    Shown("completions/length/mean", "tokens per answer", _number),
     Shown("entropy", "entropy per token", _fraction),
     Shown("tokens/sharing", "sharing", lambda value: f"{value:.2f}"),
     Shown("time/trajectories_per_s", "trajectories/s", _number),
@@ -85,11 +85,11 @@ CURVES = (
 """As curves, in this order."""
 
 FIGURES = (
-    Shown("correct/mean", "right", _share),
+    Shown("accuracy", "right", _share),
     Shown("eval/greedy", "held out, greedy", _share),
     Shown("problems/trained", "trees trained on", lambda value: f"{value:.0f}"),
-    Shown("update/kl", "KL", lambda value: f"{value:.1e}"),
-    Shown("update/clip_fraction", "clipped", lambda value: f"{value:.2%}"),
+    Shown("update/approx_kl", "KL", lambda value: f"{value:.1e}"),
+    Shown("clip_ratio/region_mean", "clipped", lambda value: f"{value:.2%}"),
     Shown("update/grad_norm", "gradient norm", _fraction),
     Shown("time/tokens_per_s", "tokens/s", _number),
 )

@@ -122,7 +122,7 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "parents": [node.parent for node in tree.nodes],
         "lengths": [len(node.token_ids) for node in tree.nodes],
         "stops": [None if node.stop is None else str(node.stop) for node in tree.nodes],
-        "resumed": [int(node.resumed) for node in tree.nodes],
+        "resumed": [int(node.from_fallback) for node in tree.nodes],
         "ids": [pieces.index(text) for own in texts[ROOT + 1 :] for text in own],
         "logprobs": thousandths(np.concatenate([np.zeros(0), *(_scores(node.sampled_logprobs) for node in below)])),
         "entropies": None if kept.entropies is None else thousandths(np.concatenate(kept.entropies[ROOT + 1 :])),
