@@ -27,10 +27,11 @@ from rollout import MODELS, RESULTS
 from treepo.bench.models import load_or_make
 from treepo.bench.rollout_report import JSON_NAME, describe_machine, read_json, table
 from treepo.bench.settings import ArchitectureSettings
-from treepo.config.schema import ModelSettings
 from treepo.engine.base import SampleRequest
+from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
+from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.model.settings import ModelSettings
 
 TREES = {"16x6x32": (16, 6, 32, 64), "64x14x16": (64, 14, 16, 16)}
 """Width, depth, segment length, prompts."""

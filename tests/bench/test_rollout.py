@@ -16,8 +16,9 @@ from treepo.bench.settings import (
     RolloutBenchSettings,
 )
 from treepo.bench.timing import Figures
-from treepo.config.schema import EngineSettings, ModelSettings
 from treepo.data.problem import Problem
+from treepo.engine.settings import EngineSettings
+from treepo.model.settings import ModelSettings
 
 TINY = ArchitectureSettings(hidden_size=16, ffn_size=16, num_layers=1, num_heads=2, num_kv_heads=1)
 GRID = GridSettings(widths=(8,), depths=(4,), segment_lens=(3,), num_children=(2, 3), initial_forks=(1, 2))

@@ -15,10 +15,11 @@ from tests.learn.reference import all_logprobs
 from tests.models import make_tiny_model
 from treepo.engine.base import Engine, SampleRequest, SampleResult, Sampling
 from treepo.engine.sampling import uniforms
+from treepo.engine.settings import VllmSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
+from treepo.engine.vllm.start import VllmLimits, start_vllm
 
 MakeEngine = Callable[..., Engine]
 

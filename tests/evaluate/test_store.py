@@ -57,7 +57,11 @@ def test_an_empty_folder_holds_nothing(tmp_path):
 
 def test_answers_are_read_back_in_the_order_in_which_they_were_kept(tmp_path):
     store = begun(tmp_path)
-    chunks = [answers(3) + answers(1), answers(2, given=None, correct=0.0, stop="length"), answers(1, setting="b=4")]
+    chunks = [
+        answers(3) + answers(1),
+        answers(2, extracted_answer=None, correct=0.0, stop="length"),
+        answers(1, setting="b=4"),
+    ]
     for chunk in chunks:
         store.append(chunk, COST)
     expected = [record for chunk in chunks for record in chunk]
@@ -246,7 +250,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 @given(TEXTS, TEXTS)
 def test_any_text_is_kept(tmp_path_factory, response, given_text):
     store = begun(tmp_path_factory.mktemp("store"))
-    kept = answers(1, response=response, given=given_text)
+    kept = answers(1, response=response, extracted_answer=given_text)
     store.append(kept, COST)
     assert records(store) == kept
 
@@ -255,7 +259,9 @@ def test_published_problems_are_kept(tmp_path):
     store, kept = begun(tmp_path), []
     for i, record in enumerate(real_records("math500.jsonl")):
         known = str(record["answer"])
-        kept += answers(i, 1, prompt=str(record["problem"]), known=known, response=str(record["solution"]), given=known)
+        kept += answers(
+            i, 1, prompt=str(record["problem"]), known=known, response=str(record["solution"]), extracted_answer=known
+        )
     for start in range(0, len(kept), 100):
         store.append(kept[start : start + 100], COST)
     store.compact()
@@ -264,7 +270,7 @@ def test_published_problems_are_kept(tmp_path):
 
 def test_half_surrogate_pairs_are_replaced_in_texts_and_refused_in_keys(tmp_path):
     store = begun(tmp_path)
-    store.append(answers(1, 1, response="a\ud800b \ud83d\ude00", given="\udc00", stop="\x00\x1b["), COST)
+    store.append(answers(1, 1, response="a\ud800b \ud83d\ude00", extracted_answer="\udc00", stop="\x00\x1b["), COST)
     (record,) = records(store)
     assert (record.response, record.extracted_answer, record.stop) == ("a\ufffdb \U0001f600", "\ufffd", "\x00\x1b[")
     with pytest.raises(ValueError, match=r"^source: '\\udcff.jsonl' holds half a surrogate pair"):

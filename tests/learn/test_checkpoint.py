@@ -8,7 +8,8 @@ from torch import nn
 
 from tests.learn.learners import drawn, make_learner, save, step, weights
 from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
-from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.optim import make_optimizer
+from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState, load_tensors, save_tensors, seed_random
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from tests.runs import START_METHOD
-from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.optim import make_optimizer
+from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState, save_tensors
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.learn.test_trainer import Alternating, half_judge, make_trainer, same, weights
 from tests.learn.test_trainer import given as given_to_updater
 from treepo.data.problem import Problem
-from treepo.learn.dynamic_sampling import DynamicSampling
+from treepo.learn.settings import DynamicSampling
 
 EVERY_FOURTH = 4
 

@@ -15,9 +15,9 @@ from tests.models import make_tiny_model
 from treepo.engine.torch.kv_cache import BLOCK, bytes_per_token
 from treepo.learn.losses import GSPO, PPO, Loss
 from treepo.learn.memory import cache_metrics, is_out_of_memory, memory_metrics
-from treepo.learn.optim import OptimSettings
 from treepo.learn.packing import PackedTree, longest_path
 from treepo.learn.scoring import Scorer, Scores, TreeBatch
+from treepo.learn.settings import OptimSettings
 from treepo.learn.updater import FrozenCopy, Updater
 from treepo.tree import Tree
 

@@ -26,11 +26,11 @@ from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.learn.advantages import credit
-from treepo.learn.dynamic_sampling import DynamicSampling
 from treepo.learn.losses import PPO, Penalties, TokenMean
-from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
+from treepo.learn.settings import DynamicSampling, OptimSettings
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.policy import Policy

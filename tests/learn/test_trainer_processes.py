@@ -23,8 +23,9 @@ from treepo.errors import EngineError, Interrupted, PeerError
 from treepo.evaluate.validation import Validation
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.losses import PPO, Penalties, TokenMean
-from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
+from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState, save_tensors
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater

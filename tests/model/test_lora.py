@@ -14,11 +14,12 @@ from tests.models import make_tiny_model, save_tiny_model
 from treepo.engine.base import SampleRequest
 from treepo.engine.torch.engine import TorchEngine
 from treepo.learn.losses import Penalties
-from treepo.learn.optim import OptimSettings
 from treepo.learn.packing import PackedTree, pack
+from treepo.learn.settings import OptimSettings
 from treepo.learn.updater import AdapterOff, FrozenCopy
-from treepo.model.lora import LoraSettings, add_adapter, has_adapter, merged
+from treepo.model.lora import add_adapter, has_adapter, merged
 from treepo.model.policy import Policy, load_policy
+from treepo.model.settings import LoraSettings
 
 pytest.importorskip("peft")
 

@@ -11,12 +11,13 @@ import numpy as np
 
 from treepo.bench.settings import ArchitectureSettings, TaskSettings
 from treepo.config.load import resolve
-from treepo.config.schema import BUILT_IN_TASK, ModelSettings
+from treepo.config.schema import BUILT_IN_TASK
 from treepo.learn.advantages import credit
 from treepo.learn.metrics import lengths_of
 from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
+from treepo.model.settings import ModelSettings
 from treepo.run.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
 from treepo.tasks.base_model import BaseModelSettings, initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer

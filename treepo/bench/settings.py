@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from treepo.config.schema import Count, EngineSettings, ModelSettings
-from treepo.engine.settings import ServerSettings
-from treepo.engine.vllm.start import VllmSettings
+from treepo.config.schema import Count
+from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.grow.branching import InitialFork
 from treepo.grow.shape import TreeShape
+from treepo.model.settings import ModelSettings
 
 TOLERANCE = 0.02
 """How far sizes may be off, as a fraction: a tree has a whole number of tokens."""

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from treepo.bench.models import Workload
 from treepo.bench.settings import UpdateBenchSettings
 from treepo.learn.losses import PPO, Penalties, TokenMean
-from treepo.learn.optim import OptimSettings, make_optimizer
+from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
+from treepo.learn.settings import OptimSettings
 from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import recompute_activations

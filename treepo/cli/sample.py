@@ -7,8 +7,8 @@ from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings
 from treepo.data.problem import Problem
 from treepo.grow.sampler import TreeSampler
-from treepo.model.lora import LoraSettings
 from treepo.model.policy import Policy
+from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.report.tree_view import TreeView, summary
 from treepo.report.trees import KeptTree, write_trees

@@ -2,49 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from treepo.credit.base import Estimator
-from treepo.credit.group import MaxRL
-from treepo.credit.subgroup import TreePO
+from treepo.credit import Estimator, MaxRL, TreePO
 from treepo.data.formats import RecordFormat
 from treepo.data.mixing import Mixture
 from treepo.data.prompts import PromptTemplate
-from treepo.engine.settings import ServerSettings
-from treepo.engine.vllm.start import VllmSettings
-from treepo.grow.branching import Branching, EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack, Fallback
-from treepo.grow.shape import TreeShape
-from treepo.grow.stopping import Stopping, StopRules
-from treepo.learn.dynamic_sampling import DynamicSampling
+from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
+from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFork, Stopping, StopRules, TreeShape
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
-from treepo.learn.optim import OptimSettings
-from treepo.model.lora import LoraSettings
-from treepo.verify.base import Verifier
-from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings
+from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
+from treepo.model.settings import LoraSettings, ModelSettings
+from treepo.verify import MathVerifier, PoolSettings, Verifier
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """The policy."""
-
-    path: str = ""
-    """Hugging Face model folder or name; empty for the built-in task's base model."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights."""
-
-    device: str = "cpu"
-    """Where the model lives: cpu, cuda, cuda:1."""
-
-    trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
 
 
 @dataclass(frozen=True)
@@ -80,83 +54,6 @@ class DataSettings(RecordFormat):
         if self.weights:
             # Before anything is loaded.
             Mixture(self.weights)
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What decodes."""
-
-    kind: Literal["embedded", "vllm", "servers"] = "embedded"
-    """The engine over the model that is trained; vLLM in this process ([vllm]); vLLM's servers ([servers])."""
-
-    max_num_seqs: Count = 256
-    """Most paths decoded at a time."""
-
-    max_num_batched_tokens: Count = 8192
-    """Most prompt tokens of one forward, though at least one prompt."""
-
-    max_tokens: Annotated[int, Field(ge=64)] | None = None
-    """Most tokens whose keys and values are kept; half of the free memory's worth if not given. Servers have their
-    own limit."""
-
-    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    """Sampling temperature in training."""
-
-    top_k: Annotated[int, Field(ge=0)] = 0
-    """Draw only from so many likeliest tokens; 0 for all. The loss compares with the whole distribution anyway."""
-
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw only from the likeliest tokens that together have this probability."""
-
-    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Draw only from tokens with at least this share of the likeliest one's probability."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """The loop."""
-
-    num_steps: Annotated[int, Field(ge=0)] = 100
-    """Training steps."""
-
-    prompts_per_step: Count = 32
-    """Trees wanted per step."""
-
-    num_mini_batches: Count = 2
-    """Updates per epoch, each on its share of the problems."""
-
-    num_iterations: Count = 1
-    """How often a step goes over its trees; ratios are those to the policy that sampled them."""
-
-    packing: bool = True
-    """Forward what trajectories share once in the update; if not, each trajectory on its own."""
-
-    max_tokens_per_micro_batch: Count = 8192
-    """Most tokens of one forward, padding included; a larger tree is forwarded in parts, a longer trajectory whole."""
-
-    recompute_old_logprobs: bool = False
-    """Let ratios refer to the trainer's own log-probabilities before a step's first update, not to the engine's. The
-    embedded engine's are the same but for rounding."""
-
-    importance_cap: Annotated[float, Field(gt=0)] | None = None
-    """With recompute_old_logprobs: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
-    this much, so that what another engine sampled stands for what the policy would have. Not done if not given."""
-
-    gradient_checkpointing: bool = False
-    """Keep one hidden state per layer and compute the others again in the backward pass."""
-
-    autocast: Literal["none", "bfloat16"] = "none"
-    """Type of the matrix products of engine and trainer, over weights of model.dtype."""
-
-    save_trees_every: Annotated[int, Field(ge=0)] = 10
-    """Steps between those whose trees are kept in trees/step-*.parquet; 0 for none."""
-
-    seed: Annotated[int, Field(ge=0)] = 0
-    """All randomness of the run derives from it."""
-
-    def __post_init__(self) -> None:
-        if self.importance_cap is not None and not self.recompute_old_logprobs:
-            raise ValueError(f"importance_cap needs recompute_old_logprobs = true, got {self.importance_cap}")
 
 
 @dataclass(frozen=True)
@@ -208,18 +105,6 @@ class TrackingSettings:
                 raise ValueError(f"trackers must be among {', '.join(TRACKERS)}, got {name!r}")
         if len(set(self.trackers)) < len(self.trackers):
             raise ValueError(f"trackers must differ, got {list(self.trackers)}")
-
-
-@dataclass(frozen=True)
-class CheckpointSettings:
-    """What is kept to go on from (see docs/runs.md)."""
-
-    every: Annotated[int, Field(ge=0)] = 10
-    """Steps between checkpoints; there is one too where eval/avg is the best so far. 0 for none but at the end, on
-    Ctrl-C and on SIGTERM."""
-
-    keep: Count = 2
-    """Checkpoints that are kept, besides the best one."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,42 @@
-"""Where the servers are and how they are treated."""
+"""Settings of the engines. Importing this loads no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What decodes."""
+
+    kind: Literal["embedded", "vllm", "servers"] = "embedded"
+    """The engine over the model that is trained; vLLM in this process ([vllm]); vLLM's servers ([servers])."""
+
+    max_num_seqs: Count = 256
+    """Most paths decoded at a time."""
+
+    max_num_batched_tokens: Count = 8192
+    """Most prompt tokens of one forward, though at least one prompt."""
+
+    max_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Most tokens whose keys and values are kept; half of the free memory's worth if not given. Servers have their
+    own limit."""
+
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """Sampling temperature in training."""
+
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Draw only from so many likeliest tokens; 0 for all. The loss compares with the whole distribution anyway."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Draw only from the likeliest tokens that together have this probability."""
+
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Draw only from tokens with at least this share of the likeliest one's probability."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +84,35 @@ def _is_address(url: str) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """What vLLM is started with, where `engine.kind` is "vllm"."""
+
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """Type of its weights and products; "same" is that of model.dtype."""
+
+    max_len: int | None = None
+    """Longest sequence; the longest prompt and response of this run if not given."""
+
+    block_size: int | None = None
+    """Tokens per block of its cache, what it shares between sequences; 16 on GPUs and 32 on the CPU if not given."""
+
+    memory_share: float = 0.4
+    """Share of a GPU's memory that it may take; engine.max_tokens bounds its cache instead, if given."""
+
+    sleep: bool = True
+    """Give the memory back to the trainer while it updates, on GPUs."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_len", 2), ("block_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
+
+    def block_size_on(self, device: str) -> int:
+        """Tokens per block."""
+        return self.block_size or (32 if device == "cpu" else 16)

@@ -1,13 +1,16 @@
 """Losses on packed trees, each exact for tokens that several trajectories share."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from treepo.learn.loss_terms import Terms
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from treepo.learn.loss_terms import Terms
 
 
 class Aggregation(Protocol):
@@ -96,13 +99,13 @@ class PPO:
             raise ValueError(f"dual_clip must be above 1, got {self.dual_clip}")
 
     def __call__(self, terms: Terms) -> Tensor:
-        ratio = torch.exp(terms.policy_logprobs - terms.sampled_logprobs)
+        ratio = (terms.policy_logprobs - terms.sampled_logprobs).exp()
         gains = terms.positive * ratio.clamp(max=1 + self.clip_high)
         losses = terms.negative * ratio.clamp(min=1 - self.clip_low, max=self.dual_clip)
         return -(gains + losses).sum()
 
     def num_clipped(self, terms: Terms) -> Tensor:
-        ratio = torch.exp(terms.policy_logprobs - terms.sampled_logprobs)
+        ratio = (terms.policy_logprobs - terms.sampled_logprobs).exp()
         held_below = ratio < 1 - self.clip_low
         if self.dual_clip is not None:
             held_below |= ratio > self.dual_clip
@@ -157,7 +160,7 @@ class CISPO:
         return (held * (terms.num_positive + terms.num_negative)).sum()
 
     def _ratio(self, terms: Terms) -> Tensor:
-        return torch.exp(terms.policy_logprobs - terms.sampled_logprobs).detach()
+        return (terms.policy_logprobs - terms.sampled_logprobs).exp().detach()
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class GSPO:
         slopes = terms.importance * (terms.policy_logprobs - terms.policy_logprobs.detach())
         free = ratio * (counted + terms.trajectory_sums(slopes))
         held = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * counted
-        gains = torch.where(self._is_held(ratio, advantages), held, free) * advantages
+        gains = held.where(self._is_held(ratio, advantages), free) * advantages
         return -(terms.leaf_weights * gains).sum()
 
     def num_clipped(self, terms: Terms) -> Tensor:
@@ -202,7 +205,7 @@ class GSPO:
         return (too_high & (advantages > 0)) | (too_low & (advantages < 0))
 
     def _ratio(self, terms: Terms) -> Tensor:
-        return torch.exp(terms.trajectory_sums(terms.policy_logprobs - terms.sampled_logprobs) / terms.lens)
+        return (terms.trajectory_sums(terms.policy_logprobs - terms.sampled_logprobs) / terms.lens).exp()
 
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -247,4 +250,4 @@ def kl_estimates(policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEst
         return difference
     if estimator == "k2":
         return difference.square() / 2
-    return torch.expm1(-difference) + difference
+    return (-difference).expm1() + difference

@@ -14,10 +14,10 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal
-from treepo.learn.dynamic_sampling import DynamicSampling
 from treepo.learn.memory import begin_peak, cache_metrics, memory_metrics
 from treepo.learn.metrics import Share, counters_of_all, joined, largest_of_all, lengths_of
 from treepo.learn.packing import PackedTree
+from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater, tree_entropies
 from treepo.model.fsdp import whole
 from treepo.model.policy import Policy

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,29 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treepo.model.fsdp import plain_weights
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Train low-rank adapters instead of all weights. Source: LoRA, arXiv 2106.09685."""
-
-    rank: int = 0
-    """Rank of the adapters; 0 trains all weights."""
-
-    alpha: float = 32.0
-    """An adapter's output is scaled by alpha / rank."""
-
-    targets: tuple[str, ...] = ()
-    """Names of the linear maps that get an adapter, such as q_proj; all but the output embeddings if none is given."""
-
-    merge: bool = True
-    """Save, besides adapter/, a model/ with the adapters added to its weights."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ValueError(f"rank must not be negative, got {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive, got {self.alpha}")
+from treepo.model.settings import LoraSettings
 
 
 def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> None:

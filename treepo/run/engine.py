@@ -7,17 +7,16 @@ from uuid import uuid4
 import numpy as np
 import torch
 
-from treepo.config.schema import EngineSettings
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, Sampling, max_logprob_diff
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, NcclSync
-from treepo.engine.settings import ServerSettings
+from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import affordable_tokens
 from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, VllmSettings, reason, start_vllm
+from treepo.engine.vllm.start import VllmLimits, reason, start_vllm
 from treepo.errors import EngineError
 from treepo.model.compatibility import TOLERANCE, probe_ids, sequence_logprobs
 from treepo.model.policy import Policy

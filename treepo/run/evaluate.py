@@ -21,8 +21,8 @@ from treepo.evaluate.results import COLUMNS, EstimateSettings, Result, results
 from treepo.evaluate.store import KIND, AnswerStore
 from treepo.evaluate.table import rich_table, text_tables, to_json
 from treepo.grow.sampler import TreeSampler
-from treepo.model.lora import LoraSettings
 from treepo.model.policy import Policy
+from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.run.build import build_policy, engine_for
 from treepo.run.engine import check_align, sampling_of

@@ -15,7 +15,8 @@ from treepo.engine.server import fleet
 from treepo.engine.server import weight_sync as sync
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.errors import EngineError
-from treepo.model.lora import LoraSettings, add_adapter, merged
+from treepo.model.lora import add_adapter, merged
+from treepo.model.settings import LoraSettings
 
 UPDATE = ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version"]
 

@@ -11,9 +11,10 @@ import torch
 
 from tests.engine.engines import make_model
 from treepo.cli.main import main
+from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm import start as start_module
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
+from treepo.engine.vllm.start import VllmLimits, start_vllm
 
 LIMITS = VllmLimits(longest=64, max_num_seqs=4, max_num_batched_tokens=64, max_tokens=1024)
 

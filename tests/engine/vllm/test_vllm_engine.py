@@ -13,10 +13,12 @@ from transformers import PreTrainedModel
 from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
 from tests.models import save_tiny_model
 from treepo.engine.base import Sampling, max_logprob_diff
+from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, VllmSettings, start_vllm
+from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.model.compatibility import sequence_logprobs
-from treepo.model.lora import LoraSettings, add_adapter, merged
+from treepo.model.lora import add_adapter, merged
+from treepo.model.settings import LoraSettings
 
 pytestmark = needs_vllm
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from treepo.engine.settings import VllmSettings
 from treepo.engine.torch.kv_cache import bytes_per_token
 from treepo.engine.vllm.engine import RequestGenerators, make_processor
 
@@ -60,38 +61,6 @@ SEE = "(engine.max_tokens, engine.max_num_seqs, vllm.memory_share, vllm.max_len,
 
 LEAST_BYTES = 1 << 26
 """That vLLM on the CPU is told it has for keys and values at least; how many it keeps is told in blocks."""
-
-
-@dataclass(frozen=True)
-class VllmSettings:
-    """What vLLM is started with, where `engine.kind` is "vllm"."""
-
-    dtype: Literal["same", "float32", "bfloat16"] = "same"
-    """Type of its weights and products; "same" is that of model.dtype."""
-
-    max_len: int | None = None
-    """Longest sequence; the longest prompt and response of this run if not given."""
-
-    block_size: int | None = None
-    """Tokens per block of its cache, what it shares between sequences; 16 on GPUs and 32 on the CPU if not given."""
-
-    memory_share: float = 0.4
-    """Share of a GPU's memory that it may take; engine.max_tokens bounds its cache instead, if given."""
-
-    sleep: bool = True
-    """Give the memory back to the trainer while it updates, on GPUs."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_len", 2), ("block_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < self.memory_share <= 1:
-            raise ValueError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
-
-    def block_size_on(self, device: str) -> int:
-        """Tokens per block."""
-        return self.block_size or (32 if device == "cpu" else 16)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,137 @@
+"""Settings of training. Importing this loads no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+
+MOST = 1_000
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """Grow further problems in place of those whose rewards all agree (TreePO, section 3; DAPO, arXiv 2503.14476).
+
+    The paper grows three times the problems it wants, and again up to twice. Here each further round grows as many as
+    the share of survivors so far suggests, so that less is grown in vain. A step that finds too few, or none, goes on
+    with what it has.
+    """
+
+    max_rounds: int = 1
+    """Most rounds of growing per step; 1 for none but the first."""
+
+    max_factor: float = 3.0
+    """Most problems grown per step, as a multiple of prompts_per_step, where there are further rounds."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_rounds <= MOST:
+            raise ValueError(f"max_rounds must be within 1..{MOST}, got {self.max_rounds}")
+        if not 1 <= self.max_factor <= MOST:
+            raise ValueError(f"max_factor must be within 1..{MOST}, got {self.max_factor}")
+
+    def most(self, wanted: int) -> int:
+        """Problems that a step may grow in all."""
+        return int(wanted * self.max_factor) if self.max_rounds > 1 else wanted
+
+    def num_next(self, wanted: int, num_kept: int, num_grown: int, num_rounds: int) -> int:
+        """Problems to grow in the next round; 0 if enough were kept, or no round or problem is left.
+
+        missing x (grown + 1) / (kept + 1), rounded up: the first round grows as many as are wanted.
+        """
+        if num_kept >= wanted or num_rounds >= self.max_rounds:
+            return 0
+        estimate = -(-(wanted - num_kept) * (num_grown + 1) // (num_kept + 1))
+        return min(estimate, self.most(wanted) - num_grown)
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW with a linear warm-up to a constant rate."""
+
+    lr: float = 1e-6
+    """Learning rate after the warm-up."""
+
+    warmup_steps: int = 10
+    """Updates over which the rate rises linearly."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of Adam's two moving averages."""
+
+    weight_decay: float = 0.1
+    """AdamW's decay of the weights."""
+
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The loop."""
+
+    num_steps: Annotated[int, Field(ge=0)] = 100
+    """Training steps."""
+
+    prompts_per_step: Count = 32
+    """Trees wanted per step."""
+
+    num_mini_batches: Count = 2
+    """Updates per epoch, each on its share of the problems."""
+
+    num_iterations: Count = 1
+    """How often a step goes over its trees; ratios are those to the policy that sampled them."""
+
+    packing: bool = True
+    """Forward what trajectories share once in the update; if not, each trajectory on its own."""
+
+    max_tokens_per_micro_batch: Count = 8192
+    """Most tokens of one forward, padding included; a larger tree is forwarded in parts, a longer trajectory whole."""
+
+    recompute_old_logprobs: bool = False
+    """Let ratios refer to the trainer's own log-probabilities before a step's first update, not to the engine's. The
+    embedded engine's are the same but for rounding."""
+
+    importance_cap: Annotated[float, Field(gt=0)] | None = None
+    """With recompute_old_logprobs: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
+    this much, so that what another engine sampled stands for what the policy would have. Not done if not given."""
+
+    gradient_checkpointing: bool = False
+    """Keep one hidden state per layer and compute the others again in the backward pass."""
+
+    autocast: Literal["none", "bfloat16"] = "none"
+    """Type of the matrix products of engine and trainer, over weights of model.dtype."""
+
+    save_trees_every: Annotated[int, Field(ge=0)] = 10
+    """Steps between those whose trees are kept in trees/step-*.parquet; 0 for none."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """All randomness of the run derives from it."""
+
+    def __post_init__(self) -> None:
+        if self.importance_cap is not None and not self.recompute_old_logprobs:
+            raise ValueError(f"importance_cap needs recompute_old_logprobs = true, got {self.importance_cap}")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """What is kept to go on from (see docs/runs.md)."""
+
+    every: Annotated[int, Field(ge=0)] = 10
+    """Steps between checkpoints; there is one too where eval/avg is the best so far. 0 for none but at the end, on
+    Ctrl-C and on SIGTERM."""
+
+    keep: Count = 2
+    """Checkpoints that are kept, besides the best one."""

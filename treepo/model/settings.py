@@ -1,0 +1,48 @@
+"""Settings of the policy. Importing this loads no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The policy."""
+
+    path: str = ""
+    """Hugging Face model folder or name; empty for the built-in task's base model."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights."""
+
+    device: str = "cpu"
+    """Where the model lives: cpu, cuda, cuda:1."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Train low-rank adapters instead of all weights. Source: LoRA, arXiv 2106.09685."""
+
+    rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+
+    alpha: float = 32.0
+    """An adapter's output is scaled by alpha / rank."""
+
+    targets: tuple[str, ...] = ()
+    """Names of the linear maps that get an adapter, such as q_proj; all but the output embeddings if none is given."""
+
+    merge: bool = True
+    """Save, besides adapter/, a model/ with the adapters added to its weights."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ValueError(f"rank must not be negative, got {self.rank}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, got {self.alpha}")
