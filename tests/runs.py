@@ -23,7 +23,7 @@ CONTEXT.set_forkserver_preload(
     ["treepo.run.train", "treepo.run.resume", "torch.distributed.fsdp", "tests.runs", "tests.compiled"]
 )
 
-PROBLEMS = {"train": range(10), "held_out": range(20, 23)}
+PROBLEMS = {"train": range(10), "eval": range(20, 23)}
 """What stands in the sets, each its own."""
 
 

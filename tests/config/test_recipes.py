@@ -53,7 +53,7 @@ def filled(value: Any, number: int) -> Any:
 
 def on_this_machine(recipe: Settings, folder: Path) -> Config:
     """The recipe with a tiny model on the CPU, small trees and made records; all else as it stands."""
-    data = {key: tuple(made_set(folder, source) for source in recipe["data"][key]) for key in ("train", "held_out")}
+    data = {key: tuple(made_set(folder, source) for source in recipe["data"][key]) for key in ("train", "eval")}
     small: Settings = {
         "model": {"path": str(save_tiny_model(folder / "model", "qwen2", chat=True)), "device": "cpu"},
         "data": data,
@@ -80,7 +80,7 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
     held_out = {problem.source for problem in run.task.eval_problems(5)}
-    assert held_out == {source.partition("@")[0] for source in read_recipe(path)["data"]["held_out"]}
+    assert held_out == {source.partition("@")[0] for source in read_recipe(path)["data"]["eval"]}
     asked = run.task.training_problems(0, 100)
     assert {p.source for p in asked} == {s.partition("@")[0] for s in read_recipe(path)["data"]["train"]}
 

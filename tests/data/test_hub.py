@@ -69,7 +69,7 @@ def test_a_broken_folder_is_named(datasets, tmp_path):
 def error_in_a_process(home: Path, **environment: str) -> str:
     """What is printed where gsm8k is read from a hub that the environment describes, which is read at import."""
     code = (
-        "from treepo.task.data import RecordFormat, read_sets\n"
+        "from treepo.data import RecordFormat, read_sets\n"
         "try: read_sets(['gsm8k'], RecordFormat(), lambda text: [1], 100)\n"
         "except ValueError as error: print(error)"
     )

@@ -126,7 +126,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.evaluate.answers import answers
-from treepo.evaluate import AnswerStore, Cost
+from treepo.evaluate.records import Cost
+from treepo.evaluate.store import AnswerStore
 store = AnswerStore(Path(sys.argv[1]))
 for i in range(100_000):
     store.append(answers(i, 4, response="long " * 20_000), Cost(tokens_decoded=1))

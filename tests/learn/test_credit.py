@@ -48,15 +48,15 @@ class TwoProcesses:
     """Sums over two threads, each of which has to ask for as many as the other."""
 
     def __init__(self) -> None:
-        self.barrier, self.extracted_answer = Barrier(2, timeout=20), {}
+        self.barrier, self.given = Barrier(2, timeout=20), {}
 
     def of(self, rank: int) -> Callable[[np.ndarray], np.ndarray]:
         """What the process of this rank calls."""
 
         def sums(values: np.ndarray) -> np.ndarray:
-            self.extracted_answer[rank] = values
+            self.given[rank] = values
             self.barrier.wait()
-            total = self.extracted_answer[0] + self.extracted_answer[1]
+            total = self.given[0] + self.given[1]
             self.barrier.wait()
             return total
 

@@ -90,7 +90,7 @@ class NotingUpdater(Updater):
 
     def update(self, trees: Any) -> dict[str, float]:
         """Take note, and update."""
-        self.extracted_answer.append(list(trees))  # pyright: ignore[reportAttributeAccessIssue]
+        self.given.append(list(trees))  # pyright: ignore[reportAttributeAccessIssue]
         return super().update(trees)
 
 
@@ -132,7 +132,7 @@ def make_trainer(
 def given(trainer: Trainer) -> list[list[PackedTree]]:
     """The mini-batches of all updates so far."""
     assert isinstance(trainer.updater, NotingUpdater)
-    return trainer.updater.extracted_answer  # pyright: ignore[reportAttributeAccessIssue]
+    return trainer.updater.given  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def weights(model: PreTrainedModel) -> list[torch.Tensor]:

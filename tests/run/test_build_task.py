@@ -79,7 +79,7 @@ def test_a_checker_that_cannot_be_imported_is_named_as_the_setting(
 
 def test_more_held_out_problems_than_a_machine_counts_are_all(policy: Policy, tmp_path: Path) -> None:
     """10^30 of them were an OverflowError."""
-    task = build(policy, data={"held_out": write(tmp_path / "a.jsonl", *sums(5))})
+    task = build(policy, data={"eval": write(tmp_path / "a.jsonl", *sums(5))})
     assert [p.answer for p in task.eval_problems(10**30)] == ["1", "2", "3", "4", "5"]
     assert len(task.eval_problems(2)) == 2 and task.eval_problems(0) == []
 
@@ -89,7 +89,7 @@ def test_an_odd_known_answer_is_told(policy: Policy, tmp_path: Path) -> None:
     letters = [{"prompt": f"{i}?", "answer": "ABCD"[i % 4]} for i in range(15)]
     path = write(tmp_path / "a.jsonl", {"prompt": "odd?", "answer": "no letter"}, *letters)
     told: list[str] = []
-    build(policy, told, data={"held_out": path}, verifier={"use": "ChoiceVerifier"})
+    build(policy, told, data={"eval": path}, verifier={"use": "ChoiceVerifier"})
     assert any("a known answer of 'a' is not recognised: 'no letter'" in line for line in told)
 
 
@@ -119,7 +119,7 @@ def test_a_prompt_leaves_room_for_the_longest_response(
         policy,
         told,
         longest,
-        data={"held_out": write(tmp_path / "a.jsonl", *records), "max_prompt_len": max_prompt_len},
+        data={"eval": write(tmp_path / "a.jsonl", *records), "max_prompt_len": max_prompt_len},
     )
     assert [len(p.prompt_ids) for p in task.eval_problems(9)] == [room]
     assert f"data.eval: 1 of 2 problems dropped: prompts of more than {room} tokens" in told
@@ -128,7 +128,7 @@ def test_a_prompt_leaves_room_for_the_longest_response(
 @pytest.mark.parametrize(("tree", "longest"), [({"depth": 128}, 10_000), ({}, 8)])
 def test_no_room_for_a_prompt_stops_the_run(tree: dict[str, Any], longest: int, policy: Policy, tmp_path: Path) -> None:
     """Responses as long as the model's positions, or as what the engine holds; with one token less there is room."""
-    data = {"held_out": write(tmp_path / "a.jsonl", {"prompt": "y", "answer": "1"}), "max_prompt_len": 1}
+    data = {"eval": write(tmp_path / "a.jsonl", {"prompt": "y", "answer": "1"}), "max_prompt_len": 1}
     with pytest.raises(ValueError, match=r"^tree: responses of \d+ tokens .* leave no room for a prompt"):
         build(policy, longest=longest, tree=tree, data=data)
     with pytest.raises(ValueError, match="no problem has at most 1 prompt tokens"):
@@ -148,7 +148,7 @@ def test_problems_of_files_with_the_same_name_are_told_apart(policy: Policy, tmp
     for folder, first in (("train", 0), ("test", 100)):
         (tmp_path / folder).mkdir()
         paths.append(write(tmp_path / folder / "a.jsonl", *sums(5, first)))
-    task = build(policy, data={"train": paths[0], "held_out": paths[1]})
+    task = build(policy, data={"train": paths[0], "eval": paths[1]})
     assert {p.id for p in task.training_problems(0, 5)} == {f"train/a.jsonl:{i}" for i in range(1, 6)}
     assert {p.id for p in task.eval_problems(5)} == {f"test/a.jsonl:{i}" for i in range(1, 6)}
 
@@ -158,8 +158,8 @@ def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> Non
     train = [write(tmp_path / "a.jsonl", *sums(10)), write(tmp_path / "b.jsonl", *sums(10, 100))]
     again = write(tmp_path / "again.jsonl", *sums(10, 100))
     with pytest.raises(ValueError, match="^data.weights: all problems of 'b' are held out$"):
-        build(policy, data={"train": train, "weights": [1.0, 1.0], "held_out": again})
-    task = build(policy, data={"train": train, "held_out": again})
+        build(policy, data={"train": train, "weights": [1.0, 1.0], "eval": again})
+    task = build(policy, data={"train": train, "eval": again})
     assert {p.source for p in task.training_problems(0, 20)} == {"a"}
     train[1] = write(tmp_path / "b.jsonl", {"prompt": "long " * 50, "answer": "1"})
     with pytest.raises(ValueError, match="^data.train: no problem of 'b' has at most 30 prompt tokens$"):
@@ -171,7 +171,7 @@ def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> Non
     [
         ({"train": "gsm8k=FILE", "prompt_field": "q"}, "data.prompt_field: 'q' is for sets that name no format"),
         ({"train": "FILE", "weights": [1.0, 2.0]}, "data.weights needs a number for each of 1 sets"),
-        ({"train": "FILE", "held_out": "FILE"}, "data.train: all problems are held out"),
+        ({"train": "FILE", "eval": "FILE"}, "data.train: all problems are held out"),
         ({"train": "FILE", "max_prompt_len": 1}, "data.train: no problem has at most 1 prompt tokens"),
         (
             {"train": "FILE", "prompt_field": "q"},

@@ -46,7 +46,7 @@ def measure(response: str, answer: str) -> Verdict:
 
 def said(value: object) -> Verdict:
     """A right answer that tells something."""
-    return Verdict(1.0, Outcome.CHECKED, str(value))
+    return Verdict(1.0, Outcome.GRADED, str(value))
 
 
 DEEDS: dict[str, Callable[[], object]] = {

@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_start_again_ends_the_run_in_one_line(
 def test_a_checker_that_fails_on_everything_is_no_weak_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rewards would all be 0 for no fault of the answers: one failure among others is told, a total one stops."""
     (tmp_path / "odd_checks.py").write_text(
-        "def verify(response, answer):\n"
+        "def judge(response, answer):\n"
         "    if response == 'bad':\n"
         "        raise RuntimeError('broken')\n"
         "    return True\n"

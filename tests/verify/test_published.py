@@ -72,7 +72,7 @@ def test_hostile_answers_depend_on_the_seed_alone():
 
 
 def test_importing_the_package_is_light():
-    code = "import sys, treepo.task.checking\nprint(sorted({'torch', 'transformers', 'sympy'} & set(sys.modules)))"
+    code = "import sys, treepo.verify\nprint(sorted({'torch', 'transformers', 'sympy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

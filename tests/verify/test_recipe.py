@@ -16,7 +16,7 @@ class Sections:
     """As those of a run."""
 
     verifier: Verifier = MathVerifier()
-    checking: PoolSettings = PoolSettings()
+    verifier_pool: PoolSettings = PoolSettings()
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ class Sections:
         ({"use": "NumericVerifier", "rel_tol": 0.01}, NumericVerifier(rel_tol=0.01)),
         ({"use": "ChoiceVerifier", "letters": "ABCD"}, ChoiceVerifier(letters="ABCD")),
         ({"use": "FunctionVerifier", "function": "a.b:c"}, FunctionVerifier("a.b:c")),
-        ({"use": "treepo.task.checking:ExactVerifier"}, ExactVerifier()),
+        ({"use": "treepo.verify:ExactVerifier"}, ExactVerifier()),
     ],
 )
 def test_ours_are_found_by_name(recipe, verifier):
@@ -43,7 +43,7 @@ def test_ours_are_found_by_name(recipe, verifier):
             "verifier.function must be written module:function",
         ),
         ({"verifier": {"use": "NumericVerifier", "rel_tol": -1.0}}, "verifier.rel_tol must be a number of at least 0"),
-        ({"checking": {"num_workers": -1}}, "verifier_pool.num_workers must be at least 0, got -1"),
+        ({"verifier_pool": {"num_workers": -1}}, "verifier_pool.num_workers must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_named(recipe, message):

@@ -89,7 +89,7 @@ def test_a_fork_that_ends_leaves_the_workers_alone():
     """Its finalizers killed them, though they are its parent's; and a fork that judges starts its own."""
     code = (
         "import os, sys\n"
-        "from treepo.task.checking import *\n"
+        "from treepo.verify import *\n"
         "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), PoolSettings(num_workers=1))\n"
         "def worker(): return pool.check([('pid', 'a')])[0].extracted_answer\n"
         "first = worker()\n"
