@@ -117,7 +117,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         lines = [json.dumps({"prompt": f"{name} {i}?", "answer": answer}) for i in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     (tmp_path / "eval_judge.py").write_text(
-        "def verify(response, answer):\n    return answer == 'yes' or response == '\\\\boxed{no}'\n"
+        "def judge(response, answer):\n    return answer == 'yes' or response == '\\\\boxed{no}'\n"
     )
     settings = ["--verifier.use", "FunctionVerifier", "--verifier.function", "eval_judge:judge"]
     sets = ["--data", tmp_path / "easy.jsonl", tmp_path / "hard.jsonl"]
@@ -214,12 +214,12 @@ def test_a_checker_that_was_edited_is_another(
     """Verdicts of two functions under one name would be mixed."""
     model = save_tiny_model(tmp_path / "model", chat=True)
     code = tmp_path / "edited_judge.py"
-    code.write_text("def verify(response, answer):\n    return True\n")
+    code.write_text("def judge(response, answer):\n    return True\n")
     monkeypatch.syspath_prepend(tmp_path)
     verifier = ["--verifier.use", "FunctionVerifier", "--verifier.function", "edited_judge:judge"]
     args = [model, "--data", own_problems(tmp_path), "--samples", 1, *verifier, "--out", tmp_path / "out"]
     assert evaluate(*args) == 0
-    code.write_text("def verify(response, answer):\n    return False or True\n")
+    code.write_text("def judge(response, answer):\n    return False or True\n")
     assert evaluate(*args) == 2
     assert "verifier.code was " in capsys.readouterr().err
 

@@ -33,7 +33,7 @@ def write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text:
     [
         ("import sys\nsys.exit(4)\n", "SystemExit(4)"),
         ("sys.exit(4)\n", """NameError("name 'sys' is not defined")"""),
-        ("def verify(:\n", "SyntaxError("),
+        ("def judge(:\n", "SyntaxError("),
     ],
 )
 def test_a_module_that_leaves_at_import_is_named(text, reason, tmp_path, monkeypatch):
