@@ -79,7 +79,7 @@ class NotedEngine(ScriptedEngine):
         assert request.max_new_tokens >= 1
         assert request.request_id == len(self.requests)
         if request.group not in {r.group for r in self.requests}:
-            self.room_for_trees.append(self.room)
+            self.room_for_trees.append(self.num_free_slots)
         self.requests.append(request)
         super().submit(request)
 

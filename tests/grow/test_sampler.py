@@ -435,12 +435,12 @@ def test_no_more_trees_grow_than_the_engine_can_remember() -> None:
     """Trees of 14 segments of 4 tokens: 120 tokens hold two of them, 50 none, and then one grows at a time."""
 
     class Forgetful(NotedEngine):
-        capacity = 120
+        kv_cache_tokens = 120
 
     world = World(TreeShape(4, 4, 4), InitialFork(2, 2))
-    for capacity, most in ((120, 2), (50, 1), (10_000, 9)):
+    for num_tokens, most in ((120, 2), (50, 1), (10_000, 9)):
         engine = Forgetful(world.noise)
-        Forgetful.capacity = capacity
+        Forgetful.kv_cache_tokens = num_tokens
         growing = []
         for num_finished, _ in enumerate(TreeSampler(engine, world.rules()).grow(problems(9), 0), 1):
             growing.append(len(engine.room_for_trees) - num_finished + 1)

@@ -127,10 +127,10 @@ def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
             check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
     settings = config.engine, config.vllm, config.servers
     engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
-    if needed > engine.longest:
+    if needed > engine.max_model_len:
         raise ValueError(
-            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.longest} "
-            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
+            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 

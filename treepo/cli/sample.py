@@ -60,7 +60,7 @@ def prepare(config: Config, prompt: str | None, out: str | None, terminal: Termi
         policy = build_policy(config, terminal.say, report)
     problem = _problem(config, policy, prompt)
     engine = engine_for(config, policy)
-    _check_fits(problem, config, policy, engine.longest)
+    _check_fits(problem, config, policy, engine.max_model_len)
     sampler = build_sampler(config, policy, engine)
     return Sample(policy, sampler, problem, derive_seed(config.train.seed, "sample"), path)
 
@@ -132,5 +132,5 @@ def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) 
         needed = prompt_len + response_len
         raise ValueError(
             f"prompt: prompt and response of {needed} tokens do not fit into the engine's {longest} "
-            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
         )

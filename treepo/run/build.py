@@ -20,7 +20,7 @@ from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
 from treepo.model.compatibility import has_plain_head
-from treepo.model.fsdp import meta_copy, shard, whole
+from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
@@ -53,7 +53,7 @@ class Run:
         held_out = Validation(
             self.task, problems, self.policy.decode, limit, settings.num_samples, seed, self.processes
         )
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             return held_out.metrics(self.trainer.engine, growing)
 
     @property
@@ -64,7 +64,7 @@ class Run:
 
     def keep(self, write: Callable[[], None]) -> None:
         """Let the first process write what needs all weights, and the others wait for it."""
-        with whole(self.policy.model), self.processes.synced_errors():
+        with unsharded(self.policy.model), self.processes.synced_errors():
             if self.processes.is_first:
                 write()
 
@@ -94,9 +94,9 @@ def build_run(config: Config, notify: Notify, report: Report, job: Job | None = 
         shard(policy.model, job.mesh)
         if isinstance(reference, FrozenCopy):
             shard(reference.model, job.mesh, is_trained=False)
-    with whole(policy.model):
+    with unsharded(policy.model):
         engine = engine_for(config, policy, job.processes)
-    task = build_task(config, policy, engine.longest, notify)
+    task = build_task(config, policy, engine.max_model_len, notify)
     updater = build_updater(config, scorer, reference)
     return Run(config, policy, task, build_trainer(config, policy, task, engine, updater), job)
 

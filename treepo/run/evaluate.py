@@ -84,7 +84,7 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
         if config.engine.kind == "vllm":
             check_align("tree.align", way.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     engine = engine_for(config, policy)
-    task = build_task(config, policy, engine.longest, terminal.say)
+    task = build_task(config, policy, engine.max_model_len, terminal.say)
     problems = task.eval_problems(evaluation.num_problems)
     ready = Prepared(name, config, evaluation.ways, policy, engine, task, problems, store)
     try:

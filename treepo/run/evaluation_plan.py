@@ -10,7 +10,7 @@ from typing import Any
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
 from treepo.data.problem import Decode
-from treepo.engine.base import Sampling
+from treepo.engine.base import SamplingParams
 from treepo.grow.growth import GrowthRules
 from treepo.model.policy import check_folder
 
@@ -39,9 +39,9 @@ class Way:
             return GrowthRules(c.tree, c.initial_fork, c.branching, c.fallback, c.stopping, decode)
         return GrowthRules.star(self.num_samples, c.tree.response_limit, decode)
 
-    def sampling(self, settings: Sampling) -> Sampling:
+    def sampling(self, settings: SamplingParams) -> SamplingParams:
         """How its tokens are drawn: as the engine's settings say, or the likeliest."""
-        return Sampling(0.0) if self.kind == "greedy" else settings
+        return SamplingParams(0.0) if self.kind == "greedy" else settings
 
 
 def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:

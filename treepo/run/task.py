@@ -55,8 +55,8 @@ def _prompt_room(config: Config, policy: Policy, longest: int) -> int:
     if room < (1 if config.data.is_given else LONGEST_PROMPT):
         raise ValueError(
             f"tree: responses of {limit} tokens (depth x segment_len, or max_response_len) leave no room for a prompt "
-            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_tokens, "
-            f"vllm.max_len, or the servers' max-model-len)"
+            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_cache_tokens, "
+            f"vllm.max_model_len, or the servers' max-model-len)"
         )
     return room
 
