@@ -8,7 +8,7 @@ from treepo.engine.base import SamplingParams
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, TokenBudgetBranching
 from treepo.grow.fallback import NoFallback
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape as Shape
 from treepo.grow.stopping import StopRules
@@ -125,7 +125,7 @@ def test_an_answer_rule_needs_a_tokenizer() -> None:
 
     [(_, tree)] = TreeSampler(world.engine(), rules(StopRules("never", "never"))).grow([problem("p")], 0)
     assert len(tree.leaves()) == 4
-    for stopping in (StopRules("box", "never"), StopRules("never", "first")):
+    for stopping in (StopRules("answer", "never"), StopRules("never", "first")):
         with pytest.raises(StrategyError, match="reads text, but there is no tokenizer"):
             list(TreeSampler(world.engine(), rules(stopping)).grow([problem("p")], 0))
 

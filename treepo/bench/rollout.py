@@ -27,7 +27,7 @@ from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
@@ -77,7 +77,7 @@ class RolloutBench:
         return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
 
     def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeContender:
-        answer = "box_and_eos" if self.config.bench.answers_end else "never"
+        answer = "answer_and_eos" if self.config.bench.answers_end else "never"
         stopping = StopRules(answer=answer, repetition="never")
         rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode)
         aligned = f" a{shape.align}" if shape.align > 1 else ""

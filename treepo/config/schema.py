@@ -16,7 +16,7 @@ from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFo
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
-from treepo.verify import MathVerifier, PoolSettings, Verifier
+from treepo.verify import MathVerifier, VerifierPoolSettings, Verifier
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
@@ -128,7 +128,7 @@ class Config:
     data: DataSettings = DataSettings()
     prompt: PromptTemplate = PromptTemplate()
     verifier: Verifier = MathVerifier()
-    verifier_pool: PoolSettings = PoolSettings()
+    verifier_pool: VerifierPoolSettings = VerifierPoolSettings()
     tree: TreeShape = TreeShape(segment_len=128)
     initial_fork: InitialFork = InitialFork()
     branching: Branching = EvenBranching()
@@ -161,7 +161,7 @@ class Config:
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
             raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
         if isinstance(self.reward, ShapedReward):
-            _check_reward(self.reward, self.credit, self.tree.response_limit)
+            _check_reward(self.reward, self.credit, self.tree.max_response_tokens)
 
 
 def _check_reward(reward: ShapedReward, credit: Estimator, limit: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from treepo.data.problem import Decode, Problem, Task
 from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.answering import verify_answers
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 
 

@@ -10,7 +10,7 @@ from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.answering import verify_answers
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import EstimateSettings, Result, results
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 
 SAMPLED, GREEDY = "sampled", "greedy"

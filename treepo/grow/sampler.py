@@ -6,7 +6,7 @@ from itertools import count
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SamplingParams
-from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
+from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 

@@ -158,7 +158,7 @@ class Trainer:
 
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """What the leaves of each problem's tree get: they are judged once, and rewarded beside the tree's others."""
-        limit = self.sampler.rules.shape.response_limit
+        limit = self.sampler.rules.shape.max_response_tokens
         return verify(self.task, self.reward, problems, trees, self.policy.decode, limit)
 
     def update(

@@ -12,7 +12,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext, Job
 from treepo.engine.base import Engine
 from treepo.errors import UnsupportedAttentionError
 from treepo.evaluate.validation import Validation
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
@@ -47,7 +47,7 @@ class Run:
 
     def evaluate(self, growing: Callable[[], AbstractContextManager[object]] = nullcontext) -> dict[str, float]:
         """Figures of held-out problems; see Validation."""
-        settings, limit = self.config.eval, self.config.tree.response_limit
+        settings, limit = self.config.eval, self.config.tree.max_response_tokens
         problems = self.task.eval_problems(settings.num_problems)
         seed = derive_seed(self.config.train.seed, "eval")
         held_out = Validation(
@@ -148,7 +148,7 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     """The engine of a run; see build_engine."""
     if config.engine.kind == "vllm" and processes.world_size > 1:
         raise ValueError("engine.kind: 'vllm' is for one process; several need 'embedded' or 'servers'")
-    longest = config.data.max_prompt_len + config.tree.response_limit
+    longest = config.data.max_prompt_len + config.tree.max_response_tokens
     needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.recompute_old_logprobs)
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))

@@ -57,7 +57,7 @@ def _origin(run: Run) -> dict[str, str]:
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
-        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
+        problems.update(repr((problem.prompt_ids, problem.ground_truth)).encode())
     return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
 
 
