@@ -109,11 +109,11 @@ def bench_command(options: argparse.Namespace, overrides: dict[str, dict[str, An
     terminal = Terminal(Console())
     with users_mistakes():
         config = resolve_as(settings, {"model": {"path": options.model}} if options.model else {}, overrides)
-        with terminal.bar("making the base model") as progress:
+        with terminal.progress("making the base model") as progress:
             bench = measured.prepare_bench(config, progress)
         if options.out is not None:
             claim_folder(Path(options.out), told.JSON_NAME)
-    with terminal.bar("measuring") as progress:
+    with terminal.progress("measuring") as progress:
         report = bench.run(bench.workloads(), command, progress)
     for workload in report.workloads:
         terminal.console.print(told.table(workload))

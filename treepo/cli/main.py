@@ -20,7 +20,7 @@ from treepo.cli.commands import (
 )
 from treepo.config.help import MEASURABLE, USAGE, help_text
 from treepo.errors import UsageError, program, users_mistakes
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(args)
     except UsageError as error:
-        print(f"{program()}: {printable(str(error))}", file=sys.stderr)
+        print(f"{program()}: {sanitize(str(error))}", file=sys.stderr)
         return 2
     except (FloatingPointError, MemoryError) as error:
-        print(f"{program()}: {printable(str(error))}", file=sys.stderr)
+        print(f"{program()}: {sanitize(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read our output has gone; without this Python would complain once more at exit.

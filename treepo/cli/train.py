@@ -30,7 +30,7 @@ from treepo.run.build import Run
 from treepo.run.provenance import record_environment, record_origin
 from treepo.run.resume import claimed, continued_settings, resume
 from treepo.run.train import prepare, train
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 
 def run_training(recipe: str | None, resumed: Path | None, out: Path, overrides: dict[str, Any], command: str) -> int:
@@ -63,7 +63,7 @@ def run_training(recipe: str | None, resumed: Path | None, out: Path, overrides:
         return 128 + error.signum
     except (PeerError, LostError) as error:
         advice = "" if folder is None else f"; to go on: treepo train --resume {folder}"
-        print(f"{program()}: {printable(str(error))}{advice}", file=sys.stderr)
+        print(f"{program()}: {sanitize(str(error))}{advice}", file=sys.stderr)
         return 1
     return 0
 
