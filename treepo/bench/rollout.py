@@ -33,8 +33,8 @@ from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
 from treepo.run.build import find_base_model
 from treepo.run.engine import EngineNeeds, build_engine, check_align
-from treepo.tasks.base_model import Report
 from treepo.tasks.chain_sums import ChainSums
+from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
 
 
@@ -106,7 +106,7 @@ class RolloutBench:
         return WorkloadReport(len(self.problems), workload.width, workload.response_len, figures)
 
 
-def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
+def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> RolloutBench:
     """Load or make model, prompts and engine.
 
     report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
@@ -141,7 +141,7 @@ def keep(report: RolloutReport, out: Path) -> None:
     write_plot(report.workloads, out / PLOT_NAME)
 
 
-def _policy(config: RolloutBenchConfig, report: Report) -> Policy:
+def _policy(config: RolloutBenchConfig, report: ProgressCallback) -> Policy:
     """The model that is given, else the built-in task's base model or random weights."""
     settings = config.model
     if config.bench.answers_end and not settings.path:

@@ -56,7 +56,7 @@ def prepare(config: Config, prompt: str | None, out: str | None, terminal: Termi
         _check_text(prompt)
     elif config.model.path:
         raise ValueError(f"prompt: none given for model {config.model.path!r}; give one with --prompt")
-    with terminal.bar("making the base model") as report:
+    with terminal.progress("making the base model") as report:
         policy = build_policy(config, terminal.say, report)
     problem = _problem(config, policy, prompt)
     engine = engine_for(config, policy)

@@ -25,7 +25,8 @@ from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
 from treepo.run.task import Notify, build_task
-from treepo.tasks.base_model import Report, default_cache_folder, find_or_make_base_model
+from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
+from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
 from treepo.verify.task import VerifiedTask
 
@@ -74,7 +75,7 @@ class Run:
             self.task.close()
 
 
-def build_run(config: Config, notify: Notify, report: Report, job: Job | None = None) -> Run:
+def build_run(config: Config, notify: Notify, report: ProgressCallback, job: Job | None = None) -> Run:
     """Load or make everything a run needs.
 
     notify: told in a line what was dropped. report: called while the base model is made. job: the processes of the run;
@@ -101,7 +102,7 @@ def build_run(config: Config, notify: Notify, report: Report, job: Job | None = 
     return Run(config, policy, task, build_trainer(config, policy, task, engine, updater), job)
 
 
-def base_model_path(config: Config, report: Report) -> str:
+def base_model_path(config: Config, report: ProgressCallback) -> str:
     """The model that is named, or the built-in task's base model, made if it is not there."""
     if config.data.is_given and not config.model.path:
         named = (config.data.train or config.data.eval)[0]
@@ -109,7 +110,7 @@ def base_model_path(config: Config, report: Report) -> str:
     return config.model.path or find_base_model(report)
 
 
-def build_policy(config: Config, notify: Notify, report: Report, device: str | None = None) -> Policy:
+def build_policy(config: Config, notify: Notify, report: ProgressCallback, device: str | None = None) -> Policy:
     """The model that is named, or the built-in task's base model, with adapters if they are what is trained.
 
     device: model.device if not given. A model that cannot be packed is taken as transformers runs it, and that is said.
@@ -135,7 +136,7 @@ def build_policy(config: Config, notify: Notify, report: Report, device: str | N
     return policy
 
 
-def find_base_model(report: Report) -> str:
+def find_base_model(report: ProgressCallback) -> str:
     """The folder of the built-in task's base model, made if it is not there."""
     folder = default_cache_folder()
     try:

@@ -78,7 +78,7 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     longest = max(evaluation.ways, key=lambda way: way.config.tree.max_response_tokens).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
-    with terminal.bar("making the base model") as report:
+    with terminal.progress("making the base model") as report:
         policy = build_policy(config, terminal.say, report)
     for way in evaluation.ways:
         if config.engine.kind == "vllm":
@@ -116,7 +116,7 @@ def _ask(ready: Prepared, way: Way, problems: Sequence[Problem], terminal: Termi
     sampler = TreeSampler(engine, way.rules(decode), way.sampling(sampling_of(ready.config.engine)))
     parts = grow_in_parts(sampler, problems, derive_seed(ready.config.train.seed, "eval"))
     meter, num_done, right, start = Meter(engine, accelerators), 0, 0.0, perf_counter()
-    with terminal.bar(f"{Path(ready.name).name}, {way.label}") as report:
+    with terminal.progress(f"{Path(ready.name).name}, {way.label}") as report:
         for part in parts:
             cost = meter.charge([tree for _, tree in part], perf_counter() - start)
             answered = verify_answers(ready.task, part, decode)

@@ -73,7 +73,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
     config: see `continued_settings`. The folder must be claimed by the first process. Raises ValueError for a model or
     problems that are not those it was begun with.
     """
-    with terminal.bar("making the base model") as report:
+    with terminal.progress("making the base model") as report:
         run = build_run(config, terminal.say, report, job)
     try:
         progress = _restore(run, out, terminal)
