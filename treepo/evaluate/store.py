@@ -4,8 +4,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from treepo.errors import StoreError
+from treepo.errors import SettingError, StoreError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
-from treepo.utils.io import locked
+from treepo.utils.io import LOCK, lock_dir
 from treepo.utils.io import replacing as replacing_file
 
 UNFINISHED = "unfinished-"
@@ -86,8 +86,8 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise StoreError(f"out: {str(path)!r} cannot be read as answers: {reason}") from error
 
 
-ANSWERS, SETTINGS, LOCK = "answers.parquet", "settings.json", "lock"
-OURS = re.compile(rf"lock|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|asked|results)\.json)")
+ANSWERS, SETTINGS = "answers.parquet", "settings.json"
+OURS = re.compile(rf"{LOCK}|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|asked|results)\.json)")
 """Names of the files of such a folder."""
 
 KIND = "kind"
@@ -101,25 +101,19 @@ SAMPLE = (*ProblemKey._fields, "sample")
 class AnswerStore:
     """The answers in one folder: parts as problems are finished, one `answers.parquet` in the end.
 
-    One process may write at a time (`alone`). What cannot be read is a StoreError, in one line, that names the file.
+    One process may write at a time (`lock`). What cannot be read is a StoreError, in one line, that names the file.
     """
 
     folder: Path
 
     @contextmanager
-    def alone(self, notify: Callable[[str], None]) -> Iterator[None]:
-        """While no other process writes to the folder, which is made; raises StoreError if one does.
-
-        notify: told in a line if that cannot be had.
-        """
-        with ExitStack() as stack:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.folder / LOCK, notify))
-            except BlockingIOError as error:
-                raise StoreError(f"out: another process writes to {str(self.folder)!r}") from error
-            except OSError as error:
-                raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+    def lock(self) -> Iterator[None]:
+        """Make the folder and keep other processes from writing to it while entered. Raises SettingError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError("out", f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+        with lock_dir(self.folder):
             yield
 
     def claim(self, settings: Mapping[str, Any]) -> None:
