@@ -87,7 +87,8 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 ANSWERS, SETTINGS, LOCK = "answers.parquet", "settings.json", "lock"
-OURS = re.compile(rf"lock|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|asked|results)\.json)")
+FINGERPRINTS, RESULTS = "fingerprints.json", "results.json"
+OURS = re.compile(rf"lock|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|fingerprints|results)\.json)")
 """Names of the files of such a folder."""
 
 KIND = "kind"
@@ -143,7 +144,7 @@ class AnswerStore:
         names = sorted(path.name for path in self.folder.iterdir())
         foreign = [name for name in names if not OURS.fullmatch(name)]
         if SETTINGS not in names:
-            foreign += [name for name in ("asked.json", "results.json") if name in names]
+            foreign += [name for name in (FINGERPRINTS, RESULTS) if name in names]
         if foreign:
             raise StoreError(f"out: {str(self.folder)!r} holds other files, such as {foreign[0]!r}; give a new folder")
 

@@ -15,11 +15,13 @@ from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.data.problem import Problem, Task
 from treepo.engine.base import Engine
-from treepo.evaluate.answering import Meter, check_asked, grow_in_parts, problem_key, verify_answers
+from treepo.evaluate.aggregate import COLUMNS, EstimateSettings, aggregate
+from treepo.evaluate.answering import Meter, grow_in_parts, verify_answers
+from treepo.evaluate.fingerprint import check_fingerprint, problem_key
 from treepo.evaluate.records import ProblemKey
-from treepo.evaluate.results import COLUMNS, EstimateSettings, Result, results
-from treepo.evaluate.store import KIND, AnswerStore
-from treepo.evaluate.table import rich_table, text_tables, to_json
+from treepo.evaluate.results import Result, to_json
+from treepo.evaluate.store import KIND, RESULTS, AnswerStore
+from treepo.evaluate.table import rich_table, text_tables
 from treepo.grow.sampler import TreeSampler
 from treepo.model.policy import Policy
 from treepo.model.settings import LoraSettings
@@ -40,7 +42,7 @@ ANSWER_SECTIONS = (
     "data",
     "prompt",
     "verifier",
-    "checking",
+    "verifier_pool",
     "initial_fork",
     "branching",
     "fallback",
@@ -74,7 +76,7 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     store, name = AnswerStore(evaluation.out), model or BASE_MODEL
     store.claim(_answer_settings(evaluation))
     # Before a large model is loaded for nothing.
-    answered = {problem_key(key.source, key.problem) for key in store.done() if key.model == name}
+    answered = {problem_key(key.dataset, key.problem) for key in store.done() if key.model == name}
     longest = max(evaluation.ways, key=lambda way: way.config.tree.response_limit).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
@@ -90,7 +92,7 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     try:
         if not problems:
             raise ValueError("data.eval: no problem to ask")
-        check_asked(evaluation.out / "asked.json", name, policy.model.state_dict(), problems, answered)
+        check_fingerprint(evaluation.out, name, policy.model.state_dict(), problems, answered)
     except ValueError:
         ready.close()
         raise
@@ -131,8 +133,8 @@ def conclude(evaluation: Evaluation, terminal: Terminal) -> list[Result]:
     """Figures of all answers in the folder, shown and kept; raises ValueError for what cannot be written."""
     store = AnswerStore(evaluation.out)
     store.compact()
-    found = results(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
-    for path in (evaluation.out / "results.json", evaluation.json):
+    found = aggregate(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
+    for path in (evaluation.out / RESULTS, evaluation.json):
         if path is not None:
             try:
                 path.write_text(to_json(found), encoding="utf-8")
@@ -156,7 +158,7 @@ def _answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     settings = tomllib.loads(to_toml(evaluation.config))
     kept: dict[str, Any] = {KIND: "treepo eval"}
     kept |= {section: settings[section] for section in ANSWER_SECTIONS}
-    del kept["checking"]["num_workers"]
+    del kept["verifier_pool"]["num_workers"]
     if digest := _digest_of_code(evaluation.config.verifier):
         kept["verifier"]["code"] = digest
     kept["train"] = {"autocast": settings["train"]["autocast"]}
