@@ -118,12 +118,15 @@ def trl_work(config: Config, model: str, batch: int) -> dict[str, Any]:
     optim = dataclasses.asdict(config.optim)
     return {
         "steps": [
-            [{"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.answer} for p in step]
+            [
+                {"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.ground_truth}
+                for p in step
+            ]
             for step in problems
         ],
         "seed": config.train.seed,
         "width": config.tree.width,
-        "response_len": config.tree.response_limit,
+        "response_len": config.tree.max_response_tokens,
         "num_updates": config.train.num_mini_batches,
         "batch": batch,
         "temperature": config.engine.temperature,

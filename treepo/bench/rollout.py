@@ -26,8 +26,8 @@ from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
@@ -77,7 +77,7 @@ class RolloutBench:
         return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
 
     def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeContender:
-        answer = "box_and_eos" if self.config.bench.answers_end else "never"
+        answer = "answer_and_eos" if self.config.bench.answers_end else "never"
         stopping = StopRules(answer=answer, repetition="never")
         rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode)
         aligned = f" a{shape.align}" if shape.align > 1 else ""
@@ -127,10 +127,10 @@ def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> Rollo
             check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
     settings = config.engine, config.vllm, config.servers
     engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
-    if needed > engine.longest:
+    if needed > engine.max_model_len:
         raise ValueError(
-            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.longest} "
-            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
+            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 

@@ -31,11 +31,11 @@ class Answered:
         return AnswerRecord(
             model=model,
             setting=setting,
-            dataset=self.problem.source,
+            dataset=self.problem.dataset,
             problem=self.problem.id,
             sample=sample,
             prompt=self.problem.prompt,
-            ground_truth=self.problem.answer,
+            ground_truth=self.problem.ground_truth,
             response=response,
             extracted_answer=verdict.extracted_answer,
             correct=verdict.correct,

@@ -43,7 +43,7 @@ def check_fingerprint(
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"out: {str(path)!r} cannot be read: {reason}") from error
-    now = Fingerprint(weights_digest(weights), {problem_key(p.source, p.id): problem_digest(p) for p in problems})
+    now = Fingerprint(weights_digest(weights), {problem_key(p.dataset, p.id): problem_digest(p) for p in problems})
     before = recorded.get(model)
     if before is not None and answered:
         if before.weights != now.weights:
@@ -66,7 +66,7 @@ def problem_key(dataset: str, problem_id: str) -> str:
 
 def problem_digest(problem: Problem) -> str:
     """Differs for another prompt or another ground truth."""
-    return _digest([json.dumps([list(problem.prompt_ids), problem.answer]).encode()])
+    return _digest([json.dumps([list(problem.prompt_ids), problem.ground_truth]).encode()])
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

@@ -8,12 +8,12 @@ import numpy as np
 
 from treepo.data.problem import Decode, Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.engine.base import Engine, Sampling
+from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.aggregate import EstimateSettings, aggregate
 from treepo.evaluate.answering import verify_answers
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import Result
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 
 SAMPLED, GREEDY = "sampled", "greedy"
@@ -30,7 +30,7 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """The mean reward of `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), Sampling(temperature))
+    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), SamplingParams(temperature))
     grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
     return float(np.mean([verdict.correct for one in verify_answers(task, grown, decode) for verdict in one.verdicts]))
 
@@ -82,7 +82,7 @@ class Validation:
     def _answers(self, engine: Engine, setting: str, num_samples: int, temperature: float) -> list[AnswerRecord]:
         """Sample and verify answers to this process's share of the problems."""
         rules = GrowthRules.star(num_samples, self.response_len, self.decode)
-        sampler = TreeSampler(engine, rules, Sampling(temperature))
+        sampler = TreeSampler(engine, rules, SamplingParams(temperature))
         chosen = self.processes.shard(range(len(self.problems)))
         grown = [(self.problems[i], tree) for i, tree in sampler.grow(self.problems, self.seed, chosen)]
         return [r for one in verify_answers(self.task, grown, self.decode) for r in one.records("", setting)]

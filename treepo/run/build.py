@@ -12,7 +12,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext, Job
 from treepo.engine.base import Engine
 from treepo.errors import UnsupportedAttentionError
 from treepo.evaluate.validation import Validation
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
@@ -20,7 +20,7 @@ from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
 from treepo.model.compatibility import has_plain_head
-from treepo.model.fsdp import meta_copy, shard, whole
+from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
@@ -48,13 +48,13 @@ class Run:
 
     def evaluate(self, growing: Callable[[], AbstractContextManager[object]] = nullcontext) -> dict[str, float]:
         """Figures of held-out problems; see Validation."""
-        settings, limit = self.config.eval, self.config.tree.response_limit
+        settings, limit = self.config.eval, self.config.tree.max_response_tokens
         problems = self.task.eval_problems(settings.num_problems)
         seed = derive_seed(self.config.train.seed, "eval")
         held_out = Validation(
             self.task, problems, self.policy.decode, limit, settings.num_samples, seed, self.processes
         )
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             return held_out.metrics(self.trainer.engine, growing)
 
     @property
@@ -65,7 +65,7 @@ class Run:
 
     def keep(self, write: Callable[[], None]) -> None:
         """Let the first process write what needs all weights, and the others wait for it."""
-        with whole(self.policy.model), self.processes.synced_errors():
+        with unsharded(self.policy.model), self.processes.synced_errors():
             if self.processes.is_first:
                 write()
 
@@ -95,9 +95,9 @@ def build_run(config: Config, notify: Notify, report: ProgressCallback, job: Job
         shard(policy.model, job.mesh)
         if isinstance(reference, FrozenCopy):
             shard(reference.model, job.mesh, is_trained=False)
-    with whole(policy.model):
+    with unsharded(policy.model):
         engine = engine_for(config, policy, job.processes)
-    task = build_task(config, policy, engine.longest, notify)
+    task = build_task(config, policy, engine.max_model_len, notify)
     updater = build_updater(config, scorer, reference)
     return Run(config, policy, task, build_trainer(config, policy, task, engine, updater), job)
 
@@ -149,7 +149,7 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     """The engine of a run; see build_engine."""
     if config.engine.kind == "vllm" and processes.world_size > 1:
         raise ValueError("engine.kind: 'vllm' is for one process; several need 'embedded' or 'servers'")
-    longest = config.data.max_prompt_len + config.tree.response_limit
+    longest = config.data.max_prompt_len + config.tree.max_response_tokens
     needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.recompute_old_logprobs)
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
