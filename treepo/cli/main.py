@@ -9,7 +9,7 @@ from importlib import import_module
 
 import treepo
 from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
@@ -97,5 +97,5 @@ def _fail(error: BaseException, code: int) -> int:
     rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     program = "treepo" if rank == "0" or count == "1" else f"treepo (process {rank})"
     text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-    print(f"{program}: {printable(text)}", file=sys.stderr)
+    print(f"{program}: {sanitize(text)}", file=sys.stderr)
     return code

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from treepo.data.problem import Problem
-from treepo.errors import StoreError
+from treepo.errors import SettingError
 from treepo.evaluate.store import FINGERPRINTS, replacing
 
 NUM_SAMPLED = 64
@@ -35,24 +35,25 @@ def check_fingerprint(
     """Compare weights and queries with those that the folder's answers belong to, and record the new queries.
 
     answered: `problem_key` of the problems that the model has answered there; nothing is compared if there are none.
-    Raises StoreError naming what has changed.
+    Raises SettingError naming what has changed.
     """
     path = folder / FINGERPRINTS
     try:
         recorded = FILE.validate_json(path.read_bytes()) if path.exists() else {}
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise StoreError(f"out: {str(path)!r} cannot be read: {reason}") from error
+        raise SettingError("out", f"{str(path)!r} cannot be read: {reason}") from error
     now = Fingerprint(weights_digest(weights), {problem_key(p.dataset, p.id): problem_digest(p) for p in problems})
     before = recorded.get(model)
     if before is not None and answered:
         if before.weights != now.weights:
-            raise StoreError(f"out: {str(folder)!r} holds answers of {model!r} from before its weights changed")
+            raise SettingError("out", f"{str(folder)!r} holds answers of {model!r} from before its weights changed")
         for key in answered & now.queries.keys():
             if before.queries.get(key) != now.queries[key]:
-                raise StoreError(
-                    f"out: {str(folder)!r} holds answers to {key!r} from before its prompt, its ground truth or the "
-                    f"model's tokenizer changed"
+                raise SettingError(
+                    "out",
+                    f"{str(folder)!r} holds answers to {key!r} from before its prompt, its ground truth or the "
+                    f"model's tokenizer changed",
                 )
         now = Fingerprint(now.weights, before.queries | now.queries)
     with replacing(path) as unfinished:
