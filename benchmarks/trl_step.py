@@ -118,7 +118,10 @@ def trl_work(config: Config, model: str, batch: int) -> dict[str, Any]:
     optim = dataclasses.asdict(config.optim)
     return {
         "steps": [
-            [{"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.ground_truth} for p in step]
+            [
+                {"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.ground_truth}
+                for p in step
+            ]
             for step in problems
         ],
         "seed": config.train.seed,

@@ -19,8 +19,8 @@ ABOUT = """Measure how often models are right on problems: avg@k, pass@k and maj
 The same command with the same --out goes on where it was interrupted. Without MODEL and --data: the built-in task and
 its base model."""
 
-SAMPLING = """methods of sampling, which the tables compare: sequential (default), greedy, tree, or tree:KEY=VALUE,... with
-other settings of [tree], or of another section that shapes trees as SECTION.KEY=VALUE"""
+SAMPLING = """methods of sampling, which the tables compare: sequential (default), greedy, tree, or tree:KEY=VALUE,...
+with other settings of [tree], or of another section that shapes trees as SECTION.KEY=VALUE"""
 
 
 def make_parser() -> CommandParser:
@@ -60,14 +60,15 @@ def run(options: Namespace, console: Console) -> None:
 
 def _conclude(evaluation: "Evaluation", console: Console) -> None:
     """Show and keep the metrics of all answers in the folder."""
-    from treepo.evaluate.results import COLUMNS, EstimateSettings, results
-    from treepo.evaluate.store import AnswerStore
-    from treepo.evaluate.table import rich_table, text_tables, to_json
+    from treepo.evaluate.aggregate import COLUMNS, EstimateSettings, aggregate
+    from treepo.evaluate.results import to_json
+    from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
+    from treepo.evaluate.table import rich_table, text_tables
 
     store = AnswerStore(evaluation.out)
     store.compact()
-    found = results(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
-    for path in (evaluation.out / "results.json", evaluation.json):
+    found = aggregate(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
+    for path in (evaluation.out / RESULTS, evaluation.json):
         if path is not None:
             try:
                 path.write_text(to_json(found), encoding="utf-8")
@@ -75,7 +76,7 @@ def _conclude(evaluation: "Evaluation", console: Console) -> None:
                 raise SettingError("json", f"cannot write to {str(path)!r}: {error.strerror}") from error
     for table in text_tables(found):
         console.print(rich_table(table))
-    logger.info("All answers are in %s, all metrics in results.json beside it.", evaluation.out / "answers.parquet")
+    logger.info("All answers are in %s, all metrics in %s beside it.", evaluation.out / ANSWERS, RESULTS)
 
 
 def _settings_help() -> str:

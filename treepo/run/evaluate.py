@@ -8,7 +8,8 @@ from time import perf_counter
 import numpy as np
 
 from treepo.errors import SettingError
-from treepo.evaluate.answering import Meter, check_asked, grow_in_parts, problem_key, verify_answers
+from treepo.evaluate.answering import Meter, grow_in_parts, verify_answers
+from treepo.evaluate.fingerprint import check_fingerprint, problem_key
 from treepo.evaluate.records import ProblemKey
 from treepo.evaluate.store import AnswerStore
 from treepo.grow.sampler import TreeSampler
@@ -31,13 +32,13 @@ BASE_MODEL = "base model"
 def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
     """Ask one model, by all sampling methods, what it has not answered yet; nothing of it is left in memory.
 
-    An interruption loses the trees that are being grown. The folder must be locked. Raises SettingError and StoreError
-    for what cannot work, before anything is asked.
+    An interruption loses the trees that are being grown. The folder must be locked. Raises SettingError for what cannot work,
+    before anything is asked.
     """
     store, name = AnswerStore(evaluation.out), model or BASE_MODEL
     store.claim(answer_settings(evaluation))
     # Before a large model is loaded for nothing.
-    answered = {problem_key(key.source, key.problem) for key in store.done() if key.model == name}
+    answered = {problem_key(key.dataset, key.problem) for key in store.done() if key.model == name}
     longest = max(evaluation.samplings, key=lambda sampling: sampling.config.tree.max_response_tokens).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
@@ -52,7 +53,7 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
         problems = task.eval_problems(evaluation.num_problems)
         if not problems:
             raise SettingError("data.eval", "no problem to ask")
-        check_asked(evaluation.out / "asked.json", name, policy.model.state_dict(), problems, answered)
+        check_fingerprint(evaluation.out, name, policy.model.state_dict(), problems, answered)
         logger.info(
             "Answers are kept in %s; after an interruption the same command with --out goes on.", evaluation.out
         )

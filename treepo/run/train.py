@@ -231,7 +231,11 @@ def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     commands = []
     if is_model_kept(config):
         commands.append(("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}"))
-    star = {"tree.depth": 1, "tree.segment_len": config.tree.max_response_tokens, "tree.num_children": config.tree.width}
+    star = {
+        "tree.depth": 1,
+        "tree.segment_len": config.tree.max_response_tokens,
+        "tree.num_children": config.tree.width,
+    }
     if not isinstance(config.credit, GRPO):
         settings = star | {"initial_fork.low": config.tree.width, "initial_fork.high": config.tree.width}
         options = "".join(f" --{name} {value}" for name, value in settings.items())
