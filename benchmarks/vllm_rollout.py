@@ -111,7 +111,7 @@ def main(python: str, model: str, tree: str, extra: list[str]) -> None:
         for how in ("seeded", "bare"):
             workload.contenders.append(VllmContender(f"vLLM, {how}", worker, workload, *sizes, how))
         command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
-        with terminal.bar("measuring") as progress:
+        with terminal.progress("measuring") as progress:
             report = bench.run([workload], command, progress)
         worker.process.terminate()
     report = dataclasses.replace(report, machine=report.machine | worker.machine)

@@ -34,7 +34,7 @@ from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.fallback import NoFallback
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 
@@ -159,7 +159,7 @@ def rows_of(
 
 def tiny_score(policy: TinyPolicy) -> Score:
     """States are the prefixes, of at most two tokens after which one more may be drawn."""
-    prefixes = [p for n in range(SMALL.response_limit) for p in product(range(1, policy.num_tokens), repeat=n)]
+    prefixes = [p for n in range(SMALL.max_response_tokens) for p in product(range(1, policy.num_tokens), repeat=n)]
     place = {prefix: i for i, prefix in enumerate(prefixes)}
 
     def score(before: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
@@ -180,7 +180,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
     gradient = sum(p * value_of(r) * score((), r) for p, r in responses(policy))
     shared = (np.arange(len(gradient)) % policy.num_tokens == 0) * 1.0
     star = GrowthRules(
-        TreeShape(SMALL.width, 1, SMALL.response_limit, SMALL.width),
+        TreeShape(SMALL.width, 1, SMALL.max_response_tokens, SMALL.width),
         InitialFork(SMALL.width, SMALL.width),
         EvenBranching(),
         NoFallback(),
@@ -197,7 +197,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
 
 def responses(policy: TinyPolicy, start: tuple[int, ...] = ()) -> Iterable[tuple[float, tuple[int, ...]]]:
     """Every response with its probability."""
-    if len(start) == SMALL.response_limit or start[-1:] == (0,):
+    if len(start) == SMALL.max_response_tokens or start[-1:] == (0,):
         yield 1.0, start
         return
     for token, probability in enumerate(policy(start)):
@@ -207,7 +207,7 @@ def responses(policy: TinyPolicy, start: tuple[int, ...] = ()) -> Iterable[tuple
 
 def chain_gradient(policy: chain.Policy) -> np.ndarray:
     """[3 x 4]: of the chain's mean reward by all logits, from values backwards and visits forwards."""
-    right, most = (np.arange(3) == chain.RIGHT) * 1.0, chain.SHAPE.response_limit
+    right, most = (np.arange(3) == chain.RIGHT) * 1.0, chain.SHAPE.max_response_tokens
     values = [right]
     for _ in range(most):
         values.append((policy.probabilities * np.column_stack([np.tile(values[-1], (3, 1)), right])).sum(1))
@@ -237,7 +237,7 @@ def simulated(num_trees: int) -> list[dict[str, Any]]:
     """The chain, its shared logit that of the right token: figures by configuration and estimator."""
     shared = np.tile(np.arange(4) == chain.RIGHT, 3) * 1.0
     width, rows = chain.SHAPE.width, []
-    star = TreeShape(width, depth=1, segment_len=chain.SHAPE.response_limit, num_children=width)
+    star = TreeShape(width, depth=1, segment_len=chain.SHAPE.max_response_tokens, num_children=width)
     flat = GrowthRules(star, InitialFork(width, width), EvenBranching(), NoFallback(), chain.STOPPING)
     noise = {}
     configurations = [("sequential", True, "none"), ("sequential", False, "none"), *SIMULATED]

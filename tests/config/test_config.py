@@ -44,7 +44,7 @@ def test_the_two_recipes_differ_only_in_trees_and_credit():
     treepo, grpo = (resolve(read_recipe(RECIPES / f"chain_sums_{name}.toml")) for name in ("treepo", "grpo"))
     assert grpo.credit == GRPO()
     assert grpo.tree == TreeShape(8, depth=1, segment_len=128, num_children=8)
-    assert treepo.tree.response_limit == grpo.tree.response_limit
+    assert treepo.tree.max_response_tokens == grpo.tree.max_response_tokens
     for section in ("model", "data", "stopping", "engine", "loss", "optim", "train", "eval"):
         assert getattr(treepo, section) == getattr(grpo, section)
 
@@ -131,7 +131,7 @@ def test_a_reward_that_is_never_negative_goes_with_maxrl():
         ({"credit": {"leaves": "unbiased"}}, "credit.leaves = 'unbiased' needs whiten = false"),
         ({"credit": {"with_root": False}, "tree": {"depth": 1}}, "credit.with_root = false needs tree.depth .* got 1"),
         ({"tree": {"use": "TreeShape"}}, "tree.use: this section has one class"),
-        ({"stopping": {"answer": "boxes"}}, "stopping.answer: .*'box_and_eos'.*got 'boxes'"),
+        ({"stopping": {"answer": "boxes"}}, "stopping.answer: .*'answer_and_eos'.*got 'boxes'"),
         ({"reward": {"format": -0.1}}, "reward.format must not be negative, got -0.1"),
         ({"reward": {"overlong_buffer": -1}}, "reward.overlong_buffer must be at least 1, got -1"),
         ({"reward": {"overlong": 1, "overlong_buffer": 1025}}, "reward.overlong_buffer .* 1..1024, .* got 1025"),

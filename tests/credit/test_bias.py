@@ -50,7 +50,7 @@ def test_the_scores_of_the_tiny_policy() -> None:
         assert table.sum(1) == pytest.approx(np.zeros(len(table)), abs=1e-12)
         assert table[:, 0].sum() == pytest.approx(score_of(policy, list(response), 0))
         assert score((), response[:1]) + score(response[:1], response[1:]) == pytest.approx(score((), response))
-    target = policy.mean(lambda r: value_of(r) * score_of(policy, list(r), 0), experiment.SMALL.response_limit)
+    target = policy.mean(lambda r: value_of(r) * score_of(policy, list(r), 0), experiment.SMALL.max_response_tokens)
     gradient = sum(p * value_of(r) * score((), r) for p, r in experiment.responses(policy))
     assert gradient.reshape(-1, 2)[:, 0].sum() == pytest.approx(target)
 

@@ -21,7 +21,7 @@ FLAT = (GRPO(), DrGRPO(), REINFORCEPlusPlus())
 SUBGROUP = (TreePO(), TreePO(weight="size"), TreePO(reject_agreeing=True), TreePO(with_root=False, divide_by_std=True))
 ALL = (*FLAT, RLOO(), *SUBGROUP)
 POLICY = TinyPolicy(2)
-TARGET = POLICY.mean(lambda r: value_of(r) * score_of(POLICY, list(r), 0), SMALL.response_limit)
+TARGET = POLICY.mean(lambda r: value_of(r) * score_of(POLICY, list(r), 0), SMALL.max_response_tokens)
 """The policy gradient, of the mean of `value_of` by the logit of EOS."""
 
 

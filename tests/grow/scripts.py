@@ -14,7 +14,7 @@ from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules
@@ -37,7 +37,7 @@ def logprob_of(ids: Sequence[int]) -> float:
     return -(1 + zlib.crc32(np.array(ids, np.int32).tobytes())) / 2**32
 
 
-ANSWER_RULES = ("box_and_eos", "box", "never")
+ANSWER_RULES = ("answer_and_eos", "answer", "never")
 REPETITION_RULES = ("first", "last", "never")
 WEIGHTS = (0.0, 0.05, 0.2, 1.0, 5.0)
 ALIGNS = (1, 1, 2, 3, 4, 8, 32)
@@ -79,7 +79,7 @@ class NotedEngine(ScriptedEngine):
         assert request.max_new_tokens >= 1
         assert request.request_id == len(self.requests)
         if request.group not in {r.group for r in self.requests}:
-            self.room_for_trees.append(self.room)
+            self.room_for_trees.append(self.num_free_slots)
         self.requests.append(request)
         super().submit(request)
 
@@ -183,7 +183,7 @@ KINDS = ("plain", "plain", "minimum", "budget", "both")
 def extras(kind: str, seed: int, shape: TreeShape) -> dict[str, int]:
     """Settings of a shape with a minimum length or a token budget, within what is possible."""
     rng = np.random.default_rng(seed)
-    limit = shape.response_limit
+    limit = shape.max_response_tokens
     shortest = int(rng.integers(1, limit + 1)) if kind in ("minimum", "both") else 1
     settings = {"min_response_len": shortest}
     if kind in ("budget", "both"):
@@ -239,7 +239,7 @@ def random_world(seed: int, max_width: int) -> World:
         num_children=int(rng.integers(1, 4)),
     )
     if rng.random() < 0.2:
-        shape = replace(shape, max_response_len=int(rng.integers(1, shape.response_limit + 1)))
+        shape = replace(shape, max_response_len=int(rng.integers(1, shape.max_response_tokens + 1)))
     shape = replace(shape, **extras(KINDS[rng.integers(len(KINDS))], seed, shape))
     stopping = StopRules(
         ANSWER_RULES[rng.integers(3)],

@@ -147,9 +147,9 @@ def test_impossible_shapes_are_refused(wrong: dict[str, int]) -> None:
 
 def test_the_longest_response_is_depth_times_segment_len() -> None:
     """Unless a shorter one is given."""
-    assert TreeShape(depth=14, segment_len=512).response_limit == 7168
-    assert TreeShape(depth=14, segment_len=512, max_response_len=7000).response_limit == 7000
-    assert TreeShape(16, depth=1, segment_len=7168, num_children=16).response_limit == 7168
+    assert TreeShape(depth=14, segment_len=512).max_response_tokens == 7168
+    assert TreeShape(depth=14, segment_len=512, max_response_len=7000).max_response_tokens == 7000
+    assert TreeShape(16, depth=1, segment_len=7168, num_children=16).max_response_tokens == 7168
 
 
 def scored_level(scores: list[list[float]], width: int, depth: int = 1, tree_depth: int = 8) -> Level:

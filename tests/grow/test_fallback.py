@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.grow.scripts import NotedEngine, World, worlds
 from treepo.grow.branching import InitialFork, Level
-from treepo.grow.fallback import Backtrack, Cut, Finished, NoFallback
+from treepo.grow.fallback import Backtrack, BacktrackPoint, FinishedPath, NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
@@ -20,9 +20,9 @@ USABLE = (StopReason.ANSWER, StopReason.EOS)
 UNUSABLE = tuple(set(StopReason) - set(USABLE))
 
 
-def ended(leaf: int, length: int, stop: StopReason) -> Finished:
+def ended(leaf: int, length: int, stop: StopReason) -> FinishedPath:
     """A finished trajectory of this length."""
-    return Finished(leaf, stop, np.zeros(length, np.float32))
+    return FinishedPath(leaf, stop, np.zeros(length, np.float32))
 
 
 finished_lists = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(StopReason)), min_size=1, max_size=8).map(
@@ -32,13 +32,13 @@ finished_lists = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(StopReas
 
 @given(finished_lists, st.integers(1, 9), st.integers(0, 2**32))
 def test_cuts_are_segment_boundaries_of_each_usable_trajectory(
-    finished: list[Finished], segment_len: int, seed: int
+    finished: list[FinishedPath], segment_len: int, seed: int
 ) -> None:
     """Each once, strictly before its end; from the prompt when nothing ended with an answer or EOS."""
     cuts = Backtrack()(finished, TreeShape(segment_len=segment_len), np.random.default_rng(seed))
     usable = {f.leaf: f for f in finished if f.stop in USABLE}
     if not usable:
-        assert cuts == [Cut(ROOT, 0)]
+        assert cuts == [BacktrackPoint(ROOT, 0)]
         return
     assert sorted(c.leaf for c in cuts) == sorted(usable)
     for cut in cuts:
@@ -86,7 +86,7 @@ def test_what_did_not_end_by_itself_is_not_resumed(stop: StopReason) -> None:
     """Trajectories that were cut off by length, depth or repetition are left alone, even as the only ones."""
     rng = np.random.default_rng(0)
     finished = [ended(1, 30, stop), ended(2, 30, stop)]
-    assert {c for _ in range(50) for c in Backtrack()(finished, TreeShape(), rng)} == {Cut(ROOT, 0)}
+    assert {c for _ in range(50) for c in Backtrack()(finished, TreeShape(), rng)} == {BacktrackPoint(ROOT, 0)}
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Keeping:
 
     keep: int
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        return [Cut(finished[0].leaf, self.keep)]
+    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+        return [BacktrackPoint(finished[0].leaf, self.keep)]
 
 
 def unbranched(level: Level, rng: np.random.Generator) -> list[int]:
@@ -142,9 +142,9 @@ def test_each_fallback_forks_what_is_missing_up_to_the_number_of_children() -> N
     """min(b, w - F) from each cut, in the given order, until all are placed."""
     calls = []
 
-    def fallback(finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
+    def fallback(finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
         calls.append([f.leaf for f in finished])
-        return [Cut(finished[0].leaf, 4), Cut(finished[1].leaf, 8), Cut(finished[0].leaf, 0)]
+        return [BacktrackPoint(finished[0].leaf, 4), BacktrackPoint(finished[1].leaf, 8), BacktrackPoint(finished[0].leaf, 0)]
 
     engine = NotedEngine(lambda ids, seed: (seed % 4, -1.0))
     shape = TreeShape(width=12, depth=3, segment_len=4, num_children=3)
@@ -178,12 +178,12 @@ def test_without_what_fallbacks_drew_a_tree_is_the_one_without_fallback(world: W
 SHAPE = TreeShape(segment_len=8)
 
 
-def scored(*logprobs: float) -> Finished:
+def scored(*logprobs: float) -> FinishedPath:
     """A trajectory with these log-probabilities."""
-    return Finished(1, StopReason.EOS, np.array(logprobs, np.float32))
+    return FinishedPath(1, StopReason.EOS, np.array(logprobs, np.float32))
 
 
-def leaves_in_order(fallback: Backtrack, finished: list[Finished], seed: int = 0) -> list[int]:
+def leaves_in_order(fallback: Backtrack, finished: list[FinishedPath], seed: int = 0) -> list[int]:
     """Leaves in the order in which they are resumed."""
     return [cut.leaf for cut in fallback(finished, SHAPE, np.random.default_rng(seed))]
 
@@ -202,7 +202,7 @@ def test_the_longest_come_first() -> None:
 def test_strict_order_takes_the_best_reason_first() -> None:
     """Fault of the authors' release: "strict" order sorted worst first."""
     finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
-    finished.append(Finished(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
+    finished.append(FinishedPath(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
     by_leaf = {f.leaf: f for f in finished}
     for seed in range(5):
         order = [by_leaf[leaf] for leaf in leaves_in_order(Backtrack("by_reason"), finished, seed)]

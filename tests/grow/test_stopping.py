@@ -43,10 +43,10 @@ def test_each_eos_ends_a_path(eos: int) -> None:
 @pytest.mark.parametrize(
     ("rule", "eos", "expected"),
     [
-        ("box", False, StopReason.ANSWER),
-        ("box", True, StopReason.ANSWER),
-        ("box_and_eos", False, None),
-        ("box_and_eos", True, StopReason.ANSWER),
+        ("answer", False, StopReason.ANSWER),
+        ("answer", True, StopReason.ANSWER),
+        ("answer_and_eos", False, None),
+        ("answer_and_eos", True, StopReason.ANSWER),
         ("never", False, None),
         ("never", True, StopReason.EOS),
     ],
@@ -57,7 +57,7 @@ def test_the_answer_rules(rule: str, eos: bool, expected: StopReason | None) -> 
     assert StopRules(answer=rule)(path_end(response, response)) == expected
 
 
-@pytest.mark.parametrize("rule", ["box", "box_and_eos"])
+@pytest.mark.parametrize("rule", ["answer", "answer_and_eos"])
 def test_an_open_box_is_no_answer(rule: str) -> None:
     """EOS before the brace closes is just EOS."""
     response = [A, *BOX[:2], EOS[0]]
@@ -66,7 +66,7 @@ def test_an_open_box_is_no_answer(rule: str) -> None:
 
 
 @pytest.mark.parametrize("at", range(1, 6))
-@pytest.mark.parametrize("rule", ["box", "box_and_eos"])
+@pytest.mark.parametrize("rule", ["answer", "answer_and_eos"])
 def test_a_box_that_straddles_two_segments_is_found(rule: str, at: int) -> None:
     r"""Fault of the authors' release: a box that straddles two segments was missed, wherever it was divided."""
     response = [A, PIECES.index("\\box"), PIECES.index("ed{"), *BOX[1:], EOS[0]]
@@ -128,7 +128,7 @@ def test_precedence(when: str) -> None:
 def test_the_defaults_are_those_of_the_authors_runs() -> None:
     """Box and EOS; any 32 characters 8 times, checked first."""
     rules = StopRules()
-    assert (rules.answer, rules.repetition) == ("box_and_eos", "first")
+    assert (rules.answer, rules.repetition) == ("answer_and_eos", "first")
     assert (rules.repetition_len, rules.repetition_count) == (32, 8)
     assert rules(path_end([A] * 38, [A] * 38)) is None
     assert rules(path_end([A] * 39, [A] * 39)) == StopReason.REPETITION, "39 letters hold 8 overlapping windows of 32"

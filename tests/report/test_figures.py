@@ -151,7 +151,7 @@ def test_what_is_no_benchmark_and_no_evaluation_is_none(tmp_path):
     assert figures_of(tmp_path) is None
     assert figures_of(tmp_path / "missing.json") is None
     assert figures_of(ROOT / "README.md") is None
-    assert figures_of(ROOT / "benchmarks/results/checking.json") is None
+    assert figures_of(ROOT / "benchmarks/results/verifying.json") is None
     for number, content in enumerate(
         (None, [], {}, [[]], {"workloads": [{"contenders": []}]}, {"results": {}}, "text")
     ):

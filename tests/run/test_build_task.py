@@ -50,7 +50,7 @@ def test_weights_say_how_often_a_set_is_asked(policy: Policy, tmp_path: Path) ->
     """Three to one over a block of 64, whatever their sizes."""
     paths = [write(tmp_path / "a.jsonl", *sums(30)), write(tmp_path / "b.jsonl", *sums(100, 100))]
     task = build(policy, data={"train": paths, "weights": [3.0, 1.0]})
-    asked = [p.source for p in task.training_problems(0, 64)]
+    asked = [p.dataset for p in task.training_problems(0, 64)]
     assert (asked.count("a"), asked.count("b")) == (48, 16)
 
 
@@ -80,7 +80,7 @@ def test_a_checker_that_cannot_be_imported_is_named_as_the_setting(
 def test_more_held_out_problems_than_a_machine_counts_are_all(policy: Policy, tmp_path: Path) -> None:
     """10^30 of them were an OverflowError."""
     task = build(policy, data={"eval": write(tmp_path / "a.jsonl", *sums(5))})
-    assert [p.answer for p in task.eval_problems(10**30)] == ["1", "2", "3", "4", "5"]
+    assert [p.ground_truth for p in task.eval_problems(10**30)] == ["1", "2", "3", "4", "5"]
     assert len(task.eval_problems(2)) == 2 and task.eval_problems(0) == []
 
 
@@ -160,7 +160,7 @@ def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="^data.weights: all problems of 'b' are held out$"):
         build(policy, data={"train": train, "weights": [1.0, 1.0], "eval": again})
     task = build(policy, data={"train": train, "eval": again})
-    assert {p.source for p in task.training_problems(0, 20)} == {"a"}
+    assert {p.dataset for p in task.training_problems(0, 20)} == {"a"}
     train[1] = write(tmp_path / "b.jsonl", {"prompt": "long " * 50, "answer": "1"})
     with pytest.raises(ValueError, match="^data.train: no problem of 'b' has at most 30 prompt tokens$"):
         build(policy, data={"train": train, "weights": [1.0, 1.0], "max_prompt_len": 30})

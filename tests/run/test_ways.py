@@ -3,7 +3,7 @@
 import pytest
 
 from treepo.config.schema import Settings
-from treepo.engine.base import Sampling
+from treepo.engine.base import SamplingParams
 from treepo.grow.branching import EvenBranching, InitialFork, RandomBranching
 from treepo.grow.fallback import NoFallback
 from treepo.grow.stopping import StopRules, no_text
@@ -12,7 +12,7 @@ from treepo.run.evaluation_plan import Way, read_way
 RUN: Settings = {
     "tree": {"width": 8, "depth": 3, "segment_len": 4, "num_children": 2},
     "initial_fork": {"low": 2, "high": 6},
-    "stopping": {"answer": "box"},
+    "stopping": {"answer": "answer"},
 }
 """What stands in the run's recipe."""
 
@@ -35,16 +35,16 @@ def test_samples_are_the_width_whatever_the_run_trains_with() -> None:
 
 
 def test_only_greedy_takes_the_likeliest_tokens() -> None:
-    asked = Sampling(0.7, top_k=20)
+    asked = SamplingParams(0.7, top_k=20)
     assert [read(text).sampling(asked) for text in ("sequential", "tree")] == [asked, asked]
-    assert read("greedy").sampling(asked) == Sampling(0.0)
+    assert read("greedy").sampling(asked) == SamplingParams(0.0)
 
 
 def test_sequential_answers_share_nothing_and_are_as_long_as_those_of_trees() -> None:
     """A star: as many first children as samples, and no fork after that."""
     rules, tree = read("sequential").rules(no_text), read("tree").rules(no_text)
     assert rules.initial_fork == InitialFork(5, 5) and rules.shape.depth == 1
-    assert rules.shape.response_limit == tree.shape.response_limit == 12
+    assert rules.shape.max_response_tokens == tree.shape.max_response_tokens == 12
 
 
 def test_a_tree_grows_by_the_settings_of_the_run() -> None:
@@ -53,7 +53,7 @@ def test_a_tree_grows_by_the_settings_of_the_run() -> None:
     assert (rules.initial_fork, rules.branching, rules.stopping) == (
         InitialFork(2, 6),
         EvenBranching(),
-        StopRules(answer="box"),
+        StopRules(answer="answer"),
     )
 
 
@@ -62,7 +62,7 @@ def test_own_settings_stand_above_the_run_s() -> None:
     rules = read("tree:depth=6,tree.segment_len=2,initial_fork.low=4,stopping.repetition='never'").rules(no_text)
     assert (rules.shape.depth, rules.shape.segment_len, rules.shape.num_children) == (6, 2, 2)
     assert rules.initial_fork == InitialFork(4, 6)
-    assert rules.stopping == StopRules(answer="box", repetition="never")
+    assert rules.stopping == StopRules(answer="answer", repetition="never")
     assert read("tree").config.tree.depth == 3, "another way's settings are its own"
 
 

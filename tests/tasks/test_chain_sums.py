@@ -258,7 +258,7 @@ def test_a_problem_holds_what_the_model_is_conditioned_on() -> None:
     assert problem.id == problem.prompt
     assert problem.prompt_ids[0] == TOKENIZER.bos_token_id
     assert TOKENIZER.decode(list(problem.prompt_ids[1:])) == problem.prompt
-    assert int(problem.answer) == value_of(problem.prompt)
+    assert int(problem.ground_truth) == value_of(problem.prompt)
 
 
 def test_a_negative_count_is_refused() -> None:

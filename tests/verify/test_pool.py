@@ -14,7 +14,7 @@ import pytest
 from tests.verify.judges import said
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPoolSettings, VerifierPool
 from treepo.verify.verifiers import ExactVerifier, FunctionVerifier
 
 JUDGE = FunctionVerifier("tests.verify.judges:judge")
@@ -24,7 +24,7 @@ RIGHT, WRONG = (Verdict(correct, Outcome.GRADED, None) for correct in (1.0, 0.0)
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
     """One for the tests that need nothing else of it; its limits are those of the tests."""
-    with VerifierPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
         yield shared
 
 
@@ -66,7 +66,7 @@ def test_what_a_function_may_return(pool):
 
 def test_failures_fail_alone_and_are_told():
     """Raising, leaving, being killed, running out of memory, returning nonsense: each is CRASHED, the others judged."""
-    with VerifierPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1, memory_limit_mib=300)) as own:
         bad = ["raise", "exit", "die", "memory", "two", "nothing"]
         verdicts = ask(own, *[response for one in bad for response in ("a", one, "b")])
         assert verdicts == [RIGHT, Verdict(0.0, Outcome.CRASHED, None), WRONG] * len(bad)
@@ -106,7 +106,7 @@ def test_workers_are_light(pool):
 
 def test_a_worker_that_grew_is_replaced_after_its_answer():
     """Else what one answer left behind would leave too little memory to the next."""
-    with VerifierPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1, memory_limit_mib=300)) as own:
         verdicts = ask(own, *["pid", "keep"] * 2, "pid")
         assert [verdict.outcome for verdict in verdicts] == [Outcome.GRADED] * 5
         assert len({verdict.extracted_answer for verdict in verdicts[::2]}) == 3
@@ -114,7 +114,7 @@ def test_a_worker_that_grew_is_replaced_after_its_answer():
 
 
 def test_a_worker_that_died_between_rounds_is_replaced():
-    with VerifierPool(JUDGE, PoolSettings(num_workers=1)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1)) as own:
         (first,) = ask(own, "pid")
         os.kill(int(first.extracted_answer or ""), signal.SIGKILL)
         assert is_gone_soon(first.extracted_answer)
@@ -128,7 +128,7 @@ def test_a_worker_that_died_between_rounds_is_replaced():
 
 def test_megabytes_and_any_character_arrive():
     text = "\x00\ud800x\udfff\U0001f600\n" * 100_000
-    with VerifierPool(FunctionVerifier("tests.verify.judges:measure"), PoolSettings(num_workers=1)) as own:
+    with VerifierPool(FunctionVerifier("tests.verify.judges:measure"), VerifierPoolSettings(num_workers=1)) as own:
         assert own.check([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
 
 
@@ -186,7 +186,7 @@ def test_an_interrupt_leaves_no_worker_and_the_pool_usable():
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with VerifierPool(JUDGE, PoolSettings(num_workers=2)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2)) as own:
         pids = [verdict.extracted_answer for verdict in ask(own, *["pid"] * 8)]
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
@@ -203,7 +203,7 @@ def test_workers_end_with_their_parent():
     """Idle ones when their input closes, others by their own alarm, even if the parent was killed."""
     code = (
         "from tests.verify.test_pool import *\n"
-        "own = VerifierPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=0.5))\n"
+        "own = VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2, time_limit_s=0.5))\n"
         "print(*{v.extracted_answer for v in ask(own, *['pid'] * 50)} - {None}, flush=True)\n"
         "import treepo.verify.pool as r; r.time.monotonic = lambda: 0.0\n"
         "ask(own, 'sleep')\n"
@@ -229,4 +229,4 @@ def test_workers_end_with_their_parent():
 )
 def test_impossible_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        PoolSettings(**settings)
+        VerifierPoolSettings(**settings)

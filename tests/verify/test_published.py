@@ -1,4 +1,4 @@
-"""A part of what benchmarks/checking.py measures: published answers and hostile ones, through workers."""
+"""A part of what benchmarks/verifying.py measures: published answers and hostile ones, through workers."""
 
 import json
 import subprocess
@@ -14,14 +14,14 @@ from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Outcome
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPoolSettings, VerifierPool
 from treepo.verify.process import packed, take_message
 from treepo.verify.task import probe
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(MathVerifier(), PoolSettings(num_workers=1, time_limit_s=20)) as shared:
+    with VerifierPool(MathVerifier(), VerifierPoolSettings(num_workers=1, time_limit_s=20)) as shared:
         yield shared
 
 

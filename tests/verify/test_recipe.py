@@ -7,7 +7,7 @@ import pytest
 from treepo.config.load import resolve_as
 from treepo.verify.base import Verifier
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings
+from treepo.verify.pool import VerifierPoolSettings
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
 
 
@@ -16,7 +16,7 @@ class Sections:
     """As those of a run."""
 
     verifier: Verifier = MathVerifier()
-    verifier_pool: PoolSettings = PoolSettings()
+    verifier_pool: VerifierPoolSettings = VerifierPoolSettings()
 
 
 @pytest.mark.parametrize(

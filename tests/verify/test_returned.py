@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPoolSettings, VerifierPool
 from treepo.verify.verifiers import FunctionVerifier
 
 
@@ -53,13 +53,13 @@ def nonsense(response: str, answer: str) -> object:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(FunctionVerifier(f"{__name__}:nonsense"), PoolSettings(num_workers=1)) as shared:
+    with VerifierPool(FunctionVerifier(f"{__name__}:nonsense"), VerifierPoolSettings(num_workers=1)) as shared:
         yield shared
 
 
 def test_numbers_of_numpy_are_numbers():
     """np.bool_, np.float32 and np.int64 were refused, though comparing arrays gives nothing else."""
-    with VerifierPool(FunctionVerifier(f"{__name__}:number"), PoolSettings(num_workers=1)) as own:
+    with VerifierPool(FunctionVerifier(f"{__name__}:number"), VerifierPoolSettings(num_workers=1)) as own:
         verdicts = own.check([(name, "") for name in NUMBERS])
     assert [(v.correct, v.outcome) for v in verdicts] == [(to, Outcome.GRADED) for _, to in NUMBERS.values()]
     assert own.problems == []

@@ -97,7 +97,7 @@ def test_a_reward_sees_its_trees_answers() -> None:
     assert answers.correct.tolist() == [half_judge(problem, text) for text in answers.texts]
     stops = [tree.nodes[leaf].stop for leaf in leaves]
     assert answers.finished.tolist() == [stop in (StopReason.ANSWER, StopReason.EOS) for stop in stops]
-    assert answers.limit == trainer.sampler.rules.shape.response_limit == 12
+    assert answers.limit == trainer.sampler.rules.shape.max_response_tokens == 12
     assert answers.lengths.max() <= answers.limit
 
 

@@ -11,13 +11,13 @@ import pytest
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
 from treepo.verify.base import Verifier
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPoolSettings, VerifierPool
 from treepo.verify.verifiers import FunctionVerifier
 
 
 def refusal(verifier: Verifier) -> str:
     """What is said of a verifier that cannot be started."""
-    with VerifierPool(verifier, PoolSettings(num_workers=1)) as pool, pytest.raises(VerifierStartError) as caught:
+    with VerifierPool(verifier, VerifierPoolSettings(num_workers=1)) as pool, pytest.raises(VerifierStartError) as caught:
         pool.check([("a", "a")])
     return str(caught.value)
 
@@ -90,7 +90,7 @@ def test_a_fork_that_ends_leaves_the_workers_alone():
     code = (
         "import os, sys\n"
         "from treepo.verify import *\n"
-        "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), PoolSettings(num_workers=1))\n"
+        "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), VerifierPoolSettings(num_workers=1))\n"
         "def worker(): return pool.check([('pid', 'a')])[0].extracted_answer\n"
         "first = worker()\n"
         "for deed in (lambda: None, pool.close, lambda: worker() != first or os._exit(9)):\n"

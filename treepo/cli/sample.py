@@ -56,11 +56,11 @@ def prepare(config: Config, prompt: str | None, out: str | None, terminal: Termi
         _check_text(prompt)
     elif config.model.path:
         raise ValueError(f"prompt: none given for model {config.model.path!r}; give one with --prompt")
-    with terminal.bar("making the base model") as report:
+    with terminal.progress("making the base model") as report:
         policy = build_policy(config, terminal.say, report)
     problem = _problem(config, policy, prompt)
     engine = engine_for(config, policy)
-    _check_fits(problem, config, policy, engine.longest)
+    _check_fits(problem, config, policy, engine.max_model_len)
     sampler = build_sampler(config, policy, engine)
     return Sample(policy, sampler, problem, derive_seed(config.train.seed, "sample"), path)
 
@@ -109,18 +109,18 @@ def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
         return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
     if not is_chain_tokenizer(policy.tokenizer):
         prompt_ids = tuple(config.prompt.encoder(policy.tokenizer)(prompt))
-        return Problem(prompt, prompt, prompt_ids, answer="")
+        return Problem(prompt, prompt, prompt_ids, ground_truth="")
     prompt_ids = encode_prompt(policy.tokenizer, prompt)
     if policy.decode(prompt_ids) != prompt:
         raise ValueError(
             f"prompt: {prompt[:100]!r} has characters that the built-in task has no tokens for; "
             f"its problems look like 71a-3b-3c-5d-6:"
         )
-    return Problem(prompt, prompt, prompt_ids, answer="")
+    return Problem(prompt, prompt, prompt_ids, ground_truth="")
 
 
 def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) -> None:
-    prompt_len, response_len = len(problem.prompt_ids), config.tree.response_limit
+    prompt_len, response_len = len(problem.prompt_ids), config.tree.max_response_tokens
     if prompt_len == 0:
         raise ValueError("prompt: it has no tokens")
     if policy.max_len is not None and prompt_len + response_len > policy.max_len:
@@ -132,5 +132,5 @@ def _check_fits(problem: Problem, config: Config, policy: Policy, longest: int) 
         needed = prompt_len + response_len
         raise ValueError(
             f"prompt: prompt and response of {needed} tokens do not fit into the engine's {longest} "
-            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
         )

@@ -9,7 +9,7 @@ from treepo.data.formats import RecordFormat
 from treepo.data.mixing import Mixture, epoch_indices
 from treepo.data.problem import Problem
 from treepo.data.readers import read_records
-from treepo.data.sources import PRESETS, Source, labels, parse_source, set_names
+from treepo.data.sources import PRESETS, Source, labels, parse_source, dataset_names
 from treepo.utils.rng import derive_seed
 
 Encode = Callable[[str], list[int]]
@@ -17,7 +17,7 @@ Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
-class ProblemSet:
+class Dataset:
     """The problems of one source, in its order, no two with the same text."""
 
     name: str
@@ -27,10 +27,10 @@ class ProblemSet:
 
 
 @dataclass(frozen=True)
-class ReadSets:
+class LoadedDatasets:
     """What was read, and what was left out."""
 
-    sets: tuple[ProblemSet, ...]
+    sets: tuple[Dataset, ...]
 
     num_too_long: int
     """Problems with more prompt tokens than were allowed."""
@@ -39,14 +39,14 @@ class ReadSets:
     """Records whose question another record of the same source had asked before."""
 
 
-def read_sets(
+def load_datasets(
     sources: Sequence[str],
     own: RecordFormat,
     encode: Encode,
     max_prompt_len: int,
     setting: str = "data.train",
     beside: Sequence[str] = (),
-) -> ReadSets:
+) -> LoadedDatasets:
     """Read one set from each source.
 
     own: the format of sources that name none. max_prompt_len: most tokens of a prompt. setting: the one that named the
@@ -61,7 +61,7 @@ def read_sets(
         if all_labels.count(label) > 1:
             raise ValueError(f"{setting}: {str(source)!r} is given twice")
     sets, num_too_long, num_repeated = [], 0, 0
-    for source, label, name in zip(parsed, all_labels, set_names(parsed), strict=True):
+    for source, label, name in zip(parsed, all_labels, dataset_names(parsed), strict=True):
         form = PRESETS[source.format].form if source.format else own
         unencoded, repeated = _first_of_each(_read_problems(source, form, label, name, setting))
         if not unencoded:
@@ -71,8 +71,8 @@ def read_sets(
         fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)
         num_too_long += len(problems) - len(fitting)
         num_repeated += repeated
-        sets.append(ProblemSet(name, fitting))
-    return ReadSets(tuple(sets), num_too_long, num_repeated)
+        sets.append(Dataset(name, fitting))
+    return LoadedDatasets(tuple(sets), num_too_long, num_repeated)
 
 
 def _read_problems(source: Source, form: RecordFormat, label: str, name: str, setting: str) -> Iterator[Problem]:
@@ -118,18 +118,18 @@ def text_key(text: str) -> str:
     return " ".join(text.split())
 
 
-def hold_out(
-    train: Sequence[ProblemSet], held_out: Sequence[ProblemSet] = ()
-) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
+def split_train_eval(
+    train: Sequence[Dataset], held_out: Sequence[Dataset] = ()
+) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
     """(sets to train on, sets held out); without held-out sets, one problem in ten of each set is held out.
 
     A question that is held out is trained on in no set. Sets without a held-out problem are left out of those; sets to
     train on all stay, since weights may belong to them, and may be empty.
     """
     if not held_out:
-        divided = [(s.name, split_held_out(s.problems)) for s in train]
-        train = [ProblemSet(name, tuple(kept)) for name, (kept, _) in divided]
-        held_out = [ProblemSet(name, tuple(held)) for name, (_, held) in divided]
+        divided = [(s.name, split_problems(s.problems)) for s in train]
+        train = [Dataset(name, tuple(kept)) for name, (kept, _) in divided]
+        held_out = [Dataset(name, tuple(held)) for name, (_, held) in divided]
     never_trained_on = {text_key(problem.prompt) for s in held_out for problem in s.problems}
     train = [
         replace(s, problems=tuple(p for p in s.problems if text_key(p.prompt) not in never_trained_on)) for s in train
@@ -137,7 +137,7 @@ def hold_out(
     return tuple(train), tuple(s for s in held_out if s.problems)
 
 
-def split_held_out(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
+def split_problems(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
     """(train, held out): one problem in ten, chosen by a hash of its text, is never trained on."""
     held_out = [p for p in problems if _hash(p.prompt) % 10 == 0]
     return [p for p in problems if _hash(p.prompt) % 10 != 0], held_out
@@ -148,13 +148,13 @@ def _hash(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class DataTask:
+class DatasetTask:
     """What to ask when; who says what is right is another's affair."""
 
-    train: tuple[ProblemSet, ...]
+    train: tuple[Dataset, ...]
     """Sets to train on, with at least one problem; with weights each of them has one."""
 
-    held_out: tuple[ProblemSet, ...]
+    held_out: tuple[Dataset, ...]
     """Sets to evaluate on, which share no question with those."""
 
     weights: tuple[float, ...] = ()

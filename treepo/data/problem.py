@@ -87,10 +87,10 @@ class Problem:
     prompt_ids: tuple[int, ...]
     """What the model is conditioned on."""
 
-    answer: str
+    ground_truth: str
     """The known answer."""
 
-    source: str = ""
+    dataset: str = ""
     """The set it is of, for figures by set."""
 
 

@@ -207,7 +207,7 @@ def labels(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-def set_names(sources: Sequence[Source]) -> list[str]:
+def dataset_names(sources: Sequence[Source]) -> list[str]:
     """One name for each source as figures by set bear it: its format's, else its file's; labels where those agree."""
     names = [source.format or Path(source.where).stem for source in sources]
     return [label if names.count(name) > 1 else name for name, label in zip(names, labels(sources), strict=True)]

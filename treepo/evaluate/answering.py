@@ -39,11 +39,11 @@ class Answered:
         return AnswerRecord(
             model=model,
             setting=setting,
-            source=self.problem.source,
+            source=self.problem.dataset,
             problem=self.problem.id,
             sample=sample,
             prompt=self.problem.prompt,
-            known=self.problem.answer,
+            known=self.problem.ground_truth,
             response=response,
             extracted_answer=verdict.extracted_answer,
             correct=verdict.correct,
@@ -137,7 +137,7 @@ def check_asked(
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"out: {str(path)!r} cannot be read: {reason}") from error
-    now = Asked(weights_mark(weights), {problem_key(p.source, p.id): problem_mark(p) for p in problems})
+    now = Asked(weights_mark(weights), {problem_key(p.dataset, p.id): problem_mark(p) for p in problems})
     before = known.get(model)
     if before is not None and answered:
         if before.weights != now.weights:
@@ -160,7 +160,7 @@ def problem_key(source: str, problem_id: str) -> str:
 
 def problem_mark(problem: Problem) -> str:
     """Differs for another prompt or another known answer."""
-    return _digest([json.dumps([list(problem.prompt_ids), problem.answer]).encode()])
+    return _digest([json.dumps([list(problem.prompt_ids), problem.ground_truth]).encode()])
 
 
 def weights_mark(weights: Mapping[str, Tensor]) -> str:

@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from treepo.data.problem import Decode, Problem, Task
-from treepo.engine.base import Engine, Sampling
+from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.answering import verify_answers
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 
 
@@ -25,7 +25,7 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), Sampling(temperature))
+    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), SamplingParams(temperature))
     grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
     return float(np.mean([verdict.correct for one in verify_answers(task, grown, decode) for verdict in one.verdicts]))
 

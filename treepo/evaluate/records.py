@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from treepo.utils.text import replace_surrogates
+
 
 class ProblemKey(NamedTuple):
     """One problem as one model answers it under one sampling setting."""
@@ -113,14 +115,9 @@ def to_table(records: Sequence[AnswerRecord]) -> pa.Table:
     """
     columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
     for name in ProblemKey._fields:
-        bad = [value for value in columns[name] if storable(value) != value]
+        bad = [value for value in columns[name] if replace_surrogates(value) != value]
         if bad:
             raise ValueError(f"{name}: {bad[0]!a} holds half a surrogate pair, which is no text")
     for name in ("prompt", "known", "response", "extracted_answer", "outcome", "stop"):
-        columns[name] = [None if value is None else storable(value) for value in columns[name]]
+        columns[name] = [None if value is None else replace_surrogates(value) for value in columns[name]]
     return pa.table(columns, schema=SCHEMA)
-
-
-def storable(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair; complete pairs become their character."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

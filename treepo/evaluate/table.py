@@ -11,7 +11,7 @@ from rich.text import Text
 
 from treepo.evaluate.estimates import Estimate
 from treepo.evaluate.results import Result, SetResult
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 NOTHING = "-"
 """Stands where there is no figure."""
@@ -170,4 +170,4 @@ def _stacked(cell: str) -> Text:
 
 def _printable(cells: Sequence[str]) -> tuple[str, ...]:
     """Names come from outside: no character in them may steer the terminal."""
-    return tuple(map(printable, cells))
+    return tuple(map(sanitize, cells))

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from treepo.data.problem import Decode, Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.engine.base import Engine, Sampling
+from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.answering import verify_answers
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import EstimateSettings, Result, results
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 
 SAMPLED, GREEDY = "sampled", "greedy"
@@ -60,7 +60,7 @@ class Validation:
     def _answers(self, engine: Engine, setting: str, num_samples: int, temperature: float) -> list[AnswerRecord]:
         """To this process's share of the problems."""
         rules = GrowthRules.star(num_samples, self.response_len, self.decode)
-        sampler = TreeSampler(engine, rules, Sampling(temperature))
+        sampler = TreeSampler(engine, rules, SamplingParams(temperature))
         chosen = self.processes.shard(range(len(self.problems)))
         grown = [(self.problems[i], tree) for i, tree in sampler.grow(self.problems, self.seed, chosen)]
         return [r for one in verify_answers(self.task, grown, self.decode) for r in one.records("", setting)]

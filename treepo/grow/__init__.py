@@ -9,8 +9,8 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
-from treepo.grow.fallback import Backtrack, Cut, Fallback, Finished, NoFallback
-from treepo.grow.growth import GrowthRules
+from treepo.grow.fallback import Backtrack, BacktrackPoint, Fallback, FinishedPath, NoFallback
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
@@ -18,10 +18,10 @@ from treepo.grow.stopping import PathEnd, Stopping, StopRules
 __all__ = [
     "Backtrack",
     "Branching",
-    "Cut",
+    "BacktrackPoint",
     "EvenBranching",
     "Fallback",
-    "Finished",
+    "FinishedPath",
     "GrowthRules",
     "InitialFork",
     "Level",

@@ -11,7 +11,7 @@ from treepo.tree import ROOT, StopReason
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class FinishedPath:
     """One finished trajectory.
 
     leaf: its node; stop: why it ended; logprobs float32 [n]: sampled log-probabilities of its n response tokens;
@@ -30,14 +30,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Cut:
+class BacktrackPoint:
     """Backtrack on the way to `leaf` after the first `keep` response tokens; keep = 0 is the prompt."""
 
     leaf: int
     keep: int
 
 
-FROM_PROMPT = Cut(ROOT, 0)
+FROM_PROMPT = BacktrackPoint(ROOT, 0)
 
 
 class Fallback(Protocol):
@@ -47,15 +47,15 @@ class Fallback(Protocol):
     """
 
     def __call__(
-        self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator
-    ) -> list[Cut] | None: ...
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint] | None: ...
 
 
 @dataclass(frozen=True)
 class NoFallback:
     """A tree ends when no path is active, perhaps with fewer than `width` trajectories."""
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> None:
+    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> None:
         return None
 
 
@@ -103,17 +103,17 @@ class Backtrack:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        cuts = [Cut(f.leaf, self.keep(f, shape, rng)) for f in self.ordered(finished, shape, rng)]
+    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+        cuts = [BacktrackPoint(f.leaf, self.keep(f, shape, rng)) for f in self.ordered(finished, shape, rng)]
         return cuts or [FROM_PROMPT]
 
-    def ordered(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Finished]:
+    def ordered(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[FinishedPath]:
         """The usable trajectories in the order in which they are resumed."""
         match self.order:
             case "answered":
                 usable = [f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)]
             case "long_answered":
-                min_len = shape.border(self.min_segments - 1)
+                min_len = shape.boundary(self.min_segments - 1)
                 usable = [f for f in finished if f.stop == StopReason.ANSWER and f.response_len > min_len]
             case "all" | "by_reason" | "longest":
                 usable = list(finished)
@@ -126,7 +126,7 @@ class Backtrack:
             return [usable[i] for i in np.argsort(ranks, kind="stable")]
         return usable
 
-    def keep(self, trajectory: Finished, shape: TreeShape, rng: np.random.Generator) -> int:
+    def keep(self, trajectory: FinishedPath, shape: TreeShape, rng: np.random.Generator) -> int:
         """Response tokens to keep, fewer than there are."""
         match self.cut:
             case "boundary":
@@ -143,7 +143,7 @@ class Backtrack:
         num_windows = -(-response_len // self.window) if self.window else shape.num_segments(response_len)
         dropped = int(rng.integers(1, min(num_windows, self.max_windows or num_windows) + 1))
         kept = num_windows - dropped
-        return kept * self.window if self.window else shape.border(kept)
+        return kept * self.window if self.window else shape.boundary(kept)
 
     def _block(self, logprobs: np.ndarray, rng: np.random.Generator) -> int:
         starts = np.arange(0, len(logprobs), self.block_len)
@@ -153,7 +153,7 @@ class Backtrack:
         return int(starts[rng.choice(len(starts), p=weights / weights.sum())])
 
 
-def reason_rank(trajectory: Finished) -> int:
+def reason_rank(trajectory: FinishedPath) -> int:
     """0 for an answer, then an unclosed answer, EOS, the deepest level, the longest response, repetition."""
     if trajectory.is_open and trajectory.stop != StopReason.ANSWER:
         return 1

@@ -39,7 +39,7 @@ class TreeShape:
 
     align: int = 1
     """Tokens per block of the engine's cache: the first segment is lengthened, and the last one shortened, so that
-    paths fork one token past a border between blocks. 1 changes nothing; the embedded engine needs nothing else."""
+    paths fork one token past a boundary between blocks. 1 changes nothing; the embedded engine needs nothing else."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "segment_len", "num_children", "align"):
@@ -50,9 +50,9 @@ class TreeShape:
             raise ValueError(
                 f"max_response_len must be within 1..depth x segment_len = {self.depth * self.segment_len}, got {limit}"
             )
-        if not 1 <= self.min_response_len <= self.response_limit:
+        if not 1 <= self.min_response_len <= self.max_response_tokens:
             raise ValueError(
-                f"min_response_len must be within 1..{self.response_limit}, the longest response, "
+                f"min_response_len must be within 1..{self.max_response_tokens}, the longest response, "
                 f"got {self.min_response_len}"
             )
         if self.token_budget is not None and self.token_budget < self.min_response_len:
@@ -64,7 +64,7 @@ class TreeShape:
             raise ValueError(f"min_width must be within 1..width = {self.width}, got {self.min_width}")
 
     @property
-    def response_limit(self) -> int:
+    def max_response_tokens(self) -> int:
         """Most tokens in a trajectory."""
         return self.max_response_len or self.depth * self.segment_len
 
@@ -87,25 +87,25 @@ class TreeShape:
         """Segments that `length` response tokens take: a cut inside a segment counts as one."""
         return -(-max(length - self.first_len, 0) // self.segment_len) + (length > 0)
 
-    def border(self, index: int) -> int:
+    def boundary(self, index: int) -> int:
         """Response tokens in the first `index` segments."""
         return self.first_len + (index - 1) * self.segment_len if index > 0 else 0
 
     def room(self, response_len: int) -> int:
         """Most tokens that may follow so many response tokens: whole segments until the deepest one has begun."""
-        num_segments = (self.border(self.depth - 1) - response_len) // self.segment_len + 1
-        return min(self.response_limit - response_len, num_segments * self.segment_len)
+        num_segments = (self.boundary(self.depth - 1) - response_len) // self.segment_len + 1
+        return min(self.max_response_tokens - response_len, num_segments * self.segment_len)
 
     def for_prompt(self, prompt_len: int, num_first: int) -> "TreeShape":
         """The shape of the tree of a prompt of so many tokens and so many children, with its first segment aligned.
 
-        Where a segment is no whole number of blocks, only every so many borders can be aligned: then the last one at
+        Where a segment is no whole number of blocks, only every so many boundaries can be aligned: then the last one at
         which a tree of full width forks is, where most paths begin. Where the first segment would be the whole
         response, nothing is.
         """
         for index in range(_levels(num_first, self.width, self.num_children), 0, -1):
-            more = (1 - prompt_len - self.border(index)) % self.align
-            if self.border(index) + more < self.response_limit:
+            more = (1 - prompt_len - self.boundary(index)) % self.align
+            if self.boundary(index) + more < self.max_response_tokens:
                 return AlignedShape(**vars(self), first=self.first_len + more) if more else self
         return self
 

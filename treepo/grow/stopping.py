@@ -53,7 +53,7 @@ class StopRules:
     the deepest level, repetition (if it is checked last). Rewards are never looked at.
     """
 
-    answer: Literal["box_and_eos", "box", "never"] = "box_and_eos"
+    answer: Literal["answer_and_eos", "answer", "never"] = "answer_and_eos"
     """What completes an answer: a closed box followed by EOS, or the closed box alone."""
 
     repetition: Literal["first", "last", "never"] = "first"
@@ -80,7 +80,7 @@ class StopRules:
         if end.shape.max_response_len is not None and len(end.response_ids) >= end.shape.max_response_len:
             return StopReason.LENGTH
         # An aligned tree may reach its longest response in fewer segments.
-        if end.num_segments >= end.shape.depth or len(end.response_ids) >= end.shape.response_limit:
+        if end.num_segments >= end.shape.depth or len(end.response_ids) >= end.shape.max_response_tokens:
             return StopReason.DEPTH
         if self.repetition == "last" and self._repeats(end):
             return StopReason.REPETITION
@@ -90,6 +90,6 @@ class StopRules:
         return repeats(end.decode(end.segment_ids), self.repetition_len, self.repetition_count)
 
     def _answered(self, end: PathEnd) -> bool:
-        if self.answer == "never" or (self.answer == "box_and_eos" and not end.ended):
+        if self.answer == "never" or (self.answer == "answer_and_eos" and not end.ended):
             return False
         return last_box(end.decode(end.response_ids)) is not None

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from treepo.engine.base import Engine
 from treepo.engine.torch.engine import TorchEngine
-from treepo.model.fsdp import local
+from treepo.model.fsdp import to_local
 
 REMEDIES = (
     "shorten responses (tree.depth, tree.segment_len) or prompts (data.max_prompt_len), or set "
@@ -76,4 +76,4 @@ def cache_metrics(engine: Engine) -> dict[str, float]:
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:
     """The bytes of all their elements that lie on this process."""
-    return sum(local(tensor).nbytes for tensor in tensors)
+    return sum(to_local(tensor).nbytes for tensor in tensors)

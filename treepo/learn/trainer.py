@@ -18,7 +18,7 @@ from treepo.learn.metrics import StepShard, max_metrics, mean_update_metrics, re
 from treepo.learn.packing import PackedTree
 from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater
-from treepo.model.fsdp import whole
+from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
@@ -67,7 +67,7 @@ class StepClock:
         self.last = now
 
     def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
-        """Seconds by name, and trajectories and their tokens per second of the whole step."""
+        """Seconds by name, and trajectories and their tokens per second of the unsharded step."""
         seconds = self.last - self.start
         lengths = np.concatenate([response_lengths(tree) for tree in trees])
         rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}
@@ -108,7 +108,7 @@ class Trainer:
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
         counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             rollout = self.rollout(step, guard, clock)
             cache = cache_metrics(self.engine)
             self.engine.sleep()
@@ -178,7 +178,7 @@ class Trainer:
 
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
-        limit = self.sampler.rules.shape.response_limit
+        limit = self.sampler.rules.shape.max_response_tokens
         return verify(self.task, self.reward, problems, trees, self.policy.decode, limit)
 
     def update(
@@ -207,7 +207,7 @@ class Trainer:
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             for is_first in (True, False):
                 with self.processes.synced_errors():
                     if self.processes.is_first == is_first:

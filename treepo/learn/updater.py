@@ -24,7 +24,7 @@ from treepo.learn.memory import REMEDIES, MemoryLimit
 from treepo.learn.metrics import mismatch_metrics
 from treepo.learn.packing import PackedTree, pack_in_parts, pack_trajectories, split_packed
 from treepo.learn.scoring import Scorer, TreeBatch, collate, dummy_tree
-from treepo.model.fsdp import everywhere
+from treepo.model.fsdp import full_tensor
 from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
@@ -136,7 +136,7 @@ class Updater:
         weighted = with_leaf_weights(trees, self.aggregation, self.processes)
         parts, (metrics, gaps) = self._within_memory(weighted, self._compute_gradients)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = everywhere(clip_grad_norm_(trained, self.max_grad_norm))
+        norm = full_tensor(clip_grad_norm_(trained, self.max_grad_norm))
         if not torch.isfinite(norm):
             raise NonFiniteUpdateError("gradient norm", collate(parts or [dummy_tree()]))
         self._step()

@@ -12,7 +12,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext, Job
 from treepo.engine.base import Engine
 from treepo.errors import UnsupportedAttentionError
 from treepo.evaluate.validation import Validation
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
@@ -20,12 +20,13 @@ from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
 from treepo.model.compatibility import has_plain_head
-from treepo.model.fsdp import meta_copy, shard, whole
+from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
 from treepo.run.task import Notify, build_task
-from treepo.tasks.base_model import Report, default_cache_folder, find_or_make_base_model
+from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
+from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
 from treepo.verify.task import VerifiedTask
 
@@ -47,13 +48,13 @@ class Run:
 
     def evaluate(self, growing: Callable[[], AbstractContextManager[object]] = nullcontext) -> dict[str, float]:
         """Figures of held-out problems; see Validation."""
-        settings, limit = self.config.eval, self.config.tree.response_limit
+        settings, limit = self.config.eval, self.config.tree.max_response_tokens
         problems = self.task.eval_problems(settings.num_problems)
         seed = derive_seed(self.config.train.seed, "eval")
         held_out = Validation(
             self.task, problems, self.policy.decode, limit, settings.num_samples, seed, self.processes
         )
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             return held_out.metrics(self.trainer.engine, growing)
 
     @property
@@ -64,7 +65,7 @@ class Run:
 
     def keep(self, write: Callable[[], None]) -> None:
         """Let the first process write what needs all weights, and the others wait for it."""
-        with whole(self.policy.model), self.processes.synced_errors():
+        with unsharded(self.policy.model), self.processes.synced_errors():
             if self.processes.is_first:
                 write()
 
@@ -74,7 +75,7 @@ class Run:
             self.task.close()
 
 
-def build_run(config: Config, notify: Notify, report: Report, job: Job | None = None) -> Run:
+def build_run(config: Config, notify: Notify, report: ProgressCallback, job: Job | None = None) -> Run:
     """Load or make everything a run needs.
 
     notify: told in a line what was dropped. report: called while the base model is made. job: the processes of the run;
@@ -94,14 +95,14 @@ def build_run(config: Config, notify: Notify, report: Report, job: Job | None = 
         shard(policy.model, job.mesh)
         if isinstance(reference, FrozenCopy):
             shard(reference.model, job.mesh, is_trained=False)
-    with whole(policy.model):
+    with unsharded(policy.model):
         engine = engine_for(config, policy, job.processes)
-    task = build_task(config, policy, engine.longest, notify)
+    task = build_task(config, policy, engine.max_model_len, notify)
     updater = build_updater(config, scorer, reference)
     return Run(config, policy, task, build_trainer(config, policy, task, engine, updater), job)
 
 
-def base_model_path(config: Config, report: Report) -> str:
+def base_model_path(config: Config, report: ProgressCallback) -> str:
     """The model that is named, or the built-in task's base model, made if it is not there."""
     if config.data.is_given and not config.model.path:
         named = (config.data.train or config.data.eval)[0]
@@ -109,7 +110,7 @@ def base_model_path(config: Config, report: Report) -> str:
     return config.model.path or find_base_model(report)
 
 
-def build_policy(config: Config, notify: Notify, report: Report, device: str | None = None) -> Policy:
+def build_policy(config: Config, notify: Notify, report: ProgressCallback, device: str | None = None) -> Policy:
     """The model that is named, or the built-in task's base model, with adapters if they are what is trained.
 
     device: model.device if not given. A model that cannot be packed is taken as transformers runs it, and that is said.
@@ -135,7 +136,7 @@ def build_policy(config: Config, notify: Notify, report: Report, device: str | N
     return policy
 
 
-def find_base_model(report: Report) -> str:
+def find_base_model(report: ProgressCallback) -> str:
     """The folder of the built-in task's base model, made if it is not there."""
     folder = default_cache_folder()
     try:
@@ -148,7 +149,7 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     """The engine of a run; see build_engine."""
     if config.engine.kind == "vllm" and processes.world_size > 1:
         raise ValueError("engine.kind: 'vllm' is for one process; several need 'embedded' or 'servers'")
-    longest = config.data.max_prompt_len + config.tree.response_limit
+    longest = config.data.max_prompt_len + config.tree.max_response_tokens
     needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.recompute_old_logprobs)
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))

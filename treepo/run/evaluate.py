@@ -75,16 +75,16 @@ def prepare(evaluation: Evaluation, model: str, terminal: Terminal) -> Prepared:
     store.claim(_answer_settings(evaluation))
     # Before a large model is loaded for nothing.
     answered = {problem_key(key.source, key.problem) for key in store.done() if key.model == name}
-    longest = max(evaluation.ways, key=lambda way: way.config.tree.response_limit).config
+    longest = max(evaluation.ways, key=lambda way: way.config.tree.max_response_tokens).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
-    with terminal.bar("making the base model") as report:
+    with terminal.progress("making the base model") as report:
         policy = build_policy(config, terminal.say, report)
     for way in evaluation.ways:
         if config.engine.kind == "vllm":
             check_align("tree.align", way.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     engine = engine_for(config, policy)
-    task = build_task(config, policy, engine.longest, terminal.say)
+    task = build_task(config, policy, engine.max_model_len, terminal.say)
     problems = task.eval_problems(evaluation.num_problems)
     ready = Prepared(name, config, evaluation.ways, policy, engine, task, problems, store)
     try:
@@ -101,7 +101,7 @@ def answer(ready: Prepared, terminal: Terminal) -> None:
     """Ask the model, in all ways, what it has not been asked yet; an interruption loses the trees under way."""
     for way in ready.ways:
         done = ready.store.done()
-        asked = [p for p in ready.problems if ProblemKey(ready.name, way.label, p.source, p.id) not in done]
+        asked = [p for p in ready.problems if ProblemKey(ready.name, way.label, p.dataset, p.id) not in done]
         if len(asked) < len(ready.problems):
             num_done = len(ready.problems) - len(asked)
             terminal.say(
@@ -116,7 +116,7 @@ def _ask(ready: Prepared, way: Way, problems: Sequence[Problem], terminal: Termi
     sampler = TreeSampler(engine, way.rules(decode), way.sampling(sampling_of(ready.config.engine)))
     parts = grow_in_parts(sampler, problems, derive_seed(ready.config.train.seed, "eval"))
     meter, num_done, right, start = Meter(engine, accelerators), 0, 0.0, perf_counter()
-    with terminal.bar(f"{Path(ready.name).name}, {way.label}") as report:
+    with terminal.progress(f"{Path(ready.name).name}, {way.label}") as report:
         for part in parts:
             cost = meter.charge([tree for _, tree in part], perf_counter() - start)
             answered = verify_answers(ready.task, part, decode)

@@ -10,8 +10,8 @@ from typing import Any
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
 from treepo.data.problem import Decode
-from treepo.engine.base import Sampling
-from treepo.grow.growth import GrowthRules
+from treepo.engine.base import SamplingParams
+from treepo.grow.builder import GrowthRules
 from treepo.model.policy import check_folder
 
 KINDS = ("sequential", "tree", "greedy")
@@ -37,11 +37,11 @@ class Way:
         c = self.config
         if self.kind == "tree":
             return GrowthRules(c.tree, c.initial_fork, c.branching, c.fallback, c.stopping, decode)
-        return GrowthRules.star(self.num_samples, c.tree.response_limit, decode)
+        return GrowthRules.star(self.num_samples, c.tree.max_response_tokens, decode)
 
-    def sampling(self, settings: Sampling) -> Sampling:
+    def sampling(self, settings: SamplingParams) -> SamplingParams:
         """How its tokens are drawn: as the engine's settings say, or the likeliest."""
-        return Sampling(0.0) if self.kind == "greedy" else settings
+        return SamplingParams(0.0) if self.kind == "greedy" else settings
 
 
 def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:

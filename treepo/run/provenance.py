@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import treepo
-from treepo.model.fsdp import plain_weights, whole
+from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.folder import ENVIRONMENT_NAME
 from treepo.run.build import Run
 from treepo.utils.io import replace_text
@@ -48,7 +48,7 @@ def _origin(run: Run) -> dict[str, str]:
     config = run.config
     weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     if config.lora.rank or config.penalties.kl_coef:
-        with whole(run.policy.model):
+        with unsharded(run.policy.model):
             for name, tensor in sorted(plain_weights(run.policy.model).items()):
                 weights.update(name.encode())
                 # A copy: memory that numpy has seen cannot be let go, as weights that were gathered have to be.
@@ -57,7 +57,7 @@ def _origin(run: Run) -> dict[str, str]:
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
-        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
+        problems.update(repr((problem.prompt_ids, problem.ground_truth)).encode())
     return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
 
 

@@ -29,9 +29,9 @@ MAY_CHANGE = (
         "checkpoint.every",
         "checkpoint.keep",
     ),
-    *("engine.max_num_seqs", "engine.max_num_batched_tokens", "engine.max_tokens", "verifier_pool.num_workers"),
-    *("model.device", "train.max_tokens_per_micro_batch", "train.gradient_checkpointing", "vllm.memory_share"),
-    *("processes.shard_size", "processes.timeout_s"),
+    *("engine.max_num_seqs", "engine.max_num_batched_tokens", "engine.max_cache_tokens", "verifier_pool.num_workers"),
+    *("model.device", "train.max_tokens_per_micro_batch", "train.gradient_checkpointing"),
+    *("vllm.gpu_memory_utilization", "processes.shard_size", "processes.timeout_s"),
     *("servers.urls", "servers.sync", "servers.folder", "servers.address", "servers.timeout_s", "servers.max_retries"),
 )
 """Settings with which a run may go on though it was begun with others."""
@@ -73,7 +73,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
     config: see `continued_settings`. The folder must be claimed by the first process. Raises ValueError for a model or
     problems that are not those it was begun with.
     """
-    with terminal.bar("making the base model") as report:
+    with terminal.progress("making the base model") as report:
         run = build_run(config, terminal.say, report, job)
     try:
         progress = _restore(run, out, terminal)

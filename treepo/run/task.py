@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from treepo.config.schema import Config
-from treepo.data.datasets import DataTask, Encode, ProblemSet, ReadSets, hold_out, read_sets
+from treepo.data.datasets import DatasetTask, Encode, Dataset, LoadedDatasets, split_train_eval, load_datasets
 from treepo.data.problem import Task
 from treepo.data.sources import parse_source
 from treepo.errors import VerifierStartError
@@ -36,7 +36,7 @@ def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> 
         raise ValueError(f"data.weights: all problems of {empty[0]!r} are held out")
     if not held_out:
         notify("no problem is held out: nothing will be evaluated")
-    data = DataTask(train, held_out, config.data.weights, config.train.seed)
+    data = DatasetTask(train, held_out, config.data.weights, config.train.seed)
     task = VerifiedTask(data, VerifierPool(config.verifier, config.verifier_pool), notify)
     try:
         _probe(task, [*train, *held_out], notify)
@@ -48,33 +48,33 @@ def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> 
 
 def _prompt_room(config: Config, policy: Policy, longest: int) -> int:
     """Most tokens of a prompt."""
-    limit = config.tree.response_limit
+    limit = config.tree.max_response_tokens
     room = min(config.data.max_prompt_len, longest - limit)
     if policy.max_len is not None:
         room = min(room, policy.max_len - limit)
     if room < (1 if config.data.is_given else LONGEST_PROMPT):
         raise ValueError(
             f"tree: responses of {limit} tokens (depth x segment_len, or max_response_len) leave no room for a prompt "
-            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_tokens, "
-            f"vllm.max_len, or the servers' max-model-len)"
+            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_cache_tokens, "
+            f"vllm.max_model_len, or the servers' max-model-len)"
         )
     return room
 
 
 def _read(
     config: Config, encode: Encode, room: int, notify: Notify
-) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
+) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
     """(sets to train on, sets held out)."""
-    settings, none = config.data, ReadSets((), 0, 0)
+    settings, none = config.data, LoadedDatasets((), 0, 0)
     sources = *settings.train, *settings.eval
     if settings.own_fields and all(parse_source(source, "data").format for source in sources):
         name = settings.own_fields[0]
         raise ValueError(f"data.{name}: {getattr(settings, name)!r} is for sets that name no format, and all name one")
     train = held_out = none
     if settings.train:
-        train = read_sets(settings.train, settings, encode, room, "data.train", settings.eval)
+        train = load_datasets(settings.train, settings, encode, room, "data.train", settings.eval)
     if settings.eval:
-        held_out = read_sets(settings.eval, settings, encode, room, "data.eval", settings.train)
+        held_out = load_datasets(settings.eval, settings, encode, room, "data.eval", settings.train)
     for name, read in (("data.train", train), ("data.eval", held_out)):
         kept = sum(len(s.problems) for s in read.sets)
         num_read = kept + read.num_too_long
@@ -86,13 +86,13 @@ def _read(
             raise ValueError(f"{name}: no problem has at most {room} prompt tokens")
         if config.data.weights and (empty := [s.name for s in read.sets if not s.problems]):
             raise ValueError(f"{name}: no problem of {empty[0]!r} has at most {room} prompt tokens")
-    return hold_out(train.sets, held_out.sets)
+    return split_train_eval(train.sets, held_out.sets)
 
 
-def _probe(task: VerifiedTask, sets: list[ProblemSet], notify: Notify) -> None:
+def _probe(task: VerifiedTask, sets: list[Dataset], notify: Notify) -> None:
     for s in sets:
         try:
-            unrecognised = probe(task.pool, [p.answer for p in s.problems[:NUM_PROBED]])
+            unrecognised = probe(task.pool, [p.ground_truth for p in s.problems[:NUM_PROBED]])
         except VerifierStartError:
             # Names its setting itself, and has to do with no set.
             raise

@@ -201,12 +201,12 @@ class ChainSums:
             id=chain.prompt,
             prompt=chain.prompt,
             prompt_ids=encode_prompt(self.tokenizer, chain.prompt),
-            answer=str(chain.value),
-            source="chain_sums",
+            ground_truth=str(chain.value),
+            dataset="chain_sums",
         )
 
 
 def _verdict(problem: Problem, response: str) -> Verdict:
     given = last_box(response)
-    correct = float(response.endswith(boxed(problem.answer)))
+    correct = float(response.endswith(boxed(problem.ground_truth)))
     return Verdict(correct, Outcome.NO_ANSWER if given is None else Outcome.GRADED, given)

@@ -22,7 +22,7 @@ MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
-class PoolSettings:
+class VerifierPoolSettings:
     """The processes that judge answers, and what they may take. Raises ValueError naming a setting out of range."""
 
     num_workers: int = 0
@@ -68,7 +68,7 @@ class Round:
         asked: Sequence[tuple[str, str]],
         workers: list[WorkerProcess],
         start: Callable[[], WorkerProcess],
-        settings: PoolSettings,
+        settings: VerifierPoolSettings,
         problems: list[str],
         culprit: str,
     ) -> None:
@@ -223,9 +223,9 @@ class VerifierPool:
     wait; any thread may. A fork of the process leaves the workers alone and starts its own.
     """
 
-    def __init__(self, verifier: Verifier, settings: PoolSettings | None = None) -> None:
+    def __init__(self, verifier: Verifier, settings: VerifierPoolSettings | None = None) -> None:
         self.verifier = verifier
-        self.settings = settings or PoolSettings()
+        self.settings = settings or VerifierPoolSettings()
         self.problems: list[str] = []
         """What the first few crashes were, a line each."""
         self._workers: list[WorkerProcess] = []

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from treepo.data.datasets import DataTask
+from treepo.data.datasets import DatasetTask
 from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.errors import VerifierError, VerifierStartError
 from treepo.verify.pool import VerifierPool
@@ -44,7 +44,7 @@ FEWEST_TELLING = 8
 class VerifiedTask:
     """The problems of `data`, judged by `pool`. notify: told in a line of each kind of crash, the first few times."""
 
-    data: DataTask
+    data: DatasetTask
     pool: VerifierPool
     notify: Callable[[str], None]
 
@@ -64,7 +64,7 @@ class VerifiedTask:
         """
         num_known = len(self.pool.problems)
         try:
-            verdicts = self.pool.check([(response, problem.answer) for problem, response in asked])
+            verdicts = self.pool.check([(response, problem.ground_truth) for problem, response in asked])
         except VerifierStartError as error:
             raise VerifierError(str(error)) from error
         for line in self.pool.problems[num_known:]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.sources import PRESETS, Source, labels, parse_source, set_names
+from treepo.data.sources import PRESETS, Source, labels, parse_source, dataset_names
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_labels_are_as_long_as_it_takes(tmp_path):
         (tmp_path / name).write_text("{}")
     sources = [parse_source(str(tmp_path / name)) for name in names] + [parse_source("gsm8k")]
     assert labels(sources) == ["a/x/train.jsonl", "b/x/train.jsonl", "y/train.jsonl", "test.jsonl", str(sources[-1])]
-    assert set_names(sources) == ["a/x/train.jsonl", "b/x/train.jsonl", "y/train.jsonl", "test", "gsm8k"]
+    assert dataset_names(sources) == ["a/x/train.jsonl", "b/x/train.jsonl", "y/train.jsonl", "test", "gsm8k"]
     assert labels(sources[:1]) == ["train.jsonl"]
 
 

@@ -9,7 +9,7 @@ from treepo.data.problem import Decode
 from treepo.engine.base import SampleResult
 from treepo.errors import StrategyError
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
-from treepo.grow.fallback import FROM_PROMPT, Backtrack, Fallback, Finished
+from treepo.grow.fallback import FROM_PROMPT, Backtrack, Fallback, FinishedPath
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules, no_text
 from treepo.tree import ROOT, Node, Tree
@@ -22,8 +22,8 @@ class GrowthRules:
     """What a tree is grown by.
 
     segment_full_trees: decode segment by segment even when finished and active paths together reach the width. Nothing
-    forks then, so by default those paths run on in one request and the borders are laid afterwards: the same trees in
-    fewer requests. Tokens decoded beyond a border at which a path turns out to have ended are dropped.
+    forks then, so by default those paths run on in one request and the boundaries are laid afterwards: the same trees in
+    fewer requests. Tokens decoded beyond a boundary at which a path turns out to have ended are dropped.
     """
 
     shape: TreeShape
@@ -53,7 +53,7 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
+class PendingPath:
     """What was decoded below `parent` and is not in the tree yet; resumed: it begins what a fallback drew."""
 
     parent: int
@@ -75,7 +75,7 @@ class TreeBuilder:
         self.rng = np.random.default_rng(derive_seed(seed, "choices"))
         self.segments: list[Segment] = []
         self.results: dict[int, SampleResult] = {}
-        self.finished: list[Finished] = []
+        self.finished: list[FinishedPath] = []
         self.num_short = 0
         self.num_children = [0]
         self.decode_to_end = False
@@ -144,17 +144,17 @@ class TreeBuilder:
         """The shape with the width that its token budget, if there is one, allows now."""
         return self.shape.within_budget([f.response_len for f in self.finished], next_len)
 
-    def _decoded(self, index: int) -> Decoded:
+    def _decoded(self, index: int) -> PendingPath:
         segment, result = self.segments[index], self.results[index]
         parts = result.token_ids, result.logprobs
-        return Decoded(segment.parent, segment.prefix_ids, *parts, segment.seed, result.ended, self.is_fallback)
+        return PendingPath(segment.parent, segment.prefix_ids, *parts, segment.seed, result.ended, self.is_fallback)
 
-    def _grow_nodes(self, paths: list[Decoded]) -> list[Decoded]:
+    def _grow_nodes(self, paths: list[PendingPath]) -> list[PendingPath]:
         """Add the next segment of each path to the tree; return what is left of those that stay active."""
         rests = [self._grow_node(path) for path in paths]
         return [rest for rest in rests if rest is not None]
 
-    def _grow_node(self, path: Decoded) -> Decoded | None:
+    def _grow_node(self, path: PendingPath) -> PendingPath | None:
         """Add one segment of a path to the tree; return what follows it if the path stays active."""
         shape = self.shape
         length = shape.segment_at(len(path.prefix_ids) - len(self.tree.prompt_ids))
@@ -166,7 +166,7 @@ class TreeBuilder:
         ended = path.ended and len(more_ids) == 0
         end = PathEnd(response.tolist(), token_ids.tolist(), ended, num_segments, shape, self.rules.decode)
         stop = self.rules.stopping(end)
-        if stop is None and (ended or len(response) >= shape.response_limit):
+        if stop is None and (ended or len(response) >= shape.max_response_tokens):
             name = type(self.rules.stopping).__name__
             raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
         if stop is not None:
@@ -178,8 +178,8 @@ class TreeBuilder:
         node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop, path.from_fallback))
         self.num_children.append(0)
         if stop is None:
-            return Decoded(node, ids, more_ids, more_logprobs, path.seed, path.ended)
-        self.finished.append(Finished(node, stop, self.tree.trajectory(node).sampled_logprobs, self._is_open(response)))
+            return PendingPath(node, ids, more_ids, more_logprobs, path.seed, path.ended)
+        self.finished.append(FinishedPath(node, stop, self.tree.trajectory(node).sampled_logprobs, self._is_open(response)))
         return None
 
     def _is_too_short(self, response_len: int) -> bool:
@@ -224,7 +224,7 @@ class TreeBuilder:
                 f"outside the trajectory"
             )
         if shape.num_segments(keep) >= shape.depth:
-            keep = shape.border(shape.depth - 1)
+            keep = shape.boundary(shape.depth - 1)
         known = len(self.tree.nodes)
         node = self.tree.cut(leaf, keep)
         if len(self.tree.nodes) > known:

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from treepo.data.datasets import DataTask, ProblemSet
+from treepo.data.datasets import DatasetTask, Dataset
 from treepo.data.problem import Outcome, Problem
 from treepo.errors import VerifierError
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPoolSettings, VerifierPool
 from treepo.verify.task import VerifiedTask
 from treepo.verify.verifiers import FunctionVerifier
 
 PROBLEMS = tuple(Problem(f"p{i}", f"{i}+{i}?", (1, 2), str(2 * i), "sums") for i in range(10))
-DATA = DataTask((ProblemSet("sums", PROBLEMS[:8]),), (ProblemSet("sums", PROBLEMS[8:]),))
+DATA = DatasetTask((Dataset("sums", PROBLEMS[:8]),), (Dataset("sums", PROBLEMS[8:]),))
 
 
 @pytest.fixture
 def task() -> Iterator[VerifiedTask]:
-    made = VerifiedTask(DATA, VerifierPool(MathVerifier(), PoolSettings(num_workers=1)), lambda _: None)
+    made = VerifiedTask(DATA, VerifierPool(MathVerifier(), VerifierPoolSettings(num_workers=1)), lambda _: None)
     yield made
     made.close()
 
@@ -47,7 +47,7 @@ def test_a_worker_that_cannot_start_again_ends_the_run_in_one_line(
     module = tmp_path / "goes_away.py"
     module.write_text("import os\ndef judge(response, answer):\n    return response != 'die' or os._exit(1)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    pool = VerifierPool(FunctionVerifier("goes_away:judge"), PoolSettings(num_workers=1))
+    pool = VerifierPool(FunctionVerifier("goes_away:judge"), VerifierPoolSettings(num_workers=1))
     task = VerifiedTask(DATA, pool, lambda _: None)
     try:
         assert task.verify([(PROBLEMS[0], "a")])[0].correct == 1.0
@@ -68,7 +68,7 @@ def test_a_checker_that_fails_on_everything_is_no_weak_model(tmp_path: Path, mon
     )
     monkeypatch.syspath_prepend(tmp_path)
     told: list[str] = []
-    pool = VerifierPool(FunctionVerifier("odd_checks:judge"), PoolSettings(num_workers=1))
+    pool = VerifierPool(FunctionVerifier("odd_checks:judge"), VerifierPoolSettings(num_workers=1))
     task = VerifiedTask(DATA, pool, told.append)
     try:
         mixed = task.verify([(PROBLEMS[0], "bad"), *[(PROBLEMS[0], "good")] * 8])

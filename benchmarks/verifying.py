@@ -1,7 +1,7 @@
 """Answer checking: published answers, and hostile ones, through the pool with `MathVerifier`.
 
-    OMP_NUM_THREADS=1 python benchmarks/checking.py      # a quarter of an hour on two idle cores; results/checking.json
-    python benchmarks/checking.py --hostile 500 --seed 1
+    OMP_NUM_THREADS=1 python benchmarks/verifying.py      # a quarter of an hour on two idle cores; results/verifying.json
+    python benchmarks/verifying.py --hostile 500 --seed 1
 
 Right are the reference solutions of GSM8K and MATH-500, which TREEPO_TEST_DATA names the folder of. The same with the
 answers shuffled between problems are right as often as the two answers are equal. Pairs of math-verify's own tests are
@@ -30,7 +30,7 @@ from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Verdict
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPoolSettings, VerifierPool
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SHUFFLES = 3
@@ -84,7 +84,7 @@ class Peak(threading.Thread):
                         self.mib = max(self.mib, int(found[1]) // 1024 if found else 0)
 
 
-def measure(case: Case, settings: PoolSettings) -> dict[str, Any]:
+def measure(case: Case, settings: VerifierPoolSettings) -> dict[str, Any]:
     """Judge a case with workers that have started before."""
     peak = Peak()
     with VerifierPool(MathVerifier(), settings) as pool:
@@ -127,7 +127,7 @@ def describe() -> dict[str, str | int]:
     """Versions, and the cores that workers share."""
     names = ("math-verify", "latex2sympy2-extended", "sympy")
     machine = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
-    return machine | {name: version(name) for name in names} | {"workers": PoolSettings().workers_wanted(1000)}
+    return machine | {name: version(name) for name in names} | {"workers": VerifierPoolSettings().workers_wanted(1000)}
 
 
 def main(num_hostile: int, seed: int) -> None:
@@ -137,7 +137,7 @@ def main(num_hostile: int, seed: int) -> None:
     rows = []
     print(f"{'case':22} {'answers':>8} {'right':>6} {'expected':>9} {'per s':>8}  outcomes")
     for case in [*published(), hostile]:
-        row = measure(case, PoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else PoolSettings())
+        row = measure(case, VerifierPoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else VerifierPoolSettings())
         rows.append(row)
         outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
         counts = f"{row['answers']:8} {row['right']:6} {row['expected_right']:9} {row['per_second']:8.0f}"
@@ -148,8 +148,8 @@ def main(num_hostile: int, seed: int) -> None:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     peaks = {"pool with all answers": own, "largest worker": max(row["worker_mib"] for row in rows)}
     print(f"peak memory in MiB: {peaks}")
-    report = {"command": "python benchmarks/checking.py", "machine": describe(), "peak_mib": peaks, "cases": rows}
-    (RESULTS / "checking.json").write_text(json.dumps(report, indent=1) + "\n")
+    report = {"command": "python benchmarks/verifying.py", "machine": describe(), "peak_mib": peaks, "cases": rows}
+    (RESULTS / "verifying.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from treepo.data.datasets import read_sets
+from treepo.data.datasets import load_datasets
 from treepo.data.formats import RecordFormat
 from treepo.data.readers import read_records
 from treepo.data.sources import parse_source
@@ -21,7 +21,7 @@ def encode(text: str) -> list[int]:
 
 
 def read(path, form=None, setting="data.train"):
-    return read_sets([str(path)], form or RecordFormat(), encode, 1000, setting).sets[0].problems
+    return load_datasets([str(path)], form or RecordFormat(), encode, 1000, setting).sets[0].problems
 
 
 def records(text: str):
@@ -33,7 +33,7 @@ def test_fields_are_chosen_and_numbers_taken_as_written(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"q": "1+1?", "a": 2}\n{"q": "half?", "a": 0.50, "more": [1]}\n')
     problems = read(path, RecordFormat("q", "a"))
-    assert [(p.id, p.prompt, p.answer) for p in problems] == [
+    assert [(p.id, p.prompt, p.ground_truth) for p in problems] == [
         ("p.jsonl:1", "1+1?", "2"),
         ("p.jsonl:2", "half?", "0.50"),
     ]
@@ -98,14 +98,14 @@ def test_the_same_records_from_every_kind_of_file(tmp_path):
         writer.writerows(rows)
     for name in ("a.jsonl", "b.json", "c.json", "d.parquet", "e.csv"):
         assert [record for _, record in records(str(tmp_path / name))] == rows, name
-        assert [(p.prompt, p.answer) for p in read(tmp_path / name)] == [(r["prompt"], r["answer"]) for r in rows]
+        assert [(p.prompt, p.ground_truth) for p in read(tmp_path / name)] == [(r["prompt"], r["answer"]) for r in rows]
 
 
 def test_rows_are_counted_across_the_batches_of_a_parquet_file(tmp_path):
     table = pa.table({"prompt": [f"q{i}" for i in range(2500)], "answer": list(range(2500))})
     pq.write_table(table, tmp_path / "p.parquet", row_group_size=700)
     problems = read(tmp_path / "p.parquet")
-    assert [(p.id, p.answer) for p in problems[1023:1025]] == [
+    assert [(p.id, p.ground_truth) for p in problems[1023:1025]] == [
         ("p.parquet: row 1024", "1023"),
         ("p.parquet: row 1025", "1024"),
     ]
@@ -148,14 +148,14 @@ def test_decimals_of_parquet_are_numbers(value, written, tmp_path):
     """They were refused, as neither text nor number; each has the places that its column has, and no exponent."""
     table = pa.table({"prompt": ["a"], "answer": [Decimal(value)]})
     pq.write_table(table, tmp_path / "p.parquet")
-    assert read(tmp_path / "p.parquet")[0].answer == written
+    assert read(tmp_path / "p.parquet")[0].ground_truth == written
 
 
 @pytest.mark.parametrize("name", ["X.JSONL", "x.Json", "X.CSV"])
 def test_the_end_of_a_name_may_be_in_capitals(name, tmp_path):
     """It was refused, or in a folder passed over; one that is not there was taken for a set of the hub."""
     (tmp_path / name).write_text("prompt,answer\na,1\n" if name.endswith("CSV") else GOOD)
-    assert [p.answer for p in read(tmp_path / name)] == [p.answer for p in read(tmp_path)] == ["1"]
+    assert [p.ground_truth for p in read(tmp_path / name)] == [p.ground_truth for p in read(tmp_path)] == ["1"]
     with pytest.raises(ValueError, match=f"cannot read 'no/{name}': no such file or folder$"):
         parse_source(f"no/{name}")
 
@@ -165,7 +165,7 @@ def test_numbers_of_parquet_are_written_as_python_writes_them(tmp_path):
     with pytest.raises(ValueError, match="p.parquet: row 2: field 'answer' must be a finite number, got nan"):
         read(tmp_path / "p.parquet")
     pq.write_table(pa.table({"prompt": ["a"], "answer": [27.0]}), tmp_path / "p.parquet")
-    assert read(tmp_path / "p.parquet")[0].answer == "27.0"
+    assert read(tmp_path / "p.parquet")[0].ground_truth == "27.0"
 
 
 def test_a_folder_is_the_files_of_its_split(tmp_path):

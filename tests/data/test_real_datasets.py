@@ -3,7 +3,7 @@
 import pytest
 
 from tests.real_data import real_file
-from treepo.data.datasets import DataTask, hold_out, read_sets
+from treepo.data.datasets import DatasetTask, split_train_eval, load_datasets
 from treepo.data.formats import RecordFormat
 from treepo.verify.math import MathVerifier
 
@@ -13,7 +13,7 @@ def encode(text: str) -> list[int]:
 
 
 def read(*sources: str):
-    sets = read_sets(sources, RecordFormat(), encode, 1 << 20)
+    sets = load_datasets(sources, RecordFormat(), encode, 1 << 20)
     assert (sets.num_too_long, sets.num_repeated) == (0, 0)
     return sets.sets
 
@@ -38,21 +38,21 @@ def read(*sources: str):
 def test_published_sets(name, file, count, first_id, first, last):
     (only,) = read(f"{name}={real_file(file)}")
     assert (only.name, len(only.problems)) == (name, count)
-    assert (only.problems[0].id, only.problems[0].answer) == (first_id, first)
-    assert only.problems[-1].answer == last
-    assert {problem.source for problem in only.problems} == {name}
+    assert (only.problems[0].id, only.problems[0].ground_truth) == (first_id, first)
+    assert only.problems[-1].ground_truth == last
+    assert {problem.dataset for problem in only.problems} == {name}
     assert len({problem.id for problem in only.problems}) == count
 
 
 def test_gsm8k_answers_are_numbers():
     (gsm8k,) = read(f"gsm8k={real_file('gsm8k_train.jsonl')}")
-    assert all(p.answer.replace(",", "").lstrip("-").replace(".", "").isdigit() for p in gsm8k.problems)
+    assert all(p.ground_truth.replace(",", "").lstrip("-").replace(".", "").isdigit() for p in gsm8k.problems)
 
 
 @pytest.mark.parametrize(("name", "digits"), [("aime24", 30), ("amc23", 40)])
 def test_a_plain_integer_is_right_where_the_file_writes_27_0_or_025(name, digits):
     (only,) = read(f"{name}={real_file(f'{name}.jsonl')}")
-    answers = [problem.answer for problem in only.problems]
+    answers = [problem.ground_truth for problem in only.problems]
     plain = [str(int(float(answer))) for answer in answers]
     assert len(answers) == digits
     assert sum(answer != other for answer, other in zip(answers, plain, strict=True)) >= 6
@@ -66,13 +66,13 @@ def test_the_boxes_of_math500_solutions_hold_its_answers():
     """Read as MATH is, from the solutions, the same answers come out as those that were published beside them."""
     path = real_file("math500.jsonl")
     (published,) = read(f"math500={path}")
-    boxed = read_sets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).sets[0]
-    assert [problem.answer for problem in boxed.problems] == [problem.answer for problem in published.problems]
+    boxed = load_datasets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).sets[0]
+    assert [problem.ground_truth for problem in boxed.problems] == [problem.ground_truth for problem in published.problems]
 
 
 def test_gsm8k_is_asked_in_the_order_and_split_of_runs_before():
     """Lines as version 0.1.0 held them out and asked them with seed 3, when a run had one file."""
-    task = DataTask(*hold_out(read(f"gsm8k={real_file('gsm8k_train.jsonl')}")), seed=3)
+    task = DatasetTask(*split_train_eval(read(f"gsm8k={real_file('gsm8k_train.jsonl')}")), seed=3)
     assert [len(s.problems) for s in (*task.train, *task.held_out)] == [6756, 717]
     expected = {
         0: [7304, 4796, 2432, 4577, 4025, 2560],
@@ -87,9 +87,9 @@ def test_gsm8k_is_asked_in_the_order_and_split_of_runs_before():
 def test_a_mixture_of_real_sets():
     train = read(f"gsm8k={real_file('gsm8k_train.jsonl')}", f"math500={real_file('math500.jsonl')}")
     held_out = read(f"aime24={real_file('aime24.jsonl')}", f"amc23={real_file('amc23.jsonl')}")
-    task = DataTask(*hold_out(train, held_out), (3.0, 1.0), seed=1)
+    task = DatasetTask(*split_train_eval(train, held_out), (3.0, 1.0), seed=1)
     assert [len(s.problems) for s in task.train] == [7473, 500]
-    asked = [p.source for step in range(8) for p in task.training_problems(step, 32)]
+    asked = [p.dataset for step in range(8) for p in task.training_problems(step, 32)]
     assert (asked.count("gsm8k"), asked.count("math500")) == (192, 64)
-    assert [p.source for p in task.eval_problems(4)] == ["aime24", "amc23", "aime24", "amc23"]
+    assert [p.dataset for p in task.eval_problems(4)] == ["aime24", "amc23", "aime24", "amc23"]
     assert len(task.eval_problems(400)) == 70
