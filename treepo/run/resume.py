@@ -99,7 +99,7 @@ def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
         return None
     progress = store.restore(step, run.train_state)
     run.trainer.engine.sleep()
-    run.trainer.hand_over()
+    run.trainer.sync_weights()
     terminal.say(f"Goes on after step {step}.")
     return progress
 
