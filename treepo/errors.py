@@ -102,3 +102,7 @@ class NonFiniteUpdateError(Exception):
 
 class UnsupportedAttentionError(ValueError):
     """A model whose attention cannot be told who sees whom: it can be trained on separate trajectories alone."""
+
+
+class DamagedError(Exception):
+    """A file of a checkpoint is missing, cut short or changed."""

@@ -13,7 +13,7 @@ from treepo.bench.settings import ArchitectureSettings, TaskSettings
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK
 from treepo.learn.advantages import credit
-from treepo.learn.metrics import lengths_of
+from treepo.learn.metrics import response_lengths
 from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
@@ -72,7 +72,7 @@ class Workload:
     @property
     def num_total(self) -> int:
         """Tokens of all trajectories, each with its prompt."""
-        return sum(int((len(tree.prompt_ids) + lengths_of(tree)).sum()) for tree in self.trees)
+        return sum(int((len(tree.prompt_ids) + response_lengths(tree)).sum()) for tree in self.trees)
 
 
 NOISE = 0.05

@@ -101,7 +101,7 @@ def _restore(run: Run, out: Path) -> Progress | None:
         return None
     progress = store.restore(step, run.train_state)
     run.trainer.engine.sleep()
-    run.trainer.hand_over()
+    run.trainer.sync_weights()
     logger.info("Resumed after step %d.", step)
     return progress
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.report.page.runs import letters, shown, some_trees, write_run
+from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO
 from treepo.credit.subgroup import TreePO
 from treepo.learn.advantages import compute_advantages
@@ -43,7 +44,7 @@ def test_a_tree_is_told_whole(tmp_path):
             assert (told["parents"][i], told["stops"][i]) == (node.parent, node.stop)
             at += count
         assert at == len(told["ids"]) == len(told["logprobs"])
-        np.testing.assert_allclose(told["advantages"], kept.advantages, rtol=1e-5)
+        np.testing.assert_allclose(told["advantages"], kept.advantages.values, rtol=1e-5)
 
 
 def test_without_a_tokenizer_a_segment_is_one_text(tmp_path):
@@ -131,13 +132,13 @@ def test_terms_are_told_where_they_give_what_was_kept(tmp_path):
     """With whitening by the step's own mean and std; of another estimator's advantages nothing is told."""
     trees = [kept.tree for kept in some_trees(0, 3)]
     rewards = [np.array([0.0, 1, 1, 0])] * 3
-    advantages, figures = compute_advantages(trees, rewards, TreePO())
-    explanation = Explanation(TreePO(), "TreePO", {7: figures})
-    for tree, own, advantage in zip(trees, rewards, advantages, strict=True):
+    found = compute_advantages(trees, rewards, TreePO())
+    explanation = Explanation(TreePO(), "TreePO", {7: found.metrics})
+    for tree, own, advantage in zip(trees, rewards, found.by_tree, strict=True):
         told = explanation(7, KeptTree(tree, own, advantage))
         sums = [sum(term["weight"] * term["value"] for term in terms) for terms in told["terms"]]
         white = (np.array(sums) - told["whitening"]["mean"]) / told["whitening"]["std"]
-        np.testing.assert_allclose(white, advantage, atol=1e-4)
+        np.testing.assert_allclose(white, advantage.values, atol=1e-4)
         nothing = {"estimator": "TreePO", "terms": None, "whitening": None}
         assert explanation(8, KeptTree(tree, own, advantage)) == nothing, "its whitening is not known"
         assert Explanation(GRPO(), "TreePO", {})(7, KeptTree(tree, own, advantage)) == nothing
@@ -216,7 +217,7 @@ def test_an_advantage_that_is_off_by_a_thousandth_is_not_explained():
     assert kept.advantages is not None
     explanation = Explanation(GRPO(), "GRPO", {})
     assert explanation(1, kept)["terms"] is not None
-    assert explanation(1, replace(kept, advantages=kept.advantages + np.array([0, 1e-3, 0, 0])))["terms"] is None
+    assert explanation(1, replace(kept, advantages=Advantages(kept.advantages.values + np.array([0, 1e-3, 0, 0]))))["terms"] is None
 
 
 def test_the_same_folder_gives_the_same_payload(tmp_path):
@@ -234,7 +235,7 @@ def test_entropies_have_three_decimals_as_they_are_written():
 class Boasting(GRPO):
     """An estimator of one's own whose terms have a bug."""
 
-    def terms(self, tree, rewards):
+    def components(self, tree, rewards):
         return {}["nothing"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import treepo
-from treepo.credit.base import Estimator, Explained, Term, sums_of, token_counts
+from treepo.credit.base import Component, Estimator, SupportsComponents, sum_components
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.tree_choice import Explain, TreeReader, choose_trees, series_of, short
@@ -31,16 +31,16 @@ class Explanation:
         how advantages were made of their sums. Terms are None unless they give the advantages that were kept, as of
         other settings or another version."""
         terms, whitening = self._terms(kept), self._whitening(step)
-        if terms is None or not _agree(kept, sums_of(terms), whitening):
+        if terms is None or not _agree(kept, sum_components(terms), whitening):
             return {"estimator": self.name, "terms": None, "whitening": None}
         told = None if whitening is None else {"mean": short(whitening[0], 9), "std": short(whitening[1], 9)}
         return {"estimator": self.name, "terms": [[_told(term) for term in own] for own in terms], "whitening": told}
 
-    def _terms(self, kept: KeptTree) -> list[list[Term]] | None:
-        if kept.rewards is None or kept.advantages is None or not isinstance(self.estimator, Explained):
+    def _terms(self, kept: KeptTree) -> list[list[Component]] | None:
+        if kept.rewards is None or kept.advantages is None or not isinstance(self.estimator, SupportsComponents):
             return None
         try:
-            return self.estimator.terms(kept.tree, kept.rewards)
+            return self.estimator.components(kept.tree, kept.rewards)
         except Exception:  # noqa: BLE001 - code of one's own may raise anything, and costs the page its terms alone
             # It cannot make terms of these rewards, so it is not what made the advantages.
             return None
@@ -53,18 +53,18 @@ class Explanation:
 
 
 def _agree(kept: KeptTree, sums: np.ndarray, whitening: tuple[float, float] | None) -> bool:
-    advantages = kept.advantages
-    assert advantages is not None
+    assert kept.advantages is not None
+    advantages = kept.advantages.values
     if sums.shape != advantages.shape:
         return False
     if whitening is not None:
         sums = (sums - whitening[0]) / whitening[1]
     # What no token has is 0 once it is whitened.
-    has_tokens = token_counts(kept.tree, advantages) > 0
+    has_tokens = kept.advantages.token_counts(kept.tree) > 0
     return bool(np.allclose(sums[has_tokens], advantages[has_tokens], rtol=TOLERANCE, atol=TOLERANCE))
 
 
-def _told(term: Term) -> dict[str, Any]:
+def _told(term: Component) -> dict[str, Any]:
     return {name: short(value) if isinstance(value, float) else value for name, value in vars(term).items()}
 
 

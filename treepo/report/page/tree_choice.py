@@ -114,8 +114,10 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
     """
     tree, advantages = kept.tree, kept.advantages
     below = tree.nodes[ROOT + 1 :]
-    is_per_node = advantages is not None and tree.is_per_node(advantages)
-    values = None if advantages is None else shorts(tree.per_node(advantages) if is_per_node else advantages)
+    is_per_node = advantages is not None and advantages.per_node
+    values = None
+    if advantages is not None:
+        values = shorts(advantages.node_means(tree) if is_per_node else advantages.values)
     return {
         "problem": tree.problem_id,
         "prompt": "".join(texts[ROOT]),
