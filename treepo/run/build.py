@@ -173,19 +173,19 @@ def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler
 def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine, updater: Updater) -> Trainer:
     """The trainer of a policy on a task over an engine."""
     return Trainer(
-        policy,
-        task,
-        engine,
-        build_sampler(config, policy, engine),
-        config.credit,
-        updater,
-        config.train.prompts_per_step,
-        config.train.num_mini_batches,
-        config.train.num_iterations,
-        config.dynamic_sampling,
-        config.train.seed,
-        config.reward,
-        updater.processes,
+        policy=policy,
+        task=task,
+        engine=engine,
+        sampler=build_sampler(config, policy, engine),
+        estimator=config.credit,
+        updater=updater,
+        prompts_per_step=config.train.prompts_per_step,
+        num_mini_batches=config.train.num_mini_batches,
+        num_iterations=config.train.num_iterations,
+        dynamic_sampling=config.dynamic_sampling,
+        seed=config.train.seed,
+        reward=config.reward,
+        processes=updater.processes,
     )
 
 
@@ -208,17 +208,17 @@ def build_updater(config: Config, scorer: Scorer, reference: Reference | None) -
     settings = config.train
     optimizer, schedule = make_optimizer(scorer.model, config.optim)
     return Updater(
-        scorer,
-        config.loss,
-        config.aggregation,
-        config.penalties,
-        optimizer,
-        schedule,
-        settings.max_tokens_per_micro_batch,
-        config.optim.max_grad_norm,
-        settings.packing and scorer.supports_tree_attention,
-        settings.recompute_old_logprobs,
-        settings.importance_cap,
-        reference,
+        scorer=scorer,
+        loss=config.loss,
+        aggregation=config.aggregation,
+        penalties=config.penalties,
+        optimizer=optimizer,
+        schedule=schedule,
+        max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
+        max_grad_norm=config.optim.max_grad_norm,
+        packing=settings.packing and scorer.supports_tree_attention,
+        recompute_old_logprobs=settings.recompute_old_logprobs,
+        importance_cap=settings.importance_cap,
+        reference=reference,
         processes=scorer.processes,
     )

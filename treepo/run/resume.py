@@ -89,7 +89,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
 def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
     check_origin(run, out)
     store = checkpoint_store(run.config, out)
-    step = run.processes.broadcast(store.newest(terminal.say) if run.processes.is_first else None)
+    step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
         MetricsLog(out / "metrics.jsonl").cut(last)
