@@ -108,7 +108,9 @@ def _evaluate_first(run: Run, out: Path, log: MetricsLog, checkpoints: RunCheckp
     if is_best:
         _save_best(run, out)
     if metrics:
-        logger.info("held out before training: %.1f%% (greedy %.1f%%)", 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"])
+        logger.info(
+            "held out before training: %.1f%% (greedy %.1f%%)", 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
+        )
     return metrics
 
 
@@ -183,7 +185,11 @@ def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     commands = []
     if is_model_kept(config):
         commands.append(("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}"))
-    star = {"tree.depth": 1, "tree.segment_len": config.tree.max_response_tokens, "tree.num_children": config.tree.width}
+    star = {
+        "tree.depth": 1,
+        "tree.segment_len": config.tree.max_response_tokens,
+        "tree.num_children": config.tree.width,
+    }
     if not isinstance(config.credit, GRPO):
         settings = star | {"initial_fork.low": config.tree.width, "initial_fork.high": config.tree.width}
         options = "".join(f" --{name} {value}" for name, value in settings.items())
