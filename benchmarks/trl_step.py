@@ -54,7 +54,7 @@ from treepo.bench.rollout_report import describe_machine
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config
 from treepo.report.terminal import Terminal
-from treepo.run.build import find_base_model
+from treepo.run.policy import find_base_model
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils import ProgressCallback
 
@@ -118,7 +118,10 @@ def trl_work(config: Config, model: str, batch: int) -> dict[str, Any]:
     optim = dataclasses.asdict(config.optim)
     return {
         "steps": [
-            [{"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.ground_truth} for p in step]
+            [
+                {"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.ground_truth}
+                for p in step
+            ]
             for step in problems
         ],
         "seed": config.train.seed,

@@ -73,10 +73,6 @@ class EngineError(Exception):
     """What decodes cannot go on; the message says in one line what to look at."""
 
 
-class StoreError(ValueError):
-    """Answers cannot be kept or read; the message says in one line which file and why."""
-
-
 class VerifierError(Exception):
     """The verifier comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
@@ -89,7 +85,6 @@ USER_ERRORS = (
     SettingError,
     StrategyError,
     EngineError,
-    StoreError,
     TrackerError,
     VerifierError,
     VerifierStartError,

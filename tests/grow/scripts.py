@@ -13,8 +13,8 @@ from treepo.data.problem import Problem
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules

@@ -7,8 +7,8 @@ from tests.grow.scripts import EOS, Noise, World, problem
 from treepo.engine.base import SamplingParams
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, TokenBudgetBranching
-from treepo.grow.fallback import NoFallback
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape as Shape
 from treepo.grow.stopping import StopRules

@@ -68,9 +68,12 @@ class NotedBranching:
 class AnyToken:
     """A fallback to any token of any trajectory but its last one, at a boundary or not."""
 
-    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         return [
-            BacktrackPoint(finished[i].leaf, int(rng.integers(finished[i].response_len))) for i in rng.permutation(len(finished))
+            BacktrackPoint(finished[i].leaf, int(rng.integers(finished[i].response_len)))
+            for i in rng.permutation(len(finished))
         ] or [BacktrackPoint(ROOT, 0)]
 
 
@@ -81,7 +84,9 @@ class NotedFallback:
     inner: Backtrack | AnyToken
     cuts: list[list[tuple[int, int]]] = field(default_factory=list)
 
-    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         cuts = self.inner(finished, shape, rng)
         leaves = [f.leaf for f in finished]
         self.cuts.append([(leaves.index(c.leaf) if c.leaf != ROOT else 0, c.keep) for c in cuts])

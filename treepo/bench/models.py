@@ -19,7 +19,9 @@ from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
-from treepo.run.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
+from treepo.run.rollout import engine_for
+from treepo.run.task import build_task
+from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tasks.base_model import BaseModelSettings, initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.tree import ROOT, Node, StopReason, Tree

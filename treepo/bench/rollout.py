@@ -26,13 +26,13 @@ from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
-from treepo.run.build import find_base_model
 from treepo.run.engine import EngineNeeds, build_engine, check_align
+from treepo.run.policy import find_base_model
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed

@@ -14,7 +14,7 @@ from treepo.bench.update_variants import NAMES, make_contender
 from treepo.learn.scoring import Scorer
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import Policy, load_policy
-from treepo.run.build import find_base_model
+from treepo.run.policy import find_base_model
 from treepo.utils import ProgressCallback
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -24,7 +24,7 @@ class ConsoleHandler(logging.Handler):
         """Print what would steer the terminal as its escape sequence."""
         try:
             prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            line = Text(prefix + printable(record.getMessage()), style=STYLES.get(record.levelno, ""))
+            line = Text(prefix + sanitize(record.getMessage()), style=STYLES.get(record.levelno, ""))
             self.console.print(line, soft_wrap=True)
         except BrokenPipeError:
             raise

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
+from treepo.cli.arguments import split_overrides
 from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
@@ -49,9 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Sequence[str]) -> None:
-    # Only stands here because `treepo --help` has to answer at once.
-    from treepo.cli.arguments import split_overrides
-
     settings, rest = split_overrides(args)
     if not rest or rest[0] in {"--help", "-h"}:
         print(help_text())
@@ -69,7 +67,7 @@ def _run(args: Sequence[str]) -> None:
         return
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
-
+    # rich loads here: `treepo --help` has to answer at once.
     from treepo.cli.logs import logging_to_console
 
     with logging_to_console() as console:
@@ -97,5 +95,5 @@ def _fail(error: BaseException, code: int) -> int:
     rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     program = "treepo" if rank == "0" or count == "1" else f"treepo (process {rank})"
     text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-    print(f"{program}: {printable(text)}", file=sys.stderr)
+    print(f"{program}: {sanitize(text)}", file=sys.stderr)
     return code

@@ -16,7 +16,7 @@ from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFo
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
-from treepo.verify import MathVerifier, VerifierPoolSettings, Verifier
+from treepo.verify import MathVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]

@@ -9,7 +9,7 @@ from treepo.data.formats import RecordFormat
 from treepo.data.mixing import Mixture, epoch_indices
 from treepo.data.problem import Problem
 from treepo.data.readers import read_records
-from treepo.data.sources import PRESETS, Source, labels, parse_source, dataset_names
+from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 from treepo.utils.rng import derive_seed
 
 Encode = Callable[[str], list[int]]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from treepo.config.schema import Config
-from treepo.data.datasets import DatasetTask, Encode, Dataset, LoadedDatasets, split_train_eval, load_datasets
+from treepo.data.datasets import Dataset, DatasetTask, Encode, LoadedDatasets, load_datasets, split_train_eval
 from treepo.data.problem import Task
 from treepo.data.sources import parse_source
 from treepo.errors import VerifierStartError
@@ -61,9 +61,7 @@ def _prompt_room(config: Config, policy: Policy, longest: int) -> int:
     return room
 
 
-def _read(
-    config: Config, encode: Encode, room: int, notify: Notify
-) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+def _read(config: Config, encode: Encode, room: int, notify: Notify) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
     """(sets to train on, sets held out)."""
     settings, none = config.data, LoadedDatasets((), 0, 0)
     sources = *settings.train, *settings.eval

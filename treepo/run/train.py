@@ -43,7 +43,7 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
             check_unused(out)
     check_installed(config.tracking)
     with terminal.progress("making the base model") as report:
-        run = build_run(config, terminal.say, report, job)
+        run = build_run(config, report, job)
     with job.processes.synced_errors():
         if job.processes.is_first:
             _make_folder(config, out)

@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
+from treepo.utils.imports import make_importable
 from treepo.utils.text import last_box
 
 
@@ -255,6 +256,7 @@ class FunctionVerifier:
 
     def _found(self) -> Callable[[str, str], Any]:
         module, _, name = self.function.partition(":")
+        make_importable(module)
         try:
             found = getattr(importlib.import_module(module), name)
         # An import runs the module, which may raise anything, and sys.exit raises what is no Exception.

@@ -10,6 +10,7 @@ import traceback
 from typing import Any, BinaryIO
 
 from treepo.data.problem import Verdict, bounded
+from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.process import packed, read_message
 
@@ -87,6 +88,7 @@ def main() -> None:
 def make_checker(name: str, fields: dict[str, Any]) -> Verifier:
     """The verifier of the class module:Class with these fields; raises ValueError naming it if that is impossible."""
     module, _, cls = name.partition(":")
+    make_importable(module)
     try:
         chosen = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:

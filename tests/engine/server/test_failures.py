@@ -18,8 +18,8 @@ from treepo.engine.server import client, fleet
 from treepo.engine.server.engine import ServerEngine
 from treepo.errors import EngineError
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
