@@ -188,7 +188,6 @@ def test_what_is_told_to_do_next_can_be_done(trained, tmp_path, monkeypatch):
 
 def test_of_two_runs_in_one_folder_one_fails(chain_model, tmp_path, monkeypatch, capsys):
     """Both found the folder empty and wrote into it."""
-    monkeypatch.setattr("treepo.utils.io.check_unused", lambda out, option: None)
     monkeypatch.setattr("treepo.run.train.check_unused", lambda out: None)
     out = tmp_path / "out"
     assert train(chain_model, out) == 0

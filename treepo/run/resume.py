@@ -91,7 +91,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
 def _restore(run: Run, out: Path) -> Progress | None:
     check_origin(run, out)
     store = checkpoint_store(run.config, out)
-    step = run.processes.broadcast(store.newest(logger.warning) if run.processes.is_first else None)
+    step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
         MetricsLog(out / "metrics.jsonl").cut(last)
