@@ -4,16 +4,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
 
-.PHONY: demo test test-vllm lint wheel clean
+.PHONY: demo quick test test-vllm lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
+
+quick: .venv/installed  ## run the tests that follow every edit, in less than a minute
+	$(BIN)/python -m pytest -m quick --hypothesis-profile quick
 
 test: .venv/installed  ## run all tests
 	$(BIN)/python -m pytest
 
 test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the CPU
-	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine -k "vllm or real_servers"
+	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest -m vllm
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Verdict
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import VerifierPoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 
 RESULTS = Path(__file__).parent / "results"
 NUM_SHUFFLES = 3
@@ -137,7 +137,9 @@ def main(num_hostile: int, seed: int) -> None:
     rows = []
     print(f"{'case':22} {'answers':>8} {'right':>6} {'expected':>9} {'per s':>8}  outcomes")
     for case in [*published(), hostile]:
-        row = measure(case, VerifierPoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else VerifierPoolSettings())
+        row = measure(
+            case, VerifierPoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else VerifierPoolSettings()
+        )
         rows.append(row)
         outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
         counts = f"{row['answers']:8} {row['right']:6} {row['expected_right']:9} {row['per_second']:8.0f}"

@@ -90,7 +90,10 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
     policy = load_or_make(ModelSettings(), ArchitectureSettings(**MODELS["0.8M"]), 256, seed=0)
     streams = RequestGenerators()
     limits = VllmLimits(
-        longest=192, max_num_seqs=num_requests, max_num_batched_tokens=num_requests * 192, max_tokens=300_000
+        max_model_len=192,
+        max_num_seqs=num_requests,
+        max_num_batched_tokens=num_requests * 192,
+        max_cache_tokens=300_000,
     )
     core = start_vllm(VllmSettings(), limits, policy.model, False, streams)
     engine = VllmEngine(core, streams, ())
@@ -99,8 +102,8 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
     rounds = []
     for _ in range(repeats + 1):
         engine.update_weights(policy.model)
-        step, add, drawing = Timed(core.step), Timed(core.add_request), Timed(streams.draw)
-        core.step, core.add_request, streams.draw = step, add, drawing
+        step, add, drawing = Timed(core.step), Timed(core.add_request), Timed(streams.sample_tokens)
+        core.step, core.add_request, streams.sample_tokens = step, add, drawing
         start = perf_counter()
         for request in requests:
             engine.submit(request)
@@ -108,7 +111,7 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
         while num_done < len(requests):
             num_done += len(engine.step())
         seconds = perf_counter() - start
-        core.step, core.add_request, streams.draw = step.function, add.function, drawing.function
+        core.step, core.add_request, streams.sample_tokens = step.function, add.function, drawing.function
         alone = [_alone(core, requests, seeded, len(rounds)) for seeded in (True, False)]
         rounds.append((seconds, step.seconds + add.seconds, drawing.seconds, *alone))
     seconds, called, drawn, seeded_s, bare_s = (median(column) for column in zip(*rounds[1:], strict=True))

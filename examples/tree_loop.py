@@ -16,10 +16,10 @@ from treepo.credit.base import whiten
 from treepo.credit.subgroup import TreePO
 from treepo.data.problem import Problem
 from treepo.engine.torch.engine import TorchEngine
-from treepo.evaluate.estimates import accuracy
+from treepo.evaluate.validation import accuracy
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules

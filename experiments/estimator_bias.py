@@ -33,8 +33,8 @@ from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import NoFallback
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 

@@ -22,8 +22,8 @@ import numpy as np
 from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares
 from treepo.engine.base import SampleResult
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import Backtrack, NoFallback
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
+from treepo.grow.fallback import Backtrack, NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, Tree

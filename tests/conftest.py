@@ -15,6 +15,7 @@ from treepo.tasks.base_model import BaseModelSettings, make_base_model
 # On a busy machine a single example may take any time.
 settings.register_profile("any load", deadline=None)
 settings.load_profile("any load")
+settings.register_profile("quick", deadline=None, max_examples=10)
 
 
 @pytest.fixture(scope="session")

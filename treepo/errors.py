@@ -1,9 +1,6 @@
 """Every exception class of the package."""
 
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,31 +28,13 @@ class SettingError(ValueError):
         self.value = value
 
     def __str__(self) -> str:
-        got = "" if self.value is NOT_GIVEN or isinstance(self.value, _NotGiven) else f", got {self.value!r:.200}"
-        return f"{self.path}: {self.message}{got}"
+        got = "" if isinstance(self.value, _NotGiven) else f", got {self.value!r:.200}"
+        # One line, also where the text of a library or a value spans several.
+        return " ".join(f"{self.path}: {self.message}{got}".splitlines())
 
     def within(self, section: str) -> "SettingError":
         """The same mistake, for a setting of the section."""
         return SettingError(f"{section}.{self.path}", self.message, self.value)
-
-
-class UsageError(Exception):
-    """A user's mistake, told in one line."""
-
-
-@contextmanager
-def users_mistakes() -> Iterator[None]:
-    """While settings are read and parts are built, a ValueError is a user's mistake; later on it is a bug of ours."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from error
-
-
-def program() -> str:
-    """What messages begin with: of several processes, which one says so."""
-    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    return "treepo" if "0" in (rank, count) or count == "1" else f"treepo (process {rank})"
 
 
 class StrategyError(ValueError):
@@ -94,16 +73,23 @@ class EngineError(Exception):
     """What decodes cannot go on; the message says in one line what to look at."""
 
 
-class StoreError(ValueError):
-    """Answers cannot be kept or read; the message says in one line which file and why."""
-
-
 class VerifierError(Exception):
     """The verifier comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
 
 class TrackerError(Exception):
     """A tracker cannot be started; the message says in one line which one and why."""
+
+
+USER_ERRORS = (
+    SettingError,
+    StrategyError,
+    EngineError,
+    TrackerError,
+    VerifierError,
+    VerifierStartError,
+)
+"""What the command line shows as one line, with exit code 2. Every other error keeps its traceback."""
 
 
 class NonFiniteUpdateError(Exception):

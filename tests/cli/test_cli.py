@@ -128,7 +128,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.device", "meta"], "model.device: cannot use 'meta'"),
         (["--tree.depth", "40"], "responses of 640 tokens"),
         (
-            ["--engine.max_tokens", "144"],
+            ["--engine.max_cache_tokens", "144"],
             "no room for a prompt in the model's 256 positions or the engine's 136 tokens",
         ),
         (["--tree.token_budget", "2", "--tree.min_response_len", "5"], "tree.token_budget must buy a trajectory"),

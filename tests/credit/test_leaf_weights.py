@@ -12,8 +12,8 @@ from tests.grow.scripts import World, worlds
 from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit.leaf_weights import group_means, leaf_weights, shares, weighted_mean
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import Backtrack, BacktrackPoint, NoFallback
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack, BacktrackPoint, NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree

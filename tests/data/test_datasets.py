@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.datasets import DatasetTask, Dataset, split_train_eval, load_datasets, split_problems
+from treepo.data.datasets import Dataset, DatasetTask, load_datasets, split_problems, split_train_eval
 from treepo.data.formats import RecordFormat
 from treepo.data.problem import Problem
 from treepo.utils.rng import derive_seed

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.real_data import real_file
-from treepo.data.datasets import DatasetTask, split_train_eval, load_datasets
+from treepo.data.datasets import DatasetTask, load_datasets, split_train_eval
 from treepo.data.formats import RecordFormat
 from treepo.verify.math import MathVerifier
 
@@ -67,7 +67,9 @@ def test_the_boxes_of_math500_solutions_hold_its_answers():
     path = real_file("math500.jsonl")
     (published,) = read(f"math500={path}")
     boxed = load_datasets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).sets[0]
-    assert [problem.ground_truth for problem in boxed.problems] == [problem.ground_truth for problem in published.problems]
+    assert [problem.ground_truth for problem in boxed.problems] == [
+        problem.ground_truth for problem in published.problems
+    ]
 
 
 def test_gsm8k_is_asked_in_the_order_and_split_of_runs_before():

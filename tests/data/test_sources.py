@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.sources import PRESETS, Source, labels, parse_source, dataset_names
+from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import all_logprobs
 from tests.models import make_tiny_model
-from treepo.engine.base import Engine, SampleRequest, SampleResult, Sampling
+from treepo.engine.base import Engine, SampleRequest, SampleResult, SamplingParams
 from treepo.engine.sampling import uniforms
 from treepo.engine.settings import VllmSettings
 from treepo.engine.torch.engine import TorchEngine
@@ -51,7 +51,7 @@ def plain(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int
 def _core(kind: str, dtype: torch.dtype, max_num_seqs: int) -> tuple[Any, RequestGenerators]:
     """One vLLM of each sort for the whole session: when one of several ends, the others break."""
     streams = RequestGenerators()
-    limits = VllmLimits(longest=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=512, max_tokens=8192)
+    limits = VllmLimits(max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=512, max_cache_tokens=8192)
     return start_vllm(VllmSettings(), limits, make_model(kind, dtype=dtype), False, streams), streams
 
 
@@ -76,7 +76,7 @@ def request(
     prefix: Sequence[int] | np.ndarray, length: int = 12, seed: int = 0, temperature: float = 1.0, name: int = 0
 ) -> SampleRequest:
     """A request with defaults."""
-    return SampleRequest(name, np.array(prefix, np.int32), length, seed, Sampling(temperature))
+    return SampleRequest(name, np.array(prefix, np.int32), length, seed, SamplingParams(temperature))
 
 
 def run_all(engine: Engine, requests: Sequence[SampleRequest]) -> list[SampleResult]:

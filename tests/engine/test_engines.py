@@ -21,7 +21,7 @@ from tests.engine.engines import (
     tokens_of,
 )
 from tests.models import KINDS, SLIDING_WINDOW
-from treepo.engine.base import SampleRequest, SampleResult, Sampling
+from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 
 EOS = 2
 PROMPT = np.array([1, 5, 9, 4, 7, 3, 8], np.int32)
@@ -134,14 +134,21 @@ def test_a_request_in_two_parts_gives_the_same(make: MakeEngine, first: int) -> 
 def test_what_is_left_out_changes_tokens_and_no_logprob(make: MakeEngine) -> None:
     """Top-k, top-p and min-p leave unlikely tokens out; log-probabilities are those before that, as in the loss."""
     reference, engine = make_model(attention="sdpa"), make(make_model())
-    for how in (Sampling(1.3, top_k=3), Sampling(0.9, top_p=0.7), Sampling(1.0, min_p=0.2), Sampling(2.0, 5, 0.8, 0.1)):
+    for how in (
+        SamplingParams(1.3, top_k=3),
+        SamplingParams(0.9, top_p=0.7),
+        SamplingParams(1.0, min_p=0.2),
+        SamplingParams(2.0, 5, 0.8, 0.1),
+    ):
         requests = [replace(request(PROMPT, 30, seed=i), sampling=how) for i in range(8)]
         results = run_all(engine, requests)
         for result in results:
             assert_scored(reference, PROMPT, result, how.temperature)
-        free = run_all(engine, [replace(r, sampling=Sampling(how.temperature)) for r in requests])
+        free = run_all(engine, [replace(r, sampling=SamplingParams(how.temperature)) for r in requests])
         assert tokens_of(results) != tokens_of(free)
-    only = run_all(engine, [replace(request(PROMPT, 30, seed=i), sampling=Sampling(1.7, top_k=1)) for i in range(3)])
+    only = run_all(
+        engine, [replace(request(PROMPT, 30, seed=i), sampling=SamplingParams(1.7, top_k=1)) for i in range(3)]
+    )
     assert tokens_of(only) == 3 * tokens_of(run_all(engine, [request(PROMPT, 30, temperature=0.0)]))
 
 
@@ -308,8 +315,8 @@ def test_an_empty_engine_has_nothing_to_say(make: MakeEngine) -> None:
     engine = make(make_model())
     assert engine.step() == []
     assert (engine.counters.num_prefilled, engine.counters.num_decoded) == (0, 0)
-    assert engine.room == 256
-    assert engine.longest >= 512
+    assert engine.num_free_slots == 256
+    assert engine.max_model_len >= 512
 
 
 @pytest.mark.parametrize(("prefix", "length"), [([], 3), ([3], 0)])

@@ -8,7 +8,7 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM
 
 from tests.models import make_tiny_model
-from treepo.engine.base import SampleRequest, Sampling
+from treepo.engine.base import SampleRequest, SamplingParams
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.transformers import TransformersEngine
 
@@ -21,7 +21,7 @@ def requests(count: int = 12, seed: int = 0) -> list[SampleRequest]:
     made = []
     for i in range(count):
         prefix = rng.integers(3, 16, size=int(rng.choice([3, 4, 9])))
-        sampling = Sampling(temperature=float(rng.choice([0.0, 0.8, 1.5])), top_k=int(rng.choice([0, 4])))
+        sampling = SamplingParams(temperature=float(rng.choice([0.0, 0.8, 1.5])), top_k=int(rng.choice([0, 4])))
         made.append(SampleRequest(i, prefix, int(rng.integers(1, 12)), 100 + i, sampling=sampling, group=i % 3))
     return made
 
@@ -57,7 +57,7 @@ def test_recurrent_models_decode_what_one_forward_scores() -> None:
         torch.manual_seed(0)
         config = MambaConfig(vocab_size=16, hidden_size=32, num_hidden_layers=2)
         model = MambaForCausalLM(config).eval()
-    wanted = [replace(r, sampling=Sampling()) for r in requests()]
+    wanted = [replace(r, sampling=SamplingParams()) for r in requests()]
     for key, (tokens, logprobs, _) in decode(TransformersEngine(model, EOS), wanted).items():
         ids = np.concatenate([wanted[key].prefix_ids, tokens])
         with torch.no_grad():
@@ -77,7 +77,7 @@ def test_released_groups_end_without_a_result() -> None:
     while results := engine.step():
         found += [r.request_id for r in results]
     assert sorted(found) == [0, 3, 6, 9]
-    assert engine.room == 256
+    assert engine.num_free_slots == 256
 
 
 def test_weights_that_are_not_finite_are_told() -> None:
@@ -107,7 +107,7 @@ def test_autocast_reaches_the_engines(engine) -> None:
     """Products in bfloat16 over float32 weights: near the wide log-probabilities, but not the same."""
     attention = "sdpa" if engine is TransformersEngine else "treepo"
     model = make_tiny_model(attention=attention, initializer_range=0.05)
-    wanted = [replace(r, sampling=Sampling(temperature=0.0)) for r in requests(4)]
+    wanted = [replace(r, sampling=SamplingParams(temperature=0.0)) for r in requests(4)]
     wide = decode(engine(model, EOS), wanted)
     narrow = decode(engine(model, EOS, autocast=torch.bfloat16), wanted)
     first = [(wide[key][1][0], narrow[key][1][0]) for key in wide]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from treepo.engine.sampling import CHUNK, BatchSamplingParams, draw, uniforms
+from treepo.engine.sampling import CHUNK, BatchSamplingParams, sample_tokens, uniforms
 
 JUST_UNDER_ONE = 1 - 2.0**-53
 
@@ -31,8 +31,8 @@ def draw_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One draw per row of logits, all truncated alike."""
     n = len(logits)
-    how = BatchSamplingParams(temperatures, np.full(n, top_k), np.full(n, top_p), np.full(n, min_p))
-    return draw(logits, np.arange(n), how, numbers)
+    params = BatchSamplingParams(temperatures, np.full(n, top_k), np.full(n, top_p), np.full(n, min_p))
+    return sample_tokens(logits, np.arange(n), params, numbers)
 
 
 def test_the_stream_is_splitmix64() -> None:
@@ -149,8 +149,8 @@ def test_half_precision_logits_are_drawn_in_float32() -> None:
 def test_several_draws_from_one_row_of_logits() -> None:
     """Siblings draw from the same logits with numbers of their own."""
     logits = torch.tensor([[0.0, 0.0], [5.0, -50.0]])
-    how = BatchSamplingParams(np.ones(4), np.zeros(4, int), np.ones(4), np.zeros(4))
-    tokens, _ = draw(logits, np.array([0, 1, 0, 1]), how, np.array([0.1, 0.1, 0.9, 0.9]))
+    params = BatchSamplingParams(np.ones(4), np.zeros(4, int), np.ones(4), np.zeros(4))
+    tokens, _ = sample_tokens(logits, np.array([0, 1, 0, 1]), params, np.array([0.1, 0.1, 0.9, 0.9]))
     assert tokens.tolist() == [0, 0, 1, 0]
 
 

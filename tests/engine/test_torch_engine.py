@@ -60,7 +60,8 @@ def test_what_was_forgotten_is_computed_again() -> None:
     rng = np.random.default_rng(2)
     prompts = [rng.integers(3, 16, size=12) for _ in range(6)]
     engines = [
-        TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs, max_tokens=n) for max_num_seqs, n in ((4, 64), (64, None))
+        TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs, max_cache_tokens=n)
+        for max_num_seqs, n in ((4, 64), (64, None))
     ]
     segments: list[list[list[int]]] = []
     for engine in engines:
@@ -80,7 +81,7 @@ def test_what_was_forgotten_is_computed_again() -> None:
 def test_requests_that_lose_their_room_go_on_later() -> None:
     """Eight requests fit when they enter and not when they have grown: the youngest wait and go on where they were."""
     requests = [request([3 + i], 40, seed=i) for i in range(8)]
-    roomy, tight = (TorchEngine(make_tiny_model(), NO_EOS, max_tokens=n) for n in (None, 128))
+    roomy, tight = (TorchEngine(make_tiny_model(), NO_EOS, max_cache_tokens=n) for n in (None, 128))
     wanted, results = run_all(roomy, requests), run_all(tight, requests)
     assert tokens_of(results) == tokens_of(wanted)
     for result, other in zip(results, wanted, strict=True):
@@ -92,8 +93,8 @@ def test_requests_that_lose_their_room_go_on_later() -> None:
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
     """Waiting would not help it."""
-    engine = TorchEngine(make_tiny_model(), NO_EOS, max_tokens=64)
-    with pytest.raises(ValueError, match="max_tokens must hold a sequence of 107 tokens, got 64"):
+    engine = TorchEngine(make_tiny_model(), NO_EOS, max_cache_tokens=64)
+    with pytest.raises(ValueError, match="max_cache_tokens must hold a sequence of 107 tokens, got 64"):
         engine.submit(request(PROMPT, 100))
 
 
@@ -114,7 +115,7 @@ def test_a_forward_computes_no_more_prompt_tokens_than_allowed(budget: int, larg
 def test_what_was_used_least_recently_is_forgotten_first() -> None:
     """Of three prompts of two blocks, of which four blocks hold two, the one whose last use is longest ago goes."""
     one, two, three = ([3 + i] * 9 for i in range(3))
-    engine = TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs=1, max_tokens=32)
+    engine = TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs=1, max_cache_tokens=32)
 
     def computes(prompt: list[int]) -> int:
         before = engine.num_prefilled
@@ -217,8 +218,11 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
     eos_ids = data.draw(st.sampled_from([(), (EOS,), (EOS, 7)]), label="eos_ids")
     num_requests = data.draw(st.integers(1, 14), label="num_requests")
     plain = make_tiny_model(kind, attention="sdpa")
-    max_prefill, max_tokens = int(rng.integers(1, 40)), data.draw(st.sampled_from([None, 144, 400]), label="max_tokens")
-    engine = TorchEngine(make_tiny_model(kind), eos_ids, max_num_seqs, max_prefill, max_tokens)
+    max_prefill, max_cache_tokens = (
+        int(rng.integers(1, 40)),
+        data.draw(st.sampled_from([None, 144, 400]), label="max_cache_tokens"),
+    )
+    engine = TorchEngine(make_tiny_model(kind), eos_ids, max_num_seqs, max_prefill, max_cache_tokens)
     known: list[np.ndarray] = [rng.integers(3, 16, size=rng.integers(1, 12)) for _ in range(2)]
     requests: dict[int, SampleRequest] = {}
     results: dict[int, SampleResult] = {}
@@ -241,7 +245,7 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
         for result in engine.step():
             results[result.request_id] = result
             known.append(np.concatenate([requests[result.request_id].prefix_ids, result.token_ids]))
-    assert engine.peak_tokens <= engine.capacity
+    assert engine.peak_tokens <= engine.kv_cache_tokens
     check_blocks(engine)
     engine.abort_group(0)
     assert engine.blocks.num_used == 0

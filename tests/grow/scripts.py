@@ -13,8 +13,8 @@ from treepo.data.problem import Problem
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules
@@ -79,7 +79,7 @@ class NotedEngine(ScriptedEngine):
         assert request.max_new_tokens >= 1
         assert request.request_id == len(self.requests)
         if request.group not in {r.group for r in self.requests}:
-            self.room_for_trees.append(self.room)
+            self.room_for_trees.append(self.num_free_slots)
         self.requests.append(request)
         super().submit(request)
 

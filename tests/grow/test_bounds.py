@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from tests.grow.scripts import EOS, Noise, World, problem
-from treepo.engine.base import Sampling
+from treepo.engine.base import SamplingParams
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, TokenBudgetBranching
-from treepo.grow.fallback import NoFallback
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape as Shape
 from treepo.grow.stopping import StopRules
@@ -133,13 +133,13 @@ def test_an_answer_rule_needs_a_tokenizer() -> None:
 @pytest.mark.parametrize("wrong", [{"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.5}])
 def test_impossible_sampling_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Sampling(**wrong)  # pyright: ignore[reportArgumentType]
+        SamplingParams(**wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_negative_temperatures_are_refused() -> None:
     world = World(Shape(4, 3, 2))
     with pytest.raises(ValueError, match=r"temperature must not be negative, got -0\.5"):
-        TreeSampler(world.engine(), world.rules(), Sampling(temperature=-0.5))
+        TreeSampler(world.engine(), world.rules(), SamplingParams(temperature=-0.5))
 
 
 def test_a_stop_rule_that_lets_eos_pass_is_named() -> None:

@@ -9,8 +9,8 @@ from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK
 from treepo.engine.torch.prefix_cache import below
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules

@@ -95,7 +95,9 @@ class Keeping:
 
     keep: int
 
-    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         return [BacktrackPoint(finished[0].leaf, self.keep)]
 
 
@@ -144,7 +146,11 @@ def test_each_fallback_forks_what_is_missing_up_to_the_number_of_children() -> N
 
     def fallback(finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
         calls.append([f.leaf for f in finished])
-        return [BacktrackPoint(finished[0].leaf, 4), BacktrackPoint(finished[1].leaf, 8), BacktrackPoint(finished[0].leaf, 0)]
+        return [
+            BacktrackPoint(finished[0].leaf, 4),
+            BacktrackPoint(finished[1].leaf, 8),
+            BacktrackPoint(finished[0].leaf, 0),
+        ]
 
     engine = NotedEngine(lambda ids, seed: (seed % 4, -1.0))
     shape = TreeShape(width=12, depth=3, segment_len=4, num_children=3)

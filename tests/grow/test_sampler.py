@@ -68,9 +68,12 @@ class NotedBranching:
 class AnyToken:
     """A fallback to any token of any trajectory but its last one, at a boundary or not."""
 
-    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         return [
-            BacktrackPoint(finished[i].leaf, int(rng.integers(finished[i].response_len))) for i in rng.permutation(len(finished))
+            BacktrackPoint(finished[i].leaf, int(rng.integers(finished[i].response_len)))
+            for i in rng.permutation(len(finished))
         ] or [BacktrackPoint(ROOT, 0)]
 
 
@@ -81,7 +84,9 @@ class NotedFallback:
     inner: Backtrack | AnyToken
     cuts: list[list[tuple[int, int]]] = field(default_factory=list)
 
-    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         cuts = self.inner(finished, shape, rng)
         leaves = [f.leaf for f in finished]
         self.cuts.append([(leaves.index(c.leaf) if c.leaf != ROOT else 0, c.keep) for c in cuts])
@@ -435,12 +440,12 @@ def test_no_more_trees_grow_than_the_engine_can_remember() -> None:
     """Trees of 14 segments of 4 tokens: 120 tokens hold two of them, 50 none, and then one grows at a time."""
 
     class Forgetful(NotedEngine):
-        capacity = 120
+        kv_cache_tokens = 120
 
     world = World(TreeShape(4, 4, 4), InitialFork(2, 2))
-    for capacity, most in ((120, 2), (50, 1), (10_000, 9)):
+    for num_tokens, most in ((120, 2), (50, 1), (10_000, 9)):
         engine = Forgetful(world.noise)
-        Forgetful.capacity = capacity
+        Forgetful.kv_cache_tokens = num_tokens
         growing = []
         for num_finished, _ in enumerate(TreeSampler(engine, world.rules()).grow(problems(9), 0), 1):
             growing.append(len(engine.room_for_trees) - num_finished + 1)

@@ -78,7 +78,9 @@ def test_a_wrong_number_of_children_names_the_strategy(value):
         world.grow(branching=Returns(value))
 
 
-@pytest.mark.parametrize("cuts", [[], [BacktrackPoint(0, 1)], [BacktrackPoint(99, 0)], [BacktrackPoint(1, 4)], [BacktrackPoint(1, -1)]])
+@pytest.mark.parametrize(
+    "cuts", [[], [BacktrackPoint(0, 1)], [BacktrackPoint(99, 0)], [BacktrackPoint(1, 4)], [BacktrackPoint(1, -1)]]
+)
 def test_a_cut_outside_the_trajectory_names_the_strategy(cuts):
     world = World(TreeShape(8, 2, 2, num_children=1), InitialFork(2, 2))
     with pytest.raises(StrategyError, match="fallback: Returns returned"):

@@ -26,7 +26,7 @@ from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState
 from treepo.learn.updater import FrozenCopy, Updater
 from treepo.model.attention import TreeAttention
-from treepo.model.fsdp import built, everywhere, is_sharded, meta_copy, plain_weights, shard, whole
+from treepo.model.fsdp import full_tensor, is_sharded, materialize, meta_copy, plain_weights, shard, unsharded
 
 CASES: dict[str, dict[str, Any]] = {
     "whole trees": {},
@@ -79,7 +79,7 @@ def update_own(processes: DistContext, folder: Path) -> None:
                 # What it gathered in its forward used to stay on every process.
                 assert all(isinstance(p, DTensor) for p in updater.reference.model.parameters())
             metrics = updater.update(prepared)
-            found = {k: everywhere(g).contiguous() for k, g in gradients(updater.scorer.model).items()}
+            found = {k: full_tensor(g).contiguous() for k, g in gradients(updater.scorer.model).items()}
             if processes.is_first:
                 torch.save(found, folder / f"{kind} {case}.pt")
                 (folder / f"{kind} {case}.json").write_text(json.dumps(metrics))
@@ -135,15 +135,15 @@ def serve_and_keep(processes: DistContext, folder: Path) -> None:
     learner, meta_model = make_learner(processes)
     model = learner.model
     assert is_sharded(model)
-    with whole(model):
+    with unsharded(model):
         engine = TorchEngine(model, [2])
     for number in range(2):
-        with whole(model), whole(model):
+        with unsharded(model), unsharded(model):
             # The second process draws more often: nobody waits for anybody.
             drawn = [draw(engine, seed) for seed in range(3 + processes.rank)]
             engine.sleep()
             copies = {k: v.clone() for k, v in plain_weights(model).items()}
-            plain = built(meta_model, model)
+            plain = materialize(meta_model, model)
         assert all(torch.equal(copies[k], v) for k, v in plain.state_dict().items())
         if processes.is_first:
             torch.save(copies, folder / f"weights {number}.pt")

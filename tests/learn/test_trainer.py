@@ -20,8 +20,8 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.engine.base import SampleRequest
 from treepo.engine.torch.engine import TorchEngine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules

@@ -29,14 +29,14 @@ from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState, save_tensors
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
-from treepo.model.fsdp import everywhere, shard, whole
+from treepo.model.fsdp import full_tensor, shard, unsharded
 
 
 def divided(trainer: Trainer, processes: DistContext) -> Trainer:
     """The trainer in one of two processes, its model divided over both."""
     model = trainer.policy.model
     shard(model, init_device_mesh("cpu", (2,)))
-    with whole(model):
+    with unsharded(model):
         engine = TorchEngine(model, trainer.policy.eos_ids, 64)
     optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-2, warmup_steps=0))
     parts = Scorer(model, processes=processes), PPO(), TokenMean(), Penalties()
@@ -86,7 +86,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
         Failing(task, rank, "verify", LookupError("no verdict")),  # type: ignore[arg-type]
         *([Problem("p", "", (1, 20), "")] * 2, trainer.policy.decode, 4, 2, 0, trainer.processes),
     )
-    with whole(trainer.policy.model):
+    with unsharded(trainer.policy.model):
         evaluating = told(lambda: held_out.metrics(engine))
     return {
         "growing": step(sampler=growing),
@@ -119,7 +119,7 @@ def go_through(processes: DistContext, folder: Path) -> None:
     found["single"] = replace(trainer, prompts_per_step=1).step(5).metrics
     learner = TrainState(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
     found["drawn"] = draw(learner, processes.rank, folder)
-    weights = {k: everywhere(v.detach()).contiguous() for k, v in trainer.policy.model.named_parameters()}
+    weights = {k: full_tensor(v.detach()).contiguous() for k, v in trainer.policy.model.named_parameters()}
     (folder / f"{processes.rank}.json").write_text(json.dumps(found))
     if processes.is_first:
         torch.save(weights, folder / "weights.pt")

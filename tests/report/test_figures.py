@@ -97,7 +97,7 @@ def test_an_evaluations_accuracy_cost_and_gain():
     settings = [result["setting"] for result in results]
     assert [s["name"] for s in drawn["eval-avg-k"]["series"]] == settings
     for series, result in zip(drawn["eval-maj-k"]["series"], results, strict=True):
-        maj = result["sets"][0]["maj"]
+        maj = result["datasets"][0]["maj"]
         assert (series["x"], series["y"]) == (["chain_sums"], [maj["value"]])
         assert (series["low"], series["high"]) == ([maj["low"]], [maj["high"]])
     passed = drawn["eval-pass"]["series"][0]
@@ -139,7 +139,7 @@ def test_the_list_that_an_evaluation_writes_shows_models_and_all_sets(tmp_path):
     """--json writes the list alone. Several models are named in the labels; several sets are shown together too."""
     results = json.loads(EVALUATION.read_text())["results"][:2]
     results[1]["model"] = "other\x1b[2J\n"
-    results[1]["sets"].append(results[1]["sets"][0] | {"source": "second"})
+    results[1]["datasets"].append(results[1]["datasets"][0] | {"dataset": "second"})
     (tmp_path / "results.json").write_text(json.dumps(results))
     avg = figures(tmp_path / "results.json")["eval-avg-k"]["series"]
     assert [s["x"] for s in avg] == [["chain_sums", "all sets"], ["chain_sums", "second", "all sets"]]

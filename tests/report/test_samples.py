@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import star
-from treepo.report.run_log import append_samples, choose_samples, cut_samples, harmless
+from treepo.report.run_log import append_samples, choose_samples, cut_samples
 from treepo.report.trees import KeptTree
+from treepo.utils.text import sanitize
 
 
 def spelled(token_ids: Sequence[int]) -> str:
@@ -54,16 +55,16 @@ def test_an_advantage_per_node_is_that_of_the_last_one():
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_harmless_text_has_no_character_that_steers_anything(text: str):
+def test_sanitized_text_has_no_character_that_steers_anything(text: str):
     """Not even lone surrogates, which no file takes; plain text stays as it is."""
-    shown = harmless(text)
+    shown = sanitize(text, multiline=True)
     shown.encode("utf-8")
     assert not [c for c in shown if c not in "\n\t" and (unicodedata.category(c)[0] == "C" or c in "\u2028\u2029")]
-    assert harmless(shown) == shown
+    assert sanitize(shown, multiline=True) == shown
 
 
 def test_what_steers_a_terminal_or_turns_text_round_is_spelled_out():
-    assert harmless("a\x1b[31m\u202eb\r\tc\nä€\U0001f600") == "a\\x1b[31m\\u202eb\\r\tc\nä€\U0001f600"
+    assert sanitize("a\x1b[31m\u202eb\r\tc\nä€\U0001f600", multiline=True) == "a\\x1b[31m\\u202eb\\r\tc\nä€\U0001f600"
 
 
 def test_samples_are_lines_of_json(tmp_path):

@@ -119,7 +119,7 @@ def test_in_a_terminal_a_bar_stands_below_the_lines():
 def test_other_work_says_every_tenth_where_there_is_no_terminal():
     """25 reports of 25 things make ten lines, and no bar."""
     file = StringIO()
-    with Terminal(Console(file=file, width=80)).bar("making the base model") as report:
+    with Terminal(Console(file=file, width=80)).progress("making the base model") as report:
         for i in range(1, 26):
             report(i, 25, 1.0)
     lines = file.getvalue().splitlines()
@@ -131,6 +131,6 @@ def test_work_that_is_done_already_shows_nothing():
     """No bar of nothing, whoever reads."""
     for is_terminal in (True, False):
         file = StringIO()
-        with Terminal(Console(file=file, force_terminal=is_terminal)).bar("making the base model"):
+        with Terminal(Console(file=file, force_terminal=is_terminal)).progress("making the base model"):
             pass
         assert file.getvalue() == ""

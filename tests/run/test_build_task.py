@@ -32,7 +32,9 @@ def sums(count: int, first: int = 0) -> list[dict[str, Any]]:
 
 
 def build(policy: Policy, told: list[str] | None = None, longest: int = 10_000, **sections: Any) -> VerifiedTask:
-    config = resolve({"tree": TREE, "prompt": {"question": "{question}"}, "verifier_pool": {"num_workers": 1}}, sections)
+    config = resolve(
+        {"tree": TREE, "prompt": {"question": "{question}"}, "verifier_pool": {"num_workers": 1}}, sections
+    )
     task = build_task(config, policy, longest, (told if told is not None else []).append)
     assert isinstance(task, VerifiedTask)
     task.close()

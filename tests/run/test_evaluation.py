@@ -11,8 +11,8 @@ import pytest
 from tests.models import save_tiny_model
 from treepo.cli.main import main
 from treepo.engine.torch.engine import TorchEngine
-from treepo.evaluate.estimates import accuracy
 from treepo.evaluate.store import AnswerStore
+from treepo.evaluate.validation import accuracy
 from treepo.model.policy import load_policy
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils.rng import derive_seed
@@ -125,7 +125,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         patch.chdir(tmp_path)
         assert evaluate(model, *sets, "--samples", 2, *settings, "--out", tmp_path / "out") == 0
     (row,) = figures(tmp_path / "out")
-    assert {s["source"]: s["avg"]["value"] for s in row["sets"]} == {"easy": 1.0, "hard": 0.0}
+    assert {s["dataset"]: s["avg"]["value"] for s in row["datasets"]} == {"easy": 1.0, "hard": 0.0}
     assert row["overall"]["avg"]["value"] == pytest.approx(3 / 8)
 
 
@@ -200,7 +200,7 @@ def test_answers_to_other_problems_are_not_mixed(tmp_path: Path, capsys: pytest.
     assert figures(out)[0]["overall"]["num_problems"] == 5
     own_problems(tmp_path, answer="2")
     assert evaluate(*args) == 2
-    assert "its known answer or the model's tokenizer changed" in capsys.readouterr().err
+    assert "its ground truth or the model's tokenizer changed" in capsys.readouterr().err
     own_problems(tmp_path)
     template = model / "chat_template.jinja"
     template.write_text(template.read_text().replace("<user>", "<user> "))
@@ -254,9 +254,9 @@ def test_damaged_answers_are_found_before_a_model_is_loaded(
     error = capsys.readouterr().err
     assert "part-000009-x.parquet' cannot be read as answers" in error and error.count("\n") == 1
     (tmp_path / "out" / "part-000009-x.parquet").unlink()
-    (tmp_path / "out" / "asked.json").write_text("[")
+    (tmp_path / "out" / "fingerprints.json").write_text("[")
     assert evaluate(*args) == 2
-    assert "asked.json' cannot be read" in capsys.readouterr().err
+    assert "fingerprints.json' cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "unfinished-thesis.txt", "settings.json", "results.json"])
@@ -272,7 +272,7 @@ def test_other_folders_are_left_alone(
 
 def test_the_built_in_task_alone(monkeypatch: pytest.MonkeyPatch, chain_model: Path, tmp_path: Path) -> None:
     """Without problems, models and a number: as many as a training run would ask; there are tens of millions."""
-    monkeypatch.setattr("treepo.run.build.find_base_model", lambda report: str(chain_model))
+    monkeypatch.setattr("treepo.run.policy.find_base_model", lambda report: str(chain_model))
     assert evaluate("--samples", 1, "--sampling", "greedy", "--eval.num_problems", 3, "--out", tmp_path / "out") == 0
     (row,) = figures(tmp_path / "out")
     assert (row["model"], row["overall"]["num_problems"]) == ("base model", 3)

@@ -29,11 +29,11 @@ def test_every_setting_that_may_change_exists_and_is_in_the_docs():
 
 def test_changed_settings_are_named_with_both_values():
     """Also those that one of the two lacks: None is not written down, and classes have settings of their own."""
-    old = resolve({"train": {"num_steps": 5}, "engine": {"max_tokens": 100}})
+    old = resolve({"train": {"num_steps": 5}, "engine": {"max_cache_tokens": 100}})
     new = resolve({"train": {"num_steps": 6}, "loss": {"use": "CISPO"}})
     changes = {name: (before, after) for name, before, after in changed_settings(old, new)}
     assert changes["train.num_steps"] == (5, 6)
-    assert changes["engine.max_tokens"] == (100, None)
+    assert changes["engine.max_cache_tokens"] == (100, None)
     assert changes["loss.use"] == ("PPO", "CISPO")
     assert {name.partition(".")[0] for name in changes} == {"train", "engine", "loss"}
     assert changed_settings(old, old) == []

@@ -3,7 +3,7 @@
 import pytest
 
 from treepo.config.schema import Settings
-from treepo.engine.base import Sampling
+from treepo.engine.base import SamplingParams
 from treepo.grow.branching import EvenBranching, InitialFork, RandomBranching
 from treepo.grow.fallback import NoFallback
 from treepo.grow.stopping import StopRules, no_text
@@ -35,9 +35,9 @@ def test_samples_are_the_width_whatever_the_run_trains_with() -> None:
 
 
 def test_only_greedy_takes_the_likeliest_tokens() -> None:
-    asked = Sampling(0.7, top_k=20)
+    asked = SamplingParams(0.7, top_k=20)
     assert [read(text).sampling(asked) for text in ("sequential", "tree")] == [asked, asked]
-    assert read("greedy").sampling(asked) == Sampling(0.0)
+    assert read("greedy").sampling(asked) == SamplingParams(0.0)
 
 
 def test_sequential_answers_share_nothing_and_are_as_long_as_those_of_trees() -> None:

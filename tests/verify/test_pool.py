@@ -14,7 +14,7 @@ import pytest
 from tests.verify.judges import said
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
-from treepo.verify.pool import VerifierPoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import ExactVerifier, FunctionVerifier
 
 JUDGE = FunctionVerifier("tests.verify.judges:judge")

@@ -14,7 +14,7 @@ from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Outcome
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import VerifierPoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.process import packed, take_message
 from treepo.verify.task import probe
 

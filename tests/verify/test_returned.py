@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.pool import VerifierPoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import FunctionVerifier
 
 

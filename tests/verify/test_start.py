@@ -11,13 +11,16 @@ import pytest
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
 from treepo.verify.base import Verifier
-from treepo.verify.pool import VerifierPoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import FunctionVerifier
 
 
 def refusal(verifier: Verifier) -> str:
     """What is said of a verifier that cannot be started."""
-    with VerifierPool(verifier, VerifierPoolSettings(num_workers=1)) as pool, pytest.raises(VerifierStartError) as caught:
+    with (
+        VerifierPool(verifier, VerifierPoolSettings(num_workers=1)) as pool,
+        pytest.raises(VerifierStartError) as caught,
+    ):
         pool.check([("a", "a")])
     return str(caught.value)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from treepo.data.datasets import DatasetTask, Dataset
+from treepo.data.datasets import Dataset, DatasetTask
 from treepo.data.problem import Outcome, Problem
 from treepo.errors import VerifierError
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import VerifierPoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.task import VerifiedTask
 from treepo.verify.verifiers import FunctionVerifier
 

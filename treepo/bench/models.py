@@ -18,7 +18,9 @@ from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
-from treepo.run.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
+from treepo.run.rollout import engine_for
+from treepo.run.task import build_task
+from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tasks.base_model import BaseModelSettings, initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.tree import ROOT, Node, StopReason, Tree
@@ -132,7 +134,7 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
     for width in settings.widths:
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
         engine = engine_for(config, policy)
-        task = build_task(config, policy, engine.longest, lambda _: None)
+        task = build_task(config, policy, engine.max_model_len, lambda _: None)
         updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
         trainer = build_trainer(config, policy, task, engine, updater)
         problems = task.training_problems(0, settings.problems)

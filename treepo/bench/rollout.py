@@ -26,15 +26,15 @@ from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
-from treepo.run.build import find_base_model
 from treepo.run.engine import EngineNeeds, build_engine, check_align
-from treepo.tasks.base_model import Report
+from treepo.run.policy import find_base_model
 from treepo.tasks.chain_sums import ChainSums
+from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
 
 
@@ -106,7 +106,7 @@ class RolloutBench:
         return WorkloadReport(len(self.problems), workload.width, workload.response_len, figures)
 
 
-def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
+def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> RolloutBench:
     """Load or make model, prompts and engine.
 
     report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
@@ -127,10 +127,10 @@ def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
             check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
     settings = config.engine, config.vllm, config.servers
     engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
-    if needed > engine.longest:
+    if needed > engine.max_model_len:
         raise ValueError(
-            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.longest} "
-            "(engine.max_tokens, vllm.max_len, or the servers' max-model-len)"
+            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 
@@ -141,7 +141,7 @@ def keep(report: RolloutReport, out: Path) -> None:
     write_plot(report.workloads, out / PLOT_NAME)
 
 
-def _policy(config: RolloutBenchConfig, report: Report) -> Policy:
+def _policy(config: RolloutBenchConfig, report: ProgressCallback) -> Policy:
     """The model that is given, else the built-in task's base model or random weights."""
     settings = config.model
     if config.bench.answers_end and not settings.path:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from treepo.data.problem import Problem
-from treepo.engine.base import Engine, EngineCounters, Sampling
+from treepo.engine.base import Engine, EngineCounters, SamplingParams
 from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.packing import num_distinct
@@ -131,7 +131,7 @@ class TreeContender:
     def run(self) -> None:
         """The same trees each time; see Contender."""
         before = self.engine.counters
-        sampler = TreeSampler(self.engine, self.rules, Sampling(self.temperature))
+        sampler = TreeSampler(self.engine, self.rules, SamplingParams(self.temperature))
         self.trees = [tree for _, tree in sampler.grow(self.problems, self.seed)]
         self.used = self.engine.counters - before
         self.peak = self.engine.peak_tokens

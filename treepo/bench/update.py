@@ -14,8 +14,8 @@ from treepo.bench.update_variants import NAMES, make_contender
 from treepo.learn.scoring import Scorer
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import Policy, load_policy
-from treepo.run.build import find_base_model
-from treepo.tasks.base_model import Report
+from treepo.run.policy import find_base_model
+from treepo.utils import ProgressCallback
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class UpdateBench:
         return WorkloadReport(*sizes, figures)
 
 
-def prepare_bench(config: UpdateBenchConfig, report: Report) -> UpdateBench:
+def prepare_bench(config: UpdateBenchConfig, report: ProgressCallback) -> UpdateBench:
     """Load or make the model and the trees.
 
     report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.

@@ -20,7 +20,7 @@ from treepo.report.page.html import page_html
 from treepo.report.page.payload import Explanation, ShownRun, distinct, page_payload
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.utils.io import replace_text
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 NAME = "report.html"
 
@@ -128,15 +128,15 @@ def find_estimator(settings: Mapping[str, Any], imports_own_code: bool = False) 
     """
     use = str(settings.get("use", ""))
     if ":" in use and not imports_own_code:
-        return None, f"no terms of advantages: `treepo report --own-code` imports {printable(use)}"
+        return None, f"no terms of advantages: `treepo report --own-code` imports {sanitize(use)}"
     try:
         return (resolve_as(CreditSettings, {"credit": settings}).credit if settings else None), ""
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a module may raise while it is imported
-        return None, f"no terms of advantages: {printable(f'{type(error).__name__}: {error}')[:200]}"
+        return None, f"no terms of advantages: {sanitize(f'{type(error).__name__}: {error}')[:200]}"
 
 
 def _name(path: Path) -> str:
-    return printable(path.resolve().name)
+    return sanitize(path.resolve().name)
 
 
 def _home(path: Path) -> Path:

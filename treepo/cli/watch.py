@@ -16,7 +16,7 @@ from treepo.report.live.server import PageServer, Payload, PayloadCache
 from treepo.report.live.state import MetricsFollower, RunFolder
 from treepo.report.page.html import page_html
 from treepo.report.page.payload import page_payload
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 INTERVAL_S = 1.0
 """Between two looks at the folder."""
@@ -88,7 +88,7 @@ def live_payload(path: Path) -> Payload:
     now = datetime.now(UTC)
     if (path / "config.toml").exists():
         return payload_of([path], now)
-    return page_payload(printable(path.name), [], [], now)
+    return page_payload(sanitize(path.name), [], [], now)
 
 
 def mark_of(path: Path) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn from logits.
 
     Unlikely tokens are left out in this order, as in transformers, each rule on what the ones before it left: those
@@ -52,7 +52,7 @@ class SampleRequest:
     prefix_ids: np.ndarray
     max_new_tokens: int
     seed: int
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
     group: int = 0
 
 
@@ -101,12 +101,12 @@ class Engine(Protocol):
     """Decodes segments; requests may be submitted while others run, and none depends on another."""
 
     @property
-    def room(self) -> int:
+    def num_free_slots(self) -> int:
         """Requests that could be submitted now and decode at once; 0 or less if none."""
         ...
 
     @property
-    def capacity(self) -> int:
+    def kv_cache_tokens(self) -> int:
         """Tokens it can remember at a time; what goes beyond is computed again when it is needed."""
         ...
 
@@ -116,7 +116,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def longest(self) -> int:
+    def max_model_len(self) -> int:
         """Most tokens of a sequence, prefix and response."""
         ...
 
@@ -155,7 +155,7 @@ Score = Callable[[np.ndarray, float], np.ndarray]
 NUM_PROBES = 8
 
 
-def max_logprob_diff(engine: Engine, score: Score, ids: np.ndarray, sampling: Sampling) -> float:
+def max_logprob_diff(engine: Engine, score: Score, ids: np.ndarray, sampling: SamplingParams) -> float:
     """Largest difference between the log-probability that an engine reports for a token that it samples and the
     policy's, over several prefixes of `ids`; infinite where one is not a number."""
     lengths = np.unique(np.linspace(1, len(ids), NUM_PROBES).astype(int)).tolist()

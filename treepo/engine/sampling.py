@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from treepo.engine.base import Sampling
+from treepo.engine.base import SamplingParams
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -23,7 +23,7 @@ own size."""
 
 @dataclass(frozen=True, eq=False)
 class BatchSamplingParams:
-    """How each of R tokens is drawn; see Sampling. Arrays [R]."""
+    """How each of R tokens is drawn; see SamplingParams. Arrays [R]."""
 
     temperatures: np.ndarray
     top_k: np.ndarray
@@ -31,9 +31,9 @@ class BatchSamplingParams:
     min_p: np.ndarray
 
     @classmethod
-    def of(cls, sampling: Sequence[Sampling]) -> "BatchSamplingParams":
+    def of(cls, sampling: Sequence[SamplingParams]) -> "BatchSamplingParams":
         """One draw for each."""
-        return cls(*(np.array([getattr(s, f.name) for s in sampling]) for f in fields(Sampling)))
+        return cls(*(np.array([getattr(s, f.name) for s in sampling]) for f in fields(SamplingParams)))
 
     @property
     def truncate(self) -> bool:
@@ -55,8 +55,8 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def draw(
-    logits: Tensor, draws_from: np.ndarray, how: BatchSamplingParams, numbers: np.ndarray
+def sample_tokens(
+    logits: Tensor, draws_from: np.ndarray, params: BatchSamplingParams, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """One token per draw by inverting the distribution function at that draw's number.
 
@@ -65,7 +65,7 @@ def draw(
     top-k, top-p and min-p leave out: the loss compares with these.
     """
     device = logits.device
-    scales = np.where(how.temperatures == 0, 1.0, how.temperatures).astype(np.float32)
+    scales = np.where(params.temperatures == 0, 1.0, params.temperatures).astype(np.float32)
     if len(draws_from) != len(logits) or (draws_from != np.arange(len(logits))).any():
         logits = logits[torch.from_numpy(draws_from).to(device)]
     logits = logits.float()
@@ -73,11 +73,11 @@ def draw(
         logits = logits / torch.from_numpy(scales).to(device)[:, None]
     logprobs = torch.log_softmax(logits, dim=-1)
     probs = logprobs.exp()
-    if how.truncate:
-        probs = _truncated(probs, how)
+    if params.truncate:
+        probs = _truncated(probs, params)
     tokens = _invert(probs, torch.from_numpy(numbers).to(device))
-    if (how.temperatures == 0).any():
-        tokens = torch.where(torch.from_numpy(how.temperatures == 0).to(device), logits.argmax(-1), tokens)
+    if (params.temperatures == 0).any():
+        tokens = torch.where(torch.from_numpy(params.temperatures == 0).to(device), logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
     return tokens.int().cpu().numpy(), chosen.cpu().numpy()
 
@@ -99,10 +99,12 @@ def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
     return torch.searchsorted(sums, thresholds, right=True).squeeze(1).clamp_(max=size - 1)
 
 
-def _truncated(probs: Tensor, how: BatchSamplingParams) -> Tensor:
+def _truncated(probs: Tensor, params: BatchSamplingParams) -> Tensor:
     """0 for the tokens that are left out: beyond the k likeliest; beyond the likeliest ones that together reach top_p
     of what is left; below min_p times the likeliest one. In this order, as in transformers; the likeliest stays."""
-    top_k, top_p, min_p = (torch.from_numpy(x).to(probs.device)[:, None] for x in (how.top_k, how.top_p, how.min_p))
+    top_k, top_p, min_p = (
+        torch.from_numpy(x).to(probs.device)[:, None] for x in (params.top_k, params.top_p, params.min_p)
+    )
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(probs.shape[1], device=probs.device)
     ordered = ordered.masked_fill((top_k > 0) & (ranks >= top_k), 0.0)

@@ -30,12 +30,12 @@ class ScriptedEngine:
         self.num_decoded = 0
 
     @property
-    def room(self) -> int:
+    def num_free_slots(self) -> int:
         """See Engine."""
         return self.max_num_seqs - len(self.running) - len(self.waiting)
 
     @property
-    def capacity(self) -> int:
+    def kv_cache_tokens(self) -> int:
         """It remembers nothing, and so never too much; see Engine."""
         return sys.maxsize
 
@@ -45,7 +45,7 @@ class ScriptedEngine:
         return 0
 
     @property
-    def longest(self) -> int:
+    def max_model_len(self) -> int:
         """As long as one likes; see Engine."""
         return sys.maxsize
 

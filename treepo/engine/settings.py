@@ -22,7 +22,7 @@ class EngineSettings:
     max_num_batched_tokens: Count = 8192
     """Most prompt tokens of one forward, though at least one prompt."""
 
-    max_tokens: Annotated[int, Field(ge=64)] | None = None
+    max_cache_tokens: Annotated[int, Field(ge=64)] | None = None
     """Most tokens whose keys and values are kept; half of the free memory's worth if not given. Servers have their
     own limit."""
 
@@ -93,25 +93,25 @@ class VllmSettings:
     dtype: Literal["same", "float32", "bfloat16"] = "same"
     """Type of its weights and products; "same" is that of model.dtype."""
 
-    max_len: int | None = None
+    max_model_len: int | None = None
     """Longest sequence; the longest prompt and response of this run if not given."""
 
     block_size: int | None = None
     """Tokens per block of its cache, what it shares between sequences; 16 on GPUs and 32 on the CPU if not given."""
 
-    memory_share: float = 0.4
-    """Share of a GPU's memory that it may take; engine.max_tokens bounds its cache instead, if given."""
+    gpu_memory_utilization: float = 0.4
+    """Share of a GPU's memory that it may take; engine.max_cache_tokens bounds its cache instead, if given."""
 
     sleep: bool = True
     """Give the memory back to the trainer while it updates, on GPUs."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_len", 2), ("block_size", 1)):
+        for name, least in (("max_model_len", 2), ("block_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < self.memory_share <= 1:
-            raise ValueError(f"memory_share must be above 0 and at most 1, got {self.memory_share}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(f"gpu_memory_utilization must be above 0 and at most 1, got {self.gpu_memory_utilization}")
 
     def block_size_on(self, device: str) -> int:
         """Tokens per block."""

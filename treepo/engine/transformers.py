@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
+from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 
 LONGEST = 1 << 20
 """Most tokens of a sequence, where the model does not say."""
@@ -43,12 +43,12 @@ class TransformersEngine:
         self.num_steps = self.num_prefilled = self.num_decoded = 0
 
     @property
-    def room(self) -> int:
+    def num_free_slots(self) -> int:
         """See Engine."""
         return self.max_num_seqs - len(self.waiting)
 
     @property
-    def capacity(self) -> int:
+    def kv_cache_tokens(self) -> int:
         """It remembers nothing, so nothing bounds it; see Engine."""
         return self.max_num_seqs * LONGEST
 
@@ -58,7 +58,7 @@ class TransformersEngine:
         return 0
 
     @property
-    def longest(self) -> int:
+    def max_model_len(self) -> int:
         """Most tokens of a sequence."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
 
@@ -141,7 +141,7 @@ class _Drawing(LogitsProcessor):
 
     def __init__(self, batch: Sequence[SampleRequest]) -> None:
         self.seeds = np.array([request.seed for request in batch])
-        self.how = BatchSamplingParams.of([request.sampling for request in batch])
+        self.params = BatchSamplingParams.of([request.sampling for request in batch])
         self.tokens: list[np.ndarray] = []
         self.logprobs: list[np.ndarray] = []
 
@@ -149,7 +149,7 @@ class _Drawing(LogitsProcessor):
         """scores: logits [B, V] of the token after input_ids [B, n]."""
         rows, length = input_ids.shape
         numbers = uniforms(self.seeds, np.full(rows, length))
-        tokens, logprobs = draw(scores, np.arange(rows), self.how, numbers)
+        tokens, logprobs = sample_tokens(scores, np.arange(rows), self.params, numbers)
         self.tokens.append(tokens)
         self.logprobs.append(logprobs)
         places = torch.from_numpy(tokens).long().to(scores.device)[:, None]

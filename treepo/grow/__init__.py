@@ -9,16 +9,16 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
-from treepo.grow.fallback import Backtrack, BacktrackPoint, Fallback, FinishedPath, NoFallback
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack, BacktrackPoint, Fallback, FinishedPath, NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
 
 __all__ = [
     "Backtrack",
-    "Branching",
     "BacktrackPoint",
+    "Branching",
     "EvenBranching",
     "Fallback",
     "FinishedPath",

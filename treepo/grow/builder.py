@@ -179,7 +179,9 @@ class TreeBuilder:
         self.num_children.append(0)
         if stop is None:
             return PendingPath(node, ids, more_ids, more_logprobs, path.seed, path.ended)
-        self.finished.append(FinishedPath(node, stop, self.tree.trajectory(node).sampled_logprobs, self._is_open(response)))
+        self.finished.append(
+            FinishedPath(node, stop, self.tree.trajectory(node).sampled_logprobs, self._is_open(response))
+        )
         return None
 
     def _is_too_short(self, response_len: int) -> bool:

@@ -103,11 +103,15 @@ class Backtrack:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
-    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         cuts = [BacktrackPoint(f.leaf, self.keep(f, shape, rng)) for f in self.ordered(finished, shape, rng)]
         return cuts or [FROM_PROMPT]
 
-    def ordered(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[FinishedPath]:
+    def ordered(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[FinishedPath]:
         """The usable trajectories in the order in which they are resumed."""
         match self.order:
             case "answered":

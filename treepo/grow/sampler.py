@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 
 from treepo.data.problem import Problem
-from treepo.engine.base import Engine, SampleRequest, Sampling
+from treepo.engine.base import Engine, SampleRequest, SamplingParams
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
@@ -14,7 +14,7 @@ from treepo.utils.rng import derive_seed
 class TreeSampler:
     """Grows one tree per problem; each advances on its own, so the engine is never drained to wait for a slow one."""
 
-    def __init__(self, engine: Engine, rules: GrowthRules, sampling: Sampling = Sampling()) -> None:  # noqa: B008 - frozen
+    def __init__(self, engine: Engine, rules: GrowthRules, sampling: SamplingParams = SamplingParams()) -> None:  # noqa: B008 - frozen
         self.engine = engine
         self.rules = rules
         self.sampling = sampling
@@ -70,7 +70,7 @@ class TreeSampler:
         if num_growing == 0:
             return True
         size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.most_tokens
-        return self.engine.room > 0 and (num_growing + 1) * size <= self.engine.capacity
+        return self.engine.num_free_slots > 0 and (num_growing + 1) * size <= self.engine.kv_cache_tokens
 
     def _plant(
         self, problems: Sequence[Problem], seed: int, chosen: Sequence[int]

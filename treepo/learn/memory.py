@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from treepo.engine.base import Engine
 from treepo.engine.torch.engine import TorchEngine
-from treepo.model.fsdp import local
+from treepo.model.fsdp import to_local
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What allocators say that have no exception class of their own: PyTorch's for the CPU, cuBLAS."""
@@ -89,4 +89,4 @@ def cache_metrics(engine: Engine) -> dict[str, float]:
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:
     """Of all their elements that lie on this process."""
-    return sum(local(tensor).nbytes for tensor in tensors)
+    return sum(to_local(tensor).nbytes for tensor in tensors)

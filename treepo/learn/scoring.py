@@ -16,7 +16,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.learn.packing import PackedTree, pack
 from treepo.model.attention import tree_attention
 from treepo.model.compatibility import vocabulary_size
-from treepo.model.fsdp import is_sharded, through
+from treepo.model.fsdp import is_sharded, run_under_fsdp
 from treepo.tree import Node, StopReason, Tree
 
 TOKEN_INDICES = ("subtree_ends", "targets", "predecessors")
@@ -122,7 +122,7 @@ class Scorer:
 
     def __call__(self, batch: TreeBatch, entropy_has_grad: bool = False) -> Scores:
         """Score every term of a batch."""
-        return Scores(*through(self.model, self._scores, batch, entropy_has_grad))
+        return Scores(*run_under_fsdp(self.model, self._scores, batch, entropy_has_grad))
 
     def _scores(self, batch: TreeBatch, entropy_has_grad: bool) -> tuple[Tensor, Tensor]:
         packed, device = batch.packed, self.model.device

@@ -19,7 +19,7 @@ from treepo.learn.metrics import Share, counters_of_all, joined, largest_of_all,
 from treepo.learn.packing import PackedTree
 from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater, tree_entropies
-from treepo.model.fsdp import whole
+from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
@@ -79,7 +79,7 @@ class Trainer:
         clock = _Clock()
         begin_peak(self.policy.model.device)
         before, num_oom = self.engine.counters, self.updater.bound.num_oom
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             rolled = self.rollout(step, clock, growing)
             cache = cache_metrics(self.engine)
             self.engine.sleep()
@@ -119,7 +119,7 @@ class Trainer:
 
     def hand_over(self) -> None:
         """Let the engines have the policy's weights: the first process's, and then those that follow it."""
-        with whole(self.policy.model):
+        with unsharded(self.policy.model):
             for is_first in (True, False):
                 with self.processes.synced_errors():
                     if self.processes.is_first == is_first:

@@ -22,7 +22,7 @@ from treepo.learn.losses import Aggregation, Loss, Penalties, kl_estimates
 from treepo.learn.memory import REMEDIES, MemoryBound, first_line, is_out_of_memory
 from treepo.learn.packing import PackedTree, cut_within, longest_path, pack_apart, pack_within
 from treepo.learn.scoring import Scorer, TreeBatch, join, nothing
-from treepo.model.fsdp import everywhere
+from treepo.model.fsdp import full_tensor
 from treepo.tree import Tree
 
 
@@ -134,7 +134,7 @@ class Updater:
         weighed = weigh(trees, self.aggregation, self.processes)
         parts, (totals, gaps) = self.within_memory(weighed, self._gradients)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = everywhere(clip_grad_norm_(trained, self.max_grad_norm))
+        norm = full_tensor(clip_grad_norm_(trained, self.max_grad_norm))
         if not torch.isfinite(norm):
             raise NonFiniteUpdateError("gradient norm", join(parts or [nothing()]))
         self._step()

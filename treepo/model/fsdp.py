@@ -53,7 +53,7 @@ def sharded_parts(model: nn.Module) -> list[FSDPModule]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
-def through(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def run_under_fsdp(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """work(*args), which computes with parts of a model, as its own forward would: where it is sharded its weights are
     gathered and gradients reach them. What has a gradient must be a tensor of the returned tuple."""
     if not is_sharded(model):
@@ -62,7 +62,7 @@ def through(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.k
 
 
 @contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
+def unsharded(model: nn.Module) -> Iterator[None]:
     """All of a model's weights lie on this process, as plain tensors, while this lasts; all processes have to enter.
 
     Within, each may compute for itself, without gradients. Nothing happens if they do already.
@@ -90,12 +90,12 @@ def own_class(module: nn.Module) -> type:
     return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
 
 
-def local(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def everywhere(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor; every process has to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -114,11 +114,11 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy without weights, for `built`; it takes no memory. Must be made before the model is sharded."""
+    """A copy without weights, for `materialize`; it takes no memory. Must be made before the model is sharded."""
     return deepcopy(model, {id(p): _like(p, torch.empty_like(p, device="meta")) for p in model.parameters()})
 
 
-def built(meta_model: PreTrainedModel, model: nn.Module) -> PreTrainedModel:
+def materialize(meta_model: PreTrainedModel, model: nn.Module) -> PreTrainedModel:
     """A copy on the CPU, of what is whole, that is a model like any other."""
     pairs = zip(meta_model.named_parameters(), model.named_parameters(), strict=True)
     memo: dict[int, Any] = {}

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from treepo.errors import UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, longest_exact, vocabulary_size
-from treepo.model.fsdp import built, plain_weights
+from treepo.model.fsdp import materialize, plain_weights
 from treepo.model.lora import has_adapter, merged, merged_weights
 
 
@@ -80,7 +80,7 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
 
-        A sharded model must be `whole`; of its processes one writes.
+        A sharded model must be `unsharded`; of its processes one writes.
         """
         model = self._plain_model()
         (merged(model) if has_adapter(model) else model).save_pretrained(folder)
@@ -92,7 +92,7 @@ class Policy:
         self._plain_model().save_pretrained(folder)
 
     def _plain_model(self) -> PreTrainedModel:
-        return self.model if self.meta_model is None else built(self.meta_model, self.model)
+        return self.model if self.meta_model is None else materialize(self.meta_model, self.model)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treepo.report.run_log import Metrics
-from treepo.tasks.base_model import Report
-from treepo.utils.text import printable
+from treepo.utils import ProgressCallback
+from treepo.utils.text import sanitize
 
 PHASES = ("grow", "verify", "pack", "entropies", "update")
 """For which there is room; entropies are computed at some steps alone."""
@@ -66,14 +66,14 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print one line, or several, as they are; what would steer the terminal as its escape sequence."""
-        lines = "\n".join(map(printable, line.split("\n")))
+        lines = "\n".join(map(sanitize, line.split("\n")))
         self.console.print(lines, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, name: str) -> Iterator[Report]:
+    def progress(self, name: str) -> Iterator[ProgressCallback]:
         """A bar that moves when the yielded function is called with (done, total, loss or reward); where the output is
         no terminal, a line for each tenth that is done."""
-        name = printable(name)
+        name = sanitize(name)
         columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
         progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         task = progress.add_task(name, total=None)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.engine.base import Engine, Sampling, max_logprob_diff
+from treepo.engine.base import Engine, SamplingParams, max_logprob_diff
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, NcclSync
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
@@ -83,28 +83,28 @@ def check_align(setting: str, align: int, block_size: int) -> None:
         raise ValueError(f"{setting}: must be a multiple of the {block_size} tokens of vLLM's blocks, got {align}")
 
 
-def sampling_of(settings: EngineSettings) -> Sampling:
+def sampling_of(settings: EngineSettings) -> SamplingParams:
     """How tokens are drawn in training."""
-    return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
+    return SamplingParams(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
 
 
 def _embedded(policy: Policy, settings: EngineSettings, needs: EngineNeeds) -> TorchEngine | TransformersEngine:
     """The engine over the policy's own model, or the plain one for a model that it cannot serve."""
     if not policy.supports_tree_attention:
         return TransformersEngine(policy.model, needs.eos_ids, settings.max_num_seqs, needs.autocast)
-    sizes = settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_tokens
+    sizes = settings.max_num_seqs, settings.max_num_batched_tokens, settings.max_cache_tokens
     return TorchEngine(policy.model, needs.eos_ids, *sizes, needs.autocast)
 
 
 def _vllm(
     policy: Policy, settings: EngineSettings, vllm: VllmSettings, needs: EngineNeeds, trust_remote_code: bool
 ) -> VllmEngine:
-    longest = vllm.max_len or min(needs.longest, policy.max_len or needs.longest)
-    max_tokens, on_cpu = settings.max_tokens, policy.model.device.type == "cpu"
-    if max_tokens is None and on_cpu:
+    longest = vllm.max_model_len or min(needs.longest, policy.max_len or needs.longest)
+    max_cache_tokens, on_cpu = settings.max_cache_tokens, policy.model.device.type == "cpu"
+    if max_cache_tokens is None and on_cpu:
         # Room for trees that wait for their slowest path beside those that decode.
-        max_tokens = max(min(affordable_tokens(policy.model), 4 * settings.max_num_seqs * longest), longest)
-    limits = VllmLimits(longest, settings.max_num_seqs, settings.max_num_batched_tokens, max_tokens)
+        max_cache_tokens = max(min(affordable_tokens(policy.model), 4 * settings.max_num_seqs * longest), longest)
+    limits = VllmLimits(longest, settings.max_num_seqs, settings.max_num_batched_tokens, max_cache_tokens)
     streams = RequestGenerators()
     try:
         core = start_vllm(vllm, limits, policy.model, trust_remote_code, streams)
@@ -136,7 +136,7 @@ def _updated_gap(engine: VllmEngine | ServerEngine, policy: Policy) -> float:
     """How far the engine is from the policy after an update as there is one in every step, sleep and all."""
     engine.sleep()
     engine.update_weights(policy.model)
-    return _gap(engine, policy, Sampling(temperature=0.0))
+    return _gap(engine, policy, SamplingParams(temperature=0.0))
 
 
 def _check_servers(engine: ServerEngine, policy: Policy, settings: EngineSettings, needs: EngineNeeds) -> None:
@@ -156,7 +156,7 @@ def _check_servers(engine: ServerEngine, policy: Policy, settings: EngineSetting
         )
 
 
-def _gap(engine: Engine, policy: Policy, sampling: Sampling) -> float:
+def _gap(engine: Engine, policy: Policy, sampling: SamplingParams) -> float:
     """How far the engine's log-probabilities are from the policy's."""
     model = policy.model
 
@@ -164,5 +164,5 @@ def _gap(engine: Engine, policy: Policy, sampling: Sampling) -> float:
         tensor = torch.from_numpy(ids).long().to(model.device)
         return sequence_logprobs(model, tensor, temperature, policy.supports_tree_attention).cpu().numpy()
 
-    ids = probe_ids(model).cpu().numpy().astype(np.int32)[: engine.longest - 1]
+    ids = probe_ids(model).cpu().numpy().astype(np.int32)[: engine.max_model_len - 1]
     return max_logprob_diff(engine, score, ids, sampling)

@@ -63,7 +63,7 @@ def _max_prompt_len(config: Config, policy: Policy, max_model_len: int) -> int:
             "tree",
             f"responses of {response} tokens (depth x segment_len, or max_response_len) leave no room for a prompt in "
             f"the model's {policy.max_len} positions or the engine's {max_model_len} tokens (engine.max_cache_tokens, "
-            f"vllm.max_len, or the servers' max-model-len)",
+            f"vllm.max_model_len, or the servers' max-model-len)",
         )
     return room
 

@@ -2,7 +2,7 @@
 
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,10 +22,11 @@ from treepo.learn.checkpoint import Progress
 from treepo.learn.scoring import TreeBatch
 from treepo.report.run_log import MetricsLog, append_samples, choose_samples
 from treepo.report.terminal import Terminal
-from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB, one_line
+from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
 from treepo.report.trees import KeptTree, write_trees
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import RunCheckpoints
+from treepo.utils.text import error_line
 
 
 def check_installed(settings: TrackingSettings) -> None:
@@ -38,13 +39,13 @@ def check_installed(settings: TrackingSettings) -> None:
 
 
 @contextmanager
-def tracked(config: Config, out: Path, say: Callable[[str], None]) -> Iterator[Tracking]:
+def tracked(config: Config, out: Path) -> Iterator[Tracking]:
     """The trackers of the run in the folder `out`, started, and finished whatever happens.
 
-    say: told in a line of a tracker that fails later. Raises TrackerError if one cannot be started.
+    Raises TrackerError if one cannot be started.
     """
     settings = config.tracking
-    tracking = Tracking({name: make_tracker(name, settings, out) for name in settings.trackers}, say)
+    tracking = Tracking({name: make_tracker(name, settings, out) for name in settings.trackers})
     tracking.start(tomllib.loads(to_toml(config)), settings.run_name or out.resolve().name)
     try:
         yield tracking
@@ -73,8 +74,8 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
         if job.processes.is_first:
             _check_unused(out)
     check_installed(config.tracking)
-    with terminal.bar("making the base model") as report:
-        run = build_run(config, terminal.say, report, job)
+    with terminal.progress("making the base model") as report:
+        run = build_run(config, report, job)
     with job.processes.synced_errors():
         if job.processes.is_first:
             _make_folder(config, out)
@@ -110,7 +111,7 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
     folder; PeerError or LostError is raised where another one does not go on.
     """
     settings = run.config if run.processes.is_first else replace(run.config, tracking=TrackingSettings())
-    with tracked(settings, out, terminal.say) as tracking:
+    with tracked(settings, out) as tracking:
         try:
             _train(run, out, terminal, progress, tracking)
         except RuntimeError as error:
@@ -155,7 +156,7 @@ def _report(run: Run, out: Path, terminal: Terminal) -> None:
     try:
         report_of_run(out, run.policy.decode, run.config.credit, datetime.now(UTC))
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
-        terminal.say(f"there is no report ({one_line(error)}): treepo report {out} tries again")
+        terminal.say(f"there is no report ({error_line(error)}): treepo report {out} tries again")
 
 
 def _evaluate_first(
@@ -230,7 +231,11 @@ def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     commands = []
     if is_model_kept(config):
         commands.append(("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}"))
-    star = {"tree.depth": 1, "tree.segment_len": config.tree.max_response_tokens, "tree.num_children": config.tree.width}
+    star = {
+        "tree.depth": 1,
+        "tree.segment_len": config.tree.max_response_tokens,
+        "tree.num_children": config.tree.width,
+    }
     if not isinstance(config.credit, GRPO):
         settings = star | {"initial_fork.low": config.tree.width, "initial_fork.high": config.tree.width}
         options = "".join(f" --{name} {value}" for name, value in settings.items())

@@ -12,6 +12,7 @@ from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
 from treepo.errors import SettingError
+from treepo.utils.imports import make_importable
 from treepo.verify.answers import FinalAnswer
 
 
@@ -241,6 +242,7 @@ class FunctionVerifier(FinalAnswer):
 
     def _import(self) -> Callable[[str, str], Any]:
         module, _, name = self.function.partition(":")
+        make_importable(module)
         try:
             found = getattr(importlib.import_module(module), name)
         # An import runs the module, which may raise anything; SystemExit is no Exception.

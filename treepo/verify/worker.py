@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from treepo.data.problem import Verdict, bounded
 from treepo.errors import NOT_GIVEN, SettingError
+from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.process import pack_message, read_message
 
@@ -83,6 +84,7 @@ def main() -> None:
 def make_verifier(name: str, fields: dict[str, Any]) -> Verifier:
     """The verifier of the class module:Class with these fields."""
     module, _, cls = name.partition(":")
+    make_importable(module)
     try:
         chosen = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:

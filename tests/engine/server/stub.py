@@ -13,7 +13,7 @@ from aiohttp import web
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from treepo.engine.base import SampleRequest, SampleResult, Sampling
+from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 from treepo.engine.torch.engine import TorchEngine
 
 BLOCK = 8
@@ -199,7 +199,7 @@ class StubServer:
 
     async def _decode(self, body: Any) -> SampleResult:
         """What is asked for; all that is asked for within a moment is decoded together."""
-        how = Sampling(*(body[name] for name in ("temperature", "top_k", "top_p", "min_p")))
+        how = SamplingParams(*(body[name] for name in ("temperature", "top_k", "top_p", "min_p")))
         prefix = np.array(body["prompt"], np.int32)
         request = SampleRequest(len(self.waiting), prefix, body["max_tokens"], body["seed"], how)
         future: asyncio.Future[SampleResult] = self.loop.create_future()

@@ -18,8 +18,8 @@ from treepo.engine.server import client, fleet
 from treepo.engine.server.engine import ServerEngine
 from treepo.errors import EngineError
 from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.fallback import Backtrack
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
@@ -45,7 +45,7 @@ def test_a_dying_servers_requests_come_back_from_others(
         requests = some_requests(24, num_groups=6)
         assert_same(run_all(engine, requests), expected(model, requests))
     assert stubs[1] not in [stub for stub in stubs if stub.url in {s.url for s in engine.fleet.alive}]
-    assert engine.room == 512
+    assert engine.num_free_slots == 512
 
 
 def test_dead_servers_are_not_asked_again(make_stubs: MakeStubs, connect: Connect) -> None:

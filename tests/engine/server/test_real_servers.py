@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from tests.engine.engines import SIZES, assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of
 from tests.engine.server.test_failures import assert_same_trees, grow
 from tests.models import make_tiny_tokenizer, save_tiny_model
-from treepo.engine.base import SampleRequest, Sampling
+from treepo.engine.base import SampleRequest, SamplingParams
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.engine.settings import ServerSettings
@@ -142,8 +142,8 @@ def assert_is(engine: ServerEngine, model: PreTrainedModel) -> None:
 
 def test_the_model_is_served_before_and_after_updates(processes: list[Process], engine: ServerEngine) -> None:
     """As transformers computes it, with the weights that servers were started with and after each of three updates."""
-    assert (engine.longest, engine.room) == (LONGEST, 2 * BATCH)
-    assert 100_000 < engine.capacity < 10_000_000
+    assert (engine.max_model_len, engine.num_free_slots) == (LONGEST, 2 * BATCH)
+    assert 100_000 < engine.kv_cache_tokens < 10_000_000
     assert_is(engine, make())
     for seed in (1, 2, 3):
         model = make(seed)
@@ -190,7 +190,7 @@ def test_ends_truncation_and_extreme_seeds(engine: ServerEngine) -> None:
     hot = run_all(engine, [request(PROMPTS[1], 100, seed=i, temperature=2.0) for i in range(40)])
     assert any(make().config.eos_token_id in tokens[:-1] for tokens in tokens_of(hot))
     assert all(len(result.token_ids) == 100 for result in hot)
-    only = [replace(r, sampling=Sampling(1.7, top_k=1)) for r in requests_at(1.0)]
+    only = [replace(r, sampling=SamplingParams(1.7, top_k=1)) for r in requests_at(1.0)]
     assert tokens_of(run_all(engine, only)) == tokens_of(run_all(engine, requests_at(0.0)))
     seeds = [0, 1, 2**62, 2**63 - 1]
     assert len({tuple(t) for t in tokens_of(run_all(engine, [request(PROMPTS[1], 20, seed=s) for s in seeds]))}) == 4

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tests.engine.engines import assert_scored, embedded, make_model, request, run_all, tokens_of
 from tests.engine.server.conftest import Connect, MakeStubs
-from treepo.engine.base import SampleRequest, SampleResult, Sampling
+from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.engine.settings import ServerSettings
@@ -63,7 +63,7 @@ def test_all_that_matters_is_said_in_a_request(make_stubs: MakeStubs, connect: C
     """What a model's own generation config would set is set by the request; seeds fit into 63 bits."""
     [stub] = make_stubs()
     engine = connect([stub], (EOS,))
-    run_all(engine, [replace(request(PROMPT, 3, seed=2**63 - 1), sampling=Sampling(0.9, 5, 0.8, 0.1))])
+    run_all(engine, [replace(request(PROMPT, 3, seed=2**63 - 1), sampling=SamplingParams(0.9, 5, 0.8, 0.1))])
     [body] = stub.bodies()
     assert 0 <= body.pop("seed") < 2**63
     assert body == {
@@ -147,9 +147,9 @@ def test_room_and_limits_are_those_of_the_servers(make_stubs: MakeStubs, connect
     stubs = make_stubs(2)
     stubs[1].longest = 100
     engine = connect(stubs)
-    assert (engine.room, engine.capacity, engine.longest) == (512, 8000, 100)
+    assert (engine.num_free_slots, engine.kv_cache_tokens, engine.max_model_len) == (512, 8000, 100)
     engine.submit(request(PROMPT, 3))
-    assert engine.room == 511
+    assert engine.num_free_slots == 511
     with pytest.raises(ValueError, match="urls: a sequence of 101 tokens is longer than the servers' 100"):
         engine.submit(request(PROMPT, 94))
 
@@ -172,7 +172,7 @@ def test_release_cancels(make_stubs: MakeStubs, connect: Connect) -> None:
         engine.submit(replace(request(PROMPT, 5, name=i), group=1))
     wait_until(lambda: stub.num_running == 4)
     engine.abort_group(1)
-    assert engine.room == 256
+    assert engine.num_free_slots == 256
     wait_until(lambda: stub.num_aborted == 4)
     assert engine.step() == []
     stub.is_stuck = False

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.engine.base import SampleRequest, Sampling
-from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
+from treepo.engine.base import SampleRequest, SamplingParams
+from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 from treepo.engine.vllm.engine import RequestGenerators
 
 
-def request(name: int, prefix_len: int = 3, sampling: Sampling = Sampling()) -> SampleRequest:  # noqa: B008 - frozen
+def request(name: int, prefix_len: int = 3, sampling: SamplingParams = SamplingParams()) -> SampleRequest:  # noqa: B008 - frozen
     """A request that can be told from others by its seed and its prefix."""
     return SampleRequest(name, np.arange(prefix_len, dtype=np.int32), 8, 100 + name, sampling)
 
@@ -19,20 +19,26 @@ def request(name: int, prefix_len: int = 3, sampling: Sampling = Sampling()) -> 
 def expected(r: SampleRequest, position: int, logits: torch.Tensor) -> tuple[int, float]:
     """The token that number `position` of a request's stream draws, and its log-probability."""
     s = r.sampling
-    how = BatchSamplingParams(*(np.array([x]) for x in (s.temperature, s.top_k, s.top_p, s.min_p)))
-    tokens, logprobs = draw(logits[None].clone(), np.arange(1), how, uniforms(np.array([r.seed]), np.array([position])))
+    params = BatchSamplingParams(*(np.array([x]) for x in (s.temperature, s.top_k, s.top_p, s.min_p)))
+    tokens, logprobs = sample_tokens(
+        logits[None].clone(), np.arange(1), params, uniforms(np.array([r.seed]), np.array([position]))
+    )
     return int(tokens[0]), float(logprobs[0])
 
 
 def test_the_one_token_that_is_left_is_the_one_that_was_drawn() -> None:
     """Each row keeps one finite logit, that of its own stream at its own position and with its own sampling."""
     streams, logits = RequestGenerators(), torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    requests = [request(0, 3), request(1, 9, Sampling(0.7, top_k=5)), request(2, 4, Sampling(temperature=0.0))]
+    requests = [
+        request(0, 3),
+        request(1, 9, SamplingParams(0.7, top_k=5)),
+        request(2, 4, SamplingParams(temperature=0.0)),
+    ]
     outputs: list[list[int]] = [[], [4, 4], [1]]
     for r in requests:
         streams.begin(str(r.request_id), r)
     streams.update([], [(i, str(i), outputs[i]) for i in range(3)], [])
-    forced = streams.draw(logits.clone())
+    forced = streams.sample_tokens(logits.clone())
     for i, r in enumerate(requests):
         token, logprob = expected(r, len(r.prefix_ids) + len(outputs[i]), logits[i])
         assert torch.isfinite(forced[i]).nonzero().tolist() == [[token]]
@@ -45,8 +51,8 @@ def test_the_last_draw_at_a_position_counts() -> None:
     streams.begin("a", request(0))
     streams.update([], [(0, "a", [])], [])
     first, second = torch.randn(2, 1, 20, generator=torch.Generator().manual_seed(0))
-    streams.draw(first.clone())
-    streams.draw(second.clone())
+    streams.sample_tokens(first.clone())
+    streams.sample_tokens(second.clone())
     assert streams.finish("a")[0] == pytest.approx(expected(request(0), 3, second[0])[1], abs=1e-6)
 
 
@@ -56,13 +62,13 @@ def test_a_request_that_had_to_wait_goes_on_where_it_was() -> None:
     logits = torch.randn(1, 20, generator=torch.Generator().manual_seed(0))
     streams.begin("a", request(0))
     streams.update([], [(0, "a", tokens)], [])
-    streams.draw(logits.clone())
+    streams.sample_tokens(logits.clone())
     before = expected(request(0), 3, logits[0])
     streams.begin("b", request(1))
     streams.update([0], [(0, "b", [])], [])
-    streams.draw(logits.clone())
+    streams.sample_tokens(logits.clone())
     streams.update([], [(1, "a", [before[0]])], [])
-    streams.draw(logits.repeat(2, 1))
+    streams.sample_tokens(logits.repeat(2, 1))
     noted = streams.finish("a")
     after = expected(request(0), 4, logits[0])
     np.testing.assert_allclose(noted[:2], [before[1], after[1]], rtol=0, atol=1e-6)

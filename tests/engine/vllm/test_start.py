@@ -16,13 +16,13 @@ from treepo.engine.vllm import start as start_module
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 
-LIMITS = VllmLimits(longest=64, max_num_seqs=4, max_num_batched_tokens=64, max_tokens=1024)
+LIMITS = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=1024)
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], limits: VllmLimits = LIMITS) -> str:
     """What is said where packages of these versions are installed."""
     monkeypatch.setattr(start_module, "_version", versions.get)
-    with pytest.raises(ValueError, match="kind|max_tokens") as error:
+    with pytest.raises(ValueError, match="kind|max_cache_tokens") as error:
         start_vllm(VllmSettings(), limits, make_model(), False, RequestGenerators())
     return str(error.value)
 
@@ -42,18 +42,18 @@ def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.Monkey
 
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot hold one sequence is refused before vLLM is imported."""
-    limits = VllmLimits(longest=64, max_num_seqs=4, max_num_batched_tokens=64, max_tokens=63)
+    limits = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=63)
     said = refused(monkeypatch, {"vllm": "0.32.0"}, limits)
-    assert said.startswith("max_tokens: must hold a sequence of 64 tokens (vllm.max_len, or ")
+    assert said.startswith("max_cache_tokens: must hold a sequence of 64 tokens (vllm.max_model_len, or ")
     assert said.endswith(", holds 63")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_len": 1}, "max_len must be at least 2, got 1"),
+        ({"max_model_len": 1}, "max_model_len must be at least 2, got 1"),
         ({"block_size": -1}, "block_size must be at least 1, got -1"),
-        ({"memory_share": 1.5}, "memory_share must be above 0 and at most 1, got 1.5"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be above 0 and at most 1, got 1.5"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, Any], message: str) -> None:
@@ -181,17 +181,17 @@ def test_global_generators_are_left_alone() -> None:
         ("first\nsecond", "first"),
         (
             "User-specified max_model_len (4096) is greater than the derived max_model_len (256)",
-            "User-specified vllm.max_len (4096) is greater than the derived vllm.max_len (256)",
+            "User-specified vllm.max_model_len (4096) is greater than the derived vllm.max_model_len (256)",
         ),
         (
             "Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce memory used by other processes.",
-            "Decrease engine.max_tokens, or reduce memory used by other processes.",
+            "Decrease engine.max_cache_tokens, or reduce memory used by other processes.",
         ),
         (
             "No common block size for 16 (CPU_ATTN: [MultipleOf(32)]).",
             "No vllm.block_size for 16 (CPU_ATTN: [MultipleOf(32)]).",
         ),
-        ("Decrease GPU memory utilization (0.4)", "Decrease vllm.memory_share (0.4)"),
+        ("Decrease GPU memory utilization (0.4)", "Decrease vllm.gpu_memory_utilization (0.4)"),
         ("", "RuntimeError"),
     ],
 )

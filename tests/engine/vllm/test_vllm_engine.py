@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
 from tests.models import save_tiny_model
-from treepo.engine.base import Sampling, max_logprob_diff
+from treepo.engine.base import SamplingParams, max_logprob_diff
 from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
@@ -30,7 +30,9 @@ KEPT: list[Any] = []
 def start(model: PreTrainedModel, settings: VllmSettings = VllmSettings(), **limits: int) -> VllmEngine:  # noqa: B008
     """An engine of its own."""
     streams = RequestGenerators()
-    wanted = replace(VllmLimits(longest=256, max_num_seqs=64, max_num_batched_tokens=512, max_tokens=8192), **limits)
+    wanted = replace(
+        VllmLimits(max_model_len=256, max_num_seqs=64, max_num_batched_tokens=512, max_cache_tokens=8192), **limits
+    )
     core = start_vllm(settings, wanted, model, False, streams)
     KEPT.append(core)
     engine = VllmEngine(core, streams, ())
@@ -64,8 +66,8 @@ def test_generated_blocks_are_cached() -> None:
 def test_little_memory_changes_no_token() -> None:
     """Twelve sequences of 110 tokens in a cache of 300: vLLM makes some wait and computes them again."""
     model = make_model()
-    engine = start(model, max_tokens=300)
-    assert engine.capacity == 10 * BLOCK
+    engine = start(model, max_cache_tokens=300)
+    assert engine.kv_cache_tokens == 10 * BLOCK
     reference = make_model(attention="sdpa")
     requests = [request(np.random.default_rng(i).integers(3, 16, size=10), 100, seed=i) for i in range(12)]
     scheduler, num_preempted = engine.core.engine_core.engine_core.scheduler, 0
@@ -82,7 +84,7 @@ def test_little_memory_changes_no_token() -> None:
     for r, result in zip(requests, results, strict=True):
         assert result.token_ids.tolist() == naive(reference, r, ())[0]
         assert_scored(reference, r.prefix_ids, result)
-    assert engine.peak_tokens <= engine.capacity
+    assert engine.peak_tokens <= engine.kv_cache_tokens
 
 
 def test_prefixes_in_parts_change_no_token() -> None:
@@ -132,7 +134,7 @@ def test_adapters_are_merged_on_the_way() -> None:
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
     """vLLM would end it without a word where its context ends."""
-    with pytest.raises(ValueError, match="max_len must hold a sequence of 513 tokens, got 512"):
+    with pytest.raises(ValueError, match="max_model_len must hold a sequence of 513 tokens, got 512"):
         vllm(make_model()).submit(request(np.arange(3, 16), 500))
 
 
@@ -165,7 +167,7 @@ def test_one_broken_request_loses_no_other() -> None:
         engine.submit(request(np.array([5 - i, 3]), 1, name=i))
     with pytest.raises(FloatingPointError):
         engine.step()
-    assert engine.room == 256
+    assert engine.num_free_slots == 256
 
 
 def test_nan_spoils_nothing_that_comes_after() -> None:
@@ -174,7 +176,7 @@ def test_nan_spoils_nothing_that_comes_after() -> None:
     with torch.no_grad():
         next(model.parameters())[5] = float("nan")
     engine = vllm(model)
-    every_block = [[5, 3 + i % 12, 3 + i // 12, *[5] * 120] for i in range(engine.capacity // 128)]
+    every_block = [[5, 3 + i % 12, 3 + i // 12, *[5] * 120] for i in range(engine.kv_cache_tokens // 128)]
     with pytest.raises(FloatingPointError):
         run_all(engine, [request(prefix, 1) for prefix in every_block])
     engine.update_weights(make_model())
@@ -190,6 +192,6 @@ def test_weights_that_did_not_arrive_are_found_out() -> None:
     def score(policy: PreTrainedModel):
         return lambda ids, t: sequence_logprobs(policy, torch.from_numpy(ids).long(), t).numpy()
 
-    for sampling in (Sampling(0.0), Sampling(1.0), Sampling(0.7, top_k=5, top_p=0.9)):
+    for sampling in (SamplingParams(0.0), SamplingParams(1.0), SamplingParams(0.7, top_k=5, top_p=0.9)):
         assert max_logprob_diff(engine, score(model), ids, sampling) < 1e-5
         assert max_logprob_diff(engine, score(other), ids, sampling) > 1e-2

@@ -39,11 +39,15 @@ class RefusedError(EngineError):
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """model: the name it serves under. longest: tokens of a sequence. capacity: tokens its cache holds, or None."""
+    """What a server can do.
+
+    model: the name it serves under. max_model_len: most tokens of a sequence. kv_cache_tokens: tokens that its cache
+    holds, None if it does not say.
+    """
 
     model: str
-    longest: int
-    capacity: int | None
+    max_model_len: int
+    kv_cache_tokens: int | None
 
 
 @dataclass(eq=False)
@@ -92,9 +96,9 @@ class Server:
     async def look(self) -> None:
         """Find out its model, its limits and the version of its weights."""
         model = await self.get("/v1/models", lambda text: json.loads(text)["data"][0])
-        capacity = await self.get("/metrics", _capacity)
+        kv_cache_tokens = await self.get("/metrics", _kv_cache_tokens)
         try:
-            self.limits = ServerLimits(str(model["id"]), int(model["max_model_len"]), capacity)
+            self.limits = ServerLimits(str(model["id"]), int(model["max_model_len"]), kv_cache_tokens)
         except (LookupError, TypeError, ValueError) as error:
             raise ServerError(f"{self.url}/v1/models tells no max_model_len") from error
         self.version = await self.weight_version()
@@ -149,7 +153,7 @@ def allow_sockets(count: int) -> None:
         setrlimit(RLIMIT_NOFILE, (count if hard == RLIM_INFINITY else min(count, hard), hard))
 
 
-def _capacity(metrics: str) -> int | None:
+def _kv_cache_tokens(metrics: str) -> int | None:
     """Tokens of the caches of all engines of a server, if it tells."""
     caches = [dict(re.findall(r'(\w+)="(\d+)"', line)) for line in re.findall(r"vllm:cache_config_info\{.*", metrics)]
     sizes = [int(cache["num_gpu_blocks"]) * int(cache["block_size"]) for cache in caches if "num_gpu_blocks" in cache]

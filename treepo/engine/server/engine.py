@@ -120,14 +120,14 @@ class ServerEngine:
         await self.session.close()
 
     @property
-    def room(self) -> int:
+    def num_free_slots(self) -> int:
         """See Engine."""
         return self.max_num_seqs * len(self.fleet.alive) - len(self.under_way)
 
     @property
-    def capacity(self) -> int:
+    def kv_cache_tokens(self) -> int:
         """See Engine; without bound where a server does not tell."""
-        return sum(server.limits.capacity or sys.maxsize for server in self.fleet.alive if server.limits)
+        return sum(server.limits.kv_cache_tokens or sys.maxsize for server in self.fleet.alive if server.limits)
 
     @property
     def peak_tokens(self) -> int:
@@ -135,9 +135,9 @@ class ServerEngine:
         return 0
 
     @property
-    def longest(self) -> int:
+    def max_model_len(self) -> int:
         """Most tokens of a sequence."""
-        return min(server.limits.longest for server in self.fleet.servers if server.limits)
+        return min(server.limits.max_model_len for server in self.fleet.servers if server.limits)
 
     @property
     def counters(self) -> EngineCounters:
@@ -148,8 +148,8 @@ class ServerEngine:
         """Queue one request; see Engine. Raises ValueError if it can never fit."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
-        if length > self.longest:
-            raise ValueError(f"urls: a sequence of {length} tokens is longer than the servers' {self.longest}")
+        if length > self.max_model_len:
+            raise ValueError(f"urls: a sequence of {length} tokens is longer than the servers' {self.max_model_len}")
         # A request's own name may be given to another one while an answer to it is still on its way.
         name = next(self.names)
         self.under_way[name] = request, self._begin(self._serve(name, request))

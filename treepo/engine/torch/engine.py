@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
+from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
 from treepo.engine.torch.batch import Batch, Layout, Pending, Rows
 from treepo.engine.torch.cpu import CpuKernel, load_kernel
@@ -27,7 +27,7 @@ class TorchEngine:
     """Serves a model whose attention is `treepo.model.attention.attend`.
 
     max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least one
-    prefix. max_tokens: most tokens whose keys and values are kept; what nobody uses is forgotten first, then requests
+    prefix. max_cache_tokens: most tokens whose keys and values are kept; what nobody uses is forgotten first, then requests
     wait or are computed again later, with the same result. Half of the free memory if not given. autocast: type of the
     matrix products, as the trainer has it; that of the weights if not given.
     """
@@ -38,17 +38,17 @@ class TorchEngine:
         eos_ids: Sequence[int],
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 8192,
-        max_tokens: int | None = None,
+        max_cache_tokens: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(eos_ids, np.int64)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.capacity = affordable_tokens(model) if max_tokens is None else max_tokens
+        self.kv_cache_tokens = affordable_tokens(model) if max_cache_tokens is None else max_cache_tokens
         self.waiting: deque[Pending] = deque()
         self.rows = Rows(max_num_seqs)
-        self.blocks = Blocks(self.capacity // BLOCK)
+        self.blocks = Blocks(self.kv_cache_tokens // BLOCK)
         self.prefixes = PrefixCache(self.blocks)
         self.kernel = make_kernel(self._device())
         kept_in = torch.float32 if isinstance(self.kernel, CpuKernel) else None
@@ -57,7 +57,7 @@ class TorchEngine:
         self.num_steps = self.num_prefilled = self.num_decoded = self.num_cached = 0
 
     @property
-    def room(self) -> int:
+    def num_free_slots(self) -> int:
         """See Engine."""
         return self.max_num_seqs - self.rows.num_running - len(self.waiting)
 
@@ -73,16 +73,16 @@ class TorchEngine:
         return self.blocks.peak * BLOCK
 
     @property
-    def longest(self) -> int:
-        """Most tokens of a sequence, prefix and response, that fit into max_tokens."""
+    def max_model_len(self) -> int:
+        """Most tokens of a sequence, prefix and response, that fit into max_cache_tokens."""
         return (self.blocks.max_blocks - 1) * BLOCK
 
     def submit(self, request: SampleRequest) -> None:
         """Queue one request; see Engine. Raises ValueError if it can never fit."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
-        if length > self.longest:
-            raise ValueError(f"max_tokens must hold a sequence of {length} tokens, got {self.capacity}")
+        if length > self.max_model_len:
+            raise ValueError(f"max_cache_tokens must hold a sequence of {length} tokens, got {self.kv_cache_tokens}")
         self.waiting.append(Pending(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
 
     @torch.no_grad()
@@ -196,11 +196,11 @@ class TorchEngine:
         ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in inputs)
         logits = self.forward(ids, positions, attention, logits_at)
         numbers = uniforms(rows.seeds[drawing], rows.num_known[drawing])
-        how = BatchSamplingParams(
+        params = BatchSamplingParams(
             rows.temperatures[drawing], rows.top_k[drawing], rows.top_p[drawing], rows.min_p[drawing]
         )
         self.num_decoded += len(drawing)
-        return draw(logits, layout.draws_from, how, numbers)
+        return sample_tokens(logits, layout.draws_from, params, numbers)
 
     def _collect(self, drawing: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and hand out the segments that are complete."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import BatchSamplingParams, draw, uniforms
+from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 from treepo.model.policy import exported_weights
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class RequestGenerators:
             if is_swap and leaving is not None:
                 self.rows[source] = leaving
 
-    def draw(self, logits: Tensor) -> Tensor:
+    def sample_tokens(self, logits: Tensor) -> Tensor:
         """[R, V] -> [R, V]: 0 for the token that each row draws, and minus infinity for all others, in place.
 
         A row whose prefix is computed in several parts draws at the end of each, from the same number; the last draw,
@@ -82,11 +82,11 @@ class RequestGenerators:
             self.order = [self.rows[row] for row in range(len(self.rows))]
             self.seeds = np.array([stream.request.seed for stream, _ in self.order], np.uint64)
             self.starts = np.array([len(stream.request.prefix_ids) for stream, _ in self.order])
-            self.how = BatchSamplingParams.of([stream.request.sampling for stream, _ in self.order])
+            self.params = BatchSamplingParams.of([stream.request.sampling for stream, _ in self.order])
         assert len(logits) == len(self.order), "one row of logits per request"
         counts = np.fromiter((len(tokens) for _, tokens in self.order), np.int64, len(self.order))
         numbers = uniforms(self.seeds, self.starts + counts)
-        tokens, logprobs = draw(logits, np.arange(len(logits)), self.how, numbers)
+        tokens, logprobs = sample_tokens(logits, np.arange(len(logits)), self.params, numbers)
         for (stream, _), position, logprob in zip(self.order, counts.tolist(), logprobs.tolist(), strict=True):
             stream.logprobs[position] = logprob
         places = torch.from_numpy(tokens).long().to(logits.device)[:, None]
@@ -116,7 +116,7 @@ def make_processor(streams: RequestGenerators) -> type:
                 streams.update(batch_update.removed, added, moved)
 
         def apply(self, logits: Tensor) -> Tensor:
-            return streams.draw(logits)
+            return streams.sample_tokens(logits)
 
     return StreamProcessor
 
@@ -153,17 +153,17 @@ class VllmEngine:
         return self._config.cache_config.block_size
 
     @property
-    def room(self) -> int:
+    def num_free_slots(self) -> int:
         """See Engine."""
         return self.max_num_seqs - len(self.under_way)
 
     @property
-    def capacity(self) -> int:
+    def kv_cache_tokens(self) -> int:
         """See Engine. One block is vLLM's own."""
         return (self._config.cache_config.num_gpu_blocks - 1) * self.block_size
 
     @property
-    def longest(self) -> int:
+    def max_model_len(self) -> int:
         """Most tokens of a sequence, prefix and response."""
         return self._config.model_config.max_model_len
 
@@ -181,8 +181,8 @@ class VllmEngine:
 
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
-        if length > self.longest:
-            raise ValueError(f"max_len must hold a sequence of {length} tokens, got {self.longest}")
+        if length > self.max_model_len:
+            raise ValueError(f"max_len must hold a sequence of {length} tokens, got {self.max_model_len}")
         # vLLM accepts a name twice and then loses one of the two.
         name = str(next(self.names))
         self.streams.begin(name, request)
@@ -238,7 +238,7 @@ class VllmEngine:
     def _num_held(self) -> int:
         """Tokens in the blocks of running requests."""
         cache = self.core.engine_core.engine_core.scheduler.kv_cache_manager
-        return round(cache.usage * self.capacity)
+        return round(cache.usage * self.kv_cache_tokens)
 
     def abort_group(self, group: int) -> None:
         """See Engine."""

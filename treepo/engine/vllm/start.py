@@ -47,16 +47,16 @@ PREFERENCES = {
 """What it is told unless the environment says otherwise."""
 
 OUR_NAMES = {
-    "GPU memory utilization": "vllm.memory_share",
-    "--kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE": "engine.max_tokens",
+    "GPU memory utilization": "vllm.gpu_memory_utilization",
+    "--kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE": "engine.max_cache_tokens",
     "common block size": "vllm.block_size",
-    "gpu_memory_utilization": "vllm.memory_share",
-    "max_model_len": "vllm.max_len",
+    "gpu_memory_utilization": "vllm.gpu_memory_utilization",
+    "max_model_len": "vllm.max_model_len",
     "block_size": "vllm.block_size",
 }
 """Settings that vLLM's messages name."""
 
-SEE = "(engine.max_tokens, engine.max_num_seqs, vllm.memory_share, vllm.max_len, vllm.block_size)"
+SEE = "(engine.max_cache_tokens, engine.max_num_seqs, vllm.gpu_memory_utilization, vllm.max_model_len, vllm.block_size)"
 """What a user may change where vLLM cannot start."""
 
 LEAST_BYTES = 1 << 26
@@ -65,13 +65,13 @@ LEAST_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class VllmLimits:
-    """How much is to be served. longest: tokens of a sequence; max_num_seqs: requests at a time; max_num_batched_tokens: of
-    one forward; max_tokens: kept in the cache, or None for what memory_share of a GPU holds."""
+    """How much is to be served. max_model_len: tokens of a sequence; max_num_seqs: requests at a time; max_num_batched_tokens: of
+    one forward; max_cache_tokens: kept in the cache, or None for what gpu_memory_utilization of a GPU holds."""
 
-    longest: int
+    max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
-    max_tokens: int | None
+    max_cache_tokens: int | None
 
 
 def installed() -> dict[str, str]:
@@ -122,17 +122,17 @@ def start_vllm(
     on_cpu = model.device.type == "cpu"
     check_device(model.device)
     block_size = settings.block_size_on(model.device.type)
-    if limits.max_tokens is not None and limits.max_tokens < limits.longest:
+    if limits.max_cache_tokens is not None and limits.max_cache_tokens < limits.max_model_len:
         raise ValueError(
-            f"max_tokens: must hold a sequence of {limits.longest} tokens (vllm.max_len, or data.max_prompt_len "
-            f"and the longest response), holds {limits.max_tokens}"
+            f"max_cache_tokens: must hold a sequence of {limits.max_model_len} tokens (vllm.max_model_len, or data.max_prompt_len "
+            f"and the longest response), holds {limits.max_cache_tokens}"
         )
-    memory: dict[str, Any] = {"gpu_memory_utilization": settings.memory_share}
-    if limits.max_tokens is not None:
-        memory["num_gpu_blocks_override"] = -(-limits.max_tokens // block_size) + 1
+    memory: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_utilization}
+    if limits.max_cache_tokens is not None:
+        memory["num_gpu_blocks_override"] = -(-limits.max_cache_tokens // block_size) + 1
         if on_cpu:
             # Otherwise vLLM wants a share of the machine.
-            memory["kv_cache_memory_bytes"] = max(limits.max_tokens * bytes_per_token(model), LEAST_BYTES)
+            memory["kv_cache_memory_bytes"] = max(limits.max_cache_tokens * bytes_per_token(model), LEAST_BYTES)
     own_dtype = str(model.dtype).removeprefix("torch.")
     with _as_before(), TemporaryDirectory() as folder, warnings.catch_warnings():
         # Of its own use of torch.
@@ -148,7 +148,7 @@ def start_vllm(
                     trust_remote_code=trust_remote_code,
                     load_format="dummy",
                     dtype=own_dtype if settings.dtype == "same" else settings.dtype,
-                    max_model_len=limits.longest,
+                    max_model_len=limits.max_model_len,
                     max_num_seqs=limits.max_num_seqs,
                     max_num_batched_tokens=max(limits.max_num_batched_tokens, limits.max_num_seqs),
                     block_size=block_size,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat
 
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 Value = float | int | str | None
 """A position on an axis: a number, or a name on an axis of names. None, as any number that is not finite, is a gap."""
@@ -109,4 +109,4 @@ class Source:
         parameters = self.model.get("parameters")
         size = [f"{parameters / 1e6:,.1f}M parameters"] if isinstance(parameters, int) else []
         machine = [f"{key} {value}" for key, value in self.machine.items()]
-        return "; ".join(printable(part) for part in (model, *size, ", ".join(machine), self.command) if part)
+        return "; ".join(sanitize(part) for part in (model, *size, ", ".join(machine), self.command) if part)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import PositiveInt
 
 from treepo.report.charts.base import Axis, Figure, Series
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 ALL_SETS = "all sets"
 
@@ -24,7 +24,7 @@ class Estimate:
 class SetResult:
     """Of one set, or of all; the fields are those of treepo.evaluate.results.SetResult."""
 
-    source: str
+    dataset: str
     num_problems: PositiveInt
     num_answers: int
     avg: Estimate
@@ -55,7 +55,7 @@ class Result:
     model: str
     setting: str
     k: int
-    sets: tuple[SetResult, ...]
+    datasets: tuple[SetResult, ...]
     overall: SetResult
     cost: Cost
     gain: Gain | None = None
@@ -85,7 +85,7 @@ def _labels(results: Sequence[Result]) -> list[str]:
         names = [[result.model, *name] for result, name in zip(results, names, strict=True)]
     if len({result.k for result in results}) > 1:
         names = [[*name, f"k = {result.k}"] for result, name in zip(results, names, strict=True)]
-    return [printable(", ".join(name)) for name in names]
+    return [sanitize(", ".join(name)) for name in names]
 
 
 def _series(name: str, x: Sequence[str | float], estimates: Sequence[Estimate], text: Sequence[str] = ()) -> Series:
@@ -94,11 +94,11 @@ def _series(name: str, x: Sequence[str | float], estimates: Sequence[Estimate], 
 
 
 def _by_set(named: dict[str, Result], note: str, title: str, figure: Callable[[SetResult], Estimate]) -> Figure:
-    has_several = any(len(result.sets) > 1 for result in named.values())
+    has_several = any(len(result.datasets) > 1 for result in named.values())
     series = []
     for label, result in named.items():
-        names = [printable(part.source) for part in result.sets]
-        parts = [*result.sets, result.overall] if has_several else result.sets
+        names = [sanitize(part.dataset) for part in result.datasets]
+        parts = [*result.datasets, result.overall] if has_several else result.datasets
         series.append(_series(label, [*names, ALL_SETS][: len(parts)], [figure(part) for part in parts]))
     axes = Axis("set"), Axis(title, is_share=True)
     return Figure(f"eval-{title.replace('@', '-')}", f"Accuracy: {title}", note, "bar", *axes, tuple(series))

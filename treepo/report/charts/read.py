@@ -13,7 +13,7 @@ from treepo.report.charts.base import Figure
 from treepo.report.charts.evaluation import Result, evaluation_figures
 from treepo.report.charts.rollout import RolloutFile, rollout_figures
 from treepo.report.charts.update import UpdateFile, update_figures
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 
 def figures_of_json(path: Path) -> list[Figure] | None:
@@ -82,4 +82,4 @@ def figures_of(path: Path) -> list[Figure] | None:
 def named(figure: Figure, name: str) -> Figure:
     """The figure as one of the file or folder of that name: its id begins with it, its note names it."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".json")).strip("-")
-    return replace(figure, id=f"{slug}-{figure.id}", note="; ".join(filter(None, (printable(name), figure.note))))
+    return replace(figure, id=f"{slug}-{figure.id}", note="; ".join(filter(None, (sanitize(name), figure.note))))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from treepo.report.charts.base import Axis, Figure, Heatmap, Seconds, Series, Source
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 TREE = re.compile(r"tree (\d+)x(\d+) (.*)")
 """A tree's name: depth x segment length, then children of the prompt and of forks, and what forks are aligned to."""
@@ -35,13 +35,13 @@ class Contender:
     @property
     def label(self) -> str:
         """The name, as it may be shown."""
-        return printable(self.name)
+        return sanitize(self.name)
 
     @property
     def tree(self) -> tuple[int, int, str] | None:
         """(depth, segment length, how it forks) of a tree, None for the others."""
         match = TREE.fullmatch(self.name)
-        return (int(match[1]), int(match[2]), printable(match[3])) if match else None
+        return (int(match[1]), int(match[2]), sanitize(match[3])) if match else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import median
 from pydantic import PositiveInt
 
 from treepo.report.charts.base import Axis, Figure, Seconds, Series, Source
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _by_name(file: UpdateFile) -> dict[str, list[tuple[Workload, Contender]]]:
     found: dict[str, list[tuple[Workload, Contender]]] = {}
     for workload in file.workloads:
         for contender in workload.contenders:
-            found.setdefault(printable(contender.name), []).append((workload, contender))
+            found.setdefault(sanitize(contender.name), []).append((workload, contender))
     return found
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from treepo.report.live.state import RunState
-from treepo.utils.text import printable
+from treepo.utils.text import sanitize
 
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 """The bit of each dot, row by column, above U+2800 (Unicode 16, section 21.1)."""
@@ -142,7 +142,7 @@ class Screen:
 
 def head(state: RunState) -> str:
     """How far the run has come, in one line."""
-    name = printable(state.name)
+    name = sanitize(state.name)
     if state.last_step is None:
         what = "waiting for the run to begin" if state.num_steps is None else f"no step of {state.num_steps} yet"
         return f"{name}  {what}"
@@ -219,7 +219,7 @@ def step_lines(state: RunState, num_known: int, num_told: int) -> Iterator[str]:
     """
     if num_known < num_told:
         went_back = int(state.log[num_known - 1]["step"]) if num_known else 0
-        yield f"{printable(state.name)}  was resumed after step {went_back}"
+        yield f"{sanitize(state.name)}  was resumed after step {went_back}"
     for metrics in state.log[num_known:]:
         one = RunState(state.name, state.num_steps, (metrics,))
         yield "  ".join([f"step {metrics['step']:.0f} of {state.num_steps}", *figure_texts(one, (*CURVES, *FIGURES))])
