@@ -91,7 +91,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     growing = TreeSampler(Failing(engine, rank, "submit", EngineError("dead")), trainer.sampler.rules)  # type: ignore[arg-type]
     signalled = TreeSampler(Failing(engine, rank, "submit", Interrupted(15, False)), trainer.sampler.rules)  # type: ignore[arg-type]
     held_out = Validation(
-        Failing(task, rank, "judge", LookupError("no verdict")),  # type: ignore[arg-type]
+        Failing(task, rank, "verify", LookupError("no verdict")),  # type: ignore[arg-type]
         *([Problem("p", "", (1, 20), "")] * 2, trainer.policy.decode, 4, 2, 0, trainer.processes),
     )
     with unsharded(trainer.policy.model):
@@ -99,7 +99,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     return {
         "growing": step(sampler=growing),
         "signalled": step(sampler=signalled),
-        "judging": step(task=Failing(task, rank, "judge", LookupError("no verdict"))),
+        "judging": step(task=Failing(task, rank, "verify", LookupError("no verdict"))),
         "crediting": step(estimator=FailingEstimator() if rank == 1 else TreePO()),
         "handing over": step(engine=Failing(engine, rank, "update_weights", EngineError("gone"))),
         "evaluating": evaluating,

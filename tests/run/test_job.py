@@ -89,7 +89,7 @@ def two(options, tmp_path_factory) -> Path:
 
 def test_two_processes_train_as_one(options, two, tmp_path, monkeypatch):
     """The same trees and figures but for rounding, whichever process grew them; what is kept is kept once."""
-    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
+    monkeypatch.setattr(VerifiedTask, "verify", judge_length)
     out = tmp_path / "run"
     assert main(["train", *options, "--out", str(out)]) == 0
     for one, other in zip(figures(out), figures(two), strict=True):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from treepo.data.problem import Problem, Task
 from treepo.tasks.chain_sums import (
-    LONGEST_PROMPT,
+    MAX_PROMPT_TOKENS,
     TOKENS,
     Chain,
     ChainSums,
@@ -51,7 +51,7 @@ def drawn(count: int) -> list[Chain]:
 def test_the_longest_prompt_has_as_many_tokens_as_said() -> None:
     """The room that the engine must have for prompts depends on it."""
     lengths = [len(p.prompt_ids) for p in ChainSums(TOKENIZER, 0).training_problems(0, 300)]
-    assert max(lengths) == LONGEST_PROMPT
+    assert max(lengths) == MAX_PROMPT_TOKENS
 
 
 # --- the examples of the specification, token for token
