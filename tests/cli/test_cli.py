@@ -93,9 +93,7 @@ def test_another_seed_gives_another_run(trained, chain_model, tmp_path):
 def test_a_run_is_never_overwritten(trained, chain_model, capsys):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     assert train(chain_model, trained) == 2
-    assert (
-        capsys.readouterr().err == f"treepo: out: '{trained}' already holds files; give a new folder\n"
-    )
+    assert capsys.readouterr().err == f"treepo: out: '{trained}' already holds files; give a new folder\n"
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 

@@ -83,7 +83,7 @@ def test_settings_may_stand_anywhere(args, monkeypatch):
     [
         (["grow"], "command line: no command 'grow'; there are train, sample, "),
         (["--out", "x", "train"], "command line: no command '--out'"),
-        (["train", "--wdith", "4"], "command line: unrecognized arguments: --wdith 4 (see treepo train --help)"),
+        (["train", "--wdith", "4"], "command line: unrecognized arguments: --wdith (see treepo train --help)"),
         (["eval", "--samples", "x"], "command line: argument --samples: invalid int value: 'x'"),
         (["train", "--tree.width"], "tree.width: no value given"),
     ],
@@ -99,7 +99,7 @@ def test_mistakes_of_users_are_one_line(kind, monkeypatch, capsys):
     """Without what steers a terminal; TREEPO_DEBUG=1 adds the traceback."""
 
     def fail(*_):
-        raise SettingError("a.b", "wrong\n\x1b[2J", 3) if kind is SettingError else kind("wrong\n\x1b[2J")
+        raise kind(*(["a.b"] if issubclass(kind, SettingError) else []), "wrong\n\x1b[2J")
 
     monkeypatch.setattr("treepo.cli.sample.run", fail)
     monkeypatch.delenv("TREEPO_DEBUG", raising=False)

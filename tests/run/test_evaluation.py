@@ -191,7 +191,7 @@ def test_answers_of_other_settings_or_weights_are_not_mixed(
 
 
 def test_answers_to_other_problems_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A set that was edited under its name, a chat template and a verifier that changed would make one figure of two."""
+    """An edited dataset, a changed chat template or verifier would make one metric of two different measurements."""
     model, out = save_tiny_model(tmp_path / "model", chat=True), tmp_path / "out"
     args = [model, "--data", own_problems(tmp_path), "--samples", 1, "--out", out]
     assert evaluate(*args) == 0

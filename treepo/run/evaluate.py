@@ -49,7 +49,7 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
             check_align("tree.align", sampling.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     engine, task = engine_for(config, policy), None
     try:
-        task = build_task(config, policy, engine.max_model_len, logger.warning)
+        task = build_task(config, policy, engine.max_model_len)
         problems = task.eval_problems(evaluation.num_problems)
         if not problems:
             raise SettingError("data.eval", "no problem to ask")
