@@ -134,7 +134,7 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
     for width in settings.widths:
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
         engine = engine_for(config, policy)
-        task = build_task(config, policy, engine.max_model_len, lambda _: None)
+        task = build_task(config, policy, engine.max_model_len)
         updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
         trainer = build_trainer(config, policy, task, engine, updater)
         problems = task.training_problems(0, settings.problems)

@@ -93,7 +93,7 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
         engine = engine_for(config, policy, job.processes)
     task = None
     try:
-        task = build_task(config, policy, engine.max_model_len, logger.warning)
+        task = build_task(config, policy, engine.max_model_len)
         updater = build_updater(config, scorer, reference)
         return Run(config, policy, task, build_trainer(config, policy, task, engine, updater), job)
     except BaseException:
