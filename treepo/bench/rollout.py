@@ -34,7 +34,7 @@ from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
 from treepo.run.engine import EngineNeeds, build_engine, check_align
 from treepo.run.policy import find_base_model
-from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
 
@@ -73,14 +73,14 @@ class RolloutBench:
             PlainContender(batch, self.plain_model, self.problems, width, response_len, temperature, self.eos_ids)
             for batch in settings.plain_batches
         ]
-        star = GrowthRules.star(width, response_len, self.policy.decode)
+        star = GrowthRules.star(width, response_len, self.policy.decode, ANSWERS)
         trees = [self._tree(*sizes) for sizes in self.config.grid.trees(width, response_len)]
         return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
 
     def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeContender:
         answer = "answer_and_eos" if self.config.bench.answers_end else "never"
         stopping = StopRules(answer=answer, repetition="never")
-        rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode)
+        rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode, ANSWERS)
         aligned = f" a{shape.align}" if shape.align > 1 else ""
         name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}{aligned}"
         return self._over_engine(name, rules)

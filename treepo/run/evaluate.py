@@ -62,7 +62,8 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
             missing = [p for p in problems if ProblemKey(name, label, p.dataset, p.id) not in done]
             if num_done := len(problems) - len(missing):
                 logger.info("%s, %s: %d of %d problems were answered before", name, label, num_done, len(problems))
-            sampler = TreeSampler(engine, sampling.rules(policy.decode), sampling.sampling(sampling_of(config.engine)))
+            rules = sampling.rules(policy.decode, task.answers)
+            sampler = TreeSampler(engine, rules, sampling.sampling(sampling_of(config.engine)))
             parts = grow_in_parts(sampler, missing, derive_seed(config.train.seed, "eval"))
             meter, num_done, correct, start = Meter(engine, num_accelerators(config)), 0, 0.0, perf_counter()
             with terminal.progress(f"{Path(name).name}, {label}") as progress:

@@ -8,7 +8,7 @@ from treepo.data.problem import AnswerFormat, Task
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
-from treepo.tasks.chain_sums import MAX_PROMPT_TOKENS, ChainSums
+from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
 from treepo.verify.answers import answer_format
 from treepo.verify.pool import VerifierPool
 from treepo.verify.task import VerifiedTask, check_verifier
@@ -50,7 +50,7 @@ def build_task(config: Config, policy: Policy, max_model_len: int) -> Task:
 
 def answers_of(config: Config) -> AnswerFormat:
     """How answers are written in the task that `build_task` would build."""
-    return answer_format(config.verifier) if config.data.is_given else ChainSums.answers
+    return answer_format(config.verifier) if config.data.is_given else ANSWERS
 
 
 def _max_prompt_len(config: Config, policy: Policy, max_model_len: int) -> int:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from treepo.data.boxed import last_box
 from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
@@ -25,6 +25,9 @@ TOKENS = (PAD, BOS, EOS, *"0123456789", *"abcdefgh", *"+-=,;:", BOX, "}")
 
 LABELS = "abcdefgh"
 MIN_RESULT, MAX_RESULT = 10, 89
+
+ANSWERS = FinalAnswer()
+"""A box, as in most mathematical datasets."""
 
 MAX_PROMPT_TOKENS = 22
 """Of a problem with six steps: bos, two digits, three tokens per step, a colon."""
@@ -154,10 +157,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int,
 class ChainSums:
     """The built-in Task: fresh training problems at every step, and the same evaluation problems for all seeds."""
 
-    answers: ClassVar[AnswerFormat] = FinalAnswer()
-
     tokenizer: PreTrainedTokenizerBase
     seed: int
+
+    @property
+    def answers(self) -> AnswerFormat:
+        return ANSWERS
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return `count` distinct problems, none of the evaluation, the same for the same seed and step."""

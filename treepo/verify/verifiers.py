@@ -69,9 +69,10 @@ class ChoiceVerifier(FinalAnswer):
 
     def answer_end(self, text: str, ended: bool) -> int | None:
         end, said = super().answer_end(text, ended), self._last_said(text)
-        # What follows the letter decides whether it is one, or begins a word.
-        is_said = said is not None and (ended or said.end() < len(text))
-        return said.end() if end is None and is_said else end
+        # The next character decides whether the letter is one or begins a word.
+        if end is None and said is not None and (ended or said.end() < len(text)):
+            return said.end()
+        return end
 
     def has_open_answer(self, text: str) -> bool:
         said = self._last_said(text)
@@ -207,7 +208,7 @@ class FunctionVerifier(FinalAnswer):
     """module:function; the module must be importable."""
 
     template: str = ""
-    """A response that must be judged right, with {answer} for the ground truth; by default a box, the mark or the tag."""
+    """A response that must be judged right, with {answer} for the ground truth; by default in a box, mark or tag."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
