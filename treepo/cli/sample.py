@@ -112,7 +112,7 @@ def _problem(config: "Config", policy: "Policy", prompt: str | None) -> "Problem
         return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
     if not is_chain_tokenizer(policy.tokenizer):
         prompt_ids = tuple(config.prompt.encoder(policy.tokenizer)(prompt))
-        return Problem(prompt, prompt, prompt_ids, answer="")
+        return Problem(prompt, prompt, prompt_ids, ground_truth="")
     prompt_ids = encode_prompt(policy.tokenizer, prompt)
     if policy.decode(prompt_ids) != prompt:
         raise SettingError(
@@ -120,7 +120,7 @@ def _problem(config: "Config", policy: "Policy", prompt: str | None) -> "Problem
             f"{prompt[:100]!r} has characters that the built-in task has no tokens for; "
             "its problems look like 71a-3b-3c-5d-6:",
         )
-    return Problem(prompt, prompt, prompt_ids, answer="")
+    return Problem(prompt, prompt, prompt_ids, ground_truth="")
 
 
 def _check_fits(problem: "Problem", config: "Config", policy: "Policy", engine: "Engine") -> None:
