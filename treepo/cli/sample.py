@@ -67,7 +67,7 @@ def run(options: Namespace, console: Console) -> None:
         _check_fits(problem, config, policy, engine)
         ((_, tree),) = build_sampler(config, policy, engine).grow([problem], derive_seed(config.train.seed, "sample"))
     finally:
-        getattr(engine, "close", lambda: None)()
+        engine.close()
     console.print(TreeView(tree, policy.decode), crop=False)
     logger.info("%s", summary(tree))
     if options.out is not None:

@@ -39,7 +39,7 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.distributed import init_distributed
     from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
-    from treepo.run.provenance import record_environment, record_origin
+    from treepo.run.provenance import record_environment, record_initial_state
     from treepo.run.resume import continued_settings, resume
     from treepo.run.train import prepare, train
     from treepo.utils.io import lock_dir
@@ -69,7 +69,7 @@ def run(options: Namespace, console: Console) -> None:
             with job.processes.synced_errors():
                 if job.processes.is_first:
                     stack.enter_context(lock_dir(out))
-            record_origin(parts, out)
+            record_initial_state(parts, out)
         if job.processes.is_first:
             record_environment(out, options.command_line)
         if progress is None:
