@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from treepo.cli.report import report_of_run
 from treepo.config.load import to_toml
 from treepo.config.schema import Config, TrackingSettings
 from treepo.credit.group import GRPO
@@ -20,6 +19,7 @@ from treepo.distributed import Job, is_lost
 from treepo.errors import LostError, NonFiniteUpdateError
 from treepo.learn.checkpoint import Progress
 from treepo.learn.scoring import TreeBatch
+from treepo.report.page.report import write_run_report
 from treepo.report.run_log import MetricsLog, append_samples, choose_samples
 from treepo.report.terminal import Terminal
 from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
@@ -154,7 +154,7 @@ def _keep_last(run: Run, out: Path) -> None:
 def _report(run: Run, out: Path, terminal: Terminal) -> None:
     """Write the page of the run; what goes wrong there is told and fails nothing."""
     try:
-        report_of_run(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
         terminal.say(f"there is no report ({error_line(error)}): treepo report {out} tries again")
 
