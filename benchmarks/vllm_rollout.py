@@ -30,7 +30,7 @@ from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
 from treepo.bench.rollout_report import table, write_json
 from treepo.bench.rollout_variants import Counts
 from treepo.bench.settings import RolloutBenchConfig
-from treepo.cli.main import split_overrides
+from treepo.cli.arguments import split_overrides
 from treepo.config.load import resolve_as
 from treepo.report.terminal import Terminal
 

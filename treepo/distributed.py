@@ -157,9 +157,7 @@ def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0
         yield Job(device)
         return
     if ":" in device:
-        raise SettingError(
-            "model.device", "with several processes each takes a GPU of its own: give 'cuda'", device
-        )
+        raise SettingError("model.device", "with several processes each takes a GPU of its own: give 'cuda'", device)
     size = shard_size or count
     if count % size:
         raise SettingError("processes.shard_size", f"must divide the {count} processes", size)

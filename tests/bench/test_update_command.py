@@ -65,10 +65,10 @@ def test_help_lists_the_settings_of_both(capsys):
     [
         (["--synthetic.sharing", "[]"], "synthetic.sharing"),
         (["--synthetic.sharing", "2"], "synthetic.sharing"),
-        (["--synthetic.sharing", "[20]"], "synthetic: no tree of 16 leaves"),
-        (["--synthetic.leaves", "12"], "synthetic.leaves must be a power of two"),
+        (["--synthetic.sharing", "[20]"], "synthetic.sharing: no tree of 16 leaves"),
+        (["--synthetic.leaves", "12"], "synthetic.leaves: must be a power of two"),
         (["--bench.trees", "none"], "bench.trees"),
-        (["--grid.widths", "[4]"], "unknown section 'grid'; there are model, architecture, synthetic"),
+        (["--grid.widths", "[4]"], "grid: unknown section; there are model, architecture, synthetic"),
         (["no/such/model"], "model.path: no folder"),
         (["--out", ""], "out: no folder given"),
         ([*SMALL, "--out", "/dev/null/x"], "out: cannot write to"),

@@ -15,7 +15,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.learn.packing import pack
-from treepo.learn.scoring import Scorer, join
+from treepo.learn.scoring import Scorer, collate
 from treepo.model.policy import Policy, load_policy
 from treepo.tasks.chain_sums import ChainSums
 from treepo.tree import Tree
@@ -56,7 +56,7 @@ def test_the_batch_does_not_change_the_trees(policy):
 def test_sampled_logprobs_are_those_of_one_full_forward(policy):
     """Also below cached prefixes and after fallback: engine and trainer agree within 1e-5 in float32."""
     trees, _ = grow(policy, 256, list(range(12)), SHAPE)
-    batch = join([pack(tree, np.zeros(len(tree.leaves()))) for tree in trees.values()])
+    batch = collate([pack(tree, np.zeros(len(tree.leaves()))) for tree in trees.values()])
     with torch.no_grad():
         difference = Scorer(policy.model)(batch).policy_logprobs.numpy() - batch.packed.sampled_logprobs
     assert len(difference) > 1000

@@ -24,8 +24,8 @@ from tests.learn.test_update import ALL_TOKENS, gradients, largest_difference, p
 from tests.models import make_tiny_model
 from treepo.config.load import resolve
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
+from treepo.learn.metrics import mismatch_metrics
 from treepo.learn.packing import pack
-from treepo.learn.updater import mismatch_metrics
 
 
 def gspo_token(low: float, high: float) -> Formula:
@@ -83,7 +83,7 @@ def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula
         prepared = updater.prepare([p for t, own in zip(trees, advantages, strict=True) for p in updater.pack(t, own)])
         model.load_state_dict(after.state_dict())
         metrics = updater.update(prepared)
-        assert metrics["loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
+        assert metrics["update/loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
         assert largest_difference(gradients(model), gradients(after)) < 1e-12
 
 
@@ -157,7 +157,7 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
     packed = pack(tree, np.ones(len(tree.leaves())))
     extreme = replace(packed, sampled_logprobs=np.full_like(packed.sampled_logprobs, -1e5))
     metrics = updater.update(updater.prepare([extreme]))
-    assert metrics["loss"] == pytest.approx(-2.0, rel=1e-5)
+    assert metrics["update/loss"] == pytest.approx(-2.0, rel=1e-5)
     assert math.isinf(metrics["mismatch/kl"])
 
 

@@ -89,7 +89,7 @@ def two(options, tmp_path_factory) -> Path:
 
 def test_two_processes_train_as_one(options, two, tmp_path, monkeypatch):
     """The same trees and figures but for rounding, whichever process grew them; what is kept is kept once."""
-    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
+    monkeypatch.setattr(VerifiedTask, "verify", judge_length)
     out = tmp_path / "run"
     assert main(["train", *options, "--out", str(out)]) == 0
     for one, other in zip(figures(out), figures(two), strict=True):
@@ -152,7 +152,7 @@ def test_a_folder_that_is_used_is_refused_by_both(options, two, tmp_path):
     """One line each; the second process used to end in a traceback."""
     assert run_job(["train", *options, "--out", str(two)], tmp_path) == [2, 1]
     first, second = ((tmp_path / f"log-{rank}.err").read_text() for rank in (0, 1))
-    line = f"out: {str(two)!r} already holds a run or other files; give a new folder"
+    line = f"out: {str(two)!r} already holds files; give a new folder"
     assert f"treepo: {line}\n" in first and f"treepo (process 1): process 0 could not go on: {line}\n" in second
     assert "Traceback" not in first + second
 

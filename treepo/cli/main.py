@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
+from treepo.cli.arguments import split_overrides
 from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.text import sanitize
 
@@ -49,9 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Sequence[str]) -> None:
-    # Only stands here because `treepo --help` has to answer at once.
-    from treepo.cli.arguments import split_overrides
-
     settings, rest = split_overrides(args)
     if not rest or rest[0] in {"--help", "-h"}:
         print(help_text())
@@ -69,7 +67,7 @@ def _run(args: Sequence[str]) -> None:
         return
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
-
+    # rich loads here: `treepo --help` has to answer at once.
     from treepo.cli.logs import logging_to_console
 
     with logging_to_console() as console:

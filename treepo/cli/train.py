@@ -40,7 +40,7 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
     from treepo.run.provenance import record_environment, record_origin
-    from treepo.run.resume import check_is_run, continued_settings, resume
+    from treepo.run.resume import continued_settings, resume
     from treepo.run.train import prepare, train
     from treepo.utils.io import lock_dir
 
@@ -50,13 +50,12 @@ def run(options: Namespace, console: Console) -> None:
     out = resumed or output_folder(options.out)
     with ExitStack() as stack:
         if resumed is not None:
-            if process_rank() == 0:
-                check_is_run(resumed)
-                stack.enter_context(lock_dir(resumed, "resume"))
             config = continued_settings(resumed, overrides)
+            if process_rank() == 0:
+                stack.enter_context(lock_dir(resumed, "resume"))
         else:
-            recipe = options.recipe and read_recipe(Path(options.recipe))
-            config = resolve(recipe or ({} if is_data_given(overrides) else BUILT_IN_TASK), overrides)
+            base = {} if is_data_given(overrides) else BUILT_IN_TASK
+            config = resolve(read_recipe(Path(options.recipe)) if options.recipe else base, overrides)
         limits = config.processes
         job = stack.enter_context(init_distributed(config.model.device, limits.shard_size, limits.timeout_s))
         if resumed is not None:

@@ -156,4 +156,6 @@ class MaxRL:
         mean = float(rewards.mean())
         if mean <= 0:
             return [[] for _ in rewards]
-        return [[Component("all leaves", ROOT, len(rewards), mean, reward - mean, 1 / mean)] for reward in rewards.tolist()]
+        return [
+            [Component("all leaves", ROOT, len(rewards), mean, reward - mean, 1 / mean)] for reward in rewards.tolist()
+        ]

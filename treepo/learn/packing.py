@@ -205,7 +205,9 @@ def _packed(
     values, leaf_advantages, target_advantages = advantages.values, np.full(len(order), np.nan), np.zeros(0)
     if advantages.per_node:
         by_leaf = values if values.ndim == 2 else np.broadcast_to(values[:, None], (len(values), len(leaves)))
-        target_advantages = by_leaf[np.repeat(target_nodes, ends - starts), np.array(order)[concat_ranges(starts, ends)]]
+        target_advantages = by_leaf[
+            np.repeat(target_nodes, ends - starts), np.array(order)[concat_ranges(starts, ends)]
+        ]
     else:
         leaf_advantages = values[order]
     return PackedTree(

@@ -186,9 +186,7 @@ class Updater:
         gaps = scores.policy_logprobs.detach().cpu().numpy() - batch.packed.sampled_logprobs
         return loss, {name: float(value) for name, value in sums.items()}, gaps
 
-    def _compute_gradients(
-        self, trees: Sequence[PackedTree], max_tokens: int
-    ) -> tuple[dict[str, float], np.ndarray]:
+    def _compute_gradients(self, trees: Sequence[PackedTree], max_tokens: int) -> tuple[dict[str, float], np.ndarray]:
         """Fill in the gradients of all trained weights; returns (metrics, gap of each target as in `loss_sum`)."""
         num_own = sum(tree.num_response_tokens for tree in trees)
         (num_tokens,) = self.processes.all_reduce(np.array([num_own], np.float64))
@@ -247,7 +245,9 @@ class Updater:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise MemoryError(f"optim: no memory for the optimiser's state; {REMEDIES} ({first_line(error)})") from error
+            raise MemoryError(
+                f"optim: no memory for the optimiser's state; {REMEDIES} ({first_line(error)})"
+            ) from error
 
 
 def with_leaf_weights(
