@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from treepo.cli.report import report_of_run
 from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
@@ -18,6 +17,7 @@ from treepo.distributed import Job, lost_as_error
 from treepo.errors import NonFiniteUpdateError, SettingError
 from treepo.learn.checkpoint import Progress
 from treepo.learn.trainer import StepResult
+from treepo.report.page.report import write_run_report
 from treepo.report.run_log import MetricsLog, append_samples, choose_samples
 from treepo.report.terminal import Terminal
 from treepo.report.trackers import Tracking
@@ -174,7 +174,7 @@ def _save_last(run: Run, out: Path) -> None:
 def _write_report(run: Run, out: Path) -> None:
     """Write the page of the run; an error there is a warning, and fails nothing."""
     try:
-        report_of_run(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
         logger.warning("there is no report (%s): treepo report %s tries again", error_line(error), out)
 
