@@ -110,7 +110,9 @@ def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch,
         patch.setattr(store_module, "write_manifest", no_space)
         writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
         writer.wait()
-    assert warnings_of(caplog) == ["checkpoint of step 1 could not be written (No space left on device); there is none yet"]
+    assert warnings_of(caplog) == [
+        "checkpoint of step 1 could not be written (No space left on device); there is none yet"
+    ]
     assert list(tmp_path.iterdir()) == []
     writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
     writer.wait()

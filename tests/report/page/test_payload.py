@@ -217,7 +217,12 @@ def test_an_advantage_that_is_off_by_a_thousandth_is_not_explained():
     assert kept.advantages is not None
     explanation = Explanation(GRPO(), "GRPO", {})
     assert explanation(1, kept)["terms"] is not None
-    assert explanation(1, replace(kept, advantages=Advantages(kept.advantages.values + np.array([0, 1e-3, 0, 0]))))["terms"] is None
+    assert (
+        explanation(1, replace(kept, advantages=Advantages(kept.advantages.values + np.array([0, 1e-3, 0, 0]))))[
+            "terms"
+        ]
+        is None
+    )
 
 
 def test_the_same_folder_gives_the_same_payload(tmp_path):
