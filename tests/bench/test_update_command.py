@@ -38,7 +38,7 @@ def test_trees_of_the_built_in_task(chain_model, tmp_path, monkeypatch):
     def odd_lengths(_task, asked):
         return [Verdict(float(len(text) % 2), Outcome.GRADED, None) for _, text in asked]
 
-    monkeypatch.setattr("treepo.tasks.chain_sums.ChainSums.judge", odd_lengths)
+    monkeypatch.setattr("treepo.tasks.chain_sums.ChainSums.verify", odd_lengths)
     out = tmp_path / "out"
     options = ["--bench.trees", "task", "--task.widths", "[4]", "--task.problems", "8", "--bench.repeats", "1"]
     assert main(["bench", "update", str(chain_model), *options, "--out", str(out)]) == 0
