@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser, output_folder
+from treepo.cli.arguments import CommandParser, output_folder, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
 
 
@@ -15,7 +15,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         "train",
         "Post-train a model with trees. Without a recipe and a dataset: the built-in task, on this machine.",
-        _settings_help,
+        run_settings_help,
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings of the run")
     parser.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/TIME)")
@@ -92,10 +92,3 @@ def _resumed_folder(options: Namespace) -> Path | None:
     if options.resume == "":
         raise SettingError("resume", "no folder given")
     return Path(options.resume)
-
-
-def _settings_help() -> str:
-    from treepo.config.help import settings_text
-    from treepo.config.schema import Config
-
-    return settings_text(Config)
