@@ -46,7 +46,7 @@ def command(args: list[str], setup: Callable[[], None] | None, log: str) -> None
     """What a child does: one command, its output in a file."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    VerifiedTask.judge = judge_length  # pyright: ignore[reportAttributeAccessIssue]
+    VerifiedTask.verify = judge_length  # pyright: ignore[reportAttributeAccessIssue]
     if setup is not None:
         setup()
     sys.exit(main(args))

@@ -1,4 +1,4 @@
-"""The tree: what is grown, compute_advantages and learned from.
+"""The tree: what is grown, credited and learned from.
 
 A tree holds every token once per node. Trajectories, groups and depths are views derived from it.
 This file needs numpy and the standard library only.

@@ -89,7 +89,7 @@ def two(options, tmp_path_factory) -> Path:
 
 def test_two_processes_train_as_one(options, two, tmp_path, monkeypatch):
     """The same trees and metrics but for rounding, whichever process grew them; what is kept is kept once."""
-    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
+    monkeypatch.setattr(VerifiedTask, "verify", judge_length)
     out = tmp_path / "run"
     assert main(["train", *options, "--out", str(out)]) == 0
     for one, other in zip(untimed_metrics(out), untimed_metrics(two), strict=True):
@@ -162,7 +162,7 @@ def test_what_torchrun_must_not_be_asked_for(options, tmp_path, monkeypatch, cap
     monkeypatch.setenv("WORLD_SIZE", "3")
     for option, message in (
         (("--model.device", "cuda:1"), "model.device: with several processes each takes a GPU of its own"),
-        (("--processes.shard_size", "2"), "processes.shard_size must divide the 3 processes, got 2"),
+        (("--processes.shard_size", "2"), "processes.shard_size: must divide the 3 processes, got 2"),
     ):
         assert main(["train", *options, *option, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.startswith(f"treepo: {message}")

@@ -34,7 +34,7 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True)
 def judged_by_length(monkeypatch):
-    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
+    monkeypatch.setattr(VerifiedTask, "verify", judge_length)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def whole(options, tmp_path_factory) -> Path:
     """The run that nothing happens to."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VerifiedTask, "judge", judge_length)
+        patch.setattr(VerifiedTask, "verify", judge_length)
         assert main(["train", *options, "--out", str(out)]) == 0
     assert [f["step"] for f in untimed_metrics(out)] == list(range(7))
     assert sum(f.get("problems/trained", 0) for f in untimed_metrics(out)) > 8
@@ -128,7 +128,7 @@ def stop_at(patch: pytest.MonkeyPatch, owner: type, name: str, count: int, signu
     ("method", "count", "signum", "last_step"),
     [
         # The first call judges what is held out; the fourth is of step 3.
-        ((VerifiedTask, "judge"), 5, signal.SIGINT, 2),
+        ((VerifiedTask, "verify"), 5, signal.SIGINT, 2),
         ((Updater, "update"), 5, signal.SIGTERM, 3),
     ],
     ids=["while growing", "between updates"],
@@ -173,7 +173,7 @@ def test_a_resumed_run_stays_near_the_model_it_began_with(options, tmp_path, mon
         args[args.index(f"--{name}") + 1] = str(value)
     assert main([*args, "--out", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        stop_at(patch, VerifiedTask, "judge", 3, signal.SIGINT)
+        stop_at(patch, VerifiedTask, "verify", 3, signal.SIGINT)
         assert main([*args, "--out", str(tmp_path / "run")]) == 130
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
     assert untimed_metrics(tmp_path / "run")[-1]["update/kl_reference"] > 0
@@ -265,7 +265,7 @@ def test_a_run_is_resumed_after_a_failed_write(whole, options, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "save_tensors", full)
-        stop_at(patch, VerifiedTask, "judge", 5, signal.SIGINT)
+        stop_at(patch, VerifiedTask, "verify", 5, signal.SIGINT)
         assert main(["train", *options, "--out", str(out)]) == 130
     # What draws without a seed of its own draws the same in the run that begins anew: once it was seeded only at first.
     seed_random(99)

@@ -204,7 +204,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Trees of the built-in task, grown and compute_advantages as in the first step of `treepo train`."""
+    """Trees of the built-in task, grown and credited as in the first step of `treepo train`."""
 
     widths: Counts = (8, 16)
     """Trajectories per tree; every value is measured."""
