@@ -88,15 +88,15 @@ def measure(case: Case, settings: VerifierPoolSettings) -> dict[str, Any]:
     """Judge a case with workers that have started before."""
     peak = Peak()
     with VerifierPool(MathVerifier(), settings) as pool:
-        pool.check([("\\boxed{1}", "1")] * 100)
+        pool.verify([("\\boxed{1}", "1")] * 100)
         peak.start()
         start, verdicts, slowest = time.perf_counter(), list[Verdict](), 0.0
         for first in range(0, len(case.pairs), 1000):
             began = time.perf_counter()
-            verdicts += pool.check(case.pairs[first : first + 1000])
+            verdicts += pool.verify(case.pairs[first : first + 1000])
             slowest = max(slowest, time.perf_counter() - began)
         seconds = time.perf_counter() - start
-        problems = pool.problems
+        problems = pool.crashes
         peak.is_over.set()
     rows = zip(case.pairs, case.expected, case.reasons, verdicts, strict=True)
     return {

@@ -41,8 +41,8 @@ class StrategyError(ValueError):
     """A strategy asked for or returned something impossible; the message names it."""
 
 
-class VerifierStartError(ValueError):
-    """No worker can judge with this verifier; the message names the setting, in one line."""
+class VerifierStartError(SettingError):
+    """No worker can judge with this verifier."""
 
 
 class PeerError(Exception):
@@ -106,3 +106,19 @@ class UnsupportedAttentionError(ValueError):
 
 class DamagedError(Exception):
     """A file of a checkpoint is missing, cut short or changed."""
+
+
+class RecordError(ValueError):
+    """A file or record of a dataset cannot be used. place: where it is, such as `train.jsonl:3`; empty if not known."""
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message, place)
+        self.message = message
+        self.place = place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+    def at(self, place: str) -> "RecordError":
+        """The same error at a place, unless it already has one."""
+        return self if self.place else RecordError(self.message, place)

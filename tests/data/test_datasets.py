@@ -135,29 +135,29 @@ def test_records_that_ask_the_same_are_read_once(tmp_path):
         *({"prompt": prompt, "answer": i} for i, prompt in enumerate(["a", "b", "a", " a\n", "b b", "b  b"])),
     )
     read = load_datasets([path], RecordFormat(), encode, 10)
-    assert [(p.id, p.ground_truth) for p in read.sets[0].problems] == [
+    assert [(p.id, p.ground_truth) for p in read.datasets[0].problems] == [
         ("p.jsonl:1", "0"),
         ("p.jsonl:2", "1"),
         ("p.jsonl:5", "4"),
     ]
-    assert (read.num_repeated, read.num_too_long) == (3, 0)
+    assert (read.num_duplicates, read.num_too_long) == (3, 0)
 
 
 def test_problems_that_do_not_fit_are_counted(tmp_path):
     path = write(tmp_path / "p.jsonl", *({"prompt": "a" * n, "answer": 1} for n in range(1, 7)))
     read = load_datasets([path], RecordFormat(), encode, 4)
-    assert [len(p.prompt_ids) for p in read.sets[0].problems] == [1, 2, 3, 4]
+    assert [len(p.prompt_ids) for p in read.datasets[0].problems] == [1, 2, 3, 4]
     assert read.num_too_long == 2
 
 
 def test_ids_of_files_with_the_same_name_differ_and_stay(tmp_path):
     paths = [write(tmp_path / folder / "train.jsonl", {"prompt": folder, "answer": 1}) for folder in "ab"]
     read = load_datasets(paths, RecordFormat(), encode, 10)
-    assert [p.id for s in read.sets for p in s.problems] == ["a/train.jsonl:1", "b/train.jsonl:1"]
-    assert [p.dataset for s in read.sets for p in s.problems] == ["a/train.jsonl", "b/train.jsonl"]
-    apart = [load_datasets([paths[i]], RecordFormat(), encode, 10, beside=[paths[1 - i]]).sets[0] for i in (0, 1)]
+    assert [p.id for s in read.datasets for p in s.problems] == ["a/train.jsonl:1", "b/train.jsonl:1"]
+    assert [p.dataset for s in read.datasets for p in s.problems] == ["a/train.jsonl", "b/train.jsonl"]
+    apart = [load_datasets([paths[i]], RecordFormat(), encode, 10, beside=[paths[1 - i]]).datasets[0] for i in (0, 1)]
     assert [s.problems[0].id for s in apart] == ["a/train.jsonl:1", "b/train.jsonl:1"]
-    alone = load_datasets(paths[:1], RecordFormat(), encode, 10, beside=paths[:1]).sets[0]
+    alone = load_datasets(paths[:1], RecordFormat(), encode, 10, beside=paths[:1]).datasets[0]
     assert (alone.problems[0].id, alone.problems[0].dataset, alone.name) == ("train.jsonl:1", "train", "train")
 
 
@@ -171,7 +171,7 @@ def test_ids_may_come_from_a_field(tmp_path):
     form = RecordFormat(id_field="uid")
     rows = [{"prompt": "a", "answer": 1, "uid": "x/1"}, {"prompt": "b", "answer": 1, "uid": 2}]
     read = load_datasets([write(tmp_path / "p.jsonl", *rows)], form, encode, 10)
-    assert [p.id for p in read.sets[0].problems] == ["p.jsonl#x/1", "p.jsonl#2"]
+    assert [p.id for p in read.datasets[0].problems] == ["p.jsonl#x/1", "p.jsonl#2"]
     path = write(tmp_path / "p.jsonl", *rows, {"prompt": "c", "answer": 1, "uid": "2"})
     with pytest.raises(ValueError, match="data.train: field 'uid' says 'p.jsonl#2' of two questions"):
         load_datasets([path], form, encode, 10)

@@ -21,7 +21,7 @@ ROWS = [{"question": f"{i}+1?", "answer": f"so\n#### {i + 1}"} for i in range(3)
 
 
 def read(*sources: str):
-    return load_datasets(sources, RecordFormat("question", "answer"), lambda text: list(text.encode()), 100).sets
+    return load_datasets(sources, RecordFormat("question", "answer"), lambda text: list(text.encode()), 100).datasets
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_saved_folder_without_splits_has_nested_fields_and_numbers(datasets, t
     rows = [{"prompt": [{"role": "user", "content": "1.5+1?"}], "reward": {"truth": 2.5}}]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "one")
     form = RecordFormat("prompt", "reward.truth")
-    (only,) = load_datasets([str(tmp_path / "one")], form, lambda text: list(text.encode()), 100).sets
+    (only,) = load_datasets([str(tmp_path / "one")], form, lambda text: list(text.encode()), 100).datasets
     assert [(p.id, p.prompt, p.ground_truth) for p in only.problems] == [("one: row 1", "1.5+1?", "2.5")]
 
 

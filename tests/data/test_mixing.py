@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.mixing import Mixture, apportion, epoch_indices
+from treepo.data.mixing import Mixture, largest_remainder, epoch_indices
 from treepo.utils.rng import derive_seed
 
 weights = st.lists(st.floats(0.01, 10), min_size=1, max_size=5).map(tuple)
@@ -38,23 +38,23 @@ def test_every_epoch_has_each_thing_once(seed, size, epoch):
 @given(st.lists(st.fractions(0, 1), min_size=1, max_size=6).filter(sum), st.integers(0, 10**6))
 def test_seats_add_up_and_are_less_than_one_away_from_what_is_due(parts, seats):
     shares = [part / sum(parts) for part in parts]
-    counts = apportion(seats, shares)
+    counts = largest_remainder(seats, shares)
     assert sum(counts) == seats
     assert all(abs(count - share * seats) < 1 for count, share in zip(counts, shares, strict=True))
 
 
 def test_largest_remainders_by_hand():
     """Shares of 10 seats due 4.3, 3.3, 1.7 and 0.7: the two largest remainders get the two seats left."""
-    assert apportion(10, [Fraction(n, 100) for n in (43, 33, 17, 7)]) == [4, 3, 2, 1]
-    assert apportion(1, [Fraction(1, 2), Fraction(1, 2)]) == [1, 0]
+    assert largest_remainder(10, [Fraction(n, 100) for n in (43, 33, 17, 7)]) == [4, 3, 2, 1]
+    assert largest_remainder(1, [Fraction(1, 2), Fraction(1, 2)]) == [1, 0]
 
 
 @settings(max_examples=60, deadline=None)
 @given(weights, st.integers(0, 50), positions, st.integers(0, 40))
 def test_any_stretch_of_a_mixture_is_the_same_as_asked_one_by_one(weights, seed, start, count):
     mixture = Mixture(weights, seed)
-    stretch = mixture.draws(range(start, start + count))
-    assert stretch == [mixture.draws([start + i])[0] for i in range(count)]
+    stretch = mixture.assign(range(start, start + count))
+    assert stretch == [mixture.assign([start + i])[0] for i in range(count)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,7 +63,7 @@ def test_a_mixture_keeps_its_proportions(weights, seed, block):
     """However far into the run: at a block's borders within 1 of what is due, inside within a block."""
     mixture = Mixture(weights, seed)
     size = mixture.block
-    draws = mixture.draws(range(block * size, (block + 1) * size))
+    draws = mixture.assign(range(block * size, (block + 1) * size))
     for index, share in enumerate(mixture.shares):
         numbers = [number for drawn, number in draws if drawn == index]
         if not numbers:
@@ -80,7 +80,7 @@ def test_a_mixture_keeps_its_proportions(weights, seed, block):
 def test_each_sets_draws_are_numbered_from_0_without_a_gap(weights, seed, count):
     """So each set is asked in epochs of its own, in which no problem comes twice."""
     by_set: dict[int, list[int]] = {}
-    for index, number in Mixture(weights, seed).draws(range(count)):
+    for index, number in Mixture(weights, seed).assign(range(count)):
         by_set.setdefault(index, []).append(number)
     assert all(numbers == list(range(len(numbers))) for numbers in by_set.values())
 
@@ -88,21 +88,21 @@ def test_each_sets_draws_are_numbered_from_0_without_a_gap(weights, seed, count)
 def test_the_count_of_a_set_never_falls():
     """With one seat more the largest remainder may take one back (the Alabama paradox); blocks are too long for it."""
     shares = [Fraction(n, 14) for n in (6, 6, 2)]
-    assert apportion(10, shares) == [4, 4, 2]
-    assert apportion(11, shares) == [5, 5, 1]
+    assert largest_remainder(10, shares) == [4, 4, 2]
+    assert largest_remainder(11, shares) == [5, 5, 1]
     mixture = Mixture((6.0, 6.0, 2.0, 0.11, 0.13))
     draws = Counter()
     for block in range(200):
-        for index, number in mixture.draws(range(block * mixture.block, (block + 1) * mixture.block)):
+        for index, number in mixture.assign(range(block * mixture.block, (block + 1) * mixture.block)):
             assert number == draws[index]
             draws[index] += 1
 
 
 def test_only_the_proportions_of_weights_matter_and_seeds_differ():
     asked = range(300)
-    assert Mixture((1, 3), 7).draws(asked) == Mixture((0.5, 1.5), 7).draws(asked)
-    assert Mixture((1, 3), 7).draws(asked) != Mixture((1, 3), 8).draws(asked)
-    first, second = (Mixture((1, 1)).draws(range(i * 64, (i + 1) * 64)) for i in range(2))
+    assert Mixture((1, 3), 7).assign(asked) == Mixture((0.5, 1.5), 7).assign(asked)
+    assert Mixture((1, 3), 7).assign(asked) != Mixture((1, 3), 8).assign(asked)
+    first, second = (Mixture((1, 1)).assign(range(i * 64, (i + 1) * 64)) for i in range(2))
     assert [index for index, _ in first] != [index for index, _ in second]
 
 

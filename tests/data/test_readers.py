@@ -21,7 +21,7 @@ def encode(text: str) -> list[int]:
 
 
 def read(path, form=None, setting="data.train"):
-    return load_datasets([str(path)], form or RecordFormat(), encode, 1000, setting).sets[0].problems
+    return load_datasets([str(path)], form or RecordFormat(), encode, 1000, setting).datasets[0].problems
 
 
 def records(text: str):

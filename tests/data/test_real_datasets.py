@@ -14,7 +14,7 @@ def encode(text: str) -> list[int]:
 
 def read(*sources: str):
     sets = load_datasets(sources, RecordFormat(), encode, 1 << 20)
-    assert (sets.num_too_long, sets.num_repeated) == (0, 0)
+    assert (sets.num_too_long, sets.num_duplicates) == (0, 0)
     return sets.sets
 
 
@@ -66,7 +66,7 @@ def test_the_boxes_of_math500_solutions_hold_its_answers():
     """Read as MATH is, from the solutions, the same answers come out as those that were published beside them."""
     path = real_file("math500.jsonl")
     (published,) = read(f"math500={path}")
-    boxed = load_datasets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).sets[0]
+    boxed = load_datasets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).datasets[0]
     assert [problem.ground_truth for problem in boxed.problems] == [
         problem.ground_truth for problem in published.problems
     ]
@@ -75,7 +75,7 @@ def test_the_boxes_of_math500_solutions_hold_its_answers():
 def test_gsm8k_is_asked_in_the_order_and_split_of_runs_before():
     """Lines as version 0.1.0 held them out and asked them with seed 3, when a run had one file."""
     task = DatasetTask(*split_train_eval(read(f"gsm8k={real_file('gsm8k_train.jsonl')}")), seed=3)
-    assert [len(s.problems) for s in (*task.train, *task.held_out)] == [6756, 717]
+    assert [len(s.problems) for s in (*task.train, *task.eval)] == [6756, 717]
     expected = {
         0: [7304, 4796, 2432, 4577, 4025, 2560],
         7: [1148, 3479, 6677, 5030, 3513, 206],

@@ -19,6 +19,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules
 from treepo.tree import StopReason, Tree
+from treepo.verify import FinalAnswer
 
 PIECES = ("a", "b", "ab", "1", "\\boxed{", "\\box", "ed{", "}", "{", "\\")
 """What the token ids 0, 1, ... spell; ids above have no text."""
@@ -132,6 +133,7 @@ class World:
             "fallback": Backtrack(),
             "stopping": NeverEmpty(self.stopping),
             "decode": text_of,
+            "answers": FinalAnswer(),
             "segment_full_trees": True,
         }
         return GrowthRules(**{**usual, **changed})

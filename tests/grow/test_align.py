@@ -266,10 +266,10 @@ def test_fallbacks_draw_every_border_alike() -> None:
     """25 tokens in segments of 11, 8 and 8: 0, 11 and 19 are kept equally often."""
     shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
     trajectory = FinishedPath(1, StopReason.ANSWER, np.zeros(25, np.float32))
-    kept = Counter(Backtrack().keep(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
+    kept = Counter(Backtrack().num_kept(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
     assert sorted(kept) == [0, 11, 19]
     assert all(abs(n / 3000 - 1 / 3) < 0.04 for n in kept.values())
-    assert {Backtrack(max_windows=1).keep(trajectory, shape, np.random.default_rng(i)) for i in range(20)} == {19}
+    assert {Backtrack(max_windows=1).num_kept(trajectory, shape, np.random.default_rng(i)) for i in range(20)} == {19}
 
 
 def test_long_answers_are_counted_in_segments_of_the_tree() -> None:

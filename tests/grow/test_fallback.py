@@ -42,8 +42,8 @@ def test_cuts_are_segment_boundaries_of_each_usable_trajectory(
         return
     assert sorted(c.leaf for c in cuts) == sorted(usable)
     for cut in cuts:
-        assert cut.keep % segment_len == 0
-        assert 0 <= cut.keep < usable[cut.leaf].response_len
+        assert cut.num_kept % segment_len == 0
+        assert 0 <= cut.num_kept < usable[cut.leaf].response_len
 
 
 @pytest.mark.parametrize("length", [1, 8, 9, 32, 33, 40])
@@ -52,7 +52,7 @@ def test_the_number_of_dropped_windows_is_uniform(length: int) -> None:
     rng, num = np.random.default_rng(length), 4000
     windows = ceil(length / 8)
     keeps = Counter(
-        Backtrack()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].keep for _ in range(num)
+        Backtrack()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].num_kept for _ in range(num)
     )
     assert sorted(keeps) == [8 * i for i in range(windows)]
     error = np.sqrt((1 - 1 / windows) / windows / num)
@@ -74,7 +74,7 @@ def test_cuts_of_different_trajectories_are_drawn_apart() -> None:
     finished = [ended(i, 16, StopReason.EOS) for i in (1, 2)]
     rng, num = np.random.default_rng(2), 4000
     pairs = Counter(
-        tuple(c.keep for c in sorted(Backtrack()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
+        tuple(c.num_kept for c in sorted(Backtrack()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
         for _ in range(num)
     )
     assert len(pairs) == 4
@@ -239,7 +239,7 @@ def test_long_answered_needs_an_answer_and_segments() -> None:
 def test_windows_bound_how_far_a_cut_goes_back(max_windows: int | None) -> None:
     """20 tokens are 4 windows of 6: k ~ U{1..min(max_windows, 4)}, so 18, 12, 6 or 0 tokens are kept."""
     fallback = Backtrack(window=6, max_windows=max_windows)
-    kept = Counter(fallback.keep(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000))
+    kept = Counter(fallback.num_kept(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000))
     allowed = [18, 12, 6, 0][: max_windows or 4]
     assert set(kept) == set(allowed)
     assert all(abs(kept[k] / 2000 - 1 / len(allowed)) < 0.05 for k in allowed)
@@ -249,8 +249,8 @@ RNG = np.random.default_rng(0)
 
 
 def test_the_least_likely_token_is_drawn_again() -> None:
-    assert Backtrack(cut="unlikely_token").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
-    assert Backtrack(cut="prompt").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
+    assert Backtrack(cut="unlikely_token").num_kept(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
+    assert Backtrack(cut="prompt").num_kept(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
 
 
 def test_blocks_are_drawn_by_their_mean() -> None:
@@ -260,7 +260,7 @@ def test_blocks_are_drawn_by_their_mean() -> None:
 
     def drawn(cut: str) -> list[float]:
         fallback = Backtrack(cut=cut, block_len=2)
-        kept = Counter(fallback.keep(trajectory, SHAPE, np.random.default_rng(i)) for i in range(4000))
+        kept = Counter(fallback.num_kept(trajectory, SHAPE, np.random.default_rng(i)) for i in range(4000))
         return [kept[k] / 4000 for k in (0, 2, 4)]
 
     np.testing.assert_allclose(drawn("likely_block"), [3 / 7, 1 / 7, 3 / 7], atol=0.03)

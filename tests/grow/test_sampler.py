@@ -89,7 +89,7 @@ class NotedFallback:
     ) -> list[BacktrackPoint]:
         cuts = self.inner(finished, shape, rng)
         leaves = [f.leaf for f in finished]
-        self.cuts.append([(leaves.index(c.leaf) if c.leaf != ROOT else 0, c.keep) for c in cuts])
+        self.cuts.append([(leaves.index(c.leaf) if c.leaf != ROOT else 0, c.num_kept) for c in cuts])
         return cuts
 
 
@@ -241,12 +241,12 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
         for f in finished:
             assert (tree.response_len(f.leaf), tree.nodes[f.leaf].stop) == (f.response_len, f.stop)
         if not complete:
-            assert [c.keep for c in cuts] == [0]
+            assert [c.num_kept for c in cuts] == [0]
             continue
         for cut in cuts:
             assert cut.leaf in complete
-            assert cut.keep in reference_settings(world).boundaries
-            assert cut.keep < complete[cut.leaf].response_len
+            assert cut.num_kept in reference_settings(world).boundaries
+            assert cut.num_kept < complete[cut.leaf].response_len
 
 
 def test_a_trajectory_is_what_the_engine_was_conditioned_on() -> None:

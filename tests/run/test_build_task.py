@@ -11,7 +11,7 @@ from treepo.config.load import resolve
 from treepo.data.prompts import PromptTemplate
 from treepo.model.policy import Policy, load_policy
 from treepo.run.task import build_task
-from treepo.tasks.chain_sums import LONGEST_PROMPT
+from treepo.tasks.chain_sums import MAX_PROMPT_TOKENS
 from treepo.verify.task import VerifiedTask
 
 TREE = {"width": 4, "depth": 2, "segment_len": 4}
@@ -139,9 +139,9 @@ def test_no_room_for_a_prompt_stops_the_run(tree: dict[str, Any], longest: int, 
 
 def test_the_built_in_task_needs_room_for_its_longest_prompt(policy: Policy) -> None:
     config = resolve({"tree": TREE})
-    build_task(config, policy, 8 + LONGEST_PROMPT, print)
+    build_task(config, policy, 8 + MAX_PROMPT_TOKENS, print)
     with pytest.raises(ValueError, match="^tree: responses of 8 tokens"):
-        build_task(config, policy, 8 + LONGEST_PROMPT - 1, print)
+        build_task(config, policy, 8 + MAX_PROMPT_TOKENS - 1, print)
 
 
 def test_problems_of_files_with_the_same_name_are_told_apart(policy: Policy, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from treepo.run.train import prepare, train
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"trackers": ["mlflow"]}, "tracking.trackers must be among tensorboard, trackio, wandb, got 'mlflow'"),
-        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers must differ, got \['wandb', 'wandb'\]"),
+        ({"trackers": ["mlflow"]}, "tracking.trackers: must be among tensorboard, trackio, wandb, got 'mlflow'"),
+        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers: must differ, got \['wandb', 'wandb'\]"),
         ({"sample_problems": -1}, "tracking.sample_problems: "),
     ],
     ids=str,

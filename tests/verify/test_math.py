@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.math import DEEPEST_PARSED, LONGEST_PARSED, MathVerifier
+from treepo.verify.math import MAX_PARSED_DEPTH, MAX_PARSED_LEN, MathVerifier
 
 CHECKER = MathVerifier()
 
@@ -68,8 +68,8 @@ def test_without_a_complete_box_there_is_no_answer(response):
     "box",
     [
         "9" * 10_000,
-        "(" * (DEEPEST_PARSED + 1) + "72" + ")" * (DEEPEST_PARSED + 1),
-        " ".join("x" * LONGEST_PARSED),
+        "(" * (MAX_PARSED_DEPTH + 1) + "72" + ")" * (MAX_PARSED_DEPTH + 1),
+        " ".join("x" * MAX_PARSED_LEN),
     ],
 )
 def test_what_is_too_much_to_parse_is_right_only_as_text(box):

@@ -29,7 +29,7 @@ def pool() -> Iterator[VerifierPool]:
 
 
 def ask(pool: VerifierPool, *responses: str) -> list[Verdict]:
-    return pool.check([(response, "a") for response in responses])
+    return pool.verify([(response, "a") for response in responses])
 
 
 def lives(pid: str | None) -> bool:
@@ -52,7 +52,7 @@ def is_gone_soon(pid: str | None) -> bool:
 
 def test_verdicts_come_in_the_order_asked(pool):
     asked = [(str(i), str(i - i % 3 % 2)) for i in range(2000)]
-    assert [verdict == RIGHT for verdict in pool.check(asked)] == [response == answer for response, answer in asked]
+    assert [verdict == RIGHT for verdict in pool.verify(asked)] == [response == answer for response, answer in asked]
 
 
 def test_nothing_asked_starts_nothing():
@@ -77,8 +77,8 @@ def test_failures_fail_alone_and_are_told():
             "exit status 1: .*MemoryError",
             "must return a bool, 0 to 1 or a Verdict, got 2.0",
         ]
-        assert len(own.problems) == len(told)
-        for problem, pattern in zip(own.problems, told, strict=True):
+        assert len(own.crashes) == len(told)
+        for problem, pattern in zip(own.crashes, told, strict=True):
             with pytest.raises(ValueError, match=pattern):
                 raise ValueError(problem)
 
@@ -110,7 +110,7 @@ def test_a_worker_that_grew_is_replaced_after_its_answer():
         verdicts = ask(own, *["pid", "keep"] * 2, "pid")
         assert [verdict.outcome for verdict in verdicts] == [Outcome.GRADED] * 5
         assert len({verdict.extracted_answer for verdict in verdicts[::2]}) == 3
-        assert own.problems == []
+        assert own.crashes == []
 
 
 def test_a_worker_that_died_between_rounds_is_replaced():
@@ -129,14 +129,14 @@ def test_a_worker_that_died_between_rounds_is_replaced():
 def test_megabytes_and_any_character_arrive():
     text = "\x00\ud800x\udfff\U0001f600\n" * 100_000
     with VerifierPool(FunctionVerifier("tests.verify.judges:measure"), VerifierPoolSettings(num_workers=1)) as own:
-        assert own.check([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
+        assert own.verify([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
 
 
 def test_threads_take_turns(pool):
     found: dict[int, list[Verdict]] = {}
 
     def work(number: int) -> None:
-        found[number] = pool.check([(str(i), str(i + number)) for i in range(200)])
+        found[number] = pool.verify([(str(i), str(i + number)) for i in range(200)])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1, 0)]
     for thread in threads:

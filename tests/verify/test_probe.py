@@ -13,7 +13,7 @@ from treepo.verify.verifiers import ChoiceVerifier
 class Prepared(VerifierPool):
     """Judges in this process."""
 
-    def check(self, asked: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def verify(self, asked: Sequence[tuple[str, str]]) -> list[Verdict]:
         return [self.verifier(response, answer) for response, answer in asked]
 
 
@@ -45,14 +45,14 @@ def test_more_stop_the_run(answers, shown):
 
 def test_the_first_problem_is_told():
     pool = Prepared(ChoiceVerifier())
-    pool.problems.append("ZeroDivisionError: no (x.py:1)")
+    pool.crashes.append("ZeroDivisionError: no (x.py:1)")
     with pytest.raises(ValueError, match=r"known answers: '1': unparsed \(ZeroDivisionError: no \(x.py:1\)\)"):
         probe(pool, ["1"])
 
 
 def test_wrong_is_wrong():
     class Backwards(Prepared):
-        def check(self, asked):
+        def verify(self, asked):
             return [Verdict(0.0, Outcome.GRADED, None) for _ in asked]
 
     with pytest.raises(ValueError, match="'A': judged wrong"):

@@ -27,19 +27,19 @@ def pool() -> Iterator[VerifierPool]:
 
 def test_reference_solutions_are_right(pool):
     pairs = gsm8k_solutions("gsm8k_test.jsonl")[:400] + math500_solutions()[::8]
-    assert [pair for pair, said in zip(pairs, pool.check(pairs), strict=True) if said.correct < 1] == []
+    assert [pair for pair, said in zip(pairs, pool.verify(pairs), strict=True) if said.correct < 1] == []
 
 
 def test_with_shuffled_answers_only_equal_ones_are(pool):
     pairs = gsm8k_solutions("gsm8k_test.jsonl")[:400] + math500_solutions()[::12]
     mixed = shuffled(pairs, 0)
-    right = [verdict.correct == 1 for verdict in pool.check(mixed)]
+    right = [verdict.correct == 1 for verdict in pool.verify(mixed)]
     assert right == [known == answer for (_, known), (_, answer) in zip(pairs, mixed, strict=True)]
 
 
 def test_math_verifys_own_pairs_agree_but_for_what_is_listed(pool):
     pairs = math_verify_pairs()[::6]
-    verdicts = pool.check([(str(pair["response"]), str(pair["known"])) for pair in pairs])
+    verdicts = pool.verify([(str(pair["response"]), str(pair["known"])) for pair in pairs])
     for pair, verdict in zip(pairs, verdicts, strict=True):
         assert (verdict.correct == pair["right"]) != ("differs" in pair), pair
 
@@ -47,7 +47,7 @@ def test_math_verifys_own_pairs_agree_but_for_what_is_listed(pool):
 def test_equal_answers_to_a_problem_are_one_vote(pool):
     """Its reference solution and its answer as it is known."""
     pairs = math500_solutions()[::10]
-    verdicts = pool.check(
+    verdicts = pool.verify(
         [given for pair in pairs for given in (pair, (MathVerifier().example_response(pair[1]), "0"))]
     )
     votes = [verdict.extracted_answer for verdict in verdicts]
@@ -61,7 +61,7 @@ def test_known_answers_pass_the_probe(pool):
 def test_hostile_answers_are_wrong_and_the_next_is_judged(pool):
     quick = {"unbalanced", "characters", "code", "other digits", "boxes", "digits", "hedge", "infinity"}
     drawn = [(response, known) for kind, response, known in hostile_answers(100, seed=1) if kind in quick]
-    verdicts = pool.check([asked for pair in drawn for asked in (pair, ("\\boxed{72}", "72"))])
+    verdicts = pool.verify([asked for pair in drawn for asked in (pair, ("\\boxed{72}", "72"))])
     assert {verdict.correct for verdict in verdicts[::2]} == {0.0}
     assert {(verdict.correct, verdict.outcome) for verdict in verdicts[1::2]} == {(1.0, Outcome.GRADED)}
 

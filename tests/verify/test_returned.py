@@ -60,18 +60,18 @@ def pool() -> Iterator[VerifierPool]:
 def test_numbers_of_numpy_are_numbers():
     """np.bool_, np.float32 and np.int64 were refused, though comparing arrays gives nothing else."""
     with VerifierPool(FunctionVerifier(f"{__name__}:number"), VerifierPoolSettings(num_workers=1)) as own:
-        verdicts = own.check([(name, "") for name in NUMBERS])
+        verdicts = own.verify([(name, "") for name in NUMBERS])
     assert [(v.correct, v.outcome) for v in verdicts] == [(to, Outcome.GRADED) for _, to in NUMBERS.values()]
-    assert own.problems == []
+    assert own.crashes == []
 
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_is_a_crash_of_one_answer(name, pool):
     """An outcome that is none ended the run in the parent; a `given` that is no text killed the worker."""
-    pool.problems.clear()
-    verdicts = pool.check([("fine", ""), (name, ""), ("fine", "")])
+    pool.crashes.clear()
+    verdicts = pool.verify([("fine", ""), (name, ""), ("fine", "")])
     assert [v.outcome for v in verdicts] == [Outcome.GRADED, Outcome.CRASHED, Outcome.GRADED]
-    (problem,) = pool.problems
+    (problem,) = pool.crashes
     assert "Error: " in problem and "Traceback" not in problem and "exit status" not in problem
 
 

@@ -21,7 +21,7 @@ def refusal(verifier: Verifier) -> str:
         VerifierPool(verifier, VerifierPoolSettings(num_workers=1)) as pool,
         pytest.raises(VerifierStartError) as caught,
     ):
-        pool.check([("a", "a")])
+        pool.verify([("a", "a")])
     return str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_a_fork_that_ends_leaves_the_workers_alone():
         "import os, sys\n"
         "from treepo.verify import *\n"
         "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), VerifierPoolSettings(num_workers=1))\n"
-        "def worker(): return pool.check([('pid', 'a')])[0].extracted_answer\n"
+        "def worker(): return pool.verify([('pid', 'a')])[0].extracted_answer\n"
         "first = worker()\n"
         "for deed in (lambda: None, pool.close, lambda: worker() != first or os._exit(9)):\n"
         "    child = os.fork()\n"

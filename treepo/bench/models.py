@@ -13,6 +13,7 @@ from treepo.bench.settings import ArchitectureSettings, TaskSettings
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK
 from treepo.credit.base import Advantages
+from treepo.errors import SettingError
 from treepo.learn.advantages import compute_advantages
 from treepo.learn.metrics import response_lengths
 from treepo.learn.packing import num_distinct, pack
@@ -128,19 +129,23 @@ def _score(tree: Tree, scorer: Scorer, max_tokens: int, rng: np.random.Generator
 
 
 def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy, seed: int) -> Iterator[Workload]:
-    """One per width. Raises ValueError if the policy cannot be asked, or if no tree carries a signal."""
+    """One per width. Raises SettingError if the policy cannot be asked, or if no tree carries a signal."""
     given = {"model": dataclasses.asdict(model), "train": {"seed": seed}}
     for width in settings.widths:
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
         engine = engine_for(config, policy)
-        task = build_task(config, policy, engine.max_model_len, lambda _: None)
-        updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
-        trainer = build_trainer(config, policy, task, engine, updater)
-        problems = task.training_problems(0, settings.problems)
-        trees = trainer.grow(problems, step=1)
-        rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
+        try:
+            task = build_task(config, policy, engine.max_model_len)
+            updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
+            trainer = build_trainer(config, policy, task, engine, updater)
+            problems = task.training_problems(0, settings.problems)
+            trees = trainer.grow(problems, step=1)
+            rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
+        finally:
+            engine.close()
         by_tree = compute_advantages(trees, rewards, config.credit).by_tree
         kept = [(tree, advantages) for tree, advantages in zip(trees, by_tree, strict=True) if advantages is not None]
         if not kept:
-            raise ValueError(f"task: none of {len(trees)} trees of width {width} carries a signal: their rewards agree")
+            reason = f"none of {len(trees)} trees of width {width} carries a signal: their rewards agree"
+            raise SettingError("task", reason)
         yield Workload([tree for tree, _ in kept], [advantages for _, advantages in kept])

@@ -9,6 +9,7 @@ from treepo.engine.base import Engine
 from treepo.evaluate.records import AnswerRecord, Cost
 from treepo.grow.sampler import TreeSampler
 from treepo.tree import Trajectory, Tree
+from treepo.verify.scoring import judge_trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +61,8 @@ def grow_in_parts(
 
 def verify_answers(task: Task, grown: Sequence[tuple[Problem, Tree]], decode: Decode) -> list[Answered]:
     """Decode and judge the answers of all trees at once."""
-    responses = [[decode(t.token_ids.tolist()) for t in tree.trajectories()] for _, tree in grown]
-    asked = [(problem, text) for (problem, _), texts in zip(grown, responses, strict=True) for text in texts]
-    verdicts = iter(task.verify(asked))
-    return [
-        Answered(problem, tree, texts, [next(verdicts) for _ in texts])
-        for (problem, tree), texts in zip(grown, responses, strict=True)
-    ]
+    judged = judge_trees(task, [problem for problem, _ in grown], [tree for _, tree in grown], decode)
+    return [Answered(*pair, one.responses, one.verdicts) for pair, one in zip(grown, judged, strict=True)]
 
 
 class Meter:

@@ -30,7 +30,8 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """The mean reward of `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), SamplingParams(temperature))
+    rules = GrowthRules.star(num_samples, response_len, decode, task.answers)
+    sampler = TreeSampler(engine, rules, SamplingParams(temperature))
     grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
     return float(np.mean([verdict.correct for one in verify_answers(task, grown, decode) for verdict in one.verdicts]))
 
@@ -81,7 +82,7 @@ class Validation:
 
     def _answers(self, engine: Engine, setting: str, num_samples: int, temperature: float) -> list[AnswerRecord]:
         """Sample and verify answers to this process's share of the problems."""
-        rules = GrowthRules.star(num_samples, self.response_len, self.decode)
+        rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
         sampler = TreeSampler(engine, rules, SamplingParams(temperature))
         chosen = self.processes.shard(range(len(self.problems)))
         grown = [(self.problems[i], tree) for i, tree in sampler.grow(self.problems, self.seed, chosen)]

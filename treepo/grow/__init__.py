@@ -1,4 +1,4 @@
-"""Growing: from problems to trees."""
+"""Growing trees of responses to problems."""
 
 from treepo.grow.branching import (
     Branching,

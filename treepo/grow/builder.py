@@ -1,29 +1,31 @@
-"""One tree while it grows: which segments it needs next, and what becomes of those it gets."""
+"""The construction of one tree: which segments to decode next, and how the decoded ones become nodes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 
-from treepo.data.problem import Decode
+from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SampleResult
 from treepo.errors import StrategyError
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
-from treepo.grow.fallback import FROM_PROMPT, Backtrack, Fallback, FinishedPath
+from treepo.grow.fallback import FROM_PROMPT, Backtrack, BacktrackPoint, Fallback, FinishedPath
 from treepo.grow.shape import TreeShape
-from treepo.grow.stopping import PathEnd, Stopping, StopRules, no_text
+from treepo.grow.stopping import PathEnd, Stopping, StopRules
 from treepo.tree import ROOT, Node, Tree
 from treepo.utils.rng import derive_seed
-from treepo.utils.text import has_open_box
 
 
 @dataclass(frozen=True)
 class GrowthRules:
-    """What a tree is grown by.
+    """The shape and the strategies by which trees grow.
 
-    segment_full_trees: decode segment by segment even when finished and active paths together reach the width. Nothing
-    forks then, so by default those paths run on in one request and the boundaries are laid afterwards: the same trees in
-    fewer requests. Tokens decoded beyond a boundary at which a path turns out to have ended are dropped.
+    decode: the tokenizer's; None where no strategy reads text. answers: how final answers are written; None where no
+    strategy looks for them. segment_full_trees: decode segment by segment even when finished and active paths together
+    reach the width. Nothing forks then, so by default those paths are decoded to their ends in one request each and
+    split into segments afterwards: the same trees in fewer requests. Tokens beyond the segment in which a path turns
+    out to have ended are dropped.
     """
 
     shape: TreeShape
@@ -31,30 +33,63 @@ class GrowthRules:
     branching: Branching
     fallback: Fallback
     stopping: Stopping
-    decode: Decode = no_text
+    decode: Decode | None = None
+    answers: AnswerFormat | None = None
     segment_full_trees: bool = False
 
     @classmethod
-    def star(cls, width: int, response_len: int, decode: Decode) -> "GrowthRules":
-        """Sequential sampling: `width` independent answers of at most `response_len` tokens per problem."""
-        shape = TreeShape(width, depth=1, segment_len=response_len, num_children=width)
-        fork = InitialFork(width, width)
-        return cls(shape, fork, EvenBranching(), Backtrack(), StopRules(repetition="never"), decode)
+    def star(cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat) -> "GrowthRules":
+        """Sequential sampling: `width` independent responses per problem."""
+        return cls(
+            shape=TreeShape(width, depth=1, segment_len=max_response_tokens, num_children=width),
+            initial_fork=InitialFork(width, width),
+            branching=EvenBranching(),
+            fallback=Backtrack(),
+            stopping=StopRules(repetition="never"),
+            decode=decode,
+            answers=answers,
+        )
+
+
+class BuilderState(Enum):
+    """What a TreeBuilder does next. DECODING -> BRANCHING or FALLBACK -> DECODING ... -> COMPLETE or EXHAUSTED."""
+
+    START = auto()
+    """The tree is its prompt alone."""
+
+    DECODING_SEGMENTS = auto()
+    """One segment of each active path is being decoded."""
+
+    DECODING_TO_END = auto()
+    """Active and finished paths reach the width: the active ones are being decoded to their ends."""
+
+    BRANCHING = auto()
+    """Some paths are active: they get their children."""
+
+    FALLBACK = auto()
+    """No path is active, and trajectories are missing: some are grown again from inside finished ones."""
+
+    COMPLETE = auto()
+    """The tree has as many trajectories as its width."""
+
+    EXHAUSTED = auto()
+    """The tree gets no more trajectories: the fallback gave it up, or its token budget is spent."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """What to decode: what it continues, its longest length and its random stream. In a full tree, several segments."""
+    """Tokens to decode below `parent`: a segment, or all until the path ends (DECODING_TO_END)."""
 
     parent: int
     prefix_ids: np.ndarray
     max_new_tokens: int
     seed: int
+    from_fallback: bool
 
 
 @dataclass(frozen=True, eq=False)
 class PendingPath:
-    """What was decoded below `parent` and is not in the tree yet; resumed: it begins what a fallback drew."""
+    """Decoded tokens below `parent` that are not in the tree yet."""
 
     parent: int
     prefix_ids: np.ndarray
@@ -66,32 +101,31 @@ class PendingPath:
 
 
 class TreeBuilder:
-    """The state of one growing tree. It advances when all segments of a level have been decoded."""
+    """Builds one tree; it advances when all segments of a level have been decoded."""
 
     def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: GrowthRules) -> None:
         self.tree = Tree.from_prompt(problem_id, np.array(prompt_ids, np.int32), seed)
         self.rules = rules
         self.shape = rules.shape
+        self.state = BuilderState.START
         self.rng = np.random.default_rng(derive_seed(seed, "choices"))
         self.segments: list[Segment] = []
         self.results: dict[int, SampleResult] = {}
         self.finished: list[FinishedPath] = []
         self.num_short = 0
         self.num_children = [0]
-        self.decode_to_end = False
-        self.is_fallback = False
-        self.gave_up = False
+        """Children of each node that were ever requested, those of dropped nodes too: their number seeds the next."""
 
     def start(self) -> list[Segment]:
         """The first level: the children of the prompt."""
         num_first = self.rules.initial_fork(self.shape, self.rng)
         self.shape = self.shape.for_prompt(len(self.tree.prompt_ids), num_first)
-        return self._next_level([(ROOT, num_first)])
+        return self._next_level([(ROOT, num_first)], from_fallback=False)
 
     def receive(self, index: int, result: SampleResult) -> list[Segment]:
         """Take the result of the level's segment `index`; return the next level once this one is complete.
 
-        An empty list means that the level still waits for others, or that the tree is finished.
+        An empty list means that the level still waits for others, or that the tree is done.
         """
         assert index not in self.results, f"segment {index} was decoded twice"
         self.results[index] = result
@@ -102,35 +136,37 @@ class TreeBuilder:
     @property
     def done(self) -> bool:
         """Whether the tree has all its trajectories, or all that it will have."""
-        return len(self.finished) == self.shape.width or self.gave_up
+        return self.state in {BuilderState.COMPLETE, BuilderState.EXHAUSTED}
 
     def _advance(self) -> list[Segment]:
-        """Keep what was decoded as nodes; then fork the active paths, or fall back where none is active."""
-        shape = self.shape
-        paths = [self._decoded(i) for i in range(len(self.segments))]
+        """Make nodes of what was decoded, choose the next state, and act on it."""
         num_before = len(self.finished)
-        paths = self._grow_nodes(paths)
-        assert len(self.finished) + len(paths) <= shape.width
-        if not self.decode_to_end and paths:
-            self.is_fallback = False
-            nodes = [path.parent for path in paths]
-            return self._next_level(list(zip(nodes, self._branch(nodes, num_before), strict=True)))
-        while paths:
+        paths = self._grow_nodes([self._pending(i) for i in range(len(self.segments))])
+        assert len(self.finished) + len(paths) <= self.shape.width
+        while paths and self.state is BuilderState.DECODING_TO_END:
             paths = self._grow_nodes(paths)
-        self.is_fallback = True
-        forks = [] if self.done else self._resume()
-        self.gave_up = not forks
-        if self.done and self.num_short:
+        if paths:
+            self.state = BuilderState.BRANCHING
+            nodes = [path.parent for path in paths]
+            counts = self._branch(nodes, len(self.finished) - num_before)
+            return self._next_level(list(zip(nodes, counts, strict=True)), from_fallback=False)
+        if len(self.finished) < self.shape.width:
+            self.state = BuilderState.FALLBACK
+            if forks := self._fall_back():
+                return self._next_level(forks, from_fallback=True)
+        is_complete = len(self.finished) == self.shape.width
+        self.state = BuilderState.COMPLETE if is_complete else BuilderState.EXHAUSTED
+        if self.num_short:
             self.tree.prune()
-        return self._next_level(forks)
+        return []
 
-    def _branch(self, nodes: list[int], num_before: int) -> list[int]:
+    def _branch(self, nodes: list[int], num_just_finished: int) -> list[int]:
         """The children of each active path; StrategyError if they are not what a branching must return."""
         num_finished = len(self.finished)
         lengths = [self.tree.response_len(node) for node in nodes]
         shape = self._affordable(float(np.mean(lengths)) + self.shape.segment_len)
         depth = shape.num_segments(lengths[0])
-        level = Level(shape, self.tree, nodes, num_finished, num_finished - num_before, depth)
+        level = Level(shape, self.tree, nodes, num_finished, num_just_finished, depth)
         counts = self.rules.branching(level, self.rng)
         missing = max(shape.width - num_finished, len(nodes))
         if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > missing:
@@ -141,32 +177,45 @@ class TreeBuilder:
         return counts
 
     def _affordable(self, next_len: float) -> TreeShape:
-        """The shape with the width that its token budget, if there is one, allows now."""
+        """The shape with the width that its token budget, if it has one, allows now."""
         return self.shape.within_budget([f.response_len for f in self.finished], next_len)
 
-    def _decoded(self, index: int) -> PendingPath:
+    def _pending(self, index: int) -> PendingPath:
         segment, result = self.segments[index], self.results[index]
-        parts = result.token_ids, result.logprobs
-        return PendingPath(segment.parent, segment.prefix_ids, *parts, segment.seed, result.ended, self.is_fallback)
+        return PendingPath(
+            parent=segment.parent,
+            prefix_ids=segment.prefix_ids,
+            token_ids=result.token_ids,
+            logprobs=result.logprobs,
+            seed=segment.seed,
+            ended=result.ended,
+            from_fallback=segment.from_fallback,
+        )
 
     def _grow_nodes(self, paths: list[PendingPath]) -> list[PendingPath]:
-        """Add the next segment of each path to the tree; return what is left of those that stay active."""
+        """Add the next segment of each path to the tree; return the rest of those that stay active."""
         rests = [self._grow_node(path) for path in paths]
         return [rest for rest in rests if rest is not None]
 
     def _grow_node(self, path: PendingPath) -> PendingPath | None:
-        """Add one segment of a path to the tree; return what follows it if the path stays active."""
-        shape = self.shape
-        length = shape.segment_at(len(path.prefix_ids) - len(self.tree.prompt_ids))
+        """Add one segment of a path to the tree; return the rest of the path if it stays active."""
+        prompt_len = len(self.tree.prompt_ids)
+        length = self.shape.segment_at(len(path.prefix_ids) - prompt_len)
         token_ids, more_ids = np.split(path.token_ids, [length])
         logprobs, more_logprobs = np.split(path.logprobs, [length])
         ids = np.concatenate([path.prefix_ids, token_ids])
-        response = ids[len(self.tree.prompt_ids) :]
-        num_segments = shape.num_segments(len(response))
-        ended = path.ended and len(more_ids) == 0
-        end = PathEnd(response.tolist(), token_ids.tolist(), ended, num_segments, shape, self.rules.decode)
+        response = ids[prompt_len:]
+        end = PathEnd(
+            response_ids=response.tolist(),
+            segment_ids=token_ids.tolist(),
+            ended=path.ended and len(more_ids) == 0,
+            num_segments=self.shape.num_segments(len(response)),
+            shape=self.shape,
+            decode=self.rules.decode,
+            answers=self.rules.answers,
+        )
         stop = self.rules.stopping(end)
-        if stop is None and (ended or len(response) >= shape.max_response_tokens):
+        if stop is None and (end.ended or len(response) >= self.shape.max_response_tokens):
             name = type(self.rules.stopping).__name__
             raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
         if stop is not None:
@@ -179,21 +228,21 @@ class TreeBuilder:
         self.num_children.append(0)
         if stop is None:
             return PendingPath(node, ids, more_ids, more_logprobs, path.seed, path.ended)
-        self.finished.append(
-            FinishedPath(node, stop, self.tree.trajectory(node).sampled_logprobs, self._is_open(response))
-        )
+        logprobs = self.tree.trajectory(node).sampled_logprobs
+        self.finished.append(FinishedPath(node, stop, logprobs, self._has_open_answer(end)))
         return None
 
     def _is_too_short(self, response_len: int) -> bool:
         """Whether a trajectory of this length would not count."""
         return response_len < self.shape.min_response_len and self.num_short < self.shape.width
 
-    def _is_open(self, response: np.ndarray) -> bool:
-        """Whether a response, if it can be read, holds a box that was never closed."""
-        return self.rules.decode is not no_text and has_open_box(self.rules.decode(response.tolist()))
+    def _has_open_answer(self, end: PathEnd) -> bool:
+        if self.rules.decode is None or self.rules.answers is None:
+            return False
+        return self.rules.answers.has_open_answer(end.response())
 
-    def _resume(self) -> list[tuple[int, int]]:
-        """Where finished trajectories are resumed, and how many children each place gets; empty to give up.
+    def _fall_back(self) -> list[tuple[int, int]]:
+        """The nodes from which to grow again, and how many children each gets; empty to give up.
 
         A tree is not given up before it has a trajectory: then it starts again from its prompt.
         """
@@ -202,58 +251,59 @@ class TreeBuilder:
         missing = shape.width - len(self.finished)
         forks = []
         while missing > 0:
-            cuts = self.rules.fallback(self.finished, shape, self.rng)
-            if cuts is None:
+            points = self.rules.fallback(self.finished, shape, self.rng)
+            if points is None:
                 if self.finished:
                     return []
-                cuts = [FROM_PROMPT]
-            if not cuts:
-                raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no cut")
-            for cut in cuts:
+                points = [FROM_PROMPT]
+            if not points:
+                raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no point to backtrack to")
+            for point in points:
                 count = min(shape.num_children, missing)
                 if count > 0:
-                    forks.append((self._cut(cut.leaf, cut.keep), count))
+                    forks.append((self._backtrack(point), count))
                     self.tree.num_fallbacks += 1
                 missing -= count
         return forks
 
-    def _cut(self, leaf: int, keep: int) -> int:
-        """The node that ends after `keep` tokens on the way to `leaf`, leaving room for another segment."""
-        shape = self.shape
-        if not 0 <= leaf < len(self.tree.nodes) or not 0 <= keep < max(self.tree.response_len(leaf), 1):
+    def _backtrack(self, point: BacktrackPoint) -> int:
+        """The node that ends at a point, or before it where no room would be left for another segment."""
+        leaf, num_kept, shape = point.leaf, point.num_kept, self.shape
+        if not 0 <= leaf < len(self.tree.nodes) or not 0 <= num_kept < max(self.tree.response_len(leaf), 1):
             raise StrategyError(
-                f"fallback: {type(self.rules.fallback).__name__} returned a cut after {keep} tokens of node {leaf}, "
-                f"outside the trajectory"
+                f"fallback: {type(self.rules.fallback).__name__} returned a point after {num_kept} tokens of node "
+                f"{leaf}, outside the trajectory"
             )
-        if shape.num_segments(keep) >= shape.depth:
-            keep = shape.boundary(shape.depth - 1)
-        known = len(self.tree.nodes)
-        node = self.tree.cut(leaf, keep)
-        if len(self.tree.nodes) > known:
+        if shape.num_segments(num_kept) >= shape.depth:
+            num_kept = shape.boundary(shape.depth - 1)
+        num_nodes = len(self.tree.nodes)
+        node = self.tree.cut(leaf, num_kept)
+        if len(self.tree.nodes) > num_nodes:
             self.num_children.append(1)
         return node
 
-    def _next_level(self, forks: list[tuple[int, int]]) -> list[Segment]:
+    def _next_level(self, forks: list[tuple[int, int]], from_fallback: bool) -> list[Segment]:
         """The segments to decode next: for each (node, count), `count` children of the node."""
         is_full = len(self.finished) + sum(count for _, count in forks) == self.shape.width
         # A path that may yet end too short to count would leave room for a fork.
         all_count = not any(self._is_too_short(self.tree.response_len(node) + 1) for node, _ in forks)
-        self.decode_to_end = is_full and all_count and not self.rules.segment_full_trees
+        to_end = is_full and all_count and not self.rules.segment_full_trees
+        self.state = BuilderState.DECODING_TO_END if to_end else BuilderState.DECODING_SEGMENTS
         self.results = {}
-        self.segments = [segment for node, count in forks for segment in self._fork(node, count)]
+        self.segments = [segment for node, count in forks for segment in self._fork(node, count, from_fallback)]
         return self.segments
 
-    def _fork(self, node: int, count: int) -> list[Segment]:
+    def _fork(self, node: int, count: int, from_fallback: bool) -> list[Segment]:
         """The segments below `node`. An only child stays on its parent's random stream; others get their own."""
-        shape = self.shape
         prefix = self.tree.ids(node)
         response_len = len(prefix) - len(self.tree.prompt_ids)
-        room = shape.room(response_len)
-        length = room if self.decode_to_end else min(shape.segment_at(response_len), room)
+        length = self.shape.room(response_len)
+        if self.state is BuilderState.DECODING_SEGMENTS:
+            length = min(self.shape.segment_at(response_len), length)
         first = self.num_children[node]
         self.num_children[node] += count
         seed = self.tree.nodes[node].seed
-        if first == 0 and count == 1:
-            return [Segment(node, prefix, length, seed)]
         seeds = [derive_seed(seed, response_len, first + i) for i in range(count)]
-        return [Segment(node, prefix, length, s) for s in seeds]
+        if first == 0 and count == 1:
+            seeds = [seed]
+        return [Segment(node, prefix, length, s, from_fallback) for s in seeds]

@@ -23,7 +23,8 @@ from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 from treepo.utils.signals import StepGuard
-from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, verify
+from treepo.verify.rewards import Reward, ShapedReward
+from treepo.verify.scoring import ScoredLeaves, judge_trees, score_leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,8 @@ class Trainer:
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
         limit = self.sampler.rules.shape.max_response_tokens
-        return verify(self.task, self.reward, problems, trees, self.policy.decode, limit)
+        judged = judge_trees(self.task, problems, trees, self.policy.decode)
+        return [score_leaves(self.reward, one, limit) for one in judged]
 
     def update(
         self, trained: list[list[PackedTree]], places: Sequence[int], num_trained: int

@@ -49,7 +49,7 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
             check_align("tree.align", sampling.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     engine, task = engine_for(config, policy), None
     try:
-        task = build_task(config, policy, engine.max_model_len, logger.warning)
+        task = build_task(config, policy, engine.max_model_len)
         problems = task.eval_problems(evaluation.num_problems)
         if not problems:
             raise SettingError("data.eval", "no problem to ask")
@@ -62,9 +62,8 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
             missing = [p for p in problems if ProblemKey(name, label, p.dataset, p.id) not in done]
             if num_done := len(problems) - len(missing):
                 logger.info("%s, %s: %d of %d problems were answered before", name, label, num_done, len(problems))
-            sampler = TreeSampler(
-                engine, sampling.rules(policy.decode), sampling.sampling(sampling_of(config.engine))
-            )
+            rules = sampling.rules(policy.decode, task.answers)
+            sampler = TreeSampler(engine, rules, sampling.sampling(sampling_of(config.engine)))
             parts = grow_in_parts(sampler, missing, derive_seed(config.train.seed, "eval"))
             meter, num_done, correct, start = Meter(engine, num_accelerators(config)), 0, 0.0, perf_counter()
             with terminal.progress(f"{Path(name).name}, {label}") as progress:

@@ -9,7 +9,7 @@ from typing import Any
 
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
-from treepo.data.problem import Decode
+from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SamplingParams
 from treepo.errors import SettingError
 from treepo.grow.builder import GrowthRules
@@ -38,11 +38,11 @@ class SamplingSpec:
         """Answers per problem."""
         return 1 if self.kind == "greedy" else self.config.tree.width
 
-    def rules(self, decode: Decode) -> GrowthRules:
+    def rules(self, decode: Decode, answers: AnswerFormat) -> GrowthRules:
         """The rules of its trees; without forks they are stars."""
         c = self.config
         if self.kind != "tree":
-            return GrowthRules.star(self.num_samples, c.tree.max_response_tokens, decode)
+            return GrowthRules.star(self.num_samples, c.tree.max_response_tokens, decode, answers)
         return GrowthRules(
             shape=c.tree,
             initial_fork=c.initial_fork,
@@ -50,6 +50,7 @@ class SamplingSpec:
             fallback=c.fallback,
             stopping=c.stopping,
             decode=decode,
+            answers=answers,
         )
 
     def sampling(self, settings: SamplingParams) -> SamplingParams:

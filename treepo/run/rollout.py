@@ -10,6 +10,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.model.policy import Policy
 from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
 from treepo.run.policy import autocast_of
+from treepo.run.task import answers_of
 from treepo.verify.task import VerifiedTask
 
 
@@ -45,6 +46,7 @@ def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler
         fallback=config.fallback,
         stopping=config.stopping,
         decode=policy.decode,
+        answers=answers_of(config),
     )
     return TreeSampler(engine, rules, sampling_of(config.engine))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from treepo.cli.report import report_of_run
 from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
@@ -18,6 +17,7 @@ from treepo.distributed import Job, lost_as_error
 from treepo.errors import NonFiniteUpdateError, SettingError
 from treepo.learn.checkpoint import Progress
 from treepo.learn.trainer import StepResult
+from treepo.report.page.report import write_run_report
 from treepo.report.run_log import MetricsLog, append_samples, choose_samples
 from treepo.report.terminal import Terminal
 from treepo.report.trackers import Tracking
@@ -25,7 +25,7 @@ from treepo.report.trees import KeptTree, write_trees
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import RunCheckpoints
 from treepo.run.tracking import check_installed, tracked
-from treepo.utils.io import check_unused
+from treepo.utils.io import check_unused, prepare_output_dir
 from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
@@ -44,15 +44,19 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     check_installed(config.tracking)
     with terminal.progress("making the base model") as report:
         run = build_run(config, report, job)
-    with job.processes.synced_errors():
-        if job.processes.is_first:
-            _make_folder(config, out)
+    try:
+        with job.processes.synced_errors():
+            if job.processes.is_first:
+                _make_folder(config, out)
+    except BaseException:
+        run.close()
+        raise
     return run
 
 
 def _make_folder(config: Config, out: Path) -> None:
+    prepare_output_dir(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         # "x": of two runs that start at once in one folder, one fails here.
         with (out / "config.toml").open("x", encoding="utf-8") as file:
             file.write(to_toml(config))
@@ -170,7 +174,7 @@ def _save_last(run: Run, out: Path) -> None:
 def _write_report(run: Run, out: Path) -> None:
     """Write the page of the run; an error there is a warning, and fails nothing."""
     try:
-        report_of_run(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
         logger.warning("there is no report (%s): treepo report %s tries again", error_line(error), out)
 

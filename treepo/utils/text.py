@@ -1,6 +1,5 @@
 """Text from outside, made safe to print."""
 
-import re
 import unicodedata
 
 
@@ -33,36 +32,3 @@ def error_line(error: BaseException) -> str:
     """The class of an exception and the first line of its message, which may quote what a model wrote."""
     first, *_ = str(error).strip().split("\n")
     return f"{type(error).__name__}: {sanitize(first, max_chars=200)}"
-
-
-_MARKS = re.compile(r"\\boxed\{|\\.|[{}]")
-
-
-def last_box(text: str) -> str | None:
-    r"""The content of the last complete \boxed{...}, or None if none is closed.
-
-    Braces nest; escaped ones do not count. Of boxes within a box, the innermost that opens last is returned.
-    """
-    open_braces: list[tuple[int, bool]] = []
-    last: tuple[int, int] | None = None
-    for mark in _MARKS.finditer(text):
-        match mark.group():
-            case "{" | "\\boxed{" as opening:
-                open_braces.append((mark.end(), opening != "{"))
-            case "}" if open_braces:
-                start, is_box = open_braces.pop()
-                if is_box and (last is None or start > last[0]):
-                    last = (start, mark.start())
-    return None if last is None else text[last[0] : last[1]]
-
-
-def has_open_box(text: str) -> bool:
-    r"""Whether the last \boxed{ of the text is never closed."""
-    start = text.rfind("\\boxed{")
-    return start >= 0 and last_box(text[start:]) is None
-
-
-def is_only_box(text: str) -> bool:
-    r"""Whether exactly one \boxed{ stands in the text, and it is closed and holds more than blanks."""
-    num_opened = sum(mark.group() == "\\boxed{" for mark in _MARKS.finditer(text))
-    return num_opened == 1 and bool((last_box(text) or "").strip())

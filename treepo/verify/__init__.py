@@ -2,6 +2,7 @@
 
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
+from treepo.verify.answers import FinalAnswer
 from treepo.verify.base import Verifier
 from treepo.verify.math import MathVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
@@ -10,6 +11,7 @@ from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerif
 __all__ = [
     "ChoiceVerifier",
     "ExactVerifier",
+    "FinalAnswer",
     "FunctionVerifier",
     "MathVerifier",
     "NumericVerifier",

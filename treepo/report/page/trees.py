@@ -1,100 +1,36 @@
-"""Numbers as the page holds them: finite and short, or null."""
+"""The trees of a page: which of them fit into it, and the JSON of each."""
 
 import json
-import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from treepo.report.page.series import shorts, spread, thousandths
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.trees import KeptTree, count_trees, read_texts, read_trees
 from treepo.tree import ROOT, Tree
 
+TREES_PER_STEP = 8
+"""Steps are left out before a step has fewer trees than this."""
 
-def short(value: float, digits: int = 6) -> float | None:
-    """With so many significant digits; None for what is not finite."""
-    if not math.isfinite(value):
-        return None
-    rounded = float(f"{value:.{digits}g}")
-    # Whole numbers are a character shorter without their ".0".
-    return int(rounded) if rounded.is_integer() else rounded
+BASE64 = 4 / 3
+"""Characters of the page per compressed byte."""
 
+UNREADABLE = (OSError, ValueError, pa.ArrowException)
+"""Errors of tree files that are damaged or not completely written."""
 
-def shorts(values: Iterable[float]) -> list[float | None]:
-    return [short(value) for value in values]
-
-
-def thousandths(values: np.ndarray) -> list[float | None]:
-    """Rounded to three decimals."""
-    # A float32 that is rounded is still one, and written with all the digits of the float64 next to it.
-    rounded = np.round(values.astype(np.float64), 3).tolist()
-    return [(value or 0) if math.isfinite(value) else None for value in rounded]
-
-
-T = TypeVar("T")
-
-MAX_POINTS = 2000
-
-SECONDS = ("time/step_s", "time/checkpoint_s")
-
-
-@dataclass(frozen=True)
-class Series:
-    """Values by name, aligned with `steps`, None where there is none. tokens, seconds: decoded, and taken by training,
-    from the beginning to each step. note: what was left out, or empty."""
-
-    steps: list[int]
-    metrics: dict[str, list[float | None]]
-    tokens: list[float | None]
-    seconds: list[float | None]
-    note: str
-
-
-def series_of(metrics: Mapping[int, Mapping[str, float]], max_points: int = MAX_POINTS) -> Series:
-    """All of them, at no more than `max_points` steps: evaluated ones first, the rest at even distances."""
-    every = list(metrics)
-    steps = thinned(every, [step for step in every if "eval/avg" in metrics[step]], max_points)
-    names = dict.fromkeys(name for step in steps for name in metrics[step])
-    values = {name: [short(metrics[step][name]) if name in metrics[step] else None for step in steps] for name in names}
-    tokens = _so_far(metrics, ("tokens/decoded",))
-    seconds = _so_far(metrics, SECONDS)
-    note = f"metrics at {len(steps)} of {len(every)} steps" if len(steps) < len(every) else ""
-    return Series(steps, values, shorts(tokens[s] for s in steps), shorts(seconds[s] for s in steps), note)
-
-
-def thinned(steps: Sequence[int], wanted: Sequence[int], most: int) -> list[int]:
-    """At most so many steps, in their order, the first and the last among them: of those that are wanted up to half as
-    many, and of the others as many as there is room for, each at even distances."""
-    if len(steps) <= most:
-        return list(steps)
-    chosen = set(spread(wanted, most // 2))
-    others = [step for step in steps if step not in chosen]
-    return sorted(chosen | set(spread(others, most - len(chosen))))
-
-
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """So many at even distances, the first and the last among them, or all if they are no more; of one, the last."""
-    if len(items) <= count:
-        return list(items)
-    if count == 1:
-        return [items[-1]]
-    return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int).tolist()]
-
-
-def _so_far(metrics: Mapping[int, Mapping[str, float]], names: Sequence[str]) -> dict[int, float]:
-    sums = accumulate(sum(own.get(name, 0.0) for name in names) for own in metrics.values())
-    return dict(zip(metrics, sums, strict=True))
+Breakdown = Callable[[int, KeptTree], dict[str, Any]]
+"""(step, tree) -> the entries of `tree_json` about how its advantages were computed."""
 
 
 @dataclass
 class Pieces:
-    """The texts of tokens, each once, in the order in which they came."""
+    """The distinct texts of tokens, in the order of their first use."""
 
     texts: list[str] = field(default_factory=list)
     places: dict[str, int] = field(default_factory=dict)
@@ -107,10 +43,10 @@ class Pieces:
 
 
 def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) -> dict[str, Any]:
-    """The tree with the texts of its tokens, per node as `TokenTexts.of` has them; new ones are added to `pieces`.
+    """The tree as the page holds it; texts: per node as `TokenTexts.of` returns them, new ones are added to `pieces`.
 
     Lists are per node, per leaf (`rewards`, `advantages`), or per token below the prompt, node after node (`ids`,
-    `logprobs`, `entropies`). What is not known is None.
+    `logprobs`, `entropies`). Unknown values are None.
     """
     tree, advantages = kept.tree, kept.advantages
     below = tree.nodes[ROOT + 1 :]
@@ -132,7 +68,7 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "rewards": None if kept.rewards is None else shorts(kept.rewards),
         "advantages": None if is_per_node else values,
         "node_advantages": values if is_per_node else None,
-        "terms": None,
+        "components": None,
         "whitening": None,
         "estimator": None,
         "num_dropped": tree.num_dropped,
@@ -145,29 +81,18 @@ def _scores(values: np.ndarray | None) -> np.ndarray:
     return values
 
 
-TREES_PER_STEP = 8
-"""Steps are left out before steps have fewer trees than that."""
-
-BASE64 = 4 / 3
-"""Characters of the page for a compressed byte."""
-
-UNREADABLE = (OSError, ValueError, pa.ArrowException)
-"""What is raised by files of trees that are damaged, or not written to their end."""
-
-Explain = Callable[[int, KeptTree], dict[str, Any]]
-"""(step, tree) -> what is to stand beside its nodes: how its advantages came about."""
-
-
 @dataclass(frozen=True)
 class TreeReader:
-    """Reads trees as the page has them. token_texts: None where there is no tokenizer: then each node has one text, as
-    its file has it, in the place of its first token."""
+    """Reads trees as the page holds them.
+
+    token_texts: None without a tokenizer; then the text of each node, from the file, stands at its first token.
+    """
 
     token_texts: TokenTexts | None
-    explain: Explain
+    breakdown: Breakdown
 
     def read(self, step: int, path: Path, chosen: Sequence[int], pieces: Pieces) -> list[tuple[dict[str, Any], int]]:
-        """The trees at the chosen places of a file, each with the characters of the page that it takes."""
+        """The trees at the chosen places of a file, each with the number of characters that it takes in the page."""
         trees = read_trees(path, chosen)
         if self.token_texts is not None:
             texts = [self.token_texts.of(kept.tree) for kept in trees]
@@ -178,34 +103,35 @@ class TreeReader:
 
     def _sized(self, step: int, kept: KeptTree, texts: list[list[str]], pieces: Pieces) -> tuple[dict[str, Any], int]:
         num_pieces = len(pieces.texts)
-        tree = tree_json(kept, texts, pieces) | self.explain(step, kept)
+        tree = tree_json(kept, texts, pieces) | self.breakdown(step, kept)
         written = json.dumps([tree, pieces.texts[num_pieces:]])
         return tree, int(BASE64 * len(zlib.compress(written.encode())))
 
 
 @dataclass
-class Chosen:
-    """Trees by step, steps rising; the texts of their tokens; in lines what was left out."""
+class ChosenTrees:
+    """Trees by step in ascending order, the texts of their tokens, and notes on what was left out."""
 
     pieces: Pieces = field(default_factory=Pieces)
     steps: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-def choose_trees(files: Mapping[int, Path], budget: int, reader: TreeReader) -> Chosen:
-    """The newest step and others at even distances, of each some trees at even distances, within `budget` characters.
+def choose_trees(files: Mapping[int, Path], budget: int, reader: TreeReader) -> ChosenTrees:
+    """Trees of the newest step and of others, within `budget` characters; steps and trees are at even distances.
 
-    files: of each step, steps rising.
+    files: by step in ascending order.
     """
-    chosen, unreadable, left = Chosen(), [], budget
+    chosen, unreadable, left = ChosenTrees(), [], budget
     wanted, per_step = _wanted(files, budget, reader)
     num_trees, num_chosen = 0, 0
-    # The newest first: what it leaves of its share is for the others.
+    # The newest first: the others get what it leaves of its share.
     for num_done, step in enumerate(reversed(wanted)):
         share = left // (len(wanted) - num_done)
         try:
             count = count_trees(files[step])
-            trees, size = _within(reader.read(step, files[step], spread(range(count), per_step), chosen.pieces), share)
+            places = spread(range(count), per_step)
+            trees, size = _within(reader.read(step, files[step], places, chosen.pieces), share)
         except UNREADABLE:
             unreadable.append(step)
             continue
@@ -223,7 +149,7 @@ def choose_trees(files: Mapping[int, Path], budget: int, reader: TreeReader) -> 
 
 
 def _wanted(files: Mapping[int, Path], budget: int, reader: TreeReader) -> tuple[list[int], int]:
-    """(steps, trees of each) that would fit if all trees took as much as some of the newest step do."""
+    """(steps, trees per step) that fit if all trees are as large as some of the newest step."""
     for step in reversed(list(files)):
         try:
             places = spread(range(count_trees(files[step])), TREES_PER_STEP)
@@ -239,7 +165,7 @@ def _wanted(files: Mapping[int, Path], budget: int, reader: TreeReader) -> tuple
 
 
 def _within(sized: Sequence[tuple[dict[str, Any], int]], share: int) -> tuple[list[dict[str, Any]], int]:
-    """The trees that fit into a share, one after the other, and what they take."""
+    """The trees that fit into a share, in order, and their total size."""
     kept, total = [], 0
     for tree, size in sized:
         if total + size <= share:
