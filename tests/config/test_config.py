@@ -70,8 +70,8 @@ def test_choosing_another_class_drops_the_settings_of_the_first():
 class HalfALoss:
     """Called as a loss is, but it cannot tell what it clips."""
 
-    def __call__(self, terms):
-        return terms.policy_logprobs.sum()
+    def __call__(self, inputs):
+        return inputs.policy_logprobs.sum()
 
 
 def test_one_number_or_text_stands_for_several():
@@ -156,7 +156,7 @@ def test_a_reward_that_is_never_negative_goes_with_maxrl():
         ({"branching": {"use": "InitialFork"}}, "branching.use: no 'InitialFork'; there are EvenBranching, "),
         ({"branching": {"use": "treepo.grow:InitialFork"}}, "branching.use: '.*:InitialFork' is called with .*'shape'"),
         ({"stopping": {"use": "TreeShape"}}, "stopping.use: no 'TreeShape'; there are StopRules$"),
-        ({"loss": {"use": "Terms"}}, "loss.use: no 'Terms'; there are "),
+        ({"loss": {"use": "LossInputs"}}, "loss.use: no 'LossInputs'; there are "),
         ({"aggregation": {"use": "ConstantLength"}}, "aggregation.length: ConstantLength needs a value"),
         ({"aggregation": {"use": "ConstantLength", "length": 0}}, "aggregation.length must be at least 1, got 0"),
         ({"penalties": {"kl_estimator": "k4"}}, "penalties.kl_estimator: .*'k1'.*got 'k4'"),

@@ -21,7 +21,7 @@ def one_in_four(problem: Problem, response: str) -> float:
 def test_one_round_grows_what_is_wanted() -> None:
     """Without further rounds nothing is grown in place of what carries no signal."""
     once = DynamicSampling()
-    assert once.most(32) == 32
+    assert once.max_problems(32) == 32
     assert once.num_next(32, 0, 0, 0) == 32
     assert once.num_next(32, 5, 32, 1) == 0
 
@@ -48,8 +48,8 @@ def test_rounds_and_problems_are_bounded(wanted: int, max_rounds: int, max_facto
         grown += count
         rounds += 1
     assert 1 <= rounds <= max_rounds
-    assert wanted <= grown <= dynamic.most(wanted)
-    assert kept >= wanted or rounds == max_rounds or grown == dynamic.most(wanted)
+    assert wanted <= grown <= dynamic.max_problems(wanted)
+    assert kept >= wanted or rounds == max_rounds or grown == dynamic.max_problems(wanted)
 
 
 def test_a_step_goes_on_until_enough_problems_carry_a_signal() -> None:

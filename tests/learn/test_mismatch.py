@@ -83,7 +83,7 @@ def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula
         prepared = updater.prepare([p for t, own in zip(trees, advantages, strict=True) for p in updater.pack(t, own)])
         model.load_state_dict(after.state_dict())
         metrics = updater.update(prepared)
-        assert metrics["loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
+        assert metrics["update/loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
         assert largest_difference(gradients(model), gradients(after)) < 1e-12
 
 
@@ -96,7 +96,7 @@ def test_importance_weights_remove_the_bias_of_another_sampler() -> None:
     wanted = torch.autograd.grad((logp.exp() * rewards).sum(), logp, retain_graph=True)[0]
 
     def mean_gradient(weigh: Callable[[Tensor], Tensor]) -> Tensor:
-        weights = weigh(torch.exp(logp - logq).detach())
+        weights = with_leaf_weights(torch.exp(logp - logq).detach())
         return torch.autograd.grad((logq.exp().detach() * weights * rewards * logp).sum(), logp, retain_graph=True)[0]
 
     assert torch.allclose(mean_gradient(lambda ratio: ratio), wanted, atol=1e-12)
@@ -157,7 +157,7 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
     packed = pack(tree, np.ones(len(tree.leaves())))
     extreme = replace(packed, sampled_logprobs=np.full_like(packed.sampled_logprobs, -1e5))
     metrics = updater.update(updater.prepare([extreme]))
-    assert metrics["loss"] == pytest.approx(-2.0, rel=1e-5)
+    assert metrics["update/loss"] == pytest.approx(-2.0, rel=1e-5)
     assert math.isinf(metrics["mismatch/kl"])
 
 

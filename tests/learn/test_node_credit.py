@@ -16,7 +16,7 @@ from treepo.credit.base import Estimator
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.errors import NonFiniteUpdateError
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Aggregation, Loss
-from treepo.learn.packing import PackedTree, pack, pack_apart
+from treepo.learn.packing import PackedTree, pack, pack_trajectories
 from treepo.learn.updater import Updater
 from treepo.tree import Tree
 
@@ -83,7 +83,7 @@ def test_every_token_loss_is_exact(
         parts = packed_by(updater, trees, advantages)
         assert (len(parts) > len(trees)) == (max_tokens == 20)
         metrics = updater.update(parts)
-        assert metrics["loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
+        assert metrics["update/loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
         assert largest_difference(gradients(model), gradients(plain)) < 1e-12
         assert max(float(g.abs().max()) for g in gradients(plain).values()) > 0.01
 
@@ -107,7 +107,7 @@ def test_what_is_clipped_is_counted_by_token(packing: bool) -> None:
                 num_tokens += len(ratios)
     updater = replace(updater_of(make_tiny_model(dtype=torch.float64)), packing=packing)
     metrics = updater.update(packed_by(updater, trees, advantages))
-    assert metrics["clip_fraction"] == pytest.approx(num_clipped / num_tokens, rel=1e-10)
+    assert metrics["clip_ratio/region_mean"] == pytest.approx(num_clipped / num_tokens, rel=1e-10)
     assert num_clipped > 0
 
 
@@ -144,4 +144,4 @@ def test_a_loss_of_trajectories_does_not_take_them() -> None:
     model = make_tiny_model(dtype=torch.float64)
     trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), 3, 1)
     with pytest.raises(NonFiniteUpdateError):
-        updater_of(model, loss=GSPO()).update(pack_apart(trees[0], node_advantages(trees, 0)[0])[:1])
+        updater_of(model, loss=GSPO()).update(pack_trajectories(trees[0], node_advantages(trees, 0)[0])[:1])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.learn.reference import flatten, sequences_of, subtree_ends
 from tests.trees import add_segment, star, trees
-from treepo.learn.packing import PackedTree, fewest_repeated, num_distinct, pack, pack_apart, pack_within
+from treepo.learn.packing import PackedTree, split_points, num_distinct, pack, pack_trajectories, pack_in_parts
 from treepo.tree import ROOT, StopReason, Tree
 
 
@@ -27,8 +27,8 @@ def prefixes_of(packed: PackedTree) -> list[tuple[int, ...]]:
 
 def sums_of(packed: PackedTree) -> tuple[list[float], list[float]]:
     """Per term the sums of the positive and of the negative advantages below it."""
-    parts = packed.advantages.clip(min=0), packed.advantages.clip(max=0)
-    return packed.below(parts[0]).tolist(), packed.below(parts[1]).tolist()
+    parts = packed.leaf_advantages.clip(min=0), packed.leaf_advantages.clip(max=0)
+    return packed.sum_over_leaves(parts[0]).tolist(), packed.sum_over_leaves(parts[1]).tolist()
 
 
 @given(trees())
@@ -76,7 +76,7 @@ def test_terms_are_the_tokens_of_the_nodes(tree: Tree) -> None:
     """For each packed token, the terms sum up what the trajectories through its nodes would contribute."""
     advantages = advantages_of(tree)
     packed = pack(tree, advantages)
-    positive, negative = (packed.below(x) for x in (packed.advantages.clip(min=0), packed.advantages.clip(max=0)))
+    positive, negative = (packed.sum_over_leaves(x) for x in (packed.leaf_advantages.clip(min=0), packed.leaf_advantages.clip(max=0)))
     prefixes = prefixes_of(packed)
     expected: dict[tuple[tuple[int, ...], float], np.ndarray] = defaultdict(lambda: np.zeros(3))
     for leaf, advantage in zip(tree.leaves(), advantages, strict=True):
@@ -169,9 +169,9 @@ def test_some_trajectories_are_packed_as_their_own_tree(tree: Tree, seed: int) -
     part = pack(tree, advantages, chosen)
     sequences = [sequences_of(tree)[i] for i in chosen]
     assert sorted(prefixes_of(part)) == flatten(sequences)
-    assert sorted(part.advantages.tolist()) == sorted(advantages[chosen].tolist())
+    assert sorted(part.leaf_advantages.tolist()) == sorted(advantages[chosen].tolist())
     assert part.num_response_tokens == sum(len(s) - len(tree.prompt_ids) for s in sequences)
-    for parts in pack_apart(tree, advantages):
+    for parts in pack_trajectories(tree, advantages):
         assert parts.positions.tolist() == list(range(parts.num_tokens))
 
 
@@ -180,10 +180,10 @@ def test_some_trajectories_are_packed_as_their_own_tree(tree: Tree, seed: int) -
 def test_parts_hold_each_trajectory_once(tree: Tree, max_tokens: int) -> None:
     """Every trajectory lies whole in one part, and parts keep to the limit unless a single trajectory exceeds it."""
     advantages = advantages_of(tree)
-    parts = pack_within(tree, advantages, max_tokens)
+    parts = pack_in_parts(tree, advantages, max_tokens)
     limit = max(max_tokens, *(len(s) for s in sequences_of(tree)))
     assert all(part.num_tokens <= limit for part in parts)
-    assert sorted(a for part in parts for a in part.advantages.tolist()) == sorted(advantages.tolist())
+    assert sorted(a for part in parts for a in part.leaf_advantages.tolist()) == sorted(advantages.tolist())
     assert flatten(sequences_of(tree)) == sorted({p for part in parts for p in prefixes_of(part)})
     assert (len(parts) == 1) == (num_distinct(tree) + len(tree.prompt_ids) <= limit)
 
@@ -192,7 +192,7 @@ def test_parts_hold_each_trajectory_once(tree: Tree, max_tokens: int) -> None:
 @settings(deadline=None)
 def test_parts_repeat_as_little_as_can_be(tree: Tree, max_tokens: int) -> None:
     """No other way to cut the row of trajectories in depth-first order forwards fewer tokens within the limit."""
-    parts = pack_within(tree, advantages_of(tree), max_tokens)
+    parts = pack_in_parts(tree, advantages_of(tree), max_tokens)
     sequences = sorted(map(tuple, sequences_of(tree)))
     limit = max(max_tokens, *map(len, sequences))
     # Any order in which those that begin alike lie together is depth first; the parts' own is one.
@@ -221,11 +221,11 @@ def leaf_paths(packed: PackedTree) -> list[tuple[int, ...]]:
 def test_cuts_by_hand() -> None:
     """Four paths of 6 tokens that share 5, 1 and 5 with the one before: at most 7 tokens cut them in the middle."""
     depths, new = np.array([6, 6, 6, 6]), np.array([6, 1, 5, 1])
-    assert fewest_repeated(depths, new, 100) == [0, 4]
-    assert fewest_repeated(depths, new, 12) == [0, 2, 4]
-    assert fewest_repeated(depths, new, 7) == [0, 2, 4]
-    assert fewest_repeated(depths, new, 6) == [0, 1, 2, 3, 4]
-    assert fewest_repeated(depths, new, 1) == [0, 1, 2, 3, 4], "a single path is never cut"
+    assert split_points(depths, new, 100) == [0, 4]
+    assert split_points(depths, new, 12) == [0, 2, 4]
+    assert split_points(depths, new, 7) == [0, 2, 4]
+    assert split_points(depths, new, 6) == [0, 1, 2, 3, 4]
+    assert split_points(depths, new, 1) == [0, 1, 2, 3, 4], "a single path is never cut"
 
 
 def test_reference_ends_by_hand() -> None:

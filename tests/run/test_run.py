@@ -12,7 +12,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from treepo.config.load import resolve
 from treepo.data.problem import Outcome, Verdict
-from treepo.learn.loss_terms import Terms
+from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import PPO
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
@@ -26,8 +26,8 @@ QUIET = Terminal(Console(quiet=True))
 class BrokenLoss(PPO):
     """Not a number."""
 
-    def __call__(self, terms: Terms) -> Tensor:
-        return terms.policy_logprobs.sum() * float("nan")
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        return inputs.policy_logprobs.sum() * float("nan")
 
 
 def settings(model, **sections):
@@ -100,8 +100,8 @@ def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
 @pytest.mark.parametrize(
     "sections",
     [
-        {"lora": {"rank": 2}, "penalties": {"kl": 0.1}, "train": {"gradient_checkpointing": True, "num_iterations": 2}},
-        {"penalties": {"kl": 0.1, "entropy": 0.01}, "train": {"autocast": "bfloat16", "recompute_old_logprobs": True}},
+        {"lora": {"rank": 2}, "penalties": {"kl_coef": 0.1}, "train": {"gradient_checkpointing": True, "num_iterations": 2}},
+        {"penalties": {"kl_coef": 0.1, "entropy_coef": 0.01}, "train": {"autocast": "bfloat16", "recompute_old_logprobs": True}},
         {
             "loss": {"use": "GSPO"},
             "train": {"packing": False, "gradient_checkpointing": True, "max_tokens_per_micro_batch": 64},
