@@ -23,11 +23,11 @@ from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
-from treepo.learn.loss_terms import terms_of
+from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import PPO, TokenMean
 from treepo.learn.packing import PackedTree, pack
-from treepo.learn.scoring import Scorer, join
-from treepo.learn.updater import weigh
+from treepo.learn.scoring import Scorer, collate
+from treepo.learn.updater import with_leaf_weights
 from treepo.model.policy import Policy, load_policy
 from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
 from treepo.tasks.chain_sums import ANSWERS, ChainSums
@@ -104,9 +104,9 @@ def learn(policy: Policy, optimizer: torch.optim.Optimizer, packed: Sequence[Pac
     """One update on the clipped loss, the mean over the tokens of all trajectories; shared tokens are computed once."""
     if not packed:
         return
-    batch = join(weigh(packed, TokenMean()))
+    batch = collate(with_leaf_weights(packed, TokenMean()))
     policy_logprobs = Scorer(policy.model)(batch).policy_logprobs
-    loss = PPO()(terms_of(batch.packed, policy_logprobs))
+    loss = PPO()(LossInputs.from_packed(batch.packed, policy_logprobs))
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)

@@ -28,7 +28,7 @@ import numpy as np
 
 from experiments import leaf_weights as chain
 from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
-from treepo.credit.base import token_counts
+from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
@@ -80,13 +80,13 @@ class Updates:
     scores: list[np.ndarray] = field(default_factory=list)
     totals: list[tuple[float, float]] = field(default_factory=list)
 
-    def add(self, probability: float, tree: Tree, advantages: np.ndarray, scores: np.ndarray) -> None:
+    def add(self, probability: float, tree: Tree, advantages: Advantages, scores: np.ndarray) -> None:
         """scores: [N, D], of each node."""
-        counts = token_counts(tree, advantages)
+        counts = advantages.token_counts(tree)
         self.probabilities.append(probability)
         self.updates.append(node_weights(tree, advantages) @ scores)
-        self.scores.append(node_weights(tree, np.ones(len(tree.leaves()))) @ scores)
-        self.totals.append((counts.sum(), (counts * advantages).sum()))
+        self.scores.append(node_weights(tree, Advantages(np.ones(len(tree.leaves())))) @ scores)
+        self.totals.append((counts.sum(), (counts * advantages.values).sum()))
 
     def of_batches(self, whitened: bool) -> np.ndarray:
         """[trees, D]: the updates; whitened as in a large batch, but for the factor that all have in common."""
@@ -96,16 +96,16 @@ class Updates:
         return np.array(self.updates) - total / num_tokens * np.array(self.scores)
 
 
-def node_weights(tree: Tree, advantages: np.ndarray) -> np.ndarray:
+def node_weights(tree: Tree, advantages: Advantages) -> np.ndarray:
     """float64 [N]: what the tokens of each node count in the update, where each leaf weighs 1 / L."""
-    weights, is_per_node = np.zeros(len(tree.nodes)), tree.is_per_node(advantages)
+    weights, values = np.zeros(len(tree.nodes)), advantages.values
     for node, leaves in tree.groups().items():
-        if not is_per_node:
-            weights[node] = advantages[leaves].sum()
-        elif advantages.ndim == 1:
-            weights[node] = advantages[node] * len(leaves)
+        if not advantages.per_node:
+            weights[node] = values[leaves].sum()
+        elif values.ndim == 1:
+            weights[node] = values[node] * len(leaves)
         else:
-            weights[node] = advantages[node, leaves].sum()
+            weights[node] = values[node, leaves].sum()
     return weights / len(tree.leaves())
 
 
@@ -118,7 +118,8 @@ def collect(
         rewards, scores = rewards_of(tree), scores_of(tree, score)
         num_tokens += probability * tree.num_decoded()
         for name, updates in found.items():
-            updates.add(probability, tree, ESTIMATORS[name](tree, rewards), scores)
+            estimator = ESTIMATORS[name]
+            updates.add(probability, tree, Advantages(estimator(tree, rewards), estimator.per_node), scores)
     return found, num_tokens
 
 

@@ -104,6 +104,10 @@ class UnsupportedAttentionError(ValueError):
     """A model whose attention cannot be told who sees whom: it can be trained on separate trajectories alone."""
 
 
+class DamagedError(Exception):
+    """A file of a checkpoint is missing, cut short or changed."""
+
+
 class RecordError(ValueError):
     """A file or record of a dataset cannot be used. place: where it is, such as `train.jsonl:3`; empty if not known."""
 

@@ -194,21 +194,6 @@ class Tree:
         """One trajectory per leaf, in the order of `leaves`."""
         return [self.trajectory(leaf) for leaf in self.leaves()]
 
-    def is_per_node(self, values: np.ndarray) -> bool:
-        """Whether values are of this tree's nodes [N], or of its nodes in each trajectory [N, L], and not of its leaves
-        [L]; the root is no leaf, so their number tells."""
-        num_nodes, num_leaves = len(self.nodes), len(self.leaves())
-        assert values.shape in {(num_nodes,), (num_leaves,), (num_nodes, num_leaves)}, f"values {values.shape}"
-        return len(values) == num_nodes
-
-    def per_node(self, values: np.ndarray) -> np.ndarray:
-        """[N] or [N, L] -> [N]: the mean over the trajectories through each node; 0 where there is none."""
-        assert self.is_per_node(values)
-        if values.ndim == 1:
-            return values
-        groups = self.groups()
-        return np.array([values[i, groups[i]].mean() if i in groups else 0.0 for i in range(len(self.nodes))])
-
     def groups(self) -> dict[int, list[int]]:
         """For each node with a leaf at or below it, the positions of those leaves in `leaves`."""
         groups: dict[int, list[int]] = {}

@@ -91,7 +91,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("estimator", ALL, ids=repr)
 def test_they_are_not_whitened(estimator: Any) -> None:
     """Whitening subtracted a mean from what counts nothing too, and pushed up what a fallback drew."""
-    with pytest.raises(ValueError, match="^leaves = 'unbiased' needs whiten = false"):
+    with pytest.raises(ValueError, match="^leaves: 'unbiased' needs whiten = false"):
         replace(estimator, leaves="unbiased", whiten=True)
     assert replace(estimator, whiten=True).whiten
 

@@ -14,7 +14,7 @@ from tests.learn.test_update import adam_of, gradients, largest_difference, upda
 from tests.models import make_tiny_model
 from treepo.engine.torch.kv_cache import BLOCK, bytes_per_token
 from treepo.learn.losses import GSPO, PPO, Loss
-from treepo.learn.memory import cache_metrics, is_out_of_memory, memory_metrics
+from treepo.learn.memory import cache_metrics, memory_metrics
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer, Scores, TreeBatch
 from treepo.learn.settings import OptimSettings
@@ -85,14 +85,10 @@ def test_the_update_is_that_of_the_smaller_micro_batch(
     assert max(scorer.sizes) > updater.max_tokens >= max(scorer.sizes[-2:])
     expected = replace(updater_of(other, updater.max_tokens, loss=loss), packing=packing)
     small = packed_by(expected, *grown())
-    figures = expected.update(small)
-    assert metrics["update/loss"] == pytest.approx(figures["update/loss"], rel=1e-12, abs=1e-12)
-    assert metrics["update/grad_norm"] == pytest.approx(figures["update/grad_norm"], rel=1e-12)
+    expected_metrics = expected.update(small)
+    assert metrics["update/loss"] == pytest.approx(expected_metrics["update/loss"], rel=1e-12, abs=1e-12)
+    assert metrics["update/grad_norm"] == pytest.approx(expected_metrics["update/grad_norm"], rel=1e-12)
     assert largest_difference(gradients(model), gradients(other)) < 1e-12
-    assert updater.limit_metrics(0) == {
-        "update/max_tokens_per_micro_batch": updater.max_tokens,
-        "update/num_oom": updater.memory_limit.num_oom,
-    }
 
 
 def test_nothing_is_applied_twice() -> None:
@@ -147,7 +143,9 @@ def test_what_is_known_before_the_first_update_is_found_in_parts() -> None:
 def test_below_the_longest_trajectory_it_fails_and_says_what_to_change() -> None:
     """In one line; no weight has changed."""
     model = make_tiny_model()
-    updater = replace(adam_of(model, OptimSettings()), scorer=CrampedScorer(model, room=3), max_tokens_per_micro_batch=50)
+    updater = replace(
+        adam_of(model, OptimSettings()), scorer=CrampedScorer(model, room=3), max_tokens_per_micro_batch=50
+    )
     before = [p.detach().clone() for p in model.parameters()]
     parts = packed_by(updater, *grown())
     longest = max(part.max_trajectory_len for part in parts)
@@ -182,14 +180,6 @@ def test_other_errors_are_not_taken_for_it() -> None:
     assert updater.memory_limit.num_oom == 0
 
 
-@pytest.mark.parametrize("take", [lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, np.uint8)])
-def test_what_real_allocators_raise_is_recognised(take: Callable[[], object]) -> None:
-    """PyTorch's and numpy's, asked for more than any machine has."""
-    with pytest.raises((RuntimeError, MemoryError)) as caught:
-        take()
-    assert is_out_of_memory(caught.value)
-
-
 def test_sizes_are_those_of_the_tensors() -> None:
     """Adam keeps two numbers per weight, and a count per tensor."""
     model = make_tiny_model()
@@ -214,7 +204,10 @@ def test_a_step_reports_memory_and_what_ran_out() -> None:
     first, second = (trainer.step(step).metrics for step in (1, 2))
     assert first["update/num_oom"] >= 1 > second["update/num_oom"]
     assert (
-        first["update/max_tokens_per_micro_batch"] == second["update/max_tokens_per_micro_batch"] == updater.max_tokens < 200
+        first["update/max_tokens_per_micro_batch"]
+        == second["update/max_tokens_per_micro_batch"]
+        == updater.max_tokens
+        < 200
     )
     assert first["memory/engine_cache"] > 0
     assert first["memory/engine_cache"] % (BLOCK * bytes_per_token(trainer.policy.model)) == 0

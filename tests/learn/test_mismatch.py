@@ -24,8 +24,8 @@ from tests.learn.test_update import ALL_TOKENS, gradients, largest_difference, p
 from tests.models import make_tiny_model
 from treepo.config.load import resolve
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
+from treepo.learn.metrics import mismatch_metrics
 from treepo.learn.packing import pack
-from treepo.learn.updater import mismatch_metrics
 
 
 def gspo_token(low: float, high: float) -> Formula:
@@ -61,8 +61,8 @@ def nearby(kind: str = "qwen2", attention: str = "treepo") -> PreTrainedModel:
 @pytest.mark.parametrize("bound", [None, 0.8, 1.2, 1e9])
 @pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
 def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula, bound: float | None) -> None:
-    """Each token of each trajectory counts min(p / q, bound), p of the policy when it was rescored and q of the engine;
-    ratios are those to the rescored policy. Value and gradients to 1e-12, whole and in parts."""
+    """Each token of each trajectory counts min(p / q, bound), p of the policy before the update and q of the engine;
+    ratios are those to that policy. Value and gradients to 1e-12, whole and in parts."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=8, num_trees=3)
     advantages = random_advantages(trees, seed=8)
@@ -161,8 +161,8 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
     assert math.isinf(metrics["mismatch/kl"])
 
 
-def test_a_bound_needs_rescoring() -> None:
+def test_a_cap_needs_recomputed_logprobs() -> None:
     """Without the trainer's own log-probabilities there is nothing to weigh by."""
-    with pytest.raises(ValueError, match=r"train\.importance_cap needs recompute_old_logprobs = true, got 2.0"):
+    with pytest.raises(ValueError, match=r"train\.importance_cap: needs recompute_old_logprobs = true, got 2.0"):
         resolve({"train": {"importance_cap": 2.0}})
     assert resolve({"train": {"importance_cap": 2.0, "recompute_old_logprobs": True}}).train.importance_cap == 2.0

@@ -43,7 +43,7 @@ def some_trees(seed: int = 0) -> tuple[list[Tree], list[PackedTree]]:
 
 
 def graded(scorer: Scorer, packed: list[PackedTree], entropy_has_grad: bool = True) -> tuple[Scores, dict]:
-    """Scores, and the gradients of a sum that weighs every term differently."""
+    """Scores, and the gradients of a sum that weighs every target differently."""
     scorer.model.zero_grad()
     scores = scorer(collate(packed), entropy_has_grad)
     weights = torch.arange(len(scores.entropies), dtype=scores.entropies.dtype)
@@ -92,7 +92,7 @@ def test_entropies_have_a_gradient_only_when_it_is_asked_for() -> None:
 
 
 def test_logprobs_come_back_in_order() -> None:
-    """In micro-batches of any size, per tree and per term."""
+    """In micro-batches of any size, per tree and per target."""
     trees, packed = some_trees(1)
     scorer = Scorer(make_tiny_model(dtype=torch.float64))
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
@@ -281,7 +281,7 @@ def test_entropies_by_hand() -> None:
     """At the temperature that was sampled at; a uniform distribution has log V."""
     trees, packed = some_trees(7)
     model = make_tiny_model(dtype=torch.float64)
-    scores = Scorer(model, temperature=0.7)(join(packed[:1]))
+    scores = Scorer(model, temperature=0.7)(collate(packed[:1]))
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     first = trees[0].leaves()[0]
     with torch.no_grad():
@@ -294,7 +294,7 @@ def test_entropies_by_hand() -> None:
 
 
 def test_apart_and_together_score_alike() -> None:
-    """The same term has the same log-probability whether its trajectory is packed with others or not."""
+    """The same target has the same log-probability whether its trajectory is packed with others or not."""
     trees, packed = some_trees(8)
     scorer = Scorer(make_tiny_model(dtype=torch.float64))
     for tree, one in zip(trees, packed, strict=True):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import star
+from treepo.credit.base import Advantages
 from treepo.report.run_log import append_samples, choose_samples, cut_samples
 from treepo.report.trees import KeptTree
 from treepo.utils.text import sanitize
@@ -21,7 +22,7 @@ def spelled(token_ids: Sequence[int]) -> str:
 
 
 def kept(num_leaves: int, rewards: Sequence[float]) -> KeptTree:
-    return KeptTree(star(num_leaves), np.array(rewards), np.array(rewards) - np.mean(rewards))
+    return KeptTree(star(num_leaves), np.array(rewards), Advantages(np.array(rewards) - np.mean(rewards)))
 
 
 def test_the_best_the_worst_and_some_between():
@@ -50,7 +51,9 @@ def test_a_sample_is_a_whole_trajectory():
 
 def test_an_advantage_per_node_is_that_of_the_last_one():
     """Node 0 is the root."""
-    samples = choose_samples([KeptTree(star(2), np.array([0.0, 1.0]), np.array([9.0, 3.0, 4.0]))], spelled, 1, 2)
+    samples = choose_samples(
+        [KeptTree(star(2), np.array([0.0, 1.0]), Advantages(np.array([9.0, 3.0, 4.0]), True))], spelled, 1, 2
+    )
     assert [s.advantage for s in samples] == [4.0, 3.0]
 
 

@@ -39,7 +39,7 @@ def shown(is_terminal: bool, num_steps: int, first: int, seconds_per_step: float
 
 def test_lines_of_a_step():
     """All figures, as a reader would round them."""
-    assert step_lines(12, STEP) == ["step  12  reward 0.532  right 48%  trees 25/32  12.3 traj/s  1234 tok/s"]
+    assert step_lines(12, STEP) == ["step  12  reward 0.532  acc 48%  trees 25/32  12.3 traj/s  1234 tok/s"]
     assert state_line(310.4, STEP) == "0:05:10 left  sharing 1.52  grow 61 verify 2 pack 1 update 36%"
 
 

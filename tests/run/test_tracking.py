@@ -13,15 +13,15 @@ from treepo.config.load import resolve, to_toml
 from treepo.config.schema import TrackingSettings
 from treepo.errors import TrackerError
 from treepo.report.trackers import TensorBoard, Trackio, WandB
-from treepo.run import train as build_tracking
+from treepo.run import tracking as run_tracking
 from treepo.run.train import prepare, train
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"trackers": ["mlflow"]}, "tracking.trackers must be among tensorboard, trackio, wandb, got 'mlflow'"),
-        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers must differ, got \['wandb', 'wandb'\]"),
+        ({"trackers": ["mlflow"]}, "tracking.trackers: must be among tensorboard, trackio, wandb, got 'mlflow'"),
+        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers: must differ, got \['wandb', 'wandb'\]"),
         ({"sample_problems": -1}, "tracking.sample_problems: "),
     ],
     ids=str,
@@ -39,7 +39,7 @@ def test_a_single_tracker_needs_no_brackets():
 
 def test_each_name_has_its_class(tmp_path):
     made = [
-        build_tracking.make_tracker(name, TrackingSettings(), tmp_path) for name in ("tensorboard", "trackio", "wandb")
+        run_tracking.make_tracker(name, TrackingSettings(), tmp_path) for name in ("tensorboard", "trackio", "wandb")
     ]
     assert [type(tracker) for tracker in made] == [TensorBoard, Trackio, WandB]
 
@@ -51,8 +51,8 @@ def test_one_that_is_not_installed_is_told_in_a_line_before_anything_is_made(
     (tmp_path / "trackio").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    if build_tracking.find_spec("trackio").origin is not None:
-        monkeypatch.setattr(build_tracking, "find_spec", lambda _: None)
+    if run_tracking.find_spec("trackio").origin is not None:
+        monkeypatch.setattr(run_tracking, "find_spec", lambda _: None)
     assert main(["train", "--model.path", str(chain_model), "--out", "out", "--tracking.trackers", "trackio"]) == 2
     expected = "treepo: tracking.trackers: trackio is not installed: pip install 'treepo[trackio]'\n"
     assert capsys.readouterr().err == expected
@@ -68,7 +68,7 @@ def test_every_extra_that_is_named_exists():
 def use_tracker(monkeypatch: pytest.MonkeyPatch, tracker: Noting) -> None:
     """Whatever the settings name, it is this one, and installed."""
     monkeypatch.setattr("treepo.run.train.check_installed", lambda _: None)
-    monkeypatch.setattr(build_tracking, "make_tracker", lambda *_: tracker)
+    monkeypatch.setattr(run_tracking, "make_tracker", lambda *_: tracker)
 
 
 def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monkeypatch, caplog):

@@ -25,6 +25,7 @@ from treepo.bench.settings import PromptSettings, RolloutBenchConfig
 from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
+from treepo.errors import SettingError
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
@@ -99,6 +100,10 @@ class RolloutBench:
             tuple(self._measure(workload, progress) for workload in workloads),
         )
 
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
     def _measure(self, workload: Workload, progress: Progress) -> WorkloadReport:
         measured = measure(workload.contenders, self.config.bench.repeats, progress)
         sequential = next(m for m in measured if m.name == SEQUENTIAL)
@@ -109,14 +114,14 @@ class RolloutBench:
 def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> RolloutBench:
     """Load or make model, prompts and engine.
 
-    report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
+    report: called while the built-in task's base model is made. Raises SettingError for a setting that cannot work.
     """
     policy = _policy(config, report)
     problems = _problems(config, policy)
     needed = max(len(p.prompt_ids) for p in problems) + max(length for _, length in config.grid.workloads())
     if policy.max_len is not None and needed > policy.max_len:
-        raise ValueError(
-            f"grid: prompts and responses of {needed} tokens exceed the model's {policy.max_len} positions"
+        raise SettingError(
+            "grid", f"prompts and responses of {needed} tokens exceed the model's {policy.max_len} positions"
         )
     # A copy, so that nothing that the engine does to its model touches the plain loop.
     plain_model = deepcopy(policy.model)
@@ -128,9 +133,11 @@ def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> Rollo
     settings = config.engine, config.vllm, config.servers
     engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
     if needed > engine.max_model_len:
-        raise ValueError(
-            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
-            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
+        engine.close()
+        raise SettingError(
+            "grid",
+            f"prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)",
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 
@@ -155,7 +162,7 @@ def _problems(config: RolloutBenchConfig, policy: Policy) -> list[Problem]:
     if not config.bench.answers_end:
         return random_problems(config.prompts, policy.model.config.vocab_size, seed)
     if not isinstance(policy.tokenizer.bos_token_id, int):
-        raise ValueError("bench.answers_end: the built-in task's problems need a tokenizer with a bos token")
+        raise SettingError("bench.answers_end", "the built-in task's problems need a tokenizer with a bos token")
     return ChainSums(policy.tokenizer, seed).training_problems(0, count)
 
 

@@ -102,9 +102,11 @@ def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers
     rewards = np.zeros(len(leaves)) if kept.rewards is None else kept.rewards
     best_first = np.argsort(-rewards, kind="stable")
     chosen = best_first[np.linspace(0, len(leaves) - 1, min(num_answers, len(leaves))).round().astype(int)]
-    advantages = kept.advantages
-    if advantages is not None and tree.is_per_node(advantages):
-        advantages = tree.per_node(advantages)[leaves]
+    advantages = None
+    if kept.advantages is not None:
+        advantages = kept.advantages.values
+        if kept.advantages.per_node:
+            advantages = kept.advantages.node_means(tree)[leaves]
     return [
         SampleRow(
             sanitize(tree.problem_id, multiline=True),

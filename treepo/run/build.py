@@ -1,6 +1,5 @@
 """From settings to a run: builds its parts and wires them together."""
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,8 +19,6 @@ from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

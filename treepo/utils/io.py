@@ -87,10 +87,10 @@ def prepare_output_dir(path: Path, option: str = "out", result: str = "") -> Non
 
 @contextmanager
 def lock_dir(path: Path, option: str = "out") -> Iterator[None]:
-    """Keep other processes from writing to a folder while entered; a killed process holds nothing.
+    """Keep other processes from writing to a folder, which is made if needed, while entered.
 
-    A file system without locks is used all the same, with a warning. Raises SettingError if another process holds the
-    folder or its lock file cannot be made.
+    A killed process holds nothing. A file system without locks is used all the same, with a warning. Raises
+    SettingError if another process holds the folder or its lock file cannot be made.
     """
     # A soft lock, which filelock would fall back to, outlives a killed process.
     lock = FileLock(path / LOCK, blocking=False, fallback_to_soft=False)

@@ -1,6 +1,6 @@
 "use strict";
 
-// The section of figures that come ready made: benchmarks, evaluations.
+// The section of charts that come ready made: benchmarks, evaluations.
 (function (treepo) {
   const text = (shown) => treepo.plot.escape(shown ?? "");
   const MOST_TICKS = 12;
@@ -12,12 +12,12 @@
   const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "x"];
 
   // On a logarithmic axis of few values, as 4, 8, 16, these are the ticks where they leave room for each other.
-  function axisType(figure, name) {
-    if (!figure[name].log) return {};
-    const values = [...new Set(figure.series.flatMap((series) => series[name]))].sort((a, b) => a - b);
+  function axisType(chart, name) {
+    if (!chart[name].log) return {};
+    const values = [...new Set(chart.series.flatMap((series) => series[name]))].sort((a, b) => a - b);
     const least = LEAST_GAP * Math.log(values.at(-1) / values[0]);
     const isApart = values.every((value, i) => !i || Math.log(value / values[i - 1]) >= least);
-    const isRegular = name === "x" && figure.kind !== "bar" && values.length <= MOST_TICKS && isApart;
+    const isRegular = name === "x" && chart.kind !== "bar" && values.length <= MOST_TICKS && isApart;
     return { type: "log", ...(isRegular ? { tickvals: values } : {}) };
   }
 
@@ -45,12 +45,12 @@
     return texts ? { text: texts.map(text), hovertemplate: `${where} %{text}` } : { hovertemplate: where };
   }
 
-  function seriesTrace(figure, series, k, palette) {
-    const { kind } = figure;
+  function seriesTrace(chart, series, k, palette) {
+    const { kind } = chart;
     const look = treepo.plot.line(palette, k);
     const common = {
       x: series.x.map((x) => (typeof x === "string" ? text(x) : x)), y: series.y, name: treepo.plot.name(series.name),
-      ...errorBars(series, kind === "bar" ? palette.text : look.color), ...hoverOf(figure, series),
+      ...errorBars(series, kind === "bar" ? palette.text : look.color), ...hoverOf(chart, series),
     };
     if (kind === "bar") return { ...common, type: "bar", textposition: "none", marker: { color: look.color } };
     const isLine = kind === "line";
@@ -58,15 +58,15 @@
       ...common, type: "scatter", mode: isLine ? "lines+markers" : "markers", connectgaps: true,
       line: { ...look, width: 1.8 }, marker: { color: look.color, size: isLine ? 6 : 9 },
     };
-    return kind === "scatter" && series.text ? { ...trace, ...namedPoints(figure, series, k, palette) } : trace;
+    return kind === "scatter" && series.text ? { ...trace, ...namedPoints(chart, series, k, palette) } : trace;
   }
 
   // Points that have names: a symbol for each name, and the name beside those of the first series, on the inner side.
-  function namedPoints(figure, series, k, palette) {
-    const names = [...new Set(figure.series.flatMap((own) => own.text ?? []))];
+  function namedPoints(chart, series, k, palette) {
+    const names = [...new Set(chart.series.flatMap((own) => own.text ?? []))];
     const symbols = series.text.map((name) => SYMBOLS[names.indexOf(name) % SYMBOLS.length]);
     const isFew = names.length <= MOST_NAMED;
-    const [low, high] = d3.extent(figure.series.flatMap((own) => own.x));
+    const [low, high] = d3.extent(chart.series.flatMap((own) => own.x));
     return {
       mode: isFew && k === 0 ? "markers+text" : "markers",
       marker: { color: treepo.plot.line(palette, k).color, size: 9, symbol: symbols },
@@ -79,52 +79,52 @@
   const short = (value) => d3.format(Math.abs(value) >= 1000 ? ".3~s" : ".3~g")(value);
 
   // Values are written into the cells, in what is read best on the cell's colour.
-  function heatmapTrace(figure, palette) {
+  function heatmapTrace(chart, palette) {
     const label = (value) => text(String(value));
     const shown = { x: "%{x}", y: "%{y}", z: "%{z:,.4~r}" };
-    const titles = { x: figure.x.title, y: figure.y.title, z: figure.z_title };
+    const titles = { x: chart.x.title, y: chart.y.title, z: chart.z_title };
     const lines = Object.entries(shown).map(([name, value]) => `${text(titles[name])} ${value}`);
     // Ratios have a middle, of which both sides have a colour of their own; other values go from little to much.
-    const middle = figure.z_mid ?? null;
+    const middle = chart.z_mid ?? null;
     const scale = middle === null ? [[0, palette.mid], [1, palette.accent]]
       : [[0, palette.low], [0.5, palette.mid], [1, palette.high]];
-    const cells = figure.z.map((row) => row.map((value) => (value === null ? "" : short(value))));
+    const cells = chart.z.map((row) => row.map((value) => (value === null ? "" : short(value))));
     return {
-      type: "heatmap", x: figure.x.values.map(label), y: figure.y.values.map(label), z: figure.z,
+      type: "heatmap", x: chart.x.values.map(label), y: chart.y.values.map(label), z: chart.z,
       colorscale: scale, ...(middle === null ? {} : { zmid: middle }),
       text: cells, texttemplate: "%{text}", xgap: 2, ygap: 2, hoverongaps: false,
       hovertemplate: `${lines.join("<br>")}<extra></extra>`,
-      colorbar: { title: { text: text(figure.z_title), side: "right" }, thickness: 10, outlinewidth: 0 },
+      colorbar: { title: { text: text(chart.z_title), side: "right" }, thickness: 10, outlinewidth: 0 },
     };
   }
 
-  function dataOf(figure, palette) {
-    if (figure.kind === "heatmap") return [heatmapTrace(figure, palette)];
-    return figure.series.map((series, k) => seriesTrace(figure, series, k, palette));
+  function dataOf(chart, palette) {
+    if (chart.kind === "heatmap") return [heatmapTrace(chart, palette)];
+    return chart.series.map((series, k) => seriesTrace(chart, series, k, palette));
   }
 
-  function build(figure, { zoom, palette, isTitled, ...layout }) {
-    const isGrid = figure.kind === "heatmap";
+  function build(chart, { zoom, palette, isTitled, ...layout }) {
+    const isGrid = chart.kind === "heatmap";
     const range = (axis) => (zoom[axis] ? { range: zoom[axis] } : { autorange: true });
     const category = (name) => {
       if (isGrid) return { type: "category", showgrid: false };
-      return figure.kind === "bar" && name === "x" ? { showgrid: false, ...shortTicks(figure) } : {};
+      return chart.kind === "bar" && name === "x" ? { showgrid: false, ...shortTicks(chart) } : {};
     };
     const axis = (name) => ({
-      ...(figure[name].percent ? { tickformat: ".0%" } : {}), ...category(name), ...axisType(figure, name),
-      ...range(name), title: { text: text(figure[name].title) },
+      ...(chart[name].percent ? { tickformat: ".0%" } : {}), ...category(name), ...axisType(chart, name),
+      ...range(name), title: { text: text(chart[name].title) },
     });
-    const hovermode = isGrid || figure.kind === "scatter" ? "closest" : "x unified";
-    const showlegend = !isGrid && figure.series.length > 1;
+    const hovermode = isGrid || chart.kind === "scatter" ? "closest" : "x unified";
+    const showlegend = !isGrid && chart.series.length > 1;
     return {
-      data: dataOf(figure, palette),
+      data: dataOf(chart, palette),
       layout: treepo.plot.layout(palette, { x: axis("x"), y: axis("y"), showlegend, hovermode, ...layout }),
     };
   }
 
   class View {
     constructor(element, payload) {
-      this.figures = new Map();
+      this.charts = new Map();
       this.zooms = new Map();
       this.key = "";
       this.lazy = treepo.lazy();
@@ -138,7 +138,7 @@
       const card = treepo.card({
         title,
         note,
-        build: (frame) => build(this.figures.get(id), frame),
+        build: (frame) => build(this.charts.get(id), frame),
         zoom,
         onZoom: (chosen) => {
           this.zooms.set(id, chosen);
@@ -149,13 +149,13 @@
       return card.element;
     }
 
-    update({ figures }) {
-      this.figures = new Map(figures.map((figure) => [figure.id, figure]));
-      const key = JSON.stringify(figures.map(({ id, title, note }) => [id, title, note]));
+    update({ charts }) {
+      this.charts = new Map(charts.map((chart) => [chart.id, chart]));
+      const key = JSON.stringify(charts.map(({ id, title, note }) => [id, title, note]));
       if (key === this.key) return this.lazy.refresh();
       this.key = key;
       this.lazy.clear();
-      return this.grid.replaceChildren(...figures.map((figure) => this.card(figure)));
+      return this.grid.replaceChildren(...charts.map((chart) => this.card(chart)));
     }
 
     theme() {
@@ -163,5 +163,5 @@
     }
   }
 
-  treepo.figures = { mount: (element, payload) => new View(element, payload) };
+  treepo.resultCharts = { mount: (element, payload) => new View(element, payload) };
 })((globalThis.treepo ??= {}));

@@ -1,4 +1,4 @@
-"""Ways of sampling as they are written."""
+"""Sampling methods as they are written."""
 
 import pytest
 
@@ -6,8 +6,9 @@ from treepo.config.schema import Settings
 from treepo.engine.base import SamplingParams
 from treepo.grow.branching import EvenBranching, InitialFork, RandomBranching
 from treepo.grow.fallback import NoFallback
-from treepo.grow.stopping import StopRules, no_text
-from treepo.run.evaluation_plan import Way, read_way
+from treepo.grow.stopping import StopRules
+from treepo.run.evaluation_plan import SamplingSpec, parse_sampling
+from treepo.tasks.chain_sums import ChainSums
 
 RUN: Settings = {
     "tree": {"width": 8, "depth": 3, "segment_len": 4, "num_children": 2},
@@ -17,21 +18,21 @@ RUN: Settings = {
 """What stands in the run's recipe."""
 
 
-def read(text: str, num_samples: int = 5) -> Way:
-    return read_way(text, num_samples, (RUN,))
+def read(text: str, num_samples: int = 5) -> SamplingSpec:
+    return parse_sampling(text, num_samples, (RUN,))
 
 
 @pytest.mark.parametrize("text", ["sequential", "greedy", "tree", "tree:depth=2", 'tree:branching.use="EvenBranching"'])
-def test_a_way_is_called_what_it_was_written_as(text: str) -> None:
-    way = read(text)
-    assert (way.label, way.kind) == (text, text.partition(":")[0])
+def test_a_method_is_labelled_as_it_was_written(text: str) -> None:
+    spec = read(text)
+    assert (spec.label, spec.kind) == (text, text.partition(":")[0])
 
 
 def test_samples_are_the_width_whatever_the_run_trains_with() -> None:
     """A likeliest answer is asked for once."""
     for text, expected in (("sequential", 5), ("tree", 5), ("tree:depth=2", 5), ("greedy", 1)):
-        way = read(text)
-        assert way.num_samples == expected and way.rules(no_text).shape.width == expected
+        spec = read(text)
+        assert spec.num_samples == expected and spec.rules(str, ChainSums.answers).shape.width == expected
 
 
 def test_only_greedy_takes_the_likeliest_tokens() -> None:
@@ -42,13 +43,13 @@ def test_only_greedy_takes_the_likeliest_tokens() -> None:
 
 def test_sequential_answers_share_nothing_and_are_as_long_as_those_of_trees() -> None:
     """A star: as many first children as samples, and no fork after that."""
-    rules, tree = read("sequential").rules(no_text), read("tree").rules(no_text)
+    rules, tree = read("sequential").rules(str, ChainSums.answers), read("tree").rules(str, ChainSums.answers)
     assert rules.initial_fork == InitialFork(5, 5) and rules.shape.depth == 1
     assert rules.shape.max_response_tokens == tree.shape.max_response_tokens == 12
 
 
 def test_a_tree_grows_by_the_settings_of_the_run() -> None:
-    rules = read("tree").rules(no_text)
+    rules = read("tree").rules(str, ChainSums.answers)
     assert (rules.shape.depth, rules.shape.segment_len, rules.shape.num_children) == (3, 4, 2)
     assert (rules.initial_fork, rules.branching, rules.stopping) == (
         InitialFork(2, 6),
@@ -58,18 +59,20 @@ def test_a_tree_grows_by_the_settings_of_the_run() -> None:
 
 
 def test_own_settings_stand_above_the_run_s() -> None:
-    """Names without a section are of [tree]; what is not named stays as the run has it."""
-    rules = read("tree:depth=6,tree.segment_len=2,initial_fork.low=4,stopping.repetition='never'").rules(no_text)
+    """Names without a section are of [tree]; the rest is that of the run."""
+    rules = read("tree:depth=6,tree.segment_len=2,initial_fork.low=4,stopping.repetition='never'").rules(
+        str, ChainSums.answers
+    )
     assert (rules.shape.depth, rules.shape.segment_len, rules.shape.num_children) == (6, 2, 2)
     assert rules.initial_fork == InitialFork(4, 6)
     assert rules.stopping == StopRules(answer="answer", repetition="never")
-    assert read("tree").config.tree.depth == 3, "another way's settings are its own"
+    assert read("tree").config.tree.depth == 3, "each method has its own settings"
 
 
 def test_classes_can_be_chosen() -> None:
     """Of a section with `use`, with the class's own settings, in TOML's quotes of either kind."""
-    way = read("tree:branching.use='RandomBranching',branching.low=2,branching.high=3,fallback.use=\"NoFallback\"")
-    assert (way.config.branching, way.config.fallback) == (RandomBranching(2, 3), NoFallback())
+    spec = read("tree:branching.use='RandomBranching',branching.low=2,branching.high=3,fallback.use=\"NoFallback\"")
+    assert (spec.config.branching, spec.config.fallback) == (RandomBranching(2, 3), NoFallback())
     (misplaced,) = errors("tree:branching.low=2")
     assert "branching.low: unknown setting; EvenBranching has none" in misplaced
 
@@ -100,7 +103,7 @@ def test_other_kinds_are_refused(text: str) -> None:
     ],
 )
 def test_nothing_is_left_out_given_twice_or_wider_than_the_samples(text: str) -> None:
-    """Tables compare ways by --samples, so the width is no setting of one."""
+    """Tables compare methods by --samples, so the width is no setting of one."""
     (message,) = errors(text)
     assert "must be tree:KEY=VALUE,... with settings of [tree] other than width" in message
 
@@ -151,7 +154,7 @@ def test_what_the_parser_gives_up_on_is_a_mistake(value: str) -> None:
     assert message.endswith("is no value of 'segment_len'")
 
 
-def test_mistakes_in_the_run_s_settings_are_not_the_way_s() -> None:
-    """The message is about the setting as the run has it."""
-    with pytest.raises(ValueError, match="^tree.depth must be within 1"):
-        read_way("tree", 5, ({"tree": {"depth": 0}},))
+def test_mistakes_in_the_settings_of_the_run_are_not_those_of_the_method() -> None:
+    """The message names the setting of the run."""
+    with pytest.raises(ValueError, match="^tree.depth: must be within 1"):
+        parse_sampling("tree", 5, ({"tree": {"depth": 0}},))
