@@ -162,7 +162,7 @@ def test_what_torchrun_must_not_be_asked_for(options, tmp_path, monkeypatch, cap
     monkeypatch.setenv("WORLD_SIZE", "3")
     for option, message in (
         (("--model.device", "cuda:1"), "model.device: with several processes each takes a GPU of its own"),
-        (("--processes.shard_size", "2"), "processes.shard_size must divide the 3 processes, got 2"),
+        (("--processes.shard_size", "2"), "processes.shard_size: must divide the 3 processes, got 2"),
     ):
         assert main(["train", *options, *option, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.startswith(f"treepo: {message}")

@@ -1,4 +1,4 @@
-"""The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models in the run's folder."""
+"""The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models."""
 
 import logging
 import shutil
