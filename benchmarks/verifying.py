@@ -1,12 +1,12 @@
 """Verifying published answers, and hostile ones, through the pool with `MathVerifier`.
 
-    OMP_NUM_THREADS=1 python benchmarks/verifying.py      # a quarter of an hour on two idle cores; results/verifying.json
+    OMP_NUM_THREADS=1 python benchmarks/verifying.py      # 15 minutes on two idle cores; results/verifying.json
     python benchmarks/verifying.py --hostile 500 --seed 1
 
-The reference solutions of GSM8K and MATH-500 (in the folder TREEPO_TEST_DATA) should all be right. With answers shuffled
-between problems, they should be right as often as the two answers are equal. Pairs of math-verify's own tests should be
-judged as that library expects; exceptions are listed with the reason. Hostile answers (tests/verify/hostile.py) should all
-be wrong; each may take a second.
+The reference solutions of GSM8K and MATH-500 (in the folder TREEPO_TEST_DATA) should all be right. With answers
+shuffled between problems, they should be right as often as the two answers are equal. Pairs of math-verify's own tests
+should be judged as that library expects; exceptions are listed with the reason. Hostile answers
+(tests/verify/hostile.py) should all be wrong; each may take a second.
 """
 
 import argparse
