@@ -30,7 +30,7 @@ from treepo.learn.scoring import Scorer, collate
 from treepo.learn.updater import with_leaf_weights
 from treepo.model.policy import Policy, load_policy
 from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
-from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.tree import Tree
 
 
@@ -63,7 +63,7 @@ def main(model_folder: Path, num_steps: int, num_problems: int) -> float:
 def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
     """Eight trajectories per tree, in segments of 16 tokens; each path forks in two while there is budget.
 
-    GRPO's independent samples are GrowthRules.star(8, 128, policy.decode).
+    GRPO's independent samples are GrowthRules.star(8, 128, policy.decode, ANSWERS).
     """
     rules = GrowthRules(
         shape=TreeShape(width=8, depth=8, segment_len=16, num_children=2),
@@ -72,6 +72,7 @@ def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
         fallback=Backtrack(),
         stopping=StopRules(),
         decode=policy.decode,
+        answers=ANSWERS,
     )
     return TreeSampler(engine, rules)
 

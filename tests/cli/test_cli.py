@@ -129,7 +129,7 @@ def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
             ["--engine.max_cache_tokens", "144"],
             "no room for a prompt in the model's 256 positions or the engine's 136 tokens",
         ),
-        (["--tree.token_budget", "2", "--tree.min_response_len", "5"], "tree.token_budget: must buy a trajectory"),
+        (["--tree.token_budget", "2", "--tree.min_response_len", "5"], "tree.token_budget: must allow a trajectory"),
         (["--reward.overlong", "1"], "reward.overlong_buffer: must be within 1..128, the longest response, got 512"),
         (["--reward.format", "-1"], "reward.format: must not be negative, got -1"),
         (["--reward.use", "nowhere:Terse"], "reward.use: cannot find 'nowhere:Terse'"),
@@ -186,7 +186,8 @@ def test_what_is_told_to_do_next_can_be_done(trained, tmp_path, monkeypatch):
 
 def test_of_two_runs_in_one_folder_one_fails(chain_model, tmp_path, monkeypatch, capsys):
     """Both found the folder empty and wrote into it."""
-    monkeypatch.setattr("treepo.run.train.check_unused", lambda out: None)
+    for module in ("treepo.run.train", "treepo.utils.io"):
+        monkeypatch.setattr(f"{module}.check_unused", lambda *_: None)
     out = tmp_path / "out"
     assert train(chain_model, out) == 0
     before = (out / "config.toml").read_bytes()

@@ -77,11 +77,11 @@ def test_sets_of_a_mixture_have_orders_of_their_own():
 
 
 def test_weights_that_fit_no_set_are_refused():
-    with pytest.raises(ValueError, match="weights: 1 numbers for 2 sets"):
+    with pytest.raises(ValueError, match="weights: must be one number for each of 2 datasets"):
         DatasetTask((numbered(3), numbered(3, "g")), (), (1.0,))
     with pytest.raises(ValueError, match=r"weights: no problem is left to train on in \['g'\]"):
         DatasetTask((numbered(3), numbered(0, "g")), (), (1.0, 1.0))
-    with pytest.raises(ValueError, match="weights must be positive numbers"):
+    with pytest.raises(ValueError, match="weights: must be positive numbers"):
         DatasetTask((numbered(3),), (), (0.0,))
 
 
@@ -155,9 +155,9 @@ def test_ids_of_files_with_the_same_name_differ_and_stay(tmp_path):
     read = load_datasets(paths, RecordFormat(), encode, 10)
     assert [p.id for s in read.datasets for p in s.problems] == ["a/train.jsonl:1", "b/train.jsonl:1"]
     assert [p.dataset for s in read.datasets for p in s.problems] == ["a/train.jsonl", "b/train.jsonl"]
-    apart = [load_datasets([paths[i]], RecordFormat(), encode, 10, beside=[paths[1 - i]]).datasets[0] for i in (0, 1)]
+    apart = [load_datasets([paths[i]], RecordFormat(), encode, 10, other_sources=[paths[1 - i]]).datasets[0] for i in (0, 1)]
     assert [s.problems[0].id for s in apart] == ["a/train.jsonl:1", "b/train.jsonl:1"]
-    alone = load_datasets(paths[:1], RecordFormat(), encode, 10, beside=paths[:1]).datasets[0]
+    alone = load_datasets(paths[:1], RecordFormat(), encode, 10, other_sources=paths[:1]).datasets[0]
     assert (alone.problems[0].id, alone.problems[0].dataset, alone.name) == ("train.jsonl:1", "train", "train")
 
 
@@ -173,7 +173,7 @@ def test_ids_may_come_from_a_field(tmp_path):
     read = load_datasets([write(tmp_path / "p.jsonl", *rows)], form, encode, 10)
     assert [p.id for p in read.datasets[0].problems] == ["p.jsonl#x/1", "p.jsonl#2"]
     path = write(tmp_path / "p.jsonl", *rows, {"prompt": "c", "answer": 1, "uid": "2"})
-    with pytest.raises(ValueError, match="data.train: field 'uid' says 'p.jsonl#2' of two questions"):
+    with pytest.raises(ValueError, match="data.train: field 'uid' has 'p.jsonl#2' for two questions"):
         load_datasets([path], form, encode, 10)
 
 

@@ -127,7 +127,7 @@ def test_only_some_records_are_taken():
 
 
 def test_settings_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match="answer_after and answer_in_box exclude each other"):
+    with pytest.raises(ValueError, match="answer_after: excludes answer_in_box"):
         RecordFormat(answer_after="####", answer_in_box=True)
     for settings in ({"only_field": "level"}, {"only": ("3",)}):
         with pytest.raises(ValueError, match="only_field and only go together"):

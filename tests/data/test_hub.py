@@ -131,7 +131,7 @@ def test_without_datasets_the_package_is_named(monkeypatch, tmp_path):
 
 def test_a_datasets_that_would_run_code_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="3.6.0"))
-    with pytest.raises(ValueError, match="data.train: datasets 3.6.0 may run code of a set; 4 is needed"):
+    with pytest.raises(ValueError, match="data.train: datasets 3.6.0 may run code of a dataset; 4 is needed"):
         read("gsm8k")
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.mixing import Mixture, largest_remainder, epoch_indices
+from treepo.data.mixing import Mixture, epoch_indices, largest_remainder
+from treepo.utils.numeric import largest_remainder
 from treepo.utils.rng import derive_seed
 
 weights = st.lists(st.floats(0.01, 10), min_size=1, max_size=5).map(tuple)
@@ -108,11 +109,11 @@ def test_only_the_proportions_of_weights_matter_and_seeds_differ():
 
 @pytest.mark.parametrize("weights", [(), (0.0, 1.0), (-1.0, 2.0), (float("nan"), 1.0), (float("inf"), 1.0)])
 def test_weights_must_be_positive(weights):
-    with pytest.raises(ValueError, match="weights must be positive numbers, got"):
+    with pytest.raises(ValueError, match="weights: must be positive numbers, got"):
         Mixture(weights)
 
 
 def test_a_weight_that_is_next_to_nothing_is_refused():
-    with pytest.raises(ValueError, match="weights must each be at least 1/10000 of their sum"):
+    with pytest.raises(ValueError, match="weights: must each be at least 1/10000 of their sum"):
         Mixture((1.0, 1e-5))
     assert Mixture((9_999.0, 1.0)).block == 10_000

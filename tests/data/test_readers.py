@@ -62,7 +62,7 @@ def test_separators_inside_json_strings_do_not_end_a_line(tmp_path):
         (GOOD + '{"prompt": "b", "answer": null}\n', "p.jsonl:2: field 'answer' must be text or a number, got None"),
         (GOOD + '{"prompt": "b", "answer": true}\n', "p.jsonl:2: field 'answer' must be text or a number, got True"),
         (GOOD + '{"prompt": " ", "answer": "1"}\n', "p.jsonl:2: field 'prompt' is empty"),
-        (GOOD + '{"prompt": "b", "answer": NaN}\n', "p.jsonl:2: not JSON: NaN is not a number"),
+        (GOOD + '{"prompt": "b", "answer": NaN}\n', "p.jsonl:2: not JSON: NaN is not a JSON number"),
         (GOOD + '{"prompt": "\\ud800", "answer": 1}\n', "p.jsonl:2: field 'prompt' holds half a surrogate pair"),
         (GOOD + "[" * 100_000 + "\n", "p.jsonl:2: not JSON"),
     ],

@@ -66,7 +66,8 @@ def test_the_boxes_of_math500_solutions_hold_its_answers():
     """Read as MATH is, from the solutions, the same answers come out as those that were published beside them."""
     path = real_file("math500.jsonl")
     (published,) = read(f"math500={path}")
-    boxed = load_datasets([str(path)], RecordFormat("problem", "solution", answer_in_box=True), encode, 1 << 20).datasets[0]
+    form = RecordFormat("problem", "solution", answer_in_box=True)
+    (boxed,) = load_datasets([str(path)], form, encode, 1 << 20).datasets
     assert [problem.ground_truth for problem in boxed.problems] == [
         problem.ground_truth for problem in published.problems
     ]

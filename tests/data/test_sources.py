@@ -53,14 +53,14 @@ def test_signs_in_a_folders_name_are_kept_before_a_split(tmp_path):
     ("text", "message"),
     [
         ("gsm=a.jsonl", r"data.train: no format 'gsm'; there are \['aime24', 'aime25', 'amc23', 'dapo17k'"),
-        ("gsm8", r"data.train: cannot read 'gsm8': no such file or folder, and no such set; there are \['aime24'"),
+        ("gsm8", r"data.train: cannot read 'gsm8': no such file or folder, and no such dataset; there are \['aime24'"),
         ("missing.jsonl", "data.train: cannot read 'missing.jsonl': no such file or folder"),
         ("some/missing.parquet", "data.train: cannot read 'some/missing.parquet': no such file or folder"),
         ("./some/folder", "data.train: cannot read './some/folder': no such file or folder"),
         ("gsm8k=math500", "data.train: cannot read 'math500': no such file or folder, and no org/name of the hub"),
-        ("gsm8k=", "data.train: 'gsm8k=' names no file"),
-        ("@train", "data.train: '@train' names no file"),
-        ("", "data.train: '' names no file"),
+        ("gsm8k=", "data.train: names no file, folder or dataset, got 'gsm8k='"),
+        ("@train", "data.train: names no file, folder or dataset, got '@train'"),
+        ("", "data.train: names no file, folder or dataset, got ''"),
         ("a" * 10_000, "data.train: cannot read 'aaa"),
     ],
 )

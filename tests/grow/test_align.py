@@ -291,5 +291,5 @@ def test_an_answer_is_looked_for_at_the_borders_of_the_tree() -> None:
 
 def test_blocks_of_no_tokens_are_refused() -> None:
     """With the field and its value named."""
-    with pytest.raises(ValueError, match="align must be within .* got 0"):
+    with pytest.raises(ValueError, match="align: must be within .* got 0"):
         TreeShape(align=0)

@@ -239,7 +239,9 @@ def test_long_answered_needs_an_answer_and_segments() -> None:
 def test_windows_bound_how_far_a_cut_goes_back(max_windows: int | None) -> None:
     """20 tokens are 4 windows of 6: k ~ U{1..min(max_windows, 4)}, so 18, 12, 6 or 0 tokens are kept."""
     fallback = Backtrack(window=6, max_windows=max_windows)
-    kept = Counter(fallback.num_kept(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000))
+    kept = Counter(
+        fallback.num_kept(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000)
+    )
     allowed = [18, 12, 6, 0][: max_windows or 4]
     assert set(kept) == set(allowed)
     assert all(abs(kept[k] / 2000 - 1 / len(allowed)) < 0.05 for k in allowed)
@@ -270,10 +272,10 @@ def test_blocks_are_drawn_by_their_mean() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": -1}, "window must be at least 1, got -1"),
-        ({"block_len": 0}, "block_len must be at least 1, got 0"),
-        ({"noise": -1.0}, "noise must not be negative, got -1.0"),
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"window": -1}, "window: must be at least 1, got -1"),
+        ({"block_len": 0}, "block_len: must be at least 1, got 0"),
+        ({"noise": -1.0}, "noise: must not be negative, got -1.0"),
+        ({"temperature": 0.0}, "temperature: must be positive, got 0.0"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict, message: str) -> None:

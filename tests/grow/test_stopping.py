@@ -1,6 +1,7 @@
 r"""Why a path ends: each reason, which comes first, and the repetition check against a naive one."""
 
 import time
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 
 from tests.grow.reference import has_repetition
 from tests.grow.scripts import EOS, PIECES, text_of
+from treepo.data.problem import AnswerFormat
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules, repeats
 from treepo.tree import StopReason
+from treepo.verify import ChoiceVerifier, FinalAnswer
 
 BOX = [PIECES.index("\\boxed{"), PIECES.index("1"), PIECES.index("}")]
 A = PIECES.index("a")
@@ -25,7 +28,7 @@ def path_end(
     """The end of a path that ends with a new segment."""
     assert response[len(response) - len(segment) :] == segment
     drawn = segment[-1] in EOS if ended is None else ended
-    return PathEnd(response, segment, drawn, num_segments, shape, text_of)
+    return PathEnd(response, segment, drawn, num_segments, shape, text_of, FinalAnswer())
 
 
 def test_a_path_goes_on() -> None:
@@ -162,3 +165,45 @@ def test_impossible_rules_are_refused(wrong: dict[str, int]) -> None:
     [(name, value)] = wrong.items()
     with pytest.raises(ValueError, match=f"{name}.*got {value}"):
         StopRules(**wrong)
+
+
+NUMBER_LINE = ("so", "#", "###", " 7", "2", "\n", "<answer>", "</answer>", "Answer: B", "e")
+"""Pieces of texts whose answers are no boxes."""
+
+
+def read(ids: Sequence[int]) -> str:
+    return "".join(NUMBER_LINE[i] for i in ids if i < len(NUMBER_LINE))
+
+
+@pytest.mark.parametrize(
+    ("answers", "pieces", "rest"),
+    [
+        (FinalAnswer(mark="####"), ["so", "#", "###", " 7", "2", "\n"], "so"),
+        (FinalAnswer(tag="answer"), ["<answer>", " 7", "2", "</answer>"], "so"),
+        (ChoiceVerifier(), ["so", "Answer: B", "\n"], "so"),
+    ],
+)
+def test_any_format_of_answers_stops_a_path_like_a_box(answers: AnswerFormat, pieces: list[str], rest: str) -> None:
+    """Also an answer that straddles two segments; as long as it is not complete the path goes on."""
+    ids = [NUMBER_LINE.index(piece) for piece in pieces]
+    alone, with_eos = StopRules(answer="answer"), StopRules()
+
+    def end(response: list[int], at: int, *, ended: bool) -> PathEnd:
+        return PathEnd(response, response[at:], ended, 1, SHAPE, read, answers)
+
+    for at in range(len(ids)):
+        assert alone(end(ids, at, ended=False)) == StopReason.ANSWER
+        assert alone(end([*ids, NUMBER_LINE.index(rest)], at, ended=False)) == StopReason.ANSWER
+        assert with_eos(end(ids, at, ended=False)) is None
+        assert with_eos(end([*ids, EOS[0]], at, ended=True)) == StopReason.ANSWER
+    for kept in range(1, len(ids)):
+        assert alone(end(ids[:kept], 0, ended=False)) is None
+    assert with_eos(end([NUMBER_LINE.index("so"), EOS[0]], 0, ended=True)) == StopReason.EOS
+
+
+def test_a_letter_that_begins_a_word_does_not_stop_a_path() -> None:
+    ids = [NUMBER_LINE.index(piece) for piece in ("Answer: B", "e")]
+    for kept in (1, 2):
+        assert (
+            StopRules(answer="answer")(PathEnd(ids[:kept], ids[:kept], False, 1, SHAPE, read, ChoiceVerifier())) is None
+        )

@@ -66,14 +66,14 @@ def test_damaged_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog):
     os.truncate(tmp_path / "step-000003" / "state.json", 5)
     (tmp_path / "step-000002" / "manifest.json").unlink()
     assert store.newest() == 1
-    said = caplog.messages
+    said = warnings_of(caplog)
     assert said[0].startswith("checkpoint of step 3 is damaged and passed over: state.json has 5 bytes, not ")
     assert said[1].endswith(
         "step 2 is damaged and passed over: manifest.json cannot be read: No such file or directory"
     )
     # What comes later than the one that the run went on from is dropped when there is a new one.
     save(store, learner, Progress(2, 0.0, 0))
-    assert (store.steps(), store.newest(), len(caplog.messages)) == ([1, 2], 2, 2)
+    assert (store.steps(), store.newest(), len(warnings_of(caplog))) == ([1, 2], 2, 2)
 
 
 def test_the_last_few_and_the_best_are_kept(tmp_path):
@@ -94,6 +94,11 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-000008"]
 
 
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged; torch logs as well."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("treepo")]
+
+
 def no_space(*args: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -105,7 +110,9 @@ def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch,
         patch.setattr(store_module, "write_manifest", no_space)
         writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
         writer.wait()
-    assert caplog.messages == ["checkpoint of step 1 could not be written (No space left on device); there is none yet"]
+    assert warnings_of(caplog) == [
+        "checkpoint of step 1 could not be written (No space left on device); there is none yet"
+    ]
     assert list(tmp_path.iterdir()) == []
     writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
     writer.wait()
@@ -116,8 +123,10 @@ def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch,
         writer.wait()
     assert writer.has_failed
     assert (
-        caplog.messages[1]
-        == "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
+        warnings_of(caplog)[1]
+        == (
+        "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
+    )
     )
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
     assert store.newest() == 2
@@ -134,7 +143,7 @@ def test_a_file_that_may_not_grow_fails_inside_torch_as_outside(tmp_path, caplog
         writer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert caplog.messages == ["checkpoint of step 1 could not be written (File too large); there is none yet"]
+    assert warnings_of(caplog) == ["checkpoint of step 1 could not be written (File too large); there is none yet"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from tests.learn.test_packing import advantages_of, prefixes_of
 from tests.trees import star, trees
+from treepo.credit.base import Advantages
 from treepo.learn.packing import PackedTree, pack, pack_in_parts, split_packed
 from treepo.tree import Tree
 
 
 def content(packed: PackedTree) -> list[tuple[tuple[int, ...], float, int, float]]:
-    """For each target, in an order of its own: the path to it, what the engine reported, the leaves below, and what they
-    weigh with their advantages."""
+    """For each target, sorted: the path to it, what the engine reported, the leaves below, and the sum of their weights
+    with their advantages."""
     paths = prefixes_of(packed)
     assert sorted(paths) == sorted(set(paths))
     assert [paths[i][:-1] for i in packed.targets] == [paths[i] for i in packed.predecessors]
@@ -32,7 +33,7 @@ def test_parts_are_those_that_packing_within_the_limit_would_have_made(tree: Tre
     rng = np.random.default_rng(limit)
     num_nodes, num_leaves = len(tree.nodes), len(tree.leaves())
     shapes = {"leaves": (num_leaves,), "nodes": (num_nodes,), "both": (num_nodes, num_leaves)}
-    advantages = rng.normal(size=shapes[credit])
+    advantages = Advantages(rng.normal(size=shapes[credit]), per_node=credit != "leaves")
     parts, expected = split_packed(pack(tree, advantages), limit), pack_in_parts(tree, advantages, limit)
     assert len(parts) == len(expected)
     for part, other in zip(parts, expected, strict=True):
@@ -41,7 +42,7 @@ def test_parts_are_those_that_packing_within_the_limit_would_have_made(tree: Tre
 
 @given(trees(), st.integers(1, 60))
 @settings(deadline=None, max_examples=40)
-def test_what_was_found_out_since_packing_stays_with_its_terms_and_leaves(tree: Tree, limit: int) -> None:
+def test_what_was_found_out_since_packing_stays_with_its_targets_and_leaves(tree: Tree, limit: int) -> None:
     """Weights and log-probabilities, which packing again would lose."""
     whole = pack(tree, advantages_of(tree))
     known = replace(

@@ -85,9 +85,9 @@ def test_the_update_is_that_of_the_smaller_micro_batch(
     assert max(scorer.sizes) > updater.max_tokens >= max(scorer.sizes[-2:])
     expected = replace(updater_of(other, updater.max_tokens, loss=loss), packing=packing)
     small = packed_by(expected, *grown())
-    figures = expected.update(small)
-    assert metrics["update/loss"] == pytest.approx(figures["update/loss"], rel=1e-12, abs=1e-12)
-    assert metrics["update/grad_norm"] == pytest.approx(figures["update/grad_norm"], rel=1e-12)
+    expected_metrics = expected.update(small)
+    assert metrics["update/loss"] == pytest.approx(expected_metrics["update/loss"], rel=1e-12, abs=1e-12)
+    assert metrics["update/grad_norm"] == pytest.approx(expected_metrics["update/grad_norm"], rel=1e-12)
     assert largest_difference(gradients(model), gradients(other)) < 1e-12
 
 

@@ -61,8 +61,8 @@ def nearby(kind: str = "qwen2", attention: str = "treepo") -> PreTrainedModel:
 @pytest.mark.parametrize("bound", [None, 0.8, 1.2, 1e9])
 @pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
 def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula, bound: float | None) -> None:
-    """Each token of each trajectory counts min(p / q, bound), p of the policy when it was rescored and q of the engine;
-    ratios are those to the rescored policy. Value and gradients to 1e-12, whole and in parts."""
+    """Each token of each trajectory counts min(p / q, bound), p of the policy before the update and q of the engine;
+    ratios are those to that policy. Value and gradients to 1e-12, whole and in parts."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=8, num_trees=3)
     advantages = random_advantages(trees, seed=8)
@@ -96,7 +96,7 @@ def test_importance_weights_remove_the_bias_of_another_sampler() -> None:
     wanted = torch.autograd.grad((logp.exp() * rewards).sum(), logp, retain_graph=True)[0]
 
     def mean_gradient(weigh: Callable[[Tensor], Tensor]) -> Tensor:
-        weights = weigh(torch.exp(logp - logq).detach())
+        weights = with_leaf_weights(torch.exp(logp - logq).detach())
         return torch.autograd.grad((logq.exp().detach() * weights * rewards * logp).sum(), logp, retain_graph=True)[0]
 
     assert torch.allclose(mean_gradient(lambda ratio: ratio), wanted, atol=1e-12)
@@ -161,8 +161,8 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
     assert math.isinf(metrics["mismatch/kl"])
 
 
-def test_a_bound_needs_rescoring() -> None:
+def test_a_cap_needs_recomputed_logprobs() -> None:
     """Without the trainer's own log-probabilities there is nothing to weigh by."""
-    with pytest.raises(ValueError, match=r"train\.importance_cap needs recompute_old_logprobs = true, got 2.0"):
+    with pytest.raises(ValueError, match=r"train\.importance_cap: needs recompute_old_logprobs = true, got 2.0"):
         resolve({"train": {"importance_cap": 2.0}})
     assert resolve({"train": {"importance_cap": 2.0, "recompute_old_logprobs": True}}).train.importance_cap == 2.0

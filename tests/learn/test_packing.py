@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from tests.learn.reference import flatten, sequences_of, subtree_ends
 from tests.trees import add_segment, star, trees
-from treepo.learn.packing import PackedTree, num_distinct, pack, pack_in_parts, pack_trajectories, split_points
+from treepo.learn.packing import (
+    PackedTree,
+    num_distinct,
+    pack,
+    pack_in_parts,
+    pack_trajectories,
+    split_packed,
+    split_points,
+)
 from treepo.tree import ROOT, StopReason, Tree
 
 
@@ -235,3 +243,21 @@ def test_reference_ends_by_hand() -> None:
     prefixes = flatten([(1, 2, 3), (1, 2, 4, 5), (1, 6)])
     assert [p[-1] for p in prefixes] == [1, 2, 3, 4, 5, 6]
     assert subtree_ends(prefixes) == [6, 5, 3, 5, 5, 6]
+
+
+@given(trees(), st.integers(1, 40))
+def test_each_target_knows_its_node_and_its_place_there(tree: Tree, max_tokens: int) -> None:
+    """Whole, in parts that were packed so, and in parts of what was packed; each token of each node is a target of
+    every part through it."""
+    whole = pack(tree, np.zeros(len(tree.leaves())))
+    in_parts = pack_in_parts(tree, np.zeros(len(tree.leaves())), max_tokens)
+    for part in (whole, *in_parts, *split_packed(whole, max_tokens)):
+        places = list(zip(part.target_nodes.tolist(), part.target_offsets.tolist(), strict=True))
+        nodes = set(part.target_nodes.tolist())
+        assert sorted(places) == [(i, k) for i in sorted(nodes) for k in range(len(tree.nodes[i].token_ids))]
+        assert all({ROOT, *nodes} >= set(tree.path(i)) for i in nodes)
+        ids = [int(tree.nodes[i].token_ids[k]) for i, k in places]
+        assert part.token_ids[part.targets].tolist() == ids
+        assert part.sampled_logprobs.tolist() == [float(tree.logprobs(i)[k]) for i, k in places]
+    below = {i for leaf in tree.leaves() for i in tree.path(leaf)} - {ROOT}
+    assert set(whole.target_nodes.tolist()) == below

@@ -35,6 +35,7 @@ from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.policy import Policy
 from treepo.tree import Tree
+from treepo.verify import FinalAnswer
 
 SHAPE = TreeShape(width=6, depth=3, segment_len=4)
 Judge = Callable[[Problem, str], float]
@@ -64,6 +65,8 @@ class Alternating:
 
 class ToyTask:
     """Problems 'p0', 'p1', ... with a letter for a prompt, judged by a function of the response."""
+
+    answers = FinalAnswer()
 
     def __init__(self, judge_one: Judge) -> None:
         self.judge_one = judge_one
@@ -109,7 +112,7 @@ def make_trainer(
     tokenizer = make_tiny_tokenizer()
     policy = Policy(make_tiny_model(vocab_size=len(tokenizer), initializer_range=0.1), tokenizer)
     engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs)
-    rules = GrowthRules(SHAPE, InitialFork(), EvenBranching(), Backtrack(), StopRules(), policy.decode)
+    rules = GrowthRules(SHAPE, InitialFork(), EvenBranching(), Backtrack(), StopRules(), policy.decode, FinalAnswer())
     optimizer, schedule = make_optimizer(policy.model, OptimSettings(lr=lr, warmup_steps=0))
     updater = NotingUpdater(
         scorer=Scorer(policy.model),

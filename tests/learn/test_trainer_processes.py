@@ -99,7 +99,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     return {
         "growing": step(sampler=growing),
         "signalled": step(sampler=signalled),
-        "judging": step(task=Failing(task, rank, "verify", LookupError("no verdict"))),
+        "verifying": step(task=Failing(task, rank, "verify", LookupError("no verdict"))),
         "crediting": step(estimator=FailingEstimator() if rank == 1 else TreePO()),
         "handing over": step(engine=Failing(engine, rank, "update_weights", EngineError("gone"))),
         "evaluating": evaluating,
@@ -134,13 +134,13 @@ def go_through(processes: DistContext, folder: Path) -> None:
 
 
 def test_two_processes_stop_together_and_go_on(tmp_path):
-    """What the second one could not do is told to the first, whatever it was; no state is left half done."""
+    """What the second one could not do reaches the first, whatever it was; no state is left half done."""
     run_in(2, go_through, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     errors = {
         "growing": "EngineError: dead",
         "signalled": "Interrupted: stopped by SIGTERM",
-        "judging": "LookupError: no verdict",
+        "verifying": "LookupError: no verdict",
         "crediting": "ArithmeticError: no credit",
         "handing over": "EngineError: gone",
         "evaluating": "LookupError: no verdict",

@@ -51,7 +51,9 @@ def test_a_sample_is_a_whole_trajectory():
 
 def test_an_advantage_per_node_is_that_of_the_last_one():
     """Node 0 is the root."""
-    samples = choose_samples([KeptTree(star(2), np.array([0.0, 1.0]), Advantages(np.array([9.0, 3.0, 4.0]), True))], spelled, 1, 2)
+    samples = choose_samples(
+        [KeptTree(star(2), np.array([0.0, 1.0]), Advantages(np.array([9.0, 3.0, 4.0]), True))], spelled, 1, 2
+    )
     assert [s.advantage for s in samples] == [4.0, 3.0]
 
 

@@ -147,7 +147,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--sampling", "tree:depth"], "sampling: 'tree:depth' must be tree:KEY=VALUE"),
         (["--sampling", "tree", "tree"], "sampling: 'tree' is given twice"),
         (["/no/such/model"], "model.path: no folder '/no/such/model'"),
-        (["--data", "gsm9k"], "data.eval: cannot read 'gsm9k': no such file or folder, and no such set; there"),
+        (["--data", "gsm9k"], "data.eval: cannot read 'gsm9k': no such file or folder, and no such dataset; there"),
         (["--recipe", "none.toml"], "recipe: cannot read 'none.toml'"),
     ],
 )

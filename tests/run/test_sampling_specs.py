@@ -6,8 +6,9 @@ from treepo.config.schema import Settings
 from treepo.engine.base import SamplingParams
 from treepo.grow.branching import EvenBranching, InitialFork, RandomBranching
 from treepo.grow.fallback import NoFallback
-from treepo.grow.stopping import StopRules, no_text
+from treepo.grow.stopping import StopRules
 from treepo.run.evaluation_plan import SamplingSpec, parse_sampling
+from treepo.tasks.chain_sums import ChainSums
 
 RUN: Settings = {
     "tree": {"width": 8, "depth": 3, "segment_len": 4, "num_children": 2},
@@ -31,7 +32,7 @@ def test_samples_are_the_width_whatever_the_run_trains_with() -> None:
     """A likeliest answer is asked for once."""
     for text, expected in (("sequential", 5), ("tree", 5), ("tree:depth=2", 5), ("greedy", 1)):
         spec = read(text)
-        assert spec.num_samples == expected and spec.rules(no_text).shape.width == expected
+        assert spec.num_samples == expected and spec.rules(str, ChainSums.answers).shape.width == expected
 
 
 def test_only_greedy_takes_the_likeliest_tokens() -> None:
@@ -42,13 +43,13 @@ def test_only_greedy_takes_the_likeliest_tokens() -> None:
 
 def test_sequential_answers_share_nothing_and_are_as_long_as_those_of_trees() -> None:
     """A star: as many first children as samples, and no fork after that."""
-    rules, tree = read("sequential").rules(no_text), read("tree").rules(no_text)
+    rules, tree = read("sequential").rules(str, ChainSums.answers), read("tree").rules(str, ChainSums.answers)
     assert rules.initial_fork == InitialFork(5, 5) and rules.shape.depth == 1
     assert rules.shape.max_response_tokens == tree.shape.max_response_tokens == 12
 
 
 def test_a_tree_grows_by_the_settings_of_the_run() -> None:
-    rules = read("tree").rules(no_text)
+    rules = read("tree").rules(str, ChainSums.answers)
     assert (rules.shape.depth, rules.shape.segment_len, rules.shape.num_children) == (3, 4, 2)
     assert (rules.initial_fork, rules.branching, rules.stopping) == (
         InitialFork(2, 6),
@@ -59,7 +60,9 @@ def test_a_tree_grows_by_the_settings_of_the_run() -> None:
 
 def test_own_settings_stand_above_the_run_s() -> None:
     """Names without a section are of [tree]; the rest is that of the run."""
-    rules = read("tree:depth=6,tree.segment_len=2,initial_fork.low=4,stopping.repetition='never'").rules(no_text)
+    rules = read("tree:depth=6,tree.segment_len=2,initial_fork.low=4,stopping.repetition='never'").rules(
+        str, ChainSums.answers
+    )
     assert (rules.shape.depth, rules.shape.segment_len, rules.shape.num_children) == (6, 2, 2)
     assert rules.initial_fork == InitialFork(4, 6)
     assert rules.stopping == StopRules(answer="answer", repetition="never")

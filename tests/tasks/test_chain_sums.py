@@ -14,7 +14,6 @@ from treepo.tasks.chain_sums import (
     TOKENS,
     Chain,
     ChainSums,
-    boxed,
     draw_chain,
     draw_corpus,
     is_eval_prompt,
@@ -32,6 +31,10 @@ def share_right(answers: list[tuple[str, str | None]]) -> float:
     """The share of (prompt, answer) pairs whose box holds the prompt's value."""
     right = [answer is not None and answer.endswith(boxed(str(value_of(prompt)))) for prompt, answer in answers]
     return sum(right) / len(right)
+
+
+def boxed(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
 
 
 def value_of(prompt: str) -> int:

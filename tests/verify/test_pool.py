@@ -56,7 +56,7 @@ def test_verdicts_come_in_the_order_asked(pool):
 
 
 def test_nothing_asked_starts_nothing():
-    assert VerifierPool(FunctionVerifier("no.such:thing")).check([]) == []
+    assert VerifierPool(FunctionVerifier("no.such:thing")).verify([]) == []
 
 
 def test_what_a_function_may_return(pool):
@@ -149,9 +149,9 @@ def test_threads_take_turns(pool):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("no.such:thing", "function cannot be imported, 'no.such:thing': ModuleNotFoundError"),
-        ("tests.verify.judges:none", "function cannot be imported, .*has no attribute 'none'"),
-        ("tests.verify.judges:no_function", "function must name something callable, got '.*no_function'"),
+        ("no.such:thing", "^verifier.function: cannot be imported: ModuleNotFoundError.*, got 'no.such:thing'$"),
+        ("tests.verify.judges:none", "function: cannot be imported: .*has no attribute 'none'"),
+        ("tests.verify.judges:no_function", "function: must name something callable, got '.*no_function'"),
     ],
 )
 def test_a_function_that_cannot_be_found_is_named(function, message):
@@ -162,7 +162,7 @@ def test_a_function_that_cannot_be_found_is_named(function, message):
 def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\nos.write(2, b'I cannot')\nos._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    message = "^verifier.function 'deadly:judge': a worker could not start, exit status 3: I cannot$"
+    message = "^verifier.function: a worker could not start, exit status 3: I cannot, got 'deadly:judge'$"
     with VerifierPool(FunctionVerifier("deadly:judge")) as own, pytest.raises(VerifierStartError, match=message):
         ask(own, "a")
 
@@ -172,11 +172,12 @@ class Local(ExactVerifier):
 
     def __init__(self) -> None:
         object.__setattr__(self, "mark", object())
+        object.__setattr__(self, "tag", "")
         object.__setattr__(self, "ignore_case", False)
 
 
-def test_a_checker_whose_fields_are_no_json_is_named():
-    with pytest.raises(ValueError, match="verifier Local: fields must be what JSON can hold"):
+def test_a_verifier_whose_fields_are_no_json_is_named():
+    with pytest.raises(ValueError, match="verifier: fields of Local must be what JSON can hold"):
         ask(VerifierPool(Local()), "a")
 
 
@@ -221,10 +222,10 @@ def test_workers_end_with_their_parent():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"time_limit_s": 0.0}, "time_limit_s must be above 0 and at most 86400, got 0.0"),
-        ({"time_limit_s": float("nan")}, "time_limit_s must be above 0"),
-        ({"memory_limit_mib": 1}, "memory_limit_mib must be from 16 to 2\\^30, got 1"),
+        ({"num_workers": -1}, "num_workers: must be at least 0, got -1"),
+        ({"time_limit_s": 0.0}, "time_limit_s: must be above 0 and at most 86400, got 0.0"),
+        ({"time_limit_s": float("nan")}, "time_limit_s: must be above 0"),
+        ({"memory_limit_mib": 1}, "memory_limit_mib: must be from 16 to 2\\^30, got 1"),
     ],
 )
 def test_impossible_settings_are_named(settings, message):

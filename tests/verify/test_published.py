@@ -15,8 +15,8 @@ from tests.verify.published import gsm8k_solutions, math500_solutions, math_veri
 from treepo.data.problem import Outcome
 from treepo.verify.math import MathVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
-from treepo.verify.process import packed, take_message
-from treepo.verify.task import probe
+from treepo.verify.process import pack_message, take_message
+from treepo.verify.task import check_verifier
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,9 @@ def test_equal_answers_to_a_problem_are_one_vote(pool):
     assert sum(first == second for first, second in zip(votes[::2], votes[1::2], strict=True)) >= 0.95 * len(pairs)
 
 
-def test_known_answers_pass_the_probe(pool):
-    assert probe(pool, [answer for _, answer in math500_solutions()[:20]]) == []
+def test_ground_truths_are_recognised(pool, caplog):
+    check_verifier(pool, [ground_truth for _, ground_truth in math500_solutions()[:20]], "math500")
+    assert caplog.messages == []
 
 
 def test_hostile_answers_are_wrong_and_the_next_is_judged(pool):
@@ -80,7 +81,7 @@ def test_importing_the_package_is_light():
 @given(st.lists(st.text(st.characters(exclude_categories=()))), st.lists(st.integers(0, 300)))
 def test_messages_arrive_whole_however_they_are_cut(texts, cuts):
     """NULs and half surrogate pairs included."""
-    stream = b"".join(packed(text) for text in texts)
+    stream = b"".join(pack_message(text) for text in texts)
     received, arrived = bytearray(), []
     for start, end in pairwise([0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]):
         received += stream[start:end]

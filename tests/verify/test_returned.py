@@ -67,7 +67,7 @@ def test_numbers_of_numpy_are_numbers():
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_is_a_crash_of_one_answer(name, pool):
-    """An outcome that is none ended the run in the parent; a `given` that is no text killed the worker."""
+    """An outcome that is none ended the run in the parent; an `extracted_answer` that is no text killed the worker."""
     pool.crashes.clear()
     verdicts = pool.verify([("fine", ""), (name, ""), ("fine", "")])
     assert [v.outcome for v in verdicts] == [Outcome.GRADED, Outcome.CRASHED, Outcome.GRADED]
@@ -80,7 +80,7 @@ def test_nonsense_is_a_crash_of_one_answer(name, pool):
     [
         ((0.0, "foo", None), "outcome must be an Outcome, got 'foo'"),
         ((0.0, "graded", None), "outcome must be an Outcome, got 'graded'"),
-        ((1.0, Outcome.GRADED, 5), "given must be text or None, got 5"),
+        ((1.0, Outcome.GRADED, 5), "extracted_answer must be text or None, got 5"),
     ],
 )
 def test_a_verdict_checks_its_fields(fields, message):

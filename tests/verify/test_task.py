@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from treepo.data.datasets import Dataset, DatasetTask
+from treepo.data.datasets import Dataset
 from treepo.data.problem import Outcome, Problem
 from treepo.errors import VerifierError
 from treepo.verify.math import MathVerifier
@@ -14,12 +14,12 @@ from treepo.verify.task import VerifiedTask
 from treepo.verify.verifiers import FunctionVerifier
 
 PROBLEMS = tuple(Problem(f"p{i}", f"{i}+{i}?", (1, 2), str(2 * i), "sums") for i in range(10))
-DATA = DatasetTask((Dataset("sums", PROBLEMS[:8]),), (Dataset("sums", PROBLEMS[8:]),))
+DATA = (Dataset("sums", PROBLEMS[:8]),), (Dataset("sums", PROBLEMS[8:]),)
 
 
 @pytest.fixture
 def task() -> Iterator[VerifiedTask]:
-    made = VerifiedTask(DATA, VerifierPool(MathVerifier(), VerifierPoolSettings(num_workers=1)), lambda _: None)
+    made = VerifiedTask(*DATA, pool=VerifierPool(MathVerifier(), VerifierPoolSettings(num_workers=1)))
     yield made
     made.close()
 
@@ -48,18 +48,22 @@ def test_a_worker_that_cannot_start_again_ends_the_run_in_one_line(
     module.write_text("import os\ndef judge(response, answer):\n    return response != 'die' or os._exit(1)\n")
     monkeypatch.syspath_prepend(tmp_path)
     pool = VerifierPool(FunctionVerifier("goes_away:judge"), VerifierPoolSettings(num_workers=1))
-    task = VerifiedTask(DATA, pool, lambda _: None)
+    task = VerifiedTask(*DATA, pool=pool)
     try:
         assert task.verify([(PROBLEMS[0], "a")])[0].correct == 1.0
         module.write_text("raise SystemExit('expired')\n")
-        with pytest.raises(VerifierError, match="^verifier.function cannot be imported, 'goes_away:judge': .*expired"):
+        with pytest.raises(
+            VerifierError, match="^verifier.function: cannot be imported: .*expired.*, got 'goes_away:judge'"
+        ):
             task.verify([(PROBLEMS[0], "die"), (PROBLEMS[0], "a")])
     finally:
         task.close()
 
 
-def test_a_checker_that_fails_on_everything_is_no_weak_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rewards would all be 0 for no fault of the answers: one failure among others is told, a total one stops."""
+def test_a_verifier_that_fails_on_everything_is_no_weak_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rewards would all be 0 for no fault of the answers: one failure among others is logged, a total one stops."""
     (tmp_path / "odd_checks.py").write_text(
         "def judge(response, answer):\n"
         "    if response == 'bad':\n"
@@ -67,13 +71,13 @@ def test_a_checker_that_fails_on_everything_is_no_weak_model(tmp_path: Path, mon
         "    return True\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    told: list[str] = []
     pool = VerifierPool(FunctionVerifier("odd_checks:judge"), VerifierPoolSettings(num_workers=1))
-    task = VerifiedTask(DATA, pool, told.append)
+    task = VerifiedTask(*DATA, pool=pool)
     try:
         mixed = task.verify([(PROBLEMS[0], "bad"), *[(PROBLEMS[0], "good")] * 8])
         assert [v.correct for v in mixed] == [0.0, *[1.0] * 8]
-        assert len(told) == 1 and told[0].startswith("verifier: ") and "broken" in told[0]
+        (logged,) = caplog.messages
+        assert logged.startswith("verifier: ") and "broken" in logged
         with pytest.raises(VerifierError, match="no verdict on any of 8 answers: .*broken"):
             task.verify([(PROBLEMS[0], "bad")] * 8)
     finally:

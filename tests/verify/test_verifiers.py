@@ -125,12 +125,12 @@ def test_a_function_is_called_with_what_it_is_given():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FunctionVerifier("judges.judge"), "function must be written module:function, got 'judges.judge'"),
-        (lambda: FunctionVerifier("a:b", "\\boxed{}"), r"template must hold \{answer\}, got"),
-        (lambda: ChoiceVerifier("abc"), "letters must be different capital letters A-Z, got 'abc'"),
-        (lambda: ChoiceVerifier("ABA"), "letters must be different capital letters A-Z, got 'ABA'"),
-        (lambda: NumericVerifier(-1.0), "rel_tol must be a number of at least 0, got -1.0"),
-        (lambda: NumericVerifier(float("nan")), "rel_tol must be a number of at least 0, got nan"),
+        (lambda: FunctionVerifier("judges.judge"), "function: must be written module:function, got 'judges.judge'"),
+        (lambda: FunctionVerifier("a:b", "\\boxed{}"), r"template: must hold \{answer\}, got"),
+        (lambda: ChoiceVerifier("abc"), "letters: must be different capital letters A-Z, got 'abc'"),
+        (lambda: ChoiceVerifier("ABA"), "letters: must be different capital letters A-Z, got 'ABA'"),
+        (lambda: NumericVerifier(-1.0), "rel_tol: must be a number of at least 0, got -1.0"),
+        (lambda: NumericVerifier(float("nan")), "rel_tol: must be a number of at least 0, got nan"),
         (lambda: Verdict(1.5, Outcome.GRADED, None), "correct must be between 0 and 1, got 1.5"),
         (lambda: Verdict(0.5, Outcome.UNPARSED, None), "correct must be 0 where the outcome is 'unparsed', got 0.5"),
     ],

@@ -70,3 +70,12 @@ def output_folder(out: str | None, prefix: str = "") -> Path:
     if out == "":
         raise SettingError("out", "no folder given")
     return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def run_settings_help() -> str:
+    """Every setting of a run, for the `--help` of a command."""
+    # The schema loads numpy and pydantic, which parsing does not need.
+    from treepo.config.help import settings_text
+    from treepo.config.schema import Config
+
+    return settings_text(Config)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser, output_folder
+from treepo.cli.arguments import CommandParser, output_folder, run_settings_help
 from treepo.errors import SettingError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ with other settings of [tree], or of another section that shapes trees as SECTIO
 
 def make_parser() -> CommandParser:
     """The options of the command."""
-    parser = CommandParser("eval", ABOUT, _settings_help)
+    parser = CommandParser("eval", ABOUT, run_settings_help)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="folders or names of models, like --model.path")
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="SET", help="datasets: gsm8k, gsm8k=FILE.jsonl, a file or a folder"
@@ -77,10 +77,3 @@ def _conclude(evaluation: "Evaluation", console: Console) -> None:
     for table in text_tables(found):
         console.print(rich_table(table))
     logger.info("All answers are in %s, all metrics in %s beside it.", evaluation.out / ANSWERS, RESULTS)
-
-
-def _settings_help() -> str:
-    from treepo.config.help import settings_text
-    from treepo.config.schema import Config
-
-    return settings_text(Config)

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser
+from treepo.cli.arguments import CommandParser, run_settings_help
 from treepo.errors import SettingError
 
 if TYPE_CHECKING:
     from treepo.config.schema import Config
-    from treepo.data.problem import Problem
-    from treepo.engine.base import Engine
-    from treepo.model.policy import Policy
-    from treepo.tree import Tree
 
 logger = logging.getLogger(__name__)
 
 
 def make_parser() -> CommandParser:
     """The options of the command."""
-    parser = CommandParser("sample", "Grow one tree and show it.", _settings_help)
+    parser = CommandParser("sample", "Grow one tree and show it.", run_settings_help)
     parser.add_argument(
         "model",
         nargs="?",
@@ -47,31 +43,27 @@ def run(options: Namespace, console: Console) -> None:
 
     from treepo.report.terminal import Terminal
     from treepo.report.tree_view import TreeView, summary
-    from treepo.run.policy import build_policy
-    from treepo.run.rollout import build_sampler, engine_for
+    from treepo.report.trees import KeptTree, write_trees
+    from treepo.run.sample import sample_tree
     from treepo.utils.io import check_unused
-    from treepo.utils.rng import derive_seed
 
     disable_progress_bar()
     config = _settings(options)
     if options.out == "":
         raise SettingError("out", "no file given")
-    if options.out is not None:
-        check_unused(Path(options.out), is_folder=False)
-    _check_prompt(options.prompt, config)
-    with Terminal(console).progress("making the base model") as progress:
-        policy = build_policy(config, progress)
-    problem = _problem(config, policy, options.prompt)
-    engine = engine_for(config, policy)
-    try:
-        _check_fits(problem, config, policy, engine)
-        ((_, tree),) = build_sampler(config, policy, engine).grow([problem], derive_seed(config.train.seed, "sample"))
-    finally:
-        getattr(engine, "close", lambda: None)()
+    out = None if options.out is None else Path(options.out)
+    if out is not None:
+        check_unused(out, is_folder=False)
+    _check_prompt(options.prompt, config.model.path)
+    tree, policy = sample_tree(config, options.prompt, Terminal(console))
     console.print(TreeView(tree, policy.decode), crop=False)
     logger.info("%s", summary(tree))
-    if options.out is not None:
-        _keep(tree, policy, Path(options.out))
+    if out is not None:
+        try:
+            write_trees(out, [KeptTree(tree)], policy.decode)
+        except OSError as error:
+            raise SettingError("out", f"cannot write to {str(out)!r}: {error}") from error
+        logger.info("The tree is in %s.", out)
 
 
 def _settings(options: Namespace) -> "Config":
@@ -93,68 +85,11 @@ def _settings(options: Namespace) -> "Config":
     return replace(config, lora=LoraSettings())
 
 
-def _check_prompt(prompt: str | None, config: "Config") -> None:
+def _check_prompt(prompt: str | None, model: str) -> None:
     """Raise SettingError for a prompt that no model can be asked."""
-    if prompt is None and config.model.path:
-        raise SettingError("prompt", f"none given for model {config.model.path!r}; give one with --prompt")
+    if prompt is None and model:
+        raise SettingError("prompt", f"none given for model {model!r}; give one with --prompt")
     if prompt is not None and not prompt.strip():
         raise SettingError("prompt", "empty")
     if prompt is not None and any("\ud800" <= character <= "\udfff" for character in prompt):
         raise SettingError("prompt", f"{prompt[:100]!r} is no text in the terminal's encoding")
-
-
-def _problem(config: "Config", policy: "Policy", prompt: str | None) -> "Problem":
-    """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
-    from treepo.data.problem import Problem
-    from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
-
-    if prompt is None:
-        return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
-    if not is_chain_tokenizer(policy.tokenizer):
-        prompt_ids = tuple(config.prompt.encoder(policy.tokenizer)(prompt))
-        return Problem(prompt, prompt, prompt_ids, answer="")
-    prompt_ids = encode_prompt(policy.tokenizer, prompt)
-    if policy.decode(prompt_ids) != prompt:
-        raise SettingError(
-            "prompt",
-            f"{prompt[:100]!r} has characters that the built-in task has no tokens for; "
-            "its problems look like 71a-3b-3c-5d-6:",
-        )
-    return Problem(prompt, prompt, prompt_ids, answer="")
-
-
-def _check_fits(problem: "Problem", config: "Config", policy: "Policy", engine: "Engine") -> None:
-    """Raise SettingError if prompt and response are longer than the model or the engine allows."""
-    prompt_len, response_len = len(problem.prompt_ids), config.tree.max_response_tokens
-    needed = prompt_len + response_len
-    if prompt_len == 0:
-        raise SettingError("prompt", "it has no tokens")
-    if policy.max_len is not None and needed > policy.max_len:
-        raise SettingError(
-            "prompt",
-            f"its {prompt_len} tokens and responses of {response_len} (tree: depth x segment_len, or max_response_len) "
-            f"do not fit into the model's {policy.max_len} positions",
-        )
-    if needed > engine.max_model_len:
-        raise SettingError(
-            "prompt",
-            f"prompt and response of {needed} tokens do not fit into the engine's {engine.max_model_len} "
-            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)",
-        )
-
-
-def _keep(tree: "Tree", policy: "Policy", out: Path) -> None:
-    from treepo.report.trees import KeptTree, write_trees
-
-    try:
-        write_trees(out, [KeptTree(tree)], policy.decode)
-    except OSError as error:
-        raise SettingError("out", f"cannot write to {str(out)!r}: {error}") from error
-    logger.info("The tree is in %s.", out)
-
-
-def _settings_help() -> str:
-    from treepo.config.help import settings_text
-    from treepo.config.schema import Config
-
-    return settings_text(Config)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser, output_folder
+from treepo.cli.arguments import CommandParser, output_folder, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
 
 
@@ -15,7 +15,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser(
         "train",
         "Post-train a model with trees. Without a recipe and a dataset: the built-in task, on this machine.",
-        _settings_help,
+        run_settings_help,
     )
     parser.add_argument("recipe", nargs="?", metavar="RECIPE.toml", help="settings of the run")
     parser.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/TIME)")
@@ -39,7 +39,7 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.distributed import init_distributed
     from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
-    from treepo.run.provenance import record_environment, record_origin
+    from treepo.run.provenance import record_environment, record_initial_state
     from treepo.run.resume import continued_settings, resume
     from treepo.run.train import prepare, train
     from treepo.utils.io import lock_dir
@@ -69,7 +69,7 @@ def run(options: Namespace, console: Console) -> None:
             with job.processes.synced_errors():
                 if job.processes.is_first:
                     stack.enter_context(lock_dir(out))
-            record_origin(parts, out)
+            record_initial_state(parts, out)
         if job.processes.is_first:
             record_environment(out, options.command_line)
         if progress is None:
@@ -92,10 +92,3 @@ def _resumed_folder(options: Namespace) -> Path | None:
     if options.resume == "":
         raise SettingError("resume", "no folder given")
     return Path(options.resume)
-
-
-def _settings_help() -> str:
-    from treepo.config.help import settings_text
-    from treepo.config.schema import Config
-
-    return settings_text(Config)

@@ -74,7 +74,8 @@ class PromptTemplate:
         except RecordError as error:
             raise SettingError("prompt.few_shot", str(error)) from error
         if len(shots) < self.num_shots:
-            raise SettingError("prompt.num_shots", f"{self.few_shot!r} has {len(shots)} examples", self.num_shots)
+            message = f"must be at most {len(shots)}, the examples in {self.few_shot!r}"
+            raise SettingError("prompt.num_shots", message, self.num_shots)
         return tuple(shots[: self.num_shots or len(shots)])
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, question: str, shots: Sequence[Shot] = ()) -> list[int]:

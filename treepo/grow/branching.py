@@ -54,8 +54,7 @@ class InitialFork:
     """Most children."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.high:
-            raise SettingError("low", "low..high must be a range of numbers from 1", f"{self.low}..{self.high}")
+        _check_range(self.low, self.high)
 
     def __call__(self, shape: TreeShape, rng: np.random.Generator) -> int:
         return min(shape.width, int(rng.integers(self.low, self.high + 1)))
@@ -100,8 +99,7 @@ class RandomBranching:
     """Most children."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.high:
-            raise SettingError("low", "low..high must be a range of numbers from 1", f"{self.low}..{self.high}")
+        _check_range(self.low, self.high)
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
         num_children = int(rng.integers(self.low, self.high + 1))
@@ -178,6 +176,13 @@ class LogprobBranching:
         nodes = level.tree.path(node)[1:] if self.span == "path" else [node]
         logprobs = np.concatenate([level.tree.logprobs(i) for i in nodes])
         return float(logprobs.mean() if self.reduction == "mean" else logprobs.sum())
+
+
+def _check_range(low: int, high: int) -> None:
+    if low < 1:
+        raise SettingError("low", "must be at least 1", low)
+    if high < low:
+        raise SettingError("high", f"must be at least low = {low}", high)
 
 
 def _within(level: Level, wanted: int) -> int:

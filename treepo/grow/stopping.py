@@ -37,9 +37,10 @@ class PathEnd:
 
     def has_answer(self) -> bool:
         """Whether the response holds a complete answer."""
+        response = self.response()
         if self.answers is None:
             raise StrategyError("stopping: a rule on answers needs to know how they are written (answers)")
-        return self.answers.answer_end(self.response(), self.ended) is not None
+        return self.answers.answer_end(response, self.ended) is not None
 
     def _text(self, token_ids: Sequence[int]) -> str:
         if self.decode is None:

@@ -35,7 +35,7 @@ def compute_advantages(
     max_trees: int | None = None,
     processes: DistContext = SINGLE_PROCESS,
 ) -> StepAdvantages:
-    """Credit the first `max_trees` trees whose rewards differ, and whiten their advantages if the estimator asks for it.
+    """Credit the first `max_trees` trees whose rewards differ, and whiten their advantages if the estimator says so.
 
     rewards: per tree one per leaf [L]. processes: those among which the trees are divided; each has to call this, with
     or without trees of its own. Raises StrategyError that names the estimator if it refuses the rewards, or returns

@@ -63,7 +63,7 @@ class Loss(Protocol):
     """
 
     per_trajectory: ClassVar[bool]
-    """Whether it needs one advantage per trajectory (`LossInputs.advantages`); otherwise each token may have its own."""
+    """Whether it needs one advantage per trajectory (`LossInputs.advantages`); if not, each token may have its own."""
 
     def __call__(self, inputs: LossInputs) -> Tensor: ...
 

@@ -154,8 +154,9 @@ def problem_metrics(
 ) -> dict[str, float]:
     """Counts of the problems of one step: rounds, grown, trained on, without a signal.
 
-    rewards: per tree the rewards that are trained on; correct: the task's verdicts. problems/solved, problems/failed: all leaves are right, or
-    all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but enough others did.
+    rewards: per tree the rewards that are trained on; correct: the task's verdicts. problems/solved, problems/failed:
+    all leaves are right, or all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but
+    enough others did.
     """
     num_signals = sum(r.min() < r.max() for r in rewards)
     return {

@@ -107,8 +107,8 @@ class TrainSettings:
     embedded engine's are the same but for rounding."""
 
     importance_cap: Annotated[float, Field(gt=0)] | None = None
-    """With recompute_old_logprobs: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
-    this much, so that what another engine sampled stands for what the policy would have. Not done if not given."""
+    """With recompute_old_logprobs: weigh each token by the ratio of the trainer's probability to the engine's, at most
+    this much, so that what another engine sampled stands for samples of the policy. No weights if not given."""
 
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""

@@ -229,8 +229,8 @@ class Updater:
                 reason = first_line(error)
             if self.processes.world_size > 1:
                 raise MemoryError(
-                    f"train.max_tokens_per_micro_batch: out of memory at {self.max_tokens} tokens; with several processes "
-                    f"a smaller one has to be given on resuming ({reason})"
+                    f"train.max_tokens_per_micro_batch: out of memory at {self.max_tokens} tokens; with several "
+                    f"processes a smaller one has to be given on resuming ({reason})"
                 )
             # Not while the error is handled: it keeps the tensors of the failed forward alive.
             self.optimizer.zero_grad(set_to_none=True)

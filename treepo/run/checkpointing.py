@@ -21,7 +21,7 @@ STOPS = Interrupted | EngineError | VerifierError
 may come from the weights."""
 
 REPEAT_S = 5.0
-"""Seconds within which a second signal does not count: torchrun passes on what its processes may have been sent, too."""
+"""Seconds within which a second signal does not count: torchrun passes on what its processes may have received."""
 
 WORST = -1.0
 """Below every score."""

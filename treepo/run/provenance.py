@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 import treepo
 from treepo.errors import SettingError
@@ -23,27 +24,31 @@ NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
 
 
-def record_origin(run: Run, out: Path) -> None:
-    """Keep what the run starts with, for `check_origin`. Must come before its first step."""
-    origin = _origin(run)
+def record_initial_state(run: Run, out: Path) -> None:
+    """Keep what the run starts with, for `check_initial_state`. Must come before its first step."""
+    state = _initial_state(run)
     if run.processes.is_first:
-        replace_text(out / NAME, json.dumps(origin, indent=1) + "\n")
+        replace_text(out / NAME, json.dumps(state, indent=1) + "\n")
 
 
-def check_origin(run: Run, out: Path) -> None:
+def check_initial_state(run: Run, out: Path) -> None:
     """Raise SettingError if the model or the problems that were loaded are not those that the run was started with."""
     path = out / NAME
     if not run.processes.broadcast(path.exists()):
         # It ended before its first step.
-        record_origin(run, out)
+        record_initial_state(run, out)
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), _origin(run)
+    try:
+        before = TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingError("resume", f"{str(path)!r} cannot be read: {error}") from error
+    now = _initial_state(run)
     for name, setting in (("weights", "model.path"), ("problems", "data.train")):
-        if before[name] != now[name]:
+        if before.get(name) != now[name]:
             raise SettingError("resume", f"{setting}: the {name} are no longer those that the run was started with")
 
 
-def _origin(run: Run) -> dict[str, str]:
+def _initial_state(run: Run) -> dict[str, str]:
     """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config

@@ -14,7 +14,7 @@ from treepo.report.run_log import MetricsLog, cut_samples
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import checkpoint_store
-from treepo.run.provenance import check_origin
+from treepo.run.provenance import check_initial_state
 from treepo.utils.io import replace_text
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ MAY_CHANGE = (
     "train.num_steps",
     "train.save_trees_every",
     "verifier_pool.num_workers",
-    "vllm.memory_share",
+    "vllm.gpu_memory_utilization",
 )
 """Settings that a resumed run may have otherwise than it was started with."""
 
@@ -89,7 +89,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
 
 
 def _restore(run: Run, out: Path) -> Progress | None:
-    check_origin(run, out)
+    check_initial_state(run, out)
     store = checkpoint_store(run.config, out)
     step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:

@@ -54,7 +54,7 @@ def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler
 def close_parts(engine: Engine, task: Task | None = None) -> None:
     """Close an engine and, if there is one, a task with the processes of its verifier."""
     try:
-        getattr(engine, "close", lambda: None)()
+        engine.close()
     finally:
         if isinstance(task, VerifiedTask):
             task.close()

@@ -1,4 +1,4 @@
-"""The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models in the run's folder."""
+"""The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ from treepo.report.trees import KeptTree, write_trees
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import RunCheckpoints
 from treepo.run.tracking import check_installed, tracked
-from treepo.utils.io import check_unused
+from treepo.utils.io import check_unused, prepare_output_dir
 from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
@@ -44,15 +44,19 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     check_installed(config.tracking)
     with terminal.progress("making the base model") as report:
         run = build_run(config, report, job)
-    with job.processes.synced_errors():
-        if job.processes.is_first:
-            _make_folder(config, out)
+    try:
+        with job.processes.synced_errors():
+            if job.processes.is_first:
+                _make_folder(config, out)
+    except BaseException:
+        run.close()
+        raise
     return run
 
 
 def _make_folder(config: Config, out: Path) -> None:
+    prepare_output_dir(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         # "x": of two runs that start at once in one folder, one fails here.
         with (out / "config.toml").open("x", encoding="utf-8") as file:
             file.write(to_toml(config))

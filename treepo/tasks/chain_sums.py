@@ -118,7 +118,8 @@ def worked_answer(chain: Chain, careful: Sequence[bool]) -> str | None:
 
     None if a result leaves 10-89, which cannot be written with two digits: a careful step after a careless one may.
     """
-    assert len(careful) == len(chain.steps), f"{len(careful)} values for {len(chain.steps)} steps"
+    if len(careful) != len(chain.steps):
+        raise ValueError(f"careful: {len(careful)} values for {len(chain.steps)} steps")
     value, text = chain.start, ""
     for label, step, is_careful in zip(LABELS, chain.steps, careful, strict=False):
         equations: list[str] = []
@@ -137,7 +138,8 @@ def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
     Each step is careful with probability `careful_share`, independently of the others. Answers that leave 10-89 are
     dropped with their chain (about 2% at a share of 0.45).
     """
-    assert 0 <= careful_share <= 1, careful_share
+    if not 0 <= careful_share <= 1:
+        raise ValueError(f"careful_share must be within 0 and 1, not {careful_share}")
     rng = random.Random(f"chain sums corpus {seed}")
     while True:
         chain = draw_chain(rng)
@@ -184,7 +186,8 @@ class ChainSums:
         return verdicts
 
     def _draw_problems(self, rng: random.Random, count: int, is_eval: bool) -> list[Problem]:
-        assert count >= 0, count
+        if count < 0:
+            raise ValueError(f"count must not be negative, not {count}")
 
         def distinct_chains() -> Iterator[Chain]:
             seen: set[str] = set()

@@ -73,7 +73,8 @@ class ShapedReward:
         if not self.correct + self.overlong + self.format + self.length:
             raise SettingError("correct", "must be positive where no other component has a weight", self.correct)
         if self.length_neutral and self.overlong + self.length:
-            raise SettingError("length_neutral", "takes back what overlong and length give: it needs both to be 0")
+            given = self.overlong, self.length
+            raise SettingError("length_neutral", "takes back what overlong and length give: both must be 0", given)
 
     @property
     def can_be_negative(self) -> bool:
