@@ -32,7 +32,7 @@ from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
 from treepo.run.build import find_base_model
-from treepo.run.engine import EngineNeeds, build_engine, check_align
+from treepo.run.engine import build_engine, check_align
 from treepo.tasks.base_model import Report
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils.rng import derive_seed
@@ -125,8 +125,15 @@ def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
     if config.engine.kind == "vllm":
         for align in config.grid.aligns:
             check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
-    settings = config.engine, config.vllm, config.servers
-    engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
+    engine = build_engine(
+        policy,
+        config.engine,
+        vllm=config.vllm,
+        servers=config.servers,
+        max_model_len=needed,
+        eos_ids=eos_ids,
+        trust_remote_code=config.model.trust_remote_code,
+    )
     if needed > engine.max_model_len:
         raise ValueError(
             f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treepo.learn.trie import START, Piece, PrefixTrie
+from treepo.learn.trie import START, PrefixTrie, Span
 from treepo.tree import ROOT, Tree
 
 
@@ -100,7 +100,7 @@ def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[Pac
     distinct, pieces = _distinct(tree, chosen.nodes)
     if distinct.num_tokens <= max_tokens:
         return [_packed(tree, advantages, chosen, distinct, pieces)]
-    layout = distinct.laid_out()
+    layout = distinct.layout()
     last = np.array([layout.indices(pieces[leaf])[-1] for leaf in tree.leaves()])
     order = np.argsort(last, kind="stable")
     bounds = fewest_repeated(layout.positions[last[order]] + 1, np.diff(last[order], prepend=-1), max_tokens)
@@ -167,9 +167,9 @@ def _depth_first(tree: Tree, leaves: Iterable[int]) -> _Chosen:
 
 
 def _packed(
-    tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: PrefixTrie, pieces: dict[int, list[Piece]]
+    tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: PrefixTrie, pieces: dict[int, list[Span]]
 ) -> PackedTree:
-    nodes, leaves, layout = chosen.nodes, tree.leaves(), distinct.laid_out()
+    nodes, leaves, layout = chosen.nodes, tree.leaves(), distinct.layout()
     values, is_per_node = np.asarray(advantages, np.float64), tree.is_per_node(advantages)
     targets = layout.indices([piece for i in nodes for piece in pieces[i]])
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
@@ -199,7 +199,7 @@ def _packed(
     )
 
 
-def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Piece]]]:
+def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Span]]]:
     """The distinct tokens of the prompt and these nodes, parents first, and the pieces that each node is."""
     distinct = PrefixTrie()
     _, place = distinct.extend(START, tree.prompt_ids)

@@ -23,9 +23,10 @@ from treepo.model.compatibility import has_plain_head
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.lora import add_adapter, has_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
-from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
+from treepo.run.engine import build_engine, check_align
 from treepo.run.task import Notify, build_task
-from treepo.tasks.base_model import Report, default_cache_folder, find_or_make_base_model
+from treepo.tasks.base_model import Report, find_or_make_base_model
+from treepo.utils.cache import default_cache_folder
 from treepo.utils.rng import derive_seed
 from treepo.verify.task import VerifiedTask
 
@@ -120,16 +121,13 @@ def build_policy(config: Config, notify: Notify, report: Report, device: str | N
     try:
         policy = load_policy(*how)
     except UnsupportedAttentionError as error:
-        reason = str(error.__cause__).removeprefix("model.path: ")
+        reason = error.message
     if policy is None:
         # Not while the error is handled: it keeps what was loaded alive.
         policy = load_policy(*how, packable=False)
         notify(f"nothing is shared: trajectories are sampled and trained one by one, since {reason}")
     if config.lora.rank:
-        try:
-            add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
-        except ValueError as error:
-            raise ValueError(f"lora.{error}") from error
+        add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)
     return policy
@@ -148,12 +146,20 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     """The engine of a run; see build_engine."""
     if config.engine.kind == "vllm" and processes.world_size > 1:
         raise ValueError("engine.kind: 'vllm' is for one process; several need 'embedded' or 'servers'")
-    longest = config.data.max_prompt_len + config.tree.response_limit
-    needs = EngineNeeds(longest, policy.eos_ids, autocast_of(config), config.train.recompute_old_logprobs)
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
-    settings = config.engine, config.vllm, config.servers
-    return build_engine(policy, *settings, needs, config.model.trust_remote_code, processes)
+    return build_engine(
+        policy,
+        config.engine,
+        vllm=config.vllm,
+        servers=config.servers,
+        max_model_len=config.data.max_prompt_len + config.tree.response_limit,
+        eos_ids=policy.eos_ids,
+        autocast=autocast_of(config),
+        recompute_old_logprobs=config.train.recompute_old_logprobs,
+        trust_remote_code=config.model.trust_remote_code,
+        processes=processes,
+    )
 
 
 def autocast_of(config: Config) -> torch.dtype | None:
@@ -166,7 +172,7 @@ def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler
     rules = GrowthRules(
         config.tree, config.initial_fork, config.branching, config.fallback, config.stopping, policy.decode
     )
-    return TreeSampler(engine, rules, sampling_of(config.engine))
+    return TreeSampler(engine, rules, config.engine.sampling_params)
 
 
 def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine, updater: Updater) -> Trainer:

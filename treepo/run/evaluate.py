@@ -25,7 +25,7 @@ from treepo.model.policy import Policy
 from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.run.build import build_policy, engine_for
-from treepo.run.engine import check_align, sampling_of
+from treepo.run.engine import check_align
 from treepo.run.evaluation_plan import Evaluation, Way
 from treepo.run.task import build_task
 from treepo.utils.rng import derive_seed
@@ -113,7 +113,7 @@ def answer(ready: Prepared, terminal: Terminal) -> None:
 def _ask(ready: Prepared, way: Way, problems: Sequence[Problem], terminal: Terminal) -> None:
     """Grow, judge and keep, part by part."""
     decode, engine, accelerators = ready.policy.decode, ready.engine, num_accelerators(ready.config)
-    sampler = TreeSampler(engine, way.rules(decode), way.sampling(sampling_of(ready.config.engine)))
+    sampler = TreeSampler(engine, way.rules(decode), way.sampling(ready.config.engine.sampling_params))
     parts = grow_in_parts(sampler, problems, derive_seed(ready.config.train.seed, "eval"))
     meter, num_done, right, start = Meter(engine, accelerators), 0, 0.0, perf_counter()
     with terminal.bar(f"{Path(ready.name).name}, {way.label}") as report:
