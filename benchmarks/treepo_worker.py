@@ -26,7 +26,7 @@ PHASES = ("grow", "verify", "pack", "update")
 def steps(recipe: Path) -> Iterator[dict[str, Any]]:
     """What is printed for each training step."""
     config = resolve(read_recipe(recipe))
-    trainer = build_run(config, lambda _: None, lambda *_: None).trainer
+    trainer = build_run(config, lambda *_: None).trainer
     for number in range(1, config.train.num_steps + 1):
         start = perf_counter()
         result = trainer.step(number)

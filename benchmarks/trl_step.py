@@ -54,9 +54,9 @@ from treepo.bench.rollout_report import describe_machine
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config
 from treepo.report.terminal import Terminal
-from treepo.run.build import find_base_model
-from treepo.tasks.base_model import Report
+from treepo.run.policy import find_base_model
 from treepo.tasks.chain_sums import ChainSums
+from treepo.utils import ProgressCallback
 
 HERE = Path(__file__).parent
 TRL = "TRL GRPO"
@@ -118,12 +118,15 @@ def trl_work(config: Config, model: str, batch: int) -> dict[str, Any]:
     optim = dataclasses.asdict(config.optim)
     return {
         "steps": [
-            [{"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.answer} for p in step]
+            [
+                {"prompt": tokenizer.bos_token + p.prompt, "prompt_ids": p.prompt_ids, "answer": p.ground_truth}
+                for p in step
+            ]
             for step in problems
         ],
         "seed": config.train.seed,
         "width": config.tree.width,
-        "response_len": config.tree.response_limit,
+        "response_len": config.tree.max_response_tokens,
         "num_updates": config.train.num_mini_batches,
         "batch": batch,
         "temperature": config.engine.temperature,
@@ -170,7 +173,7 @@ def try_batches(bench: Bench, width: int, batches: Iterable[int], progress: "Pro
 class Progress:
     """Counts processes that have ended."""
 
-    report: Report
+    report: ProgressCallback
     total: int
     done: int = 0
 
@@ -214,7 +217,7 @@ def main(options: argparse.Namespace) -> None:
     console = Console()
     model = find_base_model(lambda *_: None)
     command = [("VENV/bin/python" if argument == options.trl_python else argument) for argument in sys.argv[1:]]
-    with TemporaryDirectory() as folder, Terminal(console).bar("measuring") as report:
+    with TemporaryDirectory() as folder, Terminal(console).progress("measuring") as report:
         bench = Bench(options.trl_python, model, options.steps, Path(folder))
         num_runs = len(options.widths) * (len(options.trl_batches) + options.rounds * (1 + len(TREEPO)))
         measured = measure(bench, options.widths, options.rounds, options.trl_batches, Progress(report, num_runs))

@@ -30,7 +30,7 @@ from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
 from treepo.bench.rollout_report import table, write_json
 from treepo.bench.rollout_variants import Counts
 from treepo.bench.settings import RolloutBenchConfig
-from treepo.cli.main import split_overrides
+from treepo.cli.arguments import split_overrides
 from treepo.config.load import resolve_as
 from treepo.report.terminal import Terminal
 
@@ -111,7 +111,7 @@ def main(python: str, model: str, tree: str, extra: list[str]) -> None:
         for how in ("seeded", "bare"):
             workload.contenders.append(VllmContender(f"vLLM, {how}", worker, workload, *sizes, how))
         command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
-        with terminal.bar("measuring") as progress:
+        with terminal.progress("measuring") as progress:
             report = bench.run([workload], command, progress)
         worker.process.terminate()
     report = dataclasses.replace(report, machine=report.machine | worker.machine)

@@ -16,21 +16,21 @@ from treepo.credit.base import whiten
 from treepo.credit.subgroup import TreePO
 from treepo.data.problem import Problem
 from treepo.engine.torch.engine import TorchEngine
-from treepo.evaluate.estimates import accuracy
+from treepo.evaluate.validation import accuracy
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
-from treepo.learn.loss_terms import terms_of
+from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import PPO, TokenMean
 from treepo.learn.packing import PackedTree, pack
-from treepo.learn.scoring import Scorer, join
-from treepo.learn.updater import weigh
+from treepo.learn.scoring import Scorer, collate
+from treepo.learn.updater import with_leaf_weights
 from treepo.model.policy import Policy, load_policy
 from treepo.tasks.base_model import find_or_make_base_model
-from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.tree import Tree
 from treepo.utils.cache import default_cache_folder
 
@@ -64,7 +64,7 @@ def main(model_folder: Path, num_steps: int, num_problems: int) -> float:
 def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
     """Eight trajectories per tree, in segments of 16 tokens; each path forks in two while there is budget.
 
-    GRPO's independent samples are GrowthRules.star(8, 128, policy.decode).
+    GRPO's independent samples are GrowthRules.star(8, 128, policy.decode, ANSWERS).
     """
     rules = GrowthRules(
         shape=TreeShape(width=8, depth=8, segment_len=16, num_children=2),
@@ -73,6 +73,7 @@ def tree_sampler(engine: TorchEngine, policy: Policy) -> TreeSampler:
         fallback=Backtrack(),
         stopping=StopRules(),
         decode=policy.decode,
+        answers=ANSWERS,
     )
     return TreeSampler(engine, rules)
 
@@ -104,9 +105,9 @@ def learn(policy: Policy, optimizer: torch.optim.Optimizer, packed: Sequence[Pac
     """One update on the clipped loss, the mean over the tokens of all trajectories; shared tokens are computed once."""
     if not packed:
         return
-    batch = join(weigh(packed, TokenMean()))
+    batch = collate(with_leaf_weights(packed, TokenMean()))
     policy_logprobs = Scorer(policy.model)(batch).policy_logprobs
-    loss = PPO()(terms_of(batch.packed, policy_logprobs))
+    loss = PPO()(LossInputs.from_packed(batch.packed, policy_logprobs))
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.model.parameters(), 1.0)

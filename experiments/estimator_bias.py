@@ -28,13 +28,13 @@ import numpy as np
 
 from experiments import leaf_weights as chain
 from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
-from treepo.credit.base import token_counts
+from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import NoFallback
-from treepo.grow.growth import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
 
@@ -80,13 +80,13 @@ class Updates:
     scores: list[np.ndarray] = field(default_factory=list)
     totals: list[tuple[float, float]] = field(default_factory=list)
 
-    def add(self, probability: float, tree: Tree, advantages: np.ndarray, scores: np.ndarray) -> None:
+    def add(self, probability: float, tree: Tree, advantages: Advantages, scores: np.ndarray) -> None:
         """scores: [N, D], of each node."""
-        counts = token_counts(tree, advantages)
+        counts = advantages.token_counts(tree)
         self.probabilities.append(probability)
         self.updates.append(node_weights(tree, advantages) @ scores)
-        self.scores.append(node_weights(tree, np.ones(len(tree.leaves()))) @ scores)
-        self.totals.append((counts.sum(), (counts * advantages).sum()))
+        self.scores.append(node_weights(tree, Advantages(np.ones(len(tree.leaves())))) @ scores)
+        self.totals.append((counts.sum(), (counts * advantages.values).sum()))
 
     def of_batches(self, whitened: bool) -> np.ndarray:
         """[trees, D]: the updates; whitened as in a large batch, but for the factor that all have in common."""
@@ -96,16 +96,16 @@ class Updates:
         return np.array(self.updates) - total / num_tokens * np.array(self.scores)
 
 
-def node_weights(tree: Tree, advantages: np.ndarray) -> np.ndarray:
+def node_weights(tree: Tree, advantages: Advantages) -> np.ndarray:
     """float64 [N]: what the tokens of each node count in the update, where each leaf weighs 1 / L."""
-    weights, is_per_node = np.zeros(len(tree.nodes)), tree.is_per_node(advantages)
+    weights, values = np.zeros(len(tree.nodes)), advantages.values
     for node, leaves in tree.groups().items():
-        if not is_per_node:
-            weights[node] = advantages[leaves].sum()
-        elif advantages.ndim == 1:
-            weights[node] = advantages[node] * len(leaves)
+        if not advantages.per_node:
+            weights[node] = values[leaves].sum()
+        elif values.ndim == 1:
+            weights[node] = values[node] * len(leaves)
         else:
-            weights[node] = advantages[node, leaves].sum()
+            weights[node] = values[node, leaves].sum()
     return weights / len(tree.leaves())
 
 
@@ -118,7 +118,8 @@ def collect(
         rewards, scores = rewards_of(tree), scores_of(tree, score)
         num_tokens += probability * tree.num_decoded()
         for name, updates in found.items():
-            updates.add(probability, tree, ESTIMATORS[name](tree, rewards), scores)
+            estimator = ESTIMATORS[name]
+            updates.add(probability, tree, Advantages(estimator(tree, rewards), estimator.per_node), scores)
     return found, num_tokens
 
 
@@ -159,7 +160,7 @@ def rows_of(
 
 def tiny_score(policy: TinyPolicy) -> Score:
     """States are the prefixes, of at most two tokens after which one more may be drawn."""
-    prefixes = [p for n in range(SMALL.response_limit) for p in product(range(1, policy.num_tokens), repeat=n)]
+    prefixes = [p for n in range(SMALL.max_response_tokens) for p in product(range(1, policy.num_tokens), repeat=n)]
     place = {prefix: i for i, prefix in enumerate(prefixes)}
 
     def score(before: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
@@ -180,7 +181,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
     gradient = sum(p * value_of(r) * score((), r) for p, r in responses(policy))
     shared = (np.arange(len(gradient)) % policy.num_tokens == 0) * 1.0
     star = GrowthRules(
-        TreeShape(SMALL.width, 1, SMALL.response_limit, SMALL.width),
+        TreeShape(SMALL.width, 1, SMALL.max_response_tokens, SMALL.width),
         InitialFork(SMALL.width, SMALL.width),
         EvenBranching(),
         NoFallback(),
@@ -197,7 +198,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
 
 def responses(policy: TinyPolicy, start: tuple[int, ...] = ()) -> Iterable[tuple[float, tuple[int, ...]]]:
     """Every response with its probability."""
-    if len(start) == SMALL.response_limit or start[-1:] == (0,):
+    if len(start) == SMALL.max_response_tokens or start[-1:] == (0,):
         yield 1.0, start
         return
     for token, probability in enumerate(policy(start)):
@@ -207,7 +208,7 @@ def responses(policy: TinyPolicy, start: tuple[int, ...] = ()) -> Iterable[tuple
 
 def chain_gradient(policy: chain.Policy) -> np.ndarray:
     """[3 x 4]: of the chain's mean reward by all logits, from values backwards and visits forwards."""
-    right, most = (np.arange(3) == chain.RIGHT) * 1.0, chain.SHAPE.response_limit
+    right, most = (np.arange(3) == chain.RIGHT) * 1.0, chain.SHAPE.max_response_tokens
     values = [right]
     for _ in range(most):
         values.append((policy.probabilities * np.column_stack([np.tile(values[-1], (3, 1)), right])).sum(1))
@@ -237,7 +238,7 @@ def simulated(num_trees: int) -> list[dict[str, Any]]:
     """The chain, its shared logit that of the right token: figures by configuration and estimator."""
     shared = np.tile(np.arange(4) == chain.RIGHT, 3) * 1.0
     width, rows = chain.SHAPE.width, []
-    star = TreeShape(width, depth=1, segment_len=chain.SHAPE.response_limit, num_children=width)
+    star = TreeShape(width, depth=1, segment_len=chain.SHAPE.max_response_tokens, num_children=width)
     flat = GrowthRules(star, InitialFork(width, width), EvenBranching(), NoFallback(), chain.STOPPING)
     noise = {}
     configurations = [("sequential", True, "none"), ("sequential", False, "none"), *SIMULATED]

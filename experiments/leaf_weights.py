@@ -22,8 +22,8 @@ import numpy as np
 from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares
 from treepo.engine.base import SampleResult
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
+from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.grow.fallback import Backtrack, NoFallback
-from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, Tree
@@ -84,7 +84,7 @@ class Policy:
     def truth(self) -> dict[str, float]:
         """Mean reward, mean length and gradient, backwards from the longest response."""
         value, slope, length = (np.arange(3) == RIGHT) * 1.0, np.zeros(3), np.zeros(3)
-        for _ in range(SHAPE.response_limit):
+        for _ in range(SHAPE.max_response_tokens):
             after = np.column_stack([np.tile(value, (3, 1)), np.arange(3) == RIGHT])
             slope = (self.probabilities * (self.scores * after + np.append(slope, 0.0))).sum(1)
             value = (self.probabilities * after).sum(1)
@@ -166,7 +166,7 @@ def measure(rules: GrowthRules, policy: Policy, num_trees: int, seed: int) -> di
 
 def sequential(policy: Policy, num_trees: int) -> dict:
     """The same for stars: SHAPE.width independent trajectories."""
-    shape = TreeShape(SHAPE.width, depth=1, segment_len=SHAPE.response_limit, num_children=SHAPE.width)
+    shape = TreeShape(SHAPE.width, depth=1, segment_len=SHAPE.max_response_tokens, num_children=SHAPE.width)
     rules = GrowthRules(shape, InitialFork(SHAPE.width, SHAPE.width), EvenBranching(), NoFallback(), STOPPING)
     figures = measure(rules, policy, num_trees, seed=0)
     return {**figures, "estimators": {"sequential": figures["estimators"]["plain"]}}

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from treepo.evaluate.results import COLUMNS, results
+from treepo.evaluate.aggregate import COLUMNS, aggregate
+from treepo.evaluate.results import to_json
 from treepo.evaluate.store import AnswerStore
-from treepo.evaluate.table import text_tables, to_json
+from treepo.evaluate.table import text_tables
 
 MORE = "initial_fork.low=2,initial_fork.high=8"
 WAYS = (
@@ -38,7 +39,7 @@ def main(out: Path, num_problems: int) -> None:
     sampling = ["--samples", "16", "--problems", str(num_problems), "--sampling", *WAYS]
     treepo("eval", str(model), *sampling, "--out", str(answers))
     store = AnswerStore(answers)
-    found = results(store.read(COLUMNS), store.costs())
+    found = aggregate(store.read(COLUMNS), store.costs())
     machine = {"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}
     figures = {"machine": machine, "results": json.loads(to_json(found))}
     (out / "test_time_sampling.json").write_text(json.dumps(figures, indent=1) + "\n")

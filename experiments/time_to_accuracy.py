@@ -64,8 +64,8 @@ def run_one(name: str, seed: int, target: float, max_steps: int) -> dict:
     settings = read_recipe(HERE.parent / "recipes" / f"chain_sums_{recipe}.toml")
     config = resolve(settings, {"train": {"seed": seed, "packing": packing}})
     # A step that does not count: what is built and loaded when it is first needed.
-    build_run(config, print, lambda *_: None).trainer.step(1)
-    run = build_run(config, print, lambda *_: None)
+    build_run(config, lambda *_: None).trainer.step(1)
+    run = build_run(config, lambda *_: None)
     accuracies: list[float] = []
     phases = dict.fromkeys(("grow", "verify", "pack", "update", "step"), 0.0)
     forwarded = 0

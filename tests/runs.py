@@ -46,7 +46,7 @@ def command(args: list[str], setup: Callable[[], None] | None, log: str) -> None
     """What a child does: one command, its output in a file."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    VerifiedTask.judge = judge_length  # pyright: ignore[reportAttributeAccessIssue]
+    VerifiedTask.verify = judge_length  # pyright: ignore[reportAttributeAccessIssue]
     if setup is not None:
         setup()
     sys.exit(main(args))
@@ -71,7 +71,7 @@ def die(*args: object, **kwargs: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def figures(out: Path) -> list[dict[str, float]]:
+def untimed_metrics(out: Path) -> list[dict[str, float]]:
     """The metrics of a run but for times."""
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in m.items() if not name.startswith(("time/", "memory/"))} for m in read]
@@ -87,7 +87,7 @@ def last_state(out: Path) -> dict[str, Any]:
 
 def assert_same_run(out: Path, other: Path) -> None:
     """Bit by bit, but for times."""
-    assert figures(out) == figures(other)
+    assert untimed_metrics(out) == untimed_metrics(other)
     assert last_state(out) == last_state(other)
     for path in sorted(out.glob("model/*.safetensors")) + sorted(out.glob("trees/*")):
         assert path.read_bytes() == (other / path.relative_to(out)).read_bytes(), path

@@ -1,4 +1,4 @@
-"""What processes tell each other, and what becomes of one that another one leaves alone."""
+"""Collectives of processes, and what a process raises when another one is gone."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Batch = tuple[list[np.ndarray], list[np.ndarray]]
 
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_what_is_dealt_out_comes_back_in_order(items, count):
-    shares = [DistContext(rank, count).own(items) for rank in range(count)]
+    shares = [DistContext(rank, count).shard(items) for rank in range(count)]
     assert merge_shards(shares) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -29,19 +29,15 @@ def test_rounds_are_dealt_out_as_if_they_were_one(items, count, first):
     """The first so many in one round, the others in the next: the same shares, and so as even."""
     for rank in range(count):
         process = DistContext(rank, count)
-        assert process.own(items[:first]) + process.own(items[first:], len(items[:first])) == process.own(items)
+        assert process.shard(items[:first]) + process.shard(items[first:], len(items[:first])) == process.shard(items)
 
 
 def test_one_alone_asks_nobody():
     values = np.arange(3.0)
-    assert SINGLE_PROCESS.sums(values) is values
-    assert (
-        SINGLE_PROCESS.gather(1),
-        SINGLE_PROCESS.to_first(1),
-        SINGLE_PROCESS.of_first(1),
-        SINGLE_PROCESS.merge([1, 2]),
-    ) == ([1], [1], 1, [1, 2])
-    with pytest.raises(KeyError), SINGLE_PROCESS.together():
+    assert SINGLE_PROCESS.all_reduce(values) is values
+    assert (SINGLE_PROCESS.all_gather(1), SINGLE_PROCESS.gather(1)) == ([1], [1])
+    assert (SINGLE_PROCESS.broadcast(1), SINGLE_PROCESS.unshard([1, 2])) == (1, [1, 2])
+    with pytest.raises(KeyError), SINGLE_PROCESS.synced_errors():
         raise KeyError
 
 
@@ -75,10 +71,10 @@ def talk(processes: DistContext, folder: Path) -> None:
         white = whiten(*share(batch(), processes.rank, num_first), processes.all_reduce)
         np.save(f"{folder}/{num_first}-{processes.rank}.npy", np.concatenate([np.zeros(0), *white]))
     told = {
-        "gather": processes.all_gather(f"of {processes.rank}"),
-        "to_first": processes.gather(processes.rank),
-        "of_first": processes.broadcast(f"of {processes.rank}"),
-        "merge": processes.unshard([processes.rank] * (2 - processes.rank)),
+        "all_gather": processes.all_gather(f"of {processes.rank}"),
+        "gather": processes.gather(processes.rank),
+        "broadcast": processes.broadcast(f"of {processes.rank}"),
+        "unshard": processes.unshard([processes.rank] * (2 - processes.rank)),
         "none": fail_together(processes, None),
         "disk": fail_together(processes, OSError("full")),
         "signal": fail_together(processes, Interrupted(15, is_urgent=False)),
@@ -101,10 +97,10 @@ def test_two_processes_talk(tmp_path):
         np.testing.assert_allclose(np.concatenate(parts), together, rtol=0, atol=1e-7)
     assert len(parts[1]) == 0
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    both = {"gather": ["of 0", "of 1"], "of_first": "of 0", "merge": [0, 1, 0], "none": "went on"}
+    both = {"all_gather": ["of 0", "of 1"], "broadcast": "of 0", "unshard": [0, 1, 0], "none": "went on"}
     assert first == both | {
-        "to_first": [0, 1],
+        "gather": [0, 1],
         "disk": "PeerError process 1 could not go on: full OSError,Exception",
         "signal": "PeerError process 1 could not go on: stopped by SIGTERM Interrupted,BaseException",
     }
-    assert second == both | {"to_first": [], "disk": "OSError full ", "signal": "Interrupted stopped by SIGTERM "}
+    assert second == both | {"gather": [], "disk": "OSError full ", "signal": "Interrupted stopped by SIGTERM "}

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from treepo.cli.main import main, split_overrides
+from treepo.cli.arguments import split_overrides
+from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK, Config
 from treepo.grow.branching import LogprobBranching
@@ -73,7 +74,7 @@ def test_the_papers_reward_on_the_rewards_page_resolves():
         tomllib.loads(REWARDS.split("```toml")[1].split("```")[0]), {"tree": {"depth": 14, "segment_len": 512}}
     )
     assert config.reward == ShapedReward(correct=2.0, overlong=1.0, overlong_buffer=512)
-    assert config.tree.response_limit == 7168
+    assert config.tree.max_response_tokens == 7168
 
 
 def test_the_reward_of_ones_own_on_the_rewards_page_runs(chain_model, tmp_path, monkeypatch):

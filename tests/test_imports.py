@@ -26,6 +26,7 @@ FLOORS = (
 BESIDE = {
     ("__main__", "cli"),
     ("cli", "bench"),
+    ("report", "evaluate"),
     ("verify", "data"),
     ("distributed", "errors"),
     ("utils", "errors"),

@@ -1,7 +1,20 @@
 """TreePO: post-training language models with reinforcement learning on trees of answers."""
 
-from treepo.tree import Node, StopReason, Trajectory, Tree
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treepo.tree import Node, StopReason, Trajectory, Tree
 
 __version__ = "0.1.0"
 
 __all__ = ["Node", "StopReason", "Trajectory", "Tree", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the types of a tree on first use: `import treepo` alone loads neither numpy nor torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The circle ends here: treepo.tree needs nothing of this module.
+    from treepo import tree  # noqa: PLC0415
+
+    return getattr(tree, name)

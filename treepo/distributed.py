@@ -1,4 +1,4 @@
-"""The processes that train together, and what they exchange."""
+"""The processes that train together, and their collectives."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,17 +12,18 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from treepo.errors import Interrupted, LostError, PeerError
+from treepo.errors import Interrupted, LostError, PeerError, SettingError
+from treepo.utils.foreign_errors import is_lost_process
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class DistContext:
-    """This process's place among those that train together, from 0 on; one alone by default.
+    """This process's rank among those that train together, from 0 on; a single process by default.
 
-    group: what carries numbers and objects between them on the CPU (gloo). All methods but `shard` have to be called by
-    every process, in the same order.
+    group: the gloo group that carries numbers and objects between them on the CPU. Every process has to call all methods
+    but `shard`, in the same order.
     """
 
     rank: int = 0
@@ -31,11 +32,11 @@ class DistContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that keeps the run's folder."""
+        """Whether this is the process that writes the run's folder."""
         return self.rank == 0
 
     def shard(self, items: Sequence[T], start: int = 0) -> list[T]:
-        """This process's share of what is dealt out, one by one. start: how many were dealt out before."""
+        """This process's share of items that are dealt out one by one. start: how many were dealt out before."""
         return list(items[(self.rank - start) % self.world_size :: self.world_size])
 
     def unshard(self, own: Sequence[T]) -> list[T]:
@@ -43,47 +44,47 @@ class DistContext:
         return merge_shards(self.all_gather(list(own)))
 
     def all_gather(self, item: T) -> list[T]:
-        """What each process has, by rank."""
+        """The item of each process, by rank."""
         if self.world_size == 1:
             return [item]
         found: list[Any] = [None] * self.world_size
-        with self._reached():
+        with lost_as_error():
             dist.all_gather_object(found, item, group=self.group)
         return found
 
     def gather(self, item: T) -> list[T]:
-        """What each process has, by rank, for the first; empty for the others."""
+        """The item of each process, by rank, for the first; empty for the others."""
         if self.world_size == 1:
             return [item]
         found: list[Any] | None = [None] * self.world_size if self.is_first else None
-        with self._reached():
+        with lost_as_error():
             dist.gather_object(item, found, group=self.group, group_dst=0)
         return found or []
 
     def broadcast(self, item: T) -> T:
-        """What the first process has; what the others have does not count."""
+        """The item of the first process."""
         if self.world_size == 1:
             return item
         found: list[Any] = [item]
-        with self._reached():
+        with lost_as_error():
             dist.broadcast_object_list(found, group=self.group, group_src=0)
         return found[0]
 
     def all_reduce(self, values: np.ndarray) -> np.ndarray:
-        """float64 [n] of each -> [n], added up over all."""
+        """float64 [n] of each process -> [n], added up over all."""
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        with self._reached():
+        with lost_as_error():
             dist.all_reduce(tensor, group=self.group)
         return tensor.numpy()
 
     @contextmanager
     def synced_errors(self) -> Iterator[None]:
-        """What each process does for itself; nobody goes on before all have done it.
+        """Each process does its own work here, and none goes on before all are done.
 
-        What a process raises is told to the others, which raise PeerError; of several, the first one's counts for all.
-        With a second signal it ends at once.
+        Where one raises, the others raise PeerError; of several errors the first process's counts for all. After a
+        second signal a process ends at once.
         """
         if self.world_size == 1:
             yield
@@ -95,9 +96,9 @@ class DistContext:
             if isinstance(caught, Interrupted) and caught.is_urgent:
                 raise
             error = caught
-        told = None if error is None else (tuple(kind.__name__ for kind in type(error).__mro__), str(error))
+        report = None if error is None else (tuple(kind.__name__ for kind in type(error).__mro__), str(error))
         try:
-            outcomes = self.all_gather(told)
+            outcomes = self.all_gather(report)
         except LostError as lost:
             raise error or lost from lost
         rank, outcome = next(((i, found) for i, found in enumerate(outcomes) if found is not None), (self.rank, None))
@@ -106,31 +107,28 @@ class DistContext:
         if outcome is not None:
             raise PeerError(rank, *outcome) from error
 
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_lost(error):
-                raise
-            raise LostError(str(error)) from error
+
+@contextmanager
+def lost_as_error() -> Iterator[None]:
+    """Raise LostError for a collective that fails because another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise LostError(str(error)) from error
 
 
 SINGLE_PROCESS = DistContext()
 """A process that trains by itself."""
 
 
-def merge_shards(shares: Sequence[Sequence[T]]) -> list[T]:
-    """The shares of all processes, by rank, in the order in which they were dealt out."""
-    found: list[Any] = [None] * sum(map(len, shares))
-    for rank, share in enumerate(shares):
-        found[rank :: len(shares)] = share
+def merge_shards(shards: Sequence[Sequence[T]]) -> list[T]:
+    """The shards of all processes, given by rank, in the order in which their items were dealt out."""
+    found: list[Any] = [None] * sum(map(len, shards))
+    for rank, shard in enumerate(shards):
+        found[rank :: len(shards)] = shard
     return found
-
-
-def is_lost(error: RuntimeError) -> bool:
-    """Whether an exception is a collective's, one of whose processes is gone; gloo's have no class of their own."""
-    return isinstance(error, dist.DistError) or "gloo/" in str(error)
 
 
 @dataclass(frozen=True)
@@ -149,35 +147,33 @@ class Job:
 
 @contextmanager
 def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
-    """Meet the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-    MASTER_PORT in the environment say so), and part from them at the end.
+    """Join the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT in the environment say so), and leave them at the end.
 
-    device: `model.device`. Raises ValueError naming the setting that does not fit.
+    device: `model.device`. Raises SettingError.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Job(device)
         return
     if ":" in device:
-        raise ValueError(
-            f"model.device: with several processes each takes a GPU of its own: give 'cuda', got {device!r}"
-        )
+        raise SettingError("model.device", "with several processes each takes a GPU of its own: give 'cuda'", device)
     size = shard_size or count
     if count % size:
-        raise ValueError(f"processes.shard_size must divide the {count} processes, got {size}")
+        raise SettingError("processes.shard_size", f"must divide the {count} processes", size)
     kind, backend = device, "gloo"
     if kind == "cuda":
         local = int(os.environ["LOCAL_RANK"])
         device, backend = f"cuda:{local}", "cpu:gloo,cuda:nccl"
         if local >= torch.cuda.device_count():
-            raise ValueError(
-                f"model.device: no GPU for process {local} of this machine, it has {torch.cuda.device_count()}"
+            raise SettingError(
+                "model.device", f"no GPU for process {local} of this machine, it has {torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local)
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(backend, timeout=timeout)
     rank = dist.get_rank()
-    training, background = (_processes(rank, count, timeout) for _ in range(2))
+    training, background = (_new_context(rank, count, timeout) for _ in range(2))
     shape, names = ((count,), ("shard",)) if size == count else ((count // size, size), ("replicate", "shard"))
     mesh = init_device_mesh(kind, shape, mesh_dim_names=names)
     is_over = False
@@ -190,7 +186,7 @@ def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0
             dist.destroy_process_group()
 
 
-def _processes(rank: int, count: int, timeout: timedelta) -> DistContext:
+def _new_context(rank: int, count: int, timeout: timedelta) -> DistContext:
     """All processes, with connections of their own."""
     group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(group, dist.ProcessGroup), "this process is one of them"
@@ -198,5 +194,5 @@ def _processes(rank: int, count: int, timeout: timedelta) -> DistContext:
 
 
 def rank_of_environment() -> int:
-    """This process's number in its job, before it has met the others."""
+    """This process's rank in its job, before it has joined the others."""
     return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0

@@ -1,9 +1,6 @@
 """Every exception class of the package."""
 
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 
@@ -31,39 +28,21 @@ class SettingError(ValueError):
         self.value = value
 
     def __str__(self) -> str:
-        got = "" if self.value is NOT_GIVEN or isinstance(self.value, _NotGiven) else f", got {self.value!r:.200}"
-        return f"{self.path}: {self.message}{got}"
+        got = "" if isinstance(self.value, _NotGiven) else f", got {self.value!r:.200}"
+        # One line, also where the text of a library or a value spans several.
+        return " ".join(f"{self.path}: {self.message}{got}".splitlines())
 
     def within(self, section: str) -> "SettingError":
         """The same mistake, for a setting of the section."""
         return SettingError(f"{section}.{self.path}", self.message, self.value)
 
 
-class UsageError(Exception):
-    """A user's mistake, told in one line."""
-
-
-@contextmanager
-def users_mistakes() -> Iterator[None]:
-    """While settings are read and parts are built, a ValueError is a user's mistake; later on it is a bug of ours."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(" ".join(str(error).split())) from error
-
-
-def program() -> str:
-    """What messages begin with: of several processes, which one says so."""
-    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    return "treepo" if "0" in (rank, count) or count == "1" else f"treepo (process {rank})"
-
-
 class StrategyError(ValueError):
     """A strategy asked for or returned something impossible; the message names it."""
 
 
-class VerifierStartError(ValueError):
-    """No worker can judge with this verifier; the message names the setting, in one line."""
+class VerifierStartError(SettingError):
+    """No worker can judge with this verifier."""
 
 
 class PeerError(Exception):
@@ -94,16 +73,23 @@ class EngineError(Exception):
     """What decodes cannot go on; the message says in one line what to look at."""
 
 
-class StoreError(ValueError):
-    """Answers cannot be kept or read; the message says in one line which file and why."""
-
-
 class VerifierError(Exception):
     """The verifier comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
 
 class TrackerError(Exception):
     """A tracker cannot be started; the message says in one line which one and why."""
+
+
+USER_ERRORS = (
+    SettingError,
+    StrategyError,
+    EngineError,
+    TrackerError,
+    VerifierError,
+    VerifierStartError,
+)
+"""What the command line shows as one line, with exit code 2. Every other error keeps its traceback."""
 
 
 class NonFiniteUpdateError(Exception):
@@ -131,3 +117,23 @@ class ServerError(Exception):
 
 class RefusedError(EngineError):
     """A server says that it was asked something impossible; asking again is no use."""
+
+
+class DamagedError(Exception):
+    """A file of a checkpoint is missing, cut short or changed."""
+
+
+class RecordError(ValueError):
+    """A file or record of a dataset cannot be used. place: where it is, such as `train.jsonl:3`; empty if not known."""
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message, place)
+        self.message = message
+        self.place = place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+    def at(self, place: str) -> "RecordError":
+        """The same error at a place, unless it already has one."""
+        return self if self.place else RecordError(self.message, place)

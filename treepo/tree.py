@@ -1,7 +1,7 @@
-"""The tree: what is grown, compute_advantages and learned from.
+"""The tree of responses to one problem: it is grown, credited, and learned from.
 
-A tree holds every token once per node. Trajectories, groups and depths are views derived from it.
-This file needs numpy and the standard library only.
+A tree holds every token once per node. Trajectories, groups and depths are views derived from it. This file needs numpy
+and the standard library only.
 """
 
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ class Node:
 
     token_ids: int32 [n], the tokens decoded for this segment.
     sampled_logprobs: float32 [n] from the engine that sampled them, or None where nothing was scored (the prompt).
-    seed: the random stream the tokens were drawn from.
+    seed: the random stream that the tokens were drawn from.
     stop: why the path ended here, or None for an inner node.
-    resumed: whether a fallback drew it, below a node that others had been drawn from before.
+    from_fallback: whether a fallback drew it, below a node whose other children were drawn before.
     """
 
     parent: int
@@ -45,9 +45,9 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The view from the root to one leaf, without the prompt.
+    """One path from the root to a leaf, without the prompt.
 
-    nodes: node indices below the root, top down. token_ids int32 [n], sampled_logprobs float32 [n].
+    nodes: node indices below the root, top down. token_ids: int32 [n]. sampled_logprobs: float32 [n].
     """
 
     leaf: int
@@ -62,7 +62,7 @@ class Tree:
     """All trajectories grown for one problem. While it grows, node indices never change; `split` only adds nodes.
 
     num_dropped: tokens that were decoded for it and belong to no node.
-    num_fallbacks: places inside finished trajectories, or at the prompt, from which it was resumed.
+    num_fallbacks: points inside finished trajectories, or at the prompt, to which it backtracked.
     """
 
     problem_id: str
@@ -84,10 +84,10 @@ class Tree:
         return len(self.nodes) - 1
 
     def split(self, index: int, offset: int) -> int:
-        """Cut a node in two after `offset` of its tokens and return the new, upper part.
+        """Split a node in two after `offset` of its tokens and return the new, upper part.
 
-        The lower part keeps the index, so leaves and children stay where they were. If a fallback drew the node, it is
-        the upper part that begins what it drew.
+        The lower part keeps the index, so leaves and children stay valid. If a fallback drew the node, only the upper
+        part keeps that mark.
         """
         node = self.nodes[index]
         assert index != ROOT and 0 < offset < len(node.token_ids), f"cannot split node {index} at {offset}"
@@ -108,22 +108,22 @@ class Tree:
         )
         return len(self.nodes) - 1
 
-    def cut(self, index: int, keep: int) -> int:
-        """The node that ends exactly `keep` response tokens below the prompt on the way to `index`.
+    def cut(self, index: int, num_kept: int) -> int:
+        """The node that ends exactly `num_kept` response tokens below the prompt on the path to `index`.
 
-        Splits a node where the cut falls inside it. `keep` is 0 for the root.
+        Splits a node if that is inside it. 0 is the root.
         """
         end = 0
         for i in self.path(index):
             start, end = end, end + len(self.nodes[i].token_ids) * (i != ROOT)
-            if end == keep:
+            if end == num_kept:
                 return i
-            if end > keep:
-                return self.split(i, keep - start)
-        raise AssertionError(f"cannot keep {keep} of {end} tokens")
+            if end > num_kept:
+                return self.split(i, num_kept - start)
+        raise AssertionError(f"cannot keep {num_kept} of {end} tokens")
 
     def prune(self) -> None:
-        """Drop the nodes that lead to no leaf; those that stay are numbered anew in their order."""
+        """Drop the nodes that lead to no leaf; the others are renumbered in their order."""
         kept = sorted({ROOT, *(i for leaf in self.leaves() for i in self.path(leaf))})
         place = {old: new for new, old in enumerate(kept)} | {-1: -1}
         num_tokens = self.num_decoded()
@@ -178,37 +178,21 @@ class Tree:
         return [i for i, node in enumerate(self.nodes) if node.stop is not None]
 
     def trajectory(self, leaf: int) -> Trajectory:
-        """The view from the root to `leaf`."""
-        nodes = [self.nodes[i] for i in self.path(leaf)[1:]]
+        """The path from the root to `leaf`."""
+        path = self.path(leaf)[1:]
         stop = self.nodes[leaf].stop
         assert stop is not None, f"node {leaf} is not a leaf"
-        logprobs = [self.logprobs(i) for i in self.path(leaf)[1:]]
         return Trajectory(
-            leaf,
-            tuple(self.path(leaf)[1:]),
-            np.concatenate([n.token_ids for n in nodes]),
-            np.concatenate(logprobs),
-            stop,
+            leaf=leaf,
+            nodes=tuple(path),
+            token_ids=np.concatenate([self.nodes[i].token_ids for i in path]),
+            sampled_logprobs=np.concatenate([self.logprobs(i) for i in path]),
+            stop=stop,
         )
 
     def trajectories(self) -> list[Trajectory]:
-        """One view per leaf, in the order of `leaves`."""
+        """One trajectory per leaf, in the order of `leaves`."""
         return [self.trajectory(leaf) for leaf in self.leaves()]
-
-    def is_per_node(self, values: np.ndarray) -> bool:
-        """Whether values are of this tree's nodes [N], or of its nodes in each trajectory [N, L], and not of its leaves
-        [L]; the root is no leaf, so their number tells."""
-        num_nodes, num_leaves = len(self.nodes), len(self.leaves())
-        assert values.shape in {(num_nodes,), (num_leaves,), (num_nodes, num_leaves)}, f"values {values.shape}"
-        return len(values) == num_nodes
-
-    def per_node(self, values: np.ndarray) -> np.ndarray:
-        """[N] or [N, L] -> [N]: the mean over the trajectories through each node; 0 where there is none."""
-        assert self.is_per_node(values)
-        if values.ndim == 1:
-            return values
-        groups = self.groups()
-        return np.array([values[i, groups[i]].mean() if i in groups else 0.0 for i in range(len(self.nodes))])
 
     def groups(self) -> dict[int, list[int]]:
         """For each node with a leaf at or below it, the positions of those leaves in `leaves`."""
@@ -219,5 +203,5 @@ class Tree:
         return groups
 
     def num_decoded(self) -> int:
-        """Tokens that were decoded to grow this tree: those of the nodes below the root, and those dropped."""
+        """Tokens decoded to grow this tree: those of the nodes below the root, and those dropped."""
         return sum(len(node.token_ids) for node in self.nodes[1:]) + self.num_dropped

@@ -47,7 +47,7 @@ def test_trees_have_these_sizes_and_ratios_near_1():
     for tree, advantages in zip(workload.trees, workload.advantages, strict=True):
         lengths = [len(t.token_ids) for t in tree.trajectories()]
         assert max(lengths) - min(lengths) <= 3, "balanced"
-        assert advantages.min() < 0 < advantages.max()
+        assert advantages.values.min() < 0 < advantages.values.max()
         packed = pack(tree, advantages)
         log_ratios = scorer.logprobs([packed], 500)[0] - packed.sampled_logprobs
         assert 0.03 < np.std(log_ratios) < 0.07 and np.abs(log_ratios).max() < 0.25

@@ -38,7 +38,7 @@ def test_trees_of_the_built_in_task(chain_model, tmp_path, monkeypatch):
     def odd_lengths(_task, asked):
         return [Verdict(float(len(text) % 2), Outcome.GRADED, None) for _, text in asked]
 
-    monkeypatch.setattr("treepo.tasks.chain_sums.ChainSums.judge", odd_lengths)
+    monkeypatch.setattr("treepo.tasks.chain_sums.ChainSums.verify", odd_lengths)
     out = tmp_path / "out"
     options = ["--bench.trees", "task", "--task.widths", "[4]", "--task.problems", "8", "--bench.repeats", "1"]
     assert main(["bench", "update", str(chain_model), *options, "--out", str(out)]) == 0
@@ -65,10 +65,10 @@ def test_help_lists_the_settings_of_both(capsys):
     [
         (["--synthetic.sharing", "[]"], "synthetic.sharing"),
         (["--synthetic.sharing", "2"], "synthetic.sharing"),
-        (["--synthetic.sharing", "[20]"], "synthetic: no tree of 16 leaves"),
-        (["--synthetic.leaves", "12"], "synthetic.leaves must be a power of two"),
+        (["--synthetic.sharing", "[20]"], "synthetic.sharing: no tree of 16 leaves"),
+        (["--synthetic.leaves", "12"], "synthetic.leaves: must be a power of two"),
         (["--bench.trees", "none"], "bench.trees"),
-        (["--grid.widths", "[4]"], "unknown section 'grid'; there are model, architecture, synthetic"),
+        (["--grid.widths", "[4]"], "grid: unknown section; there are model, architecture, synthetic"),
         (["no/such/model"], "model.path: no folder"),
         (["--out", ""], "out: no folder given"),
         ([*SMALL, "--out", "/dev/null/x"], "out: cannot write to"),

@@ -12,10 +12,11 @@ from tests.report.browser import browser, open_page
 from tests.report.page.runs import some_trees, write_run
 from tests.report.page.test_html import Page
 from treepo.cli.main import main
-from treepo.cli.report import find_decode, find_estimator, payload_of
+from treepo.cli.report import find_estimator
 from treepo.credit.group import DrGRPO
 from treepo.credit.subgroup import TreePO
 from treepo.report.page.folder import RunFolder
+from treepo.report.page.report import find_decode, payload_of
 from treepo.report.trees import read_trees, write_trees
 from treepo.run import train as run
 
@@ -53,7 +54,7 @@ def test_a_run_leaves_a_report_that_tells_all_of_it(trained):
         for kept, tree in zip(
             read_trees(trained / "trees" / f"step-{step['step']:06d}.parquet"), step["trees"], strict=True
         ):
-            assert (tree["terms"] is None) == (kept.advantages is None)
+            assert (tree["components"] is None) == (kept.advantages is None)
             assert tree["estimator"] == "TreePO"
             assert kept.entropies is not None and len(tree["entropies"]) == len(tree["ids"])
             np.testing.assert_allclose(tree["entropies"], np.concatenate(kept.entropies[1:]), atol=6e-4)
@@ -75,11 +76,11 @@ def test_a_benchmark_is_shown_in_the_page_of_a_run(tmp_path):
     write_run(tmp_path / "run")
     assert main(["report", str(tmp_path / "run"), str(file)]) == 0
     one, both = read(tmp_path / "one.html"), read(tmp_path / "run" / "report.html")
-    assert one["runs"] == [] and one["figures"]
-    assert len(both["runs"]) == 1 and both["figures"] == one["figures"]
+    assert one["runs"] == [] and one["charts"]
+    assert len(both["runs"]) == 1 and both["charts"] == one["charts"]
 
 
-def test_figures_of_folders_with_the_same_name_are_told_apart(tmp_path):
+def test_charts_of_folders_with_the_same_name_are_told_apart(tmp_path):
     """They had the same ids, so that all of them showed what the second folder holds; `a_b` and `a-b` give the same
     id without having the same name."""
     content = (Path(__file__).parents[2] / "experiments/results/test_time_sampling.json").read_text()
@@ -87,9 +88,9 @@ def test_figures_of_folders_with_the_same_name_are_told_apart(tmp_path):
     for name in names:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "results.json").write_text(content)
-    figures = payload_of([tmp_path / name for name in names], datetime(2026, 1, 1, tzinfo=UTC))["figures"]
-    assert len({figure["id"] for figure in figures}) == len(figures)
-    sources = dict.fromkeys(figure["note"].split(";")[0] for figure in figures)
+    charts = payload_of([tmp_path / name for name in names], datetime(2026, 1, 1, tzinfo=UTC), find_estimator)["charts"]
+    assert len({chart["id"] for chart in charts}) == len(charts)
+    sources = dict.fromkeys(chart["note"].split(";")[0] for chart in charts)
     assert list(sources) == ["ev", "ev (2)", "a_b", "a-b", "ev-2"]
 
 
@@ -123,7 +124,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(chain_model, tmp_path, mon
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(run, "report_of_run", fail)
+    monkeypatch.setattr(run, "write_run_report", fail)
     assert train(chain_model, tmp_path / "run") == 0
     assert (tmp_path / "run" / "model").is_dir()
     assert "there is no report (OSError: disk full): treepo report" in capsys.readouterr().out
@@ -155,7 +156,7 @@ def test_the_estimator_of_a_run_is_the_one_of_its_settings():
     [
         ("RuntimeError('no')", "RuntimeError: no"),
         ("SystemExit(0)", "SystemExit: 0"),
-        ("ImportError('no')", "ValueError: "),
+        ("ImportError('no')", "SettingError: "),
     ],
 )
 def test_code_of_ones_own_is_imported_when_asked_for_alone(tmp_path, monkeypatch, raised, told):
@@ -168,11 +169,11 @@ def test_code_of_ones_own_is_imported_when_asked_for_alone(tmp_path, monkeypatch
     folder = write_run(tmp_path / "run", tree_steps=[1], num_trees=1).path
     (folder / "config.toml").write_text(f'[model]\npath = "no/such/model"\n[credit]\nuse = "{module}:Own"\n')
     assert main(["report", str(folder)]) == 0
-    assert f"`treepo report --own-code` imports {module}:Own" in read(folder / "report.html")["runs"][0]["note"]
+    assert f"`treepo report --trust-run-code` imports {module}:Own" in read(folder / "report.html")["runs"][0]["note"]
     assert not (tmp_path / "ran").exists()
-    assert main(["report", str(folder), "--own-code"]) == 0
+    assert main(["report", str(folder), "--trust-run-code"]) == 0
     note = read(folder / "report.html")["runs"][0]["note"]
-    assert f"no terms of advantages: {told}" in note
+    assert f"no components of advantages: {told}" in note
     assert (tmp_path / "ran").exists()
 
 

@@ -4,16 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tests.models import save_tiny_model
 from tests.report.printed import read_printed
 from treepo.cli.main import main
-from treepo.cli.sample import prepare, sample
-from treepo.config.load import resolve
 from treepo.data.prompts import PromptTemplate
 from treepo.model.policy import load_policy
-from treepo.report.terminal import Terminal
 from treepo.report.trees import KeptTree, read_trees
 from treepo.tasks.chain_sums import ChainSums
 from treepo.tree import Tree
@@ -30,7 +26,7 @@ def wide_terminal(monkeypatch):
 @pytest.fixture
 def base_model(chain_model, monkeypatch) -> Path:
     """A base model of the built-in task that nobody has to wait for."""
-    monkeypatch.setattr("treepo.run.build.find_base_model", lambda report: str(chain_model))
+    monkeypatch.setattr("treepo.run.policy.find_base_model", lambda report: str(chain_model))
     return chain_model
 
 
@@ -75,7 +71,7 @@ def test_the_printed_tree_is_the_kept_one(chain_model, tmp_path, capsys):
 
 def test_the_kept_tree_is_the_grown_one(chain_model, tmp_path, monkeypatch):
     written: list[KeptTree] = []
-    monkeypatch.setattr("treepo.cli.sample.KeptTree", lambda *parts: written.append(KeptTree(*parts)) or written[-1])
+    monkeypatch.setattr("treepo.report.trees.KeptTree", lambda *parts: written.append(KeptTree(*parts)) or written[-1])
     assert main(["sample", str(chain_model), "--prompt", PROMPT, *SMALL, "--out", str(tmp_path / "t")]) == 0
     before, after = written[0].tree, kept_tree(tmp_path / "t")
     assert (before.problem_id, before.num_dropped) == (after.problem_id, after.num_dropped)
@@ -193,13 +189,15 @@ def test_what_a_model_writes_is_inert(base_model, monkeypatch, capsys):
     assert text.count(r"\x1b[2J[bold]x[/bold]") > 8
 
 
-def test_logits_that_are_not_finite_stop_it(chain_model):
-    config = resolve({"model": {"path": str(chain_model)}, "tree": {"segment_len": 4}})
-    terminal = Terminal(Console(quiet=True))
-    parts = prepare(config, PROMPT, None, terminal)
-    next(parts.policy.model.parameters()).data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="logits are not finite"):
-        sample(parts, terminal)
+def test_logits_that_are_not_finite_stop_it(chain_model, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        policy = load_policy(*args, **kwargs)
+        next(policy.model.parameters()).data.fill_(float("nan"))
+        return policy
+
+    monkeypatch.setattr("treepo.run.policy.load_policy", broken)
+    assert main(["sample", str(chain_model), "--prompt", PROMPT, *SMALL]) == 1
+    assert "logits are not finite" in one_line_error(capsys)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from tests.report.live.runs import begin, cut, line, write
 from treepo.cli.main import main
-from treepo.cli.watch import mark_of, watch
+from treepo.cli.watch import watch
+from treepo.report.live.page import fingerprint
 from treepo.report.live.server import PageServer
 
 
@@ -48,7 +49,7 @@ def test_a_run_is_watched_from_before_its_folder_is_there_to_its_end(tmp_path):
     assert head == f"{folder}  waiting for the run to begin"
     assert [told.split("  ")[0] for told in lines[:-1]] == [f"step {step} of 3" for step in range(4)]
     assert lines[0] == "step 0 of 3  held-out accuracy 25.0%"
-    assert lines[1] == "step 1 of 3  reward 0.125  tokens per answer 50.0  entropy per token 0.100  sharing 3.00"
+    assert lines[1] == "step 1 of 3  reward 0.125  response length 50.0  entropy 0.100  sharing 3.00"
     assert lines[-1] == f"{folder}  step 3 of 3  complete"
 
 
@@ -124,18 +125,18 @@ def test_ctrl_c_ends_the_page_with_success(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["config.toml", "metrics.jsonl", "environment.jsonl", "trees/step-000001.parquet", "model"]
 )
-def test_each_file_that_a_report_is_made_of_changes_its_mark(tmp_path, name):
+def test_each_file_that_a_report_is_made_of_changes_its_fingerprint(tmp_path, name):
     """A page would not be told of what is missing here."""
-    before = mark_of(tmp_path)
+    before = fingerprint(tmp_path)
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("")
-    created = mark_of(tmp_path)
+    created = fingerprint(tmp_path)
     path.write_text("more")
-    changed = mark_of(tmp_path)
+    changed = fingerprint(tmp_path)
     assert len({before, created, changed}) == 3
     (tmp_path / "samples.jsonl").write_text("")
-    assert mark_of(tmp_path) == changed, "of which it is not made"
+    assert fingerprint(tmp_path) == changed, "of which it is not made"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_each_file_that_a_report_is_made_of_changes_its_mark(tmp_path, name):
         (["FOLDER", "--page"], "holds no run: there is no config.toml"),
         (["FOLDER/other.txt"], "other.txt' cannot be read: "),
         (["FOLDER/run", "--port", "80"], "port: it is that of a page"),
-        (["FOLDER/run", "--page", "--port", "-1"], "port: -1 cannot be had"),
+        (["FOLDER/run", "--page", "--port", "-1"], "port: -1 is not available"),
         (["FOLDER/run", "--page", "--port", "many"], "argument --port: invalid int value: 'many'"),
         (["FOLDER/run", "--tree.width", "8"], "watch: a run's settings are its own, got some of 'tree'"),
         (["FOLDER/run\x1b[2J"], "line 1: no metrics of a step"),

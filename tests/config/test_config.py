@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from treepo.cli.main import split_overrides
+from treepo.cli.arguments import split_overrides
 from treepo.config.help import setting_docs
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import BUILT_IN_TASK, Config
@@ -44,7 +44,7 @@ def test_the_two_recipes_differ_only_in_trees_and_credit():
     treepo, grpo = (resolve(read_recipe(RECIPES / f"chain_sums_{name}.toml")) for name in ("treepo", "grpo"))
     assert grpo.credit == GRPO()
     assert grpo.tree == TreeShape(8, depth=1, segment_len=128, num_children=8)
-    assert treepo.tree.response_limit == grpo.tree.response_limit
+    assert treepo.tree.max_response_tokens == grpo.tree.max_response_tokens
     for section in ("model", "data", "stopping", "engine", "loss", "optim", "train", "eval"):
         assert getattr(treepo, section) == getattr(grpo, section)
 
@@ -70,8 +70,8 @@ def test_choosing_another_class_drops_the_settings_of_the_first():
 class HalfALoss:
     """Called as a loss is, but it cannot tell what it clips."""
 
-    def __call__(self, terms):
-        return terms.policy_logprobs.sum()
+    def __call__(self, inputs):
+        return inputs.policy_logprobs.sum()
 
 
 def test_one_number_or_text_stands_for_several():
@@ -115,66 +115,69 @@ def test_a_reward_that_is_never_negative_goes_with_maxrl():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trees": {"width": 4}}, "unknown section 'trees'"),
+        ({"trees": {"width": 4}}, "trees: unknown section; there are model, data"),
         ({"tree": {"widht": 4}}, "tree.widht: unknown setting; TreeShape has width, depth"),
         ({"tree": 8}, "tree: expected a table of settings, got 8"),
         ({"tree": {"width": "many"}}, "tree.width: .*integer.*got 'many'"),
-        ({"tree": {"width": 0}}, "tree.width must be within 1..1000000, got 0"),
-        ({"tree": {"depth": 2, "segment_len": 8, "max_response_len": 17}}, "tree.max_response_len .* 16, got 17"),
-        ({"initial_fork": {"low": 3, "high": 2}}, "initial_fork: .*got 3..2"),
+        ({"tree": {"width": 0}}, "tree.width: must be within 1..1000000, got 0"),
+        ({"tree": {"depth": 2, "segment_len": 8, "max_response_len": 17}}, "tree.max_response_len: .* 16, got 17"),
+        ({"initial_fork": {"low": 3, "high": 2}}, "initial_fork.low: .*got '3..2'"),
         ({"credit": {"use": "grpo"}}, "credit.use: no 'grpo'; there are DrGRPO, .*, GRPO, .*, ValueDifference$"),
         ({"loss": {"use": "DAPO"}}, "loss.use: no 'DAPO'; there are CISPO, GSPO, PPO, REINFORCE$"),
         ({"credit": {"use": "nowhere.at_all:X"}}, "credit.use: cannot find 'nowhere.at_all:X'"),
         ({"credit": {"use": "whiten"}}, "credit.use: no 'whiten'; there are DrGRPO, "),
         ({"credit": {"use": "treepo.credit:whiten"}}, "credit.use: 'treepo.credit:whiten' is not a dataclass"),
         ({"credit": {"use": "LeafEstimator"}}, "credit.use: no 'LeafEstimator'; there are DrGRPO, "),
-        ({"credit": {"leaves": "unbiased"}}, "credit.leaves = 'unbiased' needs whiten = false"),
-        ({"credit": {"with_root": False}, "tree": {"depth": 1}}, "credit.with_root = false needs tree.depth .* got 1"),
+        ({"credit": {"leaves": "unbiased"}}, "credit.leaves: .*needs whiten = false"),
+        ({"credit": {"with_root": False}, "tree": {"depth": 1}}, "credit.with_root: false needs tree.depth .* got 1"),
         ({"tree": {"use": "TreeShape"}}, "tree.use: this section has one class"),
-        ({"stopping": {"answer": "boxes"}}, "stopping.answer: .*'box_and_eos'.*got 'boxes'"),
-        ({"reward": {"format": -0.1}}, "reward.format must not be negative, got -0.1"),
-        ({"reward": {"overlong_buffer": -1}}, "reward.overlong_buffer must be at least 1, got -1"),
-        ({"reward": {"overlong": 1, "overlong_buffer": 1025}}, "reward.overlong_buffer .* 1..1024, .* got 1025"),
+        ({"stopping": {"answer": "boxes"}}, "stopping.answer: .*'answer_and_eos'.*got 'boxes'"),
+        ({"reward": {"format": -0.1}}, "reward.format: must not be negative, got -0.1"),
+        ({"reward": {"overlong_buffer": -1}}, "reward.overlong_buffer: must be at least 1, got -1"),
+        ({"reward": {"overlong": 1, "overlong_buffer": 1025}}, "reward.overlong_buffer: .* 1..1024, .* got 1025"),
         (
             {"reward": {"overlong": 1}, "tree": {"depth": 2, "segment_len": 8}},
-            "reward.overlong_buffer .* 1..16.* got 512",
+            "reward.overlong_buffer: .* 1..16.* got 512",
         ),
-        ({"reward": {"length_neutral": True, "length": 1}}, "reward.length_neutral takes back .* got 0.0 and 1"),
+        ({"reward": {"length_neutral": True, "length": 1}}, "reward.length_neutral: takes back "),
         ({"reward": {"use": "Answers"}}, "reward.use: no 'Answers'; there are ShapedReward$"),
         ({"reward": {"length": 1}, "credit": {"use": "MaxRL"}}, "credit.use: MaxRL needs .* reward.length"),
-        ({"optim": {"lr": -1.0}}, "optim.lr must be positive, got -1.0"),
+        ({"optim": {"lr": -1.0}}, "optim.lr: must be positive, got -1.0"),
         ({"optim": {"betas": [0.9]}}, "optim.betas"),
         ({"optim": {"lr": float("nan")}}, "optim.lr: must be a finite number, got nan"),
         ({"credit": {"use": "GRPO", "eps": float("inf")}}, "credit.eps: must be a finite number, got inf"),
-        ({"credit": {"use": "GRPO", "eps": 0.0}}, "credit.eps must be positive, got 0.0"),
+        ({"credit": {"use": "GRPO", "eps": 0.0}}, "credit.eps: must be positive, got 0.0"),
         ({"tree": {"width": True}}, "tree.width: .*got True"),
         ({"tree": {"width": "4"}}, "tree.width: .*got '4'"),
         ({"optim": {"lr": True}}, "optim.lr: .*got True"),
-        ({"optim": {"weight_decay": -1.0}}, "optim.weight_decay must not be negative, got -1.0"),
+        ({"optim": {"weight_decay": -1.0}}, "optim.weight_decay: must not be negative, got -1.0"),
         ({"credit": {"use": ".x:Y"}}, "credit.use: cannot find '.x:Y'"),
         ({"credit": {"use": "treepo.tree:Tree"}}, "credit.use: 'treepo.tree:Tree' is called with"),
         ({"branching": {"use": "InitialFork"}}, "branching.use: no 'InitialFork'; there are EvenBranching, "),
         ({"branching": {"use": "treepo.grow:InitialFork"}}, "branching.use: '.*:InitialFork' is called with .*'shape'"),
         ({"stopping": {"use": "TreeShape"}}, "stopping.use: no 'TreeShape'; there are StopRules$"),
-        ({"loss": {"use": "Terms"}}, "loss.use: no 'Terms'; there are "),
+        ({"loss": {"use": "LossInputs"}}, "loss.use: no 'LossInputs'; there are "),
         ({"aggregation": {"use": "ConstantLength"}}, "aggregation.length: ConstantLength needs a value"),
-        ({"aggregation": {"use": "ConstantLength", "length": 0}}, "aggregation.length must be at least 1, got 0"),
+        ({"aggregation": {"use": "ConstantLength", "length": 0}}, "aggregation.length: must be at least 1, got 0"),
         ({"penalties": {"kl_estimator": "k4"}}, "penalties.kl_estimator: .*'k1'.*got 'k4'"),
-        ({"lora": {"rank": -1}}, "lora.rank must not be negative, got -1"),
+        ({"lora": {"rank": -1}}, "lora.rank: must not be negative, got -1"),
         ({"train": {"autocast": "int8"}}, "train.autocast: .*got 'int8'"),
-        ({"loss": {"clip_low": 1.5}}, "loss.clip_low must lie between 0 and 1, got 1.5"),
+        ({"loss": {"clip_low": 1.5}}, "loss.clip_low: must lie between 0 and 1, got 1.5"),
         ({"train": {"num_steps": 1.5}}, "train.num_steps: .*got 1.5"),
         (
             {"data": {"train": ["a", "b"], "weights": [1, -1]}},
-            r"data.weights must be positive numbers, got \[1.0, -1.0\]",
+            r"data.weights: must be positive numbers, got \[1.0, -1.0\]",
         ),
         (
             {"data": {"train": ["a", "b"], "weights": [1, 0]}},
-            r"data.weights must be positive numbers, got \[1.0, 0.0\]",
+            r"data.weights: must be positive numbers, got \[1.0, 0.0\]",
         ),
-        ({"data": {"train": ["a", "b"], "weights": [1, float("nan")]}}, "data.weights must be positive numbers.* nan"),
-        ({"data": {"train": ["a", "b"], "weights": [1, float("inf")]}}, "data.weights must be positive numbers.* inf"),
-        ({"data": {"train": ["a", "b"], "weights": [1, 20000]}}, "data.weights must each be at least 1/10000 of their"),
+        ({"data": {"train": ["a", "b"], "weights": [1, float("nan")]}}, "data.weights: must be positive numbers.* nan"),
+        ({"data": {"train": ["a", "b"], "weights": [1, float("inf")]}}, "data.weights: must be positive numbers.* inf"),
+        (
+            {"data": {"train": ["a", "b"], "weights": [1, 20000]}},
+            "data.weights: must each be at least 1/10000 of their",
+        ),
         ({"data": {"train": ["a", "b"], "weights": [1, 10**400]}}, "data.weights: .*got "),
         ({"data": {"train": ["a"], "weights": "much"}}, "data.weights: .*valid number.*got 'much'"),
         ({"data": {"train": ["a"], "weights": True}}, "data.weights: .*valid number.*got True"),

@@ -79,10 +79,10 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
     assert result.metrics["verify/no_answer"] > 0.5
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
-    held_out = {problem.source for problem in run.task.eval_problems(5)}
+    held_out = {problem.dataset for problem in run.task.eval_problems(5)}
     assert held_out == {source.partition("@")[0] for source in read_recipe(path)["data"]["eval"]}
     asked = run.task.training_problems(0, 100)
-    assert {p.source for p in asked} == {s.partition("@")[0] for s in read_recipe(path)["data"]["train"]}
+    assert {p.dataset for p in asked} == {s.partition("@")[0] for s in read_recipe(path)["data"]["train"]}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -97,7 +97,7 @@ def test_the_papers_recipe_has_the_papers_values() -> None:
     """Section 3 and table 1 of arXiv 2508.17445."""
     config = resolve(read_recipe(Path(__file__).parents[2] / "recipes" / "paper_qwen2.5_7b.toml"))
     assert (config.tree.width, config.tree.depth, config.tree.segment_len) == (16, 14, 512)
-    assert config.tree.response_limit == 7168
+    assert config.tree.max_response_tokens == 7168
     assert config.train.prompts_per_step // config.train.num_mini_batches == 32
     assert config.train.prompts_per_step == 512
     assert (config.optim.lr, config.optim.warmup_steps, config.optim.weight_decay) == (1e-6, 10, 0.1)

@@ -8,7 +8,7 @@ from math import factorial, log
 import numpy as np
 
 from treepo.engine.base import SampleResult
-from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
+from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 

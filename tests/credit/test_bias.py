@@ -12,6 +12,7 @@ from experiments import leaf_weights as chain
 from tests.credit.exact import TinyPolicy, value_of
 from tests.credit.test_leaf_weights import score_of
 from tests.trees import complete_tree, star, tree_of
+from treepo.credit.base import Advantages
 from treepo.credit.segment import FadingDifference
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def test_the_scores_of_the_tiny_policy() -> None:
         assert table.sum(1) == pytest.approx(np.zeros(len(table)), abs=1e-12)
         assert table[:, 0].sum() == pytest.approx(score_of(policy, list(response), 0))
         assert score((), response[:1]) + score(response[:1], response[1:]) == pytest.approx(score((), response))
-    target = policy.mean(lambda r: value_of(r) * score_of(policy, list(r), 0), experiment.SMALL.response_limit)
+    target = policy.mean(lambda r: value_of(r) * score_of(policy, list(r), 0), experiment.SMALL.max_response_tokens)
     gradient = sum(p * value_of(r) * score((), r) for p, r in experiment.responses(policy))
     assert gradient.reshape(-1, 2)[:, 0].sum() == pytest.approx(target)
 
@@ -67,17 +68,19 @@ def test_the_gradient_of_the_chain(ends: bool) -> None:
 def test_what_the_tokens_of_a_node_count() -> None:
     """Once for each trajectory through it, with what it has there, over the leaves."""
     tree = tree_of({0: (1, 2), 2: (3, 4)})
-    assert experiment.node_weights(tree, np.array([3.0, 6, 9])) == pytest.approx([6, 1, 5, 2, 3])
-    assert experiment.node_weights(tree, np.array([0, 3.0, 6, 9, 12])) == pytest.approx([0, 1, 4, 3, 4])
+    assert experiment.node_weights(tree, Advantages(np.array([3.0, 6, 9]))) == pytest.approx([6, 1, 5, 2, 3])
+    of_nodes = Advantages(np.array([0, 3.0, 6, 9, 12]), per_node=True)
+    assert experiment.node_weights(tree, of_nodes) == pytest.approx([0, 1, 4, 3, 4])
     pairs = FadingDifference(0.5)(complete_tree(2), np.array([1.0, 0, 0, 0]))
-    assert experiment.node_weights(complete_tree(2), pairs)[1:] == pytest.approx(pairs.sum(1)[1:] / 4)
+    weights = experiment.node_weights(complete_tree(2), Advantages(pairs, per_node=True))
+    assert weights[1:] == pytest.approx(pairs.sum(1)[1:] / 4)
 
 
 def test_whitening_takes_the_mean_over_tokens_from_all() -> None:
     """Two stars of one and three leaves, of 3 and 1 tokens, equally likely: the mean is (3 x 5 + 3 x 1) / 6 = 3."""
     updates, scores = experiment.Updates(), np.eye(2)
-    updates.add(0.5, star(1, 3), np.array([5.0]), scores)
-    updates.add(0.5, star(3, 1), np.array([1.0, 1, 1]), np.array([[0, 0], [1, 0], [1, 0], [0, 3]]))
+    updates.add(0.5, star(1, 3), Advantages(np.array([5.0])), scores)
+    updates.add(0.5, star(3, 1), Advantages(np.array([1.0, 1, 1])), np.array([[0, 0], [1, 0], [1, 0], [0, 3]]))
     assert updates.of_batches(whitened=False) == pytest.approx(np.array([[5.0, 5.0], [2 / 3, 1.0]]))
     assert updates.of_batches(whitened=True) == pytest.approx(np.array([[2.0, 2.0], [-4 / 3, -2.0]]))
 

@@ -11,7 +11,7 @@ from treepo.credit.base import LeafEstimator
 
 TEXT = (Path(__file__).parents[2] / "docs" / "credit.md").read_text()
 WHITENED = dict(re.findall(r"^\| `(\w+)` \|.*\| (yes|no) \|", TEXT, re.MULTILINE))
-NAMES = sorted(name for name in credit.__all__ if hasattr(getattr(credit, name), "per_node") and name != "Estimator")
+NAMES = sorted(name for name in credit.__all__ if hasattr(getattr(credit, name), "whiten") and name != "Estimator")
 
 
 @pytest.mark.parametrize("name", NAMES)

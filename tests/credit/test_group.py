@@ -98,7 +98,7 @@ def test_maxrl_refuses_negative_rewards() -> None:
 def test_an_eps_of_0_is_refused() -> None:
     """Rewards that agree would give 0 / 0."""
     for eps in (0.0, -1e-6):
-        with pytest.raises(ValueError, match=f"^eps must be positive, got {eps}"):
+        with pytest.raises(ValueError, match=f"^eps: must be positive, got {eps}"):
             GRPO(eps=eps)
 
 

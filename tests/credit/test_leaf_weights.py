@@ -12,8 +12,8 @@ from tests.grow.scripts import World, worlds
 from tests.trees import add_segment, complete_tree, copy_of, relabelled, star, tree_of, trees
 from treepo.credit.leaf_weights import group_means, leaf_weights, shares, weighted_mean
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import Backtrack, Cut, NoFallback
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack, BacktrackPoint, NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
@@ -41,7 +41,7 @@ def rules(shape: TreeShape = SMALL, fork: InitialFork = TWO, **changed: object) 
 
 def errors(rules: GrowthRules, policy: TinyPolicy) -> dict[str, tuple[float, float]]:
     """(bias, variance) of the plain mean over leaves and of each weighting, over all that can happen."""
-    target = policy.mean(value_of, rules.shape.response_limit, rules.shape.min_response_len)
+    target = policy.mean(value_of, rules.shape.max_response_tokens, rules.shape.min_response_len)
     moments = {name: np.zeros(3) for name in ("plain", *KINDS)}
     for probability, tree in all_trees(rules, policy):
         values = values_of(tree)
@@ -115,8 +115,8 @@ def test_trajectories_that_end_alike_are_exchangeable(fork_and_shape, order, cut
 class FirstAgain:
     """Resumes the first trajectory from the prompt."""
 
-    def __call__(self, finished, shape, rng) -> list[Cut]:
-        return [Cut(finished[0].leaf, 0)]
+    def __call__(self, finished, shape, rng) -> list[BacktrackPoint]:
+        return [BacktrackPoint(finished[0].leaf, 0)]
 
 
 def test_they_are_not_where_growing_looks_at_log_probabilities() -> None:
@@ -147,7 +147,7 @@ def test_no_mean_is_exact_once_short_trajectories_were_dropped() -> None:
 
 def test_the_mean_below_a_node_is_exact_given_its_prefix() -> None:
     """Group means: over all trees, the node's estimate less the policy's mean from there on sums to 0."""
-    most = SMALL.response_limit
+    most = SMALL.max_response_tokens
     error = np.zeros(3)
     plain = np.zeros(3)
     for probability, tree in all_trees(rules(fallback=Backtrack()), EOS_OR_ON):
@@ -170,7 +170,7 @@ def score_of(policy: TinyPolicy, response: list[int], start: int) -> float:
 @pytest.mark.parametrize("branching", [EvenBranching(), LogprobBranching("high", temperature=0.3)])
 def test_the_policy_gradient_with_each_baseline(branching) -> None:
     """Exact with a constant and with the mean over the leaves not below a node; the tree's own mean shrinks it."""
-    target = EOS_OR_ON.mean(lambda r: value_of(r) * score_of(EOS_OR_ON, list(r), 0), SMALL.response_limit)
+    target = EOS_OR_ON.mean(lambda r: value_of(r) * score_of(EOS_OR_ON, list(r), 0), SMALL.max_response_tokens)
     found = np.zeros(3)
     for probability, tree in all_trees(rules(branching=branching, fallback=Backtrack()), EOS_OR_ON):
         values, weights = values_of(tree), leaf_weights(tree)

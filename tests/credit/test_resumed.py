@@ -34,7 +34,7 @@ def formula(tree: Tree, policy: TinyPolicy, most: int, kind: Resumed) -> float:
 def test_the_bias_of_all_is_what_the_docs_say(width, order, bias, by_ignored) -> None:
     """The page gave the formula with the weights of `ignored`, which are 0 where a fallback resumed its own draws."""
     policy, shape = TinyPolicy(2), replace(SMALL, width=width, num_children=1)
-    most = shape.response_limit
+    most = shape.max_response_tokens
     found = np.zeros(3)
     for probability, tree in all_trees(rules(shape, ONE, fallback=Backtrack(order)), policy):
         kinds = [formula(tree, policy, most, kind) for kind in ("all", "ignored")]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import add_segment, complete_tree, copy_of, star, tree_of, trees
-from treepo.credit.base import token_counts, whiten
+from treepo.credit.base import Advantages, whiten
 from treepo.credit.group import GRPO, DrGRPO
 from treepo.credit.segment import SPO, FadingDifference, SegmentEstimator, TreeRL, ValueDifference
 from treepo.tree import ROOT, Node, StopReason, Tree
@@ -193,7 +193,7 @@ def test_a_single_leaf_has_nothing_to_be_compared_with(estimator: SegmentEstimat
 
 
 def test_an_impossible_eps_is_refused() -> None:
-    with pytest.raises(ValueError, match="^eps must be positive"):
+    with pytest.raises(ValueError, match="^eps: must be positive"):
         SPO(eps=0.0)
 
 
@@ -246,7 +246,7 @@ def test_whitening_counts_each_node_of_each_trajectory() -> None:
     """A token counts once per trajectory with what it has there, and what lies on no path stays 0."""
     tree = complete_tree(2, 2)
     advantages = FadingDifference(0.5)(tree, np.array([1.0, 0.0, 0.0, 1.0]))
-    counts = token_counts(tree, advantages)
+    counts = Advantages(advantages, per_node=True).token_counts(tree)
     (white,) = whiten([advantages], [counts])
     assert counts.sum() == sum(tree.response_len(leaf) for leaf in tree.leaves())
     assert (white * counts).sum() == pytest.approx(0, abs=1e-9)
@@ -257,5 +257,5 @@ def test_whitening_counts_each_node_of_each_trajectory() -> None:
 @pytest.mark.parametrize("eta", [0.0, -1.0, 1.5])
 def test_fading_is_a_share(eta: float) -> None:
     """It names the setting."""
-    with pytest.raises(ValueError, match=r"eta must be within \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"eta: must be within \(0, 1\]"):
         FadingDifference(eta)

@@ -21,7 +21,7 @@ FLAT = (GRPO(), DrGRPO(), REINFORCEPlusPlus())
 SUBGROUP = (TreePO(), TreePO(weight="size"), TreePO(reject_agreeing=True), TreePO(with_root=False, divide_by_std=True))
 ALL = (*FLAT, RLOO(), *SUBGROUP)
 POLICY = TinyPolicy(2)
-TARGET = POLICY.mean(lambda r: value_of(r) * score_of(POLICY, list(r), 0), SMALL.response_limit)
+TARGET = POLICY.mean(lambda r: value_of(r) * score_of(POLICY, list(r), 0), SMALL.max_response_tokens)
 """The policy gradient, of the mean of `value_of` by the logit of EOS."""
 
 
@@ -91,7 +91,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("estimator", ALL, ids=repr)
 def test_they_are_not_whitened(estimator: Any) -> None:
     """Whitening subtracted a mean from what counts nothing too, and pushed up what a fallback drew."""
-    with pytest.raises(ValueError, match="^leaves = 'unbiased' needs whiten = false"):
+    with pytest.raises(ValueError, match="^leaves: 'unbiased' needs whiten = false"):
         replace(estimator, leaves="unbiased", whiten=True)
     assert replace(estimator, whiten=True).whiten
 

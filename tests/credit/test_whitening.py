@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.trees import add_segment, trees
-from treepo.credit.base import token_counts, whiten
+from treepo.credit.base import Advantages, whiten
 from treepo.tree import ROOT, Tree
 
 leaf_rows = st.lists(st.tuples(st.floats(-2, 2), st.integers(1, 9)), min_size=1, max_size=6)
@@ -83,7 +83,7 @@ def test_a_node_counts_once_for_each_trajectory_through_it(tree: Tree, seed: int
     by_token = [
         np.repeat(values[i], len(tree.nodes[i].token_ids)) for leaf in tree.leaves() for i in tree.path(leaf)[1:]
     ]
-    raw, counts = np.concatenate(by_token), token_counts(tree, values)
+    raw, counts = np.concatenate(by_token), Advantages(values, per_node=True).token_counts(tree)
     assert counts.sum() == len(raw) == sum(tree.response_len(leaf) for leaf in tree.leaves())
     [white] = whiten([values], [counts])
     std = raw.std(ddof=1) if len(raw) > 1 else 0.0
@@ -96,7 +96,7 @@ def test_a_node_counts_once_for_each_trajectory_through_it(tree: Tree, seed: int
 @given(trees())
 def test_a_leaf_counts_its_response(tree: Tree) -> None:
     lengths = [tree.response_len(leaf) for leaf in tree.leaves()]
-    assert token_counts(tree, np.zeros(len(lengths))).tolist() == lengths
+    assert Advantages(np.zeros(len(lengths))).token_counts(tree).tolist() == lengths
 
 
 def test_values_far_from_0_lose_nothing() -> None:

@@ -31,7 +31,7 @@ OLYMPIAD = {
 
 
 def test_the_answer_follows_the_last_mark():
-    assert RecordFormat(answer_after="####").answer({"answer": "#### no, wait\n#### 72 "}) == "72"
+    assert RecordFormat(answer_after="####").ground_truth({"answer": "#### no, wait\n#### 72 "}) == "72"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_answer_follows_the_last_mark():
 )
 def test_a_mark_that_says_nothing_is_named(answer, message):
     with pytest.raises(ValueError, match=message):
-        RecordFormat(answer_after="####").answer({"answer": answer})
+        RecordFormat(answer_after="####").ground_truth({"answer": answer})
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_a_mark_that_says_nothing_is_named(answer, message):
 )
 def test_the_last_box_of_a_solution(solution, answer):
     """MATH writes a few of its boxes without braces, or as \\fbox; a set is not to be lost for those."""
-    assert RecordFormat(answer_field="solution", answer_in_box=True).answer({"solution": solution}) == answer
+    assert RecordFormat(answer_field="solution", answer_in_box=True).ground_truth({"solution": solution}) == answer
 
 
 @pytest.mark.parametrize(("solution", "message"), [("so 2", "no complete"), (r"so \boxed{ }", "is empty")])
 def test_a_solution_without_an_answer_is_named(solution, message):
     with pytest.raises(ValueError, match=f"{message}.*"):
-        RecordFormat(answer_field="solution", answer_in_box=True).answer({"solution": solution})
+        RecordFormat(answer_field="solution", answer_in_box=True).ground_truth({"solution": solution})
 
 
 def test_a_nested_field_is_named_with_dots_and_one_that_is_missing_lists_all():
@@ -72,7 +72,7 @@ def test_a_nested_field_is_named_with_dots_and_one_that_is_missing_lists_all():
     with pytest.raises(
         ValueError, match=r"no field 'reward_model.ground_truth'; there are \['extra.q', 'id', 'reward_model.style'\]"
     ):
-        form.answer(record)
+        form.ground_truth(record)
     assert form.question({"extra.q": "just that name", "extra": {"q": "?"}}) == "just that name"
 
 
@@ -108,14 +108,14 @@ def test_a_system_turn_is_no_part_of_the_question():
     ],
 )
 def test_several_answers_are_joined(given, answer):
-    assert RecordFormat().answer({"answer": given}) == answer
+    assert RecordFormat().ground_truth({"answer": given}) == answer
 
 
 def test_an_empty_list_of_answers_is_named():
     with pytest.raises(ValueError, match="field 'answer' is an empty list"):
-        RecordFormat().answer({"answer": []})
+        RecordFormat().ground_truth({"answer": []})
     with pytest.raises(ValueError, match="field 'answer' must be text or a number, got None"):
-        RecordFormat().answer({"answer": [None]})
+        RecordFormat().ground_truth({"answer": [None]})
 
 
 def test_only_some_records_are_taken():
@@ -127,7 +127,7 @@ def test_only_some_records_are_taken():
 
 
 def test_settings_that_do_not_go_together_are_refused():
-    with pytest.raises(ValueError, match="answer_after and answer_in_box exclude each other"):
+    with pytest.raises(ValueError, match="answer_after: excludes answer_in_box"):
         RecordFormat(answer_after="####", answer_in_box=True)
     for settings in ({"only_field": "level"}, {"only": ("3",)}):
         with pytest.raises(ValueError, match="only_field and only go together"):
@@ -173,7 +173,7 @@ def test_records_in_the_published_schemas(name, record, question, answer):
     """Made records; those of the sets at hand are read as published in test_real_sets.py."""
     form = PRESETS[name].form
     assert form.takes(record)
-    assert (form.question(record), form.answer(record)) == (question, answer)
+    assert (form.question(record), form.ground_truth(record)) == (question, answer)
     assert MathVerifier()(f"so \\boxed{{{answer}}}", answer).correct == 1
 
 

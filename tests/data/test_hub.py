@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from treepo.data import readers as hub
-from treepo.data.datasets import read_sets
+from treepo.data.datasets import load_datasets
 from treepo.data.formats import RecordFormat
 
 ROWS = [{"question": f"{i}+1?", "answer": f"so\n#### {i + 1}"} for i in range(3)]
 
 
 def read(*sources: str):
-    return read_sets(sources, RecordFormat("question", "answer"), lambda text: list(text.encode()), 100).sets
+    return load_datasets(sources, RecordFormat("question", "answer"), lambda text: list(text.encode()), 100).datasets
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def saved(datasets, tmp_path):
 
 def test_a_saved_folder_is_read_split_by_split(saved):
     train, test = read(f"gsm8k={saved}@train", f"gsm8k={saved}@test")
-    assert [(p.id, p.prompt, p.answer) for p in train.problems] == [
+    assert [(p.id, p.prompt, p.ground_truth) for p in train.problems] == [
         (f"gsm@train: row {i + 1}", f"{i}+1?", str(i + 1)) for i in range(3)
     ]
-    assert [(p.id, p.source) for p in test.problems] == [("gsm@test: row 1", "gsm@test")]
+    assert [(p.id, p.dataset) for p in test.problems] == [("gsm@test: row 1", "gsm@test")]
 
 
 def test_a_split_must_be_named_where_there_are_several(saved):
@@ -56,8 +56,8 @@ def test_a_saved_folder_without_splits_has_nested_fields_and_numbers(datasets, t
     rows = [{"prompt": [{"role": "user", "content": "1.5+1?"}], "reward": {"truth": 2.5}}]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "one")
     form = RecordFormat("prompt", "reward.truth")
-    (only,) = read_sets([str(tmp_path / "one")], form, lambda text: list(text.encode()), 100).sets
-    assert [(p.id, p.prompt, p.answer) for p in only.problems] == [("one: row 1", "1.5+1?", "2.5")]
+    (only,) = load_datasets([str(tmp_path / "one")], form, lambda text: list(text.encode()), 100).datasets
+    assert [(p.id, p.prompt, p.ground_truth) for p in only.problems] == [("one: row 1", "1.5+1?", "2.5")]
 
 
 def test_a_broken_folder_is_named(datasets, tmp_path):
@@ -69,8 +69,8 @@ def test_a_broken_folder_is_named(datasets, tmp_path):
 def error_in_a_process(home: Path, **environment: str) -> str:
     """What is printed where gsm8k is read from a hub that the environment describes, which is read at import."""
     code = (
-        "from treepo.data import RecordFormat, read_sets\n"
-        "try: read_sets(['gsm8k'], RecordFormat(), lambda text: [1], 100)\n"
+        "from treepo.data import RecordFormat, load_datasets\n"
+        "try: load_datasets(['gsm8k'], RecordFormat(), lambda text: [1], 100)\n"
         "except ValueError as error: print(error)"
     )
     environment |= {"HF_HOME": str(home), "PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"}
@@ -131,7 +131,7 @@ def test_without_datasets_the_package_is_named(monkeypatch, tmp_path):
 
 def test_a_datasets_that_would_run_code_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__version__="3.6.0"))
-    with pytest.raises(ValueError, match="data.train: datasets 3.6.0 may run code of a set; 4 is needed"):
+    with pytest.raises(ValueError, match="data.train: datasets 3.6.0 may run code of a dataset; 4 is needed"):
         read("gsm8k")
 
 

@@ -93,7 +93,7 @@ def test_shots_and_system_are_blocks_of_plain_text():
 def test_always_needs_a_chat_template():
     always = PromptTemplate(chat="always", question="{question}")
     assert always.encode(make_tokenizer(ROLES), "1") == plain(make_tokenizer(ROLES), "<bos><u>1<a>")
-    with pytest.raises(ValueError, match="prompt.chat: 'always', but the tokenizer has no chat template"):
+    with pytest.raises(ValueError, match="prompt.chat: the tokenizer has no chat template, got 'always'"):
         always.encode(make_tokenizer(None), "1")
 
 
@@ -110,7 +110,7 @@ def test_shots_are_the_first_ones_of_a_file(tmp_path):
     tokenizer = make_tokenizer(ROLES)
     template = PromptTemplate(few_shot=path, num_shots=1)
     assert template.encoder(tokenizer)("4?") == template.encode(tokenizer, "4?", SHOTS[:1])
-    with pytest.raises(ValueError, match=f"prompt.num_shots: '{path}' has 2 examples, not 3"):
+    with pytest.raises(ValueError, match=f"prompt.num_shots: must be at most 2, the examples in '{path}', got 3"):
         PromptTemplate(few_shot=path, num_shots=3).read_shots()
 
 
@@ -137,9 +137,9 @@ def test_examples_are_a_file():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"question": "Solve it."}, "question must hold {question}, got 'Solve it.'"),
-        ({"few_shot": "s.jsonl", "num_shots": -1}, "num_shots must not be negative, got -1"),
-        ({"num_shots": 2}, "num_shots needs few_shot, a file of examples, got 2"),
+        ({"question": "Solve it."}, "question: must hold {question}, got 'Solve it.'"),
+        ({"few_shot": "s.jsonl", "num_shots": -1}, "num_shots: must not be negative, got -1"),
+        ({"num_shots": 2}, "num_shots: needs few_shot, a file of examples, got 2"),
     ],
 )
 def test_settings_that_make_no_prompt_are_refused(given, message):

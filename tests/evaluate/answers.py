@@ -7,11 +7,11 @@ from treepo.evaluate.records import AnswerRecord
 TRUE = AnswerRecord(
     model="m",
     setting="b=2",
-    source="aime",
+    dataset="aime",
     problem="aime.jsonl:1",
     sample=0,
     prompt="6 times 7?",
-    known="42",
+    ground_truth="42",
     response="It is \\boxed{42}.",
     extracted_answer="42",
     correct=1.0,

@@ -7,8 +7,9 @@ import pytest
 
 from tests.evaluate.answers import answers
 from tests.evaluate.exact import maj_exactly, pass_exactly
+from treepo.evaluate.aggregate import EstimateSettings, aggregate
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
-from treepo.evaluate.results import EstimateSettings, Result, results
+from treepo.evaluate.results import Result
 
 CHEAP = EstimateSettings(num_votes=200, num_resamples=200)
 
@@ -21,7 +22,7 @@ def judged(problem: int, correct: list[float], given: list[str | None], **fields
 
 def found(records: list[AnswerRecord], settings: EstimateSettings = CHEAP, cost: Cost | None = None) -> list[Result]:
     costs = {(record.model, record.setting): cost or Cost() for record in records}
-    return results(to_table(records), costs, settings)
+    return aggregate(to_table(records), costs, settings)
 
 
 def many(num_problems: int, n: int, **fields) -> list[AnswerRecord]:
@@ -39,7 +40,7 @@ def test_figures_are_means_over_problems_of_what_their_answers_say():
     a = judged(1, [1, 0, 0, 0], ["7", "8", "9", None])
     b = judged(2, [1, 1, 0, 0], ["7", "7", "9", None], num_tokens=3, outcome="no answer")
     (result,) = found(a + b, EstimateSettings(pass_ks=(1, 2, 3, 4, 5), num_votes=20_000))
-    (part,) = result.sets
+    (part,) = result.datasets
     assert (result.k, part.num_problems, part.num_answers, part.avg.value) == (4, 2, 8, 3 / 8)
     exact = {k: float(pass_exactly([1, 0, 0, 0], k) + pass_exactly([1, 1, 0, 0], k)) / 2 for k in (1, 2, 3, 4)}
     assert {k: estimate.value for k, estimate in part.pass_at.items()} == pytest.approx(exact, abs=1e-15)
@@ -49,21 +50,21 @@ def test_figures_are_means_over_problems_of_what_their_answers_say():
 
 
 def test_overall_is_the_mean_over_all_problems():
-    records = many(30, 4, source="aime") + [replace(r, source="math") for r in many(90, 4)]
+    records = many(30, 4, dataset="aime") + [replace(r, dataset="math") for r in many(90, 4)]
     (result,) = found(records)
-    assert [part.source for part in result.sets] == ["aime", "math"]
+    assert [part.dataset for part in result.datasets] == ["aime", "math"]
     for figure in ("avg", "maj"):
-        aime, math = (getattr(part, figure).value for part in result.sets)
+        aime, math = (getattr(part, figure).value for part in result.datasets)
         assert getattr(result.overall, figure).value == pytest.approx((30 * aime + 90 * math) / 120, abs=1e-12)
     assert result.overall.num_problems == 120
-    widths = [part.avg.high - part.avg.low for part in (*result.sets, result.overall)]
+    widths = [part.avg.high - part.avg.low for part in (*result.datasets, result.overall)]
     assert widths[2] < widths[1] < widths[0]
 
 
 def test_problems_are_drawn_anew_within_their_sets():
     """A set that is all right and one that is all wrong: whichever problems are drawn, half of them are right."""
-    right = [r for i in range(20) for r in judged(i, [1.0] * 2, ["7"] * 2, source="aime")]
-    wrong = [r for i in range(20) for r in judged(i, [0.0] * 2, ["8"] * 2, source="math")]
+    right = [r for i in range(20) for r in judged(i, [1.0] * 2, ["7"] * 2, dataset="aime")]
+    wrong = [r for i in range(20) for r in judged(i, [0.0] * 2, ["8"] * 2, dataset="math")]
     (result,) = found(right + wrong)
     for estimate in (result.overall.avg, result.overall.maj, *result.overall.pass_at.values()):
         assert (estimate.low, estimate.value, estimate.high) == (0.5, 0.5, 0.5)
@@ -71,44 +72,44 @@ def test_problems_are_drawn_anew_within_their_sets():
 
 def test_a_single_set_is_all_there_is():
     """Its figures were drawn anew as those of all, with other intervals."""
-    (result,) = found(many(30, 4, source="aime"))
-    assert replace(result.overall, source="aime") == result.sets[0]
-    assert result.overall.source == "overall"
+    (result,) = found(many(30, 4, dataset="aime"))
+    assert replace(result.overall, dataset="aime") == result.datasets[0]
+    assert result.overall.dataset == "overall"
 
 
 def test_a_set_may_be_called_overall():
-    records = many(10, 2, source="overall") + many(10, 2, source="aime")
+    records = many(10, 2, dataset="overall") + many(10, 2, dataset="aime")
     (result,) = found(records)
-    assert [s.source for s in result.sets] == ["overall", "aime"] and result.overall.num_problems == 20
-    assert found(records[:20])[0].sets[0] == result.sets[0]
+    assert [s.dataset for s in result.datasets] == ["overall", "aime"] and result.overall.num_problems == 20
+    assert found(records[:20])[0].datasets[0] == result.datasets[0]
 
 
 def test_votes_of_two_sets_are_drawn_apart():
     """Even where their problems bear the same names: errors of the draws cancel over sets rather than add up."""
-    aime = judged(1, [1.0, 0.0, 0.0, 0.0], ["7", "8", "9", "10"], source="aime")
-    (result,) = found(aime + [replace(r, source="math") for r in aime])
-    first, second = (part.maj.value for part in result.sets)
+    aime = judged(1, [1.0, 0.0, 0.0, 0.0], ["7", "8", "9", "10"], dataset="aime")
+    (result,) = found(aime + [replace(r, dataset="math") for r in aime])
+    first, second = (part.maj.value for part in result.datasets)
     assert first != second and first == pytest.approx(second, abs=0.2)
 
 
 def test_a_figure_depends_on_its_own_answers_alone():
     """Neither on the order of sets, problems and answers, nor on other settings, models and sets."""
-    aime, math = many(12, 4, source="aime"), [replace(r, source="math") for r in many(7, 4)]
+    aime, math = many(12, 4, dataset="aime"), [replace(r, dataset="math") for r in many(7, 4)]
     others = [replace(r, setting="b=8") for r in aime] + [replace(r, model="n") for r in math]
     (alone,) = found(aime + math)
     order = np.random.default_rng(0).permutation(len(aime + math + others))
     shuffled = [(others + math + aime)[i] for i in order]
     again = next(r for r in found(shuffled) if (r.model, r.setting) == ("m", "b=2"))
     assert again.overall == alone.overall
-    assert sorted(again.sets, key=lambda s: s.source) == list(alone.sets)
+    assert sorted(again.datasets, key=lambda s: s.dataset) == list(alone.datasets)
     (aime_only,) = found(aime)
-    assert aime_only.sets[0] == alone.sets[0]
-    assert found(aime, replace(CHEAP, seed=1))[0].sets[0].maj != alone.sets[0].maj
+    assert aime_only.datasets[0] == alone.datasets[0]
+    assert found(aime, replace(CHEAP, seed=1))[0].datasets[0].maj != alone.datasets[0].maj
 
 
 def test_settings_come_in_the_order_of_their_first_answers():
     records = (
-        many(2, 1, setting="sequential") + many(2, 1, setting="b=2") + many(2, 1, setting="sequential", source="z")
+        many(2, 1, setting="sequential") + many(2, 1, setting="b=2") + many(2, 1, setting="sequential", dataset="z")
     )
     assert [result.setting for result in found(records)] == ["sequential", "b=2"]
 
@@ -157,11 +158,11 @@ def test_costs_belong_to_their_setting():
 
 def test_gains_are_differences_of_the_same_problems():
     """Against the first result, over the problems that both were asked, set by set; none for the first itself."""
-    records = many(40, 4, model="a", source="x") + many(40, 4, model="a", source="y")
-    others = [replace(r, model="b") for r in many(30, 4, source="x")]
+    records = many(40, 4, model="a", dataset="x") + many(40, 4, model="a", dataset="y")
+    others = [replace(r, model="b") for r in many(30, 4, dataset="x")]
     first, second = found(records + others)
     assert first.gain is None
-    alone = found([r for r in records if r.source == "x" and r.problem in {o.problem for o in others}] + others)
+    alone = found([r for r in records if r.dataset == "x" and r.problem in {o.problem for o in others}] + others)
     assert second.gain == alone[1].gain
     expected = alone[1].overall.avg.value - alone[0].overall.avg.value
     assert second.gain.num_problems == 30 and second.gain.avg.value == pytest.approx(expected, abs=1e-12)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.evaluate.answers import TRUE, answers
 from tests.real_data import real_records
-from treepo.errors import StoreError
+from treepo.errors import SettingError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey
 from treepo.evaluate.store import AnswerStore
 
@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_whole_problems_or_none(tmp_path):
 def test_an_error_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):
     store = begun(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(StoreError, match="out: cannot write '.*part-000001.*': disk full"):
+    with pytest.raises(SettingError, match="out: cannot write '.*part-000001.*': disk full"):
         store.append(answers(1), COST)
     assert store.done() == set()
 
@@ -261,7 +261,12 @@ def test_published_problems_are_kept(tmp_path):
     for i, record in enumerate(real_records("math500.jsonl")):
         known = str(record["answer"])
         kept += answers(
-            i, 1, prompt=str(record["problem"]), known=known, response=str(record["solution"]), extracted_answer=known
+            i,
+            1,
+            prompt=str(record["problem"]),
+            ground_truth=known,
+            response=str(record["solution"]),
+            extracted_answer=known,
         )
     for start in range(0, len(kept), 100):
         store.append(kept[start : start + 100], COST)
@@ -274,8 +279,8 @@ def test_half_surrogate_pairs_are_replaced_in_texts_and_refused_in_keys(tmp_path
     store.append(answers(1, 1, response="a\ud800b \ud83d\ude00", extracted_answer="\udc00", stop="\x00\x1b["), COST)
     (record,) = records(store)
     assert (record.response, record.extracted_answer, record.stop) == ("a\ufffdb \U0001f600", "\ufffd", "\x00\x1b[")
-    with pytest.raises(ValueError, match=r"^source: '\\udcff.jsonl' holds half a surrogate pair"):
-        store.append(answers(2, source="\udcff.jsonl"), COST)
+    with pytest.raises(ValueError, match=r"^dataset: '\\udcff.jsonl' holds half a surrogate pair"):
+        store.append(answers(2, dataset="\udcff.jsonl"), COST)
     assert len(records(store)) == 1
 
 

@@ -7,17 +7,16 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from treepo.evaluate.estimates import Estimate
 from treepo.evaluate.records import Cost
-from treepo.evaluate.results import Result, SetResult
-from treepo.evaluate.table import relative_cost, rich_table, text_tables, to_json
+from treepo.evaluate.results import DatasetResult, Estimate, Result, relative_cost, to_json
+from treepo.evaluate.table import rich_table, text_tables
 
 HALF = Estimate(0.5, 0.4, 0.625)
 
 
-def part(source: str, num_answers: int = 160, **fields) -> SetResult:
+def part(dataset: str, num_answers: int = 160, **fields) -> DatasetResult:
     known = {"avg": HALF, "maj": HALF, "pass_at": {1: HALF, 16: HALF}, "outcomes": {"graded": 0.75, "crash": 0.25}}
-    return SetResult(source, 10, num_answers, **(known | {"tokens_per_answer": 1234.5} | fields))
+    return DatasetResult(dataset, 10, num_answers, **(known | {"tokens_per_answer": 1234.5} | fields))
 
 
 def result(setting: str, cost: Cost, model: str = "m", **fields) -> Result:
@@ -68,35 +67,35 @@ def test_costs_are_compared_per_answer_and_within_a_model():
 
 def test_what_was_not_measured_has_no_figure():
     free = result("b=2", Cost(), outcomes={"graded": 1.0}, pass_at={1: HALF})
-    one_set = replace(SEQUENTIAL, sets=(part("aime"),))
+    one_set = replace(SEQUENTIAL, datasets=(part("aime"),))
     results = [free, one_set]
     assert column(results, "Cost and accuracy", "accelerator s") == ["0.0 (-)", "200.0 (-)"]
     assert column(results, "Lengths and speed", "answers per s") == ["-", "1.60"]
     assert column(results, "avg@k", "math") == ["50.0 (40.0-62.5)", "-"]
-    assert column(results, "pass@k, all sets", "pass@16") == ["-", "50.0 (40.0-62.5)"]
+    assert column(results, "pass@k, all datasets", "pass@16") == ["-", "50.0 (40.0-62.5)"]
     assert column(results, "Outcomes, percent of answers", "crash") == ["0.0", "25.0"]
 
 
 def test_a_single_set_has_no_column_of_all():
     """It repeated the set's own figures, with slightly different intervals."""
-    one = [replace(r, sets=(part("aime"),)) for r in (SEQUENTIAL, TREE)]
+    one = [replace(r, datasets=(part("aime"),)) for r in (SEQUENTIAL, TREE)]
     for title in ("avg@k", "maj@k"):
         assert headers(one, title) == ("model", "setting", "k", "aime")
         assert column(one, title, "aime") == ["50.0 (40.0-62.5)"] * 2
-        assert headers([SEQUENTIAL], title)[3:] == ("aime", "math", "all sets")
-    different = [one[0], replace(TREE, sets=(part("math"),))]
-    assert headers(different, "avg@k")[3:] == ("aime", "math", "all sets")
+        assert headers([SEQUENTIAL], title)[3:] == ("aime", "math", "all datasets")
+    different = [one[0], replace(TREE, datasets=(part("math"),))]
+    assert headers(different, "avg@k")[3:] == ("aime", "math", "all datasets")
 
 
 def test_a_set_that_is_called_overall_is_not_taken_for_all():
     """Two columns had the same name; in JSON figures by set are a list, and those of all stand apart."""
     quarter = Estimate(0.25, 0.2, 0.3)
-    named = replace(SEQUENTIAL, sets=(part("overall", avg=quarter), part("math")))
-    assert headers([named], "avg@k")[3:] == ("overall", "math", "all sets")
+    named = replace(SEQUENTIAL, datasets=(part("overall", avg=quarter), part("math")))
+    assert headers([named], "avg@k")[3:] == ("overall", "math", "all datasets")
     assert column([named], "avg@k", "overall") == ["25.0 (20.0-30.0)"]
-    assert column([named], "avg@k", "all sets") == ["50.0 (40.0-62.5)"]
+    assert column([named], "avg@k", "all datasets") == ["50.0 (40.0-62.5)"]
     (row,) = json.loads(to_json([named]))
-    assert (row["sets"][0]["avg"]["value"], row["overall"]["avg"]["value"]) == (0.25, 0.5)
+    assert (row["datasets"][0]["avg"]["value"], row["overall"]["avg"]["value"]) == (0.25, 0.5)
 
 
 def test_rows_of_other_problems_are_told_by_their_number():
@@ -115,7 +114,10 @@ def test_names_are_shown_as_they_are():
 def test_neither_figures_nor_names_are_lost_on_a_narrow_terminal():
     """Rich broke numbers, cut off the last column or left no room for names where four sets did not fit."""
     sets = tuple(part(name) for name in ("gsm8k", "math500", "aime24", "amc23"))
-    results = [replace(SEQUENTIAL, sets=sets), replace(TREE, sets=sets, model="organisation/" + "long-name-" * 9)]
+    results = [
+        replace(SEQUENTIAL, datasets=sets),
+        replace(TREE, datasets=sets, model="organisation/" + "long-name-" * 9),
+    ]
     for table in text_tables(results):
         console = Console(file=io.StringIO(), width=80)
         console.print(rich_table(table))
@@ -135,12 +137,12 @@ def test_tables_of_no_results_have_no_rows():
 def test_json_holds_every_figure_under_stable_names():
     first, second = json.loads(to_json([SEQUENTIAL, TREE]), parse_constant=lambda name: math.nan)
     assert list(first) == [
-        *("model", "setting", "k", "sets", "overall", "cost", "gain"),
+        *("model", "setting", "k", "datasets", "overall", "cost", "gain"),
         *("trajectories_per_s", "relative_cost"),
     ]
-    assert list(first["overall"]) == list(SetResult.__dataclass_fields__)
+    assert list(first["overall"]) == list(DatasetResult.__dataclass_fields__)
     assert first["overall"]["pass_at"] == {"1": vars(HALF), "16": vars(HALF)}
-    assert first["cost"] == vars(SEQUENTIAL.cost) and [s["source"] for s in first["sets"]] == ["aime", "math"]
+    assert first["cost"] == vars(SEQUENTIAL.cost) and [s["dataset"] for s in first["datasets"]] == ["aime", "math"]
     assert second["relative_cost"] == {
         "tokens_decoded": 0.6,
         "tokens_prefilled": 1.5,

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-Finished = tuple[list[int], str]
+FinishedPath = tuple[list[int], str]
 """A trajectory's response and why it ended."""
 
 
@@ -29,7 +29,7 @@ class Settings:
     shortest: int = 1
     budget: int | None = None
     fewest: int = 1
-    answer: Literal["box_and_eos", "box", "never"] = "box_and_eos"
+    answer: Literal["answer_and_eos", "answer", "never"] = "answer_and_eos"
     repetition: Literal["first", "last", "never"] = "never"
     repeated_len: int = 32
     repeated_count: int = 8
@@ -44,11 +44,11 @@ class Settings:
         return self.d * self.l if self.longest is None else self.longest
 
     @property
-    def borders(self) -> list[int]:
+    def boundaries(self) -> list[int]:
         """Response tokens at which a segment begins, in order.
 
-        A tree none of whose paths ends has k paths after the prompt and k b^i after the i-th border, until they are
-        w: the last border at which it forks, or the first one, is where a block of `align` tokens, counted from
+        A tree none of whose paths ends has k paths after the prompt and k b^i after the i-th boundary, until they are
+        w: the last boundary at which it forks, or the first one, is where a block of `align` tokens, counted from
         the prompt's first, has just begun. The first segment is as much longer as that takes, if that leaves a second.
         """
         last = 1
@@ -64,14 +64,14 @@ class Settings:
 
     def most_new(self, length: int) -> int:
         """Most tokens of a segment that begins after `length` response tokens."""
-        first = self.borders[1:2] or [self.limit]
+        first = self.boundaries[1:2] or [self.limit]
         return first[0] if length == 0 else min(self.l, self.limit - length)
 
     def num_segments(self, length: int) -> int:
         """Segments that have begun within `length` response tokens."""
-        return sum(border < length for border in self.borders)
+        return sum(boundary < length for boundary in self.boundaries)
 
-    def width(self, finished: list[Finished], expected_len: float) -> int:
+    def width(self, finished: list[FinishedPath], expected_len: float) -> int:
         """Trajectories that a tree may have when the next ones will have `expected_len` tokens."""
         if self.budget is None:
             return self.w
@@ -91,7 +91,7 @@ class Chance(Protocol):
         """Children of each active path."""
         ...
 
-    def cuts(self, finished: list[Finished], borders: list[int]) -> list[tuple[int, int]]:
+    def cuts(self, finished: list[FinishedPath], boundaries: list[int]) -> list[tuple[int, int]]:
         """(which finished trajectory, how many of its tokens to keep), in the order of use."""
         ...
 
@@ -129,7 +129,7 @@ def why_ended(s: Settings, response: list[int], segment: list[int], eos: bool) -
     box = has_closed_box(s.text(response))
     reasons = [
         ("repetition", repetition and s.repetition == "first"),
-        ("answer", box and (s.answer == "box" or (s.answer == "box_and_eos" and eos))),
+        ("answer", box and (s.answer == "answer" or (s.answer == "answer_and_eos" and eos))),
         ("eos", eos),
         ("length", s.longest is not None and len(response) >= s.longest),
         ("depth", s.num_segments(len(response)) >= s.d or len(response) >= s.limit),
@@ -140,9 +140,9 @@ def why_ended(s: Settings, response: list[int], segment: list[int], eos: bool) -
 
 def grow(
     s: Settings, decode: Callable[[list[int], int], tuple[list[int], bool]], chance: Chance
-) -> tuple[list[Finished], list[tuple[int, int, int]]]:
+) -> tuple[list[FinishedPath], list[tuple[int, int, int]]]:
     """The finished trajectories in the order in which they end, and per level (paths, active, finished so far)."""
-    finished: list[Finished] = []
+    finished: list[FinishedPath] = []
     levels = []
     num_short = 0
     s = replace(s, num_first=chance.initial_fork(s.w))
@@ -173,9 +173,9 @@ def grow(
                 return finished, levels
             paths = []
             while len(finished) + len(paths) < width:
-                for which, keep in chance.cuts(finished, s.borders):
+                for which, keep in chance.cuts(finished, s.boundaries):
                     if s.num_segments(keep) >= s.d:
-                        keep = s.borders[s.d - 1]  # noqa: PLW2901
+                        keep = s.boundaries[s.d - 1]  # noqa: PLW2901
                     missing = width - len(finished) - len(paths)
                     paths += [finished[which][0][:keep] if keep else []] * min(s.b, missing)
 
@@ -195,12 +195,12 @@ class Dice:
             shares[lucky] += 1
         return shares
 
-    def cuts(self, finished: list[Finished], borders: list[int]) -> list[tuple[int, int]]:
+    def cuts(self, finished: list[FinishedPath], boundaries: list[int]) -> list[tuple[int, int]]:
         usable = [i for i, (_, reason) in enumerate(finished) if reason in ("answer", "eos")]
         if not usable:
             return [(0, 0)]
         self.rng.shuffle(usable)
-        return [(i, int(self.rng.choice([b for b in borders if b < len(finished[i][0])]))) for i in usable]
+        return [(i, int(self.rng.choice([b for b in boundaries if b < len(finished[i][0])]))) for i in usable]
 
 
 class Replay:
@@ -234,7 +234,7 @@ class Replay:
         assert max(shares) - min(shares) <= 1, "not even"
         return shares
 
-    def cuts(self, finished: list[Finished], borders: list[int]) -> list[tuple[int, int]]:
+    def cuts(self, finished: list[FinishedPath], boundaries: list[int]) -> list[tuple[int, int]]:
         cuts = self.noted_cuts.popleft()
         if not self.at_borders:
             return cuts
@@ -244,7 +244,7 @@ class Replay:
         else:
             assert sorted(which for which, _ in cuts) == usable, "every usable trajectory once"
             for which, keep in cuts:
-                assert keep in borders
+                assert keep in boundaries
                 assert keep < len(finished[which][0])
         return cuts
 

@@ -13,12 +13,13 @@ from treepo.data.problem import Problem
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules
 from treepo.tree import StopReason, Tree
+from treepo.verify import FinalAnswer
 
 PIECES = ("a", "b", "ab", "1", "\\boxed{", "\\box", "ed{", "}", "{", "\\")
 """What the token ids 0, 1, ... spell; ids above have no text."""
@@ -37,7 +38,7 @@ def logprob_of(ids: Sequence[int]) -> float:
     return -(1 + zlib.crc32(np.array(ids, np.int32).tobytes())) / 2**32
 
 
-ANSWER_RULES = ("box_and_eos", "box", "never")
+ANSWER_RULES = ("answer_and_eos", "answer", "never")
 REPETITION_RULES = ("first", "last", "never")
 WEIGHTS = (0.0, 0.05, 0.2, 1.0, 5.0)
 ALIGNS = (1, 1, 2, 3, 4, 8, 32)
@@ -132,6 +133,7 @@ class World:
             "fallback": Backtrack(),
             "stopping": NeverEmpty(self.stopping),
             "decode": text_of,
+            "answers": FinalAnswer(),
             "segment_full_trees": True,
         }
         return GrowthRules(**{**usual, **changed})
@@ -183,7 +185,7 @@ KINDS = ("plain", "plain", "minimum", "budget", "both")
 def extras(kind: str, seed: int, shape: TreeShape) -> dict[str, int]:
     """Settings of a shape with a minimum length or a token budget, within what is possible."""
     rng = np.random.default_rng(seed)
-    limit = shape.response_limit
+    limit = shape.max_response_tokens
     shortest = int(rng.integers(1, limit + 1)) if kind in ("minimum", "both") else 1
     settings = {"min_response_len": shortest}
     if kind in ("budget", "both"):
@@ -239,7 +241,7 @@ def random_world(seed: int, max_width: int) -> World:
         num_children=int(rng.integers(1, 4)),
     )
     if rng.random() < 0.2:
-        shape = replace(shape, max_response_len=int(rng.integers(1, shape.response_limit + 1)))
+        shape = replace(shape, max_response_len=int(rng.integers(1, shape.max_response_tokens + 1)))
     shape = replace(shape, **extras(KINDS[rng.integers(len(KINDS))], seed, shape))
     stopping = StopRules(
         ANSWER_RULES[rng.integers(3)],

@@ -1,4 +1,4 @@
-"""Trees whose segments end where the blocks of an engine's cache do: the borders, and the trees grown by them."""
+"""Trees whose segments end where the blocks of an engine's cache do: the boundaries, and the trees grown by them."""
 
 import itertools
 from collections import Counter
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.grow.scripts import World, has_its_width, problem, random_world, same_tree, shapes, worlds
 from treepo.grow.branching import InitialFork, Level, RandomBranching
-from treepo.grow.fallback import Backtrack, Finished
+from treepo.grow.fallback import Backtrack, FinishedPath
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
@@ -37,14 +37,14 @@ def aligned(world: World, align: int, segment_len: int | None = None) -> World:
 
 
 def is_aligned(shape: TreeShape, prompt_len: int, index: int) -> bool:
-    """Whether a block has just begun at a border."""
-    return (prompt_len + shape.border(index)) % shape.align == 1 % shape.align
+    """Whether a block has just begun at a boundary."""
+    return (prompt_len + shape.boundary(index)) % shape.align == 1 % shape.align
 
 
-def borders(shape: TreeShape) -> list[int]:
+def boundaries(shape: TreeShape) -> list[int]:
     """Response tokens at which segments begin, by decoding segment after segment."""
     found = [0]
-    while found[-1] < shape.response_limit:
+    while found[-1] < shape.max_response_tokens:
         found.append(found[-1] + shape.segment_at(found[-1]))
     return found[:-1]
 
@@ -55,23 +55,23 @@ def test_every_border_begins_a_block_if_segments_are_whole_blocks(shape, align, 
     shape = TreeShape(shape.width, shape.depth, align * num_blocks, shape.num_children, align=align)
     tree = shape.for_prompt(prompt_len, shape.num_children)
     wanted = next(n for n in range(shape.segment_len, 2 * shape.segment_len) if (prompt_len + n) % align == 1)
-    assert tree.first_len == (wanted if wanted < shape.response_limit else shape.segment_len)
-    assert wanted >= shape.response_limit or all(is_aligned(tree, prompt_len, i) for i in range(1, 20))
+    assert tree.first_len == (wanted if wanted < shape.max_response_tokens else shape.segment_len)
+    assert wanted >= shape.max_response_tokens or all(is_aligned(tree, prompt_len, i) for i in range(1, 20))
 
 
 @given(shapes(), aligns, prompt_lens, st.integers(1, 8))
 def test_the_last_border_at_which_a_tree_forks_begins_a_block(shape, align, prompt_len, num_first):
-    """Paths multiply by b at each border until they are the width, however many the prompt has; any length of a
-    segment. With more children of the prompt than of other nodes, a border was aligned at which nothing forked."""
+    """Paths multiply by b at each boundary until they are the width, however many the prompt has; any length of a
+    segment. With more children of the prompt than of other nodes, a boundary was aligned at which nothing forked."""
     shape = replace(shape, align=align)
     num_paths, last = num_first, 0
     while shape.num_children > 1 and num_paths < shape.width:
         num_paths, last = num_paths * shape.num_children, last + 1
     tree = shape.for_prompt(prompt_len, num_first)
     for index in range(max(last, 1), 0, -1):
-        border = next(n for n in itertools.count(shape.border(index)) if (prompt_len + n) % align == 1)
-        if border < shape.response_limit:
-            assert tree.border(index) == border
+        boundary = next(n for n in itertools.count(shape.boundary(index)) if (prompt_len + n) % align == 1)
+        if boundary < shape.max_response_tokens:
+            assert tree.boundary(index) == boundary
             return
     assert tree is shape
 
@@ -82,7 +82,7 @@ def test_an_aligned_shape_is_as_large(shape, align, prompt_len):
     shape = replace(shape, align=align)
     tree = shape.for_prompt(prompt_len, shape.num_children)
     assert shape.segment_len <= tree.first_len < shape.segment_len + align
-    assert tree.response_limit == shape.response_limit
+    assert tree.max_response_tokens == shape.max_response_tokens
     assert {name: getattr(tree, name) for name in vars(shape)} == vars(shape)
     assert replace(tree, width=shape.min_width).first_len == tree.first_len
     if shape.token_budget is not None:
@@ -92,15 +92,15 @@ def test_an_aligned_shape_is_as_large(shape, align, prompt_len):
 
 @given(shapes(), aligns, prompt_lens)
 def test_borders_and_numbers_of_segments_are_inverse(shape, align, prompt_len):
-    """No response has more segments than the depth, and each begins where one border is and ends by the next."""
+    """No response has more segments than the depth, and each begins where one boundary is and ends by the next."""
     tree = replace(shape, align=align).for_prompt(prompt_len, shape.num_children)
-    starts = borders(tree)
-    assert starts == [tree.border(i) for i in range(len(starts))]
-    for length in range(tree.response_limit + 1):
+    starts = boundaries(tree)
+    assert starts == [tree.boundary(i) for i in range(len(starts))]
+    for length in range(tree.max_response_tokens + 1):
         assert tree.num_segments(length) == sum(start < length for start in starts) <= shape.depth
     for index in range(len(starts)):
-        assert tree.num_segments(tree.border(index)) == index
-        assert tree.num_segments(tree.border(index) + 1) == index + 1
+        assert tree.num_segments(tree.boundary(index)) == index
+        assert tree.num_segments(tree.boundary(index) + 1) == index + 1
 
 
 @given(shapes(), prompt_lens, aligns)
@@ -129,7 +129,7 @@ def test_every_tree_has_its_width_and_no_path_is_too_long(world, align, fallback
     engine = world.engine()
     tree = world.grow(engine, fallback=fallback, segment_full_trees=segment_full_trees, branching=RandomBranching(1, 4))
     assert has_its_width(tree, world.shape)
-    assert all(1 <= tree.response_len(leaf) <= world.shape.response_limit for leaf in tree.leaves())
+    assert all(1 <= tree.response_len(leaf) <= world.shape.max_response_tokens for leaf in tree.leaves())
     assert all(len(node.token_ids) > 0 for node in tree.nodes)
     assert sum(len(r.token_ids) for r in engine.results.values()) == tree.num_decoded()
 
@@ -142,7 +142,7 @@ def forks(tree: Tree) -> list[int]:
 @settings(max_examples=400, deadline=None)
 @given(worlds(), st.sampled_from((2, 3, 4, 8)), st.integers(1, 3), st.sampled_from(BOUNDARIES))
 def test_paths_fork_one_token_past_a_border_between_blocks(world, align, num_blocks, fallback):
-    """Also where a fallback resumes at a border, wherever a longer first segment leaves room for a second."""
+    """Also where a fallback resumes at a boundary, wherever a longer first segment leaves room for a second."""
     world = aligned(world, align, align * num_blocks)
     prompt_len = len(problem(world.name).prompt_ids)
     assume(is_aligned(world.shape.for_prompt(prompt_len, 2), prompt_len, 1))
@@ -181,7 +181,7 @@ def unbranched(level: Level, rng: np.random.Generator) -> list[int]:
 
 @pytest.mark.parametrize(("align", "segment_len", "depth"), [(2, 4, 3), (4, 4, 3), (8, 2, 8), (16, 4, 6)])
 def test_a_path_cut_inside_a_long_first_segment_grows_to_the_longest_response(align, segment_len, depth):
-    """A cut so early that a segment from there does not pass the first border leaves as many segments as before it.
+    """A cut so early that a segment from there does not pass the first boundary leaves as many segments as before it.
 
     One request for the rest of the path ended before the deepest level then, and a node without tokens was added to it
     over and over.
@@ -205,7 +205,7 @@ def test_a_path_cut_inside_a_long_first_segment_grows_to_the_longest_response(al
             assert same_tree(*trees)
             assert trees[1].num_dropped == 0, "asked for more than the depth allows"
             if keep + segment_len <= first:
-                assert {trees[0].response_len(leaf) for leaf in trees[0].leaves()} == {shape.response_limit}
+                assert {trees[0].response_len(leaf) for leaf in trees[0].leaves()} == {shape.max_response_tokens}
 
 
 @settings(max_examples=150, deadline=None)
@@ -223,7 +223,7 @@ def test_a_path_that_does_not_fork_is_the_same_whatever_the_blocks(world, align)
 
 
 def test_requests_of_an_aligned_tree() -> None:
-    """A prompt of 5 tokens, 4 segments of 8, blocks of 8: borders after 12, 20 and 28 tokens, 4 more at the end."""
+    """A prompt of 5 tokens, 4 segments of 8, blocks of 8: boundaries after 12, 20 and 28 tokens, 4 more at the end."""
     world = World(TreeShape(8, 4, 8, 2, align=8), InitialFork(2, 2), name="p" * 5)
     engine = world.engine()
     tree = world.grow(engine)
@@ -233,9 +233,9 @@ def test_requests_of_an_aligned_tree() -> None:
 
 
 def test_segments_of_a_block_and_a_half_align_the_last_fork() -> None:
-    """2 paths become 16 at the third border: with a prompt of 2 tokens it moves from 18 to 19, one past 5 blocks."""
+    """2 paths become 16 at the third boundary: with a prompt of 2 tokens it moves from 18 to 19, one past 5 blocks."""
     shape = TreeShape(16, 8, 6, 2, align=4).for_prompt(2, 2)
-    assert [shape.border(i) for i in range(5)] == [0, 7, 13, 19, 25]
+    assert [shape.boundary(i) for i in range(5)] == [0, 7, 13, 19, 25]
 
 
 @pytest.mark.parametrize(
@@ -258,31 +258,31 @@ def test_a_first_segment_that_would_be_the_only_one_stays() -> None:
     """2 segments of 4 after a prompt of 6: the next block begins at response token 11 of 8."""
     shape = TreeShape(4, 2, 4, 2, align=16)
     assert shape.for_prompt(6, 2) is shape
-    assert shape.for_prompt(10, 2).border(1) == 7
+    assert shape.for_prompt(10, 2).boundary(1) == 7
     assert shape.for_prompt(9, 2) is shape
 
 
 def test_fallbacks_draw_every_border_alike() -> None:
     """25 tokens in segments of 11, 8 and 8: 0, 11 and 19 are kept equally often."""
     shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
-    trajectory = Finished(1, StopReason.ANSWER, np.zeros(25, np.float32))
-    kept = Counter(Backtrack().keep(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
+    trajectory = FinishedPath(1, StopReason.ANSWER, np.zeros(25, np.float32))
+    kept = Counter(Backtrack().num_kept(trajectory, shape, np.random.default_rng(i)) for i in range(3000))
     assert sorted(kept) == [0, 11, 19]
     assert all(abs(n / 3000 - 1 / 3) < 0.04 for n in kept.values())
-    assert {Backtrack(max_windows=1).keep(trajectory, shape, np.random.default_rng(i)) for i in range(20)} == {19}
+    assert {Backtrack(max_windows=1).num_kept(trajectory, shape, np.random.default_rng(i)) for i in range(20)} == {19}
 
 
 def test_long_answers_are_counted_in_segments_of_the_tree() -> None:
     """With a first segment of 11 tokens a second one begins at the twelfth."""
     shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
-    finished = [Finished(length, StopReason.ANSWER, np.zeros(length, np.float32)) for length in (9, 11, 12)]
+    finished = [FinishedPath(length, StopReason.ANSWER, np.zeros(length, np.float32)) for length in (9, 11, 12)]
     usable = Backtrack("long_answered").ordered(finished, shape, np.random.default_rng(0))
     assert [f.response_len for f in usable] == [12]
 
 
 def test_an_answer_is_looked_for_at_the_borders_of_the_tree() -> None:
     """A box that closes within the longer first segment ends the path after it, not after the usual length."""
-    world = World(TreeShape(1, 4, 4, 2, align=4), InitialFork(1, 1), StopRules("box", "never"), name="p" * 3)
+    world = World(TreeShape(1, 4, 4, 2, align=4), InitialFork(1, 1), StopRules("answer", "never"), name="p" * 3)
     engine = world.engine()
     engine.script = lambda ids, seed: ([4, 0, 7, *[0] * 13][len(ids) - 3], -1.0)
     [trajectory] = world.grow(engine, segment_full_trees=False).trajectories()
@@ -291,5 +291,5 @@ def test_an_answer_is_looked_for_at_the_borders_of_the_tree() -> None:
 
 def test_blocks_of_no_tokens_are_refused() -> None:
     """With the field and its value named."""
-    with pytest.raises(ValueError, match="align must be within .* got 0"):
+    with pytest.raises(ValueError, match="align: must be within .* got 0"):
         TreeShape(align=0)

@@ -7,8 +7,8 @@ from tests.grow.scripts import EOS, Noise, World, problem
 from treepo.engine.base import SamplingParams
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, TokenBudgetBranching
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import NoFallback
-from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape as Shape
 from treepo.grow.stopping import StopRules
@@ -96,12 +96,12 @@ def test_the_budget_limits_forks() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"min_response_len": 0}, "min_response_len must be within 1..128"),
-        ({"min_response_len": 129}, "min_response_len must be within 1..128"),
-        ({"token_budget": 0}, "token_budget must buy a trajectory of min_response_len = 1"),
-        ({"token_budget": 9, "min_response_len": 10}, "token_budget must buy"),
-        ({"min_width": 9}, "min_width must be within 1..width = 8, got 9"),
-        ({"min_width": 0}, "min_width must be within 1..width"),
+        ({"min_response_len": 0}, "min_response_len: must be within 1..128"),
+        ({"min_response_len": 129}, "min_response_len: must be within 1..128"),
+        ({"token_budget": 0}, "token_budget: must allow a trajectory of min_response_len = 1"),
+        ({"token_budget": 9, "min_response_len": 10}, "token_budget: must allow"),
+        ({"min_width": 9}, "min_width: must be within 1..width = 8, got 9"),
+        ({"min_width": 0}, "min_width: must be within 1..width"),
     ],
 )
 def test_bounds_that_cannot_be_met_are_refused(wrong: dict[str, int], message: str) -> None:
@@ -111,7 +111,7 @@ def test_bounds_that_cannot_be_met_are_refused(wrong: dict[str, int], message: s
 
 def test_a_budget_below_one_segment_names_the_strategy() -> None:
     """TokenBudgetBranching would otherwise decode more than it was told, silently."""
-    with pytest.raises(StrategyError, match="TokenBudgetBranching with max_tokens=15 cannot decode a segment of 16"):
+    with pytest.raises(StrategyError, match="max_step_tokens=15 cannot decode a segment of 16"):
         World(Shape(8, 8, 16)).grow(branching=TokenBudgetBranching(15))
 
 
@@ -125,7 +125,7 @@ def test_an_answer_rule_needs_a_tokenizer() -> None:
 
     [(_, tree)] = TreeSampler(world.engine(), rules(StopRules("never", "never"))).grow([problem("p")], 0)
     assert len(tree.leaves()) == 4
-    for stopping in (StopRules("box", "never"), StopRules("never", "first")):
+    for stopping in (StopRules("answer", "never"), StopRules("never", "first")):
         with pytest.raises(StrategyError, match="reads text, but there is no tokenizer"):
             list(TreeSampler(world.engine(), rules(stopping)).grow([problem("p")], 0))
 

@@ -9,15 +9,15 @@ from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK
 from treepo.engine.torch.prefix_cache import below
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.learn.packing import pack
-from treepo.learn.scoring import Scorer, join
+from treepo.learn.scoring import Scorer, collate
 from treepo.model.policy import Policy, load_policy
-from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.tree import Tree
 
 
@@ -28,7 +28,7 @@ def policy(chain_model) -> Policy:
 
 def grow(policy: Policy, max_num_seqs: int, order: list[int], shape: TreeShape) -> tuple[dict[str, Tree], TorchEngine]:
     engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs=max_num_seqs)
-    rules = GrowthRules(shape, InitialFork(2, 4), EvenBranching(), Backtrack(), StopRules(), policy.decode)
+    rules = GrowthRules(shape, InitialFork(2, 4), EvenBranching(), Backtrack(), StopRules(), policy.decode, ANSWERS)
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, len(order))
     trees = TreeSampler(engine, rules).grow([problems[i] for i in order], seed=7)
     return {tree.problem_id: tree for _, tree in trees}, engine
@@ -56,7 +56,7 @@ def test_the_batch_does_not_change_the_trees(policy):
 def test_sampled_logprobs_are_those_of_one_full_forward(policy):
     """Also below cached prefixes and after fallback: engine and trainer agree within 1e-5 in float32."""
     trees, _ = grow(policy, 256, list(range(12)), SHAPE)
-    batch = join([pack(tree, np.zeros(len(tree.leaves()))) for tree in trees.values()])
+    batch = collate([pack(tree, np.zeros(len(tree.leaves()))) for tree in trees.values()])
     with torch.no_grad():
         difference = Scorer(policy.model)(batch).policy_logprobs.numpy() - batch.packed.sampled_logprobs
     assert len(difference) > 1000
@@ -73,7 +73,7 @@ def test_shared_prefixes_are_computed_once(policy):
 def test_a_star_is_sequential_sampling(policy):
     """One segment below the root for each trajectory, all of them different streams of the same prompt."""
     engine = TorchEngine(policy.model, policy.eos_ids)
-    rules = GrowthRules.star(8, 64, policy.decode)
+    rules = GrowthRules.star(8, 64, policy.decode, ANSWERS)
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 3)
     for _, tree in TreeSampler(engine, rules).grow(problems, seed=1):
         assert [n.parent for n in tree.nodes] == [-1] + [0] * 8
@@ -84,7 +84,7 @@ def test_a_star_is_sequential_sampling(policy):
 def test_trees_that_nobody_waits_for_leave_nothing_behind(policy):
     """Requests of an abandoned call would be handed to the next one, whose numbers they share."""
     engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs=8)
-    sampler = TreeSampler(engine, GrowthRules.star(4, 64, policy.decode))
+    sampler = TreeSampler(engine, GrowthRules.star(4, 64, policy.decode, ANSWERS))
     problems = ChainSums(policy.tokenizer, seed=0).training_problems(0, 6)
     wanted = dict(sampler.grow(problems, seed=1))
     abandoned = sampler.grow(problems, seed=2)

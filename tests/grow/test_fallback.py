@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.grow.scripts import NotedEngine, World, worlds
 from treepo.grow.branching import InitialFork, Level
-from treepo.grow.fallback import Backtrack, Cut, Finished, NoFallback
+from treepo.grow.fallback import Backtrack, BacktrackPoint, FinishedPath, NoFallback
 from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
@@ -20,9 +20,9 @@ USABLE = (StopReason.ANSWER, StopReason.EOS)
 UNUSABLE = tuple(set(StopReason) - set(USABLE))
 
 
-def ended(leaf: int, length: int, stop: StopReason) -> Finished:
+def ended(leaf: int, length: int, stop: StopReason) -> FinishedPath:
     """A finished trajectory of this length."""
-    return Finished(leaf, stop, np.zeros(length, np.float32))
+    return FinishedPath(leaf, stop, np.zeros(length, np.float32))
 
 
 finished_lists = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(StopReason)), min_size=1, max_size=8).map(
@@ -32,18 +32,18 @@ finished_lists = st.lists(st.tuples(st.integers(1, 40), st.sampled_from(StopReas
 
 @given(finished_lists, st.integers(1, 9), st.integers(0, 2**32))
 def test_cuts_are_segment_boundaries_of_each_usable_trajectory(
-    finished: list[Finished], segment_len: int, seed: int
+    finished: list[FinishedPath], segment_len: int, seed: int
 ) -> None:
     """Each once, strictly before its end; from the prompt when nothing ended with an answer or EOS."""
     cuts = Backtrack()(finished, TreeShape(segment_len=segment_len), np.random.default_rng(seed))
     usable = {f.leaf: f for f in finished if f.stop in USABLE}
     if not usable:
-        assert cuts == [Cut(ROOT, 0)]
+        assert cuts == [BacktrackPoint(ROOT, 0)]
         return
     assert sorted(c.leaf for c in cuts) == sorted(usable)
     for cut in cuts:
-        assert cut.keep % segment_len == 0
-        assert 0 <= cut.keep < usable[cut.leaf].response_len
+        assert cut.num_kept % segment_len == 0
+        assert 0 <= cut.num_kept < usable[cut.leaf].response_len
 
 
 @pytest.mark.parametrize("length", [1, 8, 9, 32, 33, 40])
@@ -52,7 +52,7 @@ def test_the_number_of_dropped_windows_is_uniform(length: int) -> None:
     rng, num = np.random.default_rng(length), 4000
     windows = ceil(length / 8)
     keeps = Counter(
-        Backtrack()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].keep for _ in range(num)
+        Backtrack()([ended(1, length, StopReason.EOS)], TreeShape(segment_len=8), rng)[0].num_kept for _ in range(num)
     )
     assert sorted(keeps) == [8 * i for i in range(windows)]
     error = np.sqrt((1 - 1 / windows) / windows / num)
@@ -74,7 +74,7 @@ def test_cuts_of_different_trajectories_are_drawn_apart() -> None:
     finished = [ended(i, 16, StopReason.EOS) for i in (1, 2)]
     rng, num = np.random.default_rng(2), 4000
     pairs = Counter(
-        tuple(c.keep for c in sorted(Backtrack()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
+        tuple(c.num_kept for c in sorted(Backtrack()(finished, TreeShape(segment_len=8), rng), key=lambda c: c.leaf))
         for _ in range(num)
     )
     assert len(pairs) == 4
@@ -86,7 +86,7 @@ def test_what_did_not_end_by_itself_is_not_resumed(stop: StopReason) -> None:
     """Trajectories that were cut off by length, depth or repetition are left alone, even as the only ones."""
     rng = np.random.default_rng(0)
     finished = [ended(1, 30, stop), ended(2, 30, stop)]
-    assert {c for _ in range(50) for c in Backtrack()(finished, TreeShape(), rng)} == {Cut(ROOT, 0)}
+    assert {c for _ in range(50) for c in Backtrack()(finished, TreeShape(), rng)} == {BacktrackPoint(ROOT, 0)}
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,10 @@ class Keeping:
 
     keep: int
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        return [Cut(finished[0].leaf, self.keep)]
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
+        return [BacktrackPoint(finished[0].leaf, self.keep)]
 
 
 def unbranched(level: Level, rng: np.random.Generator) -> list[int]:
@@ -142,9 +144,13 @@ def test_each_fallback_forks_what_is_missing_up_to_the_number_of_children() -> N
     """min(b, w - F) from each cut, in the given order, until all are placed."""
     calls = []
 
-    def fallback(finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
+    def fallback(finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
         calls.append([f.leaf for f in finished])
-        return [Cut(finished[0].leaf, 4), Cut(finished[1].leaf, 8), Cut(finished[0].leaf, 0)]
+        return [
+            BacktrackPoint(finished[0].leaf, 4),
+            BacktrackPoint(finished[1].leaf, 8),
+            BacktrackPoint(finished[0].leaf, 0),
+        ]
 
     engine = NotedEngine(lambda ids, seed: (seed % 4, -1.0))
     shape = TreeShape(width=12, depth=3, segment_len=4, num_children=3)
@@ -178,12 +184,12 @@ def test_without_what_fallbacks_drew_a_tree_is_the_one_without_fallback(world: W
 SHAPE = TreeShape(segment_len=8)
 
 
-def scored(*logprobs: float) -> Finished:
+def scored(*logprobs: float) -> FinishedPath:
     """A trajectory with these log-probabilities."""
-    return Finished(1, StopReason.EOS, np.array(logprobs, np.float32))
+    return FinishedPath(1, StopReason.EOS, np.array(logprobs, np.float32))
 
 
-def leaves_in_order(fallback: Backtrack, finished: list[Finished], seed: int = 0) -> list[int]:
+def leaves_in_order(fallback: Backtrack, finished: list[FinishedPath], seed: int = 0) -> list[int]:
     """Leaves in the order in which they are resumed."""
     return [cut.leaf for cut in fallback(finished, SHAPE, np.random.default_rng(seed))]
 
@@ -202,7 +208,7 @@ def test_the_longest_come_first() -> None:
 def test_strict_order_takes_the_best_reason_first() -> None:
     """Fault of the authors' release: "strict" order sorted worst first."""
     finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
-    finished.append(Finished(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
+    finished.append(FinishedPath(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
     by_leaf = {f.leaf: f for f in finished}
     for seed in range(5):
         order = [by_leaf[leaf] for leaf in leaves_in_order(Backtrack("by_reason"), finished, seed)]
@@ -233,7 +239,9 @@ def test_long_answered_needs_an_answer_and_segments() -> None:
 def test_windows_bound_how_far_a_cut_goes_back(max_windows: int | None) -> None:
     """20 tokens are 4 windows of 6: k ~ U{1..min(max_windows, 4)}, so 18, 12, 6 or 0 tokens are kept."""
     fallback = Backtrack(window=6, max_windows=max_windows)
-    kept = Counter(fallback.keep(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000))
+    kept = Counter(
+        fallback.num_kept(ended(1, 20, StopReason.EOS), SHAPE, np.random.default_rng(i)) for i in range(2000)
+    )
     allowed = [18, 12, 6, 0][: max_windows or 4]
     assert set(kept) == set(allowed)
     assert all(abs(kept[k] / 2000 - 1 / len(allowed)) < 0.05 for k in allowed)
@@ -243,8 +251,8 @@ RNG = np.random.default_rng(0)
 
 
 def test_the_least_likely_token_is_drawn_again() -> None:
-    assert Backtrack(cut="unlikely_token").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
-    assert Backtrack(cut="prompt").keep(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
+    assert Backtrack(cut="unlikely_token").num_kept(scored(-1, -2, -7, -3), SHAPE, RNG) == 2
+    assert Backtrack(cut="prompt").num_kept(scored(-1, -2, -7, -3), SHAPE, RNG) == 0
 
 
 def test_blocks_are_drawn_by_their_mean() -> None:
@@ -254,7 +262,7 @@ def test_blocks_are_drawn_by_their_mean() -> None:
 
     def drawn(cut: str) -> list[float]:
         fallback = Backtrack(cut=cut, block_len=2)
-        kept = Counter(fallback.keep(trajectory, SHAPE, np.random.default_rng(i)) for i in range(4000))
+        kept = Counter(fallback.num_kept(trajectory, SHAPE, np.random.default_rng(i)) for i in range(4000))
         return [kept[k] / 4000 for k in (0, 2, 4)]
 
     np.testing.assert_allclose(drawn("likely_block"), [3 / 7, 1 / 7, 3 / 7], atol=0.03)
@@ -264,10 +272,10 @@ def test_blocks_are_drawn_by_their_mean() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": -1}, "window must be at least 1, got -1"),
-        ({"block_len": 0}, "block_len must be at least 1, got 0"),
-        ({"noise": -1.0}, "noise must not be negative, got -1.0"),
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"window": -1}, "window: must be at least 1, got -1"),
+        ({"block_len": 0}, "block_len: must be at least 1, got 0"),
+        ({"noise": -1.0}, "noise: must not be negative, got -1.0"),
+        ({"temperature": 0.0}, "temperature: must be positive, got 0.0"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict, message: str) -> None:

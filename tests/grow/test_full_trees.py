@@ -35,10 +35,10 @@ def test_a_full_tree_takes_one_request_per_path():
 
 
 def test_what_is_decoded_beyond_a_stop_is_dropped_and_counted():
-    """A box that ends the answer by itself is noticed at the next border; the tokens after it belong to no node."""
+    """A box that ends the answer by itself is noticed at the next boundary; the tokens after it belong to no node."""
     script = [*[0] * 3, 4, 0, 7, *[0] * 14]
     world = World(TreeShape(width=1, depth=5, segment_len=4), InitialFork(1, 1))
-    stopping = StopRules(answer="box", repetition="never")
+    stopping = StopRules(answer="answer", repetition="never")
     engine = world.engine()
     engine.script = lambda ids, seed: (script[len(ids) - 1], -1.0)
     tree = world.grow(engine, stopping=stopping, segment_full_trees=False)

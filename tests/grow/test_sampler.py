@@ -28,7 +28,7 @@ from tests.grow.scripts import (
 )
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.branching import EvenBranching, InitialFork, Level
-from treepo.grow.fallback import Backtrack, Cut, Finished
+from treepo.grow.fallback import Backtrack, BacktrackPoint, FinishedPath
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules as Stops
@@ -66,12 +66,15 @@ class NotedBranching:
 
 @dataclass(frozen=True)
 class AnyToken:
-    """A fallback to any token of any trajectory but its last one, at a border or not."""
+    """A fallback to any token of any trajectory but its last one, at a boundary or not."""
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         return [
-            Cut(finished[i].leaf, int(rng.integers(finished[i].response_len))) for i in rng.permutation(len(finished))
-        ] or [Cut(ROOT, 0)]
+            BacktrackPoint(finished[i].leaf, int(rng.integers(finished[i].response_len)))
+            for i in rng.permutation(len(finished))
+        ] or [BacktrackPoint(ROOT, 0)]
 
 
 @dataclass
@@ -81,10 +84,12 @@ class NotedFallback:
     inner: Backtrack | AnyToken
     cuts: list[list[tuple[int, int]]] = field(default_factory=list)
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
         cuts = self.inner(finished, shape, rng)
         leaves = [f.leaf for f in finished]
-        self.cuts.append([(leaves.index(c.leaf) if c.leaf != ROOT else 0, c.keep) for c in cuts])
+        self.cuts.append([(leaves.index(c.leaf) if c.leaf != ROOT else 0, c.num_kept) for c in cuts])
         return cuts
 
 
@@ -192,17 +197,17 @@ def test_what_holds_of_every_tree(world: World) -> None:
 
 
 def check_invariants(world: World) -> None:
-    """Everything that holds of a tree grown with fallbacks to borders."""
+    """Everything that holds of a tree grown with fallbacks to boundaries."""
     shape, engine = world.shape, world.engine()
     tree = world.grow(engine)
     num_first = world.fork(shape, np.random.default_rng(derive_seed(tree.nodes[ROOT].seed, "choices")))
-    borders = replace(reference_settings(world), num_first=num_first).borders
+    boundaries = replace(reference_settings(world), num_first=num_first).boundaries
     assert has_its_width(tree, shape)
     num_short = sum(tree.response_len(leaf) < shape.min_response_len for leaf in tree.leaves())
     assert num_short == 0 or tree.num_dropped >= shape.width, "short ones count only when as many were dropped"
     for t in tree.trajectories():
-        assert 1 <= len(t.token_ids) <= shape.response_limit
-        assert [0, *map(tree.response_len, t.nodes[:-1])] == [b for b in borders if b < len(t.token_ids)]
+        assert 1 <= len(t.token_ids) <= shape.max_response_tokens
+        assert [0, *map(tree.response_len, t.nodes[:-1])] == [b for b in boundaries if b < len(t.token_ids)]
         assert len(t.nodes) <= shape.depth
         assert not set(t.token_ids[:-1].tolist()) & set(EOS), "decoding ran past EOS"
         ended = t.token_ids[-1] in EOS
@@ -222,9 +227,9 @@ def check_invariants(world: World) -> None:
 @given(worlds())
 def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: World) -> None:
     """Cuts lie strictly before the end of what ended with an answer or EOS, or at the prompt when nothing did."""
-    seen: list[tuple[list[Finished], list[Cut]]] = []
+    seen: list[tuple[list[FinishedPath], list[BacktrackPoint]]] = []
 
-    def fallback(finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
+    def fallback(finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> list[BacktrackPoint]:
         seen.append((list(finished), Backtrack()(finished, shape, rng)))
         return seen[-1][1]
 
@@ -236,12 +241,12 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
         for f in finished:
             assert (tree.response_len(f.leaf), tree.nodes[f.leaf].stop) == (f.response_len, f.stop)
         if not complete:
-            assert [c.keep for c in cuts] == [0]
+            assert [c.num_kept for c in cuts] == [0]
             continue
         for cut in cuts:
             assert cut.leaf in complete
-            assert cut.keep in reference_settings(world).borders
-            assert cut.keep < complete[cut.leaf].response_len
+            assert cut.num_kept in reference_settings(world).boundaries
+            assert cut.num_kept < complete[cut.leaf].response_len
 
 
 def test_a_trajectory_is_what_the_engine_was_conditioned_on() -> None:
@@ -344,7 +349,7 @@ def test_a_path_that_does_not_fork_is_the_same_in_any_segments(
     depth, length = shape.depth * factor, shape.segment_len
     short = TreeShape(shape.width, depth, length, shape.num_children, shape.max_response_len)
     long = TreeShape(shape.width, shape.depth, length * factor, shape.num_children, shape.max_response_len)
-    sequential = TreeShape(shape.width, 1, short.response_limit, shape.width)
+    sequential = TreeShape(shape.width, 1, short.max_response_tokens, shape.width)
     fork = InitialFork(shape.width, shape.width)
     worlds_of = [World(s, fork, noise=Noise(eos=eos, opening=0.5), seed=seed) for s in (short, long, sequential)]
     trees = [world.grow() for world in worlds_of]
@@ -479,13 +484,13 @@ def test_a_box_across_two_segments_is_an_answer() -> None:
     text = ["a", "a", "\\box", "ed{", "1", "}"]
     ids = [("a", "b", "ab", "1", "\\boxed{", "\\box", "ed{", "}").index(piece) for piece in text]
     world = World(TreeShape(2, 5, 4, 2), InitialFork(2, 2))
-    for answer, length in (("box", 6), ("box_and_eos", 7)):
+    for answer, length in (("answer", 6), ("answer_and_eos", 7)):
 
         def script(prefix: np.ndarray, seed: int) -> tuple[int, float]:
             return [*ids, EOS[0]][len(prefix) - 1], -1.0
 
         # A closed box is looked for where a segment ends, so the box-alone rule needs the segment to end with it.
-        shape = TreeShape(2, 5, 4 if answer == "box_and_eos" else 3, 2)
+        shape = TreeShape(2, 5, 4 if answer == "answer_and_eos" else 3, 2)
         engine = ScriptedEngine(script, EOS)
         tree = replace(world, shape=shape, stopping=Stops(answer)).grow(engine, "p")
         assert [t.stop for t in tree.trajectories()] == [StopReason.ANSWER] * 2
@@ -511,7 +516,7 @@ def test_the_first_fallback_works_with_the_default_window() -> None:
 
 def test_statistics_equal_those_of_a_reference_with_its_own_dice() -> None:
     """Tokens per tree, segments per tree, lengths and stop reasons agree with growing by independent random numbers."""
-    world = World(TreeShape(10, 6, 3, 1), InitialFork(1, 4), Stops("box"), Noise(0.25, 0.3, 0.8))
+    world = World(TreeShape(10, 6, 3, 1), InitialFork(1, 4), Stops("answer"), Noise(0.25, 0.3, 0.8))
     num = 400
     rng = np.random.default_rng(5)
     samples: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))

@@ -1,6 +1,7 @@
 r"""Why a path ends: each reason, which comes first, and the repetition check against a naive one."""
 
 import time
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 
 from tests.grow.reference import has_repetition
 from tests.grow.scripts import EOS, PIECES, text_of
+from treepo.data.problem import AnswerFormat
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, StopRules, repeats
 from treepo.tree import StopReason
+from treepo.verify import ChoiceVerifier, FinalAnswer
 
 BOX = [PIECES.index("\\boxed{"), PIECES.index("1"), PIECES.index("}")]
 A = PIECES.index("a")
@@ -25,7 +28,7 @@ def path_end(
     """The end of a path that ends with a new segment."""
     assert response[len(response) - len(segment) :] == segment
     drawn = segment[-1] in EOS if ended is None else ended
-    return PathEnd(response, segment, drawn, num_segments, shape, text_of)
+    return PathEnd(response, segment, drawn, num_segments, shape, text_of, FinalAnswer())
 
 
 def test_a_path_goes_on() -> None:
@@ -43,10 +46,10 @@ def test_each_eos_ends_a_path(eos: int) -> None:
 @pytest.mark.parametrize(
     ("rule", "eos", "expected"),
     [
-        ("box", False, StopReason.ANSWER),
-        ("box", True, StopReason.ANSWER),
-        ("box_and_eos", False, None),
-        ("box_and_eos", True, StopReason.ANSWER),
+        ("answer", False, StopReason.ANSWER),
+        ("answer", True, StopReason.ANSWER),
+        ("answer_and_eos", False, None),
+        ("answer_and_eos", True, StopReason.ANSWER),
         ("never", False, None),
         ("never", True, StopReason.EOS),
     ],
@@ -57,7 +60,7 @@ def test_the_answer_rules(rule: str, eos: bool, expected: StopReason | None) -> 
     assert StopRules(answer=rule)(path_end(response, response)) == expected
 
 
-@pytest.mark.parametrize("rule", ["box", "box_and_eos"])
+@pytest.mark.parametrize("rule", ["answer", "answer_and_eos"])
 def test_an_open_box_is_no_answer(rule: str) -> None:
     """EOS before the brace closes is just EOS."""
     response = [A, *BOX[:2], EOS[0]]
@@ -66,7 +69,7 @@ def test_an_open_box_is_no_answer(rule: str) -> None:
 
 
 @pytest.mark.parametrize("at", range(1, 6))
-@pytest.mark.parametrize("rule", ["box", "box_and_eos"])
+@pytest.mark.parametrize("rule", ["answer", "answer_and_eos"])
 def test_a_box_that_straddles_two_segments_is_found(rule: str, at: int) -> None:
     r"""Fault of the authors' release: a box that straddles two segments was missed, wherever it was divided."""
     response = [A, PIECES.index("\\box"), PIECES.index("ed{"), *BOX[1:], EOS[0]]
@@ -128,7 +131,7 @@ def test_precedence(when: str) -> None:
 def test_the_defaults_are_those_of_the_authors_runs() -> None:
     """Box and EOS; any 32 characters 8 times, checked first."""
     rules = StopRules()
-    assert (rules.answer, rules.repetition) == ("box_and_eos", "first")
+    assert (rules.answer, rules.repetition) == ("answer_and_eos", "first")
     assert (rules.repetition_len, rules.repetition_count) == (32, 8)
     assert rules(path_end([A] * 38, [A] * 38)) is None
     assert rules(path_end([A] * 39, [A] * 39)) == StopReason.REPETITION, "39 letters hold 8 overlapping windows of 32"
@@ -162,3 +165,45 @@ def test_impossible_rules_are_refused(wrong: dict[str, int]) -> None:
     [(name, value)] = wrong.items()
     with pytest.raises(ValueError, match=f"{name}.*got {value}"):
         StopRules(**wrong)
+
+
+NUMBER_LINE = ("so", "#", "###", " 7", "2", "\n", "<answer>", "</answer>", "Answer: B", "e")
+"""Pieces of texts whose answers are no boxes."""
+
+
+def read(ids: Sequence[int]) -> str:
+    return "".join(NUMBER_LINE[i] for i in ids if i < len(NUMBER_LINE))
+
+
+@pytest.mark.parametrize(
+    ("answers", "pieces", "rest"),
+    [
+        (FinalAnswer(mark="####"), ["so", "#", "###", " 7", "2", "\n"], "so"),
+        (FinalAnswer(tag="answer"), ["<answer>", " 7", "2", "</answer>"], "so"),
+        (ChoiceVerifier(), ["so", "Answer: B", "\n"], "so"),
+    ],
+)
+def test_any_format_of_answers_stops_a_path_like_a_box(answers: AnswerFormat, pieces: list[str], rest: str) -> None:
+    """Also an answer that straddles two segments; as long as it is not complete the path goes on."""
+    ids = [NUMBER_LINE.index(piece) for piece in pieces]
+    alone, with_eos = StopRules(answer="answer"), StopRules()
+
+    def end(response: list[int], at: int, *, ended: bool) -> PathEnd:
+        return PathEnd(response, response[at:], ended, 1, SHAPE, read, answers)
+
+    for at in range(len(ids)):
+        assert alone(end(ids, at, ended=False)) == StopReason.ANSWER
+        assert alone(end([*ids, NUMBER_LINE.index(rest)], at, ended=False)) == StopReason.ANSWER
+        assert with_eos(end(ids, at, ended=False)) is None
+        assert with_eos(end([*ids, EOS[0]], at, ended=True)) == StopReason.ANSWER
+    for kept in range(1, len(ids)):
+        assert alone(end(ids[:kept], 0, ended=False)) is None
+    assert with_eos(end([NUMBER_LINE.index("so"), EOS[0]], 0, ended=True)) == StopReason.EOS
+
+
+def test_a_letter_that_begins_a_word_does_not_stop_a_path() -> None:
+    ids = [NUMBER_LINE.index(piece) for piece in ("Answer: B", "e")]
+    for kept in (1, 2):
+        assert (
+            StopRules(answer="answer")(PathEnd(ids[:kept], ids[:kept], False, 1, SHAPE, read, ChoiceVerifier())) is None
+        )

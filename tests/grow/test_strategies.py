@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.grow.scripts import World, has_its_width, problems, same_tree, worlds
 from treepo.errors import StrategyError
 from treepo.grow.branching import InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
-from treepo.grow.fallback import Backtrack, Cut, NoFallback
+from treepo.grow.fallback import Backtrack, BacktrackPoint, NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 
@@ -27,7 +27,7 @@ BRANCHINGS = [
 def test_every_branching_gives_exactly_width_leaves(world, branching, segment_full_trees):
     tree = world.grow(branching=branching, segment_full_trees=segment_full_trees)
     assert has_its_width(tree, world.shape)
-    assert max(tree.response_len(leaf) for leaf in tree.leaves()) <= world.shape.response_limit
+    assert max(tree.response_len(leaf) for leaf in tree.leaves()) <= world.shape.max_response_tokens
 
 
 FALLBACKS = [
@@ -45,7 +45,7 @@ def test_every_fallback_gives_exactly_width_leaves(world, fallback):
     """Also with cuts inside segments, and the same tree whether a full one is cut or not; nothing decoded is lost."""
     tree = world.grow(engine := world.engine(), fallback=fallback)
     assert has_its_width(tree, world.shape)
-    assert all(tree.response_len(leaf) <= world.shape.response_limit for leaf in tree.leaves())
+    assert all(tree.response_len(leaf) <= world.shape.max_response_tokens for leaf in tree.leaves())
     assert same_tree(tree, world.grow(fallback=fallback, segment_full_trees=False))
     assert {tuple(tree.ids(leaf).tolist()) for leaf in tree.leaves()} <= set(engine.decoded())
     assert sum(len(r.token_ids) for r in engine.results.values()) == tree.num_decoded()
@@ -58,7 +58,7 @@ def test_without_fallback_a_tree_keeps_what_it_has(world, segment_full_trees):
     tree = world.grow(fallback=NoFallback(), segment_full_trees=segment_full_trees)
     assert 1 <= len(tree.leaves()) <= world.shape.width
     longest = max(tree.response_len(leaf) for leaf in tree.leaves())
-    assert longest <= world.shape.response_limit
+    assert longest <= world.shape.max_response_tokens
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def test_a_wrong_number_of_children_names_the_strategy(value):
         world.grow(branching=Returns(value))
 
 
-@pytest.mark.parametrize("cuts", [[], [Cut(0, 1)], [Cut(99, 0)], [Cut(1, 4)], [Cut(1, -1)]])
+@pytest.mark.parametrize(
+    "cuts", [[], [BacktrackPoint(0, 1)], [BacktrackPoint(99, 0)], [BacktrackPoint(1, 4)], [BacktrackPoint(1, -1)]]
+)
 def test_a_cut_outside_the_trajectory_names_the_strategy(cuts):
     world = World(TreeShape(8, 2, 2, num_children=1), InitialFork(2, 2))
     with pytest.raises(StrategyError, match="fallback: Returns returned"):

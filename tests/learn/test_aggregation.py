@@ -61,5 +61,5 @@ def test_k1_and_k3_are_unbiased_and_k2_is_not() -> None:
 
 @pytest.mark.parametrize("make", [lambda: ConstantLength(0), lambda: Penalties(kl_coef=-1.0)])
 def test_impossible_settings_are_named(make) -> None:
-    with pytest.raises(ValueError, match=r"^(length|kl) must"):
+    with pytest.raises(ValueError, match=r"^(length|kl_coef): must"):
         make()

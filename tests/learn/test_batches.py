@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.learn.test_packing import advantages_of, prefixes_of
 from tests.trees import random_tree
 from treepo.learn.packing import PackedTree, pack
-from treepo.learn.scoring import join, micro_batches
+from treepo.learn.scoring import collate, micro_batches
 
 
 def packed_trees(seed: int, num_trees: int) -> list[PackedTree]:
@@ -52,13 +52,13 @@ def test_micro_batches_are_as_even_as_can_be() -> None:
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
 def test_joined_trees_do_not_see_each_other(seed: int) -> None:
-    """In a batch each tree keeps its paths, terms, leaves and weights."""
+    """In a batch each tree keeps its paths, targets, leaves and weights."""
     packed = packed_trees(seed, 3)
-    batch = join(packed)
+    batch = collate(packed)
     prefixes = prefixes_of(batch.packed)
     assert prefixes == [p for tree in packed for p in prefixes_of(tree)]
     assert [b - a for a, b in pairwise(batch.offsets)] == [tree.num_tokens for tree in packed]
-    terms = [
+    targets = [
         (prefixes[target], prefixes[predecessor])
         for target, predecessor in zip(batch.packed.targets, batch.packed.predecessors, strict=True)
     ]
@@ -66,9 +66,11 @@ def test_joined_trees_do_not_see_each_other(seed: int) -> None:
     for tree in packed:
         own = prefixes_of(tree)
         expected += [(own[t], own[p]) for t, p in zip(tree.targets, tree.predecessors, strict=True)]
-    assert terms == expected
-    for name in ("sampled_logprobs", "advantages", "lens", "leaf_weights", "positions"):
+    assert targets == expected
+    for name in ("sampled_logprobs", "leaf_advantages", "lens", "leaf_weights", "positions"):
         parts = [getattr(tree, name) for tree in packed]
         np.testing.assert_array_equal(getattr(batch.packed, name), np.concatenate(parts))
-    whole = batch.packed.below(batch.packed.advantages)
-    np.testing.assert_allclose(whole, np.concatenate([t.below(t.advantages) for t in packed]), rtol=0, atol=1e-12)
+    whole = batch.packed.sum_over_leaves(batch.packed.leaf_advantages)
+    np.testing.assert_allclose(
+        whole, np.concatenate([t.sum_over_leaves(t.leaf_advantages) for t in packed]), rtol=0, atol=1e-12
+    )

@@ -1,4 +1,4 @@
-"""A learner that was saved and restored goes on bit by bit."""
+"""Checkpoints on disk: whole or not there, checked before they are read, and written in the background."""
 
 import errno
 import json
@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import treepo.learn.checkpoint as store_module
 from tests.learn.learners import make_learner, save
-from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, DamagedError, Progress, Snapshot, check_manifest
+from treepo.errors import DamagedError
+from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, check_manifest
 
 
 @pytest.fixture(scope="module")
-def example_response(tmp_path_factory) -> Path:
+def written(tmp_path_factory) -> Path:
     return save(CheckpointStore(tmp_path_factory.mktemp("store"), keep=1), make_learner(0), Progress(1, 0.5, 0))
 
 
@@ -57,21 +58,22 @@ def test_a_foreign_file_is_found(tmp_path):
         check_manifest(folder)
 
 
-def test_damaged_checkpoints_are_passed_over_and_said(tmp_path):
-    store, said = CheckpointStore(tmp_path, keep=3), []
+def test_damaged_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog):
+    store = CheckpointStore(tmp_path, keep=3)
     learner = make_learner(0)
     for number in (1, 2, 3):
         save(store, learner, Progress(number, 0.0, 0))
     os.truncate(tmp_path / "step-000003" / "state.json", 5)
     (tmp_path / "step-000002" / "manifest.json").unlink()
-    assert store.newest(said.append) == 1
+    assert store.newest() == 1
+    said = warnings_of(caplog)
     assert said[0].startswith("checkpoint of step 3 is damaged and passed over: state.json has 5 bytes, not ")
     assert said[1].endswith(
         "step 2 is damaged and passed over: manifest.json cannot be read: No such file or directory"
     )
     # What comes later than the one that the run went on from is dropped when there is a new one.
     save(store, learner, Progress(2, 0.0, 0))
-    assert (store.steps(), store.newest(said.append), len(said)) == ([1, 2], 2, 2)
+    assert (store.steps(), store.newest(), len(warnings_of(caplog))) == ([1, 2], 2, 2)
 
 
 def test_the_last_few_and_the_best_are_kept(tmp_path):
@@ -87,23 +89,30 @@ def test_the_last_few_and_the_best_are_kept(tmp_path):
 def test_what_a_killed_process_left_is_no_checkpoint_and_is_removed(tmp_path):
     (tmp_path / "step-000007.partial").mkdir()
     store = CheckpointStore(tmp_path, keep=2)
-    assert store.newest(print) is None
+    assert store.newest() is None
     save(store, make_learner(0), Progress(8, 0.0, 0))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000008"]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged; torch logs as well."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("treepo")]
 
 
 def no_space(*args: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_failing_write_keeps_the_previous_one_and_says_so(tmp_path, monkeypatch):
-    store, said, learner = CheckpointStore(tmp_path, keep=1), [], make_learner(0)
-    writer = CheckpointWriter(store, said.append)
+def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch, caplog):
+    store, learner = CheckpointStore(tmp_path, keep=1), make_learner(0)
+    writer = CheckpointWriter(store)
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "write_manifest", no_space)
         writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
         writer.wait()
-    assert said == ["checkpoint of step 1 could not be written (No space left on device); there is none yet"]
+    assert warnings_of(caplog) == [
+        "checkpoint of step 1 could not be written (No space left on device); there is none yet"
+    ]
     assert list(tmp_path.iterdir()) == []
     writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
     writer.wait()
@@ -113,15 +122,19 @@ def test_a_failing_write_keeps_the_previous_one_and_says_so(tmp_path, monkeypatc
         writer.start(Snapshot.of(learner, Progress(3, 0.0, 0)))
         writer.wait()
     assert writer.has_failed
-    assert said[1] == "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
+    assert (
+        warnings_of(caplog)[1]
+        == (
+        "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
+    )
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
-    assert store.newest(said.append) == 2
+    assert store.newest() == 2
 
 
-def test_a_file_that_may_not_grow_fails_inside_torch_as_outside(tmp_path):
+def test_a_file_that_may_not_grow_fails_inside_torch_as_outside(tmp_path, caplog):
     """torch.distributed.checkpoint wraps what goes wrong in an exception that is no Exception."""
-    said = []
-    writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1), said.append)
+    writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     snapshot = Snapshot.of(make_learner(0), Progress(1, 0.0, 0))
     try:
@@ -130,7 +143,7 @@ def test_a_file_that_may_not_grow_fails_inside_torch_as_outside(tmp_path):
         writer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert said == ["checkpoint of step 1 could not be written (File too large); there is none yet"]
+    assert warnings_of(caplog) == ["checkpoint of step 1 could not be written (File too large); there is none yet"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +152,7 @@ def test_a_fault_that_is_not_the_disks_is_raised_to_whoever_waits(tmp_path, monk
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(store_module, "write_manifest", fail)
-    writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1), print)
+    writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1))
     writer.start(Snapshot.of(make_learner(0), Progress(1, 0.0, 0)))
     with pytest.raises(RuntimeError, match="a bug"):
         writer.wait()
@@ -150,7 +163,7 @@ def test_writing_is_in_the_background_and_the_next_waits(tmp_path, monkeypatch):
     go, write = Event(), CheckpointStore.write
     monkeypatch.setattr(CheckpointStore, "write", lambda *args: go.wait(30) and write(*args))
     store, learner = CheckpointStore(tmp_path, keep=5), make_learner(0)
-    writer = CheckpointWriter(store, print)
+    writer = CheckpointWriter(store)
     writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
     assert store.steps() == []
     go.set()

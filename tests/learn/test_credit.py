@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.trees import complete_tree, star, tree_of
-from treepo.credit.base import Estimator
+from treepo.credit.base import Advantages, Estimator
 from treepo.credit.group import GRPO, MaxRL
 from treepo.credit.segment import SPO, FadingDifference, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.distributed import DistContext
 from treepo.errors import StrategyError
-from treepo.learn.advantages import credit
+from treepo.learn.advantages import compute_advantages
 from treepo.tree import Tree
 
 TREES = [complete_tree(2), star(3, 4), tree_of({0: (1, 2), 2: (3, 4)}, 2)]
@@ -40,7 +40,7 @@ class Adding(DistContext):
 
     adding: Callable[[np.ndarray], np.ndarray] = np.copy
 
-    def sums(self, values: np.ndarray) -> np.ndarray:
+    def all_reduce(self, values: np.ndarray) -> np.ndarray:
         return self.adding(values)
 
 
@@ -67,11 +67,12 @@ class TwoProcesses:
 @pytest.mark.parametrize("first", [3, 2, 1, 0])
 def test_two_processes_credit_like_one(estimator: Estimator, first: int) -> None:
     """However the trees are divided; a process without any used to leave the other one waiting."""
-    together, found = credit(TREES, REWARDS, estimator), TwoProcesses()
-    parts: dict[int, list[np.ndarray | None]] = {}
+    together, found = compute_advantages(TREES, REWARDS, estimator).by_tree, TwoProcesses()
+    parts: dict[int, list[Advantages | None]] = {}
 
     def run(rank: int, own: slice) -> None:
-        parts[rank] = credit(TREES[own], REWARDS[own], estimator, processes=Adding(adding=found.of(rank)))
+        processes = Adding(adding=found.of(rank))
+        parts[rank] = compute_advantages(TREES[own], REWARDS[own], estimator, processes=processes).by_tree
 
     threads = [Thread(target=run, args=(0, slice(first))), Thread(target=run, args=(1, slice(first, None)))]
     for thread in threads:
@@ -79,8 +80,8 @@ def test_two_processes_credit_like_one(estimator: Estimator, first: int) -> None
     for thread in threads:
         thread.join()
     for one, other in zip(together, parts[0] + parts[1], strict=True):
-        assert one is not None
-        assert other == pytest.approx(one, abs=1e-12)
+        assert one is not None and other is not None
+        assert other.values == pytest.approx(one.values, abs=1e-12)
 
 
 def test_a_process_whose_trees_all_agree_takes_part() -> None:
@@ -91,7 +92,8 @@ def test_a_process_whose_trees_all_agree_takes_part() -> None:
         asked.append(values.tolist())
         return values
 
-    assert credit([star(2)], [np.ones(2)], TreePO(), processes=Adding(adding=sums)) == [None]
+    processes = Adding(adding=sums)
+    assert compute_advantages([star(2)], [np.ones(2)], TreePO(), processes=processes).by_tree == [None]
     assert asked == [[0, 0], [0]]
 
 
@@ -112,15 +114,16 @@ def test_a_process_whose_trees_all_agree_takes_part() -> None:
 def test_an_estimator_that_cannot_credit_is_named(estimator: Estimator, message: str) -> None:
     """In one line; a wrong shape used to be a failed assertion, or to train on something else."""
     with pytest.raises(StrategyError, match=f"^credit: {message}") as error:
-        credit([complete_tree(2)], [np.array([1.0, 0, -1, 0])], estimator)
+        compute_advantages([complete_tree(2)], [np.array([1.0, 0, -1, 0])], estimator)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_whole_numbers_and_lists_are_taken(whiten: bool) -> None:
     """As float64; one per node and leaf as well."""
-    [found] = credit([star(3)], [np.array([1.0, 0, 0])], Made(lambda tree: [2, -1, -1], whiten=whiten))
-    assert found is not None and found.dtype == np.float64
-    assert found[0] == pytest.approx(-2 * found[1])
-    [pairs] = credit([star(3)], [np.array([1.0, 0, 0])], Made(lambda tree: np.ones((4, 3)), True, whiten))
-    assert pairs is not None and pairs.shape == (4, 3)
+    rewards = [np.array([1.0, 0, 0])]
+    [found] = compute_advantages([star(3)], rewards, Made(lambda tree: [2, -1, -1], whiten=whiten)).by_tree
+    assert found is not None and found.values.dtype == np.float64
+    assert found.values[0] == pytest.approx(-2 * found.values[1])
+    [pairs] = compute_advantages([star(3)], rewards, Made(lambda tree: np.ones((4, 3)), True, whiten)).by_tree
+    assert pairs is not None and pairs.values.shape == (4, 3)

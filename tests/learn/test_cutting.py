@@ -9,17 +9,18 @@ from hypothesis import strategies as st
 
 from tests.learn.test_packing import advantages_of, prefixes_of
 from tests.trees import star, trees
-from treepo.learn.packing import PackedTree, cut_within, last_tokens, longest_path, pack, pack_within
+from treepo.credit.base import Advantages
+from treepo.learn.packing import PackedTree, pack, pack_in_parts, split_packed
 from treepo.tree import Tree
 
 
 def content(packed: PackedTree) -> list[tuple[tuple[int, ...], float, int, float]]:
-    """Of each term, in an order of its own: the path to it, what the engine reported, the leaves below, and what they
-    weigh with their advantages."""
+    """For each target, sorted: the path to it, what the engine reported, the leaves below, and the sum of their weights
+    with their advantages."""
     paths = prefixes_of(packed)
     assert sorted(paths) == sorted(set(paths))
     assert [paths[i][:-1] for i in packed.targets] == [paths[i] for i in packed.predecessors]
-    sums = packed.below_by_advantage(packed.leaf_weights * packed.lens, lambda a: a)
+    sums = packed.sum_by_advantage(packed.leaf_weights * packed.lens, lambda a: a)
     counts = packed.leaf_ends - packed.leaf_starts
     logprobs = packed.sampled_logprobs.tolist()
     return sorted(zip([paths[i] for i in packed.targets], logprobs, counts.tolist(), sums.round(9), strict=True))
@@ -32,8 +33,8 @@ def test_parts_are_those_that_packing_within_the_limit_would_have_made(tree: Tre
     rng = np.random.default_rng(limit)
     num_nodes, num_leaves = len(tree.nodes), len(tree.leaves())
     shapes = {"leaves": (num_leaves,), "nodes": (num_nodes,), "both": (num_nodes, num_leaves)}
-    advantages = rng.normal(size=shapes[credit])
-    parts, expected = cut_within(pack(tree, advantages), limit), pack_within(tree, advantages, limit)
+    advantages = Advantages(rng.normal(size=shapes[credit]), per_node=credit != "leaves")
+    parts, expected = split_packed(pack(tree, advantages), limit), pack_in_parts(tree, advantages, limit)
     assert len(parts) == len(expected)
     for part, other in zip(parts, expected, strict=True):
         assert (part.num_tokens, content(part)) == (other.num_tokens, content(other))
@@ -41,17 +42,17 @@ def test_parts_are_those_that_packing_within_the_limit_would_have_made(tree: Tre
 
 @given(trees(), st.integers(1, 60))
 @settings(deadline=None, max_examples=40)
-def test_what_was_found_out_since_packing_stays_with_its_terms_and_leaves(tree: Tree, limit: int) -> None:
+def test_what_was_found_out_since_packing_stays_with_its_targets_and_leaves(tree: Tree, limit: int) -> None:
     """Weights and log-probabilities, which packing again would lose."""
     whole = pack(tree, advantages_of(tree))
     known = replace(
         whole,
-        leaf_weights=3 * whole.advantages,
+        leaf_weights=3 * whole.leaf_advantages,
         recomputed_logprobs=2 * whole.sampled_logprobs,
         ref_logprobs=5 * whole.sampled_logprobs,
     )
-    for part in cut_within(known, limit):
-        np.testing.assert_array_equal(part.leaf_weights, 3 * part.advantages)
+    for part in split_packed(known, limit):
+        np.testing.assert_array_equal(part.leaf_weights, 3 * part.leaf_advantages)
         np.testing.assert_array_equal(part.recomputed_logprobs, 2 * part.sampled_logprobs)
         np.testing.assert_array_equal(part.ref_logprobs, 5 * part.sampled_logprobs)
 
@@ -61,18 +62,18 @@ def test_what_was_found_out_since_packing_stays_with_its_terms_and_leaves(tree: 
 def test_parts_may_be_cut_again(tree: Tree, first: int, second: int) -> None:
     """Every trajectory stays whole in one part, and every part within the limit but for a longer trajectory."""
     whole = pack(tree, advantages_of(tree))
-    parts = [again for part in cut_within(whole, first) for again in cut_within(part, second)]
-    assert all(part.num_tokens <= max(second, longest_path(whole)) for part in parts)
-    assert sorted(a for part in parts for a in part.advantages) == sorted(whole.advantages)
+    parts = [again for part in split_packed(whole, first) for again in split_packed(part, second)]
+    assert all(part.num_tokens <= max(second, whole.max_trajectory_len) for part in parts)
+    assert sorted(a for part in parts for a in part.leaf_advantages) == sorted(whole.leaf_advantages)
     assert sum(part.num_response_tokens for part in parts) == whole.num_response_tokens
     for part in parts:
         prompt = len(tree.prompt_ids)
-        assert (part.positions[last_tokens(part)] + 1 == part.lens + prompt).all()
+        assert (part.positions[part.last_tokens()] + 1 == part.lens + prompt).all()
 
 
 @pytest.mark.parametrize("limit", [1, 5])
 def test_a_single_trajectory_is_never_cut(limit: int) -> None:
     """It is what one forward has to take."""
     packed = pack(star(1, 6), np.ones(1))
-    assert longest_path(packed) == packed.num_tokens > 6
-    assert cut_within(packed, limit) == [packed]
+    assert packed.max_trajectory_len == packed.num_tokens > 6
+    assert split_packed(packed, limit) == [packed]

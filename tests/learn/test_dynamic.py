@@ -21,7 +21,7 @@ def one_in_four(problem: Problem, response: str) -> float:
 def test_one_round_grows_what_is_wanted() -> None:
     """Without further rounds nothing is grown in place of what carries no signal."""
     once = DynamicSampling()
-    assert once.most(32) == 32
+    assert once.max_problems(32) == 32
     assert once.num_next(32, 0, 0, 0) == 32
     assert once.num_next(32, 5, 32, 1) == 0
 
@@ -48,13 +48,15 @@ def test_rounds_and_problems_are_bounded(wanted: int, max_rounds: int, max_facto
         grown += count
         rounds += 1
     assert 1 <= rounds <= max_rounds
-    assert wanted <= grown <= dynamic.most(wanted)
-    assert kept >= wanted or rounds == max_rounds or grown == dynamic.most(wanted)
+    assert wanted <= grown <= dynamic.max_problems(wanted)
+    assert kept >= wanted or rounds == max_rounds or grown == dynamic.max_problems(wanted)
 
 
 def test_a_step_goes_on_until_enough_problems_carry_a_signal() -> None:
     """Of each four problems one can; three are wanted, so that further rounds grow more than the first three."""
-    trainer = make_trainer(one_in_four, 1, prompts_per_step=3, dynamic=DynamicSampling(max_rounds=6, max_factor=10))
+    trainer = make_trainer(
+        one_in_four, 1, prompts_per_step=3, dynamic_sampling=DynamicSampling(max_rounds=6, max_factor=10)
+    )
     result = trainer.step(1)
     metrics = result.metrics
     assert metrics["problems/trained"] == 3
@@ -75,7 +77,7 @@ def test_enough_is_enough() -> None:
         return alternating(problem, response) if number == 0 or number >= 4 else 1.0
 
     alternating = Alternating()
-    result = make_trainer(second_round_all_alive, 1, prompts_per_step=4, dynamic=dynamic).step(1)
+    result = make_trainer(second_round_all_alive, 1, prompts_per_step=4, dynamic_sampling=dynamic).step(1)
     assert result.metrics["problems/grown"] == 4 + 8
     assert result.metrics["problems/solved"] == 3
     assert result.metrics["problems/trained"] == 4
@@ -85,7 +87,7 @@ def test_enough_is_enough() -> None:
 
 def test_a_step_in_which_nothing_survives_leaves_the_weights() -> None:
     """The authors' release raises an error here; a run goes on, and its metrics say what happened."""
-    trainer = make_trainer(lambda problem, response: 0.0, dynamic=DynamicSampling(max_rounds=3, max_factor=2))
+    trainer = make_trainer(lambda problem, response: 0.0, dynamic_sampling=DynamicSampling(max_rounds=3, max_factor=2))
     before = weights(trainer.policy.model)
     metrics = trainer.step(1).metrics
     assert same(before, weights(trainer.policy.model))

@@ -9,7 +9,6 @@ import torch
 from tests.learn.reference import random_trees
 from tests.learn.test_update import updater_of
 from tests.models import make_tiny_model
-from treepo.learn.updater import tree_entropies
 from treepo.tree import ROOT
 
 
@@ -30,9 +29,9 @@ def test_each_token_has_the_entropy_of_a_plain_forward_of_its_trajectory(way: st
         updater,
         scorer=replace(updater.scorer, temperature=0.7),
         packing=way != "apart",
-        max_tokens=12 if way == "in parts" else 4096,
+        max_tokens_per_micro_batch=12 if way == "in parts" else 4096,
     )
-    found = tree_entropies(trees, updater)
+    found = updater.tree_entropies(trees)
     for tree, own in zip(trees, found, strict=True):
         assert np.isnan(own[ROOT]).all() and len(own[ROOT]) == len(tree.prompt_ids)
         for leaf in tree.leaves():

@@ -1,4 +1,4 @@
-"""The losses on terms made by hand; test_update.py compares them with the published formulas through models."""
+"""The losses on inputs made by hand; test_update.py compares them with the published formulas through models."""
 
 import math
 
@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.learn.reference import cispo, ppo
-from treepo.learn.loss_terms import Terms
+from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
 
 ADVANTAGES = st.lists(st.integers(-500, 500).map(lambda n: n / 100), min_size=1, max_size=6)
 
 
-def one_term(log_ratio: Tensor, advantages: list[float]) -> Terms:
+def one_target(log_ratio: Tensor, advantages: list[float]) -> LossInputs:
     """A single token that trajectories with these advantages share, each with weight 1."""
     values = torch.tensor(advantages, dtype=torch.float64)
 
     def whole(x: float) -> Tensor:
         return torch.tensor([x], dtype=torch.float64)
 
-    return Terms(
+    return LossInputs(
         policy_logprobs=log_ratio - 1.3,
-        sampled_logprobs=whole(-1.3),
+        old_logprobs=whole(-1.3),
         importance=whole(1.0),
         positive=whole(float(values.clamp(min=0).sum())),
         negative=whole(float(values.clamp(max=0).sum())),
@@ -62,19 +62,19 @@ def test_two_weights_equal_the_min_form(
     assume(min(abs(math.exp(log_ratio) - edge) for edge in edges) > 1e-9)
     loss = PPO(low, high, dual)
     mine, plain = (torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True) for _ in range(2))
-    terms = one_term(mine, advantages)
-    value = loss(terms)
+    inputs = one_target(mine, advantages)
+    value = loss(inputs)
     value.backward()
     num_clipped, expected = 0, torch.zeros((), dtype=torch.float64)
     for advantage in advantages:
-        own = ppo(low, high, dual)(plain - 1.3, terms.sampled_logprobs, advantage).sum()
+        own = ppo(low, high, dual)(plain - 1.3, inputs.old_logprobs, advantage).sum()
         (gradient,) = torch.autograd.grad(own, plain, retain_graph=True)
         num_clipped += advantage != 0 and gradient.item() == 0
         expected = expected + own
     expected.backward()
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(mine.grad, plain.grad, rtol=1e-12, atol=1e-12)
-    assert float(loss.num_clipped(terms)) == num_clipped
+    assert float(loss.num_clipped(inputs)) == num_clipped
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_two_weights_equal_the_min_form(
 def test_values_by_hand(loss: Loss, ratio: float, advantages: list[float], value: float, gradient: float) -> None:
     """With an old log-probability of -1.3."""
     log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
-    got = loss(one_term(log_ratio, advantages))
+    got = loss(one_target(log_ratio, advantages))
     got.backward()
     assert log_ratio.grad is not None
     assert got.item() == pytest.approx(value, abs=1e-12)
@@ -112,21 +112,21 @@ def test_truncated_weights_are_those_of_each_trajectory(
     log_ratio: float, advantages: list[float], low: float, high: float
 ) -> None:
     loss, mine = CISPO(high, low), torch.tensor([log_ratio], dtype=torch.float64)
-    terms = one_term(mine, advantages)
-    expected = sum(cispo(low, high)(mine - 1.3, terms.sampled_logprobs, a).sum() for a in advantages)
-    torch.testing.assert_close(loss(terms), torch.as_tensor(expected), rtol=1e-12, atol=1e-12)
+    inputs = one_target(mine, advantages)
+    expected = sum(cispo(low, high)(mine - 1.3, inputs.old_logprobs, a).sum() for a in advantages)
+    torch.testing.assert_close(loss(inputs), torch.as_tensor(expected), rtol=1e-12, atol=1e-12)
     held = not low <= float(torch.exp(mine)) <= high
-    assert float(loss.num_clipped(terms)) == held * sum(a != 0 for a in advantages)
+    assert float(loss.num_clipped(inputs)) == held * sum(a != 0 for a in advantages)
 
 
 def test_sums_over_paths() -> None:
-    """Terms 0 (leaves 0-2), 1 (leaf 0), 2 (leaves 1-2), 3 (leaf 2), and a term of no leaf."""
-    terms = one_term(torch.zeros(1, dtype=torch.float64), [1.0, 1.0, 1.0])
+    """Targets 0 (leaves 0-2), 1 (leaf 0), 2 (leaves 1-2), 3 (leaf 2), and a target of no leaf."""
+    inputs = one_target(torch.zeros(1, dtype=torch.float64), [1.0, 1.0, 1.0])
     ranges = np.array([[0, 3], [0, 1], [1, 3], [2, 3], [1, 1]])
-    object.__setattr__(terms, "leaf_starts", torch.from_numpy(ranges[:, 0]))
-    object.__setattr__(terms, "leaf_ends", torch.from_numpy(ranges[:, 1]))
+    object.__setattr__(inputs, "leaf_starts", torch.from_numpy(ranges[:, 0]))
+    object.__setattr__(inputs, "leaf_ends", torch.from_numpy(ranges[:, 1]))
     values = torch.tensor([1.0, 10.0, 100.0, 1000.0, 10000.0], dtype=torch.float64, requires_grad=True)
-    sums = terms.trajectory_sums(values)
+    sums = inputs.trajectory_sums(values)
     assert sums.tolist() == [11.0, 101.0, 1101.0]
     (sums * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
     assert values.grad is not None
@@ -148,5 +148,5 @@ def test_sums_over_paths() -> None:
 )
 def test_impossible_bounds_are_refused(make, name: str) -> None:
     """Bounds that clip everything, or nothing below 0, are named."""
-    with pytest.raises(ValueError, match=f"^{name} must"):
+    with pytest.raises(ValueError, match=f"^{name}: must"):
         make()

@@ -24,8 +24,8 @@ from tests.learn.test_update import ALL_TOKENS, gradients, largest_difference, p
 from tests.models import make_tiny_model
 from treepo.config.load import resolve
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
+from treepo.learn.metrics import mismatch_metrics
 from treepo.learn.packing import pack
-from treepo.learn.updater import mismatch_metrics
 
 
 def gspo_token(low: float, high: float) -> Formula:
@@ -61,8 +61,8 @@ def nearby(kind: str = "qwen2", attention: str = "treepo") -> PreTrainedModel:
 @pytest.mark.parametrize("bound", [None, 0.8, 1.2, 1e9])
 @pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
 def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula, bound: float | None) -> None:
-    """Each token of each trajectory counts min(p / q, bound), p of the policy when it was rescored and q of the engine;
-    ratios are those to the rescored policy. Value and gradients to 1e-12, whole and in parts."""
+    """Each token of each trajectory counts min(p / q, bound), p of the policy before the update and q of the engine;
+    ratios are those to that policy. Value and gradients to 1e-12, whole and in parts."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=8, num_trees=3)
     advantages = random_advantages(trees, seed=8)
@@ -83,7 +83,7 @@ def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula
         prepared = updater.prepare([p for t, own in zip(trees, advantages, strict=True) for p in updater.pack(t, own)])
         model.load_state_dict(after.state_dict())
         metrics = updater.update(prepared)
-        assert metrics["loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
+        assert metrics["update/loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
         assert largest_difference(gradients(model), gradients(after)) < 1e-12
 
 
@@ -96,7 +96,7 @@ def test_importance_weights_remove_the_bias_of_another_sampler() -> None:
     wanted = torch.autograd.grad((logp.exp() * rewards).sum(), logp, retain_graph=True)[0]
 
     def mean_gradient(weigh: Callable[[Tensor], Tensor]) -> Tensor:
-        weights = weigh(torch.exp(logp - logq).detach())
+        weights = with_leaf_weights(torch.exp(logp - logq).detach())
         return torch.autograd.grad((logq.exp().detach() * weights * rewards * logp).sum(), logp, retain_graph=True)[0]
 
     assert torch.allclose(mean_gradient(lambda ratio: ratio), wanted, atol=1e-12)
@@ -157,12 +157,12 @@ def test_a_ratio_beyond_all_numbers_is_bounded() -> None:
     packed = pack(tree, np.ones(len(tree.leaves())))
     extreme = replace(packed, sampled_logprobs=np.full_like(packed.sampled_logprobs, -1e5))
     metrics = updater.update(updater.prepare([extreme]))
-    assert metrics["loss"] == pytest.approx(-2.0, rel=1e-5)
+    assert metrics["update/loss"] == pytest.approx(-2.0, rel=1e-5)
     assert math.isinf(metrics["mismatch/kl"])
 
 
-def test_a_bound_needs_rescoring() -> None:
+def test_a_cap_needs_recomputed_logprobs() -> None:
     """Without the trainer's own log-probabilities there is nothing to weigh by."""
-    with pytest.raises(ValueError, match=r"train\.importance_cap needs recompute_old_logprobs = true, got 2.0"):
+    with pytest.raises(ValueError, match=r"train\.importance_cap: needs recompute_old_logprobs = true, got 2.0"):
         resolve({"train": {"importance_cap": 2.0}})
     assert resolve({"train": {"importance_cap": 2.0, "recompute_old_logprobs": True}}).train.importance_cap == 2.0

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 from tests.learn.reference import Formula, cispo, ppo, random_trees, reinforce, response_logprobs
 from tests.learn.test_update import AGGREGATIONS, ALL_TOKENS, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
-from treepo.credit.base import Estimator
+from treepo.credit.base import Advantages, Estimator
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.errors import NonFiniteUpdateError
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Aggregation, Loss
-from treepo.learn.packing import PackedTree, pack, pack_apart
+from treepo.learn.packing import PackedTree, pack, pack_trajectories
 from treepo.learn.updater import Updater
 from treepo.tree import Tree
 
@@ -28,18 +28,20 @@ LOSSES: list[tuple[Loss, Formula]] = [
 ]
 
 
-def node_advantages(trees: Sequence[Tree], seed: int) -> list[np.ndarray]:
+def node_advantages(trees: Sequence[Tree], seed: int) -> list[Advantages]:
     """Of mixed sign, and some of them 0."""
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=len(tree.nodes)) * (rng.random(len(tree.nodes)) < 0.8) for tree in trees]
+    drawn = [rng.normal(size=len(tree.nodes)) * (rng.random(len(tree.nodes)) < 0.8) for tree in trees]
+    return [Advantages(values, per_node=True) for values in drawn]
 
 
 def token_losses(
-    model: PreTrainedModel, trees: Sequence[Tree], advantages: Sequence[np.ndarray], formula: Formula
+    model: PreTrainedModel, trees: Sequence[Tree], advantages: Sequence[Advantages], formula: Formula
 ) -> list[Tensor]:
     """Per trajectory the published loss of each token, with the advantage of the node that it is of."""
     losses = []
-    for tree, values in zip(trees, advantages, strict=True):
+    for tree, own_advantages in zip(trees, advantages, strict=True):
+        values = own_advantages.values
         for leaf in tree.leaves():
             logprobs = response_logprobs(model, tree, leaf)
             nodes = tree.path(leaf)[1:]
@@ -51,17 +53,18 @@ def token_losses(
     return losses
 
 
-def packed_by(updater: Updater, trees: Sequence[Tree], advantages: Sequence[np.ndarray]) -> list[PackedTree]:
+def packed_by(updater: Updater, trees: Sequence[Tree], advantages: Sequence[Advantages]) -> list[PackedTree]:
     return [part for tree, own in zip(trees, advantages, strict=True) for part in updater.pack(tree, own)]
 
 
-def own_advantages(trees: Sequence[Tree], seed: int) -> list[np.ndarray]:
+def pair_advantages(trees: Sequence[Tree], seed: int) -> list[Advantages]:
     """Of each node in each trajectory: where a token is shared, some push it up and some down."""
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=(len(tree.nodes), len(tree.leaves()))) for tree in trees]
+    drawn = [rng.normal(size=(len(tree.nodes), len(tree.leaves()))) for tree in trees]
+    return [Advantages(values, per_node=True) for values in drawn]
 
 
-@pytest.mark.parametrize("make_advantages", [node_advantages, own_advantages])
+@pytest.mark.parametrize("make_advantages", [node_advantages, pair_advantages])
 @pytest.mark.parametrize(("aggregation", "aggregate"), AGGREGATIONS, ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
 def test_every_token_loss_is_exact(
@@ -69,7 +72,7 @@ def test_every_token_loss_is_exact(
     formula: Formula,
     aggregation: Aggregation,
     aggregate: Callable[[Sequence[Tensor]], Tensor],
-    make_advantages: Callable[[Sequence[Tree], int], list[np.ndarray]],
+    make_advantages: Callable[[Sequence[Tree], int], list[Advantages]],
 ) -> None:
     """Value and gradients are those of trajectories one by one, to 1e-12: packed whole, in parts, and not packed."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
@@ -83,7 +86,7 @@ def test_every_token_loss_is_exact(
         parts = packed_by(updater, trees, advantages)
         assert (len(parts) > len(trees)) == (max_tokens == 20)
         metrics = updater.update(parts)
-        assert metrics["loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
+        assert metrics["update/loss"] == pytest.approx(float(value.detach()), rel=1e-12, abs=1e-12)
         assert largest_difference(gradients(model), gradients(plain)) < 1e-12
         assert max(float(g.abs().max()) for g in gradients(plain).values()) > 0.01
 
@@ -102,12 +105,12 @@ def test_what_is_clipped_is_counted_by_token(packing: bool) -> None:
                     response_logprobs(plain, tree, leaf) - torch.from_numpy(tree.trajectory(leaf).sampled_logprobs)
                 ).numpy()
                 nodes = tree.path(leaf)[1:]
-                a = np.repeat(values[nodes], [len(tree.nodes[i].token_ids) for i in nodes])
+                a = np.repeat(values.values[nodes], [len(tree.nodes[i].token_ids) for i in nodes])
                 num_clipped += int((((ratios > 1.28) & (a > 0)) | ((ratios < 0.8) & (a < 0))).sum())
                 num_tokens += len(ratios)
     updater = replace(updater_of(make_tiny_model(dtype=torch.float64)), packing=packing)
     metrics = updater.update(packed_by(updater, trees, advantages))
-    assert metrics["clip_fraction"] == pytest.approx(num_clipped / num_tokens, rel=1e-10)
+    assert metrics["clip_ratio/region_mean"] == pytest.approx(num_clipped / num_tokens, rel=1e-10)
     assert num_clipped > 0
 
 
@@ -117,7 +120,8 @@ def test_estimators_reach_their_tokens(estimator: Estimator) -> None:
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=5, num_trees=3)
     rng = np.random.default_rng(5)
-    advantages = [estimator(tree, rng.choice([0.0, 1.0], len(tree.leaves()))) for tree in trees]
+    rewards = [rng.choice([0.0, 1.0], len(tree.leaves())) for tree in trees]
+    advantages = [Advantages(estimator(t, r), estimator.per_node) for t, r in zip(trees, rewards, strict=True)]
     torch.cat(token_losses(plain, trees, advantages, ppo(0.2, 0.28))).mean().backward()
     model = make_tiny_model(dtype=torch.float64)
     updater = updater_of(model)
@@ -135,7 +139,7 @@ def test_nodes_that_all_have_the_advantage_of_their_leaf_are_trajectories() -> N
         leaves = np.where(np.array(tree.leaves()) == leaf, 1.5, 0.0)
         updater_of(model).update([pack(tree, leaves, [0])])
         by_leaf = gradients(model)
-        updater_of(model).update([pack(tree, nodes, [0])])
+        updater_of(model).update([pack(tree, Advantages(nodes, per_node=True), [0])])
         assert largest_difference(gradients(model), by_leaf) < 1e-12
 
 
@@ -144,4 +148,4 @@ def test_a_loss_of_trajectories_does_not_take_them() -> None:
     model = make_tiny_model(dtype=torch.float64)
     trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), 3, 1)
     with pytest.raises(NonFiniteUpdateError):
-        updater_of(model, loss=GSPO()).update(pack_apart(trees[0], node_advantages(trees, 0)[0])[:1])
+        updater_of(model, loss=GSPO()).update(pack_trajectories(trees[0], node_advantages(trees, 0)[0])[:1])

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from tests.learn.reference import flatten, sequences_of, subtree_ends
 from tests.trees import add_segment, star, trees
-from treepo.learn.packing import PackedTree, fewest_repeated, num_distinct, pack, pack_apart, pack_within
+from treepo.learn.packing import (
+    PackedTree,
+    num_distinct,
+    pack,
+    pack_in_parts,
+    pack_trajectories,
+    split_packed,
+    split_points,
+)
 from treepo.tree import ROOT, StopReason, Tree
 
 
@@ -26,9 +34,9 @@ def prefixes_of(packed: PackedTree) -> list[tuple[int, ...]]:
 
 
 def sums_of(packed: PackedTree) -> tuple[list[float], list[float]]:
-    """Per term the sums of the positive and of the negative advantages below it."""
-    parts = packed.advantages.clip(min=0), packed.advantages.clip(max=0)
-    return packed.below(parts[0]).tolist(), packed.below(parts[1]).tolist()
+    """Per target the sums of the positive and of the negative advantages below it."""
+    parts = packed.leaf_advantages.clip(min=0), packed.leaf_advantages.clip(max=0)
+    return packed.sum_over_leaves(parts[0]).tolist(), packed.sum_over_leaves(parts[1]).tolist()
 
 
 @given(trees())
@@ -63,7 +71,7 @@ def test_order_is_depth_first(tree: Tree) -> None:
 @given(trees())
 @settings(deadline=None)
 def test_predecessors_are_one_token_above(tree: Tree) -> None:
-    """A term's logits come from the token right above its own."""
+    """A target's logits come from the token right above its own."""
     packed = pack(tree, advantages_of(tree))
     prefixes = prefixes_of(packed)
     for target, predecessor in zip(packed.targets, packed.predecessors, strict=True):
@@ -72,11 +80,13 @@ def test_predecessors_are_one_token_above(tree: Tree) -> None:
 
 @given(trees())
 @settings(deadline=None)
-def test_terms_are_the_tokens_of_the_nodes(tree: Tree) -> None:
-    """For each packed token, the terms sum up what the trajectories through its nodes would contribute."""
+def test_targets_are_the_tokens_of_the_nodes(tree: Tree) -> None:
+    """For each packed token, the targets sum up what the trajectories through its nodes would contribute."""
     advantages = advantages_of(tree)
     packed = pack(tree, advantages)
-    positive, negative = (packed.below(x) for x in (packed.advantages.clip(min=0), packed.advantages.clip(max=0)))
+    positive, negative = (
+        packed.sum_over_leaves(x) for x in (packed.leaf_advantages.clip(min=0), packed.leaf_advantages.clip(max=0))
+    )
     prefixes = prefixes_of(packed)
     expected: dict[tuple[tuple[int, ...], float], np.ndarray] = defaultdict(lambda: np.zeros(3))
     for leaf, advantage in zip(tree.leaves(), advantages, strict=True):
@@ -96,7 +106,7 @@ def test_terms_are_the_tokens_of_the_nodes(tree: Tree) -> None:
 @given(trees())
 @settings(deadline=None)
 def test_every_trajectory_counts_all_its_tokens(tree: Tree) -> None:
-    """Summed over the terms, the trajectories are the sum of all responses' lengths, as the token-mean needs."""
+    """Summed over the targets, the trajectories are the sum of all responses' lengths, as the token-mean needs."""
     packed = pack(tree, advantages_of(tree))
     assert (packed.leaf_ends - packed.leaf_starts).sum() == packed.num_response_tokens
     assert packed.num_response_tokens == sum(tree.response_len(leaf) for leaf in tree.leaves())
@@ -123,9 +133,9 @@ def test_siblings_that_begin_alike_are_merged() -> None:
     assert packed.num_tokens == 2 + 5
     assert num_distinct(tree) == 5
     assert Counter(packed.token_ids.tolist()) == Counter([7, 8, 1, 2, 3, 4, 5])
-    terms = zip(packed.token_ids[packed.targets].tolist(), *sums_of(packed), strict=True)
-    # The merged tokens keep a term per node, so that each keeps the log-probability that it was sampled with.
-    assert sorted(terms) == sorted([(t, 2.0, 0.0) for t in (1, 2, 3, 4)] + [(t, 0.0, -1.0) for t in (1, 2, 3, 5)])
+    targets = zip(packed.token_ids[packed.targets].tolist(), *sums_of(packed), strict=True)
+    # The merged tokens keep a target per node, so that each keeps the log-probability that it was sampled with.
+    assert sorted(targets) == sorted([(t, 2.0, 0.0) for t in (1, 2, 3, 4)] + [(t, 0.0, -1.0) for t in (1, 2, 3, 5)])
 
 
 def test_leaves_that_disagree_keep_both_sums() -> None:
@@ -155,7 +165,7 @@ def test_an_unfinished_path_is_not_packed() -> None:
 @given(trees())
 @settings(deadline=None)
 def test_predecessors_rise(tree: Tree) -> None:
-    """So that the terms of a chunk of logits lie together."""
+    """So that the targets of a chunk of logits lie together."""
     assert (np.diff(pack(tree, advantages_of(tree)).predecessors) >= 0).all()
 
 
@@ -169,9 +179,9 @@ def test_some_trajectories_are_packed_as_their_own_tree(tree: Tree, seed: int) -
     part = pack(tree, advantages, chosen)
     sequences = [sequences_of(tree)[i] for i in chosen]
     assert sorted(prefixes_of(part)) == flatten(sequences)
-    assert sorted(part.advantages.tolist()) == sorted(advantages[chosen].tolist())
+    assert sorted(part.leaf_advantages.tolist()) == sorted(advantages[chosen].tolist())
     assert part.num_response_tokens == sum(len(s) - len(tree.prompt_ids) for s in sequences)
-    for parts in pack_apart(tree, advantages):
+    for parts in pack_trajectories(tree, advantages):
         assert parts.positions.tolist() == list(range(parts.num_tokens))
 
 
@@ -180,10 +190,10 @@ def test_some_trajectories_are_packed_as_their_own_tree(tree: Tree, seed: int) -
 def test_parts_hold_each_trajectory_once(tree: Tree, max_tokens: int) -> None:
     """Every trajectory lies whole in one part, and parts keep to the limit unless a single trajectory exceeds it."""
     advantages = advantages_of(tree)
-    parts = pack_within(tree, advantages, max_tokens)
+    parts = pack_in_parts(tree, advantages, max_tokens)
     limit = max(max_tokens, *(len(s) for s in sequences_of(tree)))
     assert all(part.num_tokens <= limit for part in parts)
-    assert sorted(a for part in parts for a in part.advantages.tolist()) == sorted(advantages.tolist())
+    assert sorted(a for part in parts for a in part.leaf_advantages.tolist()) == sorted(advantages.tolist())
     assert flatten(sequences_of(tree)) == sorted({p for part in parts for p in prefixes_of(part)})
     assert (len(parts) == 1) == (num_distinct(tree) + len(tree.prompt_ids) <= limit)
 
@@ -192,7 +202,7 @@ def test_parts_hold_each_trajectory_once(tree: Tree, max_tokens: int) -> None:
 @settings(deadline=None)
 def test_parts_repeat_as_little_as_can_be(tree: Tree, max_tokens: int) -> None:
     """No other way to cut the row of trajectories in depth-first order forwards fewer tokens within the limit."""
-    parts = pack_within(tree, advantages_of(tree), max_tokens)
+    parts = pack_in_parts(tree, advantages_of(tree), max_tokens)
     sequences = sorted(map(tuple, sequences_of(tree)))
     limit = max(max_tokens, *map(len, sequences))
     # Any order in which those that begin alike lie together is depth first; the parts' own is one.
@@ -221,11 +231,11 @@ def leaf_paths(packed: PackedTree) -> list[tuple[int, ...]]:
 def test_cuts_by_hand() -> None:
     """Four paths of 6 tokens that share 5, 1 and 5 with the one before: at most 7 tokens cut them in the middle."""
     depths, new = np.array([6, 6, 6, 6]), np.array([6, 1, 5, 1])
-    assert fewest_repeated(depths, new, 100) == [0, 4]
-    assert fewest_repeated(depths, new, 12) == [0, 2, 4]
-    assert fewest_repeated(depths, new, 7) == [0, 2, 4]
-    assert fewest_repeated(depths, new, 6) == [0, 1, 2, 3, 4]
-    assert fewest_repeated(depths, new, 1) == [0, 1, 2, 3, 4], "a single path is never cut"
+    assert split_points(depths, new, 100) == [0, 4]
+    assert split_points(depths, new, 12) == [0, 2, 4]
+    assert split_points(depths, new, 7) == [0, 2, 4]
+    assert split_points(depths, new, 6) == [0, 1, 2, 3, 4]
+    assert split_points(depths, new, 1) == [0, 1, 2, 3, 4], "a single path is never cut"
 
 
 def test_reference_ends_by_hand() -> None:
@@ -233,3 +243,21 @@ def test_reference_ends_by_hand() -> None:
     prefixes = flatten([(1, 2, 3), (1, 2, 4, 5), (1, 6)])
     assert [p[-1] for p in prefixes] == [1, 2, 3, 4, 5, 6]
     assert subtree_ends(prefixes) == [6, 5, 3, 5, 5, 6]
+
+
+@given(trees(), st.integers(1, 40))
+def test_each_target_knows_its_node_and_its_place_there(tree: Tree, max_tokens: int) -> None:
+    """Whole, in parts that were packed so, and in parts of what was packed; each token of each node is a target of
+    every part through it."""
+    whole = pack(tree, np.zeros(len(tree.leaves())))
+    in_parts = pack_in_parts(tree, np.zeros(len(tree.leaves())), max_tokens)
+    for part in (whole, *in_parts, *split_packed(whole, max_tokens)):
+        places = list(zip(part.target_nodes.tolist(), part.target_offsets.tolist(), strict=True))
+        nodes = set(part.target_nodes.tolist())
+        assert sorted(places) == [(i, k) for i in sorted(nodes) for k in range(len(tree.nodes[i].token_ids))]
+        assert all({ROOT, *nodes} >= set(tree.path(i)) for i in nodes)
+        ids = [int(tree.nodes[i].token_ids[k]) for i, k in places]
+        assert part.token_ids[part.targets].tolist() == ids
+        assert part.sampled_logprobs.tolist() == [float(tree.logprobs(i)[k]) for i, k in places]
+    below = {i for leaf in tree.leaves() for i in tree.path(leaf)} - {ROOT}
+    assert set(whole.target_nodes.tolist()) == below

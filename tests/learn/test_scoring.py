@@ -27,8 +27,8 @@ from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import SIZES, make_tiny_model
 from treepo.engine.base import SampleRequest
 from treepo.engine.transformers import TransformersEngine
-from treepo.learn.packing import PackedTree, pack, pack_apart
-from treepo.learn.scoring import Scorer, Scores, join
+from treepo.learn.packing import PackedTree, pack, pack_trajectories
+from treepo.learn.scoring import Scorer, Scores, collate
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import recompute_activations
@@ -43,9 +43,9 @@ def some_trees(seed: int = 0) -> tuple[list[Tree], list[PackedTree]]:
 
 
 def graded(scorer: Scorer, packed: list[PackedTree], entropy_has_grad: bool = True) -> tuple[Scores, dict]:
-    """Scores, and the gradients of a sum that weighs every term differently."""
+    """Scores, and the gradients of a sum that weighs every target differently."""
     scorer.model.zero_grad()
-    scores = scorer(join(packed), entropy_has_grad)
+    scores = scorer(collate(packed), entropy_has_grad)
     weights = torch.arange(len(scores.entropies), dtype=scores.entropies.dtype)
     (scores.policy_logprobs * weights.cos() + scores.entropies * weights.sin()).sum().backward()
     return scores, gradients(scorer.model)
@@ -76,10 +76,10 @@ def test_chunks_bound_the_logits_that_are_held() -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        scores = Scorer(model, max_logits=limit)(join(packed))
+        scores = Scorer(model, max_logits=limit)(collate(packed))
     assert not [size for size in sizes if size > 5000], "no logits are kept for the backward pass"
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        Scorer(model)(join(packed))
+        Scorer(model)(collate(packed))
     assert max(sizes) > limit, "the test would see them"
     scores.policy_logprobs.sum().backward()
 
@@ -87,12 +87,12 @@ def test_chunks_bound_the_logits_that_are_held() -> None:
 def test_entropies_have_a_gradient_only_when_it_is_asked_for() -> None:
     _, packed = some_trees()
     scorer = Scorer(make_tiny_model())
-    assert not scorer(join(packed)).entropies.requires_grad
-    assert scorer(join(packed), entropy_has_grad=True).entropies.requires_grad
+    assert not scorer(collate(packed)).entropies.requires_grad
+    assert scorer(collate(packed), entropy_has_grad=True).entropies.requires_grad
 
 
 def test_logprobs_come_back_in_order() -> None:
-    """In micro-batches of any size, per tree and per term."""
+    """In micro-batches of any size, per tree and per target."""
     trees, packed = some_trees(1)
     scorer = Scorer(make_tiny_model(dtype=torch.float64))
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
@@ -162,7 +162,7 @@ def test_padded_forwards_keep_to_the_budget() -> None:
     tree = Tree.from_prompt("p", np.array([3, 4], np.int32), 0)
     for length in (50, 3, 2, 4, 3, 5, 2):
         tree.add(Node(ROOT, np.arange(length, dtype=np.int32) % 16, np.zeros(length, np.float32), 0, StopReason.EOS))
-    parts = pack_apart(tree, np.ones(7))
+    parts = pack_trajectories(tree, np.ones(7))
     sizes = [part.num_tokens for part in parts]
     scorer = Scorer(unpackable("gpt-oss"), supports_tree_attention=False)
     for max_tokens in (1, 12, 20, 60, 1000):
@@ -184,7 +184,7 @@ def kept_numbers(model: PreTrainedModel, packed: list[PackedTree]) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        scores = Scorer(model)(join(packed))
+        scores = Scorer(model)(collate(packed))
     assert scores.policy_logprobs.requires_grad
     return sum(kept.values())
 
@@ -274,31 +274,31 @@ def test_padding_is_refused_for_what_shares_tokens() -> None:
     _, packed = some_trees(6)
     model = make_tiny_model(attention="sdpa")
     with pytest.raises(AssertionError, match="single trajectories"):
-        Scorer(model, supports_tree_attention=False)(join(packed))
+        Scorer(model, supports_tree_attention=False)(collate(packed))
 
 
 def test_entropies_by_hand() -> None:
     """At the temperature that was sampled at; a uniform distribution has log V."""
     trees, packed = some_trees(7)
     model = make_tiny_model(dtype=torch.float64)
-    scores = Scorer(model, temperature=0.7)(join(packed[:1]))
+    scores = Scorer(model, temperature=0.7)(collate(packed[:1]))
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     first = trees[0].leaves()[0]
     with torch.no_grad():
         every = all_logprobs(plain, trees[0].ids(first).tolist(), 0.7)[len(trees[0].prompt_ids) - 1]
     assert float(scores.entropies[0]) == pytest.approx(float(-(every.exp() * every).sum()))
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
-    assert Scorer(model)(join(packed)).entropies.tolist() == pytest.approx(
-        [math.log(16)] * len(join(packed).packed.targets)
+    assert Scorer(model)(collate(packed)).entropies.tolist() == pytest.approx(
+        [math.log(16)] * len(collate(packed).packed.targets)
     )
 
 
 def test_apart_and_together_score_alike() -> None:
-    """The same term has the same log-probability whether its trajectory is packed with others or not."""
+    """The same target has the same log-probability whether its trajectory is packed with others or not."""
     trees, packed = some_trees(8)
     scorer = Scorer(make_tiny_model(dtype=torch.float64))
     for tree, one in zip(trees, packed, strict=True):
         shared = scorer.logprobs([one], 10**6)[0]
-        apart = scorer.logprobs(pack_apart(tree, one.advantages), 10**6)
+        apart = scorer.logprobs(pack_trajectories(tree, one.leaf_advantages), 10**6)
         total = sum(float(x.sum()) for x in apart)
         assert float((shared * (one.leaf_ends - one.leaf_starts)).sum()) == pytest.approx(total, rel=1e-12)

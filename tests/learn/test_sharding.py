@@ -86,7 +86,7 @@ def update_own(processes: DistContext, folder: Path) -> None:
 
 
 def test_two_processes_make_the_update_of_one(tmp_path):
-    """Gradients and figures in float64, with packing, cut trees, losses per trajectory, penalties, copies and shards,
+    """Gradients and metrics in float64, with packing, cut trees, losses per trajectory, penalties, copies and shards,
     and a process that has fewer micro-batches than the other, or none."""
     run_in(2, update_own, tmp_path)
     for kind in KINDS:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import flatten, sequences_of
 from tests.models import make_tiny_model, make_tiny_tokenizer
-from treepo.credit.base import Estimator, token_counts, whiten
+from treepo.credit.base import Advantages, Estimator, whiten
 from treepo.credit.group import GRPO
 from treepo.credit.segment import SPO, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
@@ -20,12 +20,12 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.engine.base import SampleRequest
 from treepo.engine.torch.engine import TorchEngine
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
-from treepo.learn.advantages import credit
+from treepo.learn.advantages import compute_advantages
 from treepo.learn.losses import PPO, Penalties, TokenMean
 from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree
@@ -35,6 +35,7 @@ from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.policy import Policy
 from treepo.tree import Tree
+from treepo.verify import FinalAnswer
 
 SHAPE = TreeShape(width=6, depth=3, segment_len=4)
 Judge = Callable[[Problem, str], float]
@@ -65,6 +66,8 @@ class Alternating:
 class ToyTask:
     """Problems 'p0', 'p1', ... with a letter for a prompt, judged by a function of the response."""
 
+    answers = FinalAnswer()
+
     def __init__(self, judge_one: Judge) -> None:
         self.judge_one = judge_one
 
@@ -84,8 +87,8 @@ class ToyTask:
 class NotingUpdater(Updater):
     """An updater that remembers what it was given."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
         object.__setattr__(self, "given", [])
 
     def update(self, trees: Any) -> dict[str, float]:
@@ -102,30 +105,38 @@ def make_trainer(
     estimator: Estimator | None = None,
     lr: float = 1e-2,
     max_num_seqs: int = 64,
-    dynamic: DynamicSampling | None = None,
+    dynamic_sampling: DynamicSampling | None = None,
     num_iterations: int = 1,
 ) -> Trainer:
     """A trainer of a tiny random model."""
     tokenizer = make_tiny_tokenizer()
     policy = Policy(make_tiny_model(vocab_size=len(tokenizer), initializer_range=0.1), tokenizer)
     engine = TorchEngine(policy.model, policy.eos_ids, max_num_seqs)
-    rules = GrowthRules(SHAPE, InitialFork(), EvenBranching(), Backtrack(), StopRules(), policy.decode)
+    rules = GrowthRules(SHAPE, InitialFork(), EvenBranching(), Backtrack(), StopRules(), policy.decode, FinalAnswer())
     optimizer, schedule = make_optimizer(policy.model, OptimSettings(lr=lr, warmup_steps=0))
-    parts = Scorer(policy.model), PPO(), TokenMean(), Penalties()
-    updater = NotingUpdater(*parts, optimizer, schedule, 200, 1.0)
+    updater = NotingUpdater(
+        scorer=Scorer(policy.model),
+        loss=PPO(),
+        aggregation=TokenMean(),
+        penalties=Penalties(),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_tokens_per_micro_batch=200,
+        max_grad_norm=1.0,
+    )
     sampler = TreeSampler(engine, rules)
     return Trainer(
-        policy,
-        ToyTask(judge),
-        engine,
-        sampler,
-        estimator or TreePO(),
-        updater,
-        prompts_per_step,
-        num_mini_batches,
-        num_iterations,
-        dynamic or DynamicSampling(),
-        seed,
+        policy=policy,
+        task=ToyTask(judge),
+        engine=engine,
+        sampler=sampler,
+        estimator=estimator or TreePO(),
+        updater=updater,
+        prompts_per_step=prompts_per_step,
+        num_mini_batches=num_mini_batches,
+        num_iterations=num_iterations,
+        dynamic_sampling=dynamic_sampling or DynamicSampling(),
+        seed=seed,
     )
 
 
@@ -267,21 +278,27 @@ def test_advantages_are_whitened_over_the_trees_that_are_kept(estimator: Estimat
     trees = trainer.grow(problems, step=0)
     rewards = [np.roll([1.0, 0.0, 0.0, 1.0, 0.0, 0.0], i) for i in range(4)]
     rewards[2] = np.ones(SHAPE.width)
-    compute_advantages = credit(trees, rewards, estimator)
+    found = compute_advantages(trees, rewards, estimator).by_tree
     kept = [0, 1, 3]
-    assert [a is not None for a in compute_advantages] == [True, True, False, True]
+    assert [a is not None for a in found] == [True, True, False, True]
     expected = [estimator(trees[i], rewards[i]) for i in kept]
     if estimator.whiten:
-        expected = whiten(expected, [token_counts(trees[i], a) for i, a in zip(kept, expected, strict=True)])
+        expected = whiten(
+            expected,
+            [Advantages(a, estimator.per_node).token_counts(trees[i]) for i, a in zip(kept, expected, strict=True)],
+        )
     for i, advantages in zip(kept, expected, strict=True):
-        np.testing.assert_array_equal(compute_advantages[i], advantages)
+        own = found[i]
+        assert own is not None
+        np.testing.assert_array_equal(own.values, advantages)
 
 
 def test_nothing_to_credit() -> None:
     """If all rewards of all trees agree nothing is packed, rather than whitened."""
     trainer = make_trainer()
     trees = trainer.grow(trainer.task.training_problems(0, 2), step=0)
-    assert credit(trees, [np.zeros(SHAPE.width), np.ones(SHAPE.width)], TreePO()) == [None, None]
+    rewards = [np.zeros(SHAPE.width), np.ones(SHAPE.width)]
+    assert compute_advantages(trees, rewards, TreePO()).by_tree == [None, None]
 
 
 def test_metrics_count_what_was_grown_and_trained() -> None:
@@ -362,7 +379,7 @@ def test_a_step_with_an_advantage_per_node(estimator: Estimator) -> None:
         object.__setattr__(trainer.updater, "packing", packing)
         result = trainer.step(1)
         for tree, advantages in zip(result.trees, result.advantages, strict=True):
-            assert advantages is not None and len(advantages) == len(tree.nodes)
+            assert advantages is not None and len(advantages.values) == len(tree.nodes)
         weights.append(torch.cat([p.detach().flatten() for p in trainer.policy.model.parameters()]))
         assert result.metrics["update/grad_norm"] > 0
     torch.testing.assert_close(*weights, rtol=0, atol=1e-3)
@@ -397,7 +414,7 @@ class BackwardSampler:
 def test_trees_come_back_in_the_order_of_their_problems() -> None:
     """Whatever order they finish in: rewards are matched to trees by place."""
     problems = ToyTask(half_judge).training_problems(0, 5)
-    trainer: Any = Trainer(*[None] * 11)
+    trainer: Any = make_trainer()
     trees = replace(trainer, sampler=BackwardSampler(), seed=0).grow(problems, step=1)
     assert [tree.problem_id for tree in trees] == [p.id for p in problems]
 

@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,17 @@ def divided(trainer: Trainer, processes: DistContext) -> Trainer:
     with unsharded(model):
         engine = TorchEngine(model, trainer.policy.eos_ids, 64)
     optimizer, schedule = make_optimizer(model, OptimSettings(lr=1e-2, warmup_steps=0))
-    parts = Scorer(model, processes=processes), PPO(), TokenMean(), Penalties()
-    updater = Updater(*parts, optimizer, schedule, 200, 1.0, processes=processes)
+    updater = Updater(
+        scorer=Scorer(model, processes=processes),
+        loss=PPO(),
+        aggregation=TokenMean(),
+        penalties=Penalties(),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_tokens_per_micro_batch=200,
+        max_grad_norm=1.0,
+        processes=processes,
+    )
     sampler = TreeSampler(engine, trainer.sampler.rules)
     return replace(trainer, engine=engine, sampler=sampler, updater=updater, processes=processes)
 
@@ -83,7 +91,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     growing = TreeSampler(Failing(engine, rank, "submit", EngineError("dead")), trainer.sampler.rules)  # type: ignore[arg-type]
     signalled = TreeSampler(Failing(engine, rank, "submit", Interrupted(15, False)), trainer.sampler.rules)  # type: ignore[arg-type]
     held_out = Validation(
-        Failing(task, rank, "judge", LookupError("no verdict")),  # type: ignore[arg-type]
+        Failing(task, rank, "verify", LookupError("no verdict")),  # type: ignore[arg-type]
         *([Problem("p", "", (1, 20), "")] * 2, trainer.policy.decode, 4, 2, 0, trainer.processes),
     )
     with unsharded(trainer.policy.model):
@@ -91,7 +99,7 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     return {
         "growing": step(sampler=growing),
         "signalled": step(sampler=signalled),
-        "judging": step(task=Failing(task, rank, "judge", LookupError("no verdict"))),
+        "verifying": step(task=Failing(task, rank, "verify", LookupError("no verdict"))),
         "crediting": step(estimator=FailingEstimator() if rank == 1 else TreePO()),
         "handing over": step(engine=Failing(engine, rank, "update_weights", EngineError("gone"))),
         "evaluating": evaluating,
@@ -115,7 +123,7 @@ def go_through(processes: DistContext, folder: Path) -> None:
     # Nothing to learn, but entropies are wanted: what the forward gathered used to be left so, and the engine crashed.
     flat = replace(trainer, task=ToyTask(lambda problem, response: 0.0))
     found["trained"] = [flat.step(step, with_entropies=True).metrics["problems/trained"] for step in (2, 3)]
-    found["metrics"] = trainer.step(4, growing=nullcontext, with_entropies=True).metrics
+    found["metrics"] = trainer.step(4, with_entropies=True).metrics
     found["single"] = replace(trainer, prompts_per_step=1).step(5).metrics
     learner = TrainState(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
     found["drawn"] = draw(learner, processes.rank, folder)
@@ -126,13 +134,13 @@ def go_through(processes: DistContext, folder: Path) -> None:
 
 
 def test_two_processes_stop_together_and_go_on(tmp_path):
-    """What the second one could not do is told to the first, whatever it was; no state is left half done."""
+    """What the second one could not do reaches the first, whatever it was; no state is left half done."""
     run_in(2, go_through, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     errors = {
         "growing": "EngineError: dead",
         "signalled": "Interrupted: stopped by SIGTERM",
-        "judging": "LookupError: no verdict",
+        "verifying": "LookupError: no verdict",
         "crediting": "ArithmeticError: no credit",
         "handing over": "EngineError: gone",
         "evaluating": "LookupError: no verdict",

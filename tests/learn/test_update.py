@@ -72,20 +72,21 @@ def updater_of(
     optimizer = HeldStill(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     return Updater(
-        scorer or Scorer(model),
-        loss or PPO(),
-        aggregation or TokenMean(),
-        penalties or Penalties(),
-        optimizer,
-        schedule,
-        max_tokens,
-        max_grad_norm,
+        scorer=scorer or Scorer(model),
+        loss=loss or PPO(),
+        aggregation=aggregation or TokenMean(),
+        penalties=penalties or Penalties(),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_tokens_per_micro_batch=max_tokens,
+        max_grad_norm=max_grad_norm,
     )
 
 
 def adam_of(model: PreTrainedModel, settings: OptimSettings) -> Updater:
     """An updater that moves the weights."""
-    return Updater(Scorer(model), PPO(), TokenMean(), Penalties(), *make_optimizer(model, settings), ALL_TOKENS, 1.0)
+    optimizer, schedule = make_optimizer(model, settings)
+    return replace(updater_of(model), optimizer=optimizer, schedule=schedule, max_grad_norm=1.0)
 
 
 def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -128,9 +129,9 @@ def test_gradients_are_those_of_separate_trajectories(kind: str, seed: int) -> N
     model = make_tiny_model(kind, dtype=torch.float64)
     metrics = updater_of(model).update(packed_trees(trees, advantages))
     expected = separate_gradients(kind, trees, advantages)
-    # The comparison means something: tokens are shared, some terms are clipped and some are not.
+    # The comparison means something: tokens are shared, some targets are clipped and some are not.
     assert sum(len(s) for t in trees for s in sequences_of(t)) > sum(len(flatten(sequences_of(t))) for t in trees)
-    assert 0.05 < metrics["clip_fraction"] < 0.95
+    assert 0.05 < metrics["clip_ratio/region_mean"] < 0.95
     assert max(float(g.abs().max()) for g in expected.values()) > 0.01
     assert largest_difference(gradients(model), expected) < 1e-12
 
@@ -188,11 +189,11 @@ def test_metrics_are_means_over_response_tokens() -> None:
                 kls.append(torch.exp(log_ratio) - 1 - log_ratio)
                 log_ratios.append(log_ratio)
         loss = separate_loss(plain, trees, advantages, ppo(0.2, 0.28))
-    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-10)
-    assert metrics["entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-10)
-    assert metrics["kl"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-10)
-    assert metrics["kl"] > 0.01
-    assert metrics["clip_fraction"] == pytest.approx(clip_fraction(trees, advantages, plain), rel=1e-10)
+    assert metrics["update/loss"] == pytest.approx(float(loss), rel=1e-10)
+    assert metrics["update/entropy"] == pytest.approx(float(torch.cat(entropies).mean()), rel=1e-10)
+    assert metrics["update/approx_kl"] == pytest.approx(float(torch.cat(kls).mean()), rel=1e-10)
+    assert metrics["update/approx_kl"] > 0.01
+    assert metrics["clip_ratio/region_mean"] == pytest.approx(clip_fraction(trees, advantages, plain), rel=1e-10)
 
 
 def clip_fraction(trees: Sequence[Tree], advantages: Sequence[np.ndarray], plain: PreTrainedModel) -> float:
@@ -244,10 +245,10 @@ def test_every_loss_is_exact_under_packing(
         parts = [p for tree, own in zip(trees, advantages, strict=True) for p in updater.pack(tree, own)]
         assert (len(parts) > len(trees)) == (max_tokens == 20)
         metrics = updater.update(parts)
-        assert metrics["loss"] == pytest.approx(value, rel=1e-12, abs=1e-12)
+        assert metrics["update/loss"] == pytest.approx(value, rel=1e-12, abs=1e-12)
         assert largest_difference(gradients(model), expected) < 1e-12
     if not isinstance(loss, REINFORCE):
-        assert metrics["clip_fraction"] > 0
+        assert metrics["clip_ratio/region_mean"] > 0
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -276,23 +277,25 @@ def test_penalties_are_exact_under_packing(estimator: KLEstimator, packing: bool
     metrics = updater.update(updater.prepare(parts))
     # The reference's log-probabilities are kept in float64 here, so nothing is rounded.
     assert largest_difference(gradients(model), gradients(plain)) < 1e-12
-    assert metrics["loss"] == pytest.approx(float(trajectory_mean(losses).detach()), rel=1e-12)
-    assert metrics["kl_reference"] > 0.01
+    assert metrics["update/loss"] == pytest.approx(float(trajectory_mean(losses).detach()), rel=1e-12)
+    assert metrics["update/kl_reference"] > 0.01
 
 
-def test_rescoring_puts_the_trainers_own_logprobs_in_place() -> None:
+def test_recomputed_logprobs_take_the_place_of_the_engines() -> None:
     """Whatever the engine reported, the first update is then on policy, and later ones refer to the policy it had."""
     model = make_tiny_model(dtype=torch.float64)
     trees = random_trees(make_tiny_model(dtype=torch.float64, attention="sdpa"), seed=10, num_trees=2)
     updater = replace(
-        adam_of(model, OptimSettings(lr=0.01, warmup_steps=0)), recompute_old_logprobs=True, max_tokens=20
+        adam_of(model, OptimSettings(lr=0.01, warmup_steps=0)),
+        recompute_old_logprobs=True,
+        max_tokens_per_micro_batch=20,
     )
     parts = updater.prepare(
         [p for t, a in zip(trees, random_advantages(trees, 10), strict=True) for p in updater.pack(t, a)]
     )
     first, second = updater.update(parts), updater.update(parts)
-    assert first["kl"] < 1e-12
-    assert second["kl"] > 1e-6
+    assert first["update/approx_kl"] < 1e-12
+    assert second["update/approx_kl"] > 1e-6
 
 
 def test_on_policy_metrics_are_zero() -> None:
@@ -302,8 +305,8 @@ def test_on_policy_metrics_are_zero() -> None:
     metrics = updater_of(make_tiny_model(dtype=torch.float64)).update(
         packed_trees(trees, random_advantages(trees, seed=3))
     )
-    assert metrics["clip_fraction"] == 0
-    assert 0 <= metrics["kl"] < 1e-12
+    assert metrics["clip_ratio/region_mean"] == 0
+    assert 0 <= metrics["update/approx_kl"] < 1e-12
 
 
 def some_packed(model: PreTrainedModel) -> list[PackedTree]:
@@ -344,7 +347,7 @@ def test_gradients_that_are_not_finite_stop_the_update() -> None:
 def test_an_infinite_advantage_stops_the_update() -> None:
     """The loss, not only the weights, can be what is not finite."""
     model = make_tiny_model()
-    packed = [replace(tree, advantages=tree.advantages + math.inf) for tree in some_packed(model)]
+    packed = [replace(tree, leaf_advantages=tree.leaf_advantages + math.inf) for tree in some_packed(model)]
     with pytest.raises(NonFiniteUpdateError, match="loss is not finite"):
         updater_of(model).update(packed)
 
@@ -353,10 +356,10 @@ def test_gradients_are_scaled_down_to_the_limit_and_never_up() -> None:
     """Above the limit the gradient keeps its direction and gets the limit's norm; below it stays as it is."""
     model = make_tiny_model(dtype=torch.float64)
     packed = some_packed(model)
-    norm = updater_of(model).update(packed)["grad_norm"]
+    norm = updater_of(model).update(packed)["update/grad_norm"]
     free = gradients(model)
     assert norm == pytest.approx(math.sqrt(sum(float(g.square().sum()) for g in free.values())))
-    assert updater_of(model, max_grad_norm=norm / 4).update(packed)["grad_norm"] == pytest.approx(norm)
+    assert updater_of(model, max_grad_norm=norm / 4).update(packed)["update/grad_norm"] == pytest.approx(norm)
     for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, free[name] / 4, rtol=1e-5, atol=1e-12)
     updater_of(model, max_grad_norm=norm * 4).update(packed)
@@ -368,7 +371,7 @@ def test_the_rate_warms_up_linearly_and_stays() -> None:
     model = make_tiny_model()
     packed = some_packed(model)
     updater = adam_of(model, OptimSettings(lr=1e-3, warmup_steps=4))
-    rates = [updater.update(packed)["lr"] for _ in range(6)]
+    rates = [updater.update(packed)["update/lr"] for _ in range(6)]
     assert rates == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
 
 

@@ -53,14 +53,14 @@ def run_json(name: str, seed: int, num_steps: int, **settings: Any) -> Json:
     }
 
 
-def payload_json(runs: list[Json], figures: list[Json]) -> Json:
+def payload_json(runs: list[Json], charts: list[Json]) -> Json:
     return {
         "version": 1,
         "title": "Runs",
         "treepo": "0.1",
         "written": "2026-01-02T03:04:05+00:00",
         "runs": runs,
-        "figures": figures,
+        "charts": charts,
     }
 
 

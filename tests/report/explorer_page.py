@@ -56,16 +56,20 @@ def _texts(paths: Sequence[str]) -> list[str]:
 def payload_of(trees: Sequence[dict[str, Any]], pieces: Sequence[str]) -> dict[str, Any]:
     """One run with the trees at step 7, and the last of them at step 9 too."""
     steps = [{"step": 7, "trees": list(trees)}, {"step": 9, "trees": list(trees[-1:])}]
-    return {"version": 1, "runs": [{"name": "run", "trees": {"pieces": list(pieces), "steps": steps}}], "figures": []}
+    return {"version": 1, "runs": [{"name": "run", "trees": {"pieces": list(pieces), "steps": steps}}], "charts": []}
 
 
 def tree_json(tree: Tree, prompt: str = "prompt?", rewards: np.ndarray | None = None) -> dict[str, Any]:
-    """The tree with its token ids as indices of pieces; if there are rewards, with TreePO's advantages and terms."""
+    """The tree with its token ids as indices of pieces; with rewards also TreePO's advantages and components."""
     below = tree.nodes[1:]
-    credit: dict[str, Any] = {"rewards": None, "advantages": None, "terms": None}
+    credit: dict[str, Any] = {"rewards": None, "advantages": None, "components": None}
     if rewards is not None:
         advantages = TreePO()(tree, rewards)
-        credit = {"rewards": rewards.tolist(), "advantages": advantages.tolist(), "terms": terms_of(tree, rewards)}
+        credit = {
+            "rewards": rewards.tolist(),
+            "advantages": advantages.tolist(),
+            "components": components_of(tree, rewards),
+        }
     return {
         "problem": tree.problem_id,
         "prompt": prompt,
@@ -86,13 +90,13 @@ def tree_json(tree: Tree, prompt: str = "prompt?", rewards: np.ndarray | None = 
     }
 
 
-def terms_of(tree: Tree, rewards: np.ndarray) -> list[list[dict[str, Any]]]:
-    """TreePO's terms of each leaf: the groups of its proper ancestors that have two leaves or more."""
-    groups, terms = tree.groups(), []
+def components_of(tree: Tree, rewards: np.ndarray) -> list[list[dict[str, Any]]]:
+    """TreePO's components of each leaf: the groups of its proper ancestors that have two leaves or more."""
+    groups, components = tree.groups(), []
     for reward, leaf in zip(rewards, tree.leaves(), strict=True):
         own = [node for node in tree.path(leaf)[:-1] if len(groups[node]) > 1]
         means = [float(rewards[groups[node]].mean()) for node in own]
-        terms.append(
+        components.append(
             [
                 {
                     "name": f"group of node {node}",
@@ -105,4 +109,4 @@ def terms_of(tree: Tree, rewards: np.ndarray) -> list[list[dict[str, Any]]]:
                 for node, mean in zip(own, means, strict=True)
             ]
         )
-    return terms
+    return components

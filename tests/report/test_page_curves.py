@@ -17,7 +17,7 @@ __all__ = ["browser"]
 HOSTILE = '<b>b</b><img src="https://example.org/x" onerror="alert(1)"> &amp; %{y}\u202e'
 SHOWN = HOSTILE.replace("\u202e", "\\u202e")
 RUNS = [run_json("first", 1, 30), run_json(HOSTILE, 2, 20, **{"tree.width": 16, "loss.use": "<script>GSPO"})]
-FIGURES = [
+CHARTS = [
     {
         "id": "grid",
         "title": "Grid",
@@ -54,9 +54,9 @@ RESET = """payload => {
 SETTLE = "async () => { for (let i = 0; i < 12; i += 1) await new Promise(requestAnimationFrame); }"
 
 
-def write(folder: Path, runs, figures=FIGURES) -> Path:
+def write(folder: Path, runs, charts=CHARTS) -> Path:
     path = folder / "page.html"
-    path.write_text(page_html(payload_json(runs, figures)), "utf-8")
+    path.write_text(page_html(payload_json(runs, charts)), "utf-8")
     return path
 
 
@@ -86,7 +86,7 @@ def page(opened):
     opened.get_by_label("smoothing").fill("0")
     opened.get_by_label("against").select_option("step")
     opened.get_by_label("zoom all together").check()
-    opened.evaluate(RESET, payload_json(RUNS, FIGURES))
+    opened.evaluate(RESET, payload_json(RUNS, CHARTS))
     return opened
 
 
@@ -251,9 +251,9 @@ def test_figures_have_their_values_intervals_and_notes(page):
     bars = page.evaluate(f"(({{array, arrayminus}}) => [array, arrayminus])(({FIND})('Cost <u>').data[0].error_y)")
     assert (cost, bars) == ("log", [[0.125, 0.25], [0.25, 0.25]])
     chart(page, "Grid")
-    cells = page.locator("#figures .heatmap-label").all_text_contents()
+    cells = page.locator("#charts .heatmap-label").all_text_contents()
     assert sorted(cells) == ["1.5", "2.25", "3.5"]
-    assert page.locator("#figures .note").all_inner_texts() == ["A note."]
+    assert page.locator("#charts .note").all_inner_texts() == ["A note."]
 
 
 def test_a_saved_figure_has_the_data_on_white_also_from_a_dark_page(page):

@@ -49,8 +49,8 @@ def test_a_term_brings_out_its_group_and_keys_go_through_the_tree(page, forest):
     leaf = max(tree.leaves(), key=lambda i: len(tree.path(i)))
     page.evaluate("leaf => (location.hash = `#trees?run=run&step=7&tree=5&node=${leaf}`)", leaf)
     page.wait_for_function("leaf => document.querySelector('.panel-body h3').textContent === `Node ${leaf}`", arg=leaf)
-    page.click(".terms button >> nth=0")
-    assert page.locator(".terms tr.chosen").count() == 1
+    page.click(".components button >> nth=0")
+    assert page.locator(".components tr.chosen").count() == 1
     assert page.locator("svg.tree .band rect").count() == 1
     page.focus("svg.tree")
     page.keyboard.press("ArrowLeft")

@@ -55,7 +55,7 @@ def test_why_each_node_begins_is_told(page):
     assert model["origin"] == [(told | {again: "fallback"})[i] for i in range(len(tree.nodes))]
 
 
-def test_the_terms_of_a_leaf_add_up_to_its_advantage_also_after_whitening(page, forest):
+def test_the_components_of_a_leaf_add_up_to_its_advantage_also_after_whitening(page, forest):
     for tree, rewards in forest:
         made = tree_json(tree, "", rewards)
         sums = page.evaluate("t => t.leaves.map((_, i) => treepo.creditOf(t, i).sum)", made)
@@ -65,11 +65,15 @@ def test_the_terms_of_a_leaf_add_up_to_its_advantage_also_after_whitening(page, 
         assert results == pytest.approx([(a - 0.2) / 0.5 for a in made["advantages"]])
 
 
-def test_where_each_node_has_its_own_advantage_its_own_terms_are_shown(page):
-    """The page of an estimator with an advantage per node told the terms of a leaf."""
+def test_where_each_node_has_its_own_advantage_its_own_components_are_shown(page):
+    """The page of an estimator with an advantage per node showed the components of a leaf."""
     tree = star(2, [3, 4])
-    term = {"name": "all leaves", "node": 0, "size": 2, "mean": 0.5, "value": 0.5, "weight": 1}
-    per_node = {"advantages": None, "node_advantages": [0, 0.5, -0.5], "terms": [[], [term], [term | {"value": -0.5}]]}
+    component = {"name": "all leaves", "node": 0, "size": 2, "mean": 0.5, "value": 0.5, "weight": 1}
+    per_node = {
+        "advantages": None,
+        "node_advantages": [0, 0.5, -0.5],
+        "components": [[], [component], [component | {"value": -0.5}]],
+    }
     made = tree_json(tree, "", np.array([1.0, 0.0])) | per_node
     told = page.evaluate(
         """tree => {

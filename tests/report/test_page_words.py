@@ -113,13 +113,13 @@ def test_a_metric_that_is_always_zero_has_no_axis_below_zero(page):
 
 def test_cells_go_from_little_to_much_unless_their_values_have_a_middle(page):
     """1.27 times as fast was as blue as 0.87 times, with the middle of the colours half way; 1900 was 1.9e+3."""
-    page.click("#tab-figures")
-    read = """() => { const { data } = [...document.querySelectorAll('#figures .graph')][0];
+    page.click("#tab-charts")
+    read = """() => { const { data } = [...document.querySelectorAll('#charts .graph')][0];
       return [data[0].colorscale.length, data[0].zmid ?? null, data[0].text]; }"""
     chart(page, "Speed")
     assert page.evaluate(read) == [2, None, [["1.25", "1.9k"]]]
     middle = SPEED | {"z_mid": 1.0}
-    page.evaluate("figures => treepo.shell.update({...treepo.shell.payload, figures})", [middle, COST, VOTES])
+    page.evaluate("charts => treepo.shell.update({...treepo.shell.payload, charts})", [middle, COST, VOTES])
     for _ in range(200):
         if page.evaluate(read)[1] == 1.0:
             break
@@ -129,10 +129,10 @@ def test_cells_go_from_little_to_much_unless_their_values_have_a_middle(page):
 
 def test_points_of_results_have_their_names_beside_them(page):
     """They were said on hovering alone, so that a saved figure told nothing. Colours are results, symbols measures."""
-    page.click("#tab-figures")
+    page.click("#tab-charts")
     chart(page, "Cost")
     drawn = page.evaluate(
-        """() => [...document.querySelectorAll('#figures .graph')][1].data.map(
+        """() => [...document.querySelectorAll('#charts .graph')][1].data.map(
           ({ mode, text, marker, name }) => ({ mode, text, color: marker.color, symbol: marker.symbol, name }))"""
     )
     measures = ["avg@k", "maj@k"]
@@ -142,14 +142,14 @@ def test_points_of_results_have_their_names_beside_them(page):
     ]
     assert drawn[0]["color"] != drawn[1]["color"]
     assert drawn[0]["symbol"] == drawn[1]["symbol"] and len(set(drawn[0]["symbol"])) == 2
-    assert page.locator("#figures summary").inner_text() == "grid.json"
+    assert page.locator("#charts summary").inner_text() == "grid.json"
 
 
 def test_the_ticks_of_few_values_are_those_values(page):
     """Along k = 1, 8, 9 they were 9 1 2 ... 8 9."""
-    page.click("#tab-figures")
+    page.click("#tab-charts")
     chart(page, "Votes")
-    read = "[...document.querySelectorAll('#figures .graph')][2].layout.xaxis.tickvals"
+    read = "[...document.querySelectorAll('#charts .graph')][2].layout.xaxis.tickvals"
     assert page.evaluate(read) == [1, 8, 9]
 
 

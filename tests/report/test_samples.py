@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import star
-from treepo.report.run_log import append_samples, choose_samples, cut_samples, harmless
+from treepo.credit.base import Advantages
+from treepo.report.run_log import append_samples, choose_samples, cut_samples
 from treepo.report.trees import KeptTree
+from treepo.utils.text import sanitize
 
 
 def spelled(token_ids: Sequence[int]) -> str:
@@ -20,7 +22,7 @@ def spelled(token_ids: Sequence[int]) -> str:
 
 
 def kept(num_leaves: int, rewards: Sequence[float]) -> KeptTree:
-    return KeptTree(star(num_leaves), np.array(rewards), np.array(rewards) - np.mean(rewards))
+    return KeptTree(star(num_leaves), np.array(rewards), Advantages(np.array(rewards) - np.mean(rewards)))
 
 
 def test_the_best_the_worst_and_some_between():
@@ -49,21 +51,23 @@ def test_a_sample_is_a_whole_trajectory():
 
 def test_an_advantage_per_node_is_that_of_the_last_one():
     """Node 0 is the root."""
-    samples = choose_samples([KeptTree(star(2), np.array([0.0, 1.0]), np.array([9.0, 3.0, 4.0]))], spelled, 1, 2)
+    samples = choose_samples(
+        [KeptTree(star(2), np.array([0.0, 1.0]), Advantages(np.array([9.0, 3.0, 4.0]), True))], spelled, 1, 2
+    )
     assert [s.advantage for s in samples] == [4.0, 3.0]
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_harmless_text_has_no_character_that_steers_anything(text: str):
+def test_sanitized_text_has_no_character_that_steers_anything(text: str):
     """Not even lone surrogates, which no file takes; plain text stays as it is."""
-    shown = harmless(text)
+    shown = sanitize(text, multiline=True)
     shown.encode("utf-8")
     assert not [c for c in shown if c not in "\n\t" and (unicodedata.category(c)[0] == "C" or c in "\u2028\u2029")]
-    assert harmless(shown) == shown
+    assert sanitize(shown, multiline=True) == shown
 
 
 def test_what_steers_a_terminal_or_turns_text_round_is_spelled_out():
-    assert harmless("a\x1b[31m\u202eb\r\tc\nä€\U0001f600") == "a\\x1b[31m\\u202eb\\r\tc\nä€\U0001f600"
+    assert sanitize("a\x1b[31m\u202eb\r\tc\nä€\U0001f600", multiline=True) == "a\\x1b[31m\\u202eb\\r\tc\nä€\U0001f600"
 
 
 def test_samples_are_lines_of_json(tmp_path):

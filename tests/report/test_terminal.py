@@ -39,7 +39,7 @@ def shown(is_terminal: bool, num_steps: int, first: int, seconds_per_step: float
 
 def test_lines_of_a_step():
     """All figures, as a reader would round them."""
-    assert step_lines(12, STEP) == ["step  12  reward 0.532  right 48%  trees 25/32  12.3 traj/s  1234 tok/s"]
+    assert step_lines(12, STEP) == ["step  12  reward 0.532  acc 48%  trees 25/32  12.3 traj/s  1234 tok/s"]
     assert state_line(310.4, STEP) == "0:05:10 left  sharing 1.52  grow 61 verify 2 pack 1 update 36%"
 
 
@@ -119,7 +119,7 @@ def test_in_a_terminal_a_bar_stands_below_the_lines():
 def test_other_work_says_every_tenth_where_there_is_no_terminal():
     """25 reports of 25 things make ten lines, and no bar."""
     file = StringIO()
-    with Terminal(Console(file=file, width=80)).bar("making the base model") as report:
+    with Terminal(Console(file=file, width=80)).progress("making the base model") as report:
         for i in range(1, 26):
             report(i, 25, 1.0)
     lines = file.getvalue().splitlines()
@@ -131,6 +131,6 @@ def test_work_that_is_done_already_shows_nothing():
     """No bar of nothing, whoever reads."""
     for is_terminal in (True, False):
         file = StringIO()
-        with Terminal(Console(file=file, force_terminal=is_terminal)).bar("making the base model"):
+        with Terminal(Console(file=file, force_terminal=is_terminal)).progress("making the base model"):
             pass
         assert file.getvalue() == ""

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from treepo.errors import TrackerError
-from treepo.report.run_log import COLUMNS, Sample
+from treepo.report.run_log import COLUMNS, SampleRow
 from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB, as_code
 
 CONFIG = {"train": {"seed": 3}, "optim": {"lr": 0.5, "betas": [0.9, 0.95]}}
 STEPS = {0: {"eval/avg": 0.25}, 1: {"reward/mean": 0.5, "tokens/decoded": 70}, 2: {"reward/mean": 0.75}}
 HOSTILE = "</pre><script>alert(1)</script> ![x](http://nowhere.invalid/a.png)\n# heading\n```\nend"
-SAMPLE = Sample("p1", "2+2=", HOSTILE, 1.0, None, "eos", 7)
+SAMPLE = SampleRow("p1", "2+2=", HOSTILE, 1.0, None, "eos", 7)
 
 
 class Noting:
@@ -36,7 +36,7 @@ class Noting:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._note("log", step)
 
-    def table(self, step: int, rows: Sequence[Sample]) -> None:
+    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
         self._note("table", step)
 
     def finish(self) -> None:
@@ -63,16 +63,15 @@ ALL = [("start", "wide"), ("log", 0), ("log", 1), ("table", 2), ("log", 2), ("fi
 
 def test_every_tracker_is_told_everything_in_order():
     trackers = {"a": Noting(), "b": Noting()}
-    track(Tracking(trackers, pytest.fail))
+    track(Tracking(trackers))
     assert trackers["a"].calls == trackers["b"].calls == ALL
 
 
 @pytest.mark.parametrize("fails_at", ["log", "table", "finish"])
-def test_one_that_fails_is_said_once_and_dropped_and_the_others_go_on(fails_at: str):
-    said: list[str] = []
+def test_one_that_fails_is_said_once_and_dropped_and_the_others_go_on(fails_at: str, caplog):
     bad, good = Noting(fails_at), Noting()
-    track(Tracking({"bad": bad, "good": good}, said.append))
-    assert said == ["bad failed and gets nothing more; metrics.jsonl has it all: ConnectionError: no answer"]
+    track(Tracking({"bad": bad, "good": good}))
+    assert caplog.messages == ["bad failed and gets nothing more; metrics.jsonl has it all: ConnectionError: no answer"]
     assert good.calls == ALL
     assert bad.calls == ALL[: [name for name, _ in ALL].index(fails_at) + 1]
 
@@ -81,7 +80,7 @@ def test_one_that_cannot_start_is_a_mistake_told_in_a_line():
     """Those that were started before are finished, those after it are never begun."""
     first, last = Noting(), Noting()
     with pytest.raises(TrackerError) as caught:
-        track(Tracking({"first": first, "bad": Noting("start"), "last": last}, pytest.fail))
+        track(Tracking({"first": first, "bad": Noting("start"), "last": last}))
     assert str(caught.value) == "tracking.trackers: bad cannot be started: ConnectionError: no answer"
     assert first.calls == [("start", "wide"), ("finish", None)]
     assert last.calls == []
@@ -95,7 +94,7 @@ def test_an_interruption_is_no_failure_of_a_tracker():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        track(Tracking({"a": Interrupted()}, pytest.fail))
+        track(Tracking({"a": Interrupted()}))
 
 
 class Package(SimpleNamespace):

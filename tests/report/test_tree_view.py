@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.report.printed import read_printed
 from tests.trees import add_segment, tree_of, trees
-from treepo.report.tree_view import TreeView, inert, summary
+from treepo.report.tree_view import TreeView, summary, visible_text
 from treepo.tree import ROOT, StopReason, Tree
 
 
@@ -77,13 +77,13 @@ def test_text_is_neither_markup_nor_obeyed_by_the_terminal(color):
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_only_line_breaks_control_anything(text):
-    shown = inert(text).plain
+    shown = visible_text(text).plain
     assert all(c == "\n" or c.isprintable() or unicodedata.category(c) == "Zs" for c in shown)
     assert shown.count("\n") == text.removesuffix("\n").count("\n")
 
 
 def test_line_breaks_are_marked_and_break_the_line():
-    assert inert("\na\n\nb\n").plain == "\\n\na\\n\n\\n\nb\\n"
+    assert visible_text("\na\n\nb\n").plain == "\\n\na\\n\n\\n\nb\\n"
     assert printed(tree_of({0: [1]}), lambda _: "a\nb\n") == "a\\n\nb\\n\n└── a\\n\n    b\\n  [eos, 1 token]\n"
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trees import random_tree
+from treepo.credit.base import Advantages
 from treepo.report.trees import KeptTree, read_trees, write_trees
 from treepo.tree import ROOT, Tree
 
@@ -42,19 +43,23 @@ SCORED = [(False, ""), (True, ""), (True, "leaf"), (True, "node")]
 @given(st.lists(st.tuples(st.integers(0, 2**32), st.integers(1, 9), st.sampled_from(SCORED)), min_size=1, max_size=4))
 def test_trees_are_read_back_as_they_were(tmp_path_factory, drawn):
     kept = []
-    for seed, num_leaves, (is_scored, compute_advantages) in drawn:
+    for seed, num_leaves, (is_scored, credited) in drawn:
         rng = np.random.default_rng(seed)
         tree = random_tree(rng, num_leaves)
         tree.num_dropped, tree.num_fallbacks = (int(n) for n in rng.integers(100, size=2))
         num_advantages = {"leaf": num_leaves, "node": len(tree.nodes)}
-        advantages = rng.normal(size=num_advantages[compute_advantages]) if compute_advantages else None
+        values = rng.normal(size=num_advantages[credited]) if credited else None
+        advantages = None if values is None else Advantages(values, per_node=credited == "node")
         kept.append(KeptTree(tree, rng.normal(size=num_leaves) if is_scored else None, advantages))
     path = tmp_path_factory.mktemp("trees") / "trees" / "step-000001.parquet"
     write_trees(path, kept, decode)
     for before, after in zip(kept, read_trees(path), strict=True):
         assert equal(before.tree, after.tree)
         assert same_values(before.rewards, after.rewards)
-        assert same_values(before.advantages, after.advantages)
+        assert (before.advantages is None) == (after.advantages is None)
+        if before.advantages is not None:
+            assert before.advantages.per_node == after.advantages.per_node
+            assert same_values(before.advantages.values, after.advantages.values)
 
 
 def test_the_columns_say_what_a_reader_of_the_file_needs(tmp_path):

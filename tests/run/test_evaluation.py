@@ -11,8 +11,8 @@ import pytest
 from tests.models import save_tiny_model
 from treepo.cli.main import main
 from treepo.engine.torch.engine import TorchEngine
-from treepo.evaluate.estimates import accuracy
 from treepo.evaluate.store import AnswerStore
+from treepo.evaluate.validation import accuracy
 from treepo.model.policy import load_policy
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils.rng import derive_seed
@@ -36,7 +36,7 @@ def answers(out: Path) -> list[dict[str, Any]]:
 
 
 def test_figures_are_those_of_the_policy(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """avg@k and greedy accuracy as the loop over single answers has them; the tree decodes fewer tokens."""
+    """avg@k and greedy accuracy as a loop over single answers gives them; the tree decodes fewer tokens."""
     out = tmp_path / "out"
     wide = "tree:num_children=3,initial_fork.low=3,initial_fork.high=3"
     ways = ["--samples", 3, "--sampling", "greedy", "sequential", "tree", wide]
@@ -111,7 +111,7 @@ def test_models_and_settings_add_up_in_one_folder(chain_model: Path, tmp_path: P
 
 
 def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
-    """A verifier of one's own that finds answers to the first set right and others wrong: 3 of 8 overall."""
+    """A user's own verifier that accepts answers to the first set and others wrong: 3 of 8 overall."""
     model = save_tiny_model(tmp_path / "model", chat=True)
     for name, answer, count in (("easy", "yes", 3), ("hard", "no", 5)):
         lines = [json.dumps({"prompt": f"{name} {i}?", "answer": answer}) for i in range(count)]
@@ -125,16 +125,16 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         patch.chdir(tmp_path)
         assert evaluate(model, *sets, "--samples", 2, *settings, "--out", tmp_path / "out") == 0
     (row,) = figures(tmp_path / "out")
-    assert {s["source"]: s["avg"]["value"] for s in row["sets"]} == {"easy": 1.0, "hard": 0.0}
+    assert {s["dataset"]: s["avg"]["value"] for s in row["datasets"]} == {"easy": 1.0, "hard": 0.0}
     assert row["overall"]["avg"]["value"] == pytest.approx(3 / 8)
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--samples", "0"], "samples must be within 1..1000000000, got 0"),
-        (["--problems", "0"], "problems must be within 1..1000000000, got 0"),
-        (["--problems", str(10**30)], "problems must be within 1..1000000000, got 1000"),
+        (["--samples", "0"], "samples: must be within 1..1000000000, got 0"),
+        (["--problems", "0"], "problems: must be within 1..1000000000, got 0"),
+        (["--problems", str(10**30)], "problems: must be within 1..1000000000, got 1000"),
         (["--model.path", "x"], "model.path: given twice, as MODEL "),
         (["--data", "a.jsonl", "--data.eval", "b.jsonl"], "data.eval: given twice, as --data 'a.jsonl' and as"),
         (["--json", "/no/such/folder/f.json"], "json: cannot write to '/no/such/folder/f.json'"),
@@ -147,7 +147,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--sampling", "tree:depth"], "sampling: 'tree:depth' must be tree:KEY=VALUE"),
         (["--sampling", "tree", "tree"], "sampling: 'tree' is given twice"),
         (["/no/such/model"], "model.path: no folder '/no/such/model'"),
-        (["--data", "gsm9k"], "data.eval: cannot read 'gsm9k': no such file or folder, and no such set; there"),
+        (["--data", "gsm9k"], "data.eval: cannot read 'gsm9k': no such file or folder, and no such dataset; there"),
         (["--recipe", "none.toml"], "recipe: cannot read 'none.toml'"),
     ],
 )
@@ -191,7 +191,7 @@ def test_answers_of_other_settings_or_weights_are_not_mixed(
 
 
 def test_answers_to_other_problems_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """A set that was edited under its name, a chat template and a verifier that changed would make one figure of two."""
+    """An edited dataset, a changed chat template or verifier would make one metric of two different measurements."""
     model, out = save_tiny_model(tmp_path / "model", chat=True), tmp_path / "out"
     args = [model, "--data", own_problems(tmp_path), "--samples", 1, "--out", out]
     assert evaluate(*args) == 0
@@ -200,7 +200,7 @@ def test_answers_to_other_problems_are_not_mixed(tmp_path: Path, capsys: pytest.
     assert figures(out)[0]["overall"]["num_problems"] == 5
     own_problems(tmp_path, answer="2")
     assert evaluate(*args) == 2
-    assert "its known answer or the model's tokenizer changed" in capsys.readouterr().err
+    assert "its ground truth or the model's tokenizer changed" in capsys.readouterr().err
     own_problems(tmp_path)
     template = model / "chat_template.jinja"
     template.write_text(template.read_text().replace("<user>", "<user> "))
@@ -236,7 +236,7 @@ def test_a_failed_try_binds_nothing(chain_model: Path, tmp_path: Path, capsys: p
 
 def test_one_process_at_a_time(chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Two in one folder kept the same answers twice, and none could read the folder any more."""
-    with AnswerStore(tmp_path / "out").alone(print):
+    with AnswerStore(tmp_path / "out").lock():
         assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out") == 2
     assert "another process writes to" in capsys.readouterr().err
     assert evaluate(chain_model, "--problems", 2, "--samples", 1, "--out", tmp_path / "out") == 0
@@ -254,9 +254,9 @@ def test_damaged_answers_are_found_before_a_model_is_loaded(
     error = capsys.readouterr().err
     assert "part-000009-x.parquet' cannot be read as answers" in error and error.count("\n") == 1
     (tmp_path / "out" / "part-000009-x.parquet").unlink()
-    (tmp_path / "out" / "asked.json").write_text("[")
+    (tmp_path / "out" / "fingerprints.json").write_text("[")
     assert evaluate(*args) == 2
-    assert "asked.json' cannot be read" in capsys.readouterr().err
+    assert "fingerprints.json' cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["thesis.txt", "unfinished-thesis.txt", "settings.json", "results.json"])
@@ -272,7 +272,7 @@ def test_other_folders_are_left_alone(
 
 def test_the_built_in_task_alone(monkeypatch: pytest.MonkeyPatch, chain_model: Path, tmp_path: Path) -> None:
     """Without problems, models and a number: as many as a training run would ask; there are tens of millions."""
-    monkeypatch.setattr("treepo.run.build.find_base_model", lambda report: str(chain_model))
+    monkeypatch.setattr("treepo.run.policy.find_base_model", lambda report: str(chain_model))
     assert evaluate("--samples", 1, "--sampling", "greedy", "--eval.num_problems", 3, "--out", tmp_path / "out") == 0
     (row,) = figures(tmp_path / "out")
     assert (row["model"], row["overall"]["num_problems"]) == ("base model", 3)

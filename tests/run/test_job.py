@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.processes import free_port, join_job
-from tests.runs import die, figures, judge_length, start, write_sets
+from tests.runs import die, judge_length, start, untimed_metrics, write_sets
 from treepo.cli.main import main
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.updater import Updater
@@ -88,15 +88,15 @@ def two(options, tmp_path_factory) -> Path:
 
 
 def test_two_processes_train_as_one(options, two, tmp_path, monkeypatch):
-    """The same trees and figures but for rounding, whichever process grew them; what is kept is kept once."""
-    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
+    """The same trees and metrics but for rounding, whichever process grew them; what is kept is kept once."""
+    monkeypatch.setattr(VerifiedTask, "verify", judge_length)
     out = tmp_path / "run"
     assert main(["train", *options, "--out", str(out)]) == 0
-    for one, other in zip(figures(out), figures(two), strict=True):
+    for one, other in zip(untimed_metrics(out), untimed_metrics(two), strict=True):
         assert one.keys() == other.keys()
         for name in one.keys() - set(OWN_ENGINES):
             assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), name
-    assert sum(f.get("problems/rounds", 0) for f in figures(two)) > 4, "some steps grew a second round"
+    assert sum(f.get("problems/rounds", 0) for f in untimed_metrics(two)) > 4, "some steps grew a second round"
     for folder in ("model", "best"):
         one, other = (load_file(path / folder / "model.safetensors") for path in (out, two))
         assert one.keys() == other.keys()
@@ -126,9 +126,9 @@ def test_a_run_goes_on_when_a_process_was_killed(options, two, tmp_path):
     said = (tmp_path / "log-0.err").read_text()
     assert "treepo: another process of this job ended or cannot be reached" in said
     assert f"to go on: treepo train --resume {out}" in said
-    assert 2 <= len(figures(out)) < 5
+    assert 2 <= len(untimed_metrics(out)) < 5
     assert run_job(["train", "--resume", str(out)], tmp_path) == [0, 0], (tmp_path / "log-1.err").read_text()
-    assert figures(out) == figures(two)
+    assert untimed_metrics(out) == untimed_metrics(two)
     one, other = bits(out), bits(two)
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
@@ -143,7 +143,7 @@ def test_a_signal_to_one_process_stops_both(options, tmp_path):
     assert (
         "process 1 could not go on: stopped by SIGTERM; to go on: treepo train" in (tmp_path / "log-0.err").read_text()
     )
-    last = figures(out)[-1]["step"]
+    last = untimed_metrics(out)[-1]["step"]
     assert f"Stopped after step {last:.0f}." in (tmp_path / "log-0.out").read_text()
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{last:06.0f}"]
 
@@ -152,7 +152,7 @@ def test_a_folder_that_is_used_is_refused_by_both(options, two, tmp_path):
     """One line each; the second process used to end in a traceback."""
     assert run_job(["train", *options, "--out", str(two)], tmp_path) == [2, 1]
     first, second = ((tmp_path / f"log-{rank}.err").read_text() for rank in (0, 1))
-    line = f"out: {str(two)!r} already holds a run or other files; give a new folder"
+    line = f"out: {str(two)!r} already holds files; give a new folder"
     assert f"treepo: {line}\n" in first and f"treepo (process 1): process 0 could not go on: {line}\n" in second
     assert "Traceback" not in first + second
 
@@ -162,7 +162,7 @@ def test_what_torchrun_must_not_be_asked_for(options, tmp_path, monkeypatch, cap
     monkeypatch.setenv("WORLD_SIZE", "3")
     for option, message in (
         (("--model.device", "cuda:1"), "model.device: with several processes each takes a GPU of its own"),
-        (("--processes.shard_size", "2"), "processes.shard_size must divide the 3 processes, got 2"),
+        (("--processes.shard_size", "2"), "processes.shard_size: must divide the 3 processes, got 2"),
     ):
         assert main(["train", *options, *option, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.startswith(f"treepo: {message}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import treepo.learn.checkpoint as store_module
-from tests.runs import assert_same_run, die, figures, finish, judge_length, last_state, write_sets
+from tests.runs import assert_same_run, die, finish, judge_length, last_state, untimed_metrics, write_sets
 from treepo.cli.main import main
 from treepo.errors import EngineError
 from treepo.learn.train_state import seed_random
@@ -34,7 +34,7 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True)
 def judged_by_length(monkeypatch):
-    monkeypatch.setattr(VerifiedTask, "judge", judge_length)
+    monkeypatch.setattr(VerifiedTask, "verify", judge_length)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def whole(options, tmp_path_factory) -> Path:
     """The run that nothing happens to."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VerifiedTask, "judge", judge_length)
+        patch.setattr(VerifiedTask, "verify", judge_length)
         assert main(["train", *options, "--out", str(out)]) == 0
-    assert [f["step"] for f in figures(out)] == list(range(7))
-    assert sum(f.get("problems/trained", 0) for f in figures(out)) > 8
+    assert [f["step"] for f in untimed_metrics(out)] == list(range(7))
+    assert sum(f.get("problems/trained", 0) for f in untimed_metrics(out)) > 8
     # Every second step, and the third, of the first good evaluation.
     timed = [m["step"] for m in MetricsLog(out / "metrics.jsonl").read() if "time/checkpoint_s" in m]
     assert set(timed) >= {2, 4, 6}
@@ -128,7 +128,7 @@ def stop_at(patch: pytest.MonkeyPatch, owner: type, name: str, count: int, signu
     ("method", "count", "signum", "last_step"),
     [
         # The first call judges what is held out; the fourth is of step 3.
-        ((VerifiedTask, "judge"), 5, signal.SIGINT, 2),
+        ((VerifiedTask, "verify"), 5, signal.SIGINT, 2),
         ((Updater, "update"), 5, signal.SIGTERM, 3),
     ],
     ids=["while growing", "between updates"],
@@ -144,7 +144,7 @@ def test_a_signal_stops_where_nothing_is_half_done(
     captured = capfd.readouterr()
     assert captured.err.endswith(f"treepo: stopped by {signal.Signals(signum).name}\n")
     assert f"Stopped after step {last_step}. To go on:  treepo train --resume {out}" in captured.out
-    assert [f["step"] for f in figures(out)] == list(range(last_step + 1))
+    assert [f["step"] for f in untimed_metrics(out)] == list(range(last_step + 1))
     assert last_state(out)["step"] == f"step-{last_step:06d}"
     assert signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler)
     assert main(["train", "--resume", str(out)]) == 0
@@ -158,7 +158,7 @@ def test_a_second_signal_stops_at_once(whole, options, tmp_path, monkeypatch):
         stop_at(patch, Updater, "update", 5, signal.SIGTERM)
         stop_at(patch, Updater, "loss_sum", 5, signal.SIGINT)
         assert main(["train", *options, "--out", str(out)]) == 130
-    assert [f["step"] for f in figures(out)] == [0, 1, 2]
+    assert [f["step"] for f in untimed_metrics(out)] == [0, 1, 2]
     assert main(["train", "--resume", str(out)]) == 0
     assert_same_run(whole, out)
 
@@ -173,10 +173,10 @@ def test_a_resumed_run_stays_near_the_model_it_began_with(options, tmp_path, mon
         args[args.index(f"--{name}") + 1] = str(value)
     assert main([*args, "--out", str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as patch:
-        stop_at(patch, VerifiedTask, "judge", 3, signal.SIGINT)
+        stop_at(patch, VerifiedTask, "verify", 3, signal.SIGINT)
         assert main([*args, "--out", str(tmp_path / "run")]) == 130
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
-    assert figures(tmp_path / "run")[-1]["update/kl_reference"] > 0
+    assert untimed_metrics(tmp_path / "run")[-1]["update/kl_reference"] > 0
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     state = last_state(tmp_path / "run")
     assert all("lora" in name for name in state["tensors"]) == bool(extra)
@@ -218,7 +218,7 @@ def test_a_changed_set_of_problems_is_refused(whole, options, tmp_path, capfd):
     finally:
         path.write_text(text)
     assert capfd.readouterr().err == (
-        "treepo: resume: data.train: the problems are no longer those that the run was begun with\n"
+        "treepo: resume: data.train: the problems are no longer those that the run was started with\n"
     )
 
 
@@ -252,7 +252,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capfd):
     assert main(["train", "--resume", str(out)]) == 0
     said = capfd.readouterr().out
     assert f"checkpoint of step 6 is damaged and passed over: {path.name} was changed: its checksum is another" in said
-    assert "Goes on after step 4." in said
+    assert "Resumed after step 4." in said
     assert_same_run(whole, out)
 
 
@@ -265,12 +265,12 @@ def test_a_run_is_resumed_after_a_failed_write(whole, options, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "save_tensors", full)
-        stop_at(patch, VerifiedTask, "judge", 5, signal.SIGINT)
+        stop_at(patch, VerifiedTask, "verify", 5, signal.SIGINT)
         assert main(["train", *options, "--out", str(out)]) == 130
     # What draws without a seed of its own draws the same in the run that begins anew: once it was seeded only at first.
     seed_random(99)
     said = capfd.readouterr().out
     assert said.count("checkpoint of step 2 could not be written (No space left on device); there is none yet") == 2
     assert main(["train", "--resume", str(out)]) == 0
-    assert "There is no checkpoint to go on from: the run begins anew." in capfd.readouterr().out
+    assert "There is no checkpoint to resume from: the run starts anew." in capfd.readouterr().out
     assert_same_run(whole, out)

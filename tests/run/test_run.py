@@ -1,7 +1,6 @@
 """What a run does when things go wrong, and that it learns."""
 
 from dataclasses import dataclass, replace
-from io import StringIO
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from treepo.config.load import resolve
 from treepo.data.problem import Outcome, Verdict
-from treepo.learn.loss_terms import Terms
+from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import PPO
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
@@ -26,8 +25,8 @@ QUIET = Terminal(Console(quiet=True))
 class BrokenLoss(PPO):
     """Not a number."""
 
-    def __call__(self, terms: Terms) -> Tensor:
-        return terms.policy_logprobs.sum() * float("nan")
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        return inputs.policy_logprobs.sum() * float("nan")
 
 
 def settings(model, **sections):
@@ -74,7 +73,7 @@ def test_reward_rises(chain_model, tmp_path):
     assert rewards[-1] > 0.9
 
 
-def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
+def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path, caplog):
     """Its trajectories are sampled by the plain engine and trained one by one, and the run says so."""
     tokenizer = make_chain_tokenizer()
     with torch.random.fork_rng():
@@ -82,11 +81,8 @@ def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
         config = MambaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, eos_token_id=2)
         MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
     tokenizer.save_pretrained(tmp_path / "mamba")
-    console = Console(record=True, width=200, quiet=False, file=StringIO())
-    run = prepare(
-        settings(tmp_path / "mamba", tree={"depth": 2, "segment_len": 8}), tmp_path / "out", Terminal(console)
-    )
-    assert "nothing is shared" in console.export_text()
+    run = prepare(settings(tmp_path / "mamba", tree={"depth": 2, "segment_len": 8}), tmp_path / "out", QUIET)
+    assert "nothing is shared" in caplog.text
     before = {name: weight.clone() for name, weight in run.policy.model.state_dict().items()}
     rewards = iter([0.0, 1.0] * 1000)
     trainer = replace(run.trainer, task=replace_reward(run.task, lambda *_: next(rewards)))
@@ -100,8 +96,15 @@ def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path):
 @pytest.mark.parametrize(
     "sections",
     [
-        {"lora": {"rank": 2}, "penalties": {"kl": 0.1}, "train": {"gradient_checkpointing": True, "num_iterations": 2}},
-        {"penalties": {"kl": 0.1, "entropy": 0.01}, "train": {"autocast": "bfloat16", "recompute_old_logprobs": True}},
+        {
+            "lora": {"rank": 2},
+            "penalties": {"kl_coef": 0.1},
+            "train": {"gradient_checkpointing": True, "num_iterations": 2},
+        },
+        {
+            "penalties": {"kl_coef": 0.1, "entropy_coef": 0.01},
+            "train": {"autocast": "bfloat16", "recompute_old_logprobs": True},
+        },
         {
             "loss": {"use": "GSPO"},
             "train": {"packing": False, "gradient_checkpointing": True, "max_tokens_per_micro_batch": 64},

@@ -2,11 +2,9 @@
 
 import json
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tests.report.test_trackers import Noting
 from tests.run.test_run import QUIET, settings
@@ -14,17 +12,16 @@ from treepo.cli.main import main
 from treepo.config.load import resolve, to_toml
 from treepo.config.schema import TrackingSettings
 from treepo.errors import TrackerError
-from treepo.report.terminal import Terminal
 from treepo.report.trackers import TensorBoard, Trackio, WandB
-from treepo.run import train as build_tracking
+from treepo.run import tracking as run_tracking
 from treepo.run.train import prepare, train
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"trackers": ["mlflow"]}, "tracking.trackers must be among tensorboard, trackio, wandb, got 'mlflow'"),
-        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers must differ, got \['wandb', 'wandb'\]"),
+        ({"trackers": ["mlflow"]}, "tracking.trackers: must be among tensorboard, trackio, wandb, got 'mlflow'"),
+        ({"trackers": ["wandb", "wandb"]}, r"tracking.trackers: must differ, got \['wandb', 'wandb'\]"),
         ({"sample_problems": -1}, "tracking.sample_problems: "),
     ],
     ids=str,
@@ -42,7 +39,7 @@ def test_a_single_tracker_needs_no_brackets():
 
 def test_each_name_has_its_class(tmp_path):
     made = [
-        build_tracking.make_tracker(name, TrackingSettings(), tmp_path) for name in ("tensorboard", "trackio", "wandb")
+        run_tracking.make_tracker(name, TrackingSettings(), tmp_path) for name in ("tensorboard", "trackio", "wandb")
     ]
     assert [type(tracker) for tracker in made] == [TensorBoard, Trackio, WandB]
 
@@ -54,8 +51,8 @@ def test_one_that_is_not_installed_is_told_in_a_line_before_anything_is_made(
     (tmp_path / "trackio").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    if build_tracking.find_spec("trackio").origin is not None:
-        monkeypatch.setattr(build_tracking, "find_spec", lambda _: None)
+    if run_tracking.find_spec("trackio").origin is not None:
+        monkeypatch.setattr(run_tracking, "find_spec", lambda _: None)
     assert main(["train", "--model.path", str(chain_model), "--out", "out", "--tracking.trackers", "trackio"]) == 2
     expected = "treepo: tracking.trackers: trackio is not installed: pip install 'treepo[trackio]'\n"
     assert capsys.readouterr().err == expected
@@ -71,21 +68,19 @@ def test_every_extra_that_is_named_exists():
 def use_tracker(monkeypatch: pytest.MonkeyPatch, tracker: Noting) -> None:
     """Whatever the settings name, it is this one, and installed."""
     monkeypatch.setattr("treepo.run.train.check_installed", lambda _: None)
-    monkeypatch.setattr(build_tracking, "make_tracker", lambda *_: tracker)
+    monkeypatch.setattr(run_tracking, "make_tracker", lambda *_: tracker)
 
 
-def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monkeypatch):
+def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monkeypatch, caplog):
     """A tracker that fails in the middle is said, and the run has all its files."""
     tracker = Noting("table")
     use_tracker(monkeypatch, tracker)
     small = {"num_steps": 2, "prompts_per_step": 3, "save_trees_every": 2}
     tracking = {"trackers": ["wandb"], "sample_problems": 2, "sample_answers": 3}
     config = settings(chain_model, train=small, tracking=tracking)
-    file = StringIO()
-    terminal = Terminal(Console(file=file, width=80))
-    train(prepare(config, tmp_path / "out", terminal), tmp_path / "out", terminal)
+    train(prepare(config, tmp_path / "out", QUIET), tmp_path / "out", QUIET)
     assert tracker.calls == [("start", "out"), ("log", 0), ("log", 1), ("table", 2)]
-    assert file.getvalue().count("wandb failed and gets nothing more") == 1
+    assert caplog.text.count("wandb failed and gets nothing more") == 1
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 2 * 3 and {sample["step"] for sample in samples} == {2}
     assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 3

@@ -19,7 +19,7 @@ from treepo.tasks.base_model import (
     pad_right,
     pretraining_batches,
 )
-from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, is_held_out, make_chain_tokenizer
+from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, is_eval_prompt, make_chain_tokenizer
 
 QUICK = BaseModelSettings(num_steps=3, tokens_per_step=400, num_warmup_steps=1)
 EXAMPLE = r"b55+5=60,60+2=62;\boxed{62}"
@@ -83,7 +83,7 @@ def test_a_batch_holds_whole_answers_of_training_prompts_and_ignores_the_rest() 
                 assert row[0] == BOS_ID
                 prompt = str(tokenizer.decode(row[1:start]))
                 assert prompt.endswith(":")
-                assert not is_held_out(prompt)
+                assert not is_eval_prompt(prompt)
 
 
 def test_parts_of_a_batch_and_their_padding_change_nothing() -> None:

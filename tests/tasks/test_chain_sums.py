@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 
 from treepo.data.problem import Problem, Task
 from treepo.tasks.chain_sums import (
-    LONGEST_PROMPT,
+    MAX_PROMPT_TOKENS,
     TOKENS,
     Chain,
     ChainSums,
-    boxed,
     draw_chain,
     draw_corpus,
-    is_held_out,
+    is_eval_prompt,
     make_chain_tokenizer,
     work_step,
     worked_answer,
@@ -32,6 +31,10 @@ def share_right(answers: list[tuple[str, str | None]]) -> float:
     """The share of (prompt, answer) pairs whose box holds the prompt's value."""
     right = [answer is not None and answer.endswith(boxed(str(value_of(prompt)))) for prompt, answer in answers]
     return sum(right) / len(right)
+
+
+def boxed(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
 
 
 def value_of(prompt: str) -> int:
@@ -51,7 +54,7 @@ def drawn(count: int) -> list[Chain]:
 def test_the_longest_prompt_has_as_many_tokens_as_said() -> None:
     """The room that the engine must have for prompts depends on it."""
     lengths = [len(p.prompt_ids) for p in ChainSums(TOKENIZER, 0).training_problems(0, 300)]
-    assert max(lengths) == LONGEST_PROMPT
+    assert max(lengths) == MAX_PROMPT_TOKENS
 
 
 # --- the examples of the specification, token for token
@@ -162,7 +165,7 @@ def test_the_corpus_is_right_about_one_time_in_four() -> None:
 
 def test_the_corpus_is_never_held_out_and_depends_on_its_seed() -> None:
     first, again, other = (list(islice(draw_corpus(seed, 0.45), 300)) for seed in (1, 1, 2))
-    assert not any(is_held_out(prompt) for prompt, _ in first)
+    assert not any(is_eval_prompt(prompt) for prompt, _ in first)
     assert first == again != other
 
 
@@ -229,9 +232,9 @@ def test_held_out_problems_are_distinct_and_never_trained_on() -> None:
     task = ChainSums(TOKENIZER, seed=0)
     held_out = [problem.prompt for problem in task.eval_problems(1000)]
     assert len(set(held_out)) == 1000
-    assert all(map(is_held_out, held_out))
+    assert all(map(is_eval_prompt, held_out))
     training = task.training_problems(step=0, count=1000)
-    assert not any(is_held_out(problem.prompt) for problem in training)
+    assert not any(is_eval_prompt(problem.prompt) for problem in training)
 
 
 def test_held_out_problems_are_the_same_for_all_seeds_and_counts() -> None:
@@ -239,10 +242,10 @@ def test_held_out_problems_are_the_same_for_all_seeds_and_counts() -> None:
     assert few == ChainSums(TOKENIZER, seed=1).eval_problems(20)[:10]
 
 
-def test_one_prompt_in_ten_is_held_out() -> None:
-    assert 0.085 < sum(is_held_out(chain.prompt) for chain in drawn(5000)) / 5000 < 0.115
+def test_one_prompt_in_ten_is_eval_prompt() -> None:
+    assert 0.085 < sum(is_eval_prompt(chain.prompt) for chain in drawn(5000)) / 5000 < 0.115
     # The split must never move: whoever compares two versions needs the same one.
-    held_out = [chain.prompt for chain in drawn(40) if is_held_out(chain.prompt)]
+    held_out = [chain.prompt for chain in drawn(40) if is_eval_prompt(chain.prompt)]
     assert held_out == [
         "18a+5b-3c+5d-8e+7f-2:",
         "48a+4b+2c+3d-4e-3:",
@@ -258,7 +261,7 @@ def test_a_problem_holds_what_the_model_is_conditioned_on() -> None:
     assert problem.id == problem.prompt
     assert problem.prompt_ids[0] == TOKENIZER.bos_token_id
     assert TOKENIZER.decode(list(problem.prompt_ids[1:])) == problem.prompt
-    assert int(problem.answer) == value_of(problem.prompt)
+    assert int(problem.ground_truth) == value_of(problem.prompt)
 
 
 def test_a_negative_count_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Signals come through where nothing is half done, and for the second time anywhere."""
+"""A first signal comes through while trees are grown, a second one anywhere."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from treepo.errors import Interrupted
-from treepo.utils.signals import SIGNALS, Interrupts
+from treepo.utils.signals import SIGNALS, StepGuard, StepState
 
 
 def send(signum: int) -> None:
@@ -15,35 +15,50 @@ def send(signum: int) -> None:
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_a_signal_waits_until_it_is_admitted(signum):
-    with Interrupts() as interrupts:
+def test_a_signal_waits_until_trees_are_grown(signum):
+    with StepGuard() as guard:
         send(signum)
-        with pytest.raises(Interrupted, match=f"stopped by {signal.Signals(signum).name}") as caught:
-            interrupts.admit()
+        with pytest.raises(Interrupted, match=f"stopped by {signal.Signals(signum).name}") as caught, guard.growing():
+            pass
     assert (caught.value.signum, caught.value.is_urgent) == (signum, False)
 
 
-def test_an_admitted_signal_comes_through_at_once():
-    with Interrupts() as interrupts:
-        interrupts.admit()
-        with pytest.raises(Interrupted) as caught:
-            send(signal.SIGINT)
+def test_while_growing_a_signal_comes_through_at_once():
+    with StepGuard() as guard, pytest.raises(Interrupted) as caught, guard.growing():
+        send(signal.SIGINT)
     assert not caught.value.is_urgent
 
 
-def test_a_held_one_waits_again_after_it_was_admitted():
-    with Interrupts() as interrupts:
-        interrupts.admit()
-        interrupts.hold()
+def test_while_weights_change_a_signal_waits():
+    with StepGuard() as guard:
+        with guard.growing():
+            pass
+        guard.begin_updates()
         send(signal.SIGTERM)
-        with pytest.raises(Interrupted):
-            interrupts.admit()
+        guard.complete_step()
+        with pytest.raises(Interrupted), guard.growing():
+            pass
+
+
+def test_states_of_a_step():
+    """The weights are those of the last complete step but while they change; then nothing is grown."""
+    guard = StepGuard()
+    assert guard.state is StepState.COMPLETE
+    with guard.growing():
+        assert guard.state is StepState.GROWING
+    assert guard.state is StepState.COMPLETE
+    guard.begin_updates()
+    assert guard.state is StepState.UPDATING
+    with pytest.raises(AssertionError, match="UPDATING"), guard.growing():
+        pass
+    guard.complete_step()
+    assert guard.state is StepState.COMPLETE
 
 
 @pytest.mark.parametrize("first", SIGNALS)
 @pytest.mark.parametrize("second", SIGNALS)
 def test_the_second_one_comes_through_anywhere(first, second, capfd):
-    with Interrupts():
+    with StepGuard():
         send(first)
         with pytest.raises(Interrupted) as caught:
             send(second)
@@ -58,7 +73,7 @@ def test_no_broad_except_can_swallow_it():
 
 def test_the_handlers_are_as_before_afterwards():
     before = [signal.getsignal(signum) for signum in SIGNALS]
-    with Interrupts():
+    with StepGuard():
         assert all(signal.getsignal(signum) not in before for signum in SIGNALS)
     assert [signal.getsignal(signum) for signum in SIGNALS] == before
 
@@ -69,8 +84,7 @@ def test_outside_the_main_thread_signals_are_left_to_it():
     seen = []
 
     def work() -> None:
-        with Interrupts() as interrupts:
-            interrupts.admit()
+        with StepGuard() as guard, guard.growing():
             seen.append([signal.getsignal(signum) for signum in SIGNALS])
 
     thread = threading.Thread(target=work)
@@ -79,26 +93,26 @@ def test_outside_the_main_thread_signals_are_left_to_it():
     assert seen == [before]
 
 
-def test_it_is_admitted_for_so_long():
-    """And no longer, also where something went wrong: others may be told of it then, which nothing may cut short."""
-    with Interrupts() as interrupts:
-        with pytest.raises(KeyError), interrupts.admitted():
-            {True: {}}[interrupts.is_admitted]["nothing"]
+def test_it_grows_for_so_long():
+    """And no longer, also where something went wrong: others may learn of it then, which nothing may cut short."""
+    with StepGuard() as guard:
+        with pytest.raises(KeyError), guard.growing():
+            {StepState.GROWING: {}}[guard.state]["nothing"]
         send(signal.SIGTERM)
-        with pytest.raises(Interrupted), interrupts.admitted():
+        with pytest.raises(Interrupted), guard.growing():
             pass
-        assert not interrupts.is_admitted
+        assert guard.state is StepState.COMPLETE
 
 
-def test_what_is_told_twice_is_one_signal(monkeypatch):
+def test_a_signal_that_is_sent_twice_is_one(monkeypatch):
     """Within repeat_s of the first; later it is the second one."""
     now = 100.0
     monkeypatch.setattr("treepo.utils.signals.monotonic", lambda: now)
-    with Interrupts(repeat_s=5.0) as interrupts:
+    with StepGuard(repeat_s=5.0) as guard:
         send(signal.SIGTERM)
         now = 104.0
         send(signal.SIGINT)
         now = 106.0
         with pytest.raises(Interrupted) as caught:
             send(signal.SIGTERM)
-    assert caught.value.is_urgent and not interrupts.is_admitted
+    assert caught.value.is_urgent and guard.state is StepState.COMPLETE

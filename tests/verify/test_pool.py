@@ -14,7 +14,7 @@ import pytest
 from tests.verify.judges import said
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import ExactVerifier, FunctionVerifier
 
 JUDGE = FunctionVerifier("tests.verify.judges:judge")
@@ -24,12 +24,12 @@ RIGHT, WRONG = (Verdict(correct, Outcome.GRADED, None) for correct in (1.0, 0.0)
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
     """One for the tests that need nothing else of it; its limits are those of the tests."""
-    with VerifierPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2, time_limit_s=2, memory_limit_mib=300)) as shared:
         yield shared
 
 
 def ask(pool: VerifierPool, *responses: str) -> list[Verdict]:
-    return pool.check([(response, "a") for response in responses])
+    return pool.verify([(response, "a") for response in responses])
 
 
 def lives(pid: str | None) -> bool:
@@ -52,11 +52,11 @@ def is_gone_soon(pid: str | None) -> bool:
 
 def test_verdicts_come_in_the_order_asked(pool):
     asked = [(str(i), str(i - i % 3 % 2)) for i in range(2000)]
-    assert [verdict == RIGHT for verdict in pool.check(asked)] == [response == answer for response, answer in asked]
+    assert [verdict == RIGHT for verdict in pool.verify(asked)] == [response == answer for response, answer in asked]
 
 
 def test_nothing_asked_starts_nothing():
-    assert VerifierPool(FunctionVerifier("no.such:thing")).check([]) == []
+    assert VerifierPool(FunctionVerifier("no.such:thing")).verify([]) == []
 
 
 def test_what_a_function_may_return(pool):
@@ -66,7 +66,7 @@ def test_what_a_function_may_return(pool):
 
 def test_failures_fail_alone_and_are_told():
     """Raising, leaving, being killed, running out of memory, returning nonsense: each is CRASHED, the others judged."""
-    with VerifierPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1, memory_limit_mib=300)) as own:
         bad = ["raise", "exit", "die", "memory", "two", "nothing"]
         verdicts = ask(own, *[response for one in bad for response in ("a", one, "b")])
         assert verdicts == [RIGHT, Verdict(0.0, Outcome.CRASHED, None), WRONG] * len(bad)
@@ -77,8 +77,8 @@ def test_failures_fail_alone_and_are_told():
             "exit status 1: .*MemoryError",
             "must return a bool, 0 to 1 or a Verdict, got 2.0",
         ]
-        assert len(own.problems) == len(told)
-        for problem, pattern in zip(own.problems, told, strict=True):
+        assert len(own.crashes) == len(told)
+        for problem, pattern in zip(own.crashes, told, strict=True):
             with pytest.raises(ValueError, match=pattern):
                 raise ValueError(problem)
 
@@ -106,15 +106,15 @@ def test_workers_are_light(pool):
 
 def test_a_worker_that_grew_is_replaced_after_its_answer():
     """Else what one answer left behind would leave too little memory to the next."""
-    with VerifierPool(JUDGE, PoolSettings(num_workers=1, memory_limit_mib=300)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1, memory_limit_mib=300)) as own:
         verdicts = ask(own, *["pid", "keep"] * 2, "pid")
         assert [verdict.outcome for verdict in verdicts] == [Outcome.GRADED] * 5
         assert len({verdict.extracted_answer for verdict in verdicts[::2]}) == 3
-        assert own.problems == []
+        assert own.crashes == []
 
 
 def test_a_worker_that_died_between_rounds_is_replaced():
-    with VerifierPool(JUDGE, PoolSettings(num_workers=1)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1)) as own:
         (first,) = ask(own, "pid")
         os.kill(int(first.extracted_answer or ""), signal.SIGKILL)
         assert is_gone_soon(first.extracted_answer)
@@ -128,15 +128,15 @@ def test_a_worker_that_died_between_rounds_is_replaced():
 
 def test_megabytes_and_any_character_arrive():
     text = "\x00\ud800x\udfff\U0001f600\n" * 100_000
-    with VerifierPool(FunctionVerifier("tests.verify.judges:measure"), PoolSettings(num_workers=1)) as own:
-        assert own.check([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
+    with VerifierPool(FunctionVerifier("tests.verify.judges:measure"), VerifierPoolSettings(num_workers=1)) as own:
+        assert own.verify([(text, "a"), ("", text)]) == [said((600_000, 100_000, 200_000)), said((0, 0, 0))]
 
 
 def test_threads_take_turns(pool):
     found: dict[int, list[Verdict]] = {}
 
     def work(number: int) -> None:
-        found[number] = pool.check([(str(i), str(i + number)) for i in range(200)])
+        found[number] = pool.verify([(str(i), str(i + number)) for i in range(200)])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1, 0)]
     for thread in threads:
@@ -149,9 +149,9 @@ def test_threads_take_turns(pool):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("no.such:thing", "function cannot be imported, 'no.such:thing': ModuleNotFoundError"),
-        ("tests.verify.judges:none", "function cannot be imported, .*has no attribute 'none'"),
-        ("tests.verify.judges:no_function", "function must name something callable, got '.*no_function'"),
+        ("no.such:thing", "^verifier.function: cannot be imported: ModuleNotFoundError.*, got 'no.such:thing'$"),
+        ("tests.verify.judges:none", "function: cannot be imported: .*has no attribute 'none'"),
+        ("tests.verify.judges:no_function", "function: must name something callable, got '.*no_function'"),
     ],
 )
 def test_a_function_that_cannot_be_found_is_named(function, message):
@@ -162,7 +162,7 @@ def test_a_function_that_cannot_be_found_is_named(function, message):
 def test_a_worker_that_cannot_start_is_an_error_with_its_last_words(tmp_path, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\nos.write(2, b'I cannot')\nos._exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    message = "^verifier.function 'deadly:judge': a worker could not start, exit status 3: I cannot$"
+    message = "^verifier.function: a worker could not start, exit status 3: I cannot, got 'deadly:judge'$"
     with VerifierPool(FunctionVerifier("deadly:judge")) as own, pytest.raises(VerifierStartError, match=message):
         ask(own, "a")
 
@@ -172,11 +172,12 @@ class Local(ExactVerifier):
 
     def __init__(self) -> None:
         object.__setattr__(self, "mark", object())
+        object.__setattr__(self, "tag", "")
         object.__setattr__(self, "ignore_case", False)
 
 
-def test_a_checker_whose_fields_are_no_json_is_named():
-    with pytest.raises(ValueError, match="verifier Local: fields must be what JSON can hold"):
+def test_a_verifier_whose_fields_are_no_json_is_named():
+    with pytest.raises(ValueError, match="verifier: fields of Local must be what JSON can hold"):
         ask(VerifierPool(Local()), "a")
 
 
@@ -186,7 +187,7 @@ def test_an_interrupt_leaves_no_worker_and_the_pool_usable():
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with VerifierPool(JUDGE, PoolSettings(num_workers=2)) as own:
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2)) as own:
         pids = [verdict.extracted_answer for verdict in ask(own, *["pid"] * 8)]
         before = signal.signal(signal.SIGALRM, interrupt)
         try:
@@ -203,7 +204,7 @@ def test_workers_end_with_their_parent():
     """Idle ones when their input closes, others by their own alarm, even if the parent was killed."""
     code = (
         "from tests.verify.test_pool import *\n"
-        "own = VerifierPool(JUDGE, PoolSettings(num_workers=2, time_limit_s=0.5))\n"
+        "own = VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2, time_limit_s=0.5))\n"
         "print(*{v.extracted_answer for v in ask(own, *['pid'] * 50)} - {None}, flush=True)\n"
         "import treepo.verify.pool as r; r.time.monotonic = lambda: 0.0\n"
         "ask(own, 'sleep')\n"
@@ -221,12 +222,12 @@ def test_workers_end_with_their_parent():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
-        ({"time_limit_s": 0.0}, "time_limit_s must be above 0 and at most 86400, got 0.0"),
-        ({"time_limit_s": float("nan")}, "time_limit_s must be above 0"),
-        ({"memory_limit_mib": 1}, "memory_limit_mib must be from 16 to 2\\^30, got 1"),
+        ({"num_workers": -1}, "num_workers: must be at least 0, got -1"),
+        ({"time_limit_s": 0.0}, "time_limit_s: must be above 0 and at most 86400, got 0.0"),
+        ({"time_limit_s": float("nan")}, "time_limit_s: must be above 0"),
+        ({"memory_limit_mib": 1}, "memory_limit_mib: must be from 16 to 2\\^30, got 1"),
     ],
 )
 def test_impossible_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        PoolSettings(**settings)
+        VerifierPoolSettings(**settings)

@@ -1,4 +1,4 @@
-"""A part of what benchmarks/checking.py measures: published answers and hostile ones, through workers."""
+"""A part of what benchmarks/verifying.py measures: published answers and hostile ones, through workers."""
 
 import json
 import subprocess
@@ -14,32 +14,32 @@ from tests.verify.hostile import hostile_answers
 from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
 from treepo.data.problem import Outcome
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings, VerifierPool
-from treepo.verify.process import packed, take_message
-from treepo.verify.task import probe
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
+from treepo.verify.process import pack_message, take_message
+from treepo.verify.task import check_verifier
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(MathVerifier(), PoolSettings(num_workers=1, time_limit_s=20)) as shared:
+    with VerifierPool(MathVerifier(), VerifierPoolSettings(num_workers=1, time_limit_s=20)) as shared:
         yield shared
 
 
 def test_reference_solutions_are_right(pool):
     pairs = gsm8k_solutions("gsm8k_test.jsonl")[:400] + math500_solutions()[::8]
-    assert [pair for pair, said in zip(pairs, pool.check(pairs), strict=True) if said.correct < 1] == []
+    assert [pair for pair, said in zip(pairs, pool.verify(pairs), strict=True) if said.correct < 1] == []
 
 
 def test_with_shuffled_answers_only_equal_ones_are(pool):
     pairs = gsm8k_solutions("gsm8k_test.jsonl")[:400] + math500_solutions()[::12]
     mixed = shuffled(pairs, 0)
-    right = [verdict.correct == 1 for verdict in pool.check(mixed)]
+    right = [verdict.correct == 1 for verdict in pool.verify(mixed)]
     assert right == [known == answer for (_, known), (_, answer) in zip(pairs, mixed, strict=True)]
 
 
 def test_math_verifys_own_pairs_agree_but_for_what_is_listed(pool):
     pairs = math_verify_pairs()[::6]
-    verdicts = pool.check([(str(pair["response"]), str(pair["known"])) for pair in pairs])
+    verdicts = pool.verify([(str(pair["response"]), str(pair["known"])) for pair in pairs])
     for pair, verdict in zip(pairs, verdicts, strict=True):
         assert (verdict.correct == pair["right"]) != ("differs" in pair), pair
 
@@ -47,21 +47,22 @@ def test_math_verifys_own_pairs_agree_but_for_what_is_listed(pool):
 def test_equal_answers_to_a_problem_are_one_vote(pool):
     """Its reference solution and its answer as it is known."""
     pairs = math500_solutions()[::10]
-    verdicts = pool.check(
+    verdicts = pool.verify(
         [given for pair in pairs for given in (pair, (MathVerifier().example_response(pair[1]), "0"))]
     )
     votes = [verdict.extracted_answer for verdict in verdicts]
     assert sum(first == second for first, second in zip(votes[::2], votes[1::2], strict=True)) >= 0.95 * len(pairs)
 
 
-def test_known_answers_pass_the_probe(pool):
-    assert probe(pool, [answer for _, answer in math500_solutions()[:20]]) == []
+def test_ground_truths_are_recognised(pool, caplog):
+    check_verifier(pool, [ground_truth for _, ground_truth in math500_solutions()[:20]], "math500")
+    assert caplog.messages == []
 
 
 def test_hostile_answers_are_wrong_and_the_next_is_judged(pool):
     quick = {"unbalanced", "characters", "code", "other digits", "boxes", "digits", "hedge", "infinity"}
     drawn = [(response, known) for kind, response, known in hostile_answers(100, seed=1) if kind in quick]
-    verdicts = pool.check([asked for pair in drawn for asked in (pair, ("\\boxed{72}", "72"))])
+    verdicts = pool.verify([asked for pair in drawn for asked in (pair, ("\\boxed{72}", "72"))])
     assert {verdict.correct for verdict in verdicts[::2]} == {0.0}
     assert {(verdict.correct, verdict.outcome) for verdict in verdicts[1::2]} == {(1.0, Outcome.GRADED)}
 
@@ -80,7 +81,7 @@ def test_importing_the_package_is_light():
 @given(st.lists(st.text(st.characters(exclude_categories=()))), st.lists(st.integers(0, 300)))
 def test_messages_arrive_whole_however_they_are_cut(texts, cuts):
     """NULs and half surrogate pairs included."""
-    stream = b"".join(packed(text) for text in texts)
+    stream = b"".join(pack_message(text) for text in texts)
     received, arrived = bytearray(), []
     for start, end in pairwise([0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]):
         received += stream[start:end]

@@ -7,7 +7,7 @@ import pytest
 from treepo.config.load import resolve_as
 from treepo.verify.base import Verifier
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings
+from treepo.verify.pool import VerifierPoolSettings
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
 
 
@@ -16,7 +16,7 @@ class Sections:
     """As those of a run."""
 
     verifier: Verifier = MathVerifier()
-    verifier_pool: PoolSettings = PoolSettings()
+    verifier_pool: VerifierPoolSettings = VerifierPoolSettings()
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_ours_are_found_by_name(recipe, verifier):
         ({"verifier": {"use": "FunctionVerifier"}}, "verifier.function: FunctionVerifier needs a value"),
         (
             {"verifier": {"use": "FunctionVerifier", "function": "x"}},
-            "verifier.function must be written module:function",
+            "verifier.function: must be written module:function",
         ),
-        ({"verifier": {"use": "NumericVerifier", "rel_tol": -1.0}}, "verifier.rel_tol must be a number of at least 0"),
-        ({"verifier_pool": {"num_workers": -1}}, "verifier_pool.num_workers must be at least 0, got -1"),
+        ({"verifier": {"use": "NumericVerifier", "rel_tol": -1.0}}, "verifier.rel_tol: must be a number of at least 0"),
+        ({"verifier_pool": {"num_workers": -1}}, "verifier_pool.num_workers: must be at least 0, got -1"),
     ],
 )
 def test_mistakes_are_named(recipe, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import FunctionVerifier
 
 
@@ -53,25 +53,25 @@ def nonsense(response: str, answer: str) -> object:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(FunctionVerifier(f"{__name__}:nonsense"), PoolSettings(num_workers=1)) as shared:
+    with VerifierPool(FunctionVerifier(f"{__name__}:nonsense"), VerifierPoolSettings(num_workers=1)) as shared:
         yield shared
 
 
 def test_numbers_of_numpy_are_numbers():
     """np.bool_, np.float32 and np.int64 were refused, though comparing arrays gives nothing else."""
-    with VerifierPool(FunctionVerifier(f"{__name__}:number"), PoolSettings(num_workers=1)) as own:
-        verdicts = own.check([(name, "") for name in NUMBERS])
+    with VerifierPool(FunctionVerifier(f"{__name__}:number"), VerifierPoolSettings(num_workers=1)) as own:
+        verdicts = own.verify([(name, "") for name in NUMBERS])
     assert [(v.correct, v.outcome) for v in verdicts] == [(to, Outcome.GRADED) for _, to in NUMBERS.values()]
-    assert own.problems == []
+    assert own.crashes == []
 
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_is_a_crash_of_one_answer(name, pool):
-    """An outcome that is none ended the run in the parent; a `given` that is no text killed the worker."""
-    pool.problems.clear()
-    verdicts = pool.check([("fine", ""), (name, ""), ("fine", "")])
+    """An outcome that is none ended the run in the parent; an `extracted_answer` that is no text killed the worker."""
+    pool.crashes.clear()
+    verdicts = pool.verify([("fine", ""), (name, ""), ("fine", "")])
     assert [v.outcome for v in verdicts] == [Outcome.GRADED, Outcome.CRASHED, Outcome.GRADED]
-    (problem,) = pool.problems
+    (problem,) = pool.crashes
     assert "Error: " in problem and "Traceback" not in problem and "exit status" not in problem
 
 
@@ -80,7 +80,7 @@ def test_nonsense_is_a_crash_of_one_answer(name, pool):
     [
         ((0.0, "foo", None), "outcome must be an Outcome, got 'foo'"),
         ((0.0, "graded", None), "outcome must be an Outcome, got 'graded'"),
-        ((1.0, Outcome.GRADED, 5), "given must be text or None, got 5"),
+        ((1.0, Outcome.GRADED, 5), "extracted_answer must be text or None, got 5"),
     ],
 )
 def test_a_verdict_checks_its_fields(fields, message):

@@ -12,7 +12,8 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.errors import StrategyError
 from treepo.learn.trainer import Trainer
 from treepo.tree import StopReason, Tree
-from treepo.verify.rewards import Answers, ScoredLeaves, ShapedReward, component_metrics, verdict_metrics
+from treepo.verify.rewards import Answers, ShapedReward
+from treepo.verify.scoring import ScoredLeaves, component_metrics, verdict_metrics
 
 SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25, length=0.5)
 
@@ -41,7 +42,7 @@ class Returns:
         return self.parts
 
 
-def test_the_default_is_the_tasks_reward_bit_by_bit() -> None:
+def test_the_default_is_the_tasks_reward_bit_for_bit() -> None:
     """Two steps with the default and with the task's reward alone: the same figures, rewards and weights."""
     trainer = make_trainer()
     plain = PlainTrainer(**vars(make_trainer()))
@@ -71,10 +72,10 @@ def test_parts_are_logged_and_add_up() -> None:
     assert sum(parts.values()) == pytest.approx(mean) == np.mean(np.concatenate(result.rewards))
     assert parts["reward/overlong"] < 0
     for name, value in parts.items():
-        assert value == pytest.approx(np.mean([v.parts[name.removeprefix("reward/")] for v in verified]))
+        assert value == pytest.approx(np.mean([v.components[name.removeprefix("reward/")] for v in verified]))
     for v, rewards in zip(verified, result.rewards, strict=True):
         np.testing.assert_array_equal(rewards, v.rewards)
-        np.testing.assert_allclose(rewards, sum(v.parts.values()))
+        np.testing.assert_allclose(rewards, sum(v.components.values()))
 
 
 def test_a_reward_sees_its_trees_answers() -> None:
@@ -97,8 +98,8 @@ def test_a_reward_sees_its_trees_answers() -> None:
     assert answers.correct.tolist() == [half_judge(problem, text) for text in answers.texts]
     stops = [tree.nodes[leaf].stop for leaf in leaves]
     assert answers.finished.tolist() == [stop in (StopReason.ANSWER, StopReason.EOS) for stop in stops]
-    assert answers.limit == trainer.sampler.rules.shape.response_limit == 12
-    assert answers.lengths.max() <= answers.limit
+    assert answers.max_response_tokens == trainer.sampler.rules.shape.max_response_tokens == 12
+    assert answers.lengths.max() <= answers.max_response_tokens
 
 
 @pytest.mark.parametrize(("value", "name"), [(1.0, "problems/solved"), (0.0, "problems/failed")])
@@ -142,9 +143,9 @@ def test_verdicts_that_came_without_comparing_are_counted() -> None:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({}, "reward: Returns returned no part"),
-        ({"mean": np.zeros(6)}, "returned a part named 'mean'"),
-        ({"unbiased": np.zeros(6)}, "returned a part named 'unbiased'"),
+        ({}, "reward: Returns returned no component"),
+        ({"mean": np.zeros(6)}, "returned a component named 'mean'"),
+        ({"unbiased": np.zeros(6)}, "returned a component named 'unbiased'"),
         ({"short": np.zeros(5)}, "must return 6 finite numbers as 'short'"),
         ({"one": 1.0}, "must return 6 finite numbers as 'one', got 1.0"),
         ({"nan": np.full(6, np.nan)}, "must return 6 finite numbers as 'nan'"),

@@ -35,7 +35,9 @@ def groups(draw, min_size=1) -> Answers:
 
 def permuted(answers: Answers, order) -> Answers:
     texts = tuple(answers.texts[i] for i in order)
-    return Answers(answers.correct[order], texts, answers.lengths[order], answers.finished[order], answers.limit)
+    return Answers(
+        answers.correct[order], texts, answers.lengths[order], answers.finished[order], answers.max_response_tokens
+    )
 
 
 EVERYTHING = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=40, format=0.1, length=0.3)
@@ -46,7 +48,7 @@ def test_the_papers_overlong_penalty():
     """512 of 7168 tokens: nothing up to 6656, half of it at 6912, all of it at the limit."""
     lengths = np.array([1, 6655, 6656, 6657, 6912, 7167, 7168])
     expected = [0.0, 0.0, 0.0, -1 / 512, -0.5, -511 / 512, -1.0]
-    assert overlong_penalty(lengths, limit=7168, buffer=512).tolist() == expected
+    assert overlong_penalty(lengths, max_response_tokens=7168, buffer=512).tolist() == expected
 
 
 @given(st.integers(1, 300), st.data())
@@ -191,15 +193,15 @@ def test_a_reward_that_says_so_is_never_negative(answers):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"correct": -1.0}, "correct must not be negative, got -1.0"),
-        ({"overlong": -0.5}, "overlong must not be negative, got -0.5"),
-        ({"format": -0.5}, "format must not be negative, got -0.5"),
-        ({"length": -0.5}, "length must not be negative, got -0.5"),
-        ({"overlong_buffer": 0}, "overlong_buffer must be at least 1, got 0"),
-        ({"overlong_buffer": -3}, "overlong_buffer must be at least 1, got -3"),
-        ({"correct": 0.0}, "correct must be positive where no other part has a weight, got 0.0"),
-        ({"length_neutral": True, "length": 0.5}, "length_neutral takes back .* got 0.0 and 0.5"),
-        ({"length_neutral": True, "overlong": 1.0}, "length_neutral takes back .* got 1.0 and 0.0"),
+        ({"correct": -1.0}, "correct: must not be negative, got -1.0"),
+        ({"overlong": -0.5}, "overlong: must not be negative, got -0.5"),
+        ({"format": -0.5}, "format: must not be negative, got -0.5"),
+        ({"length": -0.5}, "length: must not be negative, got -0.5"),
+        ({"overlong_buffer": 0}, "overlong_buffer: must be at least 1, got 0"),
+        ({"overlong_buffer": -3}, "overlong_buffer: must be at least 1, got -3"),
+        ({"correct": 0.0}, "correct: must be positive where no other component has a weight, got 0.0"),
+        ({"length_neutral": True, "length": 0.5}, "length_neutral: takes back .* got \\(0.0, 0.5\\)"),
+        ({"length_neutral": True, "overlong": 1.0}, "length_neutral: takes back .* got \\(1.0, 0.0\\)"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings, message):

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.errors import VerifierStartError
+from treepo.errors import SettingError, VerifierStartError
 from treepo.verify.base import Verifier
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import FunctionVerifier
 
 
 def refusal(verifier: Verifier) -> str:
     """What is said of a verifier that cannot be started."""
-    with VerifierPool(verifier, PoolSettings(num_workers=1)) as pool, pytest.raises(VerifierStartError) as caught:
-        pool.check([("a", "a")])
+    with (
+        VerifierPool(verifier, VerifierPoolSettings(num_workers=1)) as pool,
+        pytest.raises(VerifierStartError) as caught,
+    ):
+        pool.verify([("a", "a")])
     return str(caught.value)
 
 
@@ -39,7 +42,8 @@ def write_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text:
 def test_a_module_that_leaves_at_import_is_named(text, reason, tmp_path, monkeypatch):
     """sys.exit raises what is no Exception: the worker just ended, and a traceback followed."""
     said = refusal(write_module(tmp_path, monkeypatch, "leaves", text))
-    assert said.startswith(f"verifier.function cannot be imported, 'leaves:judge': {reason}")
+    assert said.startswith(f"verifier.function: cannot be imported: {reason}")
+    assert said.endswith(", got 'leaves:judge'")
     assert "\n" not in said
 
 
@@ -47,7 +51,7 @@ def test_a_module_that_hangs_at_import_is_named_with_the_limit(tmp_path, monkeyp
     """It took 120 s and ended in a traceback."""
     monkeypatch.setattr("treepo.verify.pool.START_LIMIT_S", 0.5)
     said = refusal(write_module(tmp_path, monkeypatch, "hangs", "import time\ntime.sleep(600)\n"))
-    assert said == "verifier.function 'hangs:judge': a worker was not ready within 0.5 s, ended by SIGKILL"
+    assert said == "verifier.function: a worker was not ready within 0.5 s, ended by SIGKILL, got 'hangs:judge'"
 
 
 @dataclass(frozen=True)
@@ -62,22 +66,24 @@ class Fails:
             sys.exit("no\nlicense")
         if self.how == "key":
             raise KeyError("table")
-        raise ValueError(f"after must be\nat least 2, got {self.after}" if self.how == "setting" else "no such file")
+        if self.how == "setting":
+            raise SettingError("after", "must be\nat least 2", self.after)
+        raise ValueError("no such file")
 
-    def __call__(self, response: str, answer: str) -> Verdict:
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
         return Verdict(0.0, Outcome.NO_ANSWER, None)
 
-    def example_response(self, answer: str) -> str:
-        return answer
+    def example_response(self, ground_truth: str) -> str:
+        return ground_truth
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("exit", "verifier: Fails cannot be loaded: SystemExit: no license (test_start.py:"),
-        ("key", "verifier: Fails cannot be loaded: KeyError: 'table' (test_start.py:"),
-        ("setting", "verifier.after must be at least 2, got 1.0"),
-        ("other", "verifier: no such file"),
+        ("exit", "verifier: Fails: cannot be loaded: SystemExit: no license (test_start.py:"),
+        ("key", "verifier: Fails: cannot be loaded: KeyError: 'table' (test_start.py:"),
+        ("setting", "verifier.after: must be at least 2, got 1.0"),
+        ("other", "verifier: Fails: no such file"),
     ],
 )
 def test_a_class_that_cannot_be_loaded_is_named(how, said):
@@ -90,8 +96,8 @@ def test_a_fork_that_ends_leaves_the_workers_alone():
     code = (
         "import os, sys\n"
         "from treepo.verify import *\n"
-        "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), PoolSettings(num_workers=1))\n"
-        "def worker(): return pool.check([('pid', 'a')])[0].extracted_answer\n"
+        "pool = VerifierPool(FunctionVerifier('tests.verify.judges:judge'), VerifierPoolSettings(num_workers=1))\n"
+        "def worker(): return pool.verify([('pid', 'a')])[0].extracted_answer\n"
         "first = worker()\n"
         "for deed in (lambda: None, pool.close, lambda: worker() != first or os._exit(9)):\n"
         "    child = os.fork()\n"

@@ -12,13 +12,17 @@ import numpy as np
 from treepo.bench.settings import ArchitectureSettings, TaskSettings
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK
-from treepo.learn.advantages import credit
-from treepo.learn.metrics import lengths_of
+from treepo.credit.base import Advantages
+from treepo.errors import SettingError
+from treepo.learn.advantages import compute_advantages
+from treepo.learn.metrics import response_lengths
 from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
-from treepo.run.build import build_reference, build_scorer, build_task, build_trainer, build_updater, engine_for
+from treepo.run.rollout import engine_for
+from treepo.run.task import build_task
+from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tasks.base_model import BaseModelSettings, initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.tree import ROOT, Node, StopReason, Tree
@@ -31,10 +35,12 @@ FIRST_WORD = 3
 def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, longest: int, seed: int) -> Policy:
     """The model that is named, or random weights for sequences of up to `longest` tokens."""
     if settings.path:
-        return load_policy(settings.path, settings.dtype, settings.device, settings.trust_remote_code)
+        return load_policy(
+            settings.path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+        )
     with TemporaryDirectory() as folder:
         save_random_model(Path(folder), architecture, longest, seed)
-        return load_policy(folder, settings.dtype, settings.device)
+        return load_policy(folder, dtype=settings.dtype, device=settings.device)
 
 
 def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
@@ -55,7 +61,7 @@ class Workload:
     """Trees with their advantages."""
 
     trees: Sequence[Tree]
-    advantages: Sequence[np.ndarray]
+    advantages: Sequence[Advantages]
 
     @property
     def num_trajectories(self) -> int:
@@ -70,7 +76,7 @@ class Workload:
     @property
     def num_total(self) -> int:
         """Tokens of all trajectories, each with its prompt."""
-        return sum(int((len(tree.prompt_ids) + lengths_of(tree)).sum()) for tree in self.trees)
+        return sum(int((len(tree.prompt_ids) + response_lengths(tree)).sum()) for tree in self.trees)
 
 
 NOISE = 0.05
@@ -88,20 +94,17 @@ def synthetic_workload(sizes: list[int], count: int, scorer: Scorer, max_tokens:
     for tree in trees:
         _score(tree, scorer, max_tokens, rng)
     drawn = [rng.standard_normal(len(tree.leaves())) for tree in trees]
-    return Workload(trees, [advantages - advantages.mean() for advantages in drawn])
+    return Workload(trees, [Advantages(values - values.mean()) for values in drawn])
 
 
 def _tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator) -> Tree:
-    """Half of the first stretch is the prompt; every token below it is numbered in place of its log-probability."""
+    """Half of the first stretch is the prompt; log-probabilities are 0 until they are scored."""
     trunk = random_ids(rng, vocab_size, sizes[0])
     prompt_len = sizes[0] // 2
     tree = Tree.from_prompt(name, trunk[:prompt_len], 0)
-    num_tokens = 0
 
     def add(parent: int, ids: np.ndarray, stop: StopReason | None) -> int:
-        nonlocal num_tokens
-        start, num_tokens = num_tokens, num_tokens + len(ids)
-        return tree.add(Node(parent, ids.astype(np.int32), np.arange(start, num_tokens, dtype=np.float32), 0, stop))
+        return tree.add(Node(parent, ids.astype(np.int32), np.zeros(len(ids), np.float32), 0, stop))
 
     paths = [add(ROOT, trunk[prompt_len:], None)]
     for level, size in enumerate(sizes[1:], start=2):
@@ -117,29 +120,34 @@ def _tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator
 
 
 def _score(tree: Tree, scorer: Scorer, max_tokens: int, rng: np.random.Generator) -> None:
-    """Replace the numbers of the tokens by the model's log-probabilities, with noise."""
+    """Set the log-probabilities of all tokens to the model's, with noise."""
     packed = pack(tree, np.zeros(len(tree.leaves())))
     found = scorer.logprobs([packed], max_tokens)[0] + NOISE * rng.standard_normal(len(packed.targets))
-    by_number = np.empty(len(found), np.float32)
-    by_number[packed.sampled_logprobs.astype(int)] = found
+    starts = np.cumsum([0, *(len(node.token_ids) for node in tree.nodes)])
+    logprobs = np.empty(starts[-1], np.float32)
+    logprobs[starts[packed.target_nodes] + packed.target_offsets] = found
     for i, node in enumerate(tree.nodes[1:], start=1):
-        tree.nodes[i] = replace(node, sampled_logprobs=by_number[tree.logprobs(i).astype(int)])
+        tree.nodes[i] = replace(node, sampled_logprobs=logprobs[starts[i] : starts[i + 1]])
 
 
 def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy, seed: int) -> Iterator[Workload]:
-    """One per width. Raises ValueError if the policy cannot be asked, or if no tree carries a signal."""
+    """One per width. Raises SettingError if the policy cannot be asked, or if no tree carries a signal."""
     given = {"model": dataclasses.asdict(model), "train": {"seed": seed}}
     for width in settings.widths:
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
         engine = engine_for(config, policy)
-        task = build_task(config, policy, engine.max_model_len, lambda _: None)
-        updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
-        trainer = build_trainer(config, policy, task, engine, updater)
-        problems = task.training_problems(0, settings.problems)
-        trees = trainer.grow(problems, step=1)
-        rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
-        compute_advantages = zip(trees, credit(trees, rewards, config.credit), strict=True)
-        kept = [(tree, advantages) for tree, advantages in compute_advantages if advantages is not None]
+        try:
+            task = build_task(config, policy, engine.max_model_len)
+            updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
+            trainer = build_trainer(config, policy, task, engine, updater)
+            problems = task.training_problems(0, settings.problems)
+            trees = trainer.grow(problems, step=1)
+            rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
+        finally:
+            engine.close()
+        by_tree = compute_advantages(trees, rewards, config.credit).by_tree
+        kept = [(tree, advantages) for tree, advantages in zip(trees, by_tree, strict=True) if advantages is not None]
         if not kept:
-            raise ValueError(f"task: none of {len(trees)} trees of width {width} carries a signal: their rewards agree")
+            reason = f"none of {len(trees)} trees of width {width} carries a signal: their rewards agree"
+            raise SettingError("task", reason)
         yield Workload([tree for tree, _ in kept], [advantages for _, advantages in kept])

@@ -25,16 +25,17 @@ from treepo.bench.settings import PromptSettings, RolloutBenchConfig
 from treepo.bench.timing import SEQUENTIAL, Progress, compare, measure
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
+from treepo.errors import SettingError
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
-from treepo.run.build import find_base_model
 from treepo.run.engine import build_engine, check_align
-from treepo.tasks.base_model import Report
-from treepo.tasks.chain_sums import ChainSums
+from treepo.run.policy import find_base_model
+from treepo.tasks.chain_sums import ANSWERS, ChainSums
+from treepo.utils import ProgressCallback
 from treepo.utils.rng import derive_seed
 
 
@@ -72,14 +73,14 @@ class RolloutBench:
             PlainContender(batch, self.plain_model, self.problems, width, response_len, temperature, self.eos_ids)
             for batch in settings.plain_batches
         ]
-        star = GrowthRules.star(width, response_len, self.policy.decode)
+        star = GrowthRules.star(width, response_len, self.policy.decode, ANSWERS)
         trees = [self._tree(*sizes) for sizes in self.config.grid.trees(width, response_len)]
         return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
 
     def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeContender:
-        answer = "box_and_eos" if self.config.bench.answers_end else "never"
+        answer = "answer_and_eos" if self.config.bench.answers_end else "never"
         stopping = StopRules(answer=answer, repetition="never")
-        rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode)
+        rules = GrowthRules(shape, fork, EvenBranching(), Backtrack(), stopping, self.policy.decode, ANSWERS)
         aligned = f" a{shape.align}" if shape.align > 1 else ""
         name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}{aligned}"
         return self._over_engine(name, rules)
@@ -99,6 +100,10 @@ class RolloutBench:
             tuple(self._measure(workload, progress) for workload in workloads),
         )
 
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
     def _measure(self, workload: Workload, progress: Progress) -> WorkloadReport:
         measured = measure(workload.contenders, self.config.bench.repeats, progress)
         sequential = next(m for m in measured if m.name == SEQUENTIAL)
@@ -106,17 +111,17 @@ class RolloutBench:
         return WorkloadReport(len(self.problems), workload.width, workload.response_len, figures)
 
 
-def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
+def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> RolloutBench:
     """Load or make model, prompts and engine.
 
-    report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
+    report: called while the built-in task's base model is made. Raises SettingError for a setting that cannot work.
     """
     policy = _policy(config, report)
     problems = _problems(config, policy)
     needed = max(len(p.prompt_ids) for p in problems) + max(length for _, length in config.grid.workloads())
     if policy.max_len is not None and needed > policy.max_len:
-        raise ValueError(
-            f"grid: prompts and responses of {needed} tokens exceed the model's {policy.max_len} positions"
+        raise SettingError(
+            "grid", f"prompts and responses of {needed} tokens exceed the model's {policy.max_len} positions"
         )
     # A copy, so that nothing that the engine does to its model touches the plain loop.
     plain_model = deepcopy(policy.model)
@@ -135,9 +140,11 @@ def prepare_bench(config: RolloutBenchConfig, report: Report) -> RolloutBench:
         trust_remote_code=config.model.trust_remote_code,
     )
     if needed > engine.max_model_len:
-        raise ValueError(
-            f"grid: prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
-            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)"
+        engine.close()
+        raise SettingError(
+            "grid",
+            f"prompts and responses of {needed} tokens do not fit into the engine's {engine.max_model_len} "
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)",
         )
     return RolloutBench(config, policy, plain_model, engine, problems)
 
@@ -148,7 +155,7 @@ def keep(report: RolloutReport, out: Path) -> None:
     write_plot(report.workloads, out / PLOT_NAME)
 
 
-def _policy(config: RolloutBenchConfig, report: Report) -> Policy:
+def _policy(config: RolloutBenchConfig, report: ProgressCallback) -> Policy:
     """The model that is given, else the built-in task's base model or random weights."""
     settings = config.model
     if config.bench.answers_end and not settings.path:
@@ -162,7 +169,7 @@ def _problems(config: RolloutBenchConfig, policy: Policy) -> list[Problem]:
     if not config.bench.answers_end:
         return random_problems(config.prompts, policy.model.config.vocab_size, seed)
     if not isinstance(policy.tokenizer.bos_token_id, int):
-        raise ValueError("bench.answers_end: the built-in task's problems need a tokenizer with a bos token")
+        raise SettingError("bench.answers_end", "the built-in task's problems need a tokenizer with a bos token")
     return ChainSums(policy.tokenizer, seed).training_problems(0, count)
 
 

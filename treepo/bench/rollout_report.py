@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from treepo.bench.timing import SEQUENTIAL, Figures
 from treepo.engine.vllm.start import installed
+from treepo.errors import SettingError
+from treepo.utils.io import prepare_output_dir
 
 W = TypeVar("W")
 
@@ -59,15 +61,10 @@ def has_matplotlib() -> bool:
 
 
 def claim_folder(out: Path, json_name: str) -> None:
-    """Make the folder; ValueError if that is impossible, if it holds a report, or if the plot cannot be made."""
+    """Make the folder; SettingError if that is impossible, if it holds a report, or if the plot cannot be made."""
     if not has_matplotlib():
-        raise ValueError("out: the plot needs matplotlib, which is not installed (pip install 'treepo[bench]')")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if (out / json_name).exists():
-            raise ValueError(f"out: {str(out)!r} already holds {json_name}; give another folder")
-    except OSError as error:
-        raise ValueError(f"out: cannot write to {str(out)[:100]!r}: {error.strerror}") from error
+        raise SettingError("out", "the plot needs matplotlib, which is not installed (pip install 'treepo[bench]')")
+    prepare_output_dir(out, result=json_name)
 
 
 def write_json(report: object, path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, EngineCounters, SamplingParams
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.packing import num_distinct
 from treepo.tree import ROOT, Node, StopReason, Tree

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from treepo.config.schema import Count
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
+from treepo.errors import SettingError
 from treepo.grow.branching import InitialFork
 from treepo.grow.shape import TreeShape
 from treepo.model.settings import ModelSettings
@@ -23,12 +24,12 @@ def level_sizes(distinct: int, sharing: float, leaves: int) -> list[int]:
     """Tokens of each level of a balanced tree, from the stretch that all trajectories share to the leaves' own.
 
     With N = sharing x distinct / leaves tokens per trajectory and D forks on the way, all stretches between forks have
-    one length but for the first, where much is shared, or the last, where little is. Raises ValueError if there is no
-    such tree.
+    one length but for the first, where much is shared, or the last, where little is. Raises SettingError if there is
+    no such tree.
     """
     depth = leaves.bit_length() - 1
     if leaves != 1 << depth:
-        raise ValueError(f"leaves must be a power of two, got {leaves}")
+        raise SettingError("leaves", "must be a power of two", leaves)
     length = sharing * distinct / leaves
     # distinct = length - depth x stretch + (2 + 4 + ... + leaves) x stretch
     stretch = (distinct - length) / (2 * leaves - 2 - depth)
@@ -41,7 +42,8 @@ def level_sizes(distinct: int, sharing: float, leaves: int) -> list[int]:
     total = sum(size * leaves / 2**level for level, size in enumerate(sizes))
     fits = sizes[0] >= 2 and all(size >= 2**level for level, size in enumerate(sizes))
     if not fits or max(abs(sum(sizes) / distinct - 1), abs(total / (sharing * distinct) - 1)) > TOLERANCE:
-        raise ValueError(f"no tree of {leaves} leaves has {distinct} distinct tokens and a sharing of {sharing:g}")
+        reason = f"no tree of {leaves} leaves has {distinct} distinct tokens and a sharing of {sharing:g}"
+        raise SettingError("sharing", reason)
     return sizes
 
 
@@ -77,9 +79,8 @@ class GridSettings:
         possible = {depth * segment_len for depth, segment_len in product(self.depths, self.segment_lens)}
         for response_len in self.response_lens:
             if response_len not in possible:
-                raise ValueError(
-                    f"response_lens must be depths x segment_lens of the grid, {sorted(possible)}, got {response_len}"
-                )
+                lengths = f"must be depths x segment_lens of the grid, {sorted(possible)}"
+                raise SettingError("response_lens", lengths, response_len)
 
     def trees(self, width: int, response_len: int) -> list[tuple[TreeShape, InitialFork]]:
         """The combinations with this width and length."""
@@ -113,7 +114,7 @@ class PromptSettings:
 
     def __post_init__(self) -> None:
         if self.min_len > self.max_len:
-            raise ValueError(f"min_len..max_len must be a range, got {self.min_len}..{self.max_len}")
+            raise SettingError("min_len", f"must be at most max_len = {self.max_len}", self.min_len)
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,11 @@ class ArchitectureSettings:
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(
-                f"hidden_size must be a multiple of twice num_heads = {self.num_heads}, got {self.hidden_size}"
-            )
+            reason = f"must be a multiple of twice num_heads = {self.num_heads}"
+            raise SettingError("hidden_size", reason, self.hidden_size)
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_heads must be a multiple of {self.num_kv_heads} key-value heads, got {self.num_heads}"
+            raise SettingError(
+                "num_heads", f"must be a multiple of {self.num_kv_heads} key-value heads", self.num_heads
             )
 
 
@@ -161,7 +161,7 @@ class RolloutBenchSettings:
     model. Otherwise every answer has depth x segment_len tokens."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the weights, the prompts and what is sampled."""
+    """Seed of the weights, the prompts and what is sampled."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Trees of the built-in task, grown and compute_advantages as in the first step of `treepo train`."""
+    """Trees of the built-in task, grown and credited as in the first step of `treepo train`."""
 
     widths: Counts = (8, 16)
     """Trajectories per tree; every value is measured."""
@@ -231,7 +231,7 @@ class UpdateBenchSettings:
     """Keep one hidden state per layer and compute the others again in the backward pass."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the weights and the trees."""
+    """Seed of the weights and the trees."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from treepo.bench.settings import UpdateBenchConfig, level_sizes
 from treepo.bench.timing import Progress
 from treepo.bench.update_report import JSON_NAME, PLOT_NAME, UpdateReport, WorkloadReport, compare, measure, write_plot
 from treepo.bench.update_variants import NAMES, make_contender
+from treepo.errors import SettingError
 from treepo.learn.scoring import Scorer
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import Policy, load_policy
-from treepo.run.build import find_base_model
-from treepo.tasks.base_model import Report
+from treepo.run.policy import find_base_model
+from treepo.utils import ProgressCallback
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,9 @@ class UpdateBench:
             tuple(self._measure(workload, progress) for workload in workloads),
         )
 
+    def close(self) -> None:
+        """Nothing is left open: the engine that grew the trees is closed."""
+
     def _measure(self, workload: Workload, progress: Progress) -> WorkloadReport:
         settings = self.config.bench
         contenders = [make_contender(name, self.policy.model, settings, workload) for name in NAMES]
@@ -50,16 +54,18 @@ class UpdateBench:
         return WorkloadReport(*sizes, figures)
 
 
-def prepare_bench(config: UpdateBenchConfig, report: Report) -> UpdateBench:
+def prepare_bench(config: UpdateBenchConfig, report: ProgressCallback) -> UpdateBench:
     """Load or make the model and the trees.
 
-    report: called while the built-in task's base model is made. Raises ValueError naming the setting that cannot work.
+    report: called while the built-in task's base model is made. Raises SettingError for a setting that cannot work.
     """
     if config.bench.trees == "synthetic":
         return _synthetic(config)
     settings = config.model
     path = settings.path or find_base_model(report)
-    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    policy = load_policy(
+        path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+    )
     return UpdateBench(config, policy, list(grown_workloads(config.task, settings, policy, config.bench.seed)))
 
 
@@ -75,7 +81,9 @@ def _synthetic(config: UpdateBenchConfig) -> UpdateBench:
     longest = max(sum(-(-size // 2**level) for level, size in enumerate(levels)) for levels in sizes)
     policy = load_or_make(config.model, config.architecture, longest, seed)
     if policy.max_len is not None and longest > policy.max_len:
-        raise ValueError(f"synthetic: trajectories of {longest} tokens exceed the model's {policy.max_len} positions")
+        raise SettingError(
+            "synthetic", f"trajectories of {longest} tokens exceed the model's {policy.max_len} positions"
+        )
     scorer = Scorer(policy.model, has_plain_head=has_plain_head(policy.model))
     made = [synthetic_workload(levels, settings.count, scorer, max_tokens, seed) for levels in sizes]
     return UpdateBench(config, policy, made)

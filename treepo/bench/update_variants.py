@@ -108,13 +108,13 @@ def make_contender(
     optimizer, schedule = make_optimizer(model, OptimSettings(warmup_steps=0))
     # Gradients are left as long as they are, so that they can be compared.
     updater = Updater(
-        scorer,
-        PPO(),
-        TokenMean(),
-        Penalties(),
-        optimizer,
-        schedule,
-        settings.max_tokens_per_micro_batch,
+        scorer=scorer,
+        loss=PPO(),
+        aggregation=TokenMean(),
+        penalties=Penalties(),
+        optimizer=optimizer,
+        schedule=schedule,
+        max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
         max_grad_norm=math.inf,
         packing=name == PACKED,
     )

@@ -1,146 +1,99 @@
-"""The command line: `treepo train`, `treepo sample`, `treepo eval`, `treepo report`, `treepo watch`,
-`treepo bench`."""
+"""The command line: finds the command, shows its messages and errors, and sets the exit code."""
 
-import argparse
 import os
 import shlex
 import sys
-import tomllib
+import traceback
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
 
 import treepo
-from treepo.cli.commands import (
-    bench_command,
-    eval_command,
-    report_command,
-    sample_command,
-    train_command,
-    watch_command,
-)
-from treepo.config.help import MEASURABLE, USAGE, help_text
-from treepo.errors import UsageError, program, users_mistakes
-from treepo.utils.text import printable
+from treepo.cli.arguments import split_overrides
+from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
+from treepo.utils.text import sanitize
+
+COMMANDS = {
+    "train": ("treepo.cli.train", "post-train a model with trees"),
+    "sample": ("treepo.cli.sample", "grow one tree for a prompt and show it"),
+    "eval": ("treepo.cli.evaluate", "measure how often models are right, and at what cost"),
+    "report": ("treepo.cli.report", "write an HTML page about runs, evaluations and benchmarks"),
+    "watch": ("treepo.cli.watch", "follow a run in the terminal or in a browser"),
+    "bench": ("treepo.cli.bench", "measure trees against sequential sampling and padded updates"),
+}
+"""By name: the module, with its `make_parser` and `run`, and what the command does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake."""
+    """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake.
+
+    TREEPO_DEBUG=1 in the environment shows the traceback of a mistake, too.
+    """
     # Threads of GNU OpenMP spin long while they wait: beside a busy process that makes small models several times
     # slower, and spinning briefly costs little on a quiet machine. Must be set before torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    args = list(sys.argv[1:] if argv is None else argv)
-    # So that `use = "my_file:MyClass"` finds a file in the current folder, as with `python -m treepo`.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        return _command(args)
-    except UsageError as error:
-        print(f"{program()}: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, MemoryError) as error:
-        print(f"{program()}: {printable(str(error))}", file=sys.stderr)
-        return 1
+        _run(list(sys.argv[1:] if argv is None else argv))
+    except USER_ERRORS as error:
+        return _fail(error, 2)
+    except (FloatingPointError, MemoryError, PeerError, LostError) as error:
+        return _fail(error, 1)
+    except Interrupted as error:
+        return _fail(error, 128 + error.signum)
     except BrokenPipeError:
-        # Whoever read our output has gone; without this Python would complain once more at exit.
+        # The reader of our output has gone; without this Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
         return 130
-
-
-def _command(args: Sequence[str]) -> int:
-    with users_mistakes():
-        overrides, rest = split_overrides(args)
-        options = _parser(rest[0] if rest else None).parse_intermixed_args(rest)
-    if options.help:
-        print(help_text(options.command))
-    elif options.command is None:
-        print(USAGE)
-    elif options.command == "train":
-        return train_command(options.recipe, options.out, options.resume, overrides, shlex.join(["treepo", *args]))
-    elif options.command == "sample":
-        sample_command(options, overrides)
-    elif options.command == "eval":
-        eval_command(options, overrides)
-    elif options.command == "report":
-        report_command(options, overrides)
-    elif options.command == "watch":
-        watch_command(options, overrides)
-    else:
-        bench_command(options, overrides, shlex.join(["treepo", *args]))
     return 0
 
 
-def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """(settings, other arguments): `--section.key VALUE` and `--section.key=VALUE` as nested settings.
+def _run(args: Sequence[str]) -> None:
+    settings, rest = split_overrides(args)
+    if not rest or rest[0] in {"--help", "-h"}:
+        print(help_text())
+        return
+    name, *others = rest
+    if name == "--version":
+        print(f"treepo {treepo.__version__}")
+        return
+    if name not in COMMANDS:
+        raise SettingError("command line", f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    command = import_module(COMMANDS[name][0])
+    parser = command.make_parser()
+    if {"--help", "-h"} & set(others):
+        print(parser.format_help())
+        return
+    options = parser.parse_intermixed_args(others)
+    options.settings, options.command_line = settings, shlex.join(["treepo", *args])
+    # rich loads here: `treepo --help` has to answer at once.
+    from treepo.cli.logs import logging_to_console
 
-    A value is read as TOML (1e-4, true, [0.9, 0.95]) and taken as text where it is none.
-    """
-    overrides: dict[str, dict[str, Any]] = {}
-    rest = []
-    remaining = iter(args)
-    for argument in remaining:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or "." not in name:
-            rest.append(argument)
-            continue
-        if not equals:
-            value = next(remaining, "--")
-            if value.startswith("--"):
-                raise ValueError(f"{name}: no value given")
-        section, _, key = name.replace("-", "_").partition(".")
-        if key in overrides.get(section, {}):
-            raise ValueError(f"{name}: given twice")
-        overrides.setdefault(section, {})[key] = _value(value)
-    return overrides, rest
-
-
-def _value(text: str) -> object:
-    try:
-        read = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
-    return read["value"] if len(read) == 1 else text
+    with logging_to_console() as console:
+        command.run(options, console)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ValueError(f"{message} (see treepo --help)")
+def help_text() -> str:
+    """What `treepo --help` says."""
+    commands = "\n".join(f"  {name:<8}{about}" for name, (_, about) in COMMANDS.items())
+    return f"""usage: treepo COMMAND [OPTION ...] [--section.key VALUE ...]
+
+Post-train language models with reinforcement learning on trees of answers.
+
+commands:
+{commands}
+
+`treepo COMMAND --help` lists the command's options and settings. `treepo train` alone trains a small model on the
+built-in task. `treepo --version` prints the version."""
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
-    """What may stand beside settings, after `command`."""
-    parser = _Parser(prog="treepo", add_help=False, allow_abbrev=False)
-    parser.add_argument("--help", "-h", action="store_true")
-    parser.add_argument("--version", action="version", version=f"treepo {treepo.__version__}")
-    parser.add_argument("command", nargs="?", choices=["train", "sample", "eval", "report", "watch", "bench"])
-    if command == "train":
-        parser.add_argument("recipe", nargs="?")
-        parser.add_argument("--out")
-        parser.add_argument("--resume")
-    if command == "sample":
-        parser.add_argument("model", nargs="?")
-        for option in ("--prompt", "--recipe", "--out"):
-            parser.add_argument(option)
-    if command == "eval":
-        parser.add_argument("models", nargs="*")
-        parser.add_argument("--data", nargs="+", default=[])
-        parser.add_argument("--sampling", nargs="+", default=["sequential"])
-        parser.add_argument("--samples", type=int, default=16)
-        parser.add_argument("--problems", type=int)
-        for option in ("--recipe", "--out", "--json"):
-            parser.add_argument(option)
-    if command == "report":
-        parser.add_argument("paths", nargs="*")
-        parser.add_argument("--out")
-        parser.add_argument("--own-code", action="store_true")
-    if command == "watch":
-        parser.add_argument("run", nargs="?")
-        parser.add_argument("--page", action="store_true")
-        parser.add_argument("--port", type=int)
-    if command == "bench":
-        parser.add_argument("what", nargs="?", choices=MEASURABLE)
-        parser.add_argument("model", nargs="?")
-        parser.add_argument("--out")
-    return parser
+def _fail(error: BaseException, code: int) -> int:
+    """Show the error as one line, with the notes that were added to it."""
+    if os.environ.get("TREEPO_DEBUG") == "1":
+        traceback.print_exc()
+    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    program = "treepo" if rank == "0" or count == "1" else f"treepo (process {rank})"
+    text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+    print(f"{program}: {sanitize(text)}", file=sys.stderr)
+    return code

@@ -1,110 +1,156 @@
-"""What `treepo --help` says: usage, and every setting with its default and its docstring."""
+"""Settings as documentation: what `treepo COMMAND --help` lists, and the page docs/settings.md.
 
-import dataclasses
-from collections.abc import Iterator
-from typing import Any
-
-USAGE = """treepo train [RECIPE.toml] [--section.key VALUE ...] [--out DIR]
-
-    Post-train a model with trees. Without a recipe and a file of problems: the built-in task on this machine.
-
-treepo train --resume DIR [--section.key VALUE ...]
-
-    Go on with the run in DIR from its last checkpoint, as if it had never stopped, with its settings. Those that may
-    differ are listed in docs/runs.md.
-
-treepo sample [MODEL] --prompt TEXT [--recipe RECIPE.toml] [--section.key VALUE ...] [--out FILE.parquet]
-
-    Grow one tree and show it. MODEL is a folder or a name, like --model.path. Without it: the built-in task's base
-    model, on a problem such as 71a-3b-3c-5d-6: or, without --prompt, on the first one that it would be trained on.
-
-treepo eval [MODEL ...] [--data SET ...] [--samples K] [--sampling WAY ...] [--problems N] [--recipe RECIPE.toml]
-            [--section.key VALUE ...] [--out DIR] [--json FILE]
-
-    How often models are right on the problems of the named sets, N or all of them: avg@k, pass@k and maj@k with
-    intervals, and what it cost. A SET is a file, a folder or a set of the hub: gsm8k, gsm8k=FILE.jsonl. A WAY is
-    sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree], or of what else grows trees as
-    SECTION.KEY; several stand in one table. DIR keeps all answers; the same command with the same DIR goes on where it
-    was interrupted. Without MODEL and SET: the built-in task and its base model.
-
-treepo report PATH... [--out FILE.html] [--own-code]
-
-    Write one HTML file that shows runs, several one over the other, and opens from disk without a network: curves,
-    settings, trees token by token. A PATH is the folder of a run, of an evaluation or of a benchmark, or one's JSON
-    file. Without --out: report.html in the first folder. --own-code: import the module that a run's `credit.use` names.
-
-treepo bench rollout [MODEL] [--section.key VALUE ...] [--out DIR]
-
-    Measure trees against sequential sampling and a plain transformers loop, side by side. Without MODEL one of random
-    weights is measured. DIR gets rollout.json and rollout.png. `treepo bench --help` lists its settings.
-
-treepo bench update [MODEL] [--section.key VALUE ...] [--out DIR]
-
-    Measure one optimiser update on trees: each shared token forwarded once, against every trajectory on its own with
-    padding and without. Without MODEL one of random weights is measured, or the built-in task's base model on trees
-    that it grew. DIR gets update.json and update.png. `treepo bench --help` lists its settings.
-
-treepo watch RUN_DIR [--page [--port PORT]]
-
-    Show a run as it goes on, from before its first step to its last: step and time left, last figures, curves, phases
-    of a step. --page: its report instead, kept up to date, on a page that only this machine's browser can open.
-
+Both are written from the schema: its types, defaults and docstrings. `python -m treepo.config.help > docs/settings.md`
+writes the page anew.
 """
 
-SETTINGS = "Every setting below can stand in the recipe and on the command line; the command line wins."
-BENCH_SETTINGS = "Every setting below can stand on the command line of `treepo bench {}`."
+import dataclasses
+import inspect
+import json
+from collections.abc import Iterator
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse_from_object
+
+from treepo.config.load import Section, is_exchangeable, known_classes
+from treepo.config.schema import Config
+
+TITLE = "settings, which can stand in a recipe and on the command line, which wins:"
+
+BASIC_TYPES = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
+PLURALS = {int: "integers", float: "numbers", str: "texts"}
+BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+INTRODUCTION = """# Settings
+
+Every setting of `treepo train`, `treepo eval` and `treepo sample`. Each can stand in a recipe (TOML) and on the command
+line, which wins:
+
+```toml
+[tree]
+width = 16
+```
+
+```
+treepo train RECIPE.toml --tree.width 16 --credit.use RLOO --data.train '["math", "dapo17k"]'
+```
+
+A value on the command line is read as TOML and taken as text if it is none. A single text or number may stand for a
+list of one. In sections with `use`, another class does the work: one of those named, or your own dataclass as
+`module:Class`, whose fields are then the section's settings. `treepo bench --help` lists the settings of benchmarks.
+
+Written from the code by `python -m treepo.config.help`; a test holds it up to date."""
 
 
-MEASURABLE = ("rollout", "update")
-"""By `treepo bench`."""
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting as it is documented. path: `section.key`; values: its type and legal values; default: as TOML."""
+
+    path: str
+    values: str
+    default: str
+    about: str
 
 
-def measurable(what: str) -> tuple[Any, Any, Any]:
-    """Of what `treepo bench` measures: its settings, the module that does it and the one that tells."""
-    if what == "rollout":
-        from treepo.bench import rollout
-        from treepo.bench import rollout_report as report
-        from treepo.bench.settings import RolloutBenchConfig
-
-        return RolloutBenchConfig, rollout, report
-    from treepo.bench import update as bench
-    from treepo.bench import update_report as report
-    from treepo.bench.settings import UpdateBenchConfig
-
-    return UpdateBenchConfig, bench, report
+def settings_text(config: type, title: str = TITLE) -> str:
+    """Every setting of a class of sections, for a terminal."""
+    lines = [title]
+    for section in dataclasses.fields(config):
+        lines += ["", f"[{section.name}]  {_summary(type(section.default))}"]
+        for setting in _settings(section, type(section.default)):
+            lines.append(f"  --{setting.path}  {setting.values.replace('`', '')} (default: {setting.default})")
+            lines.append(f"      {setting.about}")
+    return "\n".join(lines)
 
 
-def help_text(command: str | None) -> str:
-    """Usage, and every setting that a command has with its default and its docstring."""
-    if command == "bench":
-        parts = [(BENCH_SETTINGS.format(what), measurable(what)[0]) for what in MEASURABLE]
-    else:
-        from treepo.config.schema import Config
-
-        parts = [(SETTINGS, Config)]
-    return USAGE + "\n\n".join("\n".join([about, *_settings(config)]) for about, config in parts)
+def settings_page() -> str:
+    """docs/settings.md: every setting of a run, those of classes that `use` can name too."""
+    parts = [INTRODUCTION]
+    for section in dataclasses.fields(Config):
+        default = type(section.default)
+        parts += [f"## [{section.name}]", _summary(default), _table(section, default)]
+        for name, other in sorted(known_classes(section).items() if is_exchangeable(section) else ()):
+            if other is not default:
+                parts.append(f'### {section.name}.use = "{name}"')
+                parts.append(_summary(other))
+                if dataclasses.fields(other):
+                    parts.append(_table(section, other))
+    return "\n\n".join(parts) + "\n"
 
 
 def setting_docs(section: type) -> dict[str, str]:
-    """What the docstrings of a dataclass's fields say, of those it inherits too."""
-    from docstring_parser import parse_from_object
-
+    """The docstrings of a dataclass's fields, of inherited ones too."""
     classes = [cls for cls in section.__mro__ if dataclasses.is_dataclass(cls)]
-    return {p.arg_name: p.description for cls in classes for p in parse_from_object(cls).params if p.description}
+    found = [param for cls in classes for param in parse_from_object(cls).params]
+    return {param.arg_name: " ".join(param.description.split()) for param in found if param.description}
 
 
-def _settings(config: Any) -> Iterator[str]:
-    """Lines that list every setting."""
-    from treepo.config.load import is_exchangeable
+def describe_type(hint: Any) -> str:
+    """The type of a setting with its legal values, in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in BASIC_TYPES:
+        return BASIC_TYPES[hint]
+    if origin is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in args)
+    if origin is Annotated:
+        constraints = [found for extra in args[1:] for found in getattr(extra, "metadata", [extra])]
+        return ", ".join([describe_type(args[0]), *(text for c in constraints if (text := _describe_bound(c)))])
+    if origin in (Union, UnionType):
+        return " or ".join("not given" if arg is NoneType else describe_type(arg) for arg in args)
+    if origin is tuple:
+        count = "" if args[-1] is Ellipsis else f"{len(args)} "
+        if args[0] in PLURALS:
+            return f"list of {count}{PLURALS[args[0]]}"
+        return f"list of {count}values, each {describe_type(args[0])}"
+    return f"`{getattr(hint, '__name__', hint)}`"
 
-    for section in dataclasses.fields(config):
-        default: Any = section.default
-        docs = setting_docs(type(default))
-        yield f"[{section.name}]  {type(default).__name__}"
-        if is_exchangeable(section):
-            yield f"  --{section.name}.use {type(default).__name__!r}"
-            yield "      The class that does it: a name, or module:Class for one's own."
-        for setting in dataclasses.fields(type(default)):
-            value = getattr(default, setting.name)
-            yield f"  --{section.name}.{setting.name} {value!r}"
-            yield f"      {' '.join((docs.get(setting.name) or '').split())}"
+
+def _describe_bound(constraint: Any) -> str:
+    if (fewest := getattr(constraint, "min_length", None)) is not None:
+        return f"{fewest} or more of them"
+    return ", ".join(
+        f"{words} {getattr(constraint, name)}" for name, words in BOUNDS.items() if hasattr(constraint, name)
+    )
+
+
+def _settings(section: Section, cls: type) -> Iterator[Setting]:
+    """The settings of a section whose class is `cls`, beginning with `use` if the class is the default one."""
+    if is_exchangeable(section) and cls is type(section.default):
+        names = ", ".join(f"`{json.dumps(name)}`" for name in sorted(known_classes(section)))
+        about = "The class that does the work."
+        yield Setting(f"{section.name}.use", f"{names}, or `module:Class`", json.dumps(cls.__name__), about)
+    docs, hints = setting_docs(cls), get_type_hints(cls, include_extras=True)
+    for field in dataclasses.fields(cls):
+        value = getattr(section.default, field.name) if cls is type(section.default) else _default(field)
+        default = "none: must be given" if value is dataclasses.MISSING else _as_toml(value)
+        yield Setting(
+            f"{section.name}.{field.name}", describe_type(hints[field.name]), default, docs.get(field.name, "")
+        )
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _as_toml(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value)
+
+
+def _summary(cls: type) -> str:
+    """The first paragraph of a class's docstring, without its errors."""
+    paragraph = (inspect.getdoc(cls) or "").partition("\n\n")[0]
+    return " ".join(paragraph.partition("Raises ")[0].split())
+
+
+def _table(section: Section, cls: type) -> str:
+    rows = ["| Setting | Values | Default | |", "|---|---|---|---|"]
+    for setting in _settings(section, cls):
+        default = setting.default if setting.default.startswith(("not given", "none:")) else f"`{setting.default}`"
+        cells = (f"`{setting.path}`", setting.values, default, setting.about)
+        rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

@@ -1,7 +1,7 @@
 """Settings as text: read from a recipe, overridden on the command line, kept in the run folder.
 
-Where behaviour can be exchanged (the sections typed by a protocol), `use` names another class: one from the same
-package, or `module:Class` for one's own.
+The sections that are typed by a protocol can be exchanged: `use` names another class of the same package, or
+`module:Class` for the user's own.
 """
 
 import dataclasses
@@ -19,8 +19,11 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from treepo.config.schema import Config, Settings
 from treepo.errors import SettingError
+from treepo.utils.imports import make_importable
 
 T = TypeVar("T")
+Section = dataclasses.Field[Any]
+"""A field of Config: name, type (a dataclass or, where `use` chooses among several, their protocol) and default."""
 
 
 def resolve(*layers: Settings) -> Config:
@@ -29,33 +32,33 @@ def resolve(*layers: Settings) -> Config:
 
 
 def resolve_as(cls: type[T], *layers: Settings) -> T:
-    """The settings of the given layers, later ones on top of earlier ones, on top of the defaults of `cls`.
+    """Settings from layers, later ones on top of earlier ones, on top of the defaults of `cls`.
 
-    cls: a dataclass of sections, as Config is. Raises ValueError naming section, key and value for whatever is unknown,
-    of a wrong type or impossible.
+    cls: a dataclass of sections, as Config is. Raises SettingError with section and key for whatever is unknown, of a
+    wrong type or impossible.
     """
+    sections = {f.name: f for f in dataclasses.fields(cast(Any, cls))}
     merged: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for section, values in layer.items():
+            if section not in sections:
+                raise SettingError(section, f"unknown section; there are {', '.join(sections)}")
             if not isinstance(values, Mapping):
-                raise ValueError(f"{section}: expected a table of settings, got {values!r}")
-            known = merged.setdefault(section, {})
-            if "use" in values and values["use"] != known.get("use"):
-                known.clear()
-            known.update(values)
-    sections = {f.name: f for f in dataclasses.fields(cast(Any, cls))}
-    for section in merged:
-        if section not in sections:
-            raise ValueError(f"unknown section {section!r}; there are {', '.join(sections)}")
+                raise SettingError(section, "expected a table of settings", values)
+            before = merged.setdefault(section, {})
+            if "use" in values and values["use"] != before.get("use"):
+                before.clear()
+            before.update(values)
     return cls(**{name: _build(sections[name], values) for name, values in merged.items()})
 
 
 def read_recipe(path: Path) -> Settings:
-    """The settings of a TOML file; raises ValueError naming the file if it cannot be read."""
+    """The settings of a TOML file; raises SettingError if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"recipe: cannot read {str(path)!r}: {error}") from error
+    # Numbers of thousands of digits are a plain ValueError of the parser, deep nesting is a RecursionError.
+    except (OSError, RecursionError, ValueError) as error:
+        raise SettingError("recipe", f"cannot read {str(path)!r}: {error}") from error
 
 
 def to_toml(config: Config) -> str:
@@ -68,63 +71,69 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(tables)
 
 
-def is_exchangeable(section: dataclasses.Field[Any]) -> bool:
+def is_exchangeable(section: Section) -> bool:
     """Whether the class of a section can be chosen with `use`."""
     return getattr(section.type, "_is_protocol", False)
 
 
-def _build(section: dataclasses.Field[Any], values: Mapping[str, Any]) -> Any:
+def known_classes(section: Section) -> dict[str, type]:
+    """The classes that `use` can name without a module: those of the package, and of the module, of the default."""
+    found = vars(importlib.import_module(_package(section))) | vars(sys.modules[type(section.default).__module__])
+    return {name: value for name, value in found.items() if not _misfit(section, value)}
+
+
+def _build(section: Section, values: Mapping[str, Any]) -> Any:
     """An instance of the section's class, or of the one that `use` names, on top of the section's defaults."""
-    default: Any = section.default
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "use"}
-    chosen = type(default)
-    if "use" in values:
-        if not is_exchangeable(section):
-            raise ValueError(f"{section.name}.use: this section has one class, {chosen.__name__}")
-        chosen = _find(section, str(values["use"]))
-    known = [f.name for f in dataclasses.fields(chosen)]
-    for key, value in fields.items():
-        if key not in known:
-            names = ", ".join(known) or "none"
-            raise ValueError(f"{section.name}.{key}: unknown setting; {chosen.__name__} has {names}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{section.name}.{key}: must be a finite number, got {value}")
-    for f in dataclasses.fields(chosen):
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in fields:
-            raise ValueError(f"{section.name}.{f.name}: {chosen.__name__} needs a value")
-    base = {name: getattr(default, name) for name in known} if chosen is type(default) else {}
+    chosen = _chosen_class(section, values)
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "use"}
+    fields = {f.name: f for f in dataclasses.fields(cast(Any, chosen))}
     hints = get_type_hints(chosen, include_extras=True)
-    checked = {key: _checked(f"{section.name}.{key}", hints[key], value) for key, value in fields.items()}
+    checked = {}
+    for key, value in given.items():
+        path = f"{section.name}.{key}"
+        if key not in fields:
+            raise SettingError(path, f"unknown setting; {chosen.__name__} has {', '.join(fields) or 'none'}")
+        checked[key] = _checked(path, hints[key], value)
+    base = {name: getattr(section.default, name) for name in fields} if chosen is type(section.default) else {}
+    for f in fields.values():
+        has_default = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        if f.name not in base | checked and not has_default:
+            raise SettingError(f"{section.name}.{f.name}", f"{chosen.__name__} needs a value")
     try:
         return chosen(**base | checked)
     except SettingError as error:
         raise error.within(section.name) from error
-    except ValueError as error:
-        message = str(error)
-        raise ValueError(f"{section.name}{'.' if message.split(maxsplit=1)[0] in known else ': '}{message}") from error
-    except TypeError as error:
-        raise ValueError(f"{section.name}: {chosen.__name__} cannot be made: {error}") from error
+    # A settings class of the user's own refuses its values as it likes.
+    except (TypeError, ValueError) as error:
+        raise SettingError(section.name, f"{chosen.__name__} cannot be made: {error}") from error
 
 
-def _find(section: dataclasses.Field[Any], use: str) -> type:
-    """The dataclass that `use` names; it must be callable as the section's protocol is."""
+def _chosen_class(section: Section, values: Mapping[str, Any]) -> type:
+    """The class of the section; where `use` names one, it must be callable as the section's protocol is."""
+    if "use" not in values:
+        return type(section.default)
+    path, use = f"{section.name}.use", str(values["use"])
+    if not is_exchangeable(section):
+        raise SettingError(path, f"this section has one class, {type(section.default).__name__}")
     module, _, name = use.rpartition(":")
     if not module:
-        home = vars(importlib.import_module(_home(section))) | vars(sys.modules[type(section.default).__module__])
-        known = {own: value for own, value in home.items() if not _misfit(section, value)}
+        known = known_classes(section)
         if name not in known:
-            raise ValueError(f"{section.name}.use: no {use!r}; there are {', '.join(sorted(known))}")
+            raise SettingError(path, f"no {use!r}; there are {', '.join(sorted(known))}")
         return known[name]
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise SettingError(path, f"cannot find {use!r}: it is not written module:Class")
     try:
+        make_importable(module)
         chosen = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{section.name}.use: cannot find {use!r}: {error}") from error
+    except (ImportError, AttributeError) as error:
+        raise SettingError(path, f"cannot find {use!r}: {error}") from error
     if misfit := _misfit(section, chosen):
-        raise ValueError(f"{section.name}.use: {use!r} {misfit}")
+        raise SettingError(path, f"{use!r} {misfit}")
     return chosen
 
 
-def _misfit(section: dataclasses.Field[Any], chosen: object) -> str:
+def _misfit(section: Section, chosen: object) -> str:
     """Why something cannot be the section's class; empty if it can."""
     if not (isinstance(chosen, type) and dataclasses.is_dataclass(chosen)):
         return "is not a dataclass"
@@ -146,20 +155,33 @@ def _arguments(cls: Any) -> list[str]:
     return list(inspect.signature(calls[0]).parameters)[1:] if calls else []
 
 
-def _name(section: dataclasses.Field[Any], value: object) -> str:
+def _name(section: Section, value: object) -> str:
+    """What `use` calls the class of a value."""
     cls = type(value)
-    return cls.__name__ if cls.__module__.startswith(_home(section) + ".") else f"{cls.__module__}:{cls.__name__}"
+    is_ours = cls.__module__.startswith(_package(section) + ".")
+    return cls.__name__ if is_ours else f"{cls.__module__}:{cls.__name__}"
 
 
-def _home(section: dataclasses.Field[Any]) -> str:
-    """The package in which a bare class name is looked up: that of the section's default."""
+def _package(section: Section) -> str:
     return type(section.default).__module__.rpartition(".")[0]
+
+
+def _checked(path: str, hint: Any, value: object) -> Any:
+    """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingError(path, "must be a finite number", value)
+    try:
+        return TypeAdapter(hint).validate_python(_as_declared(hint, value), strict=True)
+    except ValidationError as error:
+        raise SettingError(path, error.errors()[0]["msg"], value) from error
+    except PydanticSchemaGenerationError as error:
+        raise SettingError(path, f"a setting of type {hint!r} cannot stand in a recipe") from error
 
 
 def _as_declared(hint: Any, value: object) -> object:
     """The value; where several texts or numbers are declared, one stands for itself without brackets.
 
-    A whole number among texts stands for its own: on the command line nothing tells 99 from "99".
+    A whole number among texts stands for its own digits: on the command line nothing tells 99 from "99".
     """
     if hint not in (tuple[str, ...], tuple[float, ...]):
         return value
@@ -167,13 +189,3 @@ def _as_declared(hint: Any, value: object) -> object:
     if hint == tuple[float, ...]:
         return several
     return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in several)
-
-
-def _checked(place: str, hint: Any, value: object) -> Any:
-    """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag."""
-    try:
-        return TypeAdapter(hint).validate_python(_as_declared(hint, value), strict=True)
-    except ValidationError as error:
-        raise ValueError(f"{place}: {error.errors()[0]['msg']}, got {value!r}") from error
-    except PydanticSchemaGenerationError as error:
-        raise ValueError(f"{place}: a setting of type {hint!r} cannot stand in a recipe") from error

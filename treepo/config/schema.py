@@ -1,4 +1,4 @@
-"""Every setting of a run, declared once: a section is a frozen dataclass, and the dataclass is what runs."""
+"""Every setting of a run, declared once: each section is a frozen dataclass, and the same object does the work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,11 +11,12 @@ from treepo.data.formats import RecordFormat
 from treepo.data.mixing import Mixture
 from treepo.data.prompts import PromptTemplate
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
+from treepo.errors import SettingError
 from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFork, Stopping, StopRules, TreeShape
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
-from treepo.verify import MathVerifier, PoolSettings, Verifier
+from treepo.verify import MathVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
@@ -23,16 +24,16 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class DataSettings(RecordFormat):
-    """The problems, and the format of sets that name none (see docs/data.md)."""
+    """The problems, and the format of datasets that name none (see docs/data.md)."""
 
     train: tuple[str, ...] = ()
-    """Sets to train on, each a file, a folder, or a set of the hub; empty for the built-in task."""
+    """Datasets to train on, each a file, a folder, or a dataset of the Hugging Face hub; none for the built-in task."""
 
     weights: tuple[float, ...] = ()
-    """How often each of them is drawn from; if not given every problem comes once in each epoch."""
+    """How often each of them is sampled from; if not given, every problem comes once in each epoch."""
 
     eval: tuple[str, ...] = ()
-    """Sets to evaluate on; if not given one problem in ten of `train` is held out."""
+    """Datasets to evaluate on; if not given, one problem in ten of `train` is held out."""
 
     max_prompt_len: Count = 1024
     """Problems with more prompt tokens are dropped."""
@@ -44,13 +45,13 @@ class DataSettings(RecordFormat):
 
     @property
     def own_fields(self) -> list[str]:
-        """Settings of the format of one's own sets that differ from the defaults."""
+        """Settings of the record format that differ from the defaults."""
         return [f.name for f in fields(RecordFormat) if getattr(self, f.name) != f.default]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights and len(self.weights) != len(self.train):
-            raise ValueError(f"weights needs a number for each of {len(self.train)} sets, got {list(self.weights)}")
+            raise SettingError("weights", f"needs a number for each of {len(self.train)} sets", list(self.weights))
         if self.weights:
             # Before anything is loaded.
             Mixture(self.weights)
@@ -64,22 +65,22 @@ class EvalSettings:
     """Held-out problems; fewer if there are fewer, 0 for no evaluation."""
 
     num_samples: Count = 2
-    """Answers per problem at temperature 1."""
+    """Answers per problem, at temperature 1."""
 
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations during training; 0 for none."""
 
     keep_best: bool = False
-    """Keep the model as it was when eval/avg was highest, in best/."""
+    """Keep the model with the highest eval/avg, in best/."""
 
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
-"""Each is the name of a package and of our extra that installs it."""
+"""Each is the name of a package, and of our extra that installs it."""
 
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where figures go besides metrics.jsonl (see docs/tracking.md)."""
+    """Where metrics go besides metrics.jsonl (see docs/tracking.md)."""
 
     trackers: tuple[str, ...] = ()
     """tensorboard, trackio, wandb: each needs the extra of its name, as in pip install 'treepo[wandb]'."""
@@ -94,7 +95,7 @@ class TrackingSettings:
     """Let wandb only write to the run's folder; `wandb sync` sends it later."""
 
     sample_problems: Annotated[int, Field(ge=0)] = 4
-    """Problems of which answers go to samples.jsonl and the trackers at steps whose trees are kept; 0 for none."""
+    """Problems whose answers go to samples.jsonl and the trackers, at steps whose trees are kept; 0 for none."""
 
     sample_answers: Count = 4
     """Answers of each: the best, the worst and some between."""
@@ -102,21 +103,21 @@ class TrackingSettings:
     def __post_init__(self) -> None:
         for name in self.trackers:
             if name not in TRACKERS:
-                raise ValueError(f"trackers must be among {', '.join(TRACKERS)}, got {name!r}")
+                raise SettingError("trackers", f"must be among {', '.join(TRACKERS)}", name)
         if len(set(self.trackers)) < len(self.trackers):
-            raise ValueError(f"trackers must differ, got {list(self.trackers)}")
+            raise SettingError("trackers", "must differ", list(self.trackers))
 
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """How several processes train together, if torchrun started them (see docs/runs.md)."""
+    """How processes that torchrun started train together (see docs/runs.md)."""
 
     shard_size: Annotated[int, Field(ge=0)] = 0
-    """DistContext that the model's weights, gradients and moments are divided over; if there are more, groups of so many
-    hold copies (HSDP). 0 for all."""
+    """Processes that share one copy of the weights, gradients and moments; with more processes, each group of this size
+    holds a copy (HSDP). 0 for all."""
 
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
-    """Longest wait of a process for the others, which may have longer trees to grow."""
+    """Longest wait of a process for the others, in seconds; theirs may be the longer trees."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Config:
     data: DataSettings = DataSettings()
     prompt: PromptTemplate = PromptTemplate()
     verifier: Verifier = MathVerifier()
-    verifier_pool: PoolSettings = PoolSettings()
+    verifier_pool: VerifierPoolSettings = VerifierPoolSettings()
     tree: TreeShape = TreeShape(segment_len=128)
     initial_fork: InitialFork = InitialFork()
     branching: Branching = EvenBranching()
@@ -152,26 +153,28 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.credit.per_node and self.loss.per_trajectory:
-            raise ValueError(
-                f"loss.use: {type(self.loss).__name__} needs one advantage per trajectory, but credit.use = "
-                f"{type(self.credit).__name__!r} gives one per node"
+            raise SettingError(
+                "loss.use",
+                f"{type(self.loss).__name__} needs one advantage per trajectory, but credit.use = "
+                f"{type(self.credit).__name__!r} gives one per node",
             )
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
-            raise ValueError("credit.with_root = false needs tree.depth of at least 2: no group but the root's, got 1")
+            raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
         if isinstance(self.reward, ShapedReward):
-            _check_reward(self.reward, self.credit, self.tree.response_limit)
+            _check_reward(self.reward, self.credit, self.tree.max_response_tokens)
 
 
 def _check_reward(reward: ShapedReward, credit: Estimator, limit: int) -> None:
-    """ValueError if the reward does not go together with other settings; limit: tokens of the longest response."""
+    """Raise SettingError if the reward does not fit other settings; limit: tokens of the longest response."""
     if reward.overlong and reward.overlong_buffer > limit:
-        raise ValueError(
-            f"reward.overlong_buffer must be within 1..{limit}, the longest response, got {reward.overlong_buffer}"
+        raise SettingError(
+            "reward.overlong_buffer", f"must be within 1..{limit}, the longest response", reward.overlong_buffer
         )
     if reward.can_be_negative and isinstance(credit, MaxRL):
-        raise ValueError(
-            "credit.use: MaxRL needs rewards that are not negative, but reward.overlong, reward.length or "
-            f"reward.length_neutral give such: {reward.overlong}, {reward.length}, {reward.length_neutral}"
+        raise SettingError(
+            "credit.use",
+            "MaxRL needs rewards that are not negative, but reward.overlong, reward.length or reward.length_neutral "
+            f"can make them so: {reward.overlong}, {reward.length}, {reward.length_neutral}",
         )
 
 
@@ -180,7 +183,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 
 def is_data_given(settings: Settings) -> bool:
-    """Whether settings name sets of problems, so that the built-in task is not meant."""
+    """Whether settings name datasets, so that the built-in task is not meant."""
     data = settings.get("data", {})
     return bool(data.get("train") or data.get("eval"))
 
@@ -190,5 +193,5 @@ BUILT_IN_TASK: Settings = {
     "optim": {"lr": 2e-4, "warmup_steps": 5, "betas": [0.9, 0.95], "weight_decay": 0.0},
     "train": {"num_steps": 35, "prompts_per_step": 32, "num_mini_batches": 2},
 }
-"""What differs from the defaults when neither a recipe nor a file of problems is given: the built-in task's model of
-0.8M parameters learns at other rates."""
+"""What differs from the defaults when neither a recipe nor a dataset is given: the built-in task's model of 0.8M
+parameters learns at other rates."""

@@ -1,6 +1,6 @@
 """Credit: from the rewards of a tree's leaves to advantages."""
 
-from treepo.credit.base import Estimator, token_counts, whiten
+from treepo.credit.base import Advantages, Estimator, whiten
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
@@ -9,6 +9,7 @@ __all__ = [
     "GRPO",
     "RLOO",
     "SPO",
+    "Advantages",
     "DrGRPO",
     "Estimator",
     "FadingDifference",
@@ -17,6 +18,5 @@ __all__ = [
     "TreePO",
     "TreeRL",
     "ValueDifference",
-    "token_counts",
     "whiten",
 ]

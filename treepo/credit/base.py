@@ -1,4 +1,4 @@
-"""The interface between rewards and learning: estimators, their components, whitening."""
+"""From rewards to advantages: the interface of estimators, what they return, and whitening."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,16 +7,67 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from treepo.credit.leaf_weights import leaf_weights
+from treepo.errors import SettingError
 from treepo.tree import ROOT, Tree
 
 
+@dataclass(frozen=True, eq=False)
+class Advantages:
+    """The advantages of one tree's trajectories.
+
+    values: float64, one per leaf [L], in the order of `Tree.leaves`; with `per_node` one per node [N], for each of its
+    tokens, or one per node and leaf [N, L], for its tokens in each trajectory through it. The root's are 0.
+    """
+
+    values: np.ndarray
+    per_node: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", np.asarray(self.values, np.float64))
+
+    @classmethod
+    def of(cls, advantages: "Advantages | np.ndarray") -> "Advantages":
+        """A plain array holds one value per leaf."""
+        return advantages if isinstance(advantages, Advantages) else cls(advantages)
+
+    def check_shape(self, tree: Tree) -> None:
+        """Raise ValueError unless there are as many values as the tree has leaves or nodes."""
+        num_nodes, num_leaves = len(tree.nodes), len(tree.leaves())
+        shapes = [(num_nodes,), (num_nodes, num_leaves)] if self.per_node else [(num_leaves,)]
+        if self.values.shape not in shapes:
+            raise ValueError(
+                f"advantages of shape {self.values.shape}, expected {' or '.join(map(str, shapes))} for a tree of "
+                f"{num_nodes} nodes and {num_leaves} leaves with per_node = {self.per_node}"
+            )
+
+    def node_means(self, tree: Tree) -> np.ndarray:
+        """float64 [N]: of each node, the mean over the trajectories through it; 0 where there is none."""
+        assert self.per_node, "one value per leaf has no values of nodes"
+        if self.values.ndim == 1:
+            return self.values
+        groups = tree.groups()
+        return np.array([self.values[i, groups[i]].mean() if i in groups else 0.0 for i in range(len(tree.nodes))])
+
+    def token_counts(self, tree: Tree) -> np.ndarray:
+        """int64, in the shape of `values`: the response tokens of trajectories that have each of them.
+
+        Those of a leaf; those of a node once for each leaf below it; those of a node in a trajectory through it. The
+        root has none.
+        """
+        if not self.per_node:
+            return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
+        lengths = np.array([len(n.token_ids) * (i != ROOT) for i, n in enumerate(tree.nodes)])
+        counts = np.zeros((len(tree.nodes), len(tree.leaves())), np.int64)
+        for i, leaves in tree.groups().items():
+            counts[i, leaves] = lengths[i]
+        return counts if self.values.ndim == 2 else counts.sum(axis=1)
+
+
 class Estimator(Protocol):
-    """Maps a tree and the rewards of its leaves to float64 advantages: one per leaf [L], in the order of `Tree.leaves`,
-    or one per node [N], or one per node and trajectory through it [N, L]; the root's are 0."""
+    """Maps a tree and the rewards of its leaves to advantages: a plain array in one of the shapes of `Advantages`."""
 
     per_node: ClassVar[bool]
-    """Whether there is one per node (and trajectory): of each of its tokens. Otherwise there is one per leaf: of each
-    token of its trajectory."""
+    """Whether there is one value per node [N], or per node and leaf [N, L]; otherwise one per leaf [L]."""
 
     @property
     def whiten(self) -> bool:
@@ -27,14 +78,51 @@ class Estimator(Protocol):
 
 
 @dataclass(frozen=True)
+class Component:
+    """One summand of an advantage, mostly a comparison: the advantage is the sum of `weight` x `value` over its
+    components, 0 if it has none.
+
+    name: what it compares with, in a few words. node: whose leaves are that group; size: how many of them count (for
+    `SPO`, how many siblings). mean: the group's mean reward, or value. value: how far what is credited is from it; for
+    `FadingDifference`, which compares values that have faded differently, the value V of `node` itself.
+    """
+
+    name: str
+    node: int
+    size: int
+    mean: float
+    value: float
+    weight: float
+
+
+@runtime_checkable
+class SupportsComponents(Protocol):
+    """An estimator that can say how its advantages come about; all built-in ones can."""
+
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        """The components of each advantage; with one advantage per node and leaf, those of `Advantages.node_means`."""
+        ...
+
+
+def sum_components(components: Sequence[Sequence[Component]]) -> np.ndarray:
+    """float64: the advantage that each list of components adds up to."""
+    return np.array([sum(c.weight * c.value for c in own) for own in components], np.float64)
+
+
+def node_name(node: int) -> str:
+    """The name of a node in the names of components."""
+    return "the prompt" if node == ROOT else f"node {node}"
+
+
+@dataclass(frozen=True)
 class LeafEstimator:
-    """What estimators with one advantage per leaf, that compare it with means over leaves, have in common.
+    """The base of estimators with one advantage per leaf that compare it with means over leaves.
 
     Leaf i counts m_i: 1, or with `leaves = "unbiased"` L w_i, w = `leaf_weights(tree)` of the kind `ignored`: what a
     fallback drew counts 0. Means over leaves are sum m R / sum m, and the advantage is multiplied by m_i, so that a
     loss in which all leaves have the weight 1 / L counts leaf i w_i times: E[sum_i w_i (R_i - b) score_i] is the
     policy gradient where b does not depend on the tokens that are scored. Assumes what `leaf_weights` does;
-    docs/credit.md says what is left of a bias in each estimator. Raises ValueError if such advantages were to be
+    docs/credit.md says what is left of a bias in each estimator. Raises SettingError if such advantages were to be
     whitened: that subtracts one mean from all leaves, and so pushes those with m = 0.
     """
 
@@ -49,9 +137,10 @@ class LeafEstimator:
 
     def __post_init__(self) -> None:
         if self.leaves == "unbiased" and self.whiten:
-            raise ValueError(
-                "leaves = 'unbiased' needs whiten = false: whitening subtracts a mean from all leaves, also from those "
-                "that count nothing"
+            raise SettingError(
+                "leaves",
+                "'unbiased' needs whiten = false: whitening subtracts a mean from all leaves, also from those that "
+                "count nothing",
             )
 
     def counts(self, tree: Tree) -> np.ndarray:
@@ -75,94 +164,41 @@ def std_of(rewards: np.ndarray, counts: np.ndarray) -> float:
     return float(np.sqrt((counts * (differences * differences)).sum() / (total - (counts * counts).sum() / total)))
 
 
-@dataclass(frozen=True)
-class Term:
-    """One summand, mostly a comparison. An advantage is the sum of `weight` x `value` over its terms, 0 if it has none.
-
-    name: what it compares with, in a few words. node: whose leaves are that group; size: how many of them count (of
-    `SPO`, how many siblings). mean: the group's mean reward, or value. value: how far what is compute_advantages is from it; of
-    `FadingDifference`, which compares values that have faded differently, the value V of `node` itself.
-    """
-
-    name: str
-    node: int
-    size: int
-    mean: float
-    value: float
-    weight: float
-
-
-def node_name(node: int) -> str:
-    """What names of terms call a node."""
-    return "the prompt" if node == ROOT else f"node {node}"
-
-
-@runtime_checkable
-class Explained(Protocol):
-    """An estimator that can say how its advantages come about; all of ours can."""
-
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
-        """Per advantage its terms; where it has one per node and trajectory, of their mean over the trajectories
-        through each node (`Tree.per_node`)."""
-        ...
-
-
-def sums_of(terms: Sequence[Sequence[Term]]) -> np.ndarray:
-    """float64: what terms add up to."""
-    return np.array([sum(term.weight * term.value for term in own) for own in terms], np.float64)
-
-
-def group_terms(rewards: np.ndarray, counts: np.ndarray, scale: float = 1.0) -> list[list[Term]]:
-    """m_i (R_i - mean R) x scale, a single reward as it is, each as one term. counts [L]: m."""
-    mean, size = mean_of(rewards, counts), int(np.count_nonzero(counts))
-    baseline, name = (mean, "all leaves") if len(rewards) > 1 else (0.0, "no other leaf")
-    return [
-        [Term(name, ROOT, size, mean, reward - baseline, count * scale)]
-        for reward, count in zip(rewards.tolist(), counts.tolist(), strict=True)
-    ]
-
-
 VARIANCE_EPS = 1e-8
 
-Sums = Callable[[np.ndarray], np.ndarray]
+AllReduce = Callable[[np.ndarray], np.ndarray]
 """float64 [n] of each process -> [n], added up over all of them."""
 
 
-def same(values: np.ndarray) -> np.ndarray:
-    """The sums of a single process."""
+def single_process(values: np.ndarray) -> np.ndarray:
+    """The sums of a process that trains by itself."""
     return values
 
 
-def token_counts(tree: Tree, advantages: np.ndarray) -> np.ndarray:
-    """int64, for each advantage of a tree the response tokens of trajectories that have it: those of a leaf; those of a
-    node once for each leaf below it; those of a node in a trajectory through it. None for the root."""
-    if not tree.is_per_node(advantages):
-        return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
-    lengths = np.array([len(n.token_ids) * (i != ROOT) for i, n in enumerate(tree.nodes)])
-    counts = np.zeros((len(tree.nodes), len(tree.leaves())), np.int64)
-    for i, leaves in tree.groups().items():
-        counts[i, leaves] = lengths[i]
-    return counts if advantages.ndim == 2 else counts.sum(axis=1)
-
-
-def whiten(advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], sums: Sums = same) -> list[np.ndarray]:
+def whiten(
+    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], all_reduce: AllReduce = single_process
+) -> list[np.ndarray]:
     """A = (raw - mu) / sqrt(var + 1e-8), mu and unbiased var over all response tokens of all trajectories of the batch.
 
-    advantages, num_tokens: per tree the values and how many tokens have each; see `token_counts`. sums: adds up numbers
-    over the processes among which the batch is divided. Fewer than two tokens are only centred, and what no token has
-    becomes 0. Source: TreePO, section 2.3, as its authors' release completes it.
+    advantages, num_tokens: per tree the values and how many tokens have each (`Advantages.token_counts`). all_reduce:
+    adds up numbers over the processes among which the batch is divided. Fewer than two tokens are only centred, and
+    what no token has becomes 0. Source: TreePO, section 2.3, as its authors' release completes it.
     """
-    return whiten_with(advantages, num_tokens, *whitening(advantages, num_tokens, sums))
+    mean, std = whitening_moments(advantages, num_tokens, all_reduce)
+    return whiten_with(advantages, num_tokens, mean, std)
 
 
-def whitening(
-    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], sums: Sums = same
+def whitening_moments(
+    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], all_reduce: AllReduce = single_process
 ) -> tuple[float, float]:
     """(mu, sqrt(var + 1e-8)) of `whiten`."""
     none = np.zeros(0)
-    flat, counts = (np.concatenate([none, *(a.ravel() for a in arrays)]) for arrays in (advantages, num_tokens))
-    mean, variance = moments(flat, counts, sums)
-    return float(mean), float(np.sqrt(variance + VARIANCE_EPS))
+    values, weights = (np.concatenate([none, *(a.ravel() for a in arrays)]) for arrays in (advantages, num_tokens))
+    count, total = all_reduce(np.array([weights.sum(), (weights * values).sum()]))
+    mean = total / max(count, 1)
+    # Squares are taken around the mean of all processes, so that nothing is lost where it is large.
+    (squares,) = all_reduce(np.array([(weights * (values - mean) ** 2).sum()]))
+    return float(mean), float(np.sqrt(squares / max(count - 1, 1) + VARIANCE_EPS))
 
 
 def whiten_with(
@@ -171,12 +207,3 @@ def whiten_with(
     """(raw - mean) / std, 0 where no token has it."""
     white = [(a - mean) / std for a in advantages]
     return [np.where(n > 0, w, 0.0) for w, n in zip(white, num_tokens, strict=True)]
-
-
-def moments(values: np.ndarray, weights: np.ndarray, sums: Sums = same) -> tuple[float, float]:
-    """(mean, unbiased variance) of values that stand for `weights` items each; squares are taken around the mean of all
-    processes, so that nothing is lost where it is large."""
-    num_items, total = sums(np.array([weights.sum(), (weights * values).sum()]))
-    mean = total / max(num_items, 1)
-    (squares,) = sums(np.array([(weights * (values - mean) ** 2).sum()]))
-    return mean, squares / max(num_items - 1, 1)

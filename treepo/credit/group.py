@@ -13,13 +13,24 @@ from typing import ClassVar
 
 import numpy as np
 
-from treepo.credit.base import LeafEstimator, Term, group_terms, mean_of, std_of
+from treepo.credit.base import Component, LeafEstimator, mean_of, std_of
+from treepo.errors import SettingError
 from treepo.tree import ROOT, Tree
 
 
 def centred(rewards: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """m_i (R_i - mean R); a single reward as it is."""
     return counts * (rewards - mean_of(rewards, counts)) if len(rewards) > 1 else rewards
+
+
+def group_components(rewards: np.ndarray, counts: np.ndarray, scale: float = 1.0) -> list[list[Component]]:
+    """m_i (R_i - mean R) x scale, a single reward as it is, each as one component. counts [L]: m."""
+    mean, size = mean_of(rewards, counts), int(np.count_nonzero(counts))
+    baseline, name = (mean, "all leaves") if len(rewards) > 1 else (0.0, "no other leaf")
+    return [
+        [Component(name, ROOT, size, mean, reward - baseline, count * scale)]
+        for reward, count in zip(rewards.tolist(), counts.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -36,15 +47,15 @@ class GRPO(LeafEstimator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eps <= 0:
-            raise ValueError(f"eps must be positive, got {self.eps}")
+            raise SettingError("eps", "must be positive", self.eps)
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         counts = self.counts(tree)
         return centred(rewards, counts) / (std_of(rewards, counts) + self.eps)
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
         counts = self.counts(tree)
-        return group_terms(rewards, counts, 1 / (std_of(rewards, counts) + self.eps))
+        return group_components(rewards, counts, 1 / (std_of(rewards, counts) + self.eps))
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,8 @@ class DrGRPO(LeafEstimator):
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         return centred(rewards, self.counts(tree))
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
-        return group_terms(rewards, self.counts(tree))
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        return group_components(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)
@@ -80,15 +91,15 @@ class RLOO(LeafEstimator):
             return centred(rewards, counts) * (len(rewards) / max(len(rewards) - 1, 1))
         return counts * (rewards - self._baselines(rewards, self._others(tree, counts)))
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
         counts = self.counts(tree)
         if self.leaves == "equal":
-            return group_terms(rewards, counts, len(rewards) / max(len(rewards) - 1, 1))
+            return group_components(rewards, counts, len(rewards) / max(len(rewards) - 1, 1))
         others = self._others(tree, counts)
         baselines, sizes = self._baselines(rewards, others), np.count_nonzero(others, axis=1)
         name = "leaves below other children of the prompt"
         return [
-            [Term(name, ROOT, int(size), float(mean), float(reward - mean), float(count))]
+            [Component(name, ROOT, int(size), float(mean), float(reward - mean), float(count))]
             for size, mean, reward, count in zip(sizes, baselines, rewards, counts, strict=True)
         ]
 
@@ -116,8 +127,8 @@ class REINFORCEPlusPlus(LeafEstimator):
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         return centred(rewards, self.counts(tree))
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
-        return group_terms(rewards, self.counts(tree))
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        return group_components(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)
@@ -141,8 +152,10 @@ class MaxRL:
         mean = rewards.mean()
         return (rewards - mean) / mean if mean > 0 else np.zeros(len(rewards))
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
         mean = float(rewards.mean())
         if mean <= 0:
             return [[] for _ in rewards]
-        return [[Term("all leaves", ROOT, len(rewards), mean, reward - mean, 1 / mean)] for reward in rewards.tolist()]
+        return [
+            [Component("all leaves", ROOT, len(rewards), mean, reward - mean, 1 / mean)] for reward in rewards.tolist()
+        ]

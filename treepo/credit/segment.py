@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from treepo.credit.base import Term, node_name
+from treepo.credit.base import Component, node_name
+from treepo.errors import SettingError
 from treepo.tree import ROOT, Tree
 
 
@@ -29,11 +30,11 @@ class Valued:
     parents: dict[int, int]
     siblings: dict[int, np.ndarray]
 
-    def compared(self, index: int, above: int, weight: float) -> Term:
-        """V of a node less that of one above it, as a term."""
+    def compared(self, index: int, above: int, weight: float) -> Component:
+        """V of a node less that of one above it, as a component."""
         value = float(self.values[above])
         gain = float(self.values[index]) - value
-        return Term(f"value of {node_name(above)}", above, int(self.num_leaves[above]), value, gain, weight)
+        return Component(f"value of {node_name(above)}", above, int(self.num_leaves[above]), value, gain, weight)
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,11 @@ class ValueDifference(SegmentEstimator):
             advantages[i] = valued.values[i] - valued.values[parent]
         return advantages
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
-        valued, terms = self.valued(tree, rewards), _no_terms(tree)
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        valued, components = self.valued(tree, rewards), _no_components(tree)
         for i, parent in valued.parents.items():
-            terms[i] = [valued.compared(i, parent, 1.0)]
-        return terms
+            components[i] = [valued.compared(i, parent, 1.0)]
+        return components
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class SPO(SegmentEstimator):
 
     def __post_init__(self) -> None:
         if self.eps <= 0:
-            raise ValueError(f"eps must be positive, got {self.eps}")
+            raise SettingError("eps", "must be positive", self.eps)
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
@@ -118,15 +119,15 @@ class SPO(SegmentEstimator):
                 advantages[i] = (valued.values[i] - siblings.mean()) / (siblings.std() + self.eps)
         return advantages
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
-        valued, terms = self.valued(tree, rewards), _no_terms(tree)
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        valued, components = self.valued(tree, rewards), _no_components(tree)
         for i, parent in valued.parents.items():
             siblings = valued.siblings[parent]
             if np.ptp(siblings) > 0:
                 mean, weight = float(siblings.mean()), 1 / (float(siblings.std()) + self.eps)
                 name = f"children of {node_name(parent)}"
-                terms[i] = [Term(name, parent, len(siblings), mean, float(valued.values[i]) - mean, weight)]
-        return terms
+                components[i] = [Component(name, parent, len(siblings), mean, float(valued.values[i]) - mean, weight)]
+        return components
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,13 @@ class TreeRL(SegmentEstimator):
             advantages[i] = gain / np.sqrt(valued.num_leaves[i])
         return advantages
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
-        valued, terms = self.valued(tree, rewards), _no_terms(tree)
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        valued, components = self.valued(tree, rewards), _no_components(tree)
         for i, parent in valued.parents.items():
             weight = 1 / float(np.sqrt(valued.num_leaves[i]))
             # Of a child of the prompt both are the same.
-            terms[i] = [valued.compared(i, above, n * weight) for above, n in Counter((ROOT, parent)).items()]
-        return terms
+            components[i] = [valued.compared(i, above, n * weight) for above, n in Counter((ROOT, parent)).items()]
+        return components
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class FadingDifference:
 
     def __post_init__(self) -> None:
         if not 0 < self.eta <= 1:
-            raise ValueError(f"eta must be within (0, 1], got {self.eta}")
+            raise SettingError("eta", "must be within (0, 1]", self.eta)
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         values, paths = self._values(tree, rewards), [tree.path(leaf) for leaf in tree.leaves()]
@@ -193,10 +194,10 @@ class FadingDifference:
                 advantages[node, i] = values[node] - self.eta ** (len(path) - place) * values[path[place - 1]]
         return advantages
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
         """Of two values: the node's own, and its parent's with the mean over trajectories of how far it has faded."""
         values, paths, groups = self._values(tree, rewards), [tree.path(leaf) for leaf in tree.leaves()], tree.groups()
-        terms = _no_terms(tree)
+        components = _no_components(tree)
         for node in groups.keys() - {ROOT}:
             parent = tree.nodes[node].parent
             left = [len(paths[i]) - paths[i].index(node) for i in groups[node]]
@@ -206,8 +207,8 @@ class FadingDifference:
                 (parent, -faded, f"value of {node_name(parent)}"),
             ):
                 mean, value = float(rewards[groups[index]].mean()), float(values[index])
-                terms[node].append(Term(about, index, len(groups[index]), mean, value, weight))
-        return terms
+                components[node].append(Component(about, index, len(groups[index]), mean, value, weight))
+        return components
 
     def _values(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
         """float64 [N]: V."""
@@ -219,7 +220,7 @@ class FadingDifference:
         return values
 
 
-def _no_terms(tree: Tree) -> list[list[Term]]:
+def _no_components(tree: Tree) -> list[list[Component]]:
     return [[] for _ in tree.nodes]
 
 

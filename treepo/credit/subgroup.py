@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from treepo.credit.base import LeafEstimator, Term, mean_of, std_of
+from treepo.credit.base import Component, LeafEstimator, mean_of, std_of
 from treepo.tree import ROOT, Tree
 
 STD_EPS = 1e-6
@@ -49,16 +49,16 @@ class TreePO(LeafEstimator):
         triples = zip(rewards, counts, groups, strict=True)
         return np.array([count * self._advantage(reward, own) for reward, count, own in triples])
 
-    def terms(self, tree: Tree, rewards: np.ndarray) -> list[list[Term]]:
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
         counts = self.counts(tree)
         groups = self._groups_of_leaves(tree, rewards, counts)
         triples = zip(rewards.tolist(), counts.tolist(), groups, strict=True)
-        return [self._terms(reward, count, own) for reward, count, own in triples]
+        return [self._components(reward, count, own) for reward, count, own in triples]
 
-    def _terms(self, reward: float, count: float, groups: "list[_Group]") -> list[Term]:
+    def _components(self, reward: float, count: float, groups: "list[_Group]") -> list[Component]:
         weights = self._weights(groups)
         return [
-            Term(
+            Component(
                 f"leaves below node {group.node}" if group.node != ROOT else "all leaves",
                 group.node,
                 len(group.rewards),

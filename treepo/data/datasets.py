@@ -1,6 +1,5 @@
-"""Datasets of problems: read, split, served step by step."""
+"""Datasets of problems: loading them, splitting them, and serving them step by step."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,7 +8,9 @@ from treepo.data.formats import RecordFormat
 from treepo.data.mixing import Mixture, epoch_indices
 from treepo.data.problem import Problem
 from treepo.data.readers import read_records
-from treepo.data.sources import PRESETS, Source, labels, parse_source, set_names
+from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
+from treepo.errors import RecordError, SettingError
+from treepo.utils.hashing import digest
 from treepo.utils.rng import derive_seed
 
 Encode = Callable[[str], list[int]]
@@ -17,184 +18,180 @@ Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
-class ProblemSet:
+class Dataset:
     """The problems of one source, in its order, no two with the same text."""
 
     name: str
-    """What figures by set call it; the problems' `source`."""
+    """Its name in metrics; the `dataset` of its problems."""
 
     problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
-class ReadSets:
-    """What was read, and what was left out."""
+class LoadedDatasets:
+    """The datasets of several sources, and how many of their records were dropped."""
 
-    sets: tuple[ProblemSet, ...]
+    datasets: tuple[Dataset, ...]
 
     num_too_long: int
-    """Problems with more prompt tokens than were allowed."""
+    """Problems with more prompt tokens than allowed."""
 
-    num_repeated: int
-    """Records whose question another record of the same source had asked before."""
+    num_duplicates: int
+    """Records with the same question as an earlier record of the same source."""
 
 
-def read_sets(
+def load_datasets(
     sources: Sequence[str],
-    own: RecordFormat,
+    default_format: RecordFormat,
     encode: Encode,
     max_prompt_len: int,
     setting: str = "data.train",
-    beside: Sequence[str] = (),
-) -> ReadSets:
-    """Read one set from each source.
+    other_sources: Sequence[str] = (),
+) -> LoadedDatasets:
+    """Load one dataset from each source.
 
-    own: the format of sources that name none. max_prompt_len: most tokens of a prompt. setting: the one that named the
-    sources, for messages. beside: the run's other sources, from whose ids these problems' shall differ. Ids are
-    LABEL:LINE in JSON lines, LABEL: row ROW elsewhere, and LABEL#ID in a format with an id field, where LABEL is the
-    source's name and as many folders before it as tell it from the others. Raises ValueError naming setting, file, line
-    and field for what is not as it should be.
+    default_format: the format of sources that name none. setting: the one that gave the sources, for errors.
+    other_sources: the run's other sources, whose problems get other ids. Ids are LABEL:LINE in JSON lines, LABEL: row
+    ROW elsewhere, and LABEL#ID in a format with an id field, where LABEL is the source's name and as many folders
+    before it as tell it from the others. Raises SettingError naming the setting, file, line and field.
     """
     parsed = [parse_source(source, setting) for source in sources]
-    all_labels = labels([*parsed, *(parse_source(source, setting) for source in beside)])[: len(parsed)]
+    all_labels = labels([*parsed, *(parse_source(source, setting) for source in other_sources)])[: len(parsed)]
     for source, label in zip(parsed, all_labels, strict=True):
         if all_labels.count(label) > 1:
-            raise ValueError(f"{setting}: {str(source)!r} is given twice")
-    sets, num_too_long, num_repeated = [], 0, 0
-    for source, label, name in zip(parsed, all_labels, set_names(parsed), strict=True):
-        form = PRESETS[source.format].form if source.format else own
-        unencoded, repeated = _first_of_each(_read_problems(source, form, label, name, setting))
-        if not unencoded:
-            raise ValueError(f"{setting}: no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
-        _check_ids(unencoded, form, setting)
-        problems = [_encoded(problem, encode, setting) for problem in unencoded]
-        fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)
-        num_too_long += len(problems) - len(fitting)
-        num_repeated += repeated
-        sets.append(ProblemSet(name, fitting))
-    return ReadSets(tuple(sets), num_too_long, num_repeated)
+            raise SettingError(setting, f"{str(source)!r} is given twice")
+    datasets, num_too_long, num_duplicates = [], 0, 0
+    for source, label, name in zip(parsed, all_labels, dataset_names(parsed), strict=True):
+        form = PRESETS[source.format].form if source.format else default_format
+        try:
+            records = list(_read_problems(source, form, label, name))
+            problems = _without_duplicates(records)
+            if not problems:
+                raise RecordError(f"no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
+            _check_ids(problems, form)
+        except RecordError as error:
+            raise SettingError(setting, str(error)) from error
+        encoded = [_encode(problem, encode, setting) for problem in problems]
+        fitting = tuple(problem for problem in encoded if len(problem.prompt_ids) <= max_prompt_len)
+        num_too_long += len(encoded) - len(fitting)
+        num_duplicates += len(records) - len(problems)
+        datasets.append(Dataset(name, fitting))
+    return LoadedDatasets(tuple(datasets), num_too_long, num_duplicates)
 
 
-def _read_problems(source: Source, form: RecordFormat, label: str, name: str, setting: str) -> Iterator[Problem]:
-    """The source's problems before they are encoded."""
-    try:
-        for place, record in read_records(source, label):
-            try:
-                if form.takes(record):
-                    key = f"{label}#{form.id(record)}" if form.id_field else place
-                    yield Problem(key, form.question(record), (), form.answer(record), name)
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from error
+def _read_problems(source: Source, form: RecordFormat, label: str, name: str) -> Iterator[Problem]:
+    """The source's problems, not encoded yet."""
+    for place, record in read_records(source, label):
+        try:
+            if form.takes(record):
+                key = f"{label}#{form.id(record)}" if form.id_field else place
+                yield Problem(key, form.question(record), (), form.ground_truth(record), name)
+        except RecordError as error:
+            raise error.at(place) from error
 
 
-def _first_of_each(problems: Iterator[Problem]) -> tuple[list[Problem], int]:
-    """(the first problem of each text, how many others there were)."""
+def _without_duplicates(problems: Sequence[Problem]) -> list[Problem]:
+    """The first problem of each text."""
     first: dict[str, Problem] = {}
-    num_repeated = 0
     for problem in problems:
-        num_repeated += first.setdefault(text_key(problem.prompt), problem) is not problem
-    return list(first.values()), num_repeated
+        first.setdefault(text_key(problem.prompt), problem)
+    return list(first.values())
 
 
-def _check_ids(problems: list[Problem], form: RecordFormat, setting: str) -> None:
+def _check_ids(problems: list[Problem], form: RecordFormat) -> None:
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
-            raise ValueError(f"{setting}: field {form.id_field!r} says {problem.id!r} of two questions")
+            raise RecordError(f"field {form.id_field!r} has {problem.id!r} for two questions")
         seen.add(problem.id)
 
 
-def _encoded(problem: Problem, encode: Encode, setting: str) -> Problem:
+def _encode(problem: Problem, encode: Encode, setting: str) -> Problem:
     prompt_ids = tuple(encode(problem.prompt))
     if not prompt_ids:
-        raise ValueError(f"{setting}: {problem.id}: the prompt has no tokens")
+        raise SettingError(setting, f"{problem.id}: the prompt has no tokens")
     return replace(problem, prompt_ids=prompt_ids)
 
 
 def text_key(text: str) -> str:
-    """What is the same for questions that differ in blanks alone."""
+    """A key that is the same for questions that differ only in white space."""
     return " ".join(text.split())
 
 
-def hold_out(
-    train: Sequence[ProblemSet], held_out: Sequence[ProblemSet] = ()
-) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
-    """(sets to train on, sets held out); without held-out sets, one problem in ten of each set is held out.
+def split_train_eval(
+    train: Sequence[Dataset], evaluation: Sequence[Dataset] = ()
+) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+    """(training datasets, evaluation datasets); without the latter, one problem in ten of each dataset is taken.
 
-    A question that is held out is trained on in no set. Sets without a held-out problem are left out of those; sets to
-    train on all stay, since weights may belong to them, and may be empty.
+    A question of the evaluation is trained on in no dataset. Empty evaluation datasets are left out; training datasets
+    all stay, since weights may belong to them, and may be empty.
     """
-    if not held_out:
-        divided = [(s.name, split_held_out(s.problems)) for s in train]
-        train = [ProblemSet(name, tuple(kept)) for name, (kept, _) in divided]
-        held_out = [ProblemSet(name, tuple(held)) for name, (_, held) in divided]
-    never_trained_on = {text_key(problem.prompt) for s in held_out for problem in s.problems}
+    if not evaluation:
+        divided = [(d.name, split_problems(d.problems)) for d in train]
+        train = [Dataset(name, tuple(kept)) for name, (kept, _) in divided]
+        evaluation = [Dataset(name, tuple(taken)) for name, (_, taken) in divided]
+    never_trained_on = {text_key(problem.prompt) for d in evaluation for problem in d.problems}
     train = [
-        replace(s, problems=tuple(p for p in s.problems if text_key(p.prompt) not in never_trained_on)) for s in train
+        replace(d, problems=tuple(p for p in d.problems if text_key(p.prompt) not in never_trained_on)) for d in train
     ]
-    return tuple(train), tuple(s for s in held_out if s.problems)
+    return tuple(train), tuple(d for d in evaluation if d.problems)
 
 
-def split_held_out(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """(train, held out): one problem in ten, chosen by a hash of its text, is never trained on."""
-    held_out = [p for p in problems if _hash(p.prompt) % 10 == 0]
-    return [p for p in problems if _hash(p.prompt) % 10 != 0], held_out
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def split_problems(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """(training, evaluation): one problem in ten, chosen by a hash of its text, is never trained on."""
+    chosen = [int.from_bytes(digest(p.prompt), "little") % 10 == 0 for p in problems]
+    pairs = list(zip(problems, chosen, strict=True))
+    return [p for p, is_eval in pairs if not is_eval], [p for p, is_eval in pairs if is_eval]
 
 
 @dataclass(frozen=True)
-class DataTask:
-    """What to ask when; who says what is right is another's affair."""
+class DatasetTask:
+    """Serves problems of datasets for training and evaluation; subclasses judge the responses."""
 
-    train: tuple[ProblemSet, ...]
-    """Sets to train on, with at least one problem; with weights each of them has one."""
+    train: tuple[Dataset, ...]
+    """Training datasets with at least one problem in all; with weights, in each."""
 
-    held_out: tuple[ProblemSet, ...]
-    """Sets to evaluate on, which share no question with those."""
+    eval: tuple[Dataset, ...]
+    """Evaluation datasets, which share no question with the training datasets."""
 
     weights: tuple[float, ...] = ()
-    """How often each set is drawn from; if not given every problem comes once in each epoch over all sets."""
+    """How often each training dataset is drawn from; if empty, each epoch has every problem of all datasets once."""
 
     seed: int = 0
-    """Of the order."""
+    """Seed of the order."""
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.train):
-            raise ValueError(f"weights: {len(self.weights)} numbers for {len(self.train)} sets to train on")
+            raise SettingError("weights", f"must be one number for each of {len(self.train)} datasets", self.weights)
         if self.weights:
             Mixture(self.weights)
-            if empty := [s.name for s in self.train if not s.problems]:
-                raise ValueError(f"weights: no problem is left to train on in {empty}")
+            if empty := [d.name for d in self.train if not d.problems]:
+                raise SettingError("weights", f"no problem is left to train on in {empty}")
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
-        """Problems step x count .. (step + 1) x count - 1 of an endless sequence; see Task.
+        """Return problems step x count .. (step + 1) x count - 1 of an endless sequence; see Task.
 
-        With weights each set has epochs of its own, seeded by its place among the sets.
+        With weights each dataset has its own epochs, seeded by its place among the datasets.
         """
         positions = range(step * count, (step + 1) * count)
         if len(self.train) == 1 or not self.weights:
-            problems = [problem for s in self.train for problem in s.problems]
+            problems = [problem for d in self.train for problem in d.problems]
             return [problems[i] for i in epoch_indices(self.seed, positions, len(problems))]
-        asked: list[Problem | None] = [None] * count
-        draws = Mixture(self.weights, self.seed).draws(positions)
-        for index, s in enumerate(self.train):
-            places = [place for place, (drawn, _) in enumerate(draws) if drawn == index]
+        drawn: list[Problem | None] = [None] * count
+        assigned = Mixture(self.weights, self.seed).assign(positions)
+        for index, dataset in enumerate(self.train):
+            places = [place for place, (chosen, _) in enumerate(assigned) if chosen == index]
             seed = derive_seed(self.seed, "set", index)
-            order = epoch_indices(seed, (draws[place][1] for place in places), len(s.problems))
+            order = epoch_indices(seed, (assigned[place][1] for place in places), len(dataset.problems))
             for place, i in zip(places, order, strict=True):
-                asked[place] = s.problems[i]
-        problems = [problem for problem in asked if problem is not None]
-        assert len(problems) == count, "every position is drawn from one set"
+                drawn[place] = dataset.problems[i]
+        problems = [problem for problem in drawn if problem is not None]
+        assert len(problems) == count, "every position belongs to one dataset"
         return problems
 
     def eval_problems(self, count: int) -> list[Problem]:
-        """The first problems of every held-out set, taken in turns until there are `count`; see Task."""
-        longest = max((len(s.problems) for s in self.held_out), default=0)
-        turns = (s.problems[i] for i in range(longest) for s in self.held_out if i < len(s.problems))
-        # Not count alone: what islice takes is bounded.
-        return list(islice(turns, min(count, sum(len(s.problems) for s in self.held_out))))
+        """Return the first problems of every evaluation dataset, in turns, until there are `count`; see Task."""
+        max_len = max((len(d.problems) for d in self.eval), default=0)
+        turns = (d.problems[i] for i in range(max_len) for d in self.eval if i < len(d.problems))
+        # Not count alone: islice takes no number of any size.
+        return list(islice(turns, min(count, sum(len(d.problems) for d in self.eval))))

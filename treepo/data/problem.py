@@ -1,32 +1,32 @@
-"""What is asked, and who says what is right."""
+"""Problems, verdicts on responses to them, and the interface of tasks."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from treepo.utils.hashing import digest
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, without special tokens."""
 
-
-LONGEST_GIVEN = 200
-"""Characters of `Verdict.extracted_answer`; a longer answer is cut there and told apart from others by a hash."""
+MAX_EXTRACTED_LEN = 200
+"""Characters of `Verdict.extracted_answer`; a longer answer is cut there and ends in a hash of the whole."""
 
 
 class Outcome(StrEnum):
     """How a verdict came about."""
 
     GRADED = "graded"
-    """The response's answer was compared with the known one, as text if not otherwise."""
+    """The response's answer was compared with the ground truth, as text if not otherwise."""
 
     NO_ANSWER = "no answer"
     """The response gives none: no complete box, or nothing in it."""
 
     UNPARSED = "unparsed"
-    """The two answers differ as text, and one of them could not be understood or was too long to be tried."""
+    """The two answers differ as text, and one of them could not be understood or was too long to be parsed."""
 
     TIMEOUT = "timeout"
     """The time limit passed."""
@@ -37,25 +37,22 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a response is right, and which answer it gives.
-
-    Raises ValueError if a field is not what it says below.
-    """
+    """Whether a response is right, and which answer it gives. Raises ValueError for a field out of its range."""
 
     correct: float
-    """1.0 if the response is right, 0.0 if not; a function of one's own may say any number between."""
+    """1.0 if the response is right, 0.0 if not; custom verifiers may give any number between."""
 
     outcome: Outcome
     """How the verdict came about; `correct` is 0.0 unless it is GRADED."""
 
     extracted_answer: str | None
-    """The answer in a canonical form, for votes: equal for equal answers, whatever the known one is. None without."""
+    """The answer in a canonical form, for votes: equal for equal answers, whatever the ground truth. None without."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.outcome, Outcome):
             raise ValueError(f"outcome must be an Outcome, got {self.outcome!r:.100}")
         if self.extracted_answer is not None and not isinstance(self.extracted_answer, str):
-            raise ValueError(f"given must be text or None, got {self.extracted_answer!r:.100}")
+            raise ValueError(f"extracted_answer must be text or None, got {self.extracted_answer!r:.100}")
         if not 0 <= self.correct <= 1:
             raise ValueError(f"correct must be between 0 and 1, got {self.correct}")
         if self.correct and self.outcome is not Outcome.GRADED:
@@ -63,44 +60,66 @@ class Verdict:
 
 
 def bounded(text: str) -> str:
-    """The text with single spaces and without lone surrogates, at most LONGEST_GIVEN characters.
+    """The text with single spaces and without lone surrogates, at most MAX_EXTRACTED_LEN characters.
 
     Different texts stay different: one that is cut ends in a hash of the whole.
     """
     plain = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
-    if len(plain) <= LONGEST_GIVEN:
+    if len(plain) <= MAX_EXTRACTED_LEN:
         return plain
-    digest = hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
-    return f"{plain[: LONGEST_GIVEN - len(digest) - 1]}#{digest}"
+    mark = digest(plain).hex()
+    return f"{plain[: MAX_EXTRACTED_LEN - len(mark) - 1]}#{mark}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question together with its known answer."""
+    """One question with its ground truth."""
 
     id: str
     """Stable and unique; seeds are derived from it."""
 
     prompt: str
-    """The text as asked."""
+    """The question as text."""
 
     prompt_ids: tuple[int, ...]
-    """What the model is conditioned on."""
+    """The token ids that the model is conditioned on."""
 
-    answer: str
-    """The known answer."""
+    ground_truth: str
+    """The right answer."""
 
-    source: str = ""
-    """The set it is of, for figures by set."""
+    dataset: str = ""
+    """Name of the dataset it comes from, for metrics per dataset."""
+
+
+@runtime_checkable
+class AnswerFormat(Protocol):
+    """How a final answer is written, so that a growing path can stop at it. Texts are untrusted and of any length."""
+
+    def answer_end(self, text: str, ended: bool) -> int | None:
+        """Return the index just past the last complete answer in the text, or None without one.
+
+        ended: whether nothing follows the text (the model drew EOS), which completes an answer that runs to the end of
+        its line; otherwise the next segment may go on in the middle of an answer.
+        """
+        ...
+
+    def has_open_answer(self, text: str) -> bool:
+        """Return whether the text begins an answer last that it does not complete."""
+        ...
 
 
 class Task(Protocol):
     """A source of problems and the judge of their answers."""
 
+    @property
+    def answers(self) -> AnswerFormat:
+        """How its answers are written."""
+        ...
+
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return the problems of one training step, counted from 0, the same ones for the same task and step.
 
-        `count` problems, none of them held out; a source with fewer asks some of them twice.
+        `count` problems, none of them an evaluation problem; a source with fewer repeats some of them.
         """
         ...
 
@@ -111,6 +130,6 @@ class Task(Protocol):
         """
         ...
 
-    def verify(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+    def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """Return the verdict on each pair of a problem and a response (decoded, without special tokens; untrusted)."""
         ...

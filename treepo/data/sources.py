@@ -1,4 +1,4 @@
-"""Where problems come from: files, folders, datasets of the hub, presets."""
+"""Where datasets come from: files, folders, datasets on the hub, presets."""
 
 import os
 import re
@@ -8,23 +8,24 @@ from pathlib import Path
 from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
+from treepo.errors import SettingError
 
 
 @dataclass(frozen=True)
 class DatasetPreset:
-    """A published set of problems."""
+    """A published dataset."""
 
     form: RecordFormat
-    """How its records are read."""
+    """Which fields of its records hold what."""
 
     hub: str
-    """Its name on the Hugging Face hub, with the folder of the repository that holds it where there are several."""
+    """Its name on the Hugging Face hub, followed by the folder of the repository that holds it, if any."""
 
     split: str
-    """The split that is meant where none is named."""
+    """The split that is used where none is named."""
 
     config: str = ""
-    """Its configuration on the hub, where there are several."""
+    """Its configuration on the hub, if it has several."""
 
 
 # The questions ask for "Answer: ..." on a line of its own; a prompt template asks for what the verifier reads.
@@ -101,11 +102,11 @@ PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(
         ),
     }
 )
-"""The sets by the names that sources use for them."""
+"""Datasets by the names under which sources may give them."""
 
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-"""Kinds of files that hold records, in small or capital letters."""
+"""Suffixes of files that hold records, in small or capital letters."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
@@ -113,23 +114,23 @@ _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
 
 @dataclass(frozen=True)
 class Source:
-    """A file, a folder or a set on the hub."""
+    """A file, a folder or a dataset on the hub."""
 
     where: str
-    """Path of the file or folder, or the hub's org/name, perhaps with a folder of that repository after it."""
+    """Path of the file or folder, or org/name on the hub, optionally followed by a folder of that repository."""
 
     format: str = ""
-    """Name of the published set whose format its records have; "" for the run's own format."""
+    """Name of the preset whose format its records have; empty for the format of the run's settings."""
 
     split: str = ""
-    """Which part of a folder or of a set on the hub."""
+    """Which split of a folder or of a dataset on the hub."""
 
     config: str = ""
-    """Which configuration of a set on the hub."""
+    """Which configuration of a dataset on the hub."""
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a file or folder that is there."""
+        """Whether it is an existing file or folder."""
         return _exists(self.where)
 
     def __str__(self) -> str:
@@ -139,11 +140,10 @@ class Source:
 
 
 def parse_source(text: str, setting: str = "data.train") -> Source:
-    """Take a source's string apart; the name of a known set alone means where it is published.
+    """Parse [FORMAT=]WHERE[#CONFIG][@SPLIT]; a preset's name alone means its place on the hub.
 
-    A path that exists is taken as it stands, whatever signs it holds. setting: the one that named the source, for
-    messages. Raises ValueError naming a format that is not known, a file or folder that is not there, or a split of
-    a file.
+    A path that exists is used as it is, whatever characters it holds. setting: the one that gave the source, for
+    errors. Raises SettingError for an unknown format, a file or folder that does not exist, or a split of a file.
     """
     if _exists(text):
         return Source(text)
@@ -151,11 +151,11 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
     if not sign or not _FORMAT_NAME.fullmatch(head):
         head, rest = "", text
     elif head not in PRESETS:
-        raise ValueError(f"{setting}: no format {head!r}; there are {sorted(PRESETS)}")
+        raise SettingError(setting, f"no format {head!r}; there are {sorted(PRESETS)}")
     source = _located(rest, head)
     if not head and source.where in PRESETS:
-        known = PRESETS[source.where]
-        return Source(known.hub, source.where, source.split or known.split, source.config or known.config)
+        preset = PRESETS[source.where]
+        return Source(preset.hub, source.where, source.split or preset.split, source.config or preset.config)
     _check(source, text, setting)
     return source
 
@@ -174,15 +174,18 @@ def _located(text: str, form: str) -> Source:
 def _check(source: Source, text: str, setting: str) -> None:
     where = source.where
     if not where:
-        raise ValueError(f"{setting}: {text!r} names no file, folder or set")
+        raise SettingError(setting, "names no file, folder or dataset", text)
     if source.is_local:
         if source.split and not Path(where).is_dir():
-            raise ValueError(f"{setting}: {where!r} is a file, which has no splits, got {source.split!r}")
+            raise SettingError(setting, f"{where!r} is a file, which has no splits", source.split)
     elif where.lower().endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
         if source.format:
-            raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder, and no org/name of the hub")
-        known = "" if os.sep in where else f", and no such set; there are {sorted(PRESETS)}"
-        raise ValueError(f"{setting}: cannot read {where!r}: no such file or folder{known}")
+            message = "no such file or folder, and no org/name of the hub"
+        elif os.sep in where:
+            message = "no such file or folder"
+        else:
+            message = f"no such file or folder, and no such dataset; there are {sorted(PRESETS)}"
+        raise SettingError(setting, f"cannot read {where!r}: {message}")
 
 
 def _exists(path: str) -> bool:
@@ -194,9 +197,9 @@ def _exists(path: str) -> bool:
 
 
 def labels(sources: Sequence[Source]) -> list[str]:
-    """One name for each source, which tells it from the others: a path's last parts, as many as that takes.
+    """A unique name for each source: the last parts of its path, as many as it takes to tell it from the others.
 
-    They depend on the sources alone, so the ids of problems, which begin with them, are the same in every run.
+    Problem ids begin with it; it depends on the sources alone, so ids are the same in every run.
     """
     parts = [_parts(source) for source in sources]
     names = []
@@ -207,14 +210,14 @@ def labels(sources: Sequence[Source]) -> list[str]:
     return names
 
 
-def set_names(sources: Sequence[Source]) -> list[str]:
-    """One name for each source as figures by set bear it: its format's, else its file's; labels where those agree."""
+def dataset_names(sources: Sequence[Source]) -> list[str]:
+    """A name for each source in metrics per dataset: its format or its file's name; its label where those agree."""
     names = [source.format or Path(source.where).stem for source in sources]
     return [label if names.count(name) > 1 else name for name, label in zip(names, labels(sources), strict=True)]
 
 
 def _parts(source: Source) -> tuple[str, ...]:
-    """What the label is made of, ending in the split; a hub's name is one part, since its name alone says little."""
+    """The parts of a label, ending in the split; org/name of the hub is one part, since the name alone says little."""
     if not source.is_local:
         return ("", str(source))
     *folders, name = Path(os.path.abspath(source.where)).parts

@@ -2,32 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from treepo.data.problem import Decode, Problem, Task
-from treepo.engine.base import Engine, SamplingParams
-from treepo.evaluate.answering import verify_answers
-from treepo.grow.growth import GrowthRules
-from treepo.grow.sampler import TreeSampler
-
-
-def accuracy(
-    engine: Engine,
-    task: Task,
-    problems: Sequence[Problem],
-    decode: Decode,
-    response_len: int,
-    num_samples: int = 1,
-    temperature: float = 1.0,
-    seed: int = 0,
-) -> float:
-    """Mean reward over `num_samples` independent answers per problem; temperature 0 is greedy."""
-    sampler = TreeSampler(engine, GrowthRules.star(num_samples, response_len, decode), SamplingParams(temperature))
-    grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
-    return float(np.mean([verdict.correct for one in verify_answers(task, grown, decode) for verdict in one.verdicts]))
+from treepo.evaluate.results import Estimate
 
 
 def avg_at_k(correct: np.ndarray) -> float:
@@ -62,10 +41,10 @@ def maj_at_k(
 ) -> float:
     """The mean value of a majority vote among k answers drawn with replacement, over `num_draws` draws.
 
-    extracted_answers: the answers as text [n]; equal text is the same vote. A missing answer (None) is no vote, and a vote that
-    nobody takes part in is wrong. Answers that tie share the vote evenly. A vote is worth the mean `correct` of the
-    answers equal to it. The result depends neither on the order of the answers nor on how they are named.
-    Raises ValueError if k < 1, there are no answers or not as many in `extracted_answers`.
+    extracted_answers: the answers as text [n]; equal texts are the same vote. A missing answer (None) is no vote, and a
+    draw without any vote counts as wrong. Answers that tie share the vote evenly. A vote is worth the mean `correct` of
+    the answers equal to it. The result depends neither on the order of the answers nor on how they are named.
+    Raises ValueError if k < 1, if there are no answers, or if the numbers of answers differ.
     Source: maj@16 of arXiv 2508.17445, section 4, which draws 1,000 times.
     """
     _require_answers(correct)
@@ -103,16 +82,7 @@ def _require_answers(correct: np.ndarray) -> None:
 
 
 LEVEL = 0.95
-"""Share of evaluations on other problems whose interval should hold the true mean."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its interval."""
-
-    value: float
-    low: float
-    high: float
+"""Confidence level: the share of intervals that should contain the true mean."""
 
 
 def mean_with_interval(

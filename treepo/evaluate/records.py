@@ -1,4 +1,4 @@
-"""What is kept of every answer, and what it cost."""
+"""The stored record of an answer, and the cost of decoding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,19 +6,21 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from treepo.utils.text import replace_surrogates
+
 
 class ProblemKey(NamedTuple):
     """One problem as one model answers it under one sampling setting."""
 
     model: str
     setting: str
-    source: str
+    dataset: str
     problem: str
 
 
 @dataclass(frozen=True)
 class AnswerRecord:
-    """One answer and what was made of it."""
+    """One answer and its verdict."""
 
     model: str
     """Folder or name of the model."""
@@ -26,11 +28,11 @@ class AnswerRecord:
     setting: str
     """Label of the sampling setting."""
 
-    source: str
-    """Label of the set that the problem is from."""
+    dataset: str
+    """Label of the dataset that the problem is from."""
 
     problem: str
-    """Its id, unique in the set."""
+    """Its id, unique in the dataset."""
 
     sample: int
     """Number of the answer among those to the problem, from 0."""
@@ -38,20 +40,20 @@ class AnswerRecord:
     prompt: str
     """The question as asked."""
 
-    known: str
-    """The known answer."""
+    ground_truth: str
+    """The reference answer."""
 
     response: str
-    """What the model wrote."""
+    """The model's response."""
 
     extracted_answer: str | None
-    """The answer read off the response, in a form that equal answers share; None if there is none."""
+    """The extracted answer in a form that equal answers share; None if there is none."""
 
     correct: float
-    """What the verifier says of it, 0 to 1."""
+    """The verifier's score, 0 to 1."""
 
     outcome: str
-    """How the verifier came to that: checked, no answer, a time-out and so on."""
+    """The verifier's outcome: graded, no answer, a time-out and so on."""
 
     num_tokens: int
     """Length of the response in tokens."""
@@ -60,40 +62,40 @@ class AnswerRecord:
     """Why the response ended."""
 
     seed: int
-    """The random stream it was drawn from."""
+    """Seed of the random stream that sampled it."""
 
     @property
     def key(self) -> ProblemKey:
-        """The problem that this is an answer to."""
-        return ProblemKey(self.model, self.setting, self.source, self.problem)
+        """The problem that this answers."""
+        return ProblemKey(self.model, self.setting, self.dataset, self.problem)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What decoding took."""
+    """The cost of decoding."""
 
     tokens_decoded: int = 0
-    """Tokens sampled, those shared by several answers once."""
+    """Tokens sampled; tokens that several answers share count once."""
 
     tokens_prefilled: int = 0
     """Tokens of prefixes that the engine computed."""
 
     wall_s: float = 0.0
-    """Seconds by the clock."""
+    """Wall time in seconds."""
 
     accelerator_s: float = 0.0
-    """Seconds by the clock times the accelerators in use."""
+    """Wall time times the number of accelerators in use."""
 
 
 SCHEMA = pa.schema(
     [
         ("model", pa.string()),
         ("setting", pa.string()),
-        ("source", pa.string()),
+        ("dataset", pa.string()),
         ("problem", pa.string()),
         ("sample", pa.int32()),
         ("prompt", pa.string()),
-        ("known", pa.string()),
+        ("ground_truth", pa.string()),
         ("response", pa.string()),
         ("extracted_answer", pa.string()),
         ("correct", pa.float64()),
@@ -113,14 +115,9 @@ def to_table(records: Sequence[AnswerRecord]) -> pa.Table:
     """
     columns = {name: [getattr(record, name) for record in records] for name in SCHEMA.names}
     for name in ProblemKey._fields:
-        bad = [value for value in columns[name] if storable(value) != value]
+        bad = [value for value in columns[name] if replace_surrogates(value) != value]
         if bad:
             raise ValueError(f"{name}: {bad[0]!a} holds half a surrogate pair, which is no text")
-    for name in ("prompt", "known", "response", "extracted_answer", "outcome", "stop"):
-        columns[name] = [None if value is None else storable(value) for value in columns[name]]
+    for name in ("prompt", "ground_truth", "response", "extracted_answer", "outcome", "stop"):
+        columns[name] = [None if value is None else replace_surrogates(value) for value in columns[name]]
     return pa.table(columns, schema=SCHEMA)
-
-
-def storable(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair; complete pairs become their character."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

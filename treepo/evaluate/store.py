@@ -1,11 +1,11 @@
-"""One Parquet file of answers, and what they cost."""
+"""A folder of answers and their costs, in Parquet files that survive interruptions."""
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from treepo.errors import StoreError
+from treepo.errors import SettingError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
-from treepo.utils.io import locked
+from treepo.utils.io import LOCK, lock_dir
 from treepo.utils.io import replacing as replacing_file
 
 UNFINISHED = "unfinished-"
@@ -25,7 +25,7 @@ UNFINISHED = "unfinished-"
 
 @dataclass(frozen=True)
 class PartCost:
-    """What the answers of one model and setting that were kept at the same time cost together."""
+    """The cost of answers of one model and setting that were stored together."""
 
     model: str
     setting: str
@@ -41,7 +41,7 @@ They stand in the metadata of the answers' own file, so that neither can be kept
 COSTS_KEY = b"treepo.costs"
 
 WRITING = {"compression": "zstd", "write_page_checksum": True}
-"""With checksums a damaged page is an error, not another answer."""
+"""Checksums turn a damaged page into an error instead of another answer."""
 
 
 def write_answers(path: Path, tables: Iterable[pa.Table], costs: Mapping[str, PartCost]) -> None:
@@ -53,25 +53,25 @@ def write_answers(path: Path, tables: Iterable[pa.Table], costs: Mapping[str, Pa
 
 
 def read_answers(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a file. Raises StoreError naming it if it is damaged or holds something else."""
+    """Some columns of a file. Raises SettingError naming it if it is damaged or holds something else."""
     with _opened(path) as file:
         return file.read(list(columns)).replace_schema_metadata()
 
 
 def read_costs(path: Path) -> dict[str, PartCost]:
-    """The parts that a file consists of and what they cost. Raises StoreError like `read_answers`."""
+    """The parts that a file consists of and what they cost. Raises SettingError like `read_answers`."""
     with _opened(path) as file:
         return COSTS.validate_json((file.schema_arrow.metadata or {}).get(COSTS_KEY, b"no costs"))
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` once all is written and on disk; raises StoreError if not."""
+    """Yield a path to write to, which then takes the place of `path`; raises SettingError if that fails."""
     try:
         with replacing_file(path, path.with_name(UNFINISHED + path.name)) as unfinished:
             yield unfinished
     except OSError as error:
-        raise StoreError(f"out: cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise SettingError("out", f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -83,50 +83,45 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise StoreError(f"out: {str(path)!r} cannot be read as answers: {reason}") from error
+        raise SettingError("out", f"{str(path)!r} cannot be read as answers: {reason}") from error
 
 
-ANSWERS, SETTINGS, LOCK = "answers.parquet", "settings.json", "lock"
-OURS = re.compile(rf"lock|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|asked|results)\.json)")
+ANSWERS, SETTINGS = "answers.parquet", "settings.json"
+FINGERPRINTS, RESULTS = "fingerprints.json", "results.json"
+OURS = re.compile(rf"{LOCK}|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(settings|fingerprints|results)\.json)")
 """Names of the files of such a folder."""
 
 KIND = "kind"
-"""The setting that tells a folder of ours from others with files of the same names."""
+"""The setting that distinguishes our folders from others with files of the same names."""
 
 SAMPLE = (*ProblemKey._fields, "sample")
-"""What tells an answer from all others."""
+"""The columns that identify an answer."""
 
 
 @dataclass(frozen=True)
 class AnswerStore:
     """The answers in one folder: parts as problems are finished, one `answers.parquet` in the end.
 
-    One process may write at a time (`alone`). What cannot be read is a StoreError, in one line, that names the file.
+    One process may write at a time (`lock`). A SettingError names the file or folder that cannot be read or written.
     """
 
     folder: Path
 
     @contextmanager
-    def alone(self, notify: Callable[[str], None]) -> Iterator[None]:
-        """While no other process writes to the folder, which is made; raises StoreError if one does.
-
-        notify: told in a line if that cannot be had.
-        """
-        with ExitStack() as stack:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self.folder / LOCK, notify))
-            except BlockingIOError as error:
-                raise StoreError(f"out: another process writes to {str(self.folder)!r}") from error
-            except OSError as error:
-                raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+    def lock(self) -> Iterator[None]:
+        """Make the folder and keep other processes from writing to it; raises SettingError if one does."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError("out", f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+        with lock_dir(self.folder):
             yield
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder ready for answers under these settings, new ones or more of them.
+        """Prepare the folder for answers, the first or more, under these settings.
 
-        What an interruption left unfinished is removed. settings: all that answers depend on, as JSON can hold it.
-        Raises StoreError saying what differs if there are answers under others.
+        Unfinished files of an interrupted process are removed. settings: everything that answers depend on, as JSON.
+        Raises SettingError saying what differs if there are answers under others.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,21 +131,23 @@ class AnswerStore:
                 path.unlink()
             self._remove_compacted()
         except OSError as error:
-            raise StoreError(f"out: cannot write to {str(self.folder)!r}: {error.strerror}") from error
+            raise SettingError("out", f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
 
     def _require_ours(self) -> None:
-        """Raise StoreError if there are files that are not those of such a folder."""
+        """Raise SettingError if there are files that are not those of such a folder."""
         names = sorted(path.name for path in self.folder.iterdir())
         foreign = [name for name in names if not OURS.fullmatch(name)]
         if SETTINGS not in names:
-            foreign += [name for name in ("asked.json", "results.json") if name in names]
+            foreign += [name for name in (FINGERPRINTS, RESULTS) if name in names]
         if foreign:
-            raise StoreError(f"out: {str(self.folder)!r} holds other files, such as {foreign[0]!r}; give a new folder")
+            raise SettingError(
+                "out", f"{str(self.folder)!r} holds other files, such as {foreign[0]!r}; give a new folder"
+            )
 
     def append(self, records: Sequence[AnswerRecord], cost: Cost) -> None:
-        """Keep all answers to some problems, of one model and setting, and what they cost together: all or nothing.
+        """Store all answers to some problems, of one model and setting, with their cost: all or nothing.
 
-        They are on disk when this returns. Raises StoreError if a field of a key is no text.
+        They are on disk when this returns. Raises ValueError if a field of a key is no text.
         """
         assert len({(r.model, r.setting) for r in records}) == 1, "one model, one setting"
         name = self._next_part(records)
@@ -158,14 +155,14 @@ class AnswerStore:
         write_answers(self.folder / name, [to_table(records)], {name: part_cost})
 
     def done(self) -> set[ProblemKey]:
-        """The problems whose answers are kept."""
+        """The problems whose answers are stored."""
         columns = self.read(ProblemKey._fields).to_pydict()
         return set(map(ProblemKey, *(columns[name] for name in ProblemKey._fields)))
 
     def read(self, columns: Sequence[str] = tuple(SCHEMA.names)) -> pa.Table:
-        """All answers in the order in which they were kept; the columns of SCHEMA, or some of them.
+        """All answers in the order in which they were stored; the columns of SCHEMA, or some of them.
 
-        Raises StoreError if the same answer is in two files, which copying files about can bring.
+        Raises SettingError if the same answer is in two files, as after copying files.
         """
         tables, holders = [SCHEMA.empty_table().select(list(columns))], {}
         for path in self._files():
@@ -173,14 +170,14 @@ class AnswerStore:
             for sample in zip(*(table[name].to_pylist() for name in SAMPLE), strict=True):
                 holder = holders.setdefault(sample, path.name)
                 if holder != path.name:
-                    raise StoreError(f"out: {holder!r} and {path.name!r} both hold {sample}; remove one of them")
+                    raise SettingError("out", f"{holder!r} and {path.name!r} both hold {sample}; remove one of them")
             tables.append(table.select(list(columns)))
         return pa.concat_tables(tables)
 
     def costs(self) -> dict[tuple[str, str], Cost]:
-        """What all answers of each (model, setting) cost, in the order in which they were begun.
+        """The cost of all answers by (model, setting), in the order in which they were begun.
 
-        Work that an interruption undid is not in it: there are no answers from it either.
+        Work lost to an interruption is not included: there are no answers from it either.
         """
         costs: dict[tuple[str, str], list[Cost]] = {}
         for part in self._costs().values():
@@ -188,7 +185,7 @@ class AnswerStore:
         return {key: _total(parts) for key, parts in costs.items()}
 
     def compact(self) -> None:
-        """Put all answers into `answers.parquet`. Interrupted, it has not begun or is ended by `claim`."""
+        """Merge all answers into `answers.parquet`; after an interruption `claim` completes it."""
         files = self._files()
         if any(path.name != ANSWERS for path in files):
             tables = (read_answers(path, SCHEMA.names) for path in files)
@@ -236,20 +233,20 @@ def _total(costs: Sequence[Cost]) -> Cost:
 
 
 def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) -> None:
-    """Write the settings down, or compare them with those written down."""
+    """Write the settings, or compare them with those written before."""
     new = json.loads(json.dumps(settings, allow_nan=False))
     if may_begin and path.exists() and _kind(path) != new.get(KIND):
-        raise StoreError(f"out: {str(path.parent)!r} holds a {path.name} of something else; give a new folder")
+        raise SettingError("out", f"{str(path.parent)!r} holds a {path.name} of something else; give a new folder")
     if may_begin or not path.exists():
         if not may_begin:
-            raise StoreError(f"out: {str(path.parent)!r} holds answers but no {path.name}")
+            raise SettingError("out", f"{str(path.parent)!r} holds answers but no {path.name}")
         with replacing(path) as unfinished:
             unfinished.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
         return
     try:
         before = _flat(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
-        raise StoreError(f"out: {str(path)!r} cannot be read as settings: {error}") from error
+        raise SettingError("out", f"{str(path)!r} cannot be read as settings: {error}") from error
     now = _flat(new)
     differing = [
         f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
@@ -257,7 +254,7 @@ def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) 
         if before.get(key) != now.get(key)
     ]
     if differing:
-        raise StoreError(f"out: {str(path.parent)!r} has answers under other settings: {'; '.join(differing)}")
+        raise SettingError("out", f"{str(path.parent)!r} has answers under other settings: {'; '.join(differing)}")
 
 
 def _kind(path: Path) -> Any:

@@ -1,31 +1,26 @@
-"""Results as tables of text, for the terminal and for documents, and as JSON."""
+"""Results as tables of text, for the terminal and for documents."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from treepo.evaluate.estimates import Estimate
-from treepo.evaluate.results import Result, SetResult
-from treepo.utils.text import printable
+from treepo.evaluate.results import DatasetResult, Estimate, Result, first_setting, relative_cost
+from treepo.utils.text import sanitize
 
 NOTHING = "-"
-"""Stands where there is no figure."""
+"""Stands for a missing value."""
 
-ALL_SETS = "all sets"
-"""Heads the column of all sets together, the last one where there are several."""
+ALL_DATASETS = "all datasets"
+"""Heads the column of all datasets together, the last one where there are several."""
 
 LABELS = ("model", "setting", "k")
 COST_HEADER = ("problems", "avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
 GAIN_HEADER = ("problems", "avg@k", "maj@k")
 SPEED_HEADER = ("tokens per answer", "prefix tokens", "answers per s")
-
-RELATIVE = ("tokens_decoded", "tokens_prefilled", "wall_s", "accelerator_s")
-"""Costs that are compared with those of a model's first setting."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +33,21 @@ class TextTable:
 
 
 def text_tables(results: Sequence[Result]) -> list[TextTable]:
-    """Accuracy by set, pass@k, cost beside accuracy, lengths and speed, outcomes; one row per model and setting.
+    """Accuracy by dataset, pass@k, gains, cost beside accuracy, lengths and speed, outcomes; one row per result.
 
-    Accuracies are in percent, followed by their interval; beside the cost they are those over all sets, after the
-    number of problems. Costs are followed by how many times those of the model's first setting they are, per answer.
-    Where there are several rows, gains over the first one follow, in points. Where there is one set, no column of all
-    sets repeats it.
+    Accuracies are in percent, followed by their interval; beside the cost they are those over all datasets. Costs are
+    followed by their ratio to the cost per answer of the model's first setting. Gains over the first row, in points,
+    are shown if there are several rows; a column of all datasets, if there are several datasets.
     """
-    sources = list(dict.fromkeys(part.source for result in results for part in result.sets))
-    columns = [*sources, ALL_SETS] if len(sources) > 1 else sources
+    datasets = list(dict.fromkeys(part.dataset for result in results for part in result.datasets))
+    columns = [*datasets, ALL_DATASETS] if len(datasets) > 1 else datasets
     ks = sorted({k for result in results for k in result.overall.pass_at})
+    passes = [f"pass@{k}" for k in ks]
     outcomes = sorted({outcome for result in results for outcome in result.overall.outcomes})
     tables = [
-        _table("avg@k", columns, results, lambda r: _by_set(r, sources, lambda part: part.avg)),
-        _table("maj@k", columns, results, lambda r: _by_set(r, sources, lambda part: part.maj)),
-        _table(
-            "pass@k, all sets", [f"pass@{k}" for k in ks], results, lambda r: [_of(r.overall.pass_at, k) for k in ks]
-        ),
+        _table("avg@k", columns, results, lambda r: _by_dataset(r, datasets, lambda part: part.avg)),
+        _table("maj@k", columns, results, lambda r: _by_dataset(r, datasets, lambda part: part.maj)),
+        _table("pass@k, all datasets", passes, results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
         _table("Cost and accuracy", COST_HEADER, results, lambda r: _cost_cells(r, first_setting(r, results))),
         _table("Lengths and speed", SPEED_HEADER, results, lambda r: _speed_cells(r, first_setting(r, results))),
         _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
@@ -64,57 +57,30 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
 
 
 def rich_table(table: TextTable) -> Table:
-    """The table for the terminal, where five figures with their intervals fit into 80 columns.
+    """The table for the terminal; five values with their intervals fit into 80 columns.
 
-    Model and setting are one column, and the only one to be wrapped. Nothing is read as markup.
+    Model and setting share one column, the only one to be wrapped. Nothing is read as markup.
     """
     shown = Table(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
     shown.add_column(Text("model\nsetting"), overflow="fold")
     for name in table.header[2:]:
         shown.add_column(_stacked(name), justify="right", no_wrap=True)
-    for model, setting, *figures in table.rows:
-        shown.add_row(Text(f"{model}\n{setting}"), *map(_stacked, figures))
+    for model, setting, *values in table.rows:
+        shown.add_row(Text(f"{model}\n{setting}"), *map(_stacked, values))
     return shown
-
-
-def to_json(results: Sequence[Result]) -> str:
-    """All figures: fields as they are named in Result, with `trajectories_per_s` and `relative_cost`; null for none."""
-    rows = [
-        asdict(result)
-        | {
-            "trajectories_per_s": result.trajectories_per_s,
-            "relative_cost": relative_cost(result, first_setting(result, results)),
-        }
-        for result in results
-    ]
-    return json.dumps(rows, indent=1, allow_nan=False) + "\n"
-
-
-def first_setting(result: Result, results: Sequence[Result]) -> Result:
-    """The first result of the same model."""
-    return next(other for other in results if other.model == result.model)
-
-
-def relative_cost(result: Result, first: Result) -> dict[str, float | None]:
-    """How many times those of `first` the costs are, per answer; None where that cost nothing."""
-    shares = {}
-    for name in RELATIVE:
-        ours, theirs = (getattr(r.cost, name) / r.overall.num_answers for r in (result, first))
-        shares[name] = ours / theirs if theirs > 0 else None
-    return shares
 
 
 def _table(
     title: str, header: Sequence[str], results: Sequence[Result], cells: Callable[[Result], list[str]]
 ) -> TextTable:
     rows = [(result.model, result.setting, str(result.k), *cells(result)) for result in results]
-    return TextTable(title, _printable([*LABELS, *header]), tuple(map(_printable, rows)))
+    return TextTable(title, _sanitized([*LABELS, *header]), tuple(map(_sanitized, rows)))
 
 
-def _by_set(result: Result, sources: Sequence[str], figure: Callable[[SetResult], Estimate]) -> list[str]:
-    figures = {part.source: figure(part) for part in result.sets}
-    by_set = [_of(figures, source) for source in sources]
-    return [*by_set, _percent(figure(result.overall))] if len(sources) > 1 else by_set
+def _by_dataset(result: Result, datasets: Sequence[str], estimate: Callable[[DatasetResult], Estimate]) -> list[str]:
+    estimates = {part.dataset: estimate(part) for part in result.datasets}
+    by_dataset = [_of(estimates, dataset) for dataset in datasets]
+    return [*by_dataset, _percent(estimate(result.overall))] if len(datasets) > 1 else by_dataset
 
 
 def _cost_cells(result: Result, first: Result) -> list[str]:
@@ -151,8 +117,8 @@ def _outcome_cells(result: Result, outcomes: Sequence[str]) -> list[str]:
     return [f"{100 * result.overall.outcomes.get(outcome, 0.0):.1f}" for outcome in outcomes]
 
 
-def _of(figures: dict[Any, Estimate], key: object) -> str:
-    return _percent(figures[key]) if key in figures else NOTHING
+def _of(estimates: dict[Any, Estimate], key: object) -> str:
+    return _percent(estimates[key]) if key in estimates else NOTHING
 
 
 def _percent(estimate: Estimate) -> str:
@@ -164,10 +130,10 @@ def _signed(estimate: Estimate) -> str:
 
 
 def _stacked(cell: str) -> Text:
-    """A figure above its interval: rich would break numbers to save width."""
+    """A value above its interval: rich would break numbers to save width."""
     return Text(cell.replace(" ", "\n"))
 
 
-def _printable(cells: Sequence[str]) -> tuple[str, ...]:
+def _sanitized(cells: Sequence[str]) -> tuple[str, ...]:
     """Names come from outside: no character in them may steer the terminal."""
-    return tuple(map(printable, cells))
+    return tuple(map(sanitize, cells))

@@ -1,4 +1,4 @@
-"""Growing: from problems to trees."""
+"""Growing trees of responses to problems."""
 
 from treepo.grow.branching import (
     Branching,
@@ -9,19 +9,19 @@ from treepo.grow.branching import (
     RandomBranching,
     TokenBudgetBranching,
 )
-from treepo.grow.fallback import Backtrack, Cut, Fallback, Finished, NoFallback
-from treepo.grow.growth import GrowthRules
+from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack, BacktrackPoint, Fallback, FinishedPath, NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
 
 __all__ = [
     "Backtrack",
+    "BacktrackPoint",
     "Branching",
-    "Cut",
     "EvenBranching",
     "Fallback",
-    "Finished",
+    "FinishedPath",
     "GrowthRules",
     "InitialFork",
     "Level",

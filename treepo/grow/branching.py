@@ -6,18 +6,19 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from treepo.errors import StrategyError
+from treepo.errors import SettingError, StrategyError
 from treepo.grow.shape import TreeShape
 from treepo.tree import Tree
+from treepo.utils.numeric import largest_remainder, softmax
 
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One tree when all its active paths have finished a segment.
+    """A growing tree whose active paths have all finished a segment.
 
-    shape: the tree's, with the width that its token budget allows at this level; nodes: the last node of each path that
-    goes on; num_finished: trajectories so far; num_just_finished: those of this level; depth: segments from the prompt
-    to here.
+    shape: the tree's, with the width that its token budget allows at this level. nodes: the last node of each active
+    path. num_finished: trajectories so far. num_just_finished: those that ended at this level. depth: segments from the
+    prompt to here.
     """
 
     shape: TreeShape
@@ -29,12 +30,12 @@ class Level:
 
     @property
     def num_active(self) -> int:
-        """Paths that go on."""
+        """Number of active paths."""
         return len(self.nodes)
 
 
 class Branching(Protocol):
-    """The children of each active path, at least 1 each, in the order of the paths."""
+    """Returns the number of children of each active path, at least 1, in the order of `level.nodes`."""
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]: ...
 
@@ -53,24 +54,23 @@ class InitialFork:
     """Most children."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.high:
-            raise ValueError(f"low..high must be a range of numbers from 1, got {self.low}..{self.high}")
+        _check_range(self.low, self.high)
 
     def __call__(self, shape: TreeShape, rng: np.random.Generator) -> int:
         return min(shape.width, int(rng.integers(self.low, self.high + 1)))
 
 
 def transferred_budget(level: Level, num_children: int) -> int:
-    """Children to share at a level: finished paths pass their budget on to the active ones.
+    """Children of a whole level: finished paths pass their budget on to the active ones.
 
-    total = max(a, min(max(w - F, 0), b (a + f))) with a active, F finished, f of them at this level (the authors'
-    release completes the paper's section 2.2 like this). Active plus finished never exceed the width.
+    total = max(a, min(max(w - F, 0), b (a + f))) with a active, F finished, f of them at this level (the
+    paper's section 2.2, completed as in the authors' release). Active plus finished never exceed the width.
     """
     return _within(level, num_children * (level.num_active + level.num_just_finished))
 
 
 def share_evenly(total: int, num_paths: int, rng: np.random.Generator) -> list[int]:
-    """`total` in equal shares; what is left over goes to randomly chosen paths, one each."""
+    """`total` in equal shares; the remainder goes to randomly chosen paths, one each."""
     share, rest = divmod(total, num_paths)
     counts = np.full(num_paths, share)
     counts[rng.permutation(num_paths)[:rest]] += 1
@@ -99,8 +99,7 @@ class RandomBranching:
     """Most children."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.high:
-            raise ValueError(f"low..high must be a range of numbers from 1, got {self.low}..{self.high}")
+        _check_range(self.low, self.high)
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
         num_children = int(rng.integers(self.low, self.high + 1))
@@ -109,34 +108,34 @@ class RandomBranching:
 
 @dataclass(frozen=True)
 class TokenBudgetBranching:
-    """As many children as decode at most `max_tokens` tokens in the next segment, in equal shares, within the width.
+    """As many children as decode at most `max_step_tokens` tokens in the next segment, in equal shares.
 
-    Active paths are never dropped, so that a level with more of them than the budget allows decodes more.
+    Active paths are never dropped, so a level with more of them than the budget allows decodes more tokens.
     """
 
-    max_tokens: int = 1024
+    max_step_tokens: int = 1024
     """Tokens that a tree decodes per level."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.max_step_tokens < 1:
+            raise SettingError("max_step_tokens", "must be at least 1", self.max_step_tokens)
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
-        if self.max_tokens < level.shape.segment_len:
+        if self.max_step_tokens < level.shape.segment_len:
             raise StrategyError(
-                f"branching: TokenBudgetBranching with max_tokens={self.max_tokens} cannot decode a segment of "
-                f"{level.shape.segment_len} tokens"
+                f"branching: TokenBudgetBranching with max_step_tokens={self.max_step_tokens} cannot decode a segment "
+                f"of {level.shape.segment_len} tokens"
             )
-        total = _within(level, self.max_tokens // level.shape.segment_len)
+        total = _within(level, self.max_step_tokens // level.shape.segment_len)
         return share_evenly(total, level.num_active, rng)
 
 
 @dataclass(frozen=True)
 class LogprobBranching:
-    """The transferred budget by how likely the paths were: 1 child each, the rest by softmax and largest remainder.
+    """The transferred budget by the likelihood of the paths: 1 child each, the rest by softmax and largest remainder.
 
     A path's score is the mean or sum of its sampled log-probabilities; its share of the rest is softmax(score / T) over
-    the tree's active paths, with the opposite sign where the budget goes to improbable paths. Source: section 4.4.
+    the tree's active paths, with the opposite sign if improbable paths are to get more. Source: section 4.4.
     """
 
     toward: Literal["low", "high"] = "low"
@@ -158,14 +157,13 @@ class LogprobBranching:
         for name in ("temperature", "last_temperature"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+                raise SettingError(name, "must be positive", value)
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
         scores = np.array([self._score(level, node) for node in level.nodes])
         logits = (scores if self.toward == "high" else -scores) / self.temperature_at(level)
-        weights = np.exp(logits - logits.max())
         rest = transferred_budget(level, level.shape.num_children) - level.num_active
-        return (1 + largest_remainder(rest, weights / weights.sum())).tolist()
+        return [1 + extra for extra in largest_remainder(rest, softmax(logits).tolist())]
 
     def temperature_at(self, level: Level) -> float:
         """The temperature of a level: `temperature` at depth 1, `last_temperature` at the last one that can fork."""
@@ -180,13 +178,11 @@ class LogprobBranching:
         return float(logprobs.mean() if self.reduction == "mean" else logprobs.sum())
 
 
-def largest_remainder(total: int, shares: np.ndarray) -> np.ndarray:
-    """int64: `total` in whole numbers close to total x shares; the largest fractions are rounded up, ties in order."""
-    quotas = total * shares
-    counts = np.floor(quotas).astype(np.int64)
-    fractions = counts - quotas
-    counts[np.argsort(fractions, kind="stable")[: total - counts.sum()]] += 1
-    return counts
+def _check_range(low: int, high: int) -> None:
+    if low < 1:
+        raise SettingError("low", "must be at least 1", low)
+    if high < low:
+        raise SettingError("high", f"must be at least low = {low}", high)
 
 
 def _within(level: Level, wanted: int) -> int:

@@ -1,4 +1,4 @@
-"""Which finished trajectory to resume, and where it is cut."""
+"""Where a tree without active paths grows again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,18 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from treepo.errors import SettingError
 from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
+from treepo.utils.numeric import softmax
 
 
 @dataclass(frozen=True, eq=False)
-class Finished:
+class FinishedPath:
     """One finished trajectory.
 
-    leaf: its node; stop: why it ended; logprobs float32 [n]: sampled log-probabilities of its n response tokens;
-    is_open: whether it holds a box that was opened and never closed.
+    leaf: its last node. stop: why it ended. logprobs: float32 [n], sampled log-probabilities of its n response tokens.
+    is_open: whether it begins an answer that it does not complete.
     """
 
     leaf: int
@@ -30,62 +32,62 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Backtrack on the way to `leaf` after the first `keep` response tokens; keep = 0 is the prompt."""
+class BacktrackPoint:
+    """A point of the trajectory to `leaf`: after its first `num_kept` response tokens; 0 is the end of the prompt."""
 
     leaf: int
-    keep: int
+    num_kept: int
 
 
-FROM_PROMPT = Cut(ROOT, 0)
+FROM_PROMPT = BacktrackPoint(ROOT, 0)
 
 
 class Fallback(Protocol):
-    """At least one cut, in the order in which they are used; the sampler asks again when it has used all.
+    """Returns at least one point to grow from, in order of use; it is called again when all have been used.
 
     None gives the tree up: it stays with the trajectories it has.
     """
 
     def __call__(
-        self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator
-    ) -> list[Cut] | None: ...
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint] | None: ...
 
 
 @dataclass(frozen=True)
 class NoFallback:
     """A tree ends when no path is active, perhaps with fewer than `width` trajectories."""
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> None:
+    def __call__(self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator) -> None:
         return None
 
 
 @dataclass(frozen=True)
 class Backtrack:
-    """Go through the finished trajectories in some order and cut each somewhere; without a usable one, from the prompt.
+    """Backtracks into finished trajectories, one after the other; without a usable one, to the prompt.
 
     The default is the paper's: a random segment boundary of those that ended with an answer or EOS, in random order.
-    Cuts that are no segment boundary split a node; they lengthen responses and lower accuracy (section 4.2).
+    Points inside a segment split its node; they lengthen responses and lower accuracy (section 4.2).
     """
 
     order: Literal["answered", "all", "by_reason", "longest", "long_answered"] = "answered"
-    """Which: those with an answer or EOS, at random; all, at random; all, by why they ended, the best reason first;
-    all, the longest first; those with an answer and at least `min_segments` segments, at random."""
+    """Which trajectories: those with an answer or EOS, in random order; all, in random order; all, the best stop reason
+    first; all, the longest first; those with an answer and at least `min_segments` segments, in random order."""
 
     noise: float = 0.0
     """Scale of the Gumbel noise on the ranks of `by_reason`; 0 is strict."""
 
     min_segments: int = 2
-    """For `long_answered`."""
+    """Fewest segments of a trajectory that `long_answered` uses."""
 
     cut: Literal["boundary", "unlikely_token", "unlikely_block", "likely_block", "prompt"] = "boundary"
-    """Where: a random boundary of windows; before the least likely token; before a block of `block_len` tokens drawn by
-    softmax of its mean log-probability, unlikely or likely ones preferred; the prompt."""
+    """Where: at a random boundary of windows; before the least likely token; before a block of `block_len` tokens that
+    is drawn by the softmax of its mean log-probability, unlikely or likely ones preferred; at the prompt."""
 
     window: int | None = None
-    """Tokens per window of `boundary`; segment_len if not given."""
+    """Tokens per window of `boundary`; `tree.segment_len` if not given."""
 
     max_windows: int | None = None
-    """Most windows that `boundary` drops; any number if not given."""
+    """Most windows that `boundary` drops; no limit if not given."""
 
     block_len: int = 128
     """Tokens per block."""
@@ -97,23 +99,27 @@ class Backtrack:
         for name in ("window", "max_windows", "block_len", "min_segments"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise SettingError(name, "must be at least 1", value)
         if self.noise < 0:
-            raise ValueError(f"noise must not be negative, got {self.noise}")
+            raise SettingError("noise", "must not be negative", self.noise)
         if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+            raise SettingError("temperature", "must be positive", self.temperature)
 
-    def __call__(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Cut]:
-        cuts = [Cut(f.leaf, self.keep(f, shape, rng)) for f in self.ordered(finished, shape, rng)]
-        return cuts or [FROM_PROMPT]
+    def __call__(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[BacktrackPoint]:
+        ordered = self.ordered(finished, shape, rng)
+        return [BacktrackPoint(path.leaf, self.num_kept(path, shape, rng)) for path in ordered] or [FROM_PROMPT]
 
-    def ordered(self, finished: Sequence[Finished], shape: TreeShape, rng: np.random.Generator) -> list[Finished]:
-        """The usable trajectories in the order in which they are resumed."""
+    def ordered(
+        self, finished: Sequence[FinishedPath], shape: TreeShape, rng: np.random.Generator
+    ) -> list[FinishedPath]:
+        """The usable trajectories in the order in which they are used."""
         match self.order:
             case "answered":
                 usable = [f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)]
             case "long_answered":
-                min_len = shape.border(self.min_segments - 1)
+                min_len = shape.boundary(self.min_segments - 1)
                 usable = [f for f in finished if f.stop == StopReason.ANSWER and f.response_len > min_len]
             case "all" | "by_reason" | "longest":
                 usable = list(finished)
@@ -126,36 +132,35 @@ class Backtrack:
             return [usable[i] for i in np.argsort(ranks, kind="stable")]
         return usable
 
-    def keep(self, trajectory: Finished, shape: TreeShape, rng: np.random.Generator) -> int:
-        """Response tokens to keep, fewer than there are."""
+    def num_kept(self, path: FinishedPath, shape: TreeShape, rng: np.random.Generator) -> int:
+        """Response tokens of a trajectory that are kept, fewer than it has."""
         match self.cut:
             case "boundary":
-                return self._boundary(trajectory.response_len, shape, rng)
+                return self._boundary(path.response_len, shape, rng)
             case "unlikely_token":
-                return int(trajectory.logprobs.argmin())
+                return int(path.logprobs.argmin())
             case "unlikely_block" | "likely_block":
-                return self._block(trajectory.logprobs, rng)
+                return self._block(path.logprobs, rng)
             case "prompt":
                 return 0
 
     def _boundary(self, response_len: int, shape: TreeShape, rng: np.random.Generator) -> int:
-        """(n - k) windows of n = ceil(length / window), k ~ U{1..min(n, max_windows)}: the last one always goes."""
+        """The end of the first n - k windows of n = ceil(length / window), k ~ U{1..min(n, max_windows)}."""
         num_windows = -(-response_len // self.window) if self.window else shape.num_segments(response_len)
         dropped = int(rng.integers(1, min(num_windows, self.max_windows or num_windows) + 1))
         kept = num_windows - dropped
-        return kept * self.window if self.window else shape.border(kept)
+        return kept * self.window if self.window else shape.boundary(kept)
 
     def _block(self, logprobs: np.ndarray, rng: np.random.Generator) -> int:
         starts = np.arange(0, len(logprobs), self.block_len)
         means = np.array([logprobs[start : start + self.block_len].mean() for start in starts], np.float64)
         logits = (means if self.cut == "likely_block" else -means) / self.temperature
-        weights = np.exp(logits - logits.max())
-        return int(starts[rng.choice(len(starts), p=weights / weights.sum())])
+        return int(starts[rng.choice(len(starts), p=softmax(logits))])
 
 
-def reason_rank(trajectory: Finished) -> int:
-    """0 for an answer, then an unclosed answer, EOS, the deepest level, the longest response, repetition."""
-    if trajectory.is_open and trajectory.stop != StopReason.ANSWER:
+def reason_rank(path: FinishedPath) -> int:
+    """0 for an answer, then an incomplete answer, EOS, the deepest level, the longest response, repetition."""
+    if path.is_open and path.stop != StopReason.ANSWER:
         return 1
     ranks = (StopReason.ANSWER, None, StopReason.EOS, StopReason.DEPTH, StopReason.LENGTH, StopReason.REPETITION)
-    return ranks.index(trajectory.stop)
+    return ranks.index(path.stop)

@@ -1,4 +1,4 @@
-"""TreeSampler: drives all trees over one engine. The one place where trees and engines meet."""
+"""Growing many trees over one engine: the one place where trees and engines meet."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from itertools import count
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SamplingParams
-from treepo.grow.growth import GrowthRules, Segment, TreeBuilder
+from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 
@@ -22,14 +22,14 @@ class TreeSampler:
     def grow(
         self, problems: Sequence[Problem], seed: int, chosen: Sequence[int] | None = None
     ) -> Iterator[tuple[int, Tree]]:
-        """Yield (position in `problems`, its finished tree) as the trees finish. chosen: the positions of the problems
-        that are asked here, in rising order; all if not given.
+        """Yield (position in `problems`, its finished tree) as the trees finish.
 
-        A tree depends on `seed`, its problem and the model alone: not on the other problems, not on the engine's batch.
-        A problem that is there twice grows two different trees, wherever each is asked. No more trees grow at a time
-        than the engine can hold, so that those under way come before new ones.
+        chosen: the positions of the problems to grow, in rising order; all if not given. A tree depends on `seed`, its
+        problem and the model alone: not on the other problems, not on the engine's batch. A problem that occurs twice
+        gets two different trees, whether both are grown here or not. Not more trees grow at a time than the engine can
+        hold, so that those under way go first.
         """
-        waiting = deque(self._plant(problems, seed, range(len(problems)) if chosen is None else chosen))
+        waiting = deque(self._builders(problems, seed, range(len(problems)) if chosen is None else chosen))
         growing: dict[int, TreeBuilder] = {}
         under_way: dict[int, tuple[int, int]] = {}
         request_ids = count()
@@ -37,16 +37,16 @@ class TreeSampler:
 
         def submit(position: int, segments: list[Segment]) -> None:
             for index, segment in enumerate(segments):
-                request = self._request(next(request_ids), segment, position)
-                self.engine.submit(request)
-                under_way[request.request_id] = (position, index)
+                request_id = next(request_ids)
+                under_way[request_id] = (position, index)
+                self.engine.submit(self._request(request_id, segment, position))
 
         try:
             while waiting or under_way:
                 while waiting and self._has_room(len(growing), tree_sizes):
-                    position, growth = waiting.popleft()
-                    growing[position] = growth
-                    submit(position, growth.start())
+                    position, builder = waiting.popleft()
+                    growing[position] = builder
+                    submit(position, builder.start())
                 finished = [(under_way.pop(r.request_id), r) for r in self.engine.step()]
                 for (position, index), result in finished:
                     submit(position, growing[position].receive(index, result))
@@ -56,27 +56,35 @@ class TreeSampler:
                         tree_sizes.append(len(tree.prompt_ids) + tree.num_decoded())
                         yield position, tree
         finally:
-            # Of trees that nobody waits for any more nothing is left in the engine for the next call to be handed.
+            # If the caller stops early, the next call must not get results of trees that nobody waits for.
             for position in growing:
                 self.engine.abort_group(position)
 
     def _request(self, request_id: int, segment: Segment, position: int) -> SampleRequest:
-        parts = segment.prefix_ids, segment.max_new_tokens, segment.seed, self.sampling
-        return SampleRequest(request_id, *parts, group=position)
+        return SampleRequest(
+            request_id=request_id,
+            prefix_ids=segment.prefix_ids,
+            max_new_tokens=segment.max_new_tokens,
+            seed=segment.seed,
+            sampling=self.sampling,
+            group=position,
+        )
 
     def _has_room(self, num_growing: int, tree_sizes: Sequence[int]) -> bool:
-        """Whether the engine could decode more at once and remember one more tree of the size of those that finished,
-        or, before any has, of the largest size without fallback. One tree grows in any case."""
+        """Whether the engine has free slots, and a cache for one more tree of the mean size of those that finished.
+
+        Before any has, the largest size without fallback counts. One tree grows in any case.
+        """
         if num_growing == 0:
             return True
-        size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.most_tokens
+        size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.max_tree_tokens
         return self.engine.num_free_slots > 0 and (num_growing + 1) * size <= self.engine.kv_cache_tokens
 
-    def _plant(
+    def _builders(
         self, problems: Sequence[Problem], seed: int, chosen: Sequence[int]
     ) -> Iterator[tuple[int, TreeBuilder]]:
-        wanted, times_asked = set(chosen), Counter[str]()
+        wanted, num_seen = set(chosen), Counter[str]()
         for position, p in enumerate(problems):
             if position in wanted:
-                yield position, TreeBuilder(p.id, p.prompt_ids, derive_seed(seed, p.id, times_asked[p.id]), self.rules)
-            times_asked[p.id] += 1
+                yield position, TreeBuilder(p.id, p.prompt_ids, derive_seed(seed, p.id, num_seen[p.id]), self.rules)
+            num_seen[p.id] += 1

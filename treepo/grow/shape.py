@@ -1,10 +1,12 @@
-"""The size of a tree: the paper's four numbers, and what its authors' release adds to them."""
+"""The size of a tree: the paper's four numbers, and the settings that its authors' release adds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import floor
 
-MOST = 1_000_000
+from treepo.errors import SettingError
+
+MAX_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,50 +29,44 @@ class TreeShape:
     """Most tokens in a trajectory; depth x segment_len if not given."""
 
     min_response_len: int = 1
-    """Fewest tokens of a trajectory that counts. A shorter one is dropped and another grown in its place, up to `width`
-    times per tree; after that short ones count too, so that every tree ends."""
+    """Fewest tokens of a trajectory that counts. A shorter one is dropped and replaced, up to `width` times per tree;
+    after that short ones count too, so that every tree ends."""
 
     token_budget: int | None = None
-    """Response tokens per tree, summed over its trajectories, instead of a number of trajectories: there are as many as
-    the budget buys, within min_width..width. `width` trajectories whatever their lengths if not given."""
+    """Response tokens per tree, summed over its trajectories: there are as many trajectories as the budget allows,
+    within min_width..width. If not given, there are `width`, whatever their lengths."""
 
     min_width: int = 1
-    """Fewest trajectories of a tree with a token budget, whatever they cost."""
+    """Fewest trajectories of a tree with a token budget, whatever their lengths."""
 
     align: int = 1
     """Tokens per block of the engine's cache: the first segment is lengthened, and the last one shortened, so that
-    paths fork one token past a border between blocks. 1 changes nothing; the embedded engine needs nothing else."""
+    paths fork one token past a boundary between blocks. 1 changes nothing, and suits the torch engine."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "segment_len", "num_children", "align"):
-            if not 1 <= getattr(self, name) <= MOST:
-                raise ValueError(f"{name} must be within 1..{MOST}, got {getattr(self, name)}")
-        limit = self.max_response_len
-        if limit is not None and not 1 <= limit <= self.depth * self.segment_len:
-            raise ValueError(
-                f"max_response_len must be within 1..depth x segment_len = {self.depth * self.segment_len}, got {limit}"
-            )
-        if not 1 <= self.min_response_len <= self.response_limit:
-            raise ValueError(
-                f"min_response_len must be within 1..{self.response_limit}, the longest response, "
-                f"got {self.min_response_len}"
-            )
+            if not 1 <= getattr(self, name) <= MAX_SIZE:
+                raise SettingError(name, f"must be within 1..{MAX_SIZE}", getattr(self, name))
+        deepest, limit = self.depth * self.segment_len, self.max_response_len
+        if limit is not None and not 1 <= limit <= deepest:
+            raise SettingError("max_response_len", f"must be within 1..depth x segment_len = {deepest}", limit)
+        if not 1 <= self.min_response_len <= self.max_response_tokens:
+            message = f"must be within 1..{self.max_response_tokens}, the longest response"
+            raise SettingError("min_response_len", message, self.min_response_len)
         if self.token_budget is not None and self.token_budget < self.min_response_len:
-            raise ValueError(
-                f"token_budget must buy a trajectory of min_response_len = {self.min_response_len} tokens, "
-                f"got {self.token_budget}"
-            )
+            message = f"must allow a trajectory of min_response_len = {self.min_response_len} tokens"
+            raise SettingError("token_budget", message, self.token_budget)
         if not 1 <= self.min_width <= self.width:
-            raise ValueError(f"min_width must be within 1..width = {self.width}, got {self.min_width}")
+            raise SettingError("min_width", f"must be within 1..width = {self.width}", self.min_width)
 
     @property
-    def response_limit(self) -> int:
+    def max_response_tokens(self) -> int:
         """Most tokens in a trajectory."""
         return self.max_response_len or self.depth * self.segment_len
 
     @property
-    def most_tokens(self) -> int:
-        """Tokens of a tree that forks in `num_children`, has its full width, and none of whose paths ends early."""
+    def max_tree_tokens(self) -> int:
+        """Tokens of a tree of full width that forks into `num_children` and none of whose paths ends early."""
         paths = [min(self.width, self.num_children ** min(level + 1, 20)) for level in range(self.depth)]
         return sum(paths) * self.segment_len
 
@@ -84,37 +80,36 @@ class TreeShape:
         return self.first_len if response_len == 0 else self.segment_len
 
     def num_segments(self, length: int) -> int:
-        """Segments that `length` response tokens take: a cut inside a segment counts as one."""
+        """Segments that `length` response tokens take; a part of a segment counts as one."""
         return -(-max(length - self.first_len, 0) // self.segment_len) + (length > 0)
 
-    def border(self, index: int) -> int:
+    def boundary(self, index: int) -> int:
         """Response tokens in the first `index` segments."""
         return self.first_len + (index - 1) * self.segment_len if index > 0 else 0
 
     def room(self, response_len: int) -> int:
         """Most tokens that may follow so many response tokens: whole segments until the deepest one has begun."""
-        num_segments = (self.border(self.depth - 1) - response_len) // self.segment_len + 1
-        return min(self.response_limit - response_len, num_segments * self.segment_len)
+        num_segments = (self.boundary(self.depth - 1) - response_len) // self.segment_len + 1
+        return min(self.max_response_tokens - response_len, num_segments * self.segment_len)
 
     def for_prompt(self, prompt_len: int, num_first: int) -> "TreeShape":
-        """The shape of the tree of a prompt of so many tokens and so many children, with its first segment aligned.
+        """The shape with its first segment aligned, for a prompt of so many tokens with `num_first` children.
 
-        Where a segment is no whole number of blocks, only every so many borders can be aligned: then the last one at
-        which a tree of full width forks is, where most paths begin. Where the first segment would be the whole
-        response, nothing is.
+        If a segment is not a whole number of blocks, only some boundaries can be aligned: the last one at which a tree
+        of full width forks is, where most paths begin. If the first segment would be the whole response, none is.
         """
         for index in range(_levels(num_first, self.width, self.num_children), 0, -1):
-            more = (1 - prompt_len - self.border(index)) % self.align
-            if self.border(index) + more < self.response_limit:
+            more = (1 - prompt_len - self.boundary(index)) % self.align
+            if self.boundary(index) + more < self.max_response_tokens:
                 return AlignedShape(**vars(self), first=self.first_len + more) if more else self
         return self
 
     def within_budget(self, finished_lens: Sequence[int], next_len: float) -> "TreeShape":
-        """This shape with the width that the token budget allows if the next trajectories have about `next_len` tokens.
+        """The shape with the width that the token budget allows if the next trajectories have about `next_len` tokens.
 
         F + floor((budget - tokens of the F finished ones) / next_len), within min_width..width. Source: the authors'
-        release, which estimates next_len by the active paths' mean length and a segment, in a fallback by the finished
-        trajectories' mean length.
+        release, which estimates next_len as the active paths' mean length plus a segment, and in a fallback as the
+        finished trajectories' mean length.
         """
         if self.token_budget is None:
             return self
@@ -131,7 +126,6 @@ class AlignedShape(TreeShape):
 
     @property
     def first_len(self) -> int:
-        """Most tokens of the first segment."""
         return self.first
 
 

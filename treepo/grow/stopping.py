@@ -5,24 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from treepo.data.problem import Decode
-from treepo.errors import StrategyError
+from treepo.data.problem import AnswerFormat, Decode
+from treepo.errors import SettingError, StrategyError
 from treepo.grow.shape import TreeShape
 from treepo.tree import StopReason
-from treepo.utils.text import last_box
-
-
-def no_text(token_ids: Sequence[int]) -> str:  # noqa: ARG001 - it is a Decode
-    """The Decode of those who have no tokenizer: raises StrategyError, since a stop rule wants to read."""
-    raise StrategyError("stopping: a rule on answers or repetition reads text, but there is no tokenizer (decode)")
 
 
 @dataclass(frozen=True)
 class PathEnd:
     """The end of a path after a new segment.
 
-    response_ids: all its tokens below the prompt; segment_ids: the new ones among them; ended: EOS was drawn.
-    num_segments: those begun so far; see TreeShape.num_segments.
+    response_ids: all its tokens below the prompt. segment_ids: the new ones among them. ended: EOS was drawn.
+    num_segments: those begun so far; see TreeShape.num_segments. decode, answers: None where nothing can be read.
     """
 
     response_ids: Sequence[int]
@@ -30,11 +24,32 @@ class PathEnd:
     ended: bool
     num_segments: int
     shape: TreeShape
-    decode: Decode
+    decode: Decode | None = None
+    answers: AnswerFormat | None = None
+
+    def response(self) -> str:
+        """The whole response as text."""
+        return self._text(self.response_ids)
+
+    def segment(self) -> str:
+        """The new segment as text."""
+        return self._text(self.segment_ids)
+
+    def has_answer(self) -> bool:
+        """Whether the response holds a complete answer."""
+        response = self.response()
+        if self.answers is None:
+            raise StrategyError("stopping: a rule on answers needs to know how they are written (answers)")
+        return self.answers.answer_end(response, self.ended) is not None
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        if self.decode is None:
+            raise StrategyError("stopping: a rule reads text, but there is no tokenizer (decode)")
+        return self.decode(token_ids)
 
 
 class Stopping(Protocol):
-    """The reason why a path ends here, or None if it goes on; a path that drew EOS must end."""
+    """Returns why a path ends here, or None if it goes on; a path that drew EOS must end."""
 
     def __call__(self, end: PathEnd) -> StopReason | None: ...
 
@@ -47,14 +62,15 @@ def repeats(text: str, length: int, count: int) -> bool:
 
 @dataclass(frozen=True)
 class StopRules:
-    """The paper's reasons; the first that holds is kept on the leaf.
+    """The paper's stop reasons; the first that holds becomes the leaf's.
 
     In order: repetition in the new segment (if it is checked first), a complete answer, EOS, the longest response,
     the deepest level, repetition (if it is checked last). Rewards are never looked at.
     """
 
-    answer: Literal["box_and_eos", "box", "never"] = "box_and_eos"
-    """What completes an answer: a closed box followed by EOS, or the closed box alone."""
+    answer: Literal["answer_and_eos", "answer", "never"] = "answer_and_eos"
+    """What ends a path with an answer: a complete answer and EOS, or the complete answer alone. The verifier says where
+    an answer ends."""
 
     repetition: Literal["first", "last", "never"] = "first"
     """When the new segment is checked for repetition."""
@@ -68,28 +84,24 @@ class StopRules:
     def __post_init__(self) -> None:
         for name in ("repetition_len", "repetition_count"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise SettingError(name, "must be at least 1", getattr(self, name))
 
     def __call__(self, end: PathEnd) -> StopReason | None:
+        shape, response_len = end.shape, len(end.response_ids)
         if self.repetition == "first" and self._repeats(end):
             return StopReason.REPETITION
-        if self._answered(end):
+        if (self.answer == "answer" or (self.answer == "answer_and_eos" and end.ended)) and end.has_answer():
             return StopReason.ANSWER
         if end.ended:
             return StopReason.EOS
-        if end.shape.max_response_len is not None and len(end.response_ids) >= end.shape.max_response_len:
+        if shape.max_response_len is not None and response_len >= shape.max_response_len:
             return StopReason.LENGTH
         # An aligned tree may reach its longest response in fewer segments.
-        if end.num_segments >= end.shape.depth or len(end.response_ids) >= end.shape.response_limit:
+        if end.num_segments >= shape.depth or response_len >= shape.max_response_tokens:
             return StopReason.DEPTH
         if self.repetition == "last" and self._repeats(end):
             return StopReason.REPETITION
         return None
 
     def _repeats(self, end: PathEnd) -> bool:
-        return repeats(end.decode(end.segment_ids), self.repetition_len, self.repetition_count)
-
-    def _answered(self, end: PathEnd) -> bool:
-        if self.answer == "never" or (self.answer == "box_and_eos" and not end.ended):
-            return False
-        return last_box(end.decode(end.response_ids)) is not None
+        return repeats(end.segment(), self.repetition_len, self.repetition_count)

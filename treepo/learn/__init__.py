@@ -1,1 +1,1 @@
-"""Learning: from compute_advantages trees to a better policy."""
+"""Learning: from credited trees to a better policy."""

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
@@ -12,28 +12,27 @@ from typing import Any
 from torch import Tensor
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.errors import LostError, PeerError
+from treepo.errors import DamagedError, LostError, PeerError
 from treepo.learn.train_state import TrainState, save_tensors
 from treepo.utils.io import PARTIAL, sync, write_text
 
-NAME = "manifest.json"
+logger = logging.getLogger(__name__)
 
-
-class DamagedError(Exception):
-    """A file of a checkpoint is missing, cut short or changed."""
+MANIFEST = "manifest.json"
+STATE = "state.json"
 
 
 def write_manifest(folder: Path) -> None:
-    """Write down size and checksum (blake2b) of all files of a folder, and see all that is in it to the disk."""
+    """Write the sizes and checksums (blake2b) of all files of a folder, and sync the folder to the disk."""
     files = {path.name: _facts(path) for path in _files(folder)}
-    write_text(folder / NAME, json.dumps({"files": files}, indent=1))
+    write_text(folder / MANIFEST, json.dumps({"files": files}, indent=1))
     sync(folder)
 
 
 def check_manifest(folder: Path) -> None:
-    """Raise DamagedError unless the folder holds exactly the files of its manifest, bit by bit."""
+    """Raise DamagedError unless the folder holds exactly the files of its manifest, bit for bit."""
     try:
-        known = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
+        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         files = _files(folder)
         if names := {path.name for path in files} ^ set(known):
             raise DamagedError(f"{min(names)} is missing or unknown")
@@ -46,11 +45,11 @@ def check_manifest(folder: Path) -> None:
         raise DamagedError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
     # A manifest that was damaged itself need not be text, JSON, or of the right form.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{NAME} is not one") from error
+        raise DamagedError(f"{MANIFEST} is not one") from error
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name != NAME)
+    return sorted(path for path in folder.iterdir() if path.name != MANIFEST)
 
 
 def _facts(path: Path) -> dict[str, int | str]:
@@ -58,12 +57,9 @@ def _facts(path: Path) -> dict[str, int | str]:
         return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, "blake2b").hexdigest()}
 
 
-STATE = "state.json"
-
-
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: its last complete step, and the best held-out score so far and its step, -1 if none."""
+    """How far a run has come: its last complete step, and the best validation score so far and its step, -1 if none."""
 
     step: int
     best: float
@@ -79,16 +75,18 @@ class Snapshot:
     scalars: dict[str, Any]
 
     @classmethod
-    def of(cls, learner: TrainState, progress: Progress) -> "Snapshot":
-        """The state of a learner as it is now."""
-        return cls(progress, learner.copy_tensors(), learner.scalars())
+    def of(cls, train_state: TrainState, progress: Progress) -> "Snapshot":
+        """A copy of the state as it is now."""
+        return cls(progress, train_state.copy_tensors(), train_state.scalars())
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The folder checkpoints/ of a run, on a disk that all processes see. keep: how many are kept, besides the best.
-    processes: those that write together, over a group of their own if that happens beside training; the first names,
-    drops and checks, and all take part in `write`."""
+    """The folder checkpoints/ of a run, on a disk that all processes see.
+
+    keep: how many are kept, besides the best. processes: those that write together, over a group of their own if that
+    happens beside training; the first names, drops and checks, and all take part in `write`.
+    """
 
     folder: Path
     keep: int
@@ -133,24 +131,24 @@ class CheckpointStore:
         sync(self.folder)
         self._prune(snapshot.progress)
 
-    def newest(self, notify: Callable[[str], None]) -> int | None:
-        """The step of the newest checkpoint that is as it was written. notify: told in a line of each that is not."""
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is as it was written; a warning names each that is not."""
         for step in reversed(self.steps()):
             try:
                 check_manifest(self._path(step))
             except DamagedError as error:
-                notify(f"checkpoint of step {step} is damaged and passed over: {error}")
+                logger.warning("checkpoint of step %d is damaged and passed over: %s", step, error)
             else:
                 return step
         return None
 
-    def restore(self, step: int, learner: TrainState) -> Progress:
-        """Put a learner into the state of a checkpoint that `newest` has found to be whole.
+    def restore(self, step: int, train_state: TrainState) -> Progress:
+        """Load a checkpoint that `newest` has found to be whole.
 
         Raises ValueError if it is of another model.
         """
         state = json.loads((self._path(step) / STATE).read_text(encoding="utf-8"))
-        learner.restore(self._path(step), state)
+        train_state.restore(self._path(step), state)
         return Progress(state["step"], state["best"], state["best_step"])
 
     def _path(self, step: int) -> Path:
@@ -171,14 +169,13 @@ class CheckpointStore:
 
 
 class CheckpointWriter:
-    """Writes snapshots to a store in a thread. notify: told in a line of what could not be written.
+    """Writes snapshots to a store in a thread; a warning says what could not be written.
 
-    The thread is a daemon, so that a process that is told to end at once does not wait for it.
+    The thread is a daemon, so that a process that is asked to end at once does not wait for it.
     """
 
-    def __init__(self, store: CheckpointStore, notify: Callable[[str], None]) -> None:
+    def __init__(self, store: CheckpointStore) -> None:
         self.store = store
-        self.notify = notify
         self.has_failed = False
         self._thread: Thread | None = None
         self._error: BaseException | None = None
@@ -208,6 +205,6 @@ class CheckpointWriter:
             there = self.store.steps()
             last = f"the last one is of step {there[-1]}" if there else "there is none yet"
             reason = (isinstance(error, OSError) and error.strerror) or error
-            self.notify(f"checkpoint of step {step} could not be written ({reason}); {last}")
+            logger.warning("checkpoint of step %d could not be written (%s); %s", step, reason, last)
         except BaseException as error:  # noqa: BLE001 - raised again in `wait`, by the thread that can do so
             self._error = error

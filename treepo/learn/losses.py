@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from treepo.errors import SettingError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from treepo.learn.loss_terms import Terms
+    from treepo.learn.loss_inputs import LossInputs
 
 
 class Aggregation(Protocol):
@@ -45,7 +47,7 @@ class ConstantLength:
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise ValueError(f"length must be at least 1, got {self.length}")
+            raise SettingError("length", "must be at least 1", self.length)
 
     def __call__(self, lens: np.ndarray) -> np.ndarray:
         return np.full(len(lens), 1.0 / (len(lens) * self.length))
@@ -54,25 +56,25 @@ class ConstantLength:
 class Loss(Protocol):
     """Sum over trajectories and their tokens of weight x loss, a scalar with gradient.
 
-    A term stands for all trajectories that share it, so a loss has to be linear in the advantage on either side of 0
+    A target stands for all trajectories that share it, so a loss has to be linear in the advantage on either side of 0
     (then `positive` and `negative` say all about them), or to be computed per trajectory from sums of what its tokens
-    contribute (`Terms.trajectory_sums`). One that is neither needs `train.packing = false`, where every term belongs to
-    one trajectory.
+    contribute (`LossInputs.trajectory_sums`). One that is neither needs `train.packing = false`, where every target
+    belongs to one trajectory.
     """
 
     per_trajectory: ClassVar[bool]
-    """Whether it needs one advantage per trajectory (`Terms.advantages`); otherwise each token may have its own."""
+    """Whether it needs one advantage per trajectory (`LossInputs.advantages`); if not, each token may have its own."""
 
-    def __call__(self, terms: Terms) -> Tensor: ...
+    def __call__(self, inputs: LossInputs) -> Tensor: ...
 
-    def num_clipped(self, terms: Terms) -> Tensor:
-        """How many tokens of trajectories, of those with an advantage, are held back by a bound; a scalar."""
+    def num_clipped(self, inputs: LossInputs) -> Tensor:
+        """The number of tokens of trajectories with an advantage that a bound holds back; a scalar."""
         ...
 
 
 @dataclass(frozen=True)
 class PPO:
-    """Sum of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(policy - sampled logprob).
+    """Sum of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(policy - old logprob).
 
     For A > 0 that is -A min(r, 1 + clip_high), for A < 0 it is -A max(r, 1 - clip_low): linear in A on either side.
     Source: PPO, arXiv 1707.06347, eq. 7; separate bounds: DAPO, arXiv 2503.14476, eq. 8; dual clip: Ye et al.,
@@ -92,24 +94,24 @@ class PPO:
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
-            raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
+            raise SettingError("clip_low", "must lie between 0 and 1", self.clip_low)
         if not self.clip_high > 0:
-            raise ValueError(f"clip_high must be positive, got {self.clip_high}")
+            raise SettingError("clip_high", "must be positive", self.clip_high)
         if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"dual_clip must be above 1, got {self.dual_clip}")
+            raise SettingError("dual_clip", "must be above 1", self.dual_clip)
 
-    def __call__(self, terms: Terms) -> Tensor:
-        ratio = (terms.policy_logprobs - terms.sampled_logprobs).exp()
-        gains = terms.positive * ratio.clamp(max=1 + self.clip_high)
-        losses = terms.negative * ratio.clamp(min=1 - self.clip_low, max=self.dual_clip)
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        ratio = (inputs.policy_logprobs - inputs.old_logprobs).exp()
+        gains = inputs.positive * ratio.clamp(max=1 + self.clip_high)
+        losses = inputs.negative * ratio.clamp(min=1 - self.clip_low, max=self.dual_clip)
         return -(gains + losses).sum()
 
-    def num_clipped(self, terms: Terms) -> Tensor:
-        ratio = (terms.policy_logprobs - terms.sampled_logprobs).exp()
+    def num_clipped(self, inputs: LossInputs) -> Tensor:
+        ratio = (inputs.policy_logprobs - inputs.old_logprobs).exp()
         held_below = ratio < 1 - self.clip_low
         if self.dual_clip is not None:
             held_below |= ratio > self.dual_clip
-        return (terms.num_positive * (ratio > 1 + self.clip_high) + terms.num_negative * held_below).sum()
+        return (inputs.num_positive * (ratio > 1 + self.clip_high) + inputs.num_negative * held_below).sum()
 
 
 @dataclass(frozen=True)
@@ -121,16 +123,16 @@ class REINFORCE:
 
     per_trajectory: ClassVar[bool] = False
 
-    def __call__(self, terms: Terms) -> Tensor:
-        return -((terms.positive + terms.negative) * terms.policy_logprobs).sum()
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        return -((inputs.positive + inputs.negative) * inputs.policy_logprobs).sum()
 
-    def num_clipped(self, terms: Terms) -> Tensor:
-        return terms.policy_logprobs.new_zeros(())
+    def num_clipped(self, inputs: LossInputs) -> Tensor:
+        return inputs.policy_logprobs.new_zeros(())
 
 
 @dataclass(frozen=True)
 class CISPO:
-    """Sum of -stop_gradient(clip(r, min_weight, max_weight)) A logprob, r = exp(policy - sampled logprob).
+    """Sum of -stop_gradient(clip(r, min_weight, max_weight)) A logprob, r = exp(policy - old logprob).
 
     Every token keeps a gradient; only its weight is bounded. Source: MiniMax-M1, arXiv 2506.13585, eq. 4-5, which tunes
     the upper bound alone; the default is that of ScaleRL, arXiv 2510.13786.
@@ -146,21 +148,21 @@ class CISPO:
 
     def __post_init__(self) -> None:
         if not self.max_weight > 0:
-            raise ValueError(f"max_weight must be positive, got {self.max_weight}")
+            raise SettingError("max_weight", "must be positive", self.max_weight)
         if not 0 <= self.min_weight <= self.max_weight:
-            raise ValueError(f"min_weight must lie between 0 and max_weight, got {self.min_weight}")
+            raise SettingError("min_weight", "must lie between 0 and max_weight", self.min_weight)
 
-    def __call__(self, terms: Terms) -> Tensor:
-        weight = self._ratio(terms).clamp(self.min_weight, self.max_weight)
-        return -(weight * (terms.positive + terms.negative) * terms.policy_logprobs).sum()
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        weight = self._ratio(inputs).clamp(self.min_weight, self.max_weight)
+        return -(weight * (inputs.positive + inputs.negative) * inputs.policy_logprobs).sum()
 
-    def num_clipped(self, terms: Terms) -> Tensor:
-        ratio = self._ratio(terms)
+    def num_clipped(self, inputs: LossInputs) -> Tensor:
+        ratio = self._ratio(inputs)
         held = (ratio > self.max_weight) | (ratio < self.min_weight)
-        return (held * (terms.num_positive + terms.num_negative)).sum()
+        return (held * (inputs.num_positive + inputs.num_negative)).sum()
 
-    def _ratio(self, terms: Terms) -> Tensor:
-        return (terms.policy_logprobs - terms.sampled_logprobs).exp().detach()
+    def _ratio(self, inputs: LossInputs) -> Tensor:
+        return (inputs.policy_logprobs - inputs.old_logprobs).exp().detach()
 
 
 @dataclass(frozen=True)
@@ -183,29 +185,29 @@ class GSPO:
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_low < 1:
-            raise ValueError(f"clip_low must lie between 0 and 1, got {self.clip_low}")
+            raise SettingError("clip_low", "must lie between 0 and 1", self.clip_low)
         if not self.clip_high > 0:
-            raise ValueError(f"clip_high must be positive, got {self.clip_high}")
+            raise SettingError("clip_high", "must be positive", self.clip_high)
 
-    def __call__(self, terms: Terms) -> Tensor:
-        ratio, advantages = self._ratio(terms).detach(), terms.advantages
-        counted = terms.trajectory_sums(terms.importance)
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        ratio, advantages = self._ratio(inputs).detach(), inputs.advantages
+        counted = inputs.trajectory_sums(inputs.importance)
         # 0, with the gradient of each token's log-probability for as much as the token counts.
-        slopes = terms.importance * (terms.policy_logprobs - terms.policy_logprobs.detach())
-        free = ratio * (counted + terms.trajectory_sums(slopes))
+        slopes = inputs.importance * (inputs.policy_logprobs - inputs.policy_logprobs.detach())
+        free = ratio * (counted + inputs.trajectory_sums(slopes))
         held = ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * counted
         gains = held.where(self._is_held(ratio, advantages), free) * advantages
-        return -(terms.leaf_weights * gains).sum()
+        return -(inputs.leaf_weights * gains).sum()
 
-    def num_clipped(self, terms: Terms) -> Tensor:
-        return (terms.lens * self._is_held(self._ratio(terms), terms.advantages)).sum()
+    def num_clipped(self, inputs: LossInputs) -> Tensor:
+        return (inputs.lens * self._is_held(self._ratio(inputs), inputs.advantages)).sum()
 
     def _is_held(self, ratio: Tensor, advantages: Tensor) -> Tensor:
         too_high, too_low = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
         return (too_high & (advantages > 0)) | (too_low & (advantages < 0))
 
-    def _ratio(self, terms: Terms) -> Tensor:
-        return (terms.trajectory_sums(terms.policy_logprobs - terms.sampled_logprobs) / terms.lens).exp()
+    def _ratio(self, inputs: LossInputs) -> Tensor:
+        return (inputs.trajectory_sums(inputs.policy_logprobs - inputs.old_logprobs) / inputs.lens).exp()
 
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -226,16 +228,16 @@ class Penalties:
 
     def __post_init__(self) -> None:
         if self.kl_coef < 0:
-            raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")
+            raise SettingError("kl_coef", "must not be negative", self.kl_coef)
 
-    def __call__(self, terms: Terms, ref_logprobs: Tensor, entropies: Tensor) -> Tensor:
-        """ref_logprobs, entropies [S]; those that are not asked for are not looked at."""
-        penalty = terms.policy_logprobs.new_zeros(())
+    def __call__(self, inputs: LossInputs, ref_logprobs: Tensor, entropies: Tensor) -> Tensor:
+        """ref_logprobs, entropies [S]; only those with a coefficient are read."""
+        penalty = inputs.policy_logprobs.new_zeros(())
         if self.kl_coef:
-            estimates = kl_estimates(terms.policy_logprobs, ref_logprobs, self.kl_estimator)
-            penalty = penalty + self.kl_coef * (terms.weight * estimates).sum()
+            estimates = kl_estimates(inputs.policy_logprobs, ref_logprobs, self.kl_estimator)
+            penalty = penalty + self.kl_coef * (inputs.weight * estimates).sum()
         if self.entropy_coef:
-            penalty = penalty - self.entropy_coef * (terms.weight * entropies).sum()
+            penalty = penalty - self.entropy_coef * (inputs.weight * entropies).sum()
         return penalty
 
 

@@ -1,4 +1,4 @@
-"""What memory is taken by, and what is done when it runs out."""
+"""Memory: how many tokens a forward may have once it ran out, and the metrics of what takes it."""
 
 import resource
 import sys
@@ -13,9 +13,6 @@ from transformers import PreTrainedModel
 from treepo.engine.base import Engine
 from treepo.model.fsdp import to_local
 
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What allocators say that have no exception class of their own: PyTorch's for the CPU, cuBLAS."""
-
 REMEDIES = (
     "shorten responses (tree.depth, tree.segment_len) or prompts (data.max_prompt_len), or set "
     "train.gradient_checkpointing, train.autocast or lora.rank"
@@ -23,44 +20,34 @@ REMEDIES = (
 
 
 @dataclass
-class MemoryBound:
-    """What was learnt when memory ran out: the most tokens of a forward, None before; and how often it did."""
+class MemoryLimit:
+    """What is known since memory ran out: the most tokens of a forward, None before; and how often it did."""
 
     max_tokens: int | None = None
     num_oom: int = 0
 
     def lower(self, tried: int, longest: int, reason: str) -> None:
-        """Half of what was tried, though no less than the longest trajectory, which cannot be cut.
+        """Set the limit to half of what was tried, but at least to the longest trajectory, which cannot be split.
 
-        Raises MemoryError with what to change if that was tried already. reason: what the allocator said.
+        reason: what the allocator said. Raises MemoryError, with the settings to change, if that was tried already.
         """
         self.num_oom += 1
         if tried <= longest:
             raise MemoryError(
-                f"train.max_tokens_per_micro_batch: out of memory at {tried} tokens, and the longest trajectory has {longest}; "
-                f"{REMEDIES} ({first_line(reason)})"
+                f"train.max_tokens_per_micro_batch: out of memory at {tried} tokens, and the longest trajectory has "
+                f"{longest}; {REMEDIES} ({reason})"
             )
         self.max_tokens = max(tried // 2, longest)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory could not be had, on a GPU or on the CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in SIGNS)
-
-
-def first_line(text: str) -> str:
-    """The first line, cut after 200 characters."""
-    return text.strip().partition("\n")[0][:200]
-
-
-def begin_peak(device: torch.device) -> None:
-    """From now on `peak_bytes` is what is taken from now on; on the CPU it stays that of the whole process."""
+def reset_peak(device: torch.device) -> None:
+    """Measure `peak_bytes` from now on; on the CPU it stays the peak of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most bytes taken at a time: of tensors on a GPU since `begin_peak`, else of the process's resident memory."""
+    """The most bytes taken at a time: by tensors on a GPU since `reset_peak`, else by the resident process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes.
@@ -68,7 +55,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def memory_metrics(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, float]:
-    """memory/*, in bytes: the peak, and what weights, gradients and the optimiser's state take."""
+    """memory/*, in bytes: the peak, and what weights, gradients and the optimizer's state take."""
     weights = list(model.parameters())
     state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     return {
@@ -85,5 +72,5 @@ def cache_metrics(engine: Engine) -> dict[str, float]:
 
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:
-    """Of all their elements that lie on this process."""
+    """The bytes of all their elements that lie on this process."""
     return sum(to_local(tensor).nbytes for tensor in tensors)

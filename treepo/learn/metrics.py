@@ -2,17 +2,18 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
+from treepo.credit.base import Advantages
 from treepo.credit.leaf_weights import weighted_mean
-from treepo.distributed import DistContext, merge_shards
+from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
 from treepo.engine.base import EngineCounters
 from treepo.grow.shape import TreeShape
 from treepo.learn.packing import num_distinct
 from treepo.tree import ROOT, StopReason, Tree
-from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metrics
+from treepo.verify.scoring import ScoredLeaves, component_metrics, verdict_metrics
 
 
 def depths(tree: Tree, shape: TreeShape) -> np.ndarray:
@@ -29,7 +30,7 @@ def depths(tree: Tree, shape: TreeShape) -> np.ndarray:
 def group_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray], shape: TreeShape) -> dict[str, float]:
     """The groups of all trees, by depth k.
 
-    groups/depth_k/num: how many per tree. no_signal: the share of them whose rewards all agree. reward_mean,
+    groups/depth_k/num: groups per tree. frac_reward_zero_std: the share of them whose rewards all agree. reward_mean,
     reward_std: the mean over groups of the mean of their rewards, and of their std (over leaves, not unbiased).
     """
     by_depth: dict[int, list[np.ndarray]] = defaultdict(list)
@@ -49,7 +50,7 @@ def group_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray], shape: T
 
 
 def advantage_metrics(
-    trees: Sequence[Tree], advantages: Sequence[np.ndarray | None], shape: TreeShape
+    trees: Sequence[Tree], advantages: Sequence[Advantages | None], shape: TreeShape
 ) -> dict[str, float]:
     """How far advantages spread, over the trees that have some: std around the mean of all that are of one depth.
 
@@ -64,7 +65,7 @@ def advantage_metrics(
         if own is None:
             continue
         depth = depths(tree, shape)
-        for node, fork, advantage in _node_places(tree, own) if tree.is_per_node(own) else _leaf_places(tree, own):
+        for node, fork, advantage in _node_places(tree, own) if own.per_node else _leaf_places(tree, own):
             by_depth[int(depth[node])].append(advantage)
             by_fork[i, fork].append(advantage)
     metrics = {f"advantages/depth_{k}/std": float(np.std(values)) for k, values in sorted(by_depth.items())}
@@ -75,18 +76,18 @@ def advantage_metrics(
     return metrics
 
 
-def _leaf_places(tree: Tree, advantages: np.ndarray) -> Iterable[tuple[int, int, float]]:
+def _leaf_places(tree: Tree, advantages: Advantages) -> Iterable[tuple[int, int, float]]:
     """(last fork, last fork, advantage) of each leaf that has one."""
     groups = tree.groups()
-    for leaf, advantage in zip(tree.leaves(), advantages.tolist(), strict=True):
+    for leaf, advantage in zip(tree.leaves(), advantages.values.tolist(), strict=True):
         forks = [node for node in tree.path(leaf) if len(groups[node]) > 1]
         if forks:
             yield forks[-1], forks[-1], advantage
 
 
-def _node_places(tree: Tree, advantages: np.ndarray) -> Iterable[tuple[int, int, float]]:
+def _node_places(tree: Tree, advantages: Advantages) -> Iterable[tuple[int, int, float]]:
     """(node, its parent, mean advantage) of each node below the root that leads to a leaf."""
-    values = tree.per_node(advantages)
+    values = advantages.node_means(tree)
     return [(node, tree.nodes[node].parent, float(values[node])) for node in tree.groups() if node != ROOT]
 
 
@@ -95,7 +96,7 @@ def _squares(values: Sequence[float]) -> float:
     return float(np.var(values) * len(values)) if min(values) < max(values) else 0.0
 
 
-def lengths_of(tree: Tree) -> np.ndarray:
+def response_lengths(tree: Tree) -> np.ndarray:
     """int64, response tokens per leaf."""
     return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
 
@@ -107,8 +108,9 @@ def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
     sum over trajectories, which sequential sampling would have decoded; tokens/sharing: total over distinct.
     forks/depth_k: children beyond the first per tree, of nodes k segments below the prompt. entropy: mean of
     -log p(token) over what was decoded, an unbiased estimate of the entropy per token of the distribution sampled from.
+    completions/clipped_ratio: leaves that ended at a limit, stop/length + stop/depth.
     """
-    lengths = np.concatenate([lengths_of(tree) for tree in trees])
+    lengths = np.concatenate([response_lengths(tree) for tree in trees])
     logprobs = np.concatenate([tree.logprobs(i) for tree in trees for i in range(1, len(tree.nodes))])
     stops = Counter(tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves())
     num_distinct_tokens = sum(num_distinct(tree) for tree in trees)
@@ -126,6 +128,7 @@ def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
         "entropy": -float(logprobs.mean(dtype=np.float64)),
         **{f"forks/depth_{depth}": num / len(trees) for depth, num in sorted(forks_by_depth(trees, shape).items())},
         **{f"stop/{reason}": stops[reason] / len(lengths) for reason in StopReason},
+        "completions/clipped_ratio": (stops[StopReason.LENGTH] + stops[StopReason.DEPTH]) / len(lengths),
     }
 
 
@@ -149,10 +152,11 @@ def reward_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> dict
 def problem_metrics(
     rewards: Sequence[np.ndarray], correct: Sequence[np.ndarray], num_rounds: int, num_trained: int
 ) -> dict[str, float]:
-    """What became of the problems of one step: grown in how many rounds, trained on, or without a signal.
+    """Counts of the problems of one step: rounds, grown, trained on, without a signal.
 
-    rewards: what is trained on; correct: what the task says. problems/solved, problems/failed: all leaves are right, or
-    all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but enough others did.
+    rewards: per tree the rewards that are trained on; correct: the task's verdicts. problems/solved, problems/failed:
+    all leaves are right, or all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but
+    enough others did.
     """
     num_signals = sum(r.min() < r.max() for r in rewards)
     return {
@@ -171,35 +175,43 @@ def packing_metrics(trees: Sequence[Tree], num_forwarded: Sequence[int]) -> dict
     trained = [tree for tree, num in zip(trees, num_forwarded, strict=True) if num]
     return {
         "tokens/forwarded": sum(num_forwarded),
-        "tokens/unpacked": sum(int(lengths_of(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t in trained),
+        "tokens/unpacked": sum(int(response_lengths(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t in trained),
     }
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
-    """The trees that a process grew in a step, in the order of their problems; of each what its leaves got, its
-    advantages, None if it was not trained on, and how many tokens an epoch of updates forwards of it. entropies: see
-    `tree_entropies`; none if they were not asked for."""
+class StepShard:
+    """The trees that a process grew in a step, in the order of their problems.
+
+    scored, advantages: per tree the rewards of its leaves, and its advantages, None if it was not trained on.
+    num_forwarded: per tree the tokens that an epoch of updates forwards of it. entropies: see `Updater.tree_entropies`;
+    none if they were not asked for.
+    """
 
     trees: list[Tree]
-    verified: list[ScoredLeaves]
-    advantages: list[np.ndarray | None]
+    scored: list[ScoredLeaves]
+    advantages: list[Advantages | None]
     num_forwarded: list[int]
     entropies: list[list[np.ndarray]]
+
+    @classmethod
+    def merge(cls, shards: Sequence["StepShard"]) -> "StepShard":
+        """The shards of all processes as one, in the order in which problems were dealt out."""
+        return cls(**{f.name: merge_shards([getattr(shard, f.name) for shard in shards]) for f in fields(cls)})
 
     @property
     def rewards(self) -> list[np.ndarray]:
         """One per leaf of each tree."""
-        return [v.rewards for v in self.verified]
+        return [scored.rewards for scored in self.scored]
 
     def metrics(self, shape: TreeShape, num_rounds: int) -> dict[str, float]:
         """All metrics of these trees."""
-        trees, rewards, correct = self.trees, self.rewards, [v.correct for v in self.verified]
+        trees, rewards, correct = self.trees, self.rewards, [scored.correct for scored in self.scored]
         return (
             reward_metrics(trees, rewards)
             | {"accuracy": float(np.concatenate(correct).mean())}
-            | component_metrics(self.verified)
-            | verdict_metrics(self.verified)
+            | component_metrics(self.scored)
+            | verdict_metrics(self.scored)
             | problem_metrics(rewards, correct, num_rounds, sum(a is not None for a in self.advantages))
             | tree_metrics(trees, shape)
             | group_metrics(trees, rewards, shape)
@@ -208,23 +220,35 @@ class Share:
         )
 
 
-def joined(shares: Sequence[Share]) -> Share:
-    """The shares of all processes as one, in the order in which problems were dealt out."""
-    return Share(
-        merge_shards([share.trees for share in shares]),
-        merge_shards([share.verified for share in shares]),
-        merge_shards([share.advantages for share in shares]),
-        merge_shards([share.num_forwarded for share in shares]),
-        merge_shards([share.entropies for share in shares]),
-    )
+def mismatch_metrics(gaps: np.ndarray, processes: DistContext = SINGLE_PROCESS) -> dict[str, float]:
+    """How far the engine's distribution is from the policy's, by their log-probabilities of what the engine sampled:
+    mean and maximum of the distance, and an estimate of KL(engine | policy).
+
+    gaps [S]: policy's minus engine's. The estimate is k3, the mean of exp(gap) - 1 - gap; see `losses.kl_estimates`.
+    """
+    wide = gaps.astype(np.float64)
+    with np.errstate(over="ignore"):
+        kl = float((np.expm1(wide) - wide).sum())
+    count, total, kl = processes.all_reduce(np.array([len(wide), np.abs(wide).sum(), kl])).tolist()
+    largest = max(processes.all_gather(float(np.abs(wide).max(initial=0.0))))
+    return {"mismatch/mean": total / count, "mismatch/max": largest, "mismatch/kl": kl / count}
 
 
-def counters_of_all(own: EngineCounters, processes: DistContext) -> EngineCounters:
-    """What the engines of all processes did."""
+def mean_update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the updates of a step, and mismatch/* of the first one, before which no weight had
+    changed. Empty without updates."""
+    if not updates:
+        return {}
+    means = {name: float(np.mean([update[name] for update in updates])) for name in updates[0]}
+    return means | {name: value for name, value in updates[0].items() if name.startswith("mismatch/")}
+
+
+def sum_counters(own: EngineCounters, processes: DistContext) -> EngineCounters:
+    """The counters of the engines of all processes, added up."""
     return EngineCounters(*map(int, processes.all_reduce(np.array(astuple(own), np.float64))))
 
 
-def largest_of_all(own: dict[str, float], processes: DistContext) -> dict[str, float]:
-    """Of each figure the largest of any process."""
+def max_metrics(own: dict[str, float], processes: DistContext) -> dict[str, float]:
+    """The largest value of each metric over all processes."""
     found = processes.all_gather(own)
     return {name: max(metrics[name] for metrics in found) for name in own}

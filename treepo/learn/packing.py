@@ -1,19 +1,19 @@
 """Trees -> PackedTree: each shared token once.
 
 A tree's nodes share what their paths share, and siblings that begin alike are merged too, so that every distinct
-token is forwarded once. What is learned is kept apart from what is forwarded: a term is one token of one node, with
+token is forwarded once. What is learned is kept apart from what is forwarded: a target is one token of one node, with
 its own sampled log-probability and the leaves below it.
 
-Letters: T packed tokens · S terms · L leaves · P tokens of all trajectories, shared ones once for each.
+Letters: T packed tokens · S targets · L leaves · P tokens of all trajectories, shared ones once for each.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
+from treepo.credit.base import Advantages
 from treepo.learn.trie import START, PrefixTrie, Span
 from treepo.tree import ROOT, Tree
 
@@ -24,14 +24,16 @@ class PackedTree:
 
     token_ids, positions int64 [T]; a token's position is its depth in tokens.
     subtree_ends int64 [T]: one past the last token at or below each token.
-    targets int64 [S]: the packed token of each term; predecessors int64 [S], in rising order: the token above it, whose
-        logits predict it.
-    sampled_logprobs float32 [S]: what the engine reported for the term.
-    leaf_starts, leaf_ends int64 [S]: the leaves below the term, a range.
+    targets int64 [S]: the packed token of each target; predecessors int64 [S], in rising order: the token above it,
+        whose logits predict it.
+    target_nodes, target_offsets int64 [S]: the node of the tree that the target is of, and its place among the node's
+        tokens.
+    sampled_logprobs float32 [S]: the log-probability that the engine reported for the target.
+    leaf_starts, leaf_ends int64 [S]: the leaves below the target, a range.
     lens, leaf_weights float64 [L]: of each leaf its response tokens, and what each of them weighs in the loss.
-    advantages float64 [L]: of each leaf; nan where credit is given per node. own_advantages float64 [P]: in that case,
-        of each term the advantage in each trajectory that shares it, by term and leaf; empty otherwise.
-    recomputed_logprobs, ref_logprobs float32 [S]: of the policy as it was before the first update of the step, and of the
+    leaf_advantages float64 [L]: of each leaf; nan where nodes have their own. target_advantages float64 [P]: in that
+        case, of each target the advantage in each trajectory that shares it, by target and leaf; empty otherwise.
+    recomputed_logprobs, ref_logprobs float32 [S]: of the policy before the first update of the step, and of the
         reference; empty where there are none.
     """
 
@@ -40,13 +42,15 @@ class PackedTree:
     subtree_ends: np.ndarray
     targets: np.ndarray
     predecessors: np.ndarray
+    target_nodes: np.ndarray
+    target_offsets: np.ndarray
     sampled_logprobs: np.ndarray
     leaf_starts: np.ndarray
     leaf_ends: np.ndarray
     lens: np.ndarray
     leaf_weights: np.ndarray
-    advantages: np.ndarray
-    own_advantages: np.ndarray
+    leaf_advantages: np.ndarray
+    target_advantages: np.ndarray
     recomputed_logprobs: np.ndarray
     ref_logprobs: np.ndarray
 
@@ -59,61 +63,182 @@ class PackedTree:
         """Of all trajectories, shared ones once for each."""
         return int(self.lens.sum())
 
-    def below(self, values: np.ndarray) -> np.ndarray:
-        """[S]: the sum over the leaves below each term of one value per leaf."""
+    @property
+    def max_trajectory_len(self) -> int:
+        """Tokens of the longest trajectory with its prompt."""
+        return int(self.positions.max()) + 1
+
+    @property
+    def old_logprobs(self) -> np.ndarray:
+        """float32 [S]: the log-probabilities that ratios refer to."""
+        return self.recomputed_logprobs if len(self.recomputed_logprobs) else self.sampled_logprobs
+
+    def sum_over_leaves(self, values: np.ndarray) -> np.ndarray:
+        """[S]: the sum over the leaves below each target of one value per leaf."""
         sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
         # An infinite advantage becomes a loss that is not finite, which the updater reports.
         with np.errstate(invalid="ignore"):
             return sums[self.leaf_ends] - sums[self.leaf_starts]
 
-    def below_by_advantage(self, weights: np.ndarray, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """[S]: the sum over the leaves below each term of weight x part(advantage), weights [L]."""
-        if len(self.own_advantages):
-            values = weights[ranges(self.leaf_starts, self.leaf_ends)] * part(self.own_advantages)
-            counts = self.leaf_ends - self.leaf_starts
-            return np.add.reduceat(values, np.cumsum(counts) - counts)
-        return self.below(weights * part(self.advantages))
+    def sum_by_advantage(self, weights: np.ndarray, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """[S]: the sum over the leaves below each target of weight x part(advantage), weights [L]."""
+        if not len(self.target_advantages):
+            return self.sum_over_leaves(weights * part(self.leaf_advantages))
+        values = weights[concat_ranges(self.leaf_starts, self.leaf_ends)] * part(self.target_advantages)
+        counts = self.leaf_ends - self.leaf_starts
+        return np.add.reduceat(values, np.cumsum(counts) - counts)
+
+    def last_tokens(self) -> np.ndarray:
+        """int64 [L]: the packed token in which each trajectory ends."""
+        last = np.zeros(len(self.lens), np.int64)
+        targets = np.repeat(self.targets, self.leaf_ends - self.leaf_starts)
+        # Depth first, a token comes after those above it.
+        np.maximum.at(last, concat_ranges(self.leaf_starts, self.leaf_ends), targets)
+        return last
 
 
-def ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def concat_ranges(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """int64: start .. end - 1 of each, one after the other."""
     counts = ends - starts
     return np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 
 
-def pack(tree: Tree, advantages: np.ndarray, leaves: Sequence[int] | None = None) -> PackedTree:
-    """Pack a tree with one advantage per leaf, in the order of `Tree.leaves`, one per node, or one per node and leaf.
+def pack(tree: Tree, advantages: Advantages | np.ndarray, leaves: Sequence[int] | None = None) -> PackedTree:
+    """Pack a tree with its advantages; a plain array has one per leaf.
 
-    leaves: positions in that order of those to pack; all if not given.
+    leaves: the positions in `Tree.leaves` of those to pack; all if not given. Raises ValueError unless the advantages
+    are of this tree's leaves or nodes.
     """
-    chosen = _depth_first(tree, range(len(tree.leaves())) if leaves is None else leaves)
-    return _packed(tree, advantages, chosen, *_distinct(tree, chosen.nodes))
+    selection = _select(tree, range(len(tree.leaves())) if leaves is None else leaves)
+    return _packed(tree, Advantages.of(advantages), selection, *_merge_prefixes(tree, selection.nodes))
 
 
-def pack_within(tree: Tree, advantages: np.ndarray, max_tokens: int) -> list[PackedTree]:
+def pack_in_parts(tree: Tree, advantages: Advantages | np.ndarray, max_tokens: int) -> list[PackedTree]:
     """Pack a tree in parts of at most `max_tokens` tokens, or of its longest trajectory's if that is more.
 
-    Each trajectory lies whole in one part. Of all ways to cut the depth-first order of the leaves, this is the one that
-    repeats the fewest tokens.
+    Each trajectory lies whole in one part. Of all ways to split the depth-first order of the leaves, this is the one
+    that repeats the fewest tokens.
     """
-    chosen = _depth_first(tree, range(len(tree.leaves())))
-    distinct, pieces = _distinct(tree, chosen.nodes)
-    if distinct.num_tokens <= max_tokens:
-        return [_packed(tree, advantages, chosen, distinct, pieces)]
-    layout = distinct.layout()
-    last = np.array([layout.indices(pieces[leaf])[-1] for leaf in tree.leaves()])
-    order = np.argsort(last, kind="stable")
-    bounds = fewest_repeated(layout.positions[last[order]] + 1, np.diff(last[order], prepend=-1), max_tokens)
-    return [pack(tree, advantages, order[a:b].tolist()) for a, b in pairwise(bounds)]
+    selection = _select(tree, range(len(tree.leaves())))
+    trie, spans = _merge_prefixes(tree, selection.nodes)
+    if trie.num_tokens <= max_tokens:
+        return [_packed(tree, Advantages.of(advantages), selection, trie, spans)]
+    layout = trie.layout()
+    last = np.array([layout.indices(spans[leaf])[-1] for leaf in tree.leaves()])
+    parts = _split_leaves(last, layout.positions, max_tokens)
+    return [pack(tree, advantages, leaves.tolist()) for leaves in parts]
 
 
-def pack_apart(tree: Tree, advantages: np.ndarray) -> list[PackedTree]:
-    """Each trajectory on its own: nothing is shared."""
+def pack_trajectories(tree: Tree, advantages: Advantages | np.ndarray) -> list[PackedTree]:
+    """Pack each trajectory by itself: nothing is shared."""
     return [pack(tree, advantages, [i]) for i in range(len(tree.leaves()))]
 
 
-def fewest_repeated(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[int]:
-    """Where to cut a row of leaves so that parts have at most `max_tokens` tokens each and the fewest are repeated.
+def split_packed(packed: PackedTree, max_tokens: int) -> list[PackedTree]:
+    """Split a packed tree in parts of at most `max_tokens` tokens, or of its longest trajectory's if that is more.
+
+    The parts are those of `pack_in_parts`, and keep what is known of their targets: weights and log-probabilities.
+    """
+    if packed.num_tokens <= max_tokens or len(packed.lens) == 1:
+        return [packed]
+    last = packed.last_tokens()
+    parts = _split_leaves(last, packed.positions, max_tokens)
+    return [packed] if len(parts) == 1 else [_part(packed, last, np.sort(leaves)) for leaves in parts]
+
+
+def num_distinct(tree: Tree) -> int:
+    """Distinct tokens below the prompt: those of the nodes, with siblings that begin alike merged."""
+    trie, _ = _merge_prefixes(tree, [i for i in tree.top_down() if i != ROOT])
+    return trie.num_tokens - len(tree.prompt_ids)
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """Some leaves and the nodes above them, depth first: positions of the leaves in `Tree.leaves`, nodes without the
+    root, and per node its first leaf in that order and the one past its last."""
+
+    order: list[int]
+    nodes: list[int]
+    first: dict[int, int]
+    past: dict[int, int]
+
+
+def _select(tree: Tree, leaves: Iterable[int]) -> _Selection:
+    every, wanted = tree.leaves(), set(leaves)
+    position = {leaf: i for i, leaf in enumerate(every) if i in wanted}
+    order: list[int] = []
+    first: dict[int, int] = {}
+    for i in tree.top_down():
+        first[i] = len(order)
+        if i in position:
+            order.append(position[i])
+    past: dict[int, int] = {}
+    for i in reversed(first):
+        past[i] = max(past.get(i, 0), first[i] + (i in position))
+        parent = tree.nodes[i].parent
+        past[parent] = max(past.get(parent, 0), past[i])
+    nodes = [i for i in first if i != ROOT and past[i] > first[i]]
+    return _Selection(order, nodes, first, past)
+
+
+def _merge_prefixes(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Span]]]:
+    """The distinct tokens of the prompt and these nodes, parents first, and the spans of them that each node is."""
+    trie = PrefixTrie()
+    _, place = trie.extend(START, tree.prompt_ids)
+    places, spans = {ROOT: place}, {}
+    for i in nodes:
+        spans[i], places[i] = trie.extend(places[tree.nodes[i].parent], tree.nodes[i].token_ids)
+    return trie, spans
+
+
+def _packed(
+    tree: Tree, advantages: Advantages, selection: _Selection, trie: PrefixTrie, spans: dict[int, list[Span]]
+) -> PackedTree:
+    advantages.check_shape(tree)
+    nodes, order, leaves, layout = selection.nodes, selection.order, tree.leaves(), trie.layout()
+    targets = layout.indices([span for i in nodes for span in spans[i]])
+    lengths = [len(tree.nodes[i].token_ids) for i in nodes]
+    predecessors = layout.parents[targets]
+    rising = np.argsort(predecessors, kind="stable")
+    starts, ends = (np.repeat([at[i] for i in nodes], lengths)[rising] for at in (selection.first, selection.past))
+    target_nodes = np.repeat(nodes, lengths)[rising]
+    values, leaf_advantages, target_advantages = advantages.values, np.full(len(order), np.nan), np.zeros(0)
+    if advantages.per_node:
+        by_leaf = values if values.ndim == 2 else np.broadcast_to(values[:, None], (len(values), len(leaves)))
+        target_advantages = by_leaf[
+            np.repeat(target_nodes, ends - starts), np.array(order)[concat_ranges(starts, ends)]
+        ]
+    else:
+        leaf_advantages = values[order]
+    return PackedTree(
+        token_ids=layout.token_ids,
+        positions=layout.positions,
+        subtree_ends=layout.subtree_ends,
+        targets=targets[rising],
+        predecessors=predecessors[rising],
+        target_nodes=target_nodes,
+        target_offsets=np.concatenate([np.arange(n) for n in lengths])[rising],
+        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
+        leaf_starts=starts,
+        leaf_ends=ends,
+        lens=np.array([tree.response_len(leaves[i]) for i in order], np.float64),
+        leaf_weights=np.ones(len(order)),
+        leaf_advantages=leaf_advantages,
+        target_advantages=target_advantages,
+        recomputed_logprobs=np.zeros(0, np.float32),
+        ref_logprobs=np.zeros(0, np.float32),
+    )
+
+
+def _split_leaves(last: np.ndarray, positions: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """The leaves of each part, depth first. last [L]: the packed token in which each leaf's trajectory ends."""
+    order = np.argsort(last, kind="stable")
+    bounds = split_points(positions[last[order]] + 1, np.diff(last[order], prepend=-1), max_tokens)
+    return [order[start:end] for start, end in pairwise(bounds)]
+
+
+def split_points(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[int]:
+    """Where to split a row of leaves so that parts have at most `max_tokens` tokens each and the fewest are repeated.
 
     depths: tokens on the path to each leaf; new: those of them that are not on the path to the leaf before it. A part
     begins with a whole path and goes on with new tokens. Returns where each part begins, and the number of leaves.
@@ -133,112 +258,8 @@ def fewest_repeated(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> lis
     return bounds
 
 
-def num_distinct(tree: Tree) -> int:
-    """Distinct tokens below the prompt: those of the nodes, with siblings that begin alike merged."""
-    return _distinct(tree, [i for i in tree.top_down() if i != ROOT])[0].num_tokens - len(tree.prompt_ids)
-
-
-class _Chosen(NamedTuple):
-    """Some leaves and the nodes above them, depth first: positions of the leaves in `Tree.leaves`, nodes without the
-    root, and per node its first leaf in that order and the one past its last."""
-
-    order: list[int]
-    nodes: list[int]
-    first: dict[int, int]
-    past: dict[int, int]
-
-
-def _depth_first(tree: Tree, leaves: Iterable[int]) -> _Chosen:
-    every, wanted = tree.leaves(), set(leaves)
-    position = {leaf: i for i, leaf in enumerate(every) if i in wanted}
-    order: list[int] = []
-    first: dict[int, int] = {}
-    for i in tree.top_down():
-        first[i] = len(order)
-        if i in position:
-            order.append(position[i])
-    past: dict[int, int] = {}
-    for i in reversed(first):
-        past[i] = max(past.get(i, 0), first[i] + (i in position))
-        parent = tree.nodes[i].parent
-        past[parent] = max(past.get(parent, 0), past[i])
-    nodes = [i for i in first if i != ROOT and past[i] > first[i]]
-    return _Chosen(order, nodes, first, past)
-
-
-def _packed(
-    tree: Tree, advantages: np.ndarray, chosen: _Chosen, distinct: PrefixTrie, pieces: dict[int, list[Span]]
-) -> PackedTree:
-    nodes, leaves, layout = chosen.nodes, tree.leaves(), distinct.layout()
-    values, is_per_node = np.asarray(advantages, np.float64), tree.is_per_node(advantages)
-    targets = layout.indices([piece for i in nodes for piece in pieces[i]])
-    lengths = [len(tree.nodes[i].token_ids) for i in nodes]
-    predecessors = layout.parents[targets]
-    rising = np.argsort(predecessors, kind="stable")
-    starts, ends = (np.repeat([at[i] for i in nodes], lengths)[rising] for at in (chosen.first, chosen.past))
-    own = np.zeros(0)
-    if is_per_node:
-        by_leaf = values if values.ndim == 2 else np.broadcast_to(values[:, None], (len(values), len(leaves)))
-        term_nodes = np.repeat(nodes, lengths)[rising]
-        own = by_leaf[np.repeat(term_nodes, ends - starts), np.array(chosen.order)[ranges(starts, ends)]]
-    return PackedTree(
-        token_ids=layout.token_ids,
-        positions=layout.positions,
-        subtree_ends=layout.subtree_ends,
-        targets=targets[rising],
-        predecessors=predecessors[rising],
-        sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
-        leaf_starts=starts,
-        leaf_ends=ends,
-        lens=np.array([tree.response_len(leaves[i]) for i in chosen.order], np.float64),
-        leaf_weights=np.ones(len(chosen.order)),
-        advantages=np.full(len(chosen.order), np.nan) if is_per_node else values[chosen.order],
-        own_advantages=own,
-        recomputed_logprobs=np.zeros(0, np.float32),
-        ref_logprobs=np.zeros(0, np.float32),
-    )
-
-
-def _distinct(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Span]]]:
-    """The distinct tokens of the prompt and these nodes, parents first, and the pieces that each node is."""
-    distinct = PrefixTrie()
-    _, place = distinct.extend(START, tree.prompt_ids)
-    places, pieces = {ROOT: place}, {}
-    for i in nodes:
-        pieces[i], places[i] = distinct.extend(places[tree.nodes[i].parent], tree.nodes[i].token_ids)
-    return distinct, pieces
-
-
-def cut_within(packed: PackedTree, max_tokens: int) -> list[PackedTree]:
-    """Cut what is packed in parts of at most `max_tokens` tokens, or of its longest trajectory's if that is more.
-
-    The parts are those of `pack_within`, and keep what was found out about their terms since: weights and
-    log-probabilities.
-    """
-    if packed.num_tokens <= max_tokens or len(packed.lens) == 1:
-        return [packed]
-    last = last_tokens(packed)
-    order = np.argsort(last, kind="stable")
-    bounds = fewest_repeated(packed.positions[last[order]] + 1, np.diff(last[order], prepend=-1), max_tokens)
-    return [packed] if len(bounds) == 2 else [_part(packed, last, np.sort(order[a:b])) for a, b in pairwise(bounds)]
-
-
-def longest_path(packed: PackedTree) -> int:
-    """Tokens of the longest trajectory with its prompt."""
-    return int(packed.positions.max()) + 1
-
-
-def last_tokens(packed: PackedTree) -> np.ndarray:
-    """int64 [L]: the packed token in which each trajectory ends."""
-    last = np.zeros(len(packed.lens), np.int64)
-    counts = packed.leaf_ends - packed.leaf_starts
-    # Depth first, a token comes after those above it.
-    np.maximum.at(last, ranges(packed.leaf_starts, packed.leaf_ends), np.repeat(packed.targets, counts))
-    return last
-
-
 def _part(packed: PackedTree, last: np.ndarray, leaves: np.ndarray) -> PackedTree:
-    """The trajectories of some leaves, given in rising order; last: as `last_tokens` says."""
+    """The trajectories of some leaves, given in rising order. last: see `PackedTree.last_tokens`."""
     ends = np.sort(last[leaves])
     index = np.arange(packed.num_tokens)
     has_token = np.searchsorted(ends, packed.subtree_ends) > np.searchsorted(ends, index)
@@ -246,26 +267,30 @@ def _part(packed: PackedTree, last: np.ndarray, leaves: np.ndarray) -> PackedTre
     is_chosen = np.isin(np.arange(len(packed.lens)), leaves)
     new_leaf = np.concatenate([[0], np.cumsum(is_chosen)])
     starts, past = new_leaf[packed.leaf_starts], new_leaf[packed.leaf_ends]
-    has_term = past > starts
+    has_target = past > starts
+    kept_advantages = packed.target_advantages
+    if len(kept_advantages):
+        kept_advantages = kept_advantages[is_chosen[concat_ranges(packed.leaf_starts, packed.leaf_ends)]]
 
-    def of_terms(values: np.ndarray) -> np.ndarray:
-        return values[has_term] if len(values) else values
+    def of_targets(values: np.ndarray) -> np.ndarray:
+        return values[has_target] if len(values) else values
 
-    own = packed.own_advantages
     return replace(
         packed,
         token_ids=packed.token_ids[has_token],
         positions=packed.positions[has_token],
         subtree_ends=new_token[packed.subtree_ends[has_token]],
-        targets=new_token[packed.targets[has_term]],
-        predecessors=new_token[packed.predecessors[has_term]],
-        sampled_logprobs=packed.sampled_logprobs[has_term],
-        leaf_starts=starts[has_term],
-        leaf_ends=past[has_term],
+        targets=new_token[packed.targets[has_target]],
+        predecessors=new_token[packed.predecessors[has_target]],
+        target_nodes=packed.target_nodes[has_target],
+        target_offsets=packed.target_offsets[has_target],
+        sampled_logprobs=packed.sampled_logprobs[has_target],
+        leaf_starts=starts[has_target],
+        leaf_ends=past[has_target],
         lens=packed.lens[leaves],
         leaf_weights=packed.leaf_weights[leaves],
-        advantages=packed.advantages[leaves],
-        own_advantages=own[is_chosen[ranges(packed.leaf_starts, packed.leaf_ends)]] if len(own) else own,
-        recomputed_logprobs=of_terms(packed.recomputed_logprobs),
-        ref_logprobs=of_terms(packed.ref_logprobs),
+        leaf_advantages=packed.leaf_advantages[leaves],
+        target_advantages=kept_advantages,
+        recomputed_logprobs=of_targets(packed.recomputed_logprobs),
+        ref_logprobs=of_targets(packed.ref_logprobs),
     )

@@ -1,4 +1,4 @@
-"""PackedTree -> TreeBatch: packed trees side by side, as many as one forward takes."""
+"""Log-probabilities and entropies of packed trees under a policy, as many trees in a forward as memory allows."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,10 +22,13 @@ from treepo.tree import Node, StopReason, Tree
 TOKEN_INDICES = ("subtree_ends", "targets", "predecessors")
 LEAF_INDICES = ("leaf_starts", "leaf_ends")
 
+MAX_LOGITS = 1 << 25
+"""Logits held at a time: 128 MiB in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class TreeBatch:
-    """Several packed trees side by side; the fields are those of PackedTree, and indices count through the batch.
+    """Several packed trees side by side: `packed` is all of them, with indices of tokens and leaves into the batch.
 
     offsets: where each tree starts, and the end of the last.
     """
@@ -34,12 +37,12 @@ class TreeBatch:
     packed: PackedTree
 
 
-def join(trees: Sequence[PackedTree]) -> TreeBatch:
+def collate(trees: Sequence[PackedTree]) -> TreeBatch:
     """Lay packed trees side by side."""
     token_offsets = np.cumsum([0, *(tree.num_tokens for tree in trees)])
     leaf_offsets = np.cumsum([0, *(len(tree.lens) for tree in trees)])
 
-    def joined(name: str) -> np.ndarray:
+    def concatenated(name: str) -> np.ndarray:
         arrays = [getattr(tree, name) for tree in trees]
         if name in TOKEN_INDICES:
             arrays = [array + offset for array, offset in zip(arrays, token_offsets, strict=False)]
@@ -47,7 +50,14 @@ def join(trees: Sequence[PackedTree]) -> TreeBatch:
             arrays = [array + offset for array, offset in zip(arrays, leaf_offsets, strict=False)]
         return np.concatenate(arrays)
 
-    return TreeBatch(token_offsets.tolist(), PackedTree(**{f.name: joined(f.name) for f in fields(PackedTree)}))
+    return TreeBatch(token_offsets.tolist(), PackedTree(**{f.name: concatenated(f.name) for f in fields(PackedTree)}))
+
+
+def dummy_tree() -> PackedTree:
+    """One token after another, with no weight: what a process scores that has no trees while others have some."""
+    tree = Tree.from_prompt("", np.zeros(1, np.int32), 0)
+    tree.add(Node(0, np.zeros(1, np.int32), np.zeros(1, np.float32), 0, StopReason.LENGTH))
+    return pack(tree, np.zeros(1))
 
 
 def micro_batches(trees: Sequence[PackedTree], max_tokens: int) -> list[list[int]]:
@@ -78,23 +88,19 @@ def padded_batches(trees: Sequence[PackedTree], max_tokens: int) -> list[list[in
     The longest come first, so that rows of a batch are about as long as each other; a longer one stands alone.
     """
     batches: list[list[int]] = []
-    room = 0
+    num_free_rows = 0
     for i in sorted(range(len(trees)), key=lambda i: -trees[i].num_tokens):
-        if room == 0:
+        if num_free_rows == 0:
             batches.append([])
-            room = max(1, max_tokens // trees[i].num_tokens)
+            num_free_rows = max(1, max_tokens // trees[i].num_tokens)
         batches[-1].append(i)
-        room -= 1
+        num_free_rows -= 1
     return batches
-
-
-MAX_LOGITS = 1 << 25
-"""Logits held at a time: 128 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """policy_logprobs [S] with gradient; entropies [S] of the distribution each term was drawn from."""
+    """policy_logprobs [S] with gradient; entropies [S] of the distribution each target was drawn from."""
 
     policy_logprobs: Tensor
     entropies: Tensor
@@ -102,11 +108,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores terms under softmax(logits / temperature), the distribution they were sampled from.
+    """Scores targets under softmax(logits / temperature), the distribution they were sampled from.
 
-    has_plain_head: whether the logits are the output embeddings' of the last hidden states (see has_plain_head in
-        model/served.py); if not, they are computed all at once.
-    supports_tree_attention: whether the model's attention can be told who sees whom; if not, every tree has to be a single
+    has_plain_head: whether the logits are the output embeddings' of the last hidden states (see
+        `model.compatibility.has_plain_head`); if not, they are computed all at once.
+    supports_tree_attention: whether the model's attention can be given a tree; if not, every tree has to be a single
         trajectory, and they are laid out as rows with padding.
     autocast: type that matrix products are computed in, or None for that of the weights.
     processes: those that the model is sharded over, if it is.
@@ -121,34 +127,14 @@ class Scorer:
     processes: DistContext = SINGLE_PROCESS
 
     def __call__(self, batch: TreeBatch, entropy_has_grad: bool = False) -> Scores:
-        """Score every term of a batch."""
+        """Score every target of a batch."""
         return Scores(*run_under_fsdp(self.model, self._scores, batch, entropy_has_grad))
-
-    def _scores(self, batch: TreeBatch, entropy_has_grad: bool) -> tuple[Tensor, Tensor]:
-        packed, device = batch.packed, self.model.device
-        rows, row_of = np.unique(packed.predecessors, return_inverse=True)
-        targets = torch.from_numpy(packed.token_ids[packed.targets]).to(device)
-        with self._precision():
-            features = self._features(batch, torch.from_numpy(rows).to(device))
-            step = max(1, self.max_logits // vocabulary_size(self.model)) if self.has_plain_head else len(rows)
-            parts = []
-            for first in range(0, len(rows), step):
-                # Terms lie in the order of their rows.
-                start, end = np.searchsorted(row_of, (first, first + step)).tolist()
-                places = torch.from_numpy(row_of[start:end] - first).to(device)
-                arguments = features[first : first + step], places, targets[start:end], entropy_has_grad
-                if step < len(rows) and torch.is_grad_enabled():
-                    parts.append(checkpoint(self._score_rows, *arguments, use_reentrant=False))
-                else:
-                    parts.append(self._score_rows(*arguments))
-        logprobs, entropies = zip(*parts, strict=True)
-        return torch.cat(logprobs), torch.cat(entropies)
 
     def batches(self, trees: Sequence[PackedTree], max_tokens: int) -> list[list[int]]:
         """Which trees are scored together, so that a forward has at most `max_tokens` tokens, padding included.
 
-        Of a sharded model each process has as many, so that all gather its weights as often: the last ones may be
-        empty, and `nothing` is scored in their place.
+        Of a sharded model each process has as many batches, so that all gather its weights as often: the last ones may
+        be empty, and `dummy_tree` is scored in their place.
         """
         found = micro_batches(trees, max_tokens) if self.supports_tree_attention else padded_batches(trees, max_tokens)
         if not is_sharded(self.model):
@@ -157,47 +143,48 @@ class Scorer:
         return found + [[] for _ in range(most - len(found))]
 
     def logprobs(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
-        """Per tree the log-probabilities of its terms, [S]."""
-        return self._of_terms(trees, max_tokens, attrgetter("policy_logprobs"))
+        """Per tree the log-probabilities of its targets, [S]."""
+        return self._score_trees(trees, max_tokens, attrgetter("policy_logprobs"))
 
     def entropies(self, trees: Sequence[PackedTree], max_tokens: int) -> list[np.ndarray]:
-        """Per tree the entropies of the distributions that its terms were drawn from, [S]."""
-        return self._of_terms(trees, max_tokens, attrgetter("entropies"))
+        """Per tree the entropies of the distributions that its targets were drawn from, [S]."""
+        return self._score_trees(trees, max_tokens, attrgetter("entropies"))
 
     @torch.no_grad()
-    def _of_terms(
+    def _score_trees(
         self, trees: Sequence[PackedTree], max_tokens: int, wanted: Callable[[Scores], Tensor]
     ) -> list[np.ndarray]:
-        """Per tree what is wanted of the scores of its terms, [S]."""
         found: dict[int, np.ndarray] = {}
         for indices in self.batches(trees, max_tokens):
-            every = wanted(self(join([trees[i] for i in indices] or [nothing()]))).cpu().numpy()
+            values = wanted(self(collate([trees[i] for i in indices] or [dummy_tree()]))).cpu().numpy()
             if indices:
                 bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
-                found.update(zip(indices, np.split(every, bounds), strict=True))
+                found.update(zip(indices, np.split(values, bounds), strict=True))
         return [found[i] for i in range(len(trees))]
 
-    def _features(self, batch: TreeBatch, rows: Tensor) -> Tensor:
-        """[P, ·]: hidden states of the tokens at `rows`, or logits where the head is not plain."""
-        inputs = (
-            self._packed_inputs(batch) if self.supports_tree_attention else _padded_inputs(batch, self.model.device)
-        )
-        if self.has_plain_head:
-            every = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        elif self.supports_tree_attention:
-            return self.model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
-        else:
-            every = self.model(**inputs, use_cache=False).logits
-        return every[0, rows] if self.supports_tree_attention else every[inputs["attention_mask"].bool()][rows]
-
-    def _packed_inputs(self, batch: TreeBatch) -> dict[str, Any]:
-        packed, model = batch.packed, self.model
-        attention = tree_attention(batch.offsets, packed.subtree_ends, packed.positions, model.device, model.dtype)
-        ids, positions = (torch.from_numpy(x).to(model.device) for x in (packed.token_ids, packed.positions))
-        return {"input_ids": ids[None], "position_ids": positions[None], "attention_context": attention}
+    def _scores(self, batch: TreeBatch, entropy_has_grad: bool) -> tuple[Tensor, Tensor]:
+        """(log-probabilities, entropies) of all targets, `max_logits` logits at a time."""
+        packed, device = batch.packed, self.model.device
+        rows, row_of = np.unique(packed.predecessors, return_inverse=True)
+        target_ids = torch.from_numpy(packed.token_ids[packed.targets]).to(device)
+        with self._precision():
+            features = self._features(batch, torch.from_numpy(rows).to(device))
+            step = max(1, self.max_logits // vocabulary_size(self.model)) if self.has_plain_head else len(rows)
+            parts = []
+            for first in range(0, len(rows), step):
+                # Targets lie in the order of their rows.
+                start, end = np.searchsorted(row_of, (first, first + step)).tolist()
+                places = torch.from_numpy(row_of[start:end] - first).to(device)
+                arguments = features[first : first + step], places, target_ids[start:end], entropy_has_grad
+                if step < len(rows) and torch.is_grad_enabled():
+                    parts.append(checkpoint(self._score_rows, *arguments, use_reentrant=False))
+                else:
+                    parts.append(self._score_rows(*arguments))
+        logprobs, entropies = zip(*parts, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)
 
     def _score_rows(
-        self, features: Tensor, places: Tensor, targets: Tensor, entropy_has_grad: bool
+        self, features: Tensor, places: Tensor, target_ids: Tensor, entropy_has_grad: bool
     ) -> tuple[Tensor, Tensor]:
         """(log-probabilities, entropies) of the targets, each below the row at its place."""
         head = self.model.get_output_embeddings() if self.has_plain_head else None
@@ -207,17 +194,28 @@ class Scorer:
         totals = torch.logsumexp(wide, dim=-1)
         with nullcontext() if entropy_has_grad else torch.no_grad():
             entropies = totals - (torch.exp(wide - totals[:, None]) * wide).sum(-1)
-        return wide[places, targets] - totals[places], entropies[places]
+        return wide[places, target_ids] - totals[places], entropies[places]
+
+    def _features(self, batch: TreeBatch, rows: Tensor) -> Tensor:
+        """[P, ·]: hidden states of the tokens at `rows`, or logits where the head is not plain."""
+        packs = self.supports_tree_attention
+        inputs = self._packed_inputs(batch) if packs else _padded_inputs(batch, self.model.device)
+        if self.has_plain_head:
+            values = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        elif packs:
+            return self.model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
+        else:
+            values = self.model(**inputs, use_cache=False).logits
+        return values[0, rows] if packs else values[inputs["attention_mask"].bool()][rows]
+
+    def _packed_inputs(self, batch: TreeBatch) -> dict[str, Any]:
+        packed, model = batch.packed, self.model
+        attention = tree_attention(batch.offsets, packed.subtree_ends, packed.positions, model.device, model.dtype)
+        ids, positions = (torch.from_numpy(x).to(model.device) for x in (packed.token_ids, packed.positions))
+        return {"input_ids": ids[None], "position_ids": positions[None], "attention_context": attention}
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.model.device.type, self.autocast) if self.autocast else nullcontext()
-
-
-def nothing() -> PackedTree:
-    """What is scored for the sake of other processes: one token after another, which counts nothing."""
-    tree = Tree.from_prompt("", np.zeros(1, np.int32), 0)
-    tree.add(Node(0, np.zeros(1, np.int32), np.zeros(1, np.float32), 0, StopReason.LENGTH))
-    return pack(tree, np.zeros(1))
 
 
 def _padded_inputs(batch: TreeBatch, device: torch.device) -> dict[str, Tensor]:

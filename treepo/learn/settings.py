@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from treepo.errors import SettingError
+
 Count = Annotated[int, Field(ge=1)]
 
 MOST = 1_000
@@ -27,12 +29,12 @@ class DynamicSampling:
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_rounds <= MOST:
-            raise ValueError(f"max_rounds must be within 1..{MOST}, got {self.max_rounds}")
+            raise SettingError("max_rounds", f"must be within 1..{MOST}", self.max_rounds)
         if not 1 <= self.max_factor <= MOST:
-            raise ValueError(f"max_factor must be within 1..{MOST}, got {self.max_factor}")
+            raise SettingError("max_factor", f"must be within 1..{MOST}", self.max_factor)
 
-    def most(self, wanted: int) -> int:
-        """Problems that a step may grow in all."""
+    def max_problems(self, wanted: int) -> int:
+        """The most problems that a step may grow."""
         return int(wanted * self.max_factor) if self.max_rounds > 1 else wanted
 
     def num_next(self, wanted: int, num_kept: int, num_grown: int, num_rounds: int) -> int:
@@ -43,7 +45,7 @@ class DynamicSampling:
         if num_kept >= wanted or num_rounds >= self.max_rounds:
             return 0
         estimate = -(-(wanted - num_kept) * (num_grown + 1) // (num_kept + 1))
-        return min(estimate, self.most(wanted) - num_grown)
+        return min(estimate, self.max_problems(wanted) - num_grown)
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,15 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+            raise SettingError("lr", "must be positive", self.lr)
         if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
+            raise SettingError("warmup_steps", "must not be negative", self.warmup_steps)
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), got {self.betas}")
+            raise SettingError("betas", "must lie in [0, 1)", self.betas)
         if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+            raise SettingError("weight_decay", "must not be negative", self.weight_decay)
         if self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
+            raise SettingError("max_grad_norm", "must be positive", self.max_grad_norm)
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ class TrainSettings:
     embedded engine's are the same but for rounding."""
 
     importance_cap: Annotated[float, Field(gt=0)] | None = None
-    """With recompute_old_logprobs: weigh every token by how much likelier the trainer's policy finds it than the engine did, at most
-    this much, so that what another engine sampled stands for what the policy would have. Not done if not given."""
+    """With recompute_old_logprobs: weigh each token by the ratio of the trainer's probability to the engine's, at most
+    this much, so that what another engine sampled stands for samples of the policy. No weights if not given."""
 
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""
@@ -122,7 +124,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         if self.importance_cap is not None and not self.recompute_old_logprobs:
-            raise ValueError(f"importance_cap needs recompute_old_logprobs = true, got {self.importance_cap}")
+            raise SettingError("importance_cap", "needs recompute_old_logprobs = true", self.importance_cap)
 
 
 @dataclass(frozen=True)

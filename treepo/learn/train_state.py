@@ -19,8 +19,9 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from treepo.distributed import SINGLE_PROCESS, DistContext, is_lost
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import LostError
+from treepo.utils.foreign_errors import is_lost_process
 
 
 def seed_random(seed: int) -> None:
@@ -77,7 +78,7 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGrou
     except CheckpointException as error:
         raise _cause(error) from error
     except RuntimeError as error:
-        raise (LostError(str(error)) if is_lost(error) else error) from error
+        raise (LostError(str(error)) if is_lost_process(error) else error) from error
 
 
 def load_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:

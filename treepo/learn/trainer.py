@@ -1,36 +1,37 @@
 """The loop: grow, verify, credit, pack, update."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
 
-from treepo.credit.base import Estimator
+from treepo.credit.base import Advantages, Estimator
 from treepo.data.problem import Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal
-from treepo.learn.memory import begin_peak, cache_metrics, memory_metrics
-from treepo.learn.metrics import Share, counters_of_all, joined, largest_of_all, lengths_of
+from treepo.learn.memory import cache_metrics, memory_metrics, reset_peak
+from treepo.learn.metrics import StepShard, max_metrics, mean_update_metrics, response_lengths, sum_counters
 from treepo.learn.packing import PackedTree
 from treepo.learn.settings import DynamicSampling
-from treepo.learn.updater import Updater, tree_entropies
+from treepo.learn.updater import Updater
 from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
-from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, verify
+from treepo.utils.signals import StepGuard
+from treepo.verify.rewards import Reward, ShapedReward
+from treepo.verify.scoring import ScoredLeaves, judge_trees, score_leaves
 
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What a step did: metrics by name (times in seconds), its trees, and per tree one reward per leaf and the
-    advantages, one per leaf or per node (None for a tree that was not trained on). entropies: per tree what
-    `tree_entropies` says of it before the first update, if it was asked for.
+    """The outcome of a step: metrics by name (times in seconds), its trees, and per tree one reward per leaf and its
+    advantages, None for a tree that was not trained on. entropies: per tree `Updater.tree_entropies` before the first
+    update, if they were asked for.
 
     Of several processes all have the metrics, of all trees; the first has all trees, the others their own.
     """
@@ -38,18 +39,50 @@ class StepResult:
     metrics: dict[str, float]
     trees: list[Tree]
     rewards: list[np.ndarray]
-    advantages: list[np.ndarray | None]
+    advantages: list[Advantages | None]
     entropies: list[list[np.ndarray]] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
+class Rollout:
+    """The trees of a step so far and the rewards of their leaves, of this process; and of all processes, in the order
+    of the problems, whether a tree carries a signal, and how many rounds were grown."""
+
+    trees: list[Tree] = field(default_factory=list)
+    scored: list[ScoredLeaves] = field(default_factory=list)
+    has_signal: list[bool] = field(default_factory=list)
+    num_rounds: int = 0
+
+
+class StepClock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.start = self.last = perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = perf_counter()
+        name = f"time/{name}_s"
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
+        self.last = now
+
+    def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
+        """Seconds by name, and trajectories and their tokens per second of the unsharded step."""
+        seconds = self.last - self.start
+        lengths = np.concatenate([response_lengths(tree) for tree in trees])
+        rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}
+        return self.laps | {"time/step_s": seconds} | {f"time/{name}_per_s": rate for name, rate in rates.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
 
     prompts_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
-    num_iterations: how often a step goes over its trees; dynamic: whether problems without a signal are made up for;
-    reward: what the leaves get for what the task says of them; processes: those that the problems of a step are dealt
-    out to, each with an engine of its own. They make the updates of one process.
+    num_iterations: how often a step goes over its trees; dynamic_sampling: whether problems without a signal are
+    replaced by others; reward: from the task's verdicts to the rewards of leaves; processes: those that the problems of
+    a step are dealt out to, each with an engine of its own. They make the updates of one process.
     """
 
     policy: Policy
@@ -61,91 +94,79 @@ class Trainer:
     prompts_per_step: int
     num_mini_batches: int
     num_iterations: int
-    dynamic: DynamicSampling
+    dynamic_sampling: DynamicSampling
     seed: int
     reward: Reward = ShapedReward()
     processes: DistContext = SINGLE_PROCESS
 
-    def step(
-        self,
-        step: int,
-        before_updates: Callable[[], None] = lambda: None,
-        growing: Callable[[], AbstractContextManager[object]] = nullcontext,
-        with_entropies: bool = False,
-    ) -> StepResult:
-        """Training step number `step`, from 1. before_updates: called before the first change of the weights. growing:
-        entered while trees are grown and verified, when no process waits in the middle of something for another.
-        with_entropies: whether those of the trees are wanted, for one more forward."""
-        clock = _Clock()
-        begin_peak(self.policy.model.device)
-        before, num_oom = self.engine.counters, self.updater.bound.num_oom
+    def step(self, step: int, *, guard: StepGuard | None = None, with_entropies: bool = False) -> StepResult:
+        """Make training step number `step`, from 1.
+
+        guard: is GROWING while trees are grown and verified, when no process waits in the middle of something for
+        another, and UPDATING from before the first change of the weights; the caller completes the step.
+        with_entropies: compute the entropies of the trees, with one more forward.
+        """
+        guard, clock = guard or StepGuard(), StepClock()
+        reset_peak(self.policy.model.device)
+        counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
         with unsharded(self.policy.model):
-            rolled = self.rollout(step, clock, growing)
+            rollout = self.rollout(step, guard, clock)
             cache = cache_metrics(self.engine)
             self.engine.sleep()
-        kept = [place for place, has_one in enumerate(rolled.has_signal) if has_one][: self.prompts_per_step]
-        # The trees that are trained on stand in `kept` at these places.
-        own = [i for i, place in enumerate(kept) if place % self.processes.world_size == self.processes.rank]
-        rewards = [v.rewards for v in rolled.verified]
-        advantages, raw_figures = compute_advantages(rolled.trees, rewards, self.estimator, len(own), self.processes)
-        pairs = zip(rolled.trees, advantages, strict=True)
-        packed = [[] if a is None else self.updater.pack(tree, a) for tree, a in pairs]
+        trained = [i for i, carries_signal in enumerate(rollout.has_signal) if carries_signal][: self.prompts_per_step]
+        # Where the trees of this process stand among those that are trained on.
+        places = [place for place, i in enumerate(trained) if i % self.processes.world_size == self.processes.rank]
+        rewards = [scored.rewards for scored in rollout.scored]
+        advantages = compute_advantages(rollout.trees, rewards, self.estimator, len(places), self.processes)
+        pairs = zip(rollout.trees, advantages.by_tree, strict=True)
+        packed = [[] if own is None else self.updater.pack(tree, own) for tree, own in pairs]
         clock.lap("pack")
         entropies: list[list[np.ndarray]] = []
         if with_entropies:
-            entropies = tree_entropies(rolled.trees, self.updater)
+            entropies = self.updater.tree_entropies(rollout.trees)
             clock.lap("entropies")
-        before_updates()
-        updates = self.update([parts for parts in packed if parts], own, len(kept))
-        self.hand_over()
+        guard.begin_updates()
+        updates = self.update([parts for parts in packed if parts], places, len(trained))
+        self.sync_weights()
         clock.lap("update")
+        metrics = sum_counters(self.engine.counters - counters, self.processes).metrics() | advantages.metrics
+        metrics |= mean_update_metrics(updates)
+        if updates:
+            metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
+            metrics["update/num_oom"] = self.updater.memory_limit.num_oom - num_oom
+        metrics |= max_metrics(memory_metrics(self.policy.model, self.updater.optimizer) | cache, self.processes)
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
-        share = Share(rolled.trees, rolled.verified, advantages, num_forwarded, entropies)
-        memory = memory_metrics(self.policy.model, self.updater.optimizer) | cache
-        metrics = (
-            counters_of_all(self.engine.counters - before, self.processes).metrics()
-            | raw_figures
-            | _update_metrics(updates)
-            | (self.updater.limit_metrics(num_oom) if updates else {})
-            | largest_of_all(memory, self.processes)
-        )
-        if shares := self.processes.gather(share):
-            share = joined(shares)
-            metrics = share.metrics(self.sampler.rules.shape, rolled.num_rounds) | metrics | clock.metrics(share.trees)
-        kept_entropies = share.entropies if with_entropies else None
+        shard = StepShard(rollout.trees, rollout.scored, advantages.by_tree, num_forwarded, entropies)
+        if shards := self.processes.gather(shard):
+            shard = StepShard.merge(shards)
+            own = shard.metrics(self.sampler.rules.shape, rollout.num_rounds)
+            metrics = own | metrics | clock.metrics(shard.trees)
+        metrics = self.processes.broadcast(metrics)
         return StepResult(
-            self.processes.broadcast(metrics), share.trees, share.rewards, share.advantages, kept_entropies
+            metrics, shard.trees, shard.rewards, shard.advantages, shard.entropies if with_entropies else None
         )
 
-    def hand_over(self) -> None:
-        """Let the engines have the policy's weights: the first process's, and then those that follow it."""
-        with unsharded(self.policy.model):
-            for is_first in (True, False):
-                with self.processes.synced_errors():
-                    if self.processes.is_first == is_first:
-                        self.engine.update_weights(self.policy.model)
-
-    def rollout(self, step: int, clock: "_Clock", growing: Callable[[], AbstractContextManager[object]]) -> "_Rolled":
+    def rollout(self, step: int, guard: StepGuard, clock: StepClock) -> Rollout:
         """Grow and verify trees until enough of them carry a signal."""
-        problems = self.task.training_problems(step - 1, self.dynamic.most(self.prompts_per_step))
-        rolled = _Rolled()
-        while count := self.dynamic.num_next(
-            self.prompts_per_step, sum(rolled.has_signal), len(rolled.has_signal), rolled.num_rounds
+        problems = self.task.training_problems(step - 1, self.dynamic_sampling.max_problems(self.prompts_per_step))
+        rollout = Rollout()
+        while count := self.dynamic_sampling.num_next(
+            self.prompts_per_step, sum(rollout.has_signal), len(rollout.has_signal), rollout.num_rounds
         ):
-            start = len(rolled.has_signal)
-            asked = problems[start : start + count]
-            own = self.processes.shard(range(len(asked)), start)
-            with self.processes.synced_errors(), growing():
-                grown = self.grow(asked, step, rolled.num_rounds, own)
+            start = len(rollout.has_signal)
+            wanted = problems[start : start + count]
+            own = self.processes.shard(range(len(wanted)), start)
+            with self.processes.synced_errors(), guard.growing():
+                trees = self.grow(wanted, step, rollout.num_rounds, own)
                 clock.lap("grow")
-                rolled.verified += self.verify([asked[i] for i in own], grown)
+                rollout.scored += self.verify([wanted[i] for i in own], trees)
                 clock.lap("verify")
-            rolled.trees += grown
-            rolled.num_rounds += 1
-            rolled.has_signal = self.processes.unshard([has_signal(v.rewards) for v in rolled.verified])
+            rollout.trees += trees
+            rollout.num_rounds += 1
+            rollout.has_signal = self.processes.unshard([has_signal(scored.rewards) for scored in rollout.scored])
             if self.processes.world_size > 1:
                 clock.lap("wait")
-        return rolled
+        return rollout
 
     def grow(
         self, problems: Sequence[Problem], step: int, num_rounds: int = 0, chosen: Sequence[int] | None = None
@@ -157,14 +178,18 @@ class Trainer:
         return [grown[i] for i in positions]
 
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
-        """What the leaves of each problem's tree get: they are judged once, and rewarded beside the tree's others."""
-        limit = self.sampler.rules.shape.response_limit
-        return verify(self.task, self.reward, problems, trees, self.policy.decode, limit)
+        """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
+        limit = self.sampler.rules.shape.max_response_tokens
+        judged = judge_trees(self.task, problems, trees, self.policy.decode)
+        return [score_leaves(self.reward, one, limit) for one in judged]
 
     def update(
         self, trained: list[list[PackedTree]], places: Sequence[int], num_trained: int
     ) -> list[dict[str, float]]:
-        """All updates of a step, on the parts of each tree of this process; their metrics. See `mini_batches`."""
+        """Make all updates of a step, on the parts of each tree of this process; returns the metrics of each.
+
+        places, num_trained: see `mini_batches`.
+        """
         batches = self.mini_batches(trained, places, num_trained)
         prepared = [self.updater.prepare(batch) for batch in batches]
         return [self.updater.update(batch) for _ in range(self.num_iterations) for batch in prepared]
@@ -182,47 +207,10 @@ class Trainer:
             for start, end in pairwise(bounds)
         ]
 
-
-@dataclass
-class _Rolled:
-    """The trees of a step so far and what their leaves got; of all processes, in the order of the problems, whether a
-    tree carries a signal; and how many rounds were grown."""
-
-    trees: list[Tree] = field(default_factory=list)
-    verified: list[ScoredLeaves] = field(default_factory=list)
-    has_signal: list[bool] = field(default_factory=list)
-    num_rounds: int = 0
-
-
-class _Clock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.start = self.last = perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        name = f"time/{name}_s"
-        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
-        self.last = now
-
-    def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
-        """Seconds by name, and trajectories and their tokens per second of the whole step."""
-        seconds = self.last - self.start
-        lengths = np.concatenate([lengths_of(tree) for tree in trees])
-        rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}
-        return self.laps | {"time/step_s": seconds} | {f"time/{name}_per_s": rate for name, rate in rates.items()}
-
-
-def _update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the updates of a step; of how far the engine is from the policy, what the first update
-    found, before which no weight had changed. Empty if there was none."""
-    metrics = {}
-    for name in updates[0] if updates else ():
-        if name.startswith("mismatch/"):
-            metrics[name] = updates[0][name]
-        else:
-            name_there = "clip_ratio/region_mean" if name == "clip_fraction" else f"update/{name}"
-            metrics[name_there] = float(np.mean([u[name] for u in updates]))
-    return metrics
+    def sync_weights(self) -> None:
+        """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""
+        with unsharded(self.policy.model):
+            for is_first in (True, False):
+                with self.processes.synced_errors():
+                    if self.processes.is_first == is_first:
+                        self.engine.update_weights(self.policy.model)

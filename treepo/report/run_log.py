@@ -1,4 +1,4 @@
-"""What a run appends to its folder: metrics.jsonl and samples.jsonl."""
+"""The files that a run appends to: metrics.jsonl and samples.jsonl."""
 
 import json
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from treepo.report.tree_view import is_plain
 from treepo.report.trees import KeptTree
 from treepo.utils.io import replace_lines
+from treepo.utils.text import sanitize
 
 Metrics = dict[str, float]
 
@@ -54,9 +54,11 @@ def _step_of(line: bytes) -> int | None:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One trajectory. Reward and advantage are None where there is none; of an estimator with one per node the
-    advantage is that of the last node. Texts have no character that steers what shows them (see `harmless`)."""
+class SampleRow:
+    """One trajectory of a step, its texts sanitized.
+
+    reward, advantage: None where there is none. An estimator with one advantage per node gives that of the last node.
+    """
 
     problem: str
     prompt: str
@@ -67,24 +69,27 @@ class Sample:
     num_tokens: int
 
 
-COLUMNS = tuple(f.name for f in fields(Sample))
+COLUMNS = tuple(f.name for f in fields(SampleRow))
 
 
 def choose_samples(
     trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str], num_problems: int, num_answers: int
-) -> list[Sample]:
-    """Of the first so many trees so many trajectories: the best, the worst, and at even distances between."""
+) -> list[SampleRow]:
+    """The best and the worst trajectory of each of the first trees, and others at even distances between.
+
+    num_problems: trees at most; num_answers: trajectories per tree at most.
+    """
     return [sample for kept in trees[:num_problems] for sample in _samples(kept, decode, num_answers)]
 
 
-def append_samples(path: Path, step: int, samples: Sequence[Sample]) -> None:
+def append_samples(path: Path, step: int, samples: Sequence[SampleRow]) -> None:
     """Write one JSON object per sample."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
 
 
 def cut_samples(path: Path, last_step: int) -> None:
-    """Drop the samples of later steps, and a line that was not written to its end, as a run is gone on with."""
+    """Drop the samples of later steps, and a line that was not written to its end, when a run is resumed."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
@@ -92,25 +97,21 @@ def cut_samples(path: Path, last_step: int) -> None:
     replace_lines(path, kept)
 
 
-def harmless(text: str) -> str:
-    r"""Untrusted text in which each character that is not plainly shown, but for \n and \t, is written as Python writes
-    it (\x1b)."""
-    return "".join(c if c in "\n\t" or is_plain(c) else ascii(c)[1:-1] for c in text)
-
-
-def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers: int) -> list[Sample]:
+def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers: int) -> list[SampleRow]:
     tree, leaves = kept.tree, kept.tree.leaves()
     rewards = np.zeros(len(leaves)) if kept.rewards is None else kept.rewards
     best_first = np.argsort(-rewards, kind="stable")
     chosen = best_first[np.linspace(0, len(leaves) - 1, min(num_answers, len(leaves))).round().astype(int)]
-    advantages = kept.advantages
-    if advantages is not None and tree.is_per_node(advantages):
-        advantages = tree.per_node(advantages)[leaves]
+    advantages = None
+    if kept.advantages is not None:
+        advantages = kept.advantages.values
+        if kept.advantages.per_node:
+            advantages = kept.advantages.node_means(tree)[leaves]
     return [
-        Sample(
-            harmless(tree.problem_id),
-            harmless(decode(tree.prompt_ids.tolist())),
-            harmless(decode(tree.trajectory(leaves[i]).token_ids.tolist())),
+        SampleRow(
+            sanitize(tree.problem_id, multiline=True),
+            sanitize(decode(tree.prompt_ids.tolist()), multiline=True),
+            sanitize(decode(tree.trajectory(leaves[i]).token_ids.tolist()), multiline=True),
             None if kept.rewards is None else float(kept.rewards[i]),
             None if advantages is None else float(advantages[i]),
             str(tree.nodes[leaves[i]].stop),

@@ -1,4 +1,4 @@
-"""What is said of one training step, in lines of at most 80 columns."""
+"""Training and progress in the terminal, in lines of at most 80 columns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,20 +10,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from treepo.report.run_log import Metrics
-from treepo.tasks.base_model import Report
-from treepo.utils.text import printable
+from treepo.utils import ProgressCallback
+from treepo.utils.text import sanitize
 
 PHASES = ("grow", "verify", "pack", "entropies", "update")
-"""For which there is room; entropies are computed at some steps alone."""
+"""Phases with room in the line; entropies are computed only at some steps."""
 
 
 def step_lines(step: int, metrics: Metrics) -> list[str]:
-    """Reward, share of right answers, trees trained on, trajectories and their tokens per second; in lines of their
-    own, if there is something to say, held-out accuracy and that memory ran out."""
+    """Reward, accuracy, trees trained on, trajectories and tokens per second; held-out accuracy and out of memory, if
+    they occur, in lines of their own."""
     parts = [
         f"step {step:3d}",
         f"reward {metrics['reward/mean']:.3f}",
-        f"right {metrics['accuracy']:.0%}",
+        f"acc {metrics['accuracy']:.0%}",
         f"trees {metrics['problems/trained']:.0f}/{metrics['problems/grown']:.0f}",
         f"{_short(metrics['time/trajectories_per_s'])} traj/s",
         f"{_short(metrics['time/tokens_per_s'])} tok/s",
@@ -38,7 +38,7 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
 
 
 def state_line(seconds_left: float, metrics: Metrics) -> str:
-    """Time left, how much was shared, and the share of the step's time that each phase took, in percent."""
+    """Time left, sharing, and the percentage of the step's time in each phase."""
     total = max(metrics["time/step_s"], 1e-9)
     taken = {name: metrics[f"time/{name}_s"] for name in PHASES if f"time/{name}_s" in metrics}
     shares = " ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in taken.items())
@@ -59,21 +59,20 @@ def _short(number: float) -> str:
 
 
 class Terminal:
-    """Shows the progress of one run."""
+    """Prints lines, progress and the results of a run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
     def say(self, line: str) -> None:
-        """Print one line, or several, as they are; what would steer the terminal as its escape sequence."""
-        lines = "\n".join(map(printable, line.split("\n")))
+        """Print one line or several, sanitized and without markup."""
+        lines = "\n".join(map(sanitize, line.split("\n")))
         self.console.print(lines, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, name: str) -> Iterator[Report]:
-        """A bar that moves when the yielded function is called with (done, total, loss or reward); where the output is
-        no terminal, a line for each tenth that is done."""
-        name = printable(name)
+    def progress(self, name: str) -> Iterator[ProgressCallback]:
+        """A progress bar that the yielded callback moves; a line per tenth where the output is no terminal."""
+        name = sanitize(name)
         columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
         progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         task = progress.add_task(name, total=None)
@@ -100,8 +99,8 @@ class Terminal:
     def training(
         self, num_steps: int, clock: Callable[[], float] = perf_counter
     ) -> Iterator[Callable[[int, Metrics], None]]:
-        """A line for each step that the yielded function is called with, and what it took: in a bar below, or, where
-        the output is no terminal, in lines of their own. None is wider than 80 columns. clock: in seconds."""
+        """A line for each step that the yielded function is called with; progress in a bar below, or in lines where
+        the output is no terminal. clock: in seconds."""
         columns = BarColumn(bar_width=6), MofNCompleteColumn(), TextColumn("{task.description}", markup=False)
         progress = Progress(*columns, console=self.console)
         task = progress.add_task("", total=num_steps)
@@ -110,7 +109,7 @@ class Terminal:
         def show(step: int, metrics: Metrics) -> None:
             nonlocal num_done
             num_done += 1
-            # Of the steps of this process: a run that goes on from a checkpoint did not take time for those before.
+            # By the steps of this process: a resumed run spent no time on those before.
             state = state_line((clock() - start) / num_done * (num_steps - step), metrics)
             for line in step_lines(step, metrics):
                 self.say(line)
@@ -127,8 +126,8 @@ class Terminal:
                 progress.stop()
 
     def summary(self, log: Sequence[Metrics], out: Path, next_commands: Sequence[tuple[str, str]]) -> None:
-        """The table at the end of a run, and what to do next: (what for, command)."""
-        table = Table(title="What this run did", show_header=False, min_width=60)
+        """The table at the end of a run, and the next commands: (purpose, command)."""
+        table = Table(title="Summary of the run", show_header=False, min_width=60)
         table.add_column(style="bold")
         table.add_column(justify="right")
         evaluated = [m for m in log if "eval/avg" in m]

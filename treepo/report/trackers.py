@@ -1,5 +1,6 @@
 """Experiment trackers: TensorBoard, trackio, Weights & Biases."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple
 from importlib import import_module
@@ -9,35 +10,37 @@ from typing import Any, Protocol
 import tomli_w
 
 from treepo.errors import TrackerError
-from treepo.report.run_log import COLUMNS, Metrics, Sample, harmless
+from treepo.report.run_log import COLUMNS, Metrics, SampleRow
+from treepo.utils.text import error_line
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """Takes the figures of one run; any of its methods may raise whatever its package raises."""
+    """Takes the metrics and samples of one run; any of its methods may raise whatever its package raises."""
 
     def start(self, config: Mapping[str, Any], run_name: str) -> None:
-        """Begin; config: section -> key -> value."""
+        """Begin a run; config: section -> key -> value."""
         ...
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """The figures of a step; steps rise."""
+        """Take the metrics of a step; steps rise."""
         ...
 
-    def table(self, step: int, rows: Sequence[Sample]) -> None:
-        """Some trajectories of a step. Their text is the model's: it must be shown, never obeyed."""
+    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
+        """Take some trajectories of a step. Their text is the model's: it must be shown, never interpreted."""
         ...
 
     def finish(self) -> None:
-        """Nothing will follow."""
+        """End the run; nothing will follow."""
         ...
 
 
 class Tracking:
-    """Hands figures and samples to all trackers, by name; one that fails is dropped, which is said once."""
+    """Hands metrics and samples to all trackers, by name; one that fails is dropped with a warning."""
 
-    def __init__(self, trackers: Mapping[str, Tracker], say: Callable[[str], None]) -> None:
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self.trackers = dict(trackers)
-        self.say = say
 
     def start(self, config: Mapping[str, Any], run_name: str) -> None:
         """Start all; raises TrackerError for the first that fails, with those before it finished."""
@@ -48,15 +51,15 @@ class Tracking:
             except Exception as error:
                 self.trackers = started
                 self.finish()
-                raise TrackerError(f"tracking.trackers: {name} cannot be started: {one_line(error)}") from error
+                raise TrackerError(f"tracking.trackers: {name} cannot be started: {error_line(error)}") from error
             started[name] = tracker
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """The figures of a step."""
+        """Log the metrics of a step."""
         self._each(lambda tracker: tracker.log(step, metrics))
 
-    def table(self, step: int, rows: Sequence[Sample]) -> None:
-        """Some trajectories of a step; nothing happens if there are none."""
+    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
+        """Log some trajectories of a step; nothing happens if there are none."""
         if rows:
             self._each(lambda tracker: tracker.table(step, rows))
 
@@ -70,13 +73,7 @@ class Tracking:
                 use(tracker)
             except Exception as error:  # noqa: BLE001 - packages raise what they like, and training goes on
                 del self.trackers[name]
-                self.say(f"{name} failed and gets nothing more; metrics.jsonl has it all: {one_line(error)}")
-
-
-def one_line(error: Exception) -> str:
-    """Kind and first line of what was said, which may quote what the model wrote."""
-    first, *_ = str(error).strip().split("\n")
-    return f"{type(error).__name__}: {harmless(first[:200])}"
+                logger.warning("%s failed and gets nothing more; metrics.jsonl has it all: %s", name, error_line(error))
 
 
 class TensorBoard:
@@ -87,23 +84,20 @@ class TensorBoard:
         self.writer: Any = None
 
     def start(self, config: Mapping[str, Any], run_name: str) -> None:
-        """See Tracker."""
         self.writer = import_module("torch.utils.tensorboard").SummaryWriter(str(self.folder))
         self.writer.add_text("config", as_code(f"{run_name}\n\n{tomli_w.dumps(config)}"), 0)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """See Tracker."""
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def table(self, step: int, rows: Sequence[Sample]) -> None:
-        """See Tracker; texts are read as Markdown there."""
+    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
+        # TensorBoard reads texts as Markdown.
         texts = ["\n".join(f"{name}: {value}" for name, value in asdict(row).items()) for row in rows]
         self.writer.add_text("samples", as_code("\n\n".join(texts)), step)
 
     def finish(self) -> None:
-        """See Tracker."""
         self.writer.close()
 
 
@@ -121,21 +115,18 @@ class Trackio:
         self.run: Any = None
 
     def start(self, config: Mapping[str, Any], run_name: str) -> None:
-        """See Tracker."""
         self.package = import_module("trackio")
         self.run = self.package.init(project=self.project, name=run_name, config=dict(config), embed=False)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """See Tracker."""
         self.run.log(metrics, step=step)
 
-    def table(self, step: int, rows: Sequence[Sample]) -> None:
-        """See Tracker; cells are shown as they are, their first 250 characters."""
+    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
+        # Cells are shown as they are, their first 250 characters.
         data = [list(astuple(row)) for row in rows]
         self.run.log({"samples": self.package.Table(columns=list(COLUMNS), data=data)}, step=step)
 
     def finish(self) -> None:
-        """See Tracker."""
         self.run.finish()
 
 
@@ -154,7 +145,7 @@ class WandB:
         self.run: Any = None
 
     def start(self, config: Mapping[str, Any], run_name: str) -> None:
-        """See Tracker. What is printed, the code and the repository are left alone."""
+        # Printed output, code and repository are not uploaded.
         self.package = import_module("wandb")
         settings = self.package.Settings(
             init_timeout=START_S,
@@ -172,14 +163,12 @@ class WandB:
         )
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """See Tracker."""
         self.run.log(metrics, step=step)
 
-    def table(self, step: int, rows: Sequence[Sample]) -> None:
-        """See Tracker; cells are shown as they are."""
+    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
+        # Cells are shown as they are.
         table = self.package.Table(columns=list(COLUMNS), data=[list(astuple(row)) for row in rows])
         self.run.log({"samples": table}, step=step)
 
     def finish(self) -> None:
-        """See Tracker."""
         self.run.finish()

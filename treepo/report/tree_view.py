@@ -1,6 +1,5 @@
 """A tree in the terminal: it branches where paths forked; segments between two forks are shown as one text."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from rich.text import Text
 from rich.tree import Tree as Branches
 
 from treepo.tree import ROOT, Tree
+from treepo.utils.text import sanitize
 
 INDENT = 4
 """Columns by which rich indents a branch."""
@@ -54,7 +54,7 @@ class TreeView:
         """The text of nodes that follow each other without a fork, decoded as one."""
         last = self.tree.nodes[run[-1]]
         token_ids = np.concatenate([self.tree.nodes[i].token_ids for i in run])
-        label = inert(self.decode(token_ids.tolist()), encoding)
+        label = visible_text(self.decode(token_ids.tolist()), encoding)
         if run == [ROOT]:
             label.stylize("bold")
         if last.stop is not None:
@@ -62,15 +62,15 @@ class TreeView:
         return label
 
 
-def inert(text: str, encoding: str = "utf-8") -> Text:
-    r"""Untrusted text as it may be shown: no markup, and each character that a terminal could obey, or that `encoding`
-    lacks, written as Python writes it (\x1b). After a \n that something follows, a new line begins."""
+def visible_text(text: str, encoding: str = "utf-8") -> Text:
+    r"""Untrusted text without markup, whose line breaks, tabs and what `sanitize` escapes are dim escape sequences.
+
+    After a \n that something follows, a new line begins.
+    """
     shown = Text()
     for position, character in enumerate(text):
-        if is_plain(character, encoding):
-            shown.append(character)
-            continue
-        shown.append(ascii(character)[1:-1], style="dim")
+        safe = sanitize(character, multiline=character not in "\n\t", encoding=encoding)
+        shown.append(safe, style="" if safe == character else "dim")
         if character == "\n" and position + 1 < len(text):
             shown.append("\n")
     return shown
@@ -90,15 +90,3 @@ def summary(tree: Tree) -> str:
 
 def _tokens(count: int) -> str:
     return f"{count:,} token{'s' * (count != 1)}"
-
-
-def is_plain(character: str, encoding: str = "utf-8") -> bool:
-    """Whether a terminal only shows it: no control, format or unassigned character, no separator of lines."""
-    category = unicodedata.category(character)
-    if category[0] == "C" or category in ("Zl", "Zp"):
-        return False
-    try:
-        character.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return True

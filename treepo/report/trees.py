@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from treepo.credit.base import Advantages
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 SCHEMA = pa.schema(
@@ -47,7 +48,7 @@ class KeptTree:
 
     tree: Tree
     rewards: np.ndarray | None = None
-    advantages: np.ndarray | None = None
+    advantages: Advantages | None = None
     entropies: Sequence[np.ndarray] | None = None
 
 
@@ -96,9 +97,9 @@ def _rows_by_tree(path: Path, chosen: Sequence[int] | None) -> list[list[dict[st
 
 def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
     tree, place = kept.tree, {leaf: i for i, leaf in enumerate(kept.tree.leaves())}
-    advantages, is_per_node = kept.advantages, kept.advantages is not None and tree.is_per_node(kept.advantages)
-    if advantages is not None and is_per_node:
-        advantages = tree.per_node(advantages)
+    advantages, is_per_node = None, kept.advantages is not None and kept.advantages.per_node
+    if kept.advantages is not None:
+        advantages = kept.advantages.node_means(tree) if is_per_node else kept.advantages.values
     rows = []
     for i, node in enumerate(tree.nodes):
         leaf = place.get(i)
@@ -133,10 +134,12 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     nodes = [_node(row) for row in rows]
     _check(nodes)
     leaves = [row for row in rows if row["stop"] is not None]
+    per_node = rows[ROOT]["advantage"] is not None
+    advantages = _values(rows if per_node else leaves, "advantage")
     return KeptTree(
         Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
         _values(leaves, "reward"),
-        _values(leaves if rows[ROOT]["advantage"] is None else rows, "advantage"),
+        None if advantages is None else Advantages(advantages, per_node),
         _entropies(rows),
     )
 

@@ -1,4 +1,4 @@
-"""Ways of sampling, as `treepo eval --sampling` names them."""
+"""Plans an evaluation: models, problems, and sampling methods as `treepo eval --sampling` names them."""
 
 import os
 import tomllib
@@ -9,19 +9,25 @@ from typing import Any
 
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
-from treepo.data.problem import Decode
+from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SamplingParams
-from treepo.grow.growth import GrowthRules
+from treepo.errors import SettingError
+from treepo.grow.builder import GrowthRules
 from treepo.model.policy import check_folder
 
 KINDS = ("sequential", "tree", "greedy")
 SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
-"""Of which a way may have its own settings."""
+"""Sections that a sampling method may set for itself."""
+
+TRAINING_SECTIONS = ("reward", "credit", "lora", "loss", "aggregation", "penalties", "optim", "dynamic_sampling")
+"""Sections of a recipe that an evaluation does not use, and which must not refuse it."""
+
+ALL = 10**9
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of sampling. label: as it was written; config: the settings of its trees, whose width is the samples."""
+class SamplingSpec:
+    """One method of sampling. label: as it was written; config: the settings of its trees, as wide as the samples."""
 
     label: str
     kind: str
@@ -32,39 +38,47 @@ class Way:
         """Answers per problem."""
         return 1 if self.kind == "greedy" else self.config.tree.width
 
-    def rules(self, decode: Decode) -> GrowthRules:
-        """What its trees are grown by; without forks they are stars."""
+    def rules(self, decode: Decode, answers: AnswerFormat) -> GrowthRules:
+        """The rules of its trees; without forks they are stars."""
         c = self.config
-        if self.kind == "tree":
-            return GrowthRules(c.tree, c.initial_fork, c.branching, c.fallback, c.stopping, decode)
-        return GrowthRules.star(self.num_samples, c.tree.response_limit, decode)
+        if self.kind != "tree":
+            return GrowthRules.star(self.num_samples, c.tree.max_response_tokens, decode, answers)
+        return GrowthRules(
+            shape=c.tree,
+            initial_fork=c.initial_fork,
+            branching=c.branching,
+            fallback=c.fallback,
+            stopping=c.stopping,
+            decode=decode,
+            answers=answers,
+        )
 
     def sampling(self, settings: SamplingParams) -> SamplingParams:
-        """How its tokens are drawn: as the engine's settings say, or the likeliest."""
+        """How its tokens are sampled: as the engine's settings say, or greedily."""
         return SamplingParams(0.0) if self.kind == "greedy" else settings
 
 
-def read_way(text: str, num_samples: int, layers: tuple[Settings, ...]) -> Way:
-    """sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree], or of another section of SECTIONS
-    as SECTION.KEY; layers: the run's settings.
+def parse_sampling(text: str, num_samples: int, layers: tuple[Settings, ...]) -> SamplingSpec:
+    """Read sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree], or of another section of
+    SECTIONS as SECTION.KEY.
 
-    Raises ValueError naming `sampling` for what is none of these.
+    layers: the run's settings. Raises SettingError for `sampling` if the text is none of these.
     """
     if not text.isprintable():
-        # It stands as a label in tables and files, and a line break in a value would begin further settings.
-        raise ValueError(f"sampling: {text!r} holds a character that is not printable")
+        # It is a label in tables and files, and a line break in a value would begin further settings.
+        raise SettingError("sampling", f"{text!r} holds a character that is not printable")
     kind, colon, values = text.partition(":")
     if kind not in KINDS or (colon and kind != "tree"):
-        raise ValueError(f"sampling: {text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
+        raise SettingError("sampling", f"{text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
     own = _settings(text, values) if colon else {}
     # A fewest number of leaves is for trees with a token budget.
     size = {"width": num_samples} | ({} if kind == "tree" else {"min_width": 1})
     try:
-        return Way(text, kind, resolve(*layers, own, {"tree": size}))
-    except ValueError as error:
-        # Names that TOML spells with escapes may be quoted with their line breaks.
-        message = " ".join(str(error).splitlines())
-        raise ValueError(f"sampling: {text!r}: {message}" if own else str(error)) from error
+        return SamplingSpec(text, kind, resolve(*layers, own, {"tree": size}))
+    except SettingError as error:
+        if not own:
+            raise
+        raise SettingError("sampling", f"{text!r}: {error}") from error
 
 
 def _settings(text: str, values: str) -> Settings:
@@ -74,26 +88,22 @@ def _settings(text: str, values: str) -> Settings:
         section, _, key = name.rpartition(".")
         section = section or "tree"
         if not equals or key in own.get(section, {}) or name in {"width", "tree.width"}:
-            raise ValueError(f"sampling: {text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width")
+            raise SettingError(
+                "sampling", f"{text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width"
+            )
         if section not in SECTIONS:
-            raise ValueError(f"sampling: {text!r}: {name!r} is no setting of {', '.join(SECTIONS)}")
+            raise SettingError("sampling", f"{text!r}: {name!r} is no setting of {', '.join(SECTIONS)}")
         try:
             own.setdefault(section, {})[key] = tomllib.loads(f"value = {value}")["value"]
         # Deep nesting is a RecursionError of the parser, a number of thousands of digits a plain ValueError.
         except (RecursionError, ValueError) as error:
-            raise ValueError(f"sampling: {text!r}: {value!r} is no value of {name!r}") from error
+            raise SettingError("sampling", f"{text!r}: {value!r} is no value of {name!r}") from error
     return own
-
-
-TRAINING_SECTIONS = ("reward", "credit", "lora", "loss", "aggregation", "penalties", "optim", "dynamic_sampling")
-"""Sections of a recipe that an evaluation has no use for, and which must not stand in its way."""
-
-ALL = 10**9
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The command line's words beside settings."""
+    """The arguments of the command beside settings."""
 
     models: Sequence[str]
     data: Sequence[str]
@@ -108,67 +118,70 @@ class Arguments:
 class Evaluation:
     """What is to be evaluated.
 
-    config: the settings that all ways share; num_problems: the first ones; out: the folder of the answers; json: where
-    a copy of the figures goes.
+    config: the settings that all sampling methods share; num_problems: how many, from the first one on; out: the folder
+    of the answers; json: where a copy of the metrics goes.
     """
 
     models: tuple[str, ...]
-    ways: tuple[Way, ...]
+    samplings: tuple[SamplingSpec, ...]
     config: Config
     num_problems: int
     out: Path
     json: Path | None
 
 
-def plan(arguments: Arguments, overrides: Settings, out: Path) -> Evaluation:
-    """Settings and arguments put together; raises ValueError naming what cannot work."""
+def plan_evaluation(arguments: Arguments, overrides: Settings, out: Path) -> Evaluation:
+    """Put settings and arguments together; raises SettingError for what cannot work."""
     _check(arguments, overrides)
     layers = _layers(arguments, overrides)
-    ways = tuple(read_way(text, arguments.samples, layers) for text in arguments.sampling)
+    samplings = tuple(parse_sampling(text, arguments.samples, layers) for text in arguments.sampling)
     config = resolve(*layers, {"tree": {"width": arguments.samples, "min_width": 1}})
     models = _normal(arguments.models) or [config.model.path]
     if len(models) > 1 and config.engine.kind != "embedded":
-        raise ValueError(
-            f"engine.kind: {config.engine.kind!r} takes one model at a time; evaluate the others with the same --out"
+        raise SettingError(
+            "engine.kind",
+            f"{config.engine.kind!r} takes one model at a time; evaluate the others with the same --out",
         )
-    # There are tens of millions of the built-in task's problems.
+    # The built-in task has tens of millions of problems.
     most = ALL if config.data.is_given else config.eval.num_problems
     json = Path(arguments.json) if arguments.json else None
-    return Evaluation(tuple(models), ways, config, arguments.problems or most, out, json)
+    return Evaluation(tuple(models), samplings, config, arguments.problems or most, out, json)
 
 
 def _layers(arguments: Arguments, overrides: Settings) -> tuple[Settings, ...]:
-    """Of settings, later ones on top of earlier ones."""
+    """Layers of settings, later ones on top of earlier ones."""
     base: Settings = read_recipe(Path(arguments.recipe)) if arguments.recipe else {}
     base = {section: values for section, values in base.items() if section not in TRAINING_SECTIONS}
     if not arguments.recipe and not arguments.data and not is_data_given(overrides):
         base = BUILT_IN_TASK
     asked: Settings = {"data": {"eval": tuple(arguments.data)}} if arguments.data else {}
     layers = base, overrides, asked
-    # What is trained on is neither asked nor read, unless a part of it is held out.
+    # Training data is neither asked nor read, unless a part of it is held out.
     return (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
 
 
 def _check(arguments: Arguments, overrides: Settings) -> None:
+    """Raise SettingError for arguments that cannot work, before anything is loaded."""
     for name, number in (("samples", arguments.samples), ("problems", arguments.problems)):
         if number is not None and not 1 <= number <= ALL:
-            raise ValueError(f"{name} must be within 1..{ALL}, got {number}")
+            raise SettingError(name, f"must be within 1..{ALL}", number)
     models = _normal(arguments.models)
     for name, given in (("sampling", arguments.sampling), ("model", models)):
         if doubled := [one for i, one in enumerate(given) if one in given[:i]]:
-            raise ValueError(f"{name}: {doubled[0]!r} is given twice")
+            raise SettingError(name, f"{doubled[0]!r} is given twice")
     for name, given, (section, key) in (
         ("MODEL", models, ("model", "path")),
         ("--data", arguments.data, ("data", "eval")),
     ):
         if given and key in overrides.get(section, {}):
-            raise ValueError(f"{section}.{key}: given twice, as {name} {given[0]!r} and as {overrides[section][key]!r}")
+            also = overrides[section][key]
+            raise SettingError(f"{section}.{key}", f"given twice, as {name} {given[0]!r} and as {also!r}")
     for model in models:
         check_folder(model)
     if arguments.json and (Path(arguments.json).is_dir() or not Path(arguments.json).parent.is_dir()):
-        raise ValueError(f"json: cannot write to {arguments.json!r}: it is a folder, or in none that is there")
+        raise SettingError("json", f"cannot write to {arguments.json!r}: it is a folder, or in none that is there")
 
 
 def _normal(models: Sequence[str]) -> list[str]:
-    """Paths as one writes them shortest, so that a model has one name; an empty one stays empty."""
+    """Paths in their shortest form, so that a model has one name; an empty one stays empty."""
     return [os.path.normpath(model) if model else "" for model in models]

@@ -1,4 +1,4 @@
-"""What a run started with and runs in: weights, problems, versions, hardware."""
+"""What a run started with, and what it runs on: weights, problems, versions, hardware."""
 
 import hashlib
 import json
@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 import treepo
+from treepo.errors import SettingError
 from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.folder import ENVIRONMENT_NAME
 from treepo.run.build import Run
@@ -19,56 +21,60 @@ from treepo.utils.io import replace_text
 NAME = "initial.json"
 
 NUM_COMPARED = 1000
-"""Problems to train on, from the first one on, that must be those the run was begun with."""
+"""The first problems to train on, as many as are compared when a run is resumed."""
 
 
-def record_origin(run: Run, out: Path) -> None:
-    """Write down what the run begins with, for `check_origin`. Must come before its first step."""
-    origin = _origin(run)
+def record_initial_state(run: Run, out: Path) -> None:
+    """Keep what the run starts with, for `check_initial_state`. Must come before its first step."""
+    state = _initial_state(run)
     if run.processes.is_first:
-        replace_text(out / NAME, json.dumps(origin, indent=1) + "\n")
+        replace_text(out / NAME, json.dumps(state, indent=1) + "\n")
 
 
-def check_origin(run: Run, out: Path) -> None:
-    """Raise ValueError if model or problems, as they were loaded, are not those that the run was begun with."""
+def check_initial_state(run: Run, out: Path) -> None:
+    """Raise SettingError if the model or the problems that were loaded are not those that the run was started with."""
     path = out / NAME
     if not run.processes.broadcast(path.exists()):
-        # It was ended before it began.
-        record_origin(run, out)
+        # It ended before its first step.
+        record_initial_state(run, out)
         return
-    begun, now = json.loads(path.read_text(encoding="utf-8")), _origin(run)
+    try:
+        before = TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingError("resume", f"{str(path)!r} cannot be read: {error}") from error
+    now = _initial_state(run)
     for name, setting in (("weights", "model.path"), ("problems", "data.train")):
-        if begun[name] != now[name]:
-            raise ValueError(f"resume: {setting}: the {name} are no longer those that the run was begun with")
+        if before.get(name) != now[name]:
+            raise SettingError("resume", f"{setting}: the {name} are no longer those that the run was started with")
 
 
-def _origin(run: Run) -> dict[str, str]:
-    """Checksums of the initial weights, where they are still needed, and of the first problems to train on and those
-    held out, which a changed tokenizer, template, file or order changes."""
+def _initial_state(run: Run) -> dict[str, str]:
+    """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
+    held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
     weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     if config.lora.rank or config.penalties.kl_coef:
         with unsharded(run.policy.model):
             for name, tensor in sorted(plain_weights(run.policy.model).items()):
                 weights.update(name.encode())
-                # A copy: memory that numpy has seen cannot be let go, as weights that were gathered have to be.
+                # A copy: weights that were gathered have to be freed, which numpy's view of them would prevent.
                 copy = tensor.detach().to("cpu", copy=True)
                 weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
-        problems.update(repr((problem.prompt_ids, problem.answer)).encode())
+        problems.update(repr((problem.prompt_ids, problem.ground_truth)).encode())
     return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
 
 
 def record_environment(out: Path, command: str) -> None:
-    """Append one line to the folder of a run, as it begins or is gone on with."""
+    """Append one line to the folder of a run that starts or resumes."""
     with (out / ENVIRONMENT_NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(environment(command)) + "\n")
 
 
 def environment(command: str) -> dict[str, str]:
-    """Of this process. command: what it was started with; the home folder in it is told as `~`."""
+    """Versions and hardware of this process. command: what it was started with; the home folder becomes `~`."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -86,7 +92,7 @@ def environment(command: str) -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The name of the CPU's model, where the system tells it."""
+    """The name of the CPU's model, if the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

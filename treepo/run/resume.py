@@ -1,111 +1,113 @@
-"""Going on with a run: its folder is checked, its parts are built, and they get the state of its last checkpoint."""
+"""Resuming a run: checks its folder, builds its parts and gives them the state of its last checkpoint."""
 
+import logging
 import tomllib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config, Settings
 from treepo.distributed import Job
+from treepo.errors import SettingError
 from treepo.learn.checkpoint import Progress
 from treepo.report.run_log import MetricsLog, cut_samples
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import checkpoint_store
-from treepo.run.provenance import check_origin
-from treepo.run.task import Notify
-from treepo.utils.io import locked, replace_text
+from treepo.run.provenance import check_initial_state
+from treepo.utils.io import replace_text
+
+logger = logging.getLogger(__name__)
 
 MAY_CHANGE = (
-    *("tracking.trackers", "tracking.project", "tracking.run_name", "tracking.offline"),
-    *("tracking.sample_problems", "tracking.sample_answers"),
-    *(
-        "train.num_steps",
-        "train.save_trees_every",
-        "eval.every",
-        "eval.keep_best",
-        "checkpoint.every",
-        "checkpoint.keep",
-    ),
-    *("engine.max_num_seqs", "engine.max_num_batched_tokens", "engine.max_cache_tokens", "verifier_pool.num_workers"),
-    *("model.device", "train.max_tokens_per_micro_batch", "train.gradient_checkpointing"),
-    *("vllm.gpu_memory_utilization", "processes.shard_size", "processes.timeout_s"),
-    *("servers.urls", "servers.sync", "servers.folder", "servers.address", "servers.timeout_s", "servers.max_retries"),
+    "checkpoint.every",
+    "checkpoint.keep",
+    "engine.max_cache_tokens",
+    "engine.max_num_batched_tokens",
+    "engine.max_num_seqs",
+    "eval.every",
+    "eval.keep_best",
+    "model.device",
+    "processes.shard_size",
+    "processes.timeout_s",
+    "servers.address",
+    "servers.folder",
+    "servers.max_retries",
+    "servers.sync",
+    "servers.timeout_s",
+    "servers.urls",
+    "tracking.offline",
+    "tracking.project",
+    "tracking.run_name",
+    "tracking.sample_answers",
+    "tracking.sample_problems",
+    "tracking.trackers",
+    "train.gradient_checkpointing",
+    "train.max_tokens_per_micro_batch",
+    "train.num_steps",
+    "train.save_trees_every",
+    "verifier_pool.num_workers",
+    "vllm.gpu_memory_utilization",
 )
-"""Settings with which a run may go on though it was begun with others."""
-
-
-@contextmanager
-def claimed(out: Path, notify: Notify) -> Iterator[None]:
-    """Keep other processes from training in this folder for so long; a killed process keeps nobody.
-
-    notify: told in a line if that cannot be had.
-    Raises ValueError if another does already, or if the folder holds no run.
-    """
-    if not (out / "config.toml").is_file():
-        raise ValueError(f"resume: {str(out)[:100]!r} holds no run: there is no config.toml")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(out / "lock", notify))
-        except BlockingIOError as error:
-            raise ValueError(f"resume: another process trains in {str(out)!r}") from error
-        except OSError as error:
-            raise ValueError(f"resume: cannot use {str(out)[:100]!r}: {error.strerror}") from error
-        yield
+"""Settings that a resumed run may have otherwise than it was started with."""
 
 
 def continued_settings(out: Path, overrides: Settings) -> Config:
-    """The settings of the run in a folder, with those given now. Raises ValueError for one that may not change."""
-    begun = read_recipe(out / "config.toml")
-    config = resolve(begun, overrides)
-    changes = changed_settings(resolve(begun), config)
+    """The settings of the run in a folder, with those given now.
+
+    Raises SettingError for one that may not change and for a folder without a run.
+    """
+    if not (out / "config.toml").is_file():
+        raise SettingError("resume", f"{str(out)[:100]!r} holds no run: there is no config.toml")
+    before = read_recipe(out / "config.toml")
+    config = resolve(before, overrides)
+    changes = changed_settings(resolve(before), config)
     if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in MAY_CHANGE]:
-        raise ValueError(f"resume: {'; '.join(refused)}: that would be another run (docs/runs.md: what may change)")
+        reason = "that would be another run (docs/runs.md: what may change)"
+        raise SettingError("resume", f"{'; '.join(refused)}: {reason}")
     return config
 
 
 def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run, Progress | None]:
-    """(the parts of the run in a folder, where it has come to): with the state of its newest checkpoint that is whole,
-    or None if it has none and begins anew. Its metrics end with that step.
+    """(the parts of the run in a folder, how far it has come): with the state of its newest undamaged checkpoint, or
+    None if it has none and starts anew. Cuts its metrics after that step.
 
-    config: see `continued_settings`. The folder must be claimed by the first process. Raises ValueError for a model or
-    problems that are not those it was begun with.
+    config: see `continued_settings`. The first process must hold the folder's lock. Raises SettingError for a model or
+    problems other than those that the run was started with.
     """
-    with terminal.bar("making the base model") as report:
-        run = build_run(config, terminal.say, report, job)
+    with terminal.progress("making the base model") as progress:
+        run = build_run(config, progress, job)
     try:
-        progress = _restore(run, out, terminal)
+        restored = _restore(run, out)
+        text = to_toml(config)
+        if job.processes.is_first and text != (out / "config.toml").read_text(encoding="utf-8"):
+            replace_text(out / "config.toml", text)
     except BaseException:
         run.close()
         raise
-    text = to_toml(config)
-    if job.processes.is_first and text != (out / "config.toml").read_text(encoding="utf-8"):
-        replace_text(out / "config.toml", text)
-    return run, progress
+    return run, restored
 
 
-def _restore(run: Run, out: Path, terminal: Terminal) -> Progress | None:
-    check_origin(run, out)
+def _restore(run: Run, out: Path) -> Progress | None:
+    check_initial_state(run, out)
     store = checkpoint_store(run.config, out)
-    step = run.processes.broadcast(store.newest(terminal.say) if run.processes.is_first else None)
+    step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
         MetricsLog(out / "metrics.jsonl").cut(last)
         cut_samples(out / "samples.jsonl", last)
     if step is None:
-        terminal.say("There is no checkpoint to go on from: the run begins anew.")
+        logger.info("There is no checkpoint to resume from: the run starts anew.")
         return None
     progress = store.restore(step, run.train_state)
     run.trainer.engine.sleep()
-    run.trainer.hand_over()
-    terminal.say(f"Goes on after step {step}.")
+    run.trainer.sync_weights()
+    logger.info("Resumed after step %d.", step)
     return progress
 
 
 def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    """(name, old value, new value) of every setting that differs; None for one that is not there."""
+    """(name, old value, new value) of every setting that differs; None where it is not set."""
     tables = [_flat(config) for config in (old, new)]
     names = sorted(tables[0].keys() | tables[1].keys())
     pairs = [(name, *(table.get(name) for table in tables)) for name in names]

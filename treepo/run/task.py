@@ -1,102 +1,95 @@
-"""From settings to problems and their judge."""
+"""From settings to a task: its problems, and the verifier that judges the responses."""
 
-from collections.abc import Callable
+import logging
 
 from treepo.config.schema import Config
-from treepo.data.datasets import DataTask, Encode, ProblemSet, ReadSets, hold_out, read_sets
-from treepo.data.problem import Task
+from treepo.data.datasets import Dataset, LoadedDatasets, load_datasets, split_train_eval
+from treepo.data.problem import AnswerFormat, Task
 from treepo.data.sources import parse_source
-from treepo.errors import VerifierStartError
+from treepo.errors import SettingError
 from treepo.model.policy import Policy
-from treepo.tasks.chain_sums import LONGEST_PROMPT, ChainSums
+from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
+from treepo.verify.answers import answer_format
 from treepo.verify.pool import VerifierPool
-from treepo.verify.task import VerifiedTask, probe
+from treepo.verify.task import VerifiedTask, check_verifier
 
-NUM_PROBED = 16
-"""Known answers that the verifier has to recognise before a run starts."""
+logger = logging.getLogger(__name__)
 
-Notify = Callable[[str], None]
+NUM_CHECKED = 16
+"""Ground truths per dataset that the verifier has to recognise before a run starts."""
 
 
-def build_task(config: Config, policy: Policy, longest: int, notify: Notify) -> Task:
-    """The built-in task, or the problems of the named sets that fit the model and the engine.
+def build_task(config: Config, policy: Policy, max_model_len: int) -> Task:
+    """Build the built-in task, or one of the problems of the given datasets that fit the model and the engine.
 
-    longest: tokens that the engine holds. notify: told in a line what was dropped. Raises ValueError naming the
-    setting that cannot work.
+    max_model_len: most tokens of a sequence in the engine. Logs what was dropped. Raises SettingError for a setting
+    that cannot work.
     """
-    room = _prompt_room(config, policy, longest)
+    max_prompt_len = _max_prompt_len(config, policy, max_model_len)
     if not config.data.is_given:
         if not isinstance(policy.tokenizer.bos_token_id, int):
-            raise ValueError("data.train: the built-in task needs a tokenizer with a bos token; give sets of problems")
+            raise SettingError("data.train", "the built-in task needs a tokenizer with a bos token; give datasets")
         return ChainSums(policy.tokenizer, config.train.seed)
-    train, held_out = _read(config, config.prompt.encoder(policy.tokenizer), room, notify)
-    if config.data.train and not any(s.problems for s in train):
-        raise ValueError("data.train: all problems are held out; name others in data.eval")
-    if config.data.weights and (empty := [s.name for s in train if not s.problems]):
-        raise ValueError(f"data.weights: all problems of {empty[0]!r} are held out")
-    if not held_out:
-        notify("no problem is held out: nothing will be evaluated")
-    data = DataTask(train, held_out, config.data.weights, config.train.seed)
-    task = VerifiedTask(data, VerifierPool(config.verifier, config.verifier_pool), notify)
+    train, evaluation = _load(config, policy, max_prompt_len)
+    if config.data.train and not any(d.problems for d in train):
+        raise SettingError("data.train", "all problems are in the evaluation; name others in data.eval")
+    if config.data.weights and (empty := [d.name for d in train if not d.problems]):
+        raise SettingError("data.weights", f"all problems of {empty[0]!r} are in the evaluation")
+    if not evaluation:
+        logger.warning("no problem is held out: nothing will be evaluated")
+    pool = VerifierPool(config.verifier, config.verifier_pool)
+    task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     try:
-        _probe(task, [*train, *held_out], notify)
+        for dataset in (*train, *evaluation):
+            check_verifier(pool, [p.ground_truth for p in dataset.problems[:NUM_CHECKED]], dataset.name)
     except BaseException:
         task.close()
         raise
     return task
 
 
-def _prompt_room(config: Config, policy: Policy, longest: int) -> int:
-    """Most tokens of a prompt."""
-    limit = config.tree.response_limit
-    room = min(config.data.max_prompt_len, longest - limit)
+def answers_of(config: Config) -> AnswerFormat:
+    """How answers are written in the task that `build_task` would build."""
+    return answer_format(config.verifier) if config.data.is_given else ANSWERS
+
+
+def _max_prompt_len(config: Config, policy: Policy, max_model_len: int) -> int:
+    response = config.tree.max_response_tokens
+    room = min(config.data.max_prompt_len, max_model_len - response)
     if policy.max_len is not None:
-        room = min(room, policy.max_len - limit)
-    if room < (1 if config.data.is_given else LONGEST_PROMPT):
-        raise ValueError(
-            f"tree: responses of {limit} tokens (depth x segment_len, or max_response_len) leave no room for a prompt "
-            f"in the model's {policy.max_len} positions or the engine's {longest} tokens (engine.max_cache_tokens, "
-            f"vllm.max_model_len, or the servers' max-model-len)"
+        room = min(room, policy.max_len - response)
+    if room < (1 if config.data.is_given else MAX_PROMPT_TOKENS):
+        raise SettingError(
+            "tree",
+            f"responses of {response} tokens (depth x segment_len, or max_response_len) leave no room for a prompt in "
+            f"the model's {policy.max_len} positions or the engine's {max_model_len} tokens (engine.max_cache_tokens, "
+            f"vllm.max_model_len, or the servers' max-model-len)",
         )
     return room
 
 
-def _read(
-    config: Config, encode: Encode, room: int, notify: Notify
-) -> tuple[tuple[ProblemSet, ...], tuple[ProblemSet, ...]]:
-    """(sets to train on, sets held out)."""
-    settings, none = config.data, ReadSets((), 0, 0)
+def _load(config: Config, policy: Policy, max_prompt_len: int) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+    """(training datasets, evaluation datasets)."""
+    settings = config.data
     sources = *settings.train, *settings.eval
     if settings.own_fields and all(parse_source(source, "data").format for source in sources):
         name = settings.own_fields[0]
-        raise ValueError(f"data.{name}: {getattr(settings, name)!r} is for sets that name no format, and all name one")
-    train = held_out = none
-    if settings.train:
-        train = read_sets(settings.train, settings, encode, room, "data.train", settings.eval)
-    if settings.eval:
-        held_out = read_sets(settings.eval, settings, encode, room, "data.eval", settings.train)
-    for name, read in (("data.train", train), ("data.eval", held_out)):
-        kept = sum(len(s.problems) for s in read.sets)
-        num_read = kept + read.num_too_long
-        if read.num_too_long:
-            notify(f"{name}: {read.num_too_long} of {num_read} problems dropped: prompts of more than {room} tokens")
-        if read.num_repeated:
-            notify(f"{name}: {read.num_repeated} problems dropped: asked before in the same set")
-        if read.sets and not kept:
-            raise ValueError(f"{name}: no problem has at most {room} prompt tokens")
-        if config.data.weights and (empty := [s.name for s in read.sets if not s.problems]):
-            raise ValueError(f"{name}: no problem of {empty[0]!r} has at most {room} prompt tokens")
-    return hold_out(train.sets, held_out.sets)
-
-
-def _probe(task: VerifiedTask, sets: list[ProblemSet], notify: Notify) -> None:
-    for s in sets:
-        try:
-            unrecognised = probe(task.pool, [p.answer for p in s.problems[:NUM_PROBED]])
-        except VerifierStartError:
-            # Names its setting itself, and has to do with no set.
-            raise
-        except ValueError as error:
-            raise ValueError(f"verifier: of {s.name!r}: {error}") from error
-        for line in unrecognised:
-            notify(f"verifier: a known answer of {s.name!r} is not recognised: {line}")
+        raise SettingError(f"data.{name}", "is for datasets that name no format, and all do", getattr(settings, name))
+    encode = config.prompt.encoder(policy.tokenizer)
+    loaded = {"data.train": LoadedDatasets((), 0, 0), "data.eval": LoadedDatasets((), 0, 0)}
+    given = {"data.train": settings.train, "data.eval": settings.eval}
+    for name, other in (("data.train", "data.eval"), ("data.eval", "data.train")):
+        if given[name]:
+            loaded[name] = load_datasets(given[name], settings, encode, max_prompt_len, name, given[other])
+    for name, found in loaded.items():
+        num_fitting = sum(len(d.problems) for d in found.datasets)
+        if found.num_too_long:
+            dropped = f"{found.num_too_long} of {num_fitting + found.num_too_long}"
+            logger.warning("%s: %s problems dropped: prompts of more than %d tokens", name, dropped, max_prompt_len)
+        if found.num_duplicates:
+            logger.warning("%s: %d problems dropped: duplicates in the same dataset", name, found.num_duplicates)
+        if found.datasets and not num_fitting:
+            raise SettingError(name, f"no problem has at most {max_prompt_len} prompt tokens")
+        if settings.weights and (empty := [d.name for d in found.datasets if not d.problems]):
+            raise SettingError(name, f"no problem of {empty[0]!r} has at most {max_prompt_len} prompt tokens")
+    return split_train_eval(loaded["data.train"].datasets, loaded["data.eval"].datasets)

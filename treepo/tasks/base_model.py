@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +21,11 @@ import torch
 import torch.nn.functional as F
 
 from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
+from treepo.utils import ProgressCallback
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-
-Report = Callable[[int, int, float], None]
-"""Called after each step with (steps done, steps in all, mean loss per answer token)."""
 
 IGNORED = -100
 
@@ -61,7 +59,7 @@ class BaseModelSettings:
 def find_or_make_base_model(
     cache_folder: Path,
     seed: int,
-    report: Report | None = None,
+    report: ProgressCallback | None = None,
     settings: BaseModelSettings | None = None,
 ) -> Path:
     """Return the Hugging Face folder of the base model, pretraining it if it is not there yet."""
@@ -88,7 +86,7 @@ def find_or_make_base_model(
 
 
 def make_base_model(
-    seed: int, report: Report | None = None, settings: BaseModelSettings | None = None
+    seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings | None = None
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a base model on worked answers, careful and careless steps mixed.
 

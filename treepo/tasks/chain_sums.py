@@ -1,16 +1,17 @@
-r"""The tokenizer of the built-in task: 29 tokens, digits one by one, `\boxed{` as one."""
+r"""The built-in task: sums such as `62a-7b+7c+2d+3:`, their worked answers, and a tokenizer of 29 tokens."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from treepo.data.problem import Outcome, Problem, Verdict
-from treepo.utils.text import last_box
+from treepo.data.boxed import last_box
+from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
+from treepo.utils.hashing import digest
+from treepo.verify.answers import FinalAnswer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -20,17 +21,24 @@ PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 BOX = r"\boxed{"
 PAD_ID, BOS_ID, EOS_ID = range(3)
 TOKENS = (PAD, BOS, EOS, *"0123456789", *"abcdefgh", *"+-=,;:", BOX, "}")
+"""Digits one by one; the opening of a box is one token."""
+
+LABELS = "abcdefgh"
+MIN_RESULT, MAX_RESULT = 10, 89
+
+ANSWERS = FinalAnswer()
+"""A box, as in most mathematical datasets."""
+
+MAX_PROMPT_TOKENS = 22
+"""Of a problem with six steps: bos, two digits, three tokens per step, a colon."""
 
 
 def make_chain_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer: it gives back exactly the text it was given and adds no special tokens.
-
-    Characters outside the task's alphabet are dropped, as there is no token for them.
-    """
+    """Build the tokenizer. It adds no special tokens, and drops characters outside the task's alphabet."""
     from transformers import Qwen2Tokenizer
 
-    # AutoTokenizer rebuilds whatever lies beside a Qwen2 model as a Qwen2Tokenizer, so only one
-    # that is such a tokenizer from the start, and differs in vocabulary alone, survives saving.
+    # AutoTokenizer loads the tokenizer beside a Qwen2 model as a Qwen2Tokenizer, so only one that is a Qwen2Tokenizer
+    # with another vocabulary survives saving.
     tokenizer = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(TOKENS)},
         merges=[],
@@ -47,27 +55,20 @@ def make_chain_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def is_chain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a model's tokenizer is this one: what it is asked are then problems of the built-in task."""
+    """Whether a model's tokenizer is that of the built-in task."""
     return tokenizer.get_vocab() == {token: index for index, token in enumerate(TOKENS)}
-
-
-LABELS = "abcdefgh"
-MIN_RESULT, MAX_RESULT = 10, 89
-
-LONGEST_PROMPT = 22
-"""Tokens of a problem with six steps: bos, two digits, three tokens a step, a colon."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A start and what is added to it step by step (negative: subtracted)."""
+    """A start, and the number added at each step (negative: subtracted)."""
 
     start: int
     steps: tuple[int, ...]
 
     @property
     def prompt(self) -> str:
-        """The chain as asked, such as `62a-7b+7c+2d+3:`."""
+        """The chain as text, such as `62a-7b+7c+2d+3:`."""
         steps = "".join(f"{label}{step:+}" for label, step in zip(LABELS, self.steps, strict=False))
         return f"{self.start}{steps}:"
 
@@ -78,10 +79,10 @@ class Chain:
 
 
 def draw_chain(rng: random.Random) -> Chain:
-    """Draw three to six steps, then one of all chains of that many steps, each as likely."""
+    """Draw a number of steps from three to six, then a chain of that many steps uniformly."""
     num_steps = rng.randint(3, 6)
     while True:
-        # Redrawing the whole chain, not just the step that left the range, keeps it uniform.
+        # The whole chain is redrawn, not just the step that left the range: this keeps it uniform.
         start = rng.randint(MIN_RESULT, MAX_RESULT)
         steps = tuple(rng.choice((-1, 1)) * rng.randint(2, 9) for _ in range(num_steps))
         results = (start + sum(steps[: i + 1]) for i in range(num_steps))
@@ -89,17 +90,16 @@ def draw_chain(rng: random.Random) -> Chain:
             return Chain(start, steps)
 
 
-def is_held_out(prompt: str) -> bool:
-    """Say whether a prompt is kept for evaluation, as one in ten is, whatever the seed."""
-    digest = hashlib.blake2b(prompt.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 10 == 0
+def is_eval_prompt(prompt: str) -> bool:
+    """Whether a prompt is kept for evaluation, as one in ten is, whatever the seed."""
+    return int.from_bytes(digest(prompt), "big") % 10 == 0
 
 
 def work_step(value: int, step: int, careful: bool) -> list[tuple[int, int]]:
-    """Work one step and return the equations written, as pairs (what is added, result).
+    """Work one step and return its equations as pairs (number added, result).
 
-    A plain step ignores `careful`. A careful one with a carry or borrow goes to the ten and on
-    from there: two equations, or one if it starts or ends on the ten.
+    A step without carry or borrow ignores `careful`. A careful one with a carry or borrow goes to the ten first: two
+    equations, or one if it starts or ends on the ten. A careless one forgets the carry.
     """
     ones = value % 10
     if 0 <= ones + step < 10:
@@ -116,8 +116,7 @@ def work_step(value: int, step: int, careful: bool) -> list[tuple[int, int]]:
 def worked_answer(chain: Chain, careful: Sequence[bool]) -> str | None:
     """Work a chain, each step carefully or carelessly, and return the answer's text.
 
-    None if a result leaves 10-89. All-careful and all-careless answers never do; a careful step
-    after a careless one may, and then there is no two-digit way to write it.
+    None if a result leaves 10-89, which cannot be written with two digits: a careful step after a careless one may.
     """
     if len(careful) != len(chain.steps):
         raise ValueError(f"careful: {len(careful)} values for {len(chain.steps)} steps")
@@ -130,19 +129,14 @@ def worked_answer(chain: Chain, careful: Sequence[bool]) -> str | None:
             equations.append(f"{value}{added:+}={result}")
             value = result
         text += f"{label}{','.join(equations)};"
-    return text + boxed(str(value))
-
-
-def boxed(answer: str) -> str:
-    r"""Return `\boxed{answer}`, what a right response ends in."""
-    return rf"\boxed{{{answer}}}"
+    return f"{text}{BOX}{value}}}"
 
 
 def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
-    """Yield endless (prompt, worked answer) pairs, none of them held out, to pretrain on.
+    """Yield endless (prompt, worked answer) pairs to pretrain on, none of them an evaluation problem.
 
-    Each step is careful with probability `careful_share`, independently of the others. Answers
-    that leave 10-89 are dropped with their chain (about 2% at a share of 0.45).
+    Each step is careful with probability `careful_share`, independently of the others. Answers that leave 10-89 are
+    dropped with their chain (about 2% at a share of 0.45).
     """
     if not 0 <= careful_share <= 1:
         raise ValueError(f"careful_share must be within 0 and 1, not {careful_share}")
@@ -150,12 +144,12 @@ def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
     while True:
         chain = draw_chain(rng)
         answer = worked_answer(chain, [rng.random() < careful_share for _ in chain.steps])
-        if answer is not None and not is_held_out(chain.prompt):
+        if answer is not None and not is_eval_prompt(chain.prompt):
             yield chain.prompt, answer
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
-    """Return what a model is conditioned on: the bos token and the prompt as plain text."""
+    """Return the bos token and the tokens of the prompt."""
     bos = tokenizer.bos_token_id
     assert isinstance(bos, int)
     return (bos, *tokenizer.encode(prompt, add_special_tokens=False, verbose=False))
@@ -163,26 +157,35 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int,
 
 @dataclass(frozen=True)
 class ChainSums:
-    """The task: fresh training problems at every step, and one held-out set for all seeds."""
+    """The built-in Task: fresh training problems at every step, and the same evaluation problems for all seeds."""
 
     tokenizer: PreTrainedTokenizerBase
     seed: int
 
+    @property
+    def answers(self) -> AnswerFormat:
+        return ANSWERS
+
     def training_problems(self, step: int, count: int) -> list[Problem]:
-        """Return `count` distinct problems, none held out, the same for the same seed and step."""
+        """Return `count` distinct problems, none of the evaluation, the same for the same seed and step."""
         rng = random.Random(f"chain sums training {self.seed} {step}")
-        return self._draw_problems(rng, count, held_out=False)
+        return self._draw_problems(rng, count, is_eval=False)
 
     def eval_problems(self, count: int) -> list[Problem]:
-        """Return the first `count` of the held-out problems (there are tens of millions)."""
-        rng = random.Random("chain sums held out")
-        return self._draw_problems(rng, count, held_out=True)
+        """Return the first `count` of the evaluation problems (there are tens of millions)."""
+        return self._draw_problems(random.Random("chain sums held out"), count, is_eval=True)
 
-    def verify(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        r"""Right are exactly the responses that end in `\boxed{true value}`; see Task."""
-        return [_verdict(problem, response) for problem, response in asked]
+    def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        r"""Return the verdicts; right are exactly the responses that end in `\boxed{true value}`."""
+        verdicts = []
+        for problem, response in pairs:
+            extracted = last_box(response)
+            correct = float(response.endswith(f"{BOX}{problem.ground_truth}}}"))
+            outcome = Outcome.NO_ANSWER if extracted is None else Outcome.GRADED
+            verdicts.append(Verdict(correct, outcome, extracted))
+        return verdicts
 
-    def _draw_problems(self, rng: random.Random, count: int, held_out: bool) -> list[Problem]:
+    def _draw_problems(self, rng: random.Random, count: int, is_eval: bool) -> list[Problem]:
         if count < 0:
             raise ValueError(f"count must not be negative, not {count}")
 
@@ -190,23 +193,11 @@ class ChainSums:
             seen: set[str] = set()
             while True:
                 chain = draw_chain(rng)
-                if is_held_out(chain.prompt) == held_out and chain.prompt not in seen:
+                if is_eval_prompt(chain.prompt) == is_eval and chain.prompt not in seen:
                     seen.add(chain.prompt)
                     yield chain
 
-        return [self._problem(chain) for chain in islice(distinct_chains(), count)]
-
-    def _problem(self, chain: Chain) -> Problem:
-        return Problem(
-            id=chain.prompt,
-            prompt=chain.prompt,
-            prompt_ids=encode_prompt(self.tokenizer, chain.prompt),
-            answer=str(chain.value),
-            source="chain_sums",
-        )
-
-
-def _verdict(problem: Problem, response: str) -> Verdict:
-    given = last_box(response)
-    correct = float(response.endswith(boxed(problem.answer)))
-    return Verdict(correct, Outcome.NO_ANSWER if given is None else Outcome.GRADED, given)
+        return [
+            Problem(c.prompt, c.prompt, encode_prompt(self.tokenizer, c.prompt), str(c.value), "chain_sums")
+            for c in islice(distinct_chains(), count)
+        ]

@@ -1,10 +1,11 @@
-"""Ctrl-C and SIGTERM: a run stops where nothing is half done."""
+"""The guard of a training step: its states, and Ctrl-C and SIGTERM, which stop a run where nothing is half done."""
 
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,46 +16,62 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTE = b"treepo: stopping at the next point where nothing is half done; once more to stop at once\n"
 
 
-class Interrupts:
-    """While entered, SIGINT and SIGTERM raise Interrupted: the first one where `admit` was called last, and from
-    `admit` if it came when `hold` had been; the second one anywhere. repeat_s: what comes so soon after the first is
-    the same one, told twice."""
+class StepState(Enum):
+    """What a step is doing, as far as weights and signals are concerned."""
+
+    COMPLETE = auto()
+    """The weights are those of the last complete step; signals wait."""
+
+    GROWING = auto()
+    """The same, while trees are grown or answers sampled: signals come through at once."""
+
+    UPDATING = auto()
+    """The weights change, or the step that changed them is not complete yet; signals wait."""
+
+
+class StepGuard:
+    """The state of the step that a run is in; while entered, SIGINT and SIGTERM raise Interrupted where it allows it.
+
+    The first signal is raised at once while GROWING, and otherwise when GROWING begins next; the second one anywhere.
+    repeat_s: a signal that comes within so many seconds of the first is the same one, sent twice.
+    """
 
     def __init__(self, repeat_s: float = 0.0) -> None:
+        self.state = StepState.COMPLETE
         self.repeat_s = repeat_s
         self._came_at = 0.0
-        self.is_admitted = False
         self._signum: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         # Elsewhere Python takes no handlers, and the main thread's stay.
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+            self._handlers_before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._handlers_before.items():
             signal.signal(signum, handler)
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """A signal may come through while this lasts."""
+    def growing(self) -> Iterator[None]:
+        """GROWING while this lasts, and COMPLETE after it."""
+        assert self.state is StepState.COMPLETE, f"a step that is {self.state.name} grows nothing"
+        self.state = StepState.GROWING
         try:
-            self.admit()
+            if self._signum is not None:
+                raise Interrupted(self._signum, is_urgent=False)
             yield
         finally:
-            self.hold()
+            self.state = StepState.COMPLETE
 
-    def admit(self) -> None:
-        """From here on nothing is half done, and a signal may come through."""
-        self.is_admitted = True
-        if self._signum is not None:
-            raise Interrupted(self._signum, is_urgent=False)
+    def begin_updates(self) -> None:
+        """UPDATING from here on."""
+        self.state = StepState.UPDATING
 
-    def hold(self) -> None:
-        """From here on a signal waits."""
-        self.is_admitted = False
+    def complete_step(self) -> None:
+        """COMPLETE from here on: the weights, the schedule and the metrics are those of one step."""
+        self.state = StepState.COMPLETE
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         is_urgent = self._signum is not None
@@ -64,5 +81,5 @@ class Interrupts:
         if not is_urgent:
             # Not `print`: this may run in the middle of one.
             os.write(2, NOTE)
-        if is_urgent or self.is_admitted:
+        if is_urgent or self.state is StepState.GROWING:
             raise Interrupted(signum, is_urgent)

@@ -2,21 +2,23 @@
 
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
+from treepo.verify.answers import FinalAnswer
 from treepo.verify.base import Verifier
 from treepo.verify.math import MathVerifier
-from treepo.verify.pool import PoolSettings, VerifierPool
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
 
 __all__ = [
     "ChoiceVerifier",
     "ExactVerifier",
+    "FinalAnswer",
     "FunctionVerifier",
     "MathVerifier",
     "NumericVerifier",
     "Outcome",
-    "PoolSettings",
     "Verdict",
     "Verifier",
     "VerifierPool",
+    "VerifierPoolSettings",
     "VerifierStartError",
 ]

@@ -6,17 +6,17 @@ from treepo.data.problem import Verdict
 
 
 class Verifier(Protocol):
-    """Judges a response by the known answer. A frozen dataclass whose fields can be written as JSON.
+    """Judges a response by the ground truth. A frozen dataclass whose fields can be written as JSON.
 
-    It is called in a worker process, which ends it at a limit. Where it has a method `load()`, a worker calls that once
-    before the first response, outside the time limit: the place for slow imports, and for ValueErrors that name a
-    setting which cannot work.
+    It is called in a worker process, which ends it at a limit. Optional methods: `load()`, which each worker calls once
+    before the first response and outside the time limit, for slow imports and for SettingErrors about fields that
+    cannot work; and those of `AnswerFormat`, which say where in a text an answer ends (without them: a complete box).
     """
 
-    def __call__(self, response: str, answer: str) -> Verdict:
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
         """Return the verdict on a response, which is untrusted text of any length; an exception becomes CRASHED."""
         ...
 
-    def example_response(self, answer: str) -> str:
-        """Return a response that gives `answer` and must be judged right."""
+    def example_response(self, ground_truth: str) -> str:
+        """Return a response that gives the ground truth and must be judged right."""
         ...

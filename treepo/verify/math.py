@@ -1,4 +1,4 @@
-"""Mathematical answers in a box."""
+"""Mathematical answers, compared as text, as numbers, and by math-verify."""
 
 import importlib
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
-from treepo.utils.text import last_box
+from treepo.verify.answers import FinalAnswer
 from treepo.verify.verifiers import read_number
 
-LONGEST_PARSED = 500
+MAX_PARSED_LEN = 500
 """Characters of an answer that is given to the parser."""
 
-DEEPEST_PARSED = 10
+MAX_PARSED_DEPTH = 10
 """Brackets within brackets of an answer that is given to the parser, whose time grows steeply with them."""
 
 ROUNDING = Fraction(1, 10_000)
@@ -22,44 +22,43 @@ ROUNDING = Fraction(1, 10_000)
 
 
 @dataclass(frozen=True)
-class MathVerifier:
-    """The last complete box holds the known answer: as text, as the same number, or by math-verify.
+class MathVerifier(FinalAnswer):
+    """The answer is the ground truth: as text, as the same number, or by math-verify.
 
-    Boxes may nest; of boxes within a box the innermost that opens last counts. A box of more than LONGEST_PARSED
+    Boxes may nest; of boxes within a box the innermost that opens last counts. An answer of more than MAX_PARSED_LEN
     characters is right only letter by letter.
     """
 
     def load(self) -> None:
         """Import math-verify, and let it build its tables."""
-        _parsed("\\frac{1}{2}(x+1)^2")
+        _parse("\\frac{1}{2}(x+1)^2")
 
-    def __call__(self, response: str, answer: str) -> Verdict:
-        """See Verifier."""
-        box = last_box(response)
-        if box is None or not box.strip():
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
+        found = self.extract(response)
+        if found is None or not found.strip():
             return Verdict(0.0, Outcome.NO_ANSWER, None)
-        given, known = _plain(box), _plain(answer)
-        given_number, known_number = read_number(given), read_number(known)
-        if given_number is not None and (given_number == known_number or _are_whole(given_number, known_number)):
-            return Verdict(float(given_number == known_number), Outcome.GRADED, bounded(str(given_number)))
-        parsed = _parsed(given)
-        text = bounded(given if given_number is None else str(given_number))
-        if parsed and given_number is None:
-            text = bounded(_symbolic().canonical_text(parsed))
-        if given == known:
-            return Verdict(1.0, Outcome.GRADED, text)
-        expected = _parsed(known)
-        right = (
-            bool(parsed and expected)
-            and _are_near(given_number, known_number)
-            and _symbolic().are_equal(expected, parsed)
+        extracted, expected = _plain(found), _plain(ground_truth)
+        number, expected_number = read_number(extracted), read_number(expected)
+        if number is not None and expected_number is not None:
+            # Whole numbers are equal only if they are the same; math-verify rounds others to 6 decimals.
+            are_whole = number.denominator == expected_number.denominator == 1
+            if number == expected_number or are_whole:
+                return Verdict(float(number == expected_number), Outcome.GRADED, bounded(str(number)))
+        parsed = _parse(extracted)
+        text = extracted if number is None else str(number)
+        if parsed and number is None:
+            text = _symbolic().canonical_text(parsed)
+        if extracted == expected:
+            return Verdict(1.0, Outcome.GRADED, bounded(text))
+        parsed_expected = _parse(expected)
+        is_right = (
+            bool(parsed and parsed_expected)
+            and _may_be_equal(number, expected_number)
+            and _symbolic().are_equal(parsed_expected, parsed)
         )
-        is_understood = all(parts and not isinstance(parts[0], str) for parts in (parsed, expected))
-        return Verdict(float(right), Outcome.GRADED if right or is_understood else Outcome.UNPARSED, text)
-
-    def example_response(self, answer: str) -> str:
-        """The answer in a box."""
-        return f"\\boxed{{{answer}}}"
+        is_understood = all(parts and not isinstance(parts[0], str) for parts in (parsed, parsed_expected))
+        outcome = Outcome.GRADED if is_right or is_understood else Outcome.UNPARSED
+        return Verdict(float(is_right), outcome, bounded(text))
 
 
 def _plain(text: str) -> str:
@@ -67,26 +66,17 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("\\$", "").replace("$", "").split())
 
 
-def _are_whole(*numbers: Fraction | None) -> bool:
-    """Whether two numbers can only be equal if they are the same; math-verify rounds others to 6 decimals."""
-    return all(number is not None and number.denominator == 1 for number in numbers)
+def _may_be_equal(number: Fraction | None, expected: Fraction | None) -> bool:
+    """Whether two numbers differ by rounding at most; math-verify's 6 decimals are none of a very small number."""
+    return number is None or expected is None or abs(number - expected) <= ROUNDING * abs(expected)
 
 
-def _are_near(given: Fraction | None, known: Fraction | None) -> bool:
-    """Whether two numbers may be equal but for rounding; math-verify's 6 decimals are none of a very small number."""
-    return given is None or known is None or abs(given - known) <= ROUNDING * abs(known)
-
-
-def _parsed(text: str) -> list[Any]:
+def _parse(text: str) -> list[Any]:
     """What math-verify reads: an expression, if it could make one, and the text as it normalises it; [] if too much."""
-    if len(text) > LONGEST_PARSED or _depth(text) > DEEPEST_PARSED:
+    nesting = accumulate(1 if c in "({[" else -1 if c in ")}]" else 0 for c in text)
+    if len(text) > MAX_PARSED_LEN or max(nesting, default=0) > MAX_PARSED_DEPTH:
         return []
     return _symbolic().read(text)
-
-
-def _depth(text: str) -> int:
-    steps = (1 if c in "({[" else -1 if c in ")}]" else 0 for c in text)
-    return max(accumulate(steps), default=0)
 
 
 def _symbolic() -> ModuleType:

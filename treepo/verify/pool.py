@@ -1,4 +1,4 @@
-"""What the processes that judge answers may take."""
+"""Judging answers in worker processes that can be killed: the pool, and how it schedules a batch."""
 
 import dataclasses
 import os
@@ -8,25 +8,34 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.errors import VerifierStartError
+from treepo.errors import SettingError, VerifierStartError
 from treepo.verify.base import Verifier
-from treepo.verify.process import WorkerProcess, packed, start_worker
+from treepo.verify.process import WorkerProcess, pack_message, start_worker
 from treepo.verify.verifiers import FunctionVerifier
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
+"""Workers where their number is not set."""
+
+MAX_AHEAD = 32
+"""Responses sent to a worker before it has judged the first: otherwise both sides mostly wait to be scheduled."""
+
+MAX_CRASHES_KEPT = 5
+
+START_LIMIT_S = 60.0
+"""Until a worker must be ready: importing a verifier from a slow disk takes its time."""
 
 
 @dataclass(frozen=True)
-class PoolSettings:
-    """The processes that judge answers, and what they may take. Raises ValueError naming a setting out of range."""
+class VerifierPoolSettings:
+    """The processes that judge answers, and their limits."""
 
     num_workers: int = 0
-    """DistContext; 0: one per core that this process may use, at most 8."""
+    """Processes; 0: one per core that this process may use, at most 8."""
 
     time_limit_s: float = 5.0
     """Wall time for one answer; then its process is killed and the answer is wrong."""
@@ -36,50 +45,97 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+            raise SettingError("num_workers", "must be at least 0", self.num_workers)
         if not 0 < self.time_limit_s <= 86400:
-            raise ValueError(f"time_limit_s must be above 0 and at most 86400, got {self.time_limit_s}")
+            raise SettingError("time_limit_s", "must be above 0 and at most 86400", self.time_limit_s)
         if not 16 <= self.memory_limit_mib <= 2**30:
-            raise ValueError(f"memory_limit_mib must be from 16 to 2^30, got {self.memory_limit_mib}")
+            raise SettingError("memory_limit_mib", "must be from 16 to 2^30", self.memory_limit_mib)
 
     def workers_wanted(self, num_answers: int) -> int:
-        """How many processes judge so many answers."""
+        """Processes that judge so many answers."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(num_answers, self.num_workers or min(cores, MOST_WORKERS))
+        return min(num_answers, self.num_workers or min(cores, MAX_WORKERS))
 
 
-MOST_PROBLEMS = 5
-MOST_AHEAD = 32
-"""Responses sent to a worker before it has judged the first: otherwise both sides mostly wait to be scheduled."""
+class VerifierPool:
+    """Judges answers in worker processes, which start when they are first needed and are replaced when they die.
 
-START_LIMIT_S = 60.0
-"""Until a worker must stand ready: importing a verifier from a slow disk takes its time."""
-
-
-class Round:
-    """Judges pairs of (response, known answer) once. A context manager.
-
-    workers: those there are; some are replaced, some added. start: makes one. problems: crashes are added, a line each.
-    culprit: the setting to blame where a worker cannot start.
+    A context manager; a pool that is garbage-collected ends its workers too. Any thread may call it, one at a time. A
+    fork of the process leaves the workers alone and starts its own.
     """
 
-    def __init__(
-        self,
-        asked: Sequence[tuple[str, str]],
-        workers: list[WorkerProcess],
-        start: Callable[[], WorkerProcess],
-        settings: PoolSettings,
-        problems: list[str],
-        culprit: str,
-    ) -> None:
-        self.asked = asked
-        self.workers = workers
-        self.start = start
-        self.settings = settings
-        self.problems = problems
-        self.culprit = culprit
-        self._waiting = deque(range(len(asked)))
-        self._judged: dict[int, Verdict] = {}
+    def __init__(self, verifier: Verifier, settings: VerifierPoolSettings | None = None) -> None:
+        self.verifier = verifier
+        self.settings = settings or VerifierPoolSettings()
+        self.crashes: list[str] = []
+        """The first few crashes, a line each."""
+        self.workers: list[WorkerProcess] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _end_all, self.workers)
+
+    def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """The verdicts on pairs of (response, ground truth), in their order.
+
+        Raises VerifierStartError if the verifier refuses its settings or a worker cannot start. An exception,
+        KeyboardInterrupt too, ends all workers.
+        """
+        with self._lock, BatchScheduler(self, pairs) as scheduler:
+            try:
+                return scheduler.run()
+            except BaseException:
+                _end_all(self.workers)
+                raise
+
+    def close(self) -> None:
+        """End the workers; the next `verify` would start new ones."""
+        with self._lock:
+            _end_all(self.workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start_worker(self) -> WorkerProcess:
+        """A new worker, which still loads its verifier; raises VerifierStartError if there can be none."""
+        cls, settings = type(self.verifier), self.settings
+        fields = {f.name: getattr(self.verifier, f.name) for f in dataclasses.fields(cast(Any, cls))}
+        limits = {"memory_limit_mib": settings.memory_limit_mib, "time_limit_s": settings.time_limit_s}
+        try:
+            order = pack_message({"verifier": f"{cls.__module__}:{cls.__qualname__}", "fields": fields, **limits})
+        except TypeError as error:
+            message = f"fields of {cls.__name__} must be what JSON can hold: {error}"
+            raise VerifierStartError("verifier", message) from error
+        try:
+            worker = start_worker(order)
+        except OSError as error:
+            raise VerifierStartError("verifier_pool.num_workers", f"no process could be started: {error}") from error
+        worker.deadline = time.monotonic() + START_LIMIT_S
+        self.workers.append(worker)
+        return worker
+
+    def start_error(self, message: str) -> VerifierStartError:
+        """The error for a worker that did not become ready, which names the setting that chose the verifier."""
+        if isinstance(self.verifier, FunctionVerifier):
+            return VerifierStartError("verifier.function", message, self.verifier.function)
+        return VerifierStartError("verifier.use", message, type(self.verifier).__name__)
+
+
+def _end_all(workers: list[WorkerProcess]) -> None:
+    while workers:
+        workers.pop().end()
+
+
+class BatchScheduler:
+    """Has a pool's workers judge a batch of (response, ground truth) pairs. A context manager."""
+
+    def __init__(self, pool: VerifierPool, pairs: Sequence[tuple[str, str]]) -> None:
+        self.pool = pool
+        self.pairs = pairs
+        self.time_limit_s = pool.settings.time_limit_s
+        self._waiting = deque(range(len(pairs)))
+        self._verdicts: dict[int, Verdict] = {}
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -88,199 +144,119 @@ class Round:
     def __exit__(self, *_: object) -> None:
         self._selector.close()
 
-    def verdicts(self) -> list[Verdict]:
-        """The verdicts in the order asked; raises VerifierStartError if no worker can start."""
-        for worker in list(self.workers):
+    def run(self) -> list[Verdict]:
+        """The verdicts in the order of the pairs; raises VerifierStartError if no worker can start."""
+        for worker in list(self.pool.workers):
             if worker.process.poll() is None:
                 self._watch(worker)
             else:
-                # It died while nobody asked anything: no answer is to blame.
-                self.workers.remove(worker)
+                # It died between two batches: no answer is to blame.
+                self.pool.workers.remove(worker)
                 worker.end()
-        while len(self._judged) < len(self.asked):
-            self._employ()
-            self._attend()
+        while len(self._verdicts) < len(self.pairs):
+            self._assign_work()
+            self._handle_events()
             self._end_overdue()
-        return [self._judged[i] for i in range(len(self.asked))]
+        return [self._verdicts[i] for i in range(len(self.pairs))]
 
-    def _employ(self) -> None:
-        """Give idle workers something to judge, and start those that are missing."""
-        wanted = self.settings.workers_wanted(len(self.asked) - len(self._judged))
-        while self._waiting and len(self.workers) < wanted:
-            worker = self.start()
-            worker.deadline = time.monotonic() + START_LIMIT_S
-            self.workers.append(worker)
-            self._watch(worker)
+    def _assign_work(self) -> None:
+        """Start the workers that are missing and send pairs to those that have few left."""
+        wanted = self.pool.settings.workers_wanted(len(self.pairs) - len(self._verdicts))
+        while self._waiting and len(self.pool.workers) < wanted:
+            self._watch(self.pool.start_worker())
         # Fewer towards the end, so that no worker idles while another still has several to judge.
-        ahead = max(1, min(MOST_AHEAD, len(self._waiting) // (4 * max(1, wanted))))
-        for worker in self.workers:
-            if worker.is_ready and len(worker.extracted_answer) <= ahead // 2:
-                self._give(worker, ahead)
+        ahead = max(1, min(MAX_AHEAD, len(self._waiting) // (4 * max(1, wanted))))
+        for worker in self.pool.workers:
+            if worker.is_ready and len(worker.assigned) <= ahead // 2:
+                self._assign(worker, ahead)
 
-    def _give(self, worker: WorkerProcess, count: int) -> None:
-        """Send a worker what waits until it has `count` responses to judge."""
-        if not worker.extracted_answer:
-            worker.deadline = time.monotonic() + self.settings.time_limit_s
-        while self._waiting and len(worker.extracted_answer) < count:
+    def _assign(self, worker: WorkerProcess, count: int) -> None:
+        """Send a worker waiting pairs until it has `count` of them to judge."""
+        if not worker.assigned:
+            worker.deadline = time.monotonic() + self.time_limit_s
+        while self._waiting and len(worker.assigned) < count:
             index = self._waiting.popleft()
-            worker.extracted_answer.append(index)
-            worker.queue(packed(self.asked[index]))
+            worker.assigned.append(index)
+            worker.queue(pack_message(self.pairs[index]))
         worker.write()
         if worker.is_sending and worker.requests not in self._selector.get_map():
             self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
 
-    def _attend(self) -> None:
-        """Wait until a worker has something to say or is overdue."""
-        deadline = min(worker.deadline for worker in self.workers if _is_busy(worker))
+    def _handle_events(self) -> None:
+        """Wait until a pipe is ready or a worker is overdue, and handle what is ready."""
+        deadline = min(worker.deadline for worker in self.pool.workers if worker.is_busy)
         for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
             handle, worker = key.data
-            if worker in self.workers:
+            if worker in self.pool.workers:
                 handle(worker)
 
     def _end_overdue(self) -> None:
         now = time.monotonic()
-        for worker in [w for w in self.workers if _is_busy(w) and w.deadline <= now]:
-            lost, words = self._dismiss(worker)
+        for worker in [w for w in self.pool.workers if w.is_busy and w.deadline <= now]:
+            lost, ending = self._dismiss(worker)
             if not worker.is_ready:
-                raise VerifierStartError(f"{self.culprit}: a worker was not ready within {START_LIMIT_S:g} s, {words}")
+                raise self.pool.start_error(f"a worker was not ready within {START_LIMIT_S:g} s, {ending}")
             assert lost is not None
-            self._fail(lost, Outcome.TIMEOUT, words)
+            self._fail(lost, Outcome.TIMEOUT, ending)
 
     def _write(self, worker: WorkerProcess) -> None:
         worker.write()
         if not worker.is_sending:
             self._selector.unregister(worker.requests)
 
-    def _listen(self, worker: WorkerProcess) -> None:
-        if not worker.listen():
+    def _read_errors(self, worker: WorkerProcess) -> None:
+        if not worker.read_errors():
             self._selector.unregister(worker.errors)
 
     def _read(self, worker: WorkerProcess) -> None:
         try:
             for message in worker.read():
-                self._take(worker, message)
+                self._handle_message(worker, message)
         except EOFError:
-            # It is about to end: how, is worth a moment.
-            lost, words = self._dismiss(worker, patience_s=1.0)
+            # It is about to end: waiting a moment tells how.
+            lost, ending = self._dismiss(worker, patience_s=1.0)
             if not worker.is_ready:
-                raise VerifierStartError(f"{self.culprit}: a worker could not start, {words}") from None
+                raise self.pool.start_error(f"a worker could not start, {ending}") from None
             if lost is not None:
                 # Its own alarm goes off when this process was held up for longer than the limit.
                 is_late = worker.process.returncode == -signal.SIGALRM
-                self._fail(lost, Outcome.TIMEOUT if is_late else Outcome.CRASHED, words)
+                self._fail(lost, Outcome.TIMEOUT if is_late else Outcome.CRASHED, ending)
 
-    def _take(self, worker: WorkerProcess, message: Mapping[str, Any]) -> None:
+    def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
         if "refused" in message:
-            raise VerifierStartError(message["refused"])
+            raise VerifierStartError(*message["refused"])
         if not worker.is_ready:
             worker.is_ready = True
         else:
-            index = worker.extracted_answer.popleft()
-            # The clock of the next one starts.
-            worker.deadline = time.monotonic() + self.settings.time_limit_s
+            index = worker.assigned.popleft()
+            # The clock of the next pair starts.
+            worker.deadline = time.monotonic() + self.time_limit_s
             if "error" in message:
                 self._fail(index, Outcome.CRASHED, message["error"])
             else:
-                said = message["verdict"]
-                self._judged[index] = Verdict(said["correct"], Outcome(said["outcome"]), said["extracted_answer"])
+                fields = message["verdict"]
+                self._verdicts[index] = Verdict(**fields | {"outcome": Outcome(fields["outcome"])})
         if message.get("last"):
-            self._retire(worker)
+            # The worker ends by itself; others judge the rest.
+            self._waiting.extendleft(reversed(worker.assigned))
+            worker.assigned.clear()
+            self._dismiss(worker)
 
-    def _fail(self, index: int, outcome: Outcome, problem: str) -> None:
-        self._judged[index] = Verdict(0.0, outcome, None)
-        if outcome is Outcome.CRASHED and len(self.problems) < MOST_PROBLEMS:
-            self.problems.append(problem)
+    def _fail(self, index: int, outcome: Outcome, reason: str) -> None:
+        self._verdicts[index] = Verdict(0.0, outcome, None)
+        if outcome is Outcome.CRASHED and len(self.pool.crashes) < MAX_CRASHES_KEPT:
+            self.pool.crashes.append(reason)
 
     def _watch(self, worker: WorkerProcess) -> None:
         self._selector.register(worker.replies, selectors.EVENT_READ, (self._read, worker))
-        self._selector.register(worker.errors, selectors.EVENT_READ, (self._listen, worker))
-
-    def _retire(self, worker: WorkerProcess) -> None:
-        """Let go of a worker that ends by itself after what it has judged; others judge the rest."""
-        self._waiting.extendleft(reversed(worker.extracted_answer))
-        worker.extracted_answer.clear()
-        self._dismiss(worker)
+        self._selector.register(worker.errors, selectors.EVENT_READ, (self._read_errors, worker))
 
     def _dismiss(self, worker: WorkerProcess, patience_s: float = 0.0) -> tuple[int | None, str]:
-        """End a worker; returns which response it was judging, if any, and how it ended. Others judge the rest."""
+        """End a worker; returns the pair it was judging, if any, and how it ended. Others judge the rest."""
         for pipe in (worker.requests, worker.replies, worker.errors):
             if pipe in self._selector.get_map():
                 self._selector.unregister(pipe)
-        self.workers.remove(worker)
-        lost, *rest = worker.extracted_answer or (None,)
+        self.pool.workers.remove(worker)
+        lost, *rest = worker.assigned or (None,)
         self._waiting.extendleft(index for index in reversed(rest) if index is not None)
         return lost, worker.end(patience_s)
-
-
-def _is_busy(worker: WorkerProcess) -> bool:
-    return not worker.is_ready or bool(worker.extracted_answer)
-
-
-class VerifierPool:
-    """Judges answers in worker processes, which start when they are first needed and are replaced when they die.
-
-    A context manager; a pool that nobody refers to any more ends its workers too. One thread judges at a time, others
-    wait; any thread may. A fork of the process leaves the workers alone and starts its own.
-    """
-
-    def __init__(self, verifier: Verifier, settings: PoolSettings | None = None) -> None:
-        self.verifier = verifier
-        self.settings = settings or PoolSettings()
-        self.problems: list[str] = []
-        """What the first few crashes were, a line each."""
-        self._workers: list[WorkerProcess] = []
-        self._lock = threading.Lock()
-        weakref.finalize(self, _end_all, self._workers)
-
-    def check(self, asked: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """The verdicts on pairs of (response, known answer), in their order.
-
-        Raises VerifierStartError, a ValueError, if the verifier refuses its settings or a worker cannot start. An exception,
-        KeyboardInterrupt too, ends all workers.
-        """
-        given = asked, self._workers, self._start, self.settings, self.problems, self._culprit()
-        with self._lock, Round(*given) as round_:
-            try:
-                return round_.verdicts()
-            except BaseException:
-                self._end_workers()
-                raise
-
-    def close(self) -> None:
-        """End the workers; the next `check` would start new ones."""
-        with self._lock:
-            self._end_workers()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _end_workers(self) -> None:
-        _end_all(self._workers)
-
-    def _culprit(self) -> str:
-        if isinstance(self.verifier, FunctionVerifier):
-            return f"verifier.function {self.verifier.function!r}"
-        return f"verifier {type(self.verifier).__name__}"
-
-    def _start(self) -> WorkerProcess:
-        cls, settings = type(self.verifier), self.settings
-        fields = {f.name: getattr(self.verifier, f.name) for f in dataclasses.fields(cast(Any, cls))}
-        limits = {"memory_limit_mib": settings.memory_limit_mib, "time_limit_s": settings.time_limit_s}
-        try:
-            order = packed({"verifier": f"{cls.__module__}:{cls.__qualname__}", "fields": fields, **limits})
-        except TypeError as error:
-            raise VerifierStartError(f"verifier {cls.__name__}: fields must be what JSON can hold: {error}") from error
-        try:
-            return start_worker(order)
-        except OSError as error:
-            raise VerifierStartError(
-                f"verifier_pool.num_workers: no process could be started to check answers: {error}"
-            ) from error
-
-
-def _end_all(workers: list[WorkerProcess]) -> None:
-    while workers:
-        workers.pop().end()

@@ -1,6 +1,7 @@
-"""Messages between the pool and its workers: a length, 8 bytes, then that many bytes of JSON in ASCII.
+"""A worker process as the pool sees it, and the messages between the two.
 
-Whatever a text holds, NULs or half surrogate pairs, is an escape sequence on the way.
+A message is a length, 8 bytes, then that many bytes of JSON in ASCII: whatever a text holds, NULs or half surrogate
+pairs, is an escape sequence on the way.
 """
 
 import contextlib
@@ -16,9 +17,16 @@ from typing import IO, Any, BinaryIO
 
 _LENGTH = struct.Struct(">Q")
 
+CHUNK = 1 << 16
+MAX_LAST_WORDS = 2000
+"""Bytes kept of what a worker wrote to its standard error."""
 
-def packed(message: object) -> bytes:
-    """One message as it goes over a pipe."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Libraries that start a thread per core would take address space for each."""
+
+
+def pack_message(message: object) -> bytes:
+    """The bytes of one message."""
     body = json.dumps(message).encode("ascii")
     return _LENGTH.pack(len(body)) + body
 
@@ -34,7 +42,7 @@ def read_message(stream: BinaryIO) -> Any | None:
 
 
 def take_message(received: bytearray) -> Any | None:
-    """The first message of what was received so far, which is removed there; None if it is not complete."""
+    """Remove the first message from the bytes received so far and return it; None if it is not complete."""
     if len(received) < _LENGTH.size:
         return None
     (size,) = _LENGTH.unpack_from(received)
@@ -46,23 +54,17 @@ def take_message(received: bytearray) -> Any | None:
     return json.loads(body)
 
 
-CHUNK = 1 << 16
-LONGEST_LAST_WORDS = 2000
-"""Bytes kept of what a worker wrote to its standard error."""
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""Libraries that start a thread per core would take address space for each."""
-
-
 class WorkerProcess:
-    """A worker, the responses it was given (their indices; it judges the first) and the time by which it must reply."""
+    """A worker process, the pairs that it has to judge, and the time by which it must reply."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        self.parent = os.getpid()
+        self.parent_pid = os.getpid()
         self.is_ready = False
-        self.extracted_answer: deque[int] = deque()
+        self.assigned: deque[int] = deque()
+        """Indices of the pairs it was sent and has not answered; it judges the first."""
         self.deadline = 0.0
+        """On time.monotonic's clock."""
         self._received = bytearray()
         self._unsent = bytearray()
         self._last_words = b""
@@ -86,16 +88,21 @@ class WorkerProcess:
         return self.process.stderr
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a reply is due."""
+        return not self.is_ready or bool(self.assigned)
+
+    @property
     def is_sending(self) -> bool:
         """Whether something waits to be written."""
         return bool(self._unsent)
 
     def queue(self, message: bytes) -> None:
-        """Add a packed message to what is to be written."""
+        """Add a packed message to the bytes that are to be written."""
         self._unsent += message
 
     def write(self) -> None:
-        """Write what the pipe takes now. What a dead worker cannot read is dropped; its end shows in `read`."""
+        """Write as much as the pipe takes now. A dead worker's messages are dropped; its end shows in `read`."""
         try:
             del self._unsent[: os.write(self.requests.fileno(), self._unsent[:CHUNK])]
         except BlockingIOError:
@@ -104,7 +111,7 @@ class WorkerProcess:
             self._unsent.clear()
 
     def read(self) -> Iterator[Any]:
-        """Messages that have arrived; raises EOFError when it closed its end."""
+        """Yield the messages that have arrived; raises EOFError once the worker has closed its end."""
         try:
             chunk = os.read(self.replies.fileno(), CHUNK)
         except BlockingIOError:
@@ -115,24 +122,24 @@ class WorkerProcess:
         while (message := take_message(self._received)) is not None:
             yield message
 
-    def listen(self) -> bool:
-        """Take what it wrote to its standard error, keeping the end of it; False when it closed that."""
+    def read_errors(self) -> bool:
+        """Read its standard error, of which the end is kept; False once the worker has closed it."""
         try:
             chunk = os.read(self.errors.fileno(), CHUNK)
         except BlockingIOError:
             return True
-        self._last_words = (self._last_words + chunk)[-LONGEST_LAST_WORDS:]
+        self._last_words = (self._last_words + chunk)[-MAX_LAST_WORDS:]
         return bool(chunk)
 
     def end(self, patience_s: float = 0.0) -> str:
-        """Kill it with all it started and close its pipes; returns how it ended and its last words.
+        """Kill it with all processes it started and close its pipes; returns how it ended and its last words.
 
-        patience_s: how long it may take to end by itself. In a fork of the process that started it, only that fork's
-        copies of the pipes are closed: the worker is not its own.
+        patience_s: how long it may take to end by itself. A fork of the process that started it only closes its own
+        copies of the pipes: the worker belongs to the parent.
         """
-        if os.getpid() != self.parent:
+        if os.getpid() != self.parent_pid:
             self._close_pipes()
-            # Says that it is no child of this process, so that the end of the object warns of nothing.
+            # Finds that it is no child of this process, so that Popen's finalizer does not warn.
             self.process.poll()
             return "left to the process that started it"
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,8 +147,8 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for _ in range(LONGEST_LAST_WORDS):
-            if not self.listen():
+        for _ in range(MAX_LAST_WORDS):
+            if not self.read_errors():
                 break
         self._close_pipes()
         words = " ".join(self._last_words.decode("utf-8", "replace").split())
@@ -154,9 +161,9 @@ class WorkerProcess:
 
 
 def start_worker(order: bytes) -> WorkerProcess:
-    """Start a process of this interpreter that sees the same modules, and send it its order; no fork of this one.
+    """Start a new process (no fork) of this interpreter with the same `sys.path`, and send it its order.
 
-    Raises OSError if the system starts no process.
+    order: a packed message; see `worker.main`. Raises OSError if the system cannot start a process.
     """
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     process = subprocess.Popen(
@@ -166,7 +173,7 @@ def start_worker(order: bytes) -> WorkerProcess:
         stderr=subprocess.PIPE,
         bufsize=0,
         env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
-        # A session of its own: what is typed at the terminal ends the run, which ends its workers.
+        # In its own session: Ctrl-C at the terminal ends the run, which then ends its workers.
         start_new_session=True,
     )
     worker = WorkerProcess(process)

@@ -12,9 +12,9 @@ from math_verify import LatexExtractionConfig, parse, verify
 
 _UPRIGHT = re.compile(r"\\mathrm\{([ei])\}")
 
-MOST_NODES = 60
-LARGEST_NUMBER = 10**9
-LARGEST_EXPONENT = 8
+MAX_NODES = 60
+MAX_NUMBER = 10**9
+MAX_EXPONENT = 8
 
 _EVALUATED = (
     *(sympy.Add, sympy.Mul, sympy.Pow, sympy.Symbol, sympy.Rational, sympy.Float, sympy.UnevaluatedExpr),
@@ -35,13 +35,13 @@ def read(text: str) -> list[Any]:
     return [part for part in parts if not isinstance(part, str) or part.count("{") == part.count("}")]
 
 
-def are_equal(known: list[Any], given: list[Any]) -> bool:
-    """Whether math-verify takes the given answer for the known one, both as `read`.
+def are_equal(expected: list[Any], extracted: list[Any]) -> bool:
+    """Whether math-verify takes the extracted answer for the expected one, both as `read` returns them.
 
     Where it fails (by default it would say "no"), raises what sympy raised.
     """
     failure: Exception | None = None
-    for pair in product(known, given):
+    for pair in product(expected, extracted):
         try:
             if verify(*pair, timeout_seconds=None, raise_on_error=True):
                 return True
@@ -89,14 +89,14 @@ def _text(value: Any) -> str:
 def _is_small(expression: sympy.Expr) -> bool:
     """Whether evaluating it takes no time to speak of."""
     nodes: list[Any] = list(sympy.preorder_traversal(expression))
-    return len(nodes) <= MOST_NODES and all(isinstance(n, _EVALUATED) and _is_small_number(n) for n in nodes)
+    return len(nodes) <= MAX_NODES and all(isinstance(n, _EVALUATED) and _is_small_number(n) for n in nodes)
 
 
 def _is_small_number(node: Any) -> bool:
     if isinstance(node, sympy.Pow):
-        return not node.exp.is_number or (node.exp.is_Rational and abs(node.exp) <= LARGEST_EXPONENT)
+        return not node.exp.is_number or (node.exp.is_Rational and abs(node.exp) <= MAX_EXPONENT)
     if isinstance(node, sympy.Rational):
-        return abs(node.p) < LARGEST_NUMBER and node.q < LARGEST_NUMBER
+        return abs(node.p) < MAX_NUMBER and node.q < MAX_NUMBER
     return True
 
 

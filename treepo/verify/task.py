@@ -1,80 +1,79 @@
-"""Whether a verifier recognises the known answers, before a run depends on it."""
+"""A task of datasets whose responses are judged by a pool of verifiers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from treepo.data.datasets import DataTask
-from treepo.data.problem import Outcome, Problem, Verdict
-from treepo.errors import VerifierError, VerifierStartError
+from treepo.data.datasets import DatasetTask
+from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
+from treepo.errors import SettingError, VerifierError, VerifierStartError
+from treepo.verify.answers import answer_format
 from treepo.verify.pool import VerifierPool
 
+logger = logging.getLogger(__name__)
+
 TOLERATED_SHARE = 0.1
-"""Of known answers that are not recognised: real sets hold a few of those, a wrong verifier fails on most."""
+"""Of ground truths that are not recognised: real datasets hold a few, and a wrong verifier fails on most."""
 
-MOST_SHOWN = 3
-LONGEST_SHOWN = 80
+MIN_LOST = 8
+"""Responses that must all time out or crash before the verifier is to blame."""
 
-
-def probe(pool: VerifierPool, answers: Sequence[str]) -> list[str]:
-    """Ask about known answers as the verifier itself would write them; returns a line for each not judged right.
-
-    Raises ValueError naming the verifier and up to three answers if none of them is judged right, or if those that are
-    not are several and more than TOLERATED_SHARE; and whatever `VerifierPool.check` raises.
-    """
-    verdicts = pool.check([(pool.verifier.example_response(answer), answer) for answer in answers])
-    failed = [_line(answer, said) for answer, said in zip(answers, verdicts, strict=True) if said.correct < 1]
-    if len(failed) == len(answers) > 0 or len(failed) > max(1, TOLERATED_SHARE * len(answers)):
-        name = type(pool.verifier).__name__
-        problems = f" ({pool.problems[0]})" if pool.problems else ""
-        shown = "; ".join(failed[:MOST_SHOWN])
-        raise ValueError(f"{name} does not recognise {len(failed)} of {len(answers)} known answers: {shown}{problems}")
-    return failed
-
-
-def _line(answer: str, verdict: Verdict) -> str:
-    reason = "judged wrong" if verdict.outcome is Outcome.GRADED else verdict.outcome
-    return f"{answer[:LONGEST_SHOWN]!r}: {reason}"
-
-
-FEWEST_TELLING = 8
-"""Answers of which all must be lost before the verifier is to blame."""
+MAX_SHOWN = 3
+MAX_SHOWN_LEN = 80
 
 
 @dataclass(frozen=True)
-class VerifiedTask:
-    """The problems of `data`, judged by `pool`. notify: told in a line of each kind of crash, the first few times."""
+class VerifiedTask(DatasetTask):
+    """The problems of datasets, with responses judged in worker processes."""
 
-    data: DataTask
-    pool: VerifierPool
-    notify: Callable[[str], None]
+    pool: VerifierPool = field(kw_only=True)
 
-    def training_problems(self, step: int, count: int) -> list[Problem]:
-        """See Task."""
-        return self.data.training_problems(step, count)
+    @property
+    def answers(self) -> AnswerFormat:
+        return answer_format(self.pool.verifier)
 
-    def eval_problems(self, count: int) -> list[Problem]:
-        """See Task."""
-        return self.data.eval_problems(count)
+    def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """Return the verdicts, and log the first few crashes; see Task.
 
-    def verify(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """See Task.
-
-        Raises VerifierError if of at least FEWEST_TELLING answers every one timed out or crashed, or if a worker that
-        must be replaced cannot start again.
+        Raises VerifierError if all of at least MIN_LOST responses timed out or crashed, or if a worker that must be
+        replaced cannot start again.
         """
-        num_known = len(self.pool.problems)
+        num_known = len(self.pool.crashes)
         try:
-            verdicts = self.pool.check([(response, problem.answer) for problem, response in asked])
+            verdicts = self.pool.verify([(response, problem.ground_truth) for problem, response in pairs])
         except VerifierStartError as error:
             raise VerifierError(str(error)) from error
-        for line in self.pool.problems[num_known:]:
-            self.notify(f"verifier: {line}")
+        for crash in self.pool.crashes[num_known:]:
+            logger.warning("verifier: %s", crash)
         lost = [v for v in verdicts if v.outcome in {Outcome.TIMEOUT, Outcome.CRASHED}]
-        if len(lost) == len(verdicts) >= FEWEST_TELLING:
-            first = self.pool.problems[0] if self.pool.problems else "the time limit passed"
+        if len(lost) == len(verdicts) >= MIN_LOST:
+            first = self.pool.crashes[0] if self.pool.crashes else "the time limit passed"
             raise VerifierError(f"verifier: no verdict on any of {len(lost)} answers: {first}")
         return verdicts
 
     def close(self) -> None:
         """End the worker processes."""
         self.pool.close()
+
+
+def check_verifier(pool: VerifierPool, ground_truths: Sequence[str], dataset: str) -> None:
+    """Judge ground truths as the verifier itself would write them, and log those not judged right.
+
+    Raises SettingError naming up to three of them if none is judged right, or if several and more than TOLERATED_SHARE
+    are not; and whatever `VerifierPool.verify` raises.
+    """
+    verdicts = pool.verify([(pool.verifier.example_response(text), text) for text in ground_truths])
+    failed = [
+        f"{text[:MAX_SHOWN_LEN]!r}: {'judged wrong' if v.outcome is Outcome.GRADED else v.outcome}"
+        for text, v in zip(ground_truths, verdicts, strict=True)
+        if v.correct < 1
+    ]
+    if len(failed) == len(ground_truths) > 0 or len(failed) > max(1, TOLERATED_SHARE * len(ground_truths)):
+        crash = f" ({pool.crashes[0]})" if pool.crashes else ""
+        raise SettingError(
+            "verifier",
+            f"{type(pool.verifier).__name__} does not recognise {len(failed)} of {len(ground_truths)} ground truths of "
+            f"{dataset!r}: {'; '.join(failed[:MAX_SHOWN])}{crash}",
+        )
+    for line in failed:
+        logger.warning("verifier: a ground truth of %r is not recognised: %s", dataset, line)

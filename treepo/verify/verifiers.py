@@ -1,4 +1,4 @@
-"""Verifiers for exact text, choices, numbers, and functions of the user's own."""
+"""Verifiers for exact text, choices, numbers, and custom functions."""
 
 import importlib
 import math
@@ -11,99 +11,90 @@ from numbers import Real
 from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
-from treepo.utils.text import last_box
+from treepo.errors import SettingError
+from treepo.utils.imports import make_importable
+from treepo.verify.answers import FinalAnswer
 
 
 @dataclass(frozen=True)
-class ExactVerifier:
-    """The answer is the known one letter by letter, but for white space."""
+class ExactVerifier(FinalAnswer):
+    """The answer is the ground truth letter by letter, white space aside."""
 
     ignore_case: bool = False
     """Whether capital and small letters are the same."""
 
-    mark: str = ""
-    """The answer is what follows the last occurrence of this mark on its line, e.g. Answer:; empty: the last box."""
-
-    def __call__(self, response: str, answer: str) -> Verdict:
-        """See Verifier."""
-        found = self._found(response)
-        given, known = (self._normal(text) for text in (found or "", answer))
-        if not given:
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
+        extracted, expected = self._normal(self.extract(response) or ""), self._normal(ground_truth)
+        if not extracted:
             return Verdict(0.0, Outcome.NO_ANSWER, None)
-        return Verdict(float(given == known), Outcome.GRADED, bounded(given))
-
-    def example_response(self, answer: str) -> str:
-        """The answer in a box, or behind the mark."""
-        return f"{self.mark} {answer}" if self.mark else f"\\boxed{{{answer}}}"
-
-    def _found(self, response: str) -> str | None:
-        if not self.mark:
-            return last_box(response)
-        _, mark, rest = response.rpartition(self.mark)
-        return rest.partition("\n")[0] if mark else None
+        return Verdict(float(extracted == expected), Outcome.GRADED, bounded(extracted))
 
     def _normal(self, text: str) -> str:
         plain = " ".join(text.split())
         return plain.casefold() if self.ignore_case else plain
 
 
-LONGEST_LABEL = 1000
-"""Characters of a box in which a letter is looked for."""
+MAX_LABEL_LEN = 1000
+"""Characters of an answer in which a letter is looked for."""
 
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|bf|rm)\b|\\[ ,;!]|[${}*]")
 _SAID = re.compile(r"(?i:answer)(?:\s{0,3}(?i:is))?\s{0,3}:?\s{0,3}\**\s{0,3}\(?([A-Z])(?![A-Za-z0-9'])")
 
 
 @dataclass(frozen=True)
-class ChoiceVerifier:
+class ChoiceVerifier(FinalAnswer):
     r"""The letter of the chosen option: \boxed{B}, (B), \text{B}, B. or B) with the option's text, Answer: B.
 
-    The last complete box counts; without one, the last "Answer: B" or "answer is B". Raises ValueError if `letters` is
-    not made of different capital letters.
+    Without a box (or mark, or tag), the last "Answer: B" or "answer is B" counts.
     """
 
     letters: str = "ABCDEFGHIJ"
     """The options' letters."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[A-Z]+", self.letters) or len(set(self.letters)) < len(self.letters):
-            raise ValueError(f"letters must be different capital letters A-Z, got {self.letters!r}")
+            raise SettingError("letters", "must be different capital letters A-Z", self.letters)
 
-    def __call__(self, response: str, answer: str) -> Verdict:
-        """See Verifier."""
-        box = last_box(response)
-        if box is None or not box.strip():
-            given = self._said(response)
-            if given is None:
-                return Verdict(0.0, Outcome.NO_ANSWER, None)
-        else:
-            given = self._label(box)
-        known = self._label(answer)
-        if given is None or known is None:
-            return Verdict(0.0, Outcome.UNPARSED, given or bounded(box or ""))
-        return Verdict(float(given == known), Outcome.GRADED, given)
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
+        found = (self.extract(response) or "").strip()
+        said = None if found else self._last_said(response)
+        if not found and said is None:
+            return Verdict(0.0, Outcome.NO_ANSWER, None)
+        extracted = said[1] if said else self._label(found)
+        expected = self._label(ground_truth)
+        if extracted is None or expected is None:
+            return Verdict(0.0, Outcome.UNPARSED, extracted or bounded(found))
+        return Verdict(float(extracted == expected), Outcome.GRADED, extracted)
 
-    def example_response(self, answer: str) -> str:
-        """The answer in a box."""
-        return f"\\boxed{{{answer}}}"
+    def answer_end(self, text: str, ended: bool) -> int | None:
+        end, said = super().answer_end(text, ended), self._last_said(text)
+        # The next character decides whether the letter is one or begins a word.
+        if end is None and said is not None and (ended or said.end() < len(text)):
+            return said.end()
+        return end
+
+    def has_open_answer(self, text: str) -> bool:
+        said = self._last_said(text)
+        return super().has_open_answer(text) or (said is not None and said.end() == len(text))
 
     def _label(self, text: str) -> str | None:
         """The letter that a label, alone or before its option, begins with."""
-        plain = _FONT.sub(" ", text[:LONGEST_LABEL]).strip()
+        plain = _FONT.sub(" ", text[:MAX_LABEL_LEN]).strip()
         match = re.match(r"\(\s*([A-Za-z])\s*\)|([A-Za-z])\s*(?:[.:)]|\Z)", plain)
         letter = (match[1] or match[2]).upper() if match else ""
         return letter if letter and letter in self.letters else None
 
-    def _said(self, text: str) -> str | None:
-        said = [match[1] for match in _SAID.finditer(text) if match[1] in self.letters]
-        return said[-1] if said else None
+    def _last_said(self, text: str) -> re.Match[str] | None:
+        said = deque((match for match in _SAID.finditer(text) if match[1] in self.letters), maxlen=1)
+        return said[0] if said else None
 
 
-MOST_DIGITS = 100
+MAX_DIGITS = 100
 """Characters of a number that is read."""
 
-LARGEST_EXPONENT = 400
-"""Of the powers of ten that are read."""
+MAX_EXPONENT = 400
+"""Largest power of ten that is read."""
 
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
@@ -120,10 +111,10 @@ _POWER_OF_TEN = re.compile(rf"(?<![0-9.,}}]){_POWER}")
 def read_number(text: str) -> Fraction | None:
     r"""The exact number that the whole text is, or None if it is not one.
 
-    72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3. None for more than MOST_DIGITS
-    characters, exponents beyond LARGEST_EXPONENT, and division by zero.
+    72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3. None for more than MAX_DIGITS
+    characters, exponents beyond MAX_EXPONENT, and division by zero.
     """
-    if len(text) > MOST_DIGITS:
+    if len(text) > MAX_DIGITS:
         return None
     plain = _rewritten(text.strip())
     if _SPACED.fullmatch(plain):
@@ -160,11 +151,11 @@ def _rewritten(text: str) -> str:
 
 def _value(number: str) -> Fraction | None:
     """The value of a match of _NUMBER."""
-    if len(number) > MOST_DIGITS:
+    if len(number) > MAX_DIGITS:
         return None
     top, _, bottom = number.replace(",", "").partition("/")
     parts = [part.strip() for part in (top, bottom or "1")]
-    if any(abs(int(part.lower().partition("e")[2] or "0")) > LARGEST_EXPONENT for part in parts):
+    if any(abs(int(part.lower().partition("e")[2] or "0")) > MAX_EXPONENT for part in parts):
         return None
     above, below = (Fraction(part) for part in parts)
     return above / below if below else None
@@ -175,91 +166,89 @@ _UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\^(?:\{[0-9]\}|[0-9])")
 
 
 @dataclass(frozen=True)
-class NumericVerifier:
-    """The last number of the last complete box is the known one; currency, percent signs and units are passed over.
+class NumericVerifier(FinalAnswer):
+    """The last number of the answer is the ground truth; currency, percent signs and units are passed over.
 
-    Numbers are compared exactly: decimals, fractions a/b, thousands with commas, powers of ten. Raises ValueError if
-    `rel_tol` is negative or not finite.
+    Numbers are compared exactly: decimals, fractions a/b, thousands with commas, powers of ten.
     """
 
     rel_tol: float = 0.0
-    """Largest difference that counts as equal, as a share of the known number."""
+    """Largest difference that counts as equal, as a share of the ground truth."""
 
     in_text: bool = False
-    """Whether the last number of the whole response counts where it has no complete box."""
+    """Whether the last number of the whole response counts where it has no complete box, tag or mark."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.rel_tol) and self.rel_tol >= 0):
-            raise ValueError(f"rel_tol must be a number of at least 0, got {self.rel_tol}")
+            raise SettingError("rel_tol", "must be a number of at least 0", self.rel_tol)
 
-    def __call__(self, response: str, answer: str) -> Verdict:
-        """See Verifier."""
-        found = last_box(response)
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
+        found = self.extract(response)
         if found is None and self.in_text:
             found = response
         if found is None or not found.strip():
             return Verdict(0.0, Outcome.NO_ANSWER, None)
-        given, known = (last_number(_UNIT_POWER.sub("", text)) for text in (found, answer))
-        if given is None or known is None:
-            is_same = found.strip() == answer.strip()
+        extracted, expected = (last_number(_UNIT_POWER.sub("", text)) for text in (found, ground_truth))
+        if extracted is None or expected is None:
+            is_same = found.strip() == ground_truth.strip()
             return Verdict(float(is_same), Outcome.GRADED if is_same else Outcome.UNPARSED, bounded(found))
-        right = abs(given - known) <= Fraction(self.rel_tol) * abs(known)
-        return Verdict(float(right), Outcome.GRADED, bounded(str(given)))
-
-    def example_response(self, answer: str) -> str:
-        """The answer in a box."""
-        return f"\\boxed{{{answer}}}"
+        is_right = abs(extracted - expected) <= Fraction(self.rel_tol) * abs(expected)
+        return Verdict(float(is_right), Outcome.GRADED, bounded(str(extracted)))
 
 
 @dataclass(frozen=True)
-class FunctionVerifier:
-    """Any Python function (response, answer) that returns a bool, a number from 0 to 1, NumPy's too, or a Verdict.
+class FunctionVerifier(FinalAnswer):
+    """Any Python function (response, ground_truth) that returns a bool, a number from 0 to 1, or a Verdict.
 
-    Raises ValueError if `function` is not written module:function or `template` has no place for the answer.
+    `mark` and `tag` only say where an answer ends and which one is counted in votes; the function reads what it likes.
     """
 
     function: str
     """module:function; the module must be importable."""
 
-    template: str = "\\boxed{{answer}}"
-    """A response that must be judged right; {answer} stands for the known answer."""
+    template: str = ""
+    """A response that must be judged right, with {answer} for the ground truth; by default in a box, mark or tag."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not re.fullmatch(r"[^:\s]+:[^:\s]+", self.function):
-            raise ValueError(f"function must be written module:function, got {self.function!r}")
-        if "{answer}" not in self.template:
-            raise ValueError(f"template must hold {{answer}}, got {self.template!r}")
+            raise SettingError("function", "must be written module:function", self.function)
+        if self.template and "{answer}" not in self.template:
+            raise SettingError("template", "must hold {answer}", self.template)
 
     def load(self) -> None:
-        """Import the function; raises ValueError if that fails."""
-        self._found()
+        """Import the function; raises SettingError if that fails."""
+        self._import()
 
-    def __call__(self, response: str, answer: str) -> Verdict:
-        """What the function says; `given` is the last box unless it returns a Verdict. Raises what it raises.
+    def __call__(self, response: str, ground_truth: str) -> Verdict:
+        """Return what the function says, with the final answer unless it returns a Verdict; raises what it raises.
 
         Raises ValueError if the function returns anything else.
         """
-        said = self._found()(response, answer)
-        if isinstance(said, Verdict):
-            return said
+        result = self._import()(response, ground_truth)
+        if isinstance(result, Verdict):
+            return result
         # NumPy's and torch's scalars are asked for Python's: np.bool_ is no number.
-        number = said.item() if hasattr(said, "item") else said
+        number = result.item() if hasattr(result, "item") else result
         if not isinstance(number, Real) or not 0 <= float(number) <= 1:
-            raise ValueError(f"function {self.function!r} must return a bool, 0 to 1 or a Verdict, got {said!r:.100}")
-        box = last_box(response)
-        return Verdict(float(number), Outcome.GRADED, None if box is None else bounded(box))
+            raise ValueError(f"function {self.function!r} must return a bool, 0 to 1 or a Verdict, got {result!r:.100}")
+        extracted = self.extract(response)
+        return Verdict(float(number), Outcome.GRADED, None if extracted is None else bounded(extracted))
 
-    def example_response(self, answer: str) -> str:
-        """The template with the answer in it."""
-        return self.template.replace("{answer}", answer)
+    def example_response(self, ground_truth: str) -> str:
+        if not self.template:
+            return super().example_response(ground_truth)
+        return self.template.replace("{answer}", ground_truth)
 
-    def _found(self) -> Callable[[str, str], Any]:
+    def _import(self) -> Callable[[str, str], Any]:
         module, _, name = self.function.partition(":")
+        make_importable(module)
         try:
             found = getattr(importlib.import_module(module), name)
-        # An import runs the module, which may raise anything, and sys.exit raises what is no Exception.
+        # An import runs the module, which may raise anything; SystemExit is no Exception.
         except (Exception, SystemExit) as error:
-            raise ValueError(f"function cannot be imported, {self.function!r}: {error!r:.300}") from error
+            raise SettingError("function", f"cannot be imported: {error!r:.300}", self.function) from error
         if not callable(found):
-            raise ValueError(f"function must name something callable, got {self.function!r}")
+            raise SettingError("function", "must name something callable", self.function)
         return found

@@ -1,4 +1,4 @@
-"""What a worker may take."""
+"""The main function of a worker process: it judges what the pool sends, within limits of memory and time."""
 
 import importlib
 import logging
@@ -10,8 +10,15 @@ import traceback
 from typing import Any, BinaryIO
 
 from treepo.data.problem import Verdict, bounded
+from treepo.errors import NOT_GIVEN, SettingError
+from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
-from treepo.verify.process import packed, read_message
+from treepo.verify.process import pack_message, read_message
+
+GRACE_S = 2.0
+"""Beyond the time limit, which the parent keeps, until the system ends a worker whose parent is gone."""
+
+MAX_ERROR_LEN = 500
 
 
 def address_space() -> int | None:
@@ -24,107 +31,101 @@ def address_space() -> int | None:
 
 
 def limit_memory(more_mib: int) -> int | None:
-    """Let this process take at most `more_mib` MiB of address space beyond what it has, or less if the system says so.
+    """Limit this process to `more_mib` MiB of address space beyond what it has, or less if the system says so.
 
-    Returns how many bytes are halfway there; None where there is no such limit (macOS).
+    Returns the bytes halfway to the limit; None where there is no such limit (macOS).
     """
-    taken = address_space()
-    if taken is None or sys.platform == "darwin":
+    used = address_space()
+    if used is None or sys.platform == "darwin":
         return None
-    limit = taken + more_mib * 2**20
+    limit = used + more_mib * 2**20
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    return (taken + limit) // 2
+    return (used + limit) // 2
 
 
 def end_after(seconds: float) -> None:
-    """Let the system end this process after that many seconds of wall time, whatever it does then; 0: never."""
+    """Let the system end this process after so many seconds of wall time, whatever it is doing then; 0: never."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def leave_no_core() -> None:
-    """A worker that is ended writes no core file."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-GRACE_S = 2.0
-"""Beyond the time limit, which the parent keeps, until the system ends a worker whose parent is gone."""
-
-LONGEST_ERROR = 500
 
 
 def main() -> None:
     """Serve until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    leave_no_core()
+    # A worker that is killed writes no core file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, replies = _take_pipes()
     order = read_message(requests)
     if order is None:
         return
     try:
-        verifier = make_checker(order["verifier"], order["fields"])
+        verifier = make_verifier(order["verifier"], order["fields"])
         getattr(verifier, "load", lambda: None)()
-    # A verifier of one's own may raise anything, sys.exit at import too: it is told before the worker ends.
+    # A custom verifier may raise anything, sys.exit at import too: the pool is told before the worker ends.
     except BaseException as error:  # noqa: BLE001
         _send(replies, {"refused": _refusal(error, order)})
         return
     halfway = limit_memory(order["memory_limit_mib"])
     _send(replies, {"ready": True})
-    while (asked := read_message(requests)) is not None:
+    while (pair := read_message(requests)) is not None:
         end_after(order["time_limit_s"] + GRACE_S)
-        reply = _judged(verifier, *asked)
+        reply = _verify(verifier, *pair)
         end_after(0)
-        # What a large answer leaves behind must not be missed by the next one.
+        # Memory that a large answer leaves taken would be missing for the next one.
         is_last = halfway is not None and (address_space() or 0) > halfway
         _send(replies, reply | {"last": is_last})
         if is_last:
             return
 
 
-def make_checker(name: str, fields: dict[str, Any]) -> Verifier:
-    """The verifier of the class module:Class with these fields; raises ValueError naming it if that is impossible."""
+def make_verifier(name: str, fields: dict[str, Any]) -> Verifier:
+    """The verifier of the class module:Class with these fields."""
     module, _, cls = name.partition(":")
+    make_importable(module)
     try:
         chosen = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"class {name!r} cannot be imported by a worker: {error}") from error
+        raise SettingError("use", f"cannot be imported by a worker: {error}", name) from error
     return chosen(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
-def _refusal(error: BaseException, order: dict[str, Any]) -> str:
-    """Why the verifier cannot work, beginning with the setting to blame where the error names it."""
-    if not isinstance(error, ValueError):
-        return f"verifier: {order['verifier'].partition(':')[2]} cannot be loaded: {_described(error)}"
-    message = " ".join(str(error).split())[:LONGEST_ERROR]
-    return f"verifier{'.' if message.partition(' ')[0] in order['fields'] else ': '}{message}"
+def _refusal(error: BaseException, order: dict[str, Any]) -> tuple[str, str]:
+    """Why the verifier cannot work: the setting to correct, and what is wrong with it, in one line."""
+    if isinstance(error, SettingError):
+        path, message = error.within("verifier").path, error.message
+        message += "" if error.value is NOT_GIVEN else f", got {error.value!r:.200}"
+    else:
+        described = str(error) if isinstance(error, ValueError) else f"cannot be loaded: {_described(error)}"
+        path, message = "verifier", f"{order['verifier'].partition(':')[2]}: {described}"
+    return path, " ".join(message.split())[:MAX_ERROR_LEN]
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Standard input and output as pipes of our own; what a verifier prints goes to the standard error from here on."""
+    """Take standard input and output for messages; what a verifier prints goes to standard error from here on."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.close(nothing)
-    # It warns that its time limits are off, which they are because the pool keeps one.
+    # It warns that its own time limits are off; the pool keeps one instead.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     return requests, replies
 
 
-def _judged(verifier: Verifier, response: str, answer: str) -> dict[str, Any]:
+def _verify(verifier: Verifier, response: str, ground_truth: str) -> dict[str, Any]:
     try:
-        verdict = verifier(response, answer)
+        verdict = verifier(response, ground_truth)
         if not isinstance(verdict, Verdict):
             raise TypeError(f"a verifier must return a Verdict, got {verdict!r:.100}")
-        given = None if verdict.extracted_answer is None else bounded(verdict.extracted_answer)
-        reply = {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "extracted_answer": given}
+        extracted = None if verdict.extracted_answer is None else bounded(verdict.extracted_answer)
+        reply = {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "extracted_answer": extracted}
     except MemoryError:
-        # Little can be relied on now; the pool takes it from here.
+        # Nothing is reliable now: the process ends, and the pool starts another one.
         raise
-    # Whatever a verifier raises is said of this response alone.
+    # An exception concerns this response alone.
     except Exception as error:  # noqa: BLE001
         return {"error": _described(error)}
     return {"verdict": reply}
@@ -133,12 +134,12 @@ def _judged(verifier: Verifier, response: str, answer: str) -> dict[str, Any]:
 def _described(error: BaseException) -> str:
     """The error and where it was raised, in one line."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    text = bounded("".join(traceback.format_exception_only(error))[:LONGEST_ERROR])
+    text = bounded("".join(traceback.format_exception_only(error))[:MAX_ERROR_LEN])
     return f"{text} ({os.path.basename(place.filename)}:{place.lineno})"
 
 
 def _send(replies: BinaryIO, message: object) -> None:
-    rest = memoryview(packed(message))
+    rest = memoryview(pack_message(message))
     while rest:
         rest = rest[replies.write(rest) :]
 

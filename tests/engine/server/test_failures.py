@@ -18,12 +18,13 @@ from treepo.engine.server import client, fleet
 from treepo.engine.server.engine import ServerEngine
 from treepo.errors import EngineError
 from treepo.grow.branching import EvenBranching, InitialFork
+from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
-from treepo.grow.growth import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import Tree
+from treepo.verify import FinalAnswer
 
 
 @pytest.fixture(scope="module")
@@ -248,9 +249,8 @@ def test_one_that_comes_back_with_its_weights_is_used_again(
 
 def grow(engine: ServerEngine, prompt: Sequence[int] = tuple(PROMPT.tolist())) -> list[Tree]:
     """Six trees, in the order of their problems."""
-    rules = GrowthRules(
-        TreeShape(width=6, depth=5, segment_len=6), InitialFork(2, 4), EvenBranching(), Backtrack(), StopRules(), str
-    )
+    shape = TreeShape(width=6, depth=5, segment_len=6)
+    rules = GrowthRules(shape, InitialFork(2, 4), EvenBranching(), Backtrack(), StopRules(), str, FinalAnswer())
     problems = [Problem(f"p{i}", "", (*prompt, 3 + i), "") for i in range(6)]
     trees = dict(TreeSampler(engine, rules).grow(problems, seed=7))
     return [trees[i] for i in range(len(problems))]

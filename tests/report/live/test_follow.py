@@ -3,7 +3,7 @@
 import pytest
 
 from tests.report.live.runs import begin, cut, line, write
-from treepo.report.live.state import MetricsFollower, RunFolder
+from treepo.report.live.state import MetricsFollower, RunFollower
 
 NAMES = frozenset({"reward/mean", "time/step_s"})
 
@@ -56,7 +56,7 @@ def test_what_is_no_line_of_metrics_is_named(folder, bad):
 
 
 def state(folder, now=0.0):
-    return RunFolder(folder, MetricsFollower(folder / "metrics.jsonl", NAMES), lambda: now).read()[0]
+    return RunFollower(folder, MetricsFollower(folder / "metrics.jsonl", NAMES), lambda: now).read()[0]
 
 
 def test_the_pace_of_a_run_is_that_of_its_last_steps(folder):

@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from tests.report.live.runs import begin, line, write
-from treepo.cli.watch import live_payload, mark_of
+from treepo.cli.report import find_estimator
+from treepo.report.live.page import fingerprint, live_payload
 from treepo.report.live.server import PageServer, PayloadCache
 from treepo.report.page.html import page_html
 
@@ -22,7 +23,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def server(folder):
-    cache = PayloadCache(lambda: mark_of(folder), lambda: live_payload(folder), clock=lambda: 0.0)
+    cache = PayloadCache(lambda: fingerprint(folder), lambda: live_payload(folder, find_estimator), clock=lambda: 0.0)
     with PageServer(cache, partial(page_html, is_live=True)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

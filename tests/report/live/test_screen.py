@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from tests.report.live.runs import line
-from treepo.report.live.screen import DOTS, NAMES, Screen, curve
+from treepo.report.live.curve import DOTS, curve
+from treepo.report.live.screen import METRICS, Screen
 from treepo.report.live.state import MetricsFollower, RunState
 from treepo.report.terminal import state_line
 
@@ -62,7 +63,7 @@ def shown(state: RunState, width: int, height: int = 30, encoding: str = "utf-8"
 def log(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(line(step, **{"eval/avg": step / 20} if step % 4 == 0 else {}) for step in range(13)))
-    follower = MetricsFollower(path, NAMES)
+    follower = MetricsFollower(path, METRICS)
     follower.refresh()
     return tuple(follower.log)
 
@@ -114,9 +115,9 @@ def test_a_run_with_the_first_evaluation_alone(log):
     assert "step 0 of 20" in shown(RunState("runs/mine", 20, log[:1]), 80)
 
 
-def test_terminals_without_braille_get_figures(log):
+def test_terminals_without_braille_get_values(log):
     text = shown(RunState("runs/mine", 20, log), 80, encoding="ascii")
-    assert "entropy per token 0.100" in text
+    assert "entropy 0.100" in text
 
 
 def test_a_folders_name_does_not_steer_the_terminal(log):

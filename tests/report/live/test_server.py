@@ -126,7 +126,7 @@ def test_a_run_that_cannot_be_read_is_told_of_and_tried_again(server, run):
 
 def test_a_port_that_is_taken_or_impossible_is_named(server):
     for port in (server.server_port, 99999):
-        with pytest.raises(ValueError, match=f"port: {port} cannot be had"):
+        with pytest.raises(ValueError, match=f"port: {port} is not available"):
             PageServer(server.cache, server.page, port)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.trees import random_tree
+from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.payload import ShownRun
@@ -24,7 +25,7 @@ def some_trees(seed: int, count: int, num_leaves: int = 4) -> list[KeptTree]:
     for i in range(count):
         tree = random_tree(rng, num_leaves, problem_id=f"problem {i}")
         rewards = np.arange(num_leaves, dtype=float)
-        kept.append(KeptTree(tree, rewards, GRPO()(tree, rewards)))
+        kept.append(KeptTree(tree, rewards, Advantages(GRPO()(tree, rewards))))
     return kept
 
 

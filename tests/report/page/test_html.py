@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 def payload_of(text: str) -> dict:
-    return {"version": 1, "title": text, "runs": [{"name": text, "note": text}], "figures": []}
+    return {"version": 1, "title": text, "runs": [{"name": text, "note": text}], "charts": []}
 
 
 @settings(max_examples=30)
@@ -60,11 +60,11 @@ def test_any_text_comes_back_from_the_page_and_adds_no_element(text):
     assert json.loads(read) == payload_of(text)
 
 
-def test_a_hostile_page_has_the_elements_of_a_harmless_one():
-    hostile, harmless = (Page(page_html(payload_of(text))) for text in (HOSTILE, "a"))
-    assert [element[:1] for element in hostile.elements] == [element[:1] for element in harmless.elements]
+def test_a_hostile_page_has_the_elements_of_a_benign_one():
+    hostile, benign = (Page(page_html(payload_of(text))) for text in (HOSTILE, "a"))
+    assert [element[:1] for element in hostile.elements] == [element[:1] for element in benign.elements]
     assert hostile.payload() == payload_of(HOSTILE)
-    assert hostile.scripts() == harmless.scripts()
+    assert hostile.scripts() == benign.scripts()
 
 
 def test_the_policy_allows_the_scripts_of_the_page_and_no_connection():

@@ -13,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.report.page.runs import letters, shown, some_trees, write_run
+from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO
 from treepo.credit.subgroup import TreePO
 from treepo.learn.advantages import compute_advantages
-from treepo.report.page.payload import Explanation, distinct, page_payload, run_payload
+from treepo.report.page.breakdown import AdvantageBreakdown
+from treepo.report.page.payload import distinct, page_payload, run_payload
+from treepo.report.page.series import series_of, short, spread, thousandths
 from treepo.report.page.token_texts import TokenTexts
-from treepo.report.page.tree_choice import TreeReader, choose_trees, series_of, short, spread, thousandths
+from treepo.report.page.trees import TreeReader, choose_trees
 from treepo.report.trees import KeptTree, read_trees, write_trees
 from treepo.tree import ROOT
 
@@ -43,7 +46,7 @@ def test_a_tree_is_told_whole(tmp_path):
             assert (told["parents"][i], told["stops"][i]) == (node.parent, node.stop)
             at += count
         assert at == len(told["ids"]) == len(told["logprobs"])
-        np.testing.assert_allclose(told["advantages"], kept.advantages, rtol=1e-5)
+        np.testing.assert_allclose(told["advantages"], kept.advantages.values, rtol=1e-5)
 
 
 def test_without_a_tokenizer_a_segment_is_one_text(tmp_path):
@@ -127,21 +130,21 @@ def test_names_of_runs_are_distinct(names):
     assert len(set(distinct(names))) == len(names)
 
 
-def test_terms_are_told_where_they_give_what_was_kept(tmp_path):
-    """With whitening by the step's own mean and std; of another estimator's advantages nothing is told."""
+def test_components_are_shown_where_they_add_up_to_the_stored_advantages(tmp_path):
+    """With whitening by the step's own mean and std; those of another estimator's advantages are not."""
     trees = [kept.tree for kept in some_trees(0, 3)]
     rewards = [np.array([0.0, 1, 1, 0])] * 3
-    advantages, figures = compute_advantages(trees, rewards, TreePO())
-    explanation = Explanation(TreePO(), "TreePO", {7: figures})
-    for tree, own, advantage in zip(trees, rewards, advantages, strict=True):
-        told = explanation(7, KeptTree(tree, own, advantage))
-        sums = [sum(term["weight"] * term["value"] for term in terms) for terms in told["terms"]]
+    found = compute_advantages(trees, rewards, TreePO())
+    breakdown = AdvantageBreakdown(TreePO(), "TreePO", {7: found.metrics})
+    for tree, own, advantage in zip(trees, rewards, found.by_tree, strict=True):
+        told = breakdown(7, KeptTree(tree, own, advantage))
+        sums = [sum(part["weight"] * part["value"] for part in parts) for parts in told["components"]]
         white = (np.array(sums) - told["whitening"]["mean"]) / told["whitening"]["std"]
-        np.testing.assert_allclose(white, advantage, atol=1e-4)
-        nothing = {"estimator": "TreePO", "terms": None, "whitening": None}
-        assert explanation(8, KeptTree(tree, own, advantage)) == nothing, "its whitening is not known"
-        assert Explanation(GRPO(), "TreePO", {})(7, KeptTree(tree, own, advantage)) == nothing
-        assert explanation(7, KeptTree(tree, own, None)) == nothing
+        np.testing.assert_allclose(white, advantage.values, atol=1e-4)
+        nothing = {"estimator": "TreePO", "components": None, "whitening": None}
+        assert breakdown(8, KeptTree(tree, own, advantage)) == nothing, "its whitening is not known"
+        assert AdvantageBreakdown(GRPO(), "TreePO", {})(7, KeptTree(tree, own, advantage)) == nothing
+        assert breakdown(7, KeptTree(tree, own, None)) == nothing
 
 
 def damaged(column, node, value):
@@ -214,9 +217,14 @@ def test_an_advantage_that_is_off_by_a_thousandth_is_not_explained():
     """It is another estimator's, or one of other settings."""
     (kept,) = some_trees(0, 1)
     assert kept.advantages is not None
-    explanation = Explanation(GRPO(), "GRPO", {})
-    assert explanation(1, kept)["terms"] is not None
-    assert explanation(1, replace(kept, advantages=kept.advantages + np.array([0, 1e-3, 0, 0])))["terms"] is None
+    breakdown = AdvantageBreakdown(GRPO(), "GRPO", {})
+    assert breakdown(1, kept)["components"] is not None
+    assert (
+        breakdown(1, replace(kept, advantages=Advantages(kept.advantages.values + np.array([0, 1e-3, 0, 0]))))[
+            "components"
+        ]
+        is None
+    )
 
 
 def test_the_same_folder_gives_the_same_payload(tmp_path):
@@ -232,13 +240,13 @@ def test_entropies_have_three_decimals_as_they_are_written():
 
 
 class Boasting(GRPO):
-    """An estimator of one's own whose terms have a bug."""
+    """A user's estimator whose components have a bug."""
 
-    def terms(self, tree, rewards):
+    def components(self, tree, rewards):
         return {}["nothing"]
 
 
-def test_a_bug_in_terms_of_ones_own_costs_the_page_its_terms_alone():
+def test_a_bug_in_an_estimator_costs_the_page_only_its_components():
     """The report used to end in a traceback."""
     (kept,) = some_trees(0, 1)
-    assert Explanation(Boasting(), "Boasting", {})(1, kept)["terms"] is None
+    assert AdvantageBreakdown(Boasting(), "Boasting", {})(1, kept)["components"] is None

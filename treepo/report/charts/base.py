@@ -1,22 +1,21 @@
-"""One figure as data: what the report draws and nothing about how."""
+"""A chart as data: what the page draws, and nothing about how."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, PositiveFloat
-
-from treepo.utils.text import printable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Value = float | int | str | None
-"""A position on an axis: a number, or a name on an axis of names. None, as any number that is not finite, is a gap."""
+"""A position on an axis: a number, or a name on an axis of names. None and numbers that are not finite are gaps."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What is along an axis. values: those of a heatmap's columns or rows; None elsewhere. is_share: whether
-    its numbers are shares of 1, which are told in percent."""
+    """An axis of a chart.
+
+    values: of the columns or rows of a heatmap, None elsewhere. is_share: whether values are shares of 1, to be shown
+    in percent.
+    """
 
     title: str
     log: bool = False
@@ -25,8 +24,8 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Series:
-    """Points of one name, in order. low, high: the ends of each point's interval. text: what each point is."""
+class ChartSeries:
+    """Points of one name, in order. low, high: the interval of each point. text: the label of each point."""
 
     name: str
     x: tuple[Value, ...]
@@ -42,17 +41,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Rows of values, `z[row][column]`; None where there is none. middle: the value that others are above or
-    below, if there is one: 1 of a ratio."""
+    """Rows of values `z[row][column]`, None where there is none. middle: the neutral value, such as 1 for a ratio."""
 
     title: str
     z: tuple[tuple[float | None, ...], ...]
     middle: float | None = None
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure: series of lines, points or bars, or a heatmap. note: what it was made with, in one line."""
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A chart of lines, points or bars, or a heatmap. note: where its values come from, in one line."""
 
     id: str
     title: str
@@ -60,22 +58,22 @@ class Figure:
     kind: Literal["line", "scatter", "bar", "heatmap"]
     x: Axis
     y: Axis
-    series: tuple[Series, ...] = ()
+    series: tuple[ChartSeries, ...] = ()
     heatmap: Heatmap | None = None
 
     def __post_init__(self) -> None:
         assert (self.kind == "heatmap") == (self.heatmap is not None) == (not self.series), "series or a heatmap"
 
     def as_json(self) -> dict[str, Any]:
-        """The figure as JSON can hold it: fields as they are named here, every number finite or null."""
-        figure = {"id": self.id, "title": self.title, "note": self.note, "kind": self.kind}
+        """The chart as JSON: fields named as here, every number finite or null."""
+        chart = {"id": self.id, "title": self.title, "note": self.note, "kind": self.kind}
         if self.heatmap is None:
             parts = {"x": _axis(self.x), "y": _axis(self.y), "series": [asdict(one) for one in self.series]}
         else:
             x, y = (_axis(axis) | {"values": axis.values} for axis in (self.x, self.y))
             middle = {} if self.heatmap.middle is None else {"z_mid": self.heatmap.middle}
             parts = {"x": x, "y": y, "z": self.heatmap.z, "z_title": self.heatmap.title} | middle
-        return figure | _plain(parts)
+        return chart | _plain(parts)
 
 
 def _axis(axis: Axis) -> dict[str, Any]:
@@ -88,25 +86,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Seconds = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-"""Of each measured round."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """The head of a benchmark's file: command, machine and model; what a file leaves out is empty."""
-
-    command: str = ""
-    machine: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def note(self) -> str:
-        """All of it in one line."""
-        model = ", ".join(f"{self.model[key]}" for key in ("path", "type") if key in self.model)
-        parameters = self.model.get("parameters")
-        size = [f"{parameters / 1e6:,.1f}M parameters"] if isinstance(parameters, int) else []
-        machine = [f"{key} {value}" for key, value in self.machine.items()]
-        return "; ".join(printable(part) for part in (model, *size, ", ".join(machine), self.command) if part)

@@ -1,53 +1,72 @@
-"""What a JSON file is, and its figures."""
+"""Recognises the JSON files of evaluations and benchmarks and makes their charts."""
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from treepo.report.charts.base import Figure
-from treepo.report.charts.evaluation import Result, evaluation_figures
-from treepo.report.charts.rollout import RolloutFile, rollout_figures
-from treepo.report.charts.update import UpdateFile, update_figures
-from treepo.utils.text import printable
+from treepo.errors import SettingError
+from treepo.evaluate.results import Result
+from treepo.evaluate.store import RESULTS
+from treepo.report.bench_results import ROLLOUT_NAME, UPDATE_NAME, RolloutReport, UpdateReport
+from treepo.report.charts.base import Chart
+from treepo.report.charts.bench import rollout_charts, update_charts
+from treepo.report.charts.evaluation import evaluation_charts
+from treepo.utils.text import sanitize
+
+NAMES = (RESULTS, ROLLOUT_NAME, UPDATE_NAME)
+"""The result files in the folders of `treepo eval`, `treepo bench rollout` and `treepo bench update`."""
 
 
-def figures_of_json(path: Path) -> list[Figure] | None:
-    """Figures of what `treepo eval` or `treepo bench` kept in a file; None if it is something else.
+def charts_of(path: Path) -> list[Chart] | None:
+    """Charts of a file or folder of `treepo eval` or `treepo bench`; None for anything else, such as a run.
 
-    Raises ValueError naming the file if it cannot be read, or is one of these but damaged.
+    Raises SettingError naming the file if it is damaged.
     """
+    files = [path / name for name in NAMES if (path / name).is_file()] if path.is_dir() else [path]
+    charts = []
+    for file in files:
+        if file.suffix == ".json" and file.is_file():
+            charts += _charts_of_json(file) or []
+    return charts or None
+
+
+def with_source(chart: Chart, name: str) -> Chart:
+    """The chart of the file or folder of that name: its id begins with the name, its note names it."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".json")).strip("-")
+    return replace(chart, id=f"{slug}-{chart.id}", note="; ".join(filter(None, (sanitize(name), chart.note))))
+
+
+def _charts_of_json(path: Path) -> list[Chart] | None:
     try:
-        content = json.loads(path.read_bytes())
-        return _figures(content)
+        return _charts(json.loads(path.read_bytes()))
     except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+        raise SettingError("report", f"{str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{str(path)!r} is damaged: {field}: {first['msg']}") from error
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     except OverflowError as error:
-        raise ValueError(f"{str(path)!r} is damaged: a number is too large: {error}") from error
+        reason = f"a number is too large: {error}"
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is damaged: it is no JSON: {error}") from error
+        reason = f"it is no JSON: {error}"
+    raise SettingError("report", f"{str(path)!r} is damaged: {reason}")
 
 
-def _figures(content: Any) -> list[Figure] | None:
-    """Told by what nothing else has: results have a sampling setting, contenders their own measures."""
+def _charts(content: Any) -> list[Chart] | None:
+    """Recognised by fields that no other file has: results have a sampling setting, variants their own measures."""
     results = content.get("results") if isinstance(content, dict) else content
     if _first_has(results, "setting", "overall"):
-        return _made(list[Result], results, evaluation_figures)
-    if not isinstance(content, dict) or not _first_has(content.get("workloads"), "contenders"):
+        return evaluation_charts(TypeAdapter(list[Result]).validate_python(results))
+    if not isinstance(content, dict) or not _first_has(content.get("workloads"), "variants"):
         return None
-    contenders = content["workloads"][0]["contenders"]
-    if _first_has(contenders, "trajectories_per_s"):
-        return _made(RolloutFile, content, rollout_figures)
-    if _first_has(contenders, "num_forwarded"):
-        return _made(UpdateFile, content, update_figures)
+    variants = content["workloads"][0]["variants"]
+    if _first_has(variants, "trajectories_per_s"):
+        return rollout_charts(TypeAdapter(RolloutReport).validate_python(content))
+    if _first_has(variants, "num_forwarded"):
+        return update_charts(TypeAdapter(UpdateReport).validate_python(content))
     return None
 
 
@@ -56,30 +75,3 @@ def _first_has(rows: Any, *names: str) -> bool:
     return (
         isinstance(rows, list) and bool(rows) and isinstance(rows[0], dict) and all(name in rows[0] for name in names)
     )
-
-
-def _made(kind: Any, content: Any, figures: Callable[[Any], list[Figure]]) -> list[Figure]:
-    return figures(TypeAdapter(kind).validate_python(content))
-
-
-NAMES = ("results.json", "rollout.json", "update.json")
-"""What `treepo eval`, `treepo bench rollout` and `treepo bench update` keep in their folders."""
-
-
-def figures_of(path: Path) -> list[Figure] | None:
-    """Figures of a file or folder of `treepo eval` or `treepo bench`; None for anything else, a run among them.
-
-    Raises ValueError naming the file if it is damaged.
-    """
-    files = [path / name for name in NAMES if (path / name).is_file()] if path.is_dir() else [path]
-    found = []
-    for file in files:
-        figures = figures_of_json(file) if file.suffix == ".json" and file.is_file() else None
-        found += figures or []
-    return found or None
-
-
-def named(figure: Figure, name: str) -> Figure:
-    """The figure as one of the file or folder of that name: its id begins with it, its note names it."""
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", name.removesuffix(".json")).strip("-")
-    return replace(figure, id=f"{slug}-{figure.id}", note="; ".join(filter(None, (printable(name), figure.note))))

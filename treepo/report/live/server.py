@@ -1,4 +1,4 @@
-"""The payload of a run that goes on, made again only when the run has written something."""
+"""Serves the page of a run to this machine; its payload is made anew only when the run has written something."""
 
 import json
 import sys
@@ -10,56 +10,62 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
+from treepo.errors import SettingError
+
 Payload = dict[str, Any]
 
-SHARE = 0.1
-"""Of the time, at most so much is spent on making payloads: the run may need the processor."""
+MAX_SHARE = 0.1
+"""Largest share of the time that is spent on making payloads: the run may need the processor."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A payload, as JSON too, and the mark of what it was made of."""
+class CachedPayload:
+    """A payload, also as JSON, and the fingerprint of the files that it was made of."""
 
-    mark: str
+    fingerprint: str
     payload: Payload
     json: bytes
 
 
 class PayloadCache:
-    """The payload as it was made last. mark: changes when the run has written something; make: the payload of now."""
+    """Keeps the latest payload.
+
+    fingerprint: returns a text that changes when the run has written something. make: makes the current payload.
+    """
 
     def __init__(
-        self, mark: Callable[[], str], make: Callable[[], Payload], clock: Callable[[], float] = monotonic
+        self, fingerprint: Callable[[], str], make: Callable[[], Payload], clock: Callable[[], float] = monotonic
     ) -> None:
-        self._mark, self._make, self._clock = mark, make, clock
+        self._fingerprint, self._make, self._clock = fingerprint, make, clock
         self._lock = Lock()
-        self._made: Made | None = None
+        self._cached: CachedPayload | None = None
         self._not_before = 0.0
 
-    def get(self) -> Made:
-        """The payload of now, or of a little while ago if making it anew would come too early.
+    def get(self) -> CachedPayload:
+        """The current payload, or a recent one if making another would be too early.
 
-        Raises ValueError if the run cannot be read.
+        Raises SettingError if the run cannot be read.
         """
         with self._lock:
             start = self._clock()
-            if self._made is not None and start < self._not_before:
-                return self._made
-            mark = self._mark()
-            if self._made is None or mark != self._made.mark:
+            if self._cached is not None and start < self._not_before:
+                return self._cached
+            fingerprint = self._fingerprint()
+            if self._cached is None or fingerprint != self._cached.fingerprint:
                 payload = self._make()
                 text = json.dumps(payload, allow_nan=False, separators=(",", ":"))
-                self._made = Made(mark, payload, text.encode())
+                self._cached = CachedPayload(fingerprint, payload, text.encode())
                 end = self._clock()
-                self._not_before = end + (end - start) * (1 / SHARE - 1)
-            return self._made
+                self._not_before = end + (end - start) * (1 / MAX_SHARE - 1)
+            return self._cached
 
 
 HOST = "127.0.0.1"
-"""Nobody else can reach it."""
+"""No other machine can reach it."""
 
 NAMES = (HOST, "localhost")
-"""What a browser on this machine calls it. A page from elsewhere whose name was made to lead here has another name."""
+"""Host names of requests from this machine. A page from elsewhere that resolves to it has another name (DNS
+rebinding)."""
 
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -68,14 +74,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""So that no other site can read or embed what is answered."""
+"""No other site can read or embed the answers."""
 
 
 class PageServer(ThreadingHTTPServer):
-    """Answers GET / with the page and GET /payload with its newest payload, once `serve_forever` is called.
+    """Answers GET / with the page and GET /payload with its latest payload, once `serve_forever` is called.
 
-    page: the HTML that shows a payload and asks for newer ones. port: 0 for a free one. Raises ValueError if the port
-    cannot be had.
+    page: makes HTML that shows a payload and asks for later ones. port: 0 for a free one. Raises SettingError if the
+    port is not available.
     """
 
     daemon_threads = True
@@ -85,15 +91,15 @@ class PageServer(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise ValueError(f"port: {port} cannot be had on {HOST}: {error}") from error
+            raise SettingError("port", f"{port} is not available on {HOST}: {error}") from error
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no error; see socketserver."""
+        """Ignore a browser that has closed its connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -117,21 +123,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_run(self) -> None:
         try:
-            made = self.page_server.cache.get()
+            cached = self.page_server.cache.get()
         except (ValueError, OSError) as error:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain; charset=utf-8", f"{error}\n".encode())
             return
-        mark = f'"{made.mark}"'
-        if self.headers.get("If-None-Match") == mark:
-            self._answer(HTTPStatus.NOT_MODIFIED, None, b"", mark)
+        tag = f'"{cached.fingerprint}"'
+        if self.headers.get("If-None-Match") == tag:
+            self._answer(HTTPStatus.NOT_MODIFIED, None, b"", tag)
         elif self.path == "/payload":
-            self._answer(HTTPStatus.OK, "application/json", made.json, mark)
+            self._answer(HTTPStatus.OK, "application/json", cached.json, tag)
         else:
-            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.page_server.page(made.payload).encode(), mark)
+            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", self.page_server.page(cached.payload).encode(), tag)
 
-    def _answer(self, status: HTTPStatus, kind: str | None, body: bytes, mark: str | None = None) -> None:
+    def _answer(self, status: HTTPStatus, kind: str | None, body: bytes, tag: str | None = None) -> None:
         self.send_response(status)
-        given = {"ETag": mark, "Content-Type": kind, "Content-Length": str(len(body)) if kind else None}
+        given = {"ETag": tag, "Content-Type": kind, "Content-Length": str(len(body)) if kind else None}
         for name, value in (HEADERS | given).items():
             if value is not None:
                 self.send_header(name, value)
@@ -139,4 +145,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Requests are nobody's news."""
+        """Log no requests."""

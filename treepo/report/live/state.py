@@ -1,4 +1,4 @@
-"""metrics.jsonl while it grows, and after it was cut because the run was resumed."""
+"""The state of a run, followed on disk while metrics.jsonl grows, or is cut because the run is resumed."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from treepo.errors import SettingError
 from treepo.report.run_log import Metrics
 
 
@@ -26,10 +27,10 @@ class MetricsFollower:
     _last_line: bytes = b""
 
     def refresh(self) -> int:
-        """Read what is new; returns how many objects of before still stand at the beginning of `log`.
+        """Read what is new; returns how many objects read before are still at the beginning of `log`.
 
-        A last line that is not written to its end is left for later. A file that is not there is as good as empty.
-        Raises ValueError naming the file and line that cannot be read.
+        An incomplete last line is left for later; a missing file counts as empty. Raises SettingError naming the file
+        and the line that cannot be read.
         """
         text = self._new_text()
         if text is not None:
@@ -42,7 +43,7 @@ class MetricsFollower:
         return next(differing, min(len(before), len(self.log)))
 
     def _new_text(self) -> bytes | None:
-        """Whole lines behind those that were read; None if the last one read is no longer where it was."""
+        """Complete lines after those read before; None if the last of those is no longer where it was."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._offset - len(self._last_line))
@@ -52,7 +53,7 @@ class MetricsFollower:
         except FileNotFoundError:
             return None if self._offset else b""
         except OSError as error:
-            raise ValueError(f"{str(self.path)!r} cannot be read: {error.strerror}") from error
+            raise SettingError("watch", f"{str(self.path)!r} cannot be read: {error.strerror}") from error
         return text[: text.rfind(b"\n") + 1]
 
     def _append(self, text: bytes) -> None:
@@ -61,7 +62,9 @@ class MetricsFollower:
                 self.log.append(self._kept(json.loads(line)))
             except (ValueError, OverflowError, RecursionError) as error:
                 number = len(self.log) + 1
-                raise ValueError(f"{str(self.path)!r}, line {number}: no metrics of a step: {error}") from error
+                raise SettingError(
+                    "watch", f"{str(self.path)!r}, line {number}: no metrics of a step: {error}"
+                ) from error
             self._offset += len(line) + 1
             self._last_line = line + b"\n"
 
@@ -81,7 +84,7 @@ NUM_RECENT = 20
 
 @dataclass(frozen=True)
 class RunState:
-    """A run at one moment. num_steps: None before the run has its settings. age_s: since the last object of `log`."""
+    """A run at one moment. num_steps: None before the run has its settings. age_s: seconds since the last step."""
 
     name: str
     num_steps: int | None
@@ -90,7 +93,7 @@ class RunState:
 
     @property
     def last_step(self) -> int | None:
-        """The last one in the log, 0 for the evaluation before training."""
+        """The last step in the log, 0 for the evaluation before training; None if there is none."""
         return int(self.log[-1]["step"]) if self.log else None
 
     @property
@@ -100,13 +103,13 @@ class RunState:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Mean of the last steps, evaluations not counted; None before the first one."""
+        """Mean over the last steps, without evaluations; None before the first step."""
         seconds = self.recent("time/step_s")
         return sum(seconds) / len(seconds) if seconds else None
 
     @property
     def seconds_left(self) -> float | None:
-        """At that pace; None where that is not known."""
+        """Estimated from `seconds_per_step`; None if unknown."""
         if self.num_steps is None or self.last_step is None or self.seconds_per_step is None:
             return None
         return max(self.num_steps - self.last_step, 0) * self.seconds_per_step
@@ -117,12 +120,12 @@ class RunState:
         return [value for value in values if math.isfinite(value)]
 
     def last(self, name: str) -> float | None:
-        """The newest value of a metric, of whichever step has it."""
+        """The latest value of a metric, at whichever step."""
         return next((metrics[name] for metrics in reversed(self.log) if name in metrics), None)
 
 
 @dataclass
-class RunFolder:
+class RunFollower:
     """Follows the state of the run in a folder."""
 
     path: Path
@@ -130,10 +133,10 @@ class RunFolder:
     clock: Callable[[], float] = time.time
 
     def read(self) -> tuple[RunState, int]:
-        """(the state now, how many objects of the log were there before and still stand).
+        """(the state now, how many objects of the log were there before and still are).
 
-        Nothing is there yet of a run that is being prepared. Raises ValueError if the path is no folder, holds other
-        files but no run, or has a file that cannot be read.
+        A run that is being prepared has no files yet. Raises SettingError if the path is no folder, holds other files
+        but no run, or has a file that cannot be read.
         """
         num_steps = self._num_steps()
         num_known = self.follower.refresh()
@@ -148,16 +151,16 @@ class RunFolder:
                 return None
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError as error:
-            raise ValueError(f"{str(self.path)[:100]!r} holds no run: there is no config.toml") from error
+            raise SettingError("watch", f"{str(self.path)[:100]!r} holds no run: there is no config.toml") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{str(self.path)[:100]!r} cannot be read: {error}") from error
+            raise SettingError("watch", f"{str(self.path)[:100]!r} cannot be read: {error}") from error
         try:
             return _num_steps_in(text)
         except ValueError as error:
             if not self.follower.path.exists():
                 # It is being written.
                 return None
-            raise ValueError(f"{str(path)!r} holds no settings of a run: {error}") from error
+            raise SettingError("watch", f"{str(path)!r} holds no settings of a run: {error}") from error
 
 
 def _num_steps_in(recipe: str) -> int:

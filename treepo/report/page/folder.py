@@ -1,4 +1,4 @@
-"""A run folder as it is found: of a run that is under way or was killed, files may be absent or end in mid-line."""
+"""Reads a run folder in any state: files of a running or killed run may be missing or end in the middle of a line."""
 
 import json
 import tomllib
@@ -9,21 +9,21 @@ from typing import Any
 ENVIRONMENT_NAME = "environment.jsonl"
 
 MAX_NUMBER = 2**1000
-"""Of whole numbers, which JSON lets have any number of digits."""
+"""Largest whole number that is read; JSON allows any number of digits."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Reads what a run has left so far; what cannot be read counts as not there."""
+    """Reads what a run has written so far; unreadable parts count as missing."""
 
     path: Path
 
     def is_run(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether the folder holds a run."""
         return (self.path / "config.toml").is_file() or (self.path / "metrics.jsonl").is_file()
 
     def metrics(self) -> dict[int, dict[str, float]]:
-        """Numbers by name of each step, steps rising; a step that stands there twice is as it was last written."""
+        """The numbers of each step by name, steps ascending; of a repeated step the last one counts."""
         by_step = {}
         for line in _objects(self.path / "metrics.jsonl"):
             step = line.pop("step", None)
@@ -40,8 +40,13 @@ class RunFolder:
         sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
         return {f"{name}.{key}": value for name, table in sections.items() for key, value in table.items()}
 
+    def section(self, name: str) -> dict[str, Any]:
+        """The settings of one section by key."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): v for key, v in self.settings().items() if key.startswith(prefix)}
+
     def environment(self) -> dict[str, str]:
-        """What the run ran in, of its last process; when it was begun, and when it was gone on with."""
+        """The environment of the last process, when the run was started, and when it was resumed."""
         processes = list(_objects(self.path / ENVIRONMENT_NAME))
         if not processes:
             return {}
@@ -50,7 +55,7 @@ class RunFolder:
         return {name: str(value) for name, value in processes[-1].items()} | {"started": started[0]} | resumed
 
     def tree_files(self) -> dict[int, Path]:
-        """The file of each step whose trees are kept, steps rising."""
+        """The file of each step with stored trees, steps ascending."""
         named = [(path.stem.removeprefix("step-"), path) for path in (self.path / "trees").glob("step-*.parquet")]
         return dict(sorted((int(step), path) for step, path in named if step.isdecimal()))
 
@@ -73,7 +78,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a float can hold it, be it infinite."""
+    """Whether it is a number that a float can hold; infinite ones count."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, float) or abs(value) <= MAX_NUMBER

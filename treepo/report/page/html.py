@@ -13,6 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from treepo.utils.text import replace_surrogates
+
 MAX_PLAIN = 200_000
 """Characters of a payload that is not compressed."""
 
@@ -35,7 +37,7 @@ def page_html(payload: dict[str, Any], is_live: bool = False) -> str:
     template = environment.from_string(static.joinpath("page.html").read_text(encoding="utf-8"))
     kind, text = payload_text(payload)
     return template.render(
-        title=_valid(payload["title"]),
+        title=replace_surrogates(payload["title"]),
         policy=policy(scripts, is_live),
         styles=styles,
         scripts=scripts,
@@ -71,8 +73,3 @@ def policy(scripts: list[str], is_live: bool) -> str:
         *(["connect-src 'self'"] if is_live else []),
     ]
     return "; ".join(rules)
-
-
-def _valid(text: str) -> str:
-    """Text that can be written as UTF-8."""
-    return text.encode(errors="replace").decode()

@@ -34,11 +34,11 @@
     const sets = names.filter((name) => /^eval\/.+\/(avg|greedy)$/.test(name));
     return [
       one("reward/mean", "Reward"),
-      one("accuracy", "Right answers in training", SHARE),
+      one("accuracy", "Accuracy in training", SHARE),
       one("eval/avg", "Held-out accuracy", SHARE),
       one("eval/greedy", "Held-out accuracy, greedy", SHARE),
       one("eval/maj", "Held-out accuracy, majority vote", SHARE),
-      one("eval/pass", "Held-out, any of the samples right", SHARE),
+      one("eval/pass", "Held-out accuracy, any of the samples (pass@k)", SHARE),
       ...sets.map((name) => one(name, `Held-out: ${name.slice("eval/".length)}`, SHARE)),
     ];
   }
@@ -50,8 +50,9 @@
         format: ".4~s", unit: "tokens", low: "completions/length/min", high: "completions/length/max",
         note: "Mean; the band reaches from the shortest to the longest.",
       }),
-      parts("Why answers end", family(names, "stop/*", words), { ...SHARE, stacked: true }),
-      parts("Answers that could not be checked", family(names, "verify/*", words), SHARE),
+      parts("Why responses end", family(names, "stop/*", words), { ...SHARE, stacked: true }),
+      one("completions/clipped_ratio", "Responses cut off", { ...SHARE, note: "By the limit of tokens or of depth." }),
+      parts("Responses that were not graded", family(names, "verify/*", words), SHARE),
       ...(rewards.length > 1 ? [parts("Parts of the reward", rewards)] : []),
       parts("Problems of a step", family(names, "problems/*", words).filter(([name]) => !name.endsWith("/rounds"))),
     ];
@@ -61,9 +62,9 @@
     return [
       one("entropy", "Entropy of what was sampled", { unit: "nats per token" }),
       one("update/entropy", "Entropy in the update", { unit: "nats per token" }),
-      one("clip_ratio/region_mean", "Clip fraction", { format: ".2%" }),
+      one("clip_ratio/region_mean", "Clip ratio", { format: ".2%" }),
       one("update/kl_reference", "KL to the initial model", { unit: "nats per token" }),
-      one("update/approx_kl", "KL to the policy that sampled", { unit: "nats per token" }),
+      one("update/approx_kl", "KL to the policy that sampled (approximate)", { unit: "nats per token" }),
       one("update/grad_norm", "Gradient norm"),
       one("update/loss", "Loss"),
       one("update/lr", "Learning rate"),
@@ -90,7 +91,7 @@
     return [
       parts("Advantages by depth, std", family(names, "advantages/depth_*/std", depth)),
       one("advantages/within", "Variance of advantages below the same last fork", SHARE),
-      parts("Groups without a signal by depth", family(names, "groups/depth_*/frac_reward_zero_std", depth), SHARE),
+      parts("Groups with equal rewards by depth", family(names, "groups/depth_*/frac_reward_zero_std", depth), SHARE),
       parts("Reward of groups by depth, std", family(names, "groups/depth_*/reward_std", depth)),
       parts("Reward of groups by depth, mean", family(names, "groups/depth_*/reward_mean", depth)),
       parts("Groups of a tree by depth", family(names, "groups/depth_*/num", depth)),

@@ -4,12 +4,12 @@
   const make = (...given) => treepo.dom.element(...given);
   const figure = (...given) => treepo.figure(...given);
 
-  /** How an advantage came about: {rows: [{...term, product}], sum, result} of the terms at its place, those of a leaf
-   * or of a node, and the tree's whitening; null where no terms were kept. */
+  /** How an advantage came about: {rows: [{...component, product}], sum, result} of the components at its
+   * place, those of a leaf or of a node, and the tree's whitening; null where no components are known. */
   function creditOf(tree, place) {
-    const terms = tree.terms?.[place];
-    if (!terms) return null;
-    const rows = terms.map((term) => ({ ...term, product: term.weight * term.value }));
+    const components = tree.components?.[place];
+    if (!components) return null;
+    const rows = components.map((component) => ({ ...component, product: component.weight * component.value }));
     const sum = rows.reduce((total, row) => total + row.product, 0);
     const { whitening } = tree;
     return { rows, sum, result: whitening ? (sum - whitening.mean) / whitening.std : sum };
@@ -42,7 +42,7 @@
     return make("div", { className: "chips" }, ...chips);
   }
 
-  /** The section on credit: the group, what of it is credited, and its advantage term by term. */
+  /** The section on credit: the group, what of it is credited, and its advantage component by component. */
   function creditSection({ tree, model }, state, set) {
     const group = groupNode(model, state.node);
     const leaves = treepo.count(model.numLeaves[group], "leaf", "leaves");
@@ -70,7 +70,7 @@
     const credit = creditOf(tree, place);
     if (kept == null) return [make("p", { textContent: "None: this tree gave no signal, or was not learned from." })];
     if (!credit) return [make("p", { textContent: `${figure(kept, true)}; how it came about is not known.` })];
-    const shown = [termTable(credit, tree, state, set)];
+    const shown = [componentTable(credit, tree, state, set)];
     if (!credit.rows.length) shown.push(make("p", { className: "note", textContent: "It is compared with nothing." }));
     if (Math.abs(kept - credit.result) > 1e-3 * Math.max(1, Math.abs(kept))) {
       shown.push(make("p", { className: "note", textContent: `The run kept ${figure(kept, true)}.` }));
@@ -78,13 +78,13 @@
     return shown;
   }
 
-  function termTable(credit, tree, state, set) {
-    const table = make("table", { className: "terms" });
+  function componentTable(credit, tree, state, set) {
+    const table = make("table", { className: "components" });
     const heads = ["compared with", "size", "mean", "value", "weight", "product"];
     table.append(
       make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { textContent: text, scope: "col" })))),
     );
-    const body = make("tbody", {}, ...credit.rows.map((row) => termRow(row, state, set)));
+    const body = make("tbody", {}, ...credit.rows.map((row) => componentRow(row, state, set)));
     body.append(totalRow("sum of weight × value", credit.sum));
     if (tree.whitening) {
       const { mean, std } = tree.whitening;
@@ -99,7 +99,7 @@
     return make("div", { className: "scroll" }, table);
   }
 
-  function termRow(row, state, set) {
+  function componentRow(row, state, set) {
     const isChosen = state.band === row.node;
     const highlight = () => set({ band: isChosen ? null : row.node });
     const name = make("button", {

@@ -1,0 +1,162 @@
+"""Answer checking: published answers, and hostile ones, through the pool with `MathVerifier`.
+
+    OMP_NUM_THREADS=1 python benchmarks/verifying.py      # a quarter of an hour on two idle cores; results/verifying.json
+    python benchmarks/verifying.py --hostile 500 --seed 1
+
+Right are the reference solutions of GSM8K and MATH-500, which TREEPO_TEST_DATA names the folder of. The same with the
+answers shuffled between problems are right as often as the two answers are equal. Pairs of math-verify's own tests are
+judged as they expect; those that are not are listed with the reason. Hostile answers (tests/verify/hostile.py)
+are all wrong; each may take a second.
+"""
+
+import argparse
+import contextlib
+import json
+import platform
+import re
+import resource
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.verify.hostile import hostile_answers
+from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
+from treepo.data.problem import Verdict
+from treepo.verify.math import MathVerifier
+from treepo.verify.pool import VerifierPool, VerifierPoolSettings
+
+RESULTS = Path(__file__).parent / "results"
+NUM_SHUFFLES = 3
+HOSTILE_LIMIT_S = 1.0
+SHOWN = 120
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pairs of (response, known answer), and which of them are expected to be right."""
+
+    name: str
+    pairs: list[tuple[str, str]]
+    expected: list[bool]
+    reasons: list[str]
+    """Why a pair may be judged otherwise; empty if it should not be."""
+
+
+def published() -> list[Case]:
+    """Everything but hostile answers."""
+    cases = []
+    gsm8k = gsm8k_solutions("gsm8k_train.jsonl") + gsm8k_solutions("gsm8k_test.jsonl")
+    for name, pairs in (("GSM8K", gsm8k), ("MATH-500", math500_solutions())):
+        cases.append(Case(name, pairs, [True] * len(pairs), [""] * len(pairs)))
+        for seed in range(NUM_SHUFFLES):
+            mixed = shuffled(pairs, seed)
+            expected = [known == answer for (_, known), (_, answer) in zip(pairs, mixed, strict=True)]
+            cases.append(Case(f"{name} shuffled {seed}", mixed, expected, [""] * len(mixed)))
+    own: list[dict[str, Any]] = math_verify_pairs()
+    pairs = [(pair["response"], pair["known"]) for pair in own]
+    reasons = [pair.get("differs", "") for pair in own]
+    return [*cases, Case("math-verify's pairs", pairs, [pair["right"] for pair in own], reasons)]
+
+
+class Peak(threading.Thread):
+    """The largest peak of any worker's resident memory, in MiB, looked at every 50 ms (Linux)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mib = 0
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        """See Thread."""
+        while not self.is_over.wait(0.05):
+            for path in Path("/proc/self/task").glob("*/children"):
+                for pid in path.read_text().split():
+                    # A worker may end between the two.
+                    with contextlib.suppress(OSError):
+                        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+                        self.mib = max(self.mib, int(found[1]) // 1024 if found else 0)
+
+
+def measure(case: Case, settings: VerifierPoolSettings) -> dict[str, Any]:
+    """Judge a case with workers that have started before."""
+    peak = Peak()
+    with VerifierPool(MathVerifier(), settings) as pool:
+        pool.verify([("\\boxed{1}", "1")] * 100)
+        peak.start()
+        start, verdicts, slowest = time.perf_counter(), list[Verdict](), 0.0
+        for first in range(0, len(case.pairs), 1000):
+            began = time.perf_counter()
+            verdicts += pool.verify(case.pairs[first : first + 1000])
+            slowest = max(slowest, time.perf_counter() - began)
+        seconds = time.perf_counter() - start
+        problems = pool.crashes
+        peak.is_over.set()
+    rows = zip(case.pairs, case.expected, case.reasons, verdicts, strict=True)
+    return {
+        "case": case.name,
+        "answers": len(case.pairs),
+        "right": sum(verdict.correct == 1 for verdict in verdicts),
+        "expected_right": sum(case.expected),
+        "outcomes": dict(Counter(verdict.outcome.value for verdict in verdicts)),
+        "per_second": len(verdicts) / seconds,
+        "slowest_thousand_s": slowest,
+        "worker_mib": peak.mib,
+        "problems": problems,
+        "otherwise": [
+            {
+                "response": response[-SHOWN:],
+                "known": known,
+                "right": verdict.correct == 1,
+                "given": verdict.extracted_answer,
+            }
+            | {"outcome": verdict.outcome.value, "reason": reason}
+            for (response, known), expected, reason, verdict in rows
+            if (verdict.correct == 1) != expected
+        ],
+    }
+
+
+def describe() -> dict[str, str | int]:
+    """Versions, and the cores that workers share."""
+    names = ("math-verify", "latex2sympy2-extended", "sympy")
+    machine = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
+    return machine | {name: version(name) for name in names} | {"workers": VerifierPoolSettings().workers_wanted(1000)}
+
+
+def main(num_hostile: int, seed: int) -> None:
+    """Measure every case, print a row for each and keep the figures."""
+    drawn = list(hostile_answers(num_hostile, seed))
+    hostile = Case(f"hostile, seed {seed}", [d[1:] for d in drawn], [False] * len(drawn), [""] * len(drawn))
+    rows = []
+    print(f"{'case':22} {'answers':>8} {'right':>6} {'expected':>9} {'per s':>8}  outcomes")
+    for case in [*published(), hostile]:
+        row = measure(
+            case, VerifierPoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else VerifierPoolSettings()
+        )
+        rows.append(row)
+        outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
+        counts = f"{row['answers']:8} {row['right']:6} {row['expected_right']:9} {row['per_second']:8.0f}"
+        print(f"{case.name:22} {counts}  {outcomes}", flush=True)
+        for other in row["otherwise"]:
+            reason = other["reason"] or "no reason known"
+            print(f"    {other['response']!r} for {other['known']!r}: {other['outcome']}, {reason}")
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    peaks = {"pool with all answers": own, "largest worker": max(row["worker_mib"] for row in rows)}
+    print(f"peak memory in MiB: {peaks}")
+    report = {"command": "python benchmarks/verifying.py", "machine": describe(), "peak_mib": peaks, "cases": rows}
+    (RESULTS / "verifying.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hostile", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    main(arguments.hostile, arguments.seed)

@@ -1,0 +1,211 @@
+"""Mathematical answers in a box: what is right, and what is the same answer."""
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from treepo.data.problem import Outcome, Verdict
+from treepo.verify.math import MAX_PARSED_DEPTH, MAX_PARSED_LEN, MathVerifier
+
+CHECKER = MathVerifier()
+
+
+def votes(*answers: str) -> set[str | None]:
+    """What responses with these answers count as, whatever the known answer is."""
+    return {
+        CHECKER(f"\\boxed{{{answer}}}", known).extracted_answer for answer in answers for known in ("12345", answers[0])
+    }
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "right"),
+    [
+        (r"so \boxed{72}", "72", True),
+        (r"so \boxed{72.0}", "72", True),
+        (r"so \boxed{1,234}", "1234", True),
+        (r"so \boxed{1234}", "1,234", True),
+        (r"so \boxed{1\,234}", "1234", True),
+        (r"so \boxed{10{,}000}", "10000", True),
+        (r"so \boxed{\$18}", "18", True),
+        (r"so \boxed{18\text{ dollars}}", "18", True),
+        (r"so \boxed{50\%}", "50", True),
+        (r"so \boxed{\frac{1}{2}}", "0.5", True),
+        (r"so \boxed{\dfrac{1}{2}}", r"\frac12", True),
+        (r"so \boxed{1\frac{1}{2}}", r"\frac{3}{2}", True),
+        (r"so \boxed{0.3333333}", r"\frac{1}{3}", True),
+        (r"so \boxed{0.333}", r"\frac{1}{3}", False),
+        (r"so \boxed{\left( 3, \frac{\pi}{2} \right)}", r"(3, \frac{\pi}{2})", True),
+        (r"so \boxed{x^2+2x+1}", "(x+1)^2", True),
+        (r"so \boxed{x = 5}", "5", True),
+        (r"so \boxed{1,2}", "12", False),
+        (r"so \boxed{12,34}", "1234", False),
+        (r"so \boxed{(1,2)}", "(12)", False),
+        (r"so \boxed{1,2}", "2,1", True),
+        (r"so \boxed{(1,2)}", "(2,1)", False),
+        (r"so \boxed{-1,234,567.5}", "-1234567.5", True),
+        (r"so \boxed{\text{(C)}}", r"\text{C}", True),
+        (r"so \boxed{73}", "72", False),
+        (r"so \boxed{720}", "72", False),
+        (r"\boxed{72} or rather \boxed{71}", "72", False),
+        (r"\boxed{71} or rather \boxed{72}", "72", True),
+        (r"\boxed{72} or rather \boxed{71", "72", True),
+    ],
+)
+def test_answers(response, answer, right):
+    verdict = CHECKER(response, answer)
+    assert (verdict.correct, verdict.outcome) == (float(right), Outcome.GRADED)
+
+
+@pytest.mark.parametrize("response", ["", "so 72", "so \\boxed{72", "so \\boxed{}", "so \\boxed{ \n }"])
+def test_without_a_complete_box_there_is_no_answer(response):
+    assert CHECKER(response, "72") == Verdict(0.0, Outcome.NO_ANSWER, None)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        "9" * 10_000,
+        "(" * (MAX_PARSED_DEPTH + 1) + "72" + ")" * (MAX_PARSED_DEPTH + 1),
+        " ".join("x" * MAX_PARSED_LEN),
+    ],
+)
+def test_what_is_too_much_to_parse_is_right_only_as_text(box):
+    response = CHECKER.example_response(box)
+    assert (CHECKER(response, "72").correct, CHECKER(response, "72").outcome) == (0.0, Outcome.UNPARSED)
+    assert (CHECKER(response, box).correct, CHECKER(response, box).outcome) == (1.0, Outcome.GRADED)
+    assert CHECKER(response, "72").extracted_answer == CHECKER(response, box).extracted_answer
+
+
+def test_what_cannot_be_parsed_says_so():
+    assert CHECKER("\\boxed{\\frac1}", "72").outcome is Outcome.UNPARSED
+    assert CHECKER("\\boxed{72}", "\\frac1").outcome is Outcome.UNPARSED
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("1/2", "0.5", ".50", "\\frac12", "\\frac{1}{2}", "\\dfrac{1}{2}", "\\frac{2}{4}", "x = \\frac{1}{2}", "$0.5$"),
+        ("72", "72.0", "72.", "\\text{72}", "72\\text{ km}", "072", "\\$72"),
+        ("12345", "12,345", "12{,}345", "12\\,345"),
+        ("\\frac{\\sqrt3}{2}", "\\sqrt{3}/2", "\\frac{1}{2}\\sqrt{3}", "\\frac{3}{2\\sqrt{3}}"),
+        ("1,2", "\\{2, 1\\}", "2 \\text{ and } 1", "2.0, \\frac{2}{2}"),
+        ("(x+1)^2", "x^2+2x+1", "1 + 2x + x^2"),
+        ("[0, \\frac12)", "\\left[0, 0.5\\right)"),
+        ("\\begin{pmatrix} 1 \\\\ 0.5 \\end{pmatrix}", "\\begin{pmatrix}1\\\\ \\frac{1}{2}\\end{pmatrix}"),
+        ("\\text{yes}", "\\text{ yes }", "\\text{Yes}"),
+    ],
+)
+def test_equal_answers_are_one_vote(same):
+    assert len(votes(*same)) == 1
+
+
+def test_different_answers_are_different_votes():
+    answers = [
+        "72",
+        "-72",
+        "7.2",
+        "\\frac{1}{72}",
+        "72x",
+        "1,2",
+        "(1,2)",
+        "[1,2]",
+        "\\{1,2,3\\}",
+        "x>1",
+        "x<1",
+        "\\sqrt2",
+    ]
+    assert len({CHECKER(f"\\boxed{{{answer}}}", "0").extracted_answer for answer in answers}) == len(answers)
+    long = ["x" * 600 + end for end in ("a", "b")]
+    assert len(votes(*long)) == 2 and all(len(vote or "") <= 200 for vote in votes(*long))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(-999, 999), st.integers(1, 99), st.integers(1, 5))
+def test_a_fraction_is_itself_however_it_is_written(above, below, factor):
+    """Also expanded by a factor, and as a decimal where it has one; and the next one is another number."""
+    value = Fraction(above, below)
+    forms = [f"\\frac{{{above * factor}}}{{{below * factor}}}", f"{above}/{below}"]
+    if Fraction(str(above / below)) == value:
+        forms.append(str(above / below))
+    for form in forms:
+        verdict = CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above}}}{{{below}}}")
+        assert (verdict.correct, verdict.extracted_answer) == (1.0, str(value))
+        assert CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above + 1}}}{{{below}}}").correct == 0.0
+
+
+@pytest.mark.parametrize(
+    ("box", "answer", "right"),
+    [
+        ("0.0000001", "0.0000004", 0.0),
+        ("0.0000004", "\\frac{1}{1000000000}", 0.0),
+        ("0.0000004", "0", 0.0),
+        ("0.00000040", "\\frac{4}{10000000}", 1.0),
+        ("0.166667", "\\frac{1}{6}", 1.0),
+    ],
+)
+def test_very_small_numbers_are_not_all_equal(box, answer, right):
+    """math-verify rounds to 6 decimals: every decimal below half a millionth was every other."""
+    assert CHECKER(f"\\boxed{{{box}}}", answer).correct == right
+
+
+def test_powers_of_ten_belong_to_the_whole_fraction():
+    """3/4 x 10^3 was read as 3/(4 x 10^3)."""
+    for fraction in ("\\frac{3}{4}", "3/4", "\\frac34", "0.75"):
+        assert CHECKER(f"\\boxed{{{fraction} \\times 10^{{3}}}}", "750").correct == 1.0
+        assert CHECKER(f"\\boxed{{{fraction} \\cdot 10^3}}", "0.00075").correct == 0.0
+    assert CHECKER("\\boxed{10^{-3}}", "0.001").correct == 1.0
+
+
+def test_thousands_do_not_begin_with_nought():
+    """0,111 was read as 111 with a separator of thousands."""
+    assert CHECKER("\\boxed{0,111}", "111").correct == 0.0
+    assert CHECKER("\\boxed{0.111}", "0,111").correct == 1.0
+
+
+def test_an_upright_e_is_no_unit():
+    r"""math-verify drops \mathrm{e}, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
+    assert CHECKER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0
+    assert CHECKER(r"\boxed{1 + \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{\mathrm{e}}").correct == 0.0
+
+
+def test_texts_cut_by_math_verify_are_not_compared():
+    """Of answers that hold units it may keep half a fraction, and then take different ones for equal."""
+    assert CHECKER(r"\boxed{1 + \frac{1}{\mathrm{m}}}", r"1 + \frac{1}{\mathrm{s}}").correct == 0.0
+
+
+def test_a_comparison_that_fails_says_so():
+    """By default math-verify answers "differs" whatever happened, running out of memory too."""
+    with pytest.raises(ValueError, match="nan"):
+        CHECKER("\\boxed{\\lim_{x \\to 0} \\frac{0}{0} + 3}", "\\frac{7}{0}")
+
+
+def test_unequal_whole_numbers_need_no_sympy(monkeypatch):
+    monkeypatch.setattr("treepo.verify.math._symbolic", lambda: pytest.fail("not needed"))
+    assert CHECKER("\\boxed{1,000}", "1001") == Verdict(0.0, Outcome.GRADED, "1000")
+    assert CHECKER("\\boxed{0.50}", "\\frac12") == Verdict(1.0, Outcome.GRADED, "1/2")
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "(", "1,", "\\boxed{", "x", "\\frac", "-", " ", "7 ", "1/", "e", "7e7", "\\times10^", "\n"]
+)
+def test_very_long_responses_are_no_trouble(text):
+    """A quadratic search would take minutes."""
+    many = text * (200_000 // len(text))
+    for response in (many, f"\\boxed{{{many}}}"):
+        assert CHECKER(response, "72").correct == 0.0
+
+
+def test_the_written_answer_is_right():
+    answers = [
+        "72",
+        "\\frac{14}{3}",
+        "\\text{Evelyn}",
+        "6 - 5i",
+        "(-\\infty, 2) \\cup (3, \\infty)",
+        "11\\sqrt{2}",
+        "A",
+    ]
+    assert math.fsum(CHECKER(CHECKER.example_response(answer), answer).correct for answer in answers) == len(answers)

@@ -1,0 +1,79 @@
+"""`treepo eval`: how often models are right, with intervals and cost."""
+
+import logging
+from argparse import Namespace
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from treepo.cli.arguments import CommandParser, output_folder, run_settings_help
+from treepo.errors import SettingError
+
+if TYPE_CHECKING:
+    from treepo.run.evaluation_plan import Evaluation
+
+logger = logging.getLogger(__name__)
+
+ABOUT = """Measure how often models are right on problems: avg@k, pass@k and maj@k with intervals, and what they cost.
+The same command with the same --out goes on where it was interrupted. Without MODEL and --data: the built-in task and
+its base model."""
+
+SAMPLING = """methods of sampling, which the tables compare: sequential (default), greedy, tree, or tree:KEY=VALUE,...
+with other settings of [tree], or of another section that shapes trees as SECTION.KEY=VALUE"""
+
+
+def make_parser() -> CommandParser:
+    """The options of the command."""
+    parser = CommandParser("eval", ABOUT, run_settings_help)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="folders or names of models, like --model.path")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="SET", help="datasets: gsm8k, gsm8k=FILE.jsonl, a file or a folder"
+    )
+    parser.add_argument("--samples", type=int, default=16, metavar="K", help="answers per problem (default: 16)")
+    parser.add_argument("--sampling", nargs="+", default=["sequential"], metavar="METHOD", help=SAMPLING)
+    parser.add_argument("--problems", type=int, metavar="N", help="ask the first N problems (default: all)")
+    parser.add_argument("--recipe", metavar="RECIPE.toml", help="settings")
+    parser.add_argument("--out", metavar="DIR", help="folder that keeps all answers (default: runs/eval-TIME)")
+    parser.add_argument("--json", metavar="FILE", help="write all metrics to this file, too")
+    return parser
+
+
+def run(options: Namespace, console: Console) -> None:
+    """Let each model answer, then show and keep the metrics of all answers in the folder."""
+    # torch and transformers load here, not for --help.
+    from transformers.utils.logging import disable_progress_bar
+
+    from treepo.evaluate.store import AnswerStore
+    from treepo.report.terminal import Terminal
+    from treepo.run.evaluate import answer
+    from treepo.run.evaluation_plan import Arguments, plan_evaluation
+
+    disable_progress_bar()
+    arguments = Arguments(**{f.name: getattr(options, f.name) for f in fields(Arguments)})
+    evaluation = plan_evaluation(arguments, options.settings, output_folder(options.out, "eval-"))
+    with AnswerStore(evaluation.out).lock():
+        for model in evaluation.models:
+            answer(evaluation, model, Terminal(console))
+        _conclude(evaluation, console)
+
+
+def _conclude(evaluation: "Evaluation", console: Console) -> None:
+    """Show and keep the metrics of all answers in the folder."""
+    from treepo.evaluate.aggregate import COLUMNS, EstimateSettings, aggregate
+    from treepo.evaluate.results import to_json
+    from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
+    from treepo.evaluate.table import rich_table, text_tables
+
+    store = AnswerStore(evaluation.out)
+    store.compact()
+    found = aggregate(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
+    for path in (evaluation.out / RESULTS, evaluation.json):
+        if path is not None:
+            try:
+                path.write_text(to_json(found), encoding="utf-8")
+            except OSError as error:
+                raise SettingError("json", f"cannot write to {str(path)!r}: {error.strerror}") from error
+    for table in text_tables(found):
+        console.print(rich_table(table))
+    logger.info("All answers are in %s, all metrics in %s beside it.", evaluation.out / ANSWERS, RESULTS)

@@ -1,0 +1,309 @@
+"""The construction of one tree: which segments to decode next, and how the decoded ones become nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import numpy as np
+
+from treepo.data.problem import AnswerFormat, Decode
+from treepo.engine.base import SampleResult
+from treepo.errors import StrategyError
+from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
+from treepo.grow.fallback import FROM_PROMPT, Backtrack, BacktrackPoint, Fallback, FinishedPath
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import PathEnd, Stopping, StopRules
+from treepo.tree import ROOT, Node, Tree
+from treepo.utils.rng import derive_seed
+
+
+@dataclass(frozen=True)
+class GrowthRules:
+    """The shape and the strategies by which trees grow.
+
+    decode: the tokenizer's; None where no strategy reads text. answers: how final answers are written; None where no
+    strategy looks for them. segment_full_trees: decode segment by segment even when finished and active paths together
+    reach the width. Nothing forks then, so by default those paths are decoded to their ends in one request each and
+    split into segments afterwards: the same trees in fewer requests. Tokens beyond the segment in which a path turns
+    out to have ended are dropped.
+    """
+
+    shape: TreeShape
+    initial_fork: InitialFork
+    branching: Branching
+    fallback: Fallback
+    stopping: Stopping
+    decode: Decode | None = None
+    answers: AnswerFormat | None = None
+    segment_full_trees: bool = False
+
+    @classmethod
+    def star(cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat) -> "GrowthRules":
+        """Sequential sampling: `width` independent responses per problem."""
+        return cls(
+            shape=TreeShape(width, depth=1, segment_len=max_response_tokens, num_children=width),
+            initial_fork=InitialFork(width, width),
+            branching=EvenBranching(),
+            fallback=Backtrack(),
+            stopping=StopRules(repetition="never"),
+            decode=decode,
+            answers=answers,
+        )
+
+
+class BuilderState(Enum):
+    """What a TreeBuilder does next. DECODING -> BRANCHING or FALLBACK -> DECODING ... -> COMPLETE or EXHAUSTED."""
+
+    START = auto()
+    """The tree is its prompt alone."""
+
+    DECODING_SEGMENTS = auto()
+    """One segment of each active path is being decoded."""
+
+    DECODING_TO_END = auto()
+    """Active and finished paths reach the width: the active ones are being decoded to their ends."""
+
+    BRANCHING = auto()
+    """Some paths are active: they get their children."""
+
+    FALLBACK = auto()
+    """No path is active, and trajectories are missing: some are grown again from inside finished ones."""
+
+    COMPLETE = auto()
+    """The tree has as many trajectories as its width."""
+
+    EXHAUSTED = auto()
+    """The tree gets no more trajectories: the fallback gave it up, or its token budget is spent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Tokens to decode below `parent`: a segment, or all until the path ends (DECODING_TO_END)."""
+
+    parent: int
+    prefix_ids: np.ndarray
+    max_new_tokens: int
+    seed: int
+    from_fallback: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PendingPath:
+    """Decoded tokens below `parent` that are not in the tree yet."""
+
+    parent: int
+    prefix_ids: np.ndarray
+    token_ids: np.ndarray
+    logprobs: np.ndarray
+    seed: int
+    ended: bool
+    from_fallback: bool = False
+
+
+class TreeBuilder:
+    """Builds one tree; it advances when all segments of a level have been decoded."""
+
+    def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: GrowthRules) -> None:
+        self.tree = Tree.from_prompt(problem_id, np.array(prompt_ids, np.int32), seed)
+        self.rules = rules
+        self.shape = rules.shape
+        self.state = BuilderState.START
+        self.rng = np.random.default_rng(derive_seed(seed, "choices"))
+        self.segments: list[Segment] = []
+        self.results: dict[int, SampleResult] = {}
+        self.finished: list[FinishedPath] = []
+        self.num_short = 0
+        self.num_children = [0]
+        """Children of each node that were ever requested, those of dropped nodes too: their number seeds the next."""
+
+    def start(self) -> list[Segment]:
+        """The first level: the children of the prompt."""
+        num_first = self.rules.initial_fork(self.shape, self.rng)
+        self.shape = self.shape.for_prompt(len(self.tree.prompt_ids), num_first)
+        return self._next_level([(ROOT, num_first)], from_fallback=False)
+
+    def receive(self, index: int, result: SampleResult) -> list[Segment]:
+        """Take the result of the level's segment `index`; return the next level once this one is complete.
+
+        An empty list means that the level still waits for others, or that the tree is done.
+        """
+        assert index not in self.results, f"segment {index} was decoded twice"
+        self.results[index] = result
+        if len(self.results) < len(self.segments):
+            return []
+        return self._advance()
+
+    @property
+    def done(self) -> bool:
+        """Whether the tree has all its trajectories, or all that it will have."""
+        return self.state in {BuilderState.COMPLETE, BuilderState.EXHAUSTED}
+
+    def _advance(self) -> list[Segment]:
+        """Make nodes of what was decoded, choose the next state, and act on it."""
+        num_before = len(self.finished)
+        paths = self._grow_nodes([self._pending(i) for i in range(len(self.segments))])
+        assert len(self.finished) + len(paths) <= self.shape.width
+        while paths and self.state is BuilderState.DECODING_TO_END:
+            paths = self._grow_nodes(paths)
+        if paths:
+            self.state = BuilderState.BRANCHING
+            nodes = [path.parent for path in paths]
+            counts = self._branch(nodes, len(self.finished) - num_before)
+            return self._next_level(list(zip(nodes, counts, strict=True)), from_fallback=False)
+        if len(self.finished) < self.shape.width:
+            self.state = BuilderState.FALLBACK
+            if forks := self._fall_back():
+                return self._next_level(forks, from_fallback=True)
+        is_complete = len(self.finished) == self.shape.width
+        self.state = BuilderState.COMPLETE if is_complete else BuilderState.EXHAUSTED
+        if self.num_short:
+            self.tree.prune()
+        return []
+
+    def _branch(self, nodes: list[int], num_just_finished: int) -> list[int]:
+        """The children of each active path; StrategyError if they are not what a branching must return."""
+        num_finished = len(self.finished)
+        lengths = [self.tree.response_len(node) for node in nodes]
+        shape = self._affordable(float(np.mean(lengths)) + self.shape.segment_len)
+        depth = shape.num_segments(lengths[0])
+        level = Level(shape, self.tree, nodes, num_finished, num_just_finished, depth)
+        counts = self.rules.branching(level, self.rng)
+        missing = max(shape.width - num_finished, len(nodes))
+        if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > missing:
+            raise StrategyError(
+                f"branching: {type(self.rules.branching).__name__} returned {counts} children for {len(nodes)} active "
+                f"paths with {missing} trajectories missing"
+            )
+        return counts
+
+    def _affordable(self, next_len: float) -> TreeShape:
+        """The shape with the width that its token budget, if it has one, allows now."""
+        return self.shape.within_budget([f.response_len for f in self.finished], next_len)
+
+    def _pending(self, index: int) -> PendingPath:
+        segment, result = self.segments[index], self.results[index]
+        return PendingPath(
+            parent=segment.parent,
+            prefix_ids=segment.prefix_ids,
+            token_ids=result.token_ids,
+            logprobs=result.logprobs,
+            seed=segment.seed,
+            ended=result.ended,
+            from_fallback=segment.from_fallback,
+        )
+
+    def _grow_nodes(self, paths: list[PendingPath]) -> list[PendingPath]:
+        """Add the next segment of each path to the tree; return the rest of those that stay active."""
+        rests = [self._grow_node(path) for path in paths]
+        return [rest for rest in rests if rest is not None]
+
+    def _grow_node(self, path: PendingPath) -> PendingPath | None:
+        """Add one segment of a path to the tree; return the rest of the path if it stays active."""
+        prompt_len = len(self.tree.prompt_ids)
+        length = self.shape.segment_at(len(path.prefix_ids) - prompt_len)
+        token_ids, more_ids = np.split(path.token_ids, [length])
+        logprobs, more_logprobs = np.split(path.logprobs, [length])
+        ids = np.concatenate([path.prefix_ids, token_ids])
+        response = ids[prompt_len:]
+        end = PathEnd(
+            response_ids=response.tolist(),
+            segment_ids=token_ids.tolist(),
+            ended=path.ended and len(more_ids) == 0,
+            num_segments=self.shape.num_segments(len(response)),
+            shape=self.shape,
+            decode=self.rules.decode,
+            answers=self.rules.answers,
+        )
+        stop = self.rules.stopping(end)
+        if stop is None and (end.ended or len(response) >= self.shape.max_response_tokens):
+            name = type(self.rules.stopping).__name__
+            raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
+        if stop is not None:
+            self.tree.num_dropped += len(more_ids)
+            if self._is_too_short(len(response)):
+                self.num_short += 1
+                self.tree.num_dropped += len(token_ids)
+                return None
+        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop, path.from_fallback))
+        self.num_children.append(0)
+        if stop is None:
+            return PendingPath(node, ids, more_ids, more_logprobs, path.seed, path.ended)
+        logprobs = self.tree.trajectory(node).sampled_logprobs
+        self.finished.append(FinishedPath(node, stop, logprobs, self._has_open_answer(end)))
+        return None
+
+    def _is_too_short(self, response_len: int) -> bool:
+        """Whether a trajectory of this length would not count."""
+        return response_len < self.shape.min_response_len and self.num_short < self.shape.width
+
+    def _has_open_answer(self, end: PathEnd) -> bool:
+        if self.rules.decode is None or self.rules.answers is None:
+            return False
+        return self.rules.answers.has_open_answer(end.response())
+
+    def _fall_back(self) -> list[tuple[int, int]]:
+        """The nodes from which to grow again, and how many children each gets; empty to give up.
+
+        A tree is not given up before it has a trajectory: then it starts again from its prompt.
+        """
+        lengths = [f.response_len for f in self.finished]
+        shape = self._affordable(float(np.mean(lengths)) if lengths else self.shape.segment_len)
+        missing = shape.width - len(self.finished)
+        forks = []
+        while missing > 0:
+            points = self.rules.fallback(self.finished, shape, self.rng)
+            if points is None:
+                if self.finished:
+                    return []
+                points = [FROM_PROMPT]
+            if not points:
+                raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no point to backtrack to")
+            for point in points:
+                count = min(shape.num_children, missing)
+                if count > 0:
+                    forks.append((self._backtrack(point), count))
+                    self.tree.num_fallbacks += 1
+                missing -= count
+        return forks
+
+    def _backtrack(self, point: BacktrackPoint) -> int:
+        """The node that ends at a point, or before it where no room would be left for another segment."""
+        leaf, num_kept, shape = point.leaf, point.num_kept, self.shape
+        if not 0 <= leaf < len(self.tree.nodes) or not 0 <= num_kept < max(self.tree.response_len(leaf), 1):
+            raise StrategyError(
+                f"fallback: {type(self.rules.fallback).__name__} returned a point after {num_kept} tokens of node "
+                f"{leaf}, outside the trajectory"
+            )
+        if shape.num_segments(num_kept) >= shape.depth:
+            num_kept = shape.boundary(shape.depth - 1)
+        num_nodes = len(self.tree.nodes)
+        node = self.tree.cut(leaf, num_kept)
+        if len(self.tree.nodes) > num_nodes:
+            self.num_children.append(1)
+        return node
+
+    def _next_level(self, forks: list[tuple[int, int]], from_fallback: bool) -> list[Segment]:
+        """The segments to decode next: for each (node, count), `count` children of the node."""
+        is_full = len(self.finished) + sum(count for _, count in forks) == self.shape.width
+        # A path that may yet end too short to count would leave room for a fork.
+        all_count = not any(self._is_too_short(self.tree.response_len(node) + 1) for node, _ in forks)
+        to_end = is_full and all_count and not self.rules.segment_full_trees
+        self.state = BuilderState.DECODING_TO_END if to_end else BuilderState.DECODING_SEGMENTS
+        self.results = {}
+        self.segments = [segment for node, count in forks for segment in self._fork(node, count, from_fallback)]
+        return self.segments
+
+    def _fork(self, node: int, count: int, from_fallback: bool) -> list[Segment]:
+        """The segments below `node`. An only child stays on its parent's random stream; others get their own."""
+        prefix = self.tree.ids(node)
+        response_len = len(prefix) - len(self.tree.prompt_ids)
+        length = self.shape.room(response_len)
+        if self.state is BuilderState.DECODING_SEGMENTS:
+            length = min(self.shape.segment_at(response_len), length)
+        first = self.num_children[node]
+        self.num_children[node] += count
+        seed = self.tree.nodes[node].seed
+        seeds = [derive_seed(seed, response_len, first + i) for i in range(count)]
+        if first == 0 and count == 1:
+            seeds = [seed]
+        return [Segment(node, prefix, length, s, from_fallback) for s in seeds]

@@ -1,0 +1,98 @@
+"""Makes the page of a run, or of several runs, evaluations and benchmarks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from treepo.credit.base import Estimator
+from treepo.errors import SettingError
+from treepo.model.policy import decoded
+from treepo.report.charts.base import Chart
+from treepo.report.charts.read import charts_of, with_source
+from treepo.report.page.breakdown import AdvantageBreakdown
+from treepo.report.page.folder import RunFolder
+from treepo.report.page.html import page_html
+from treepo.report.page.payload import ShownRun, distinct, page_payload
+from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.utils.io import replace_text
+from treepo.utils.text import sanitize
+
+REPORT_NAME = "report.html"
+
+Decode = Callable[[Sequence[int]], str]
+
+FindEstimator = Callable[[Mapping[str, Any]], tuple[Estimator | None, str]]
+"""The settings of a run's section `credit` -> (its estimator or None, a note on why there is none or "")."""
+
+
+def write_run_report(folder: Path, decode: Decode, estimator: Estimator, written: datetime) -> None:
+    """Write the page of one run into its folder. decode: token ids to text. written: the time that the page shows."""
+    run = _shown_run(RunFolder(folder), decode, estimator)
+    replace_text(folder / REPORT_NAME, page_html(page_payload(run.name, [run], [], written)))
+
+
+def payload_of(paths: Sequence[Path], written: datetime, find_estimator: FindEstimator) -> dict[str, Any]:
+    """The payload of a page about runs, evaluations and benchmarks.
+
+    Raises SettingError naming the first path that is none of these or cannot be read.
+    """
+    runs: list[ShownRun] = []
+    results: list[tuple[str, list[Chart]]] = []
+    for path in paths:
+        try:
+            found = _load(path, find_estimator)
+        except OSError as error:
+            raise SettingError("report", f"{str(path)[:100]!r} cannot be read: {error.strerror}") from error
+        if isinstance(found, ShownRun):
+            runs.append(found)
+        else:
+            results.append((path.resolve().name, found))
+    names = distinct([name for name, _ in results])
+    charts = [with_source(one, name).as_json() for name, (_, own) in zip(names, results, strict=True) for one in own]
+    return page_payload(" | ".join(map(_name, paths)), runs, charts, written)
+
+
+def _load(path: Path, find_estimator: FindEstimator) -> ShownRun | list[Chart]:
+    folder = RunFolder(path)
+    if folder.is_run():
+        estimator, note = find_estimator(folder.section("credit"))
+        return _shown_run(folder, find_decode(folder), estimator, note)
+    if (charts := charts_of(path)) is not None:
+        return charts
+    if not path.exists():
+        raise SettingError("report", f"no folder {str(path)[:100]!r}")
+    raise SettingError("report", f"{str(path)[:100]!r} holds no run, evaluation or benchmark")
+
+
+def _shown_run(folder: RunFolder, decode: Decode | None, estimator: Estimator | None, note: str = "") -> ShownRun:
+    breakdown = AdvantageBreakdown(estimator, folder.section("credit").get("use"), folder.metrics())
+    return ShownRun(_name(folder.path), folder, decode, breakdown, note)
+
+
+def _name(path: Path) -> str:
+    return sanitize(path.resolve().name)
+
+
+def find_decode(folder: RunFolder) -> Decode | None:
+    """Token ids to text with the tokenizer of the run's model, else of the model that it began with; None without one.
+
+    Only files on this machine are read, and no code that comes with a model is run.
+    """
+    settings = folder.settings()
+    model_path = settings.get("model.path", "")
+    for path in (str(folder.path / "model"), model_path):
+        if path and (tokenizer := _load_tokenizer(path)) is not None:
+            return partial(decoded, tokenizer)
+    is_built_in_task = model_path == "" and not settings.get("data.train")
+    return partial(decoded, make_chain_tokenizer()) if is_built_in_task else None
+
+
+def _load_tokenizer(path: str) -> PreTrainedTokenizerBase | None:
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - a folder without a tokenizer, or with a damaged one, raises many things
+        return None

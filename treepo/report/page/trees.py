@@ -1,0 +1,179 @@
+"""The trees of a page: which of them fit into it, and the JSON of each."""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from treepo.report.page.series import shorts, spread, thousandths
+from treepo.report.page.token_texts import TokenTexts
+from treepo.report.trees import KeptTree, count_trees, read_texts, read_trees
+from treepo.tree import ROOT, Tree
+
+TREES_PER_STEP = 8
+"""Steps are left out before a step has fewer trees than this."""
+
+BASE64 = 4 / 3
+"""Characters of the page per compressed byte."""
+
+UNREADABLE = (OSError, ValueError, pa.ArrowException)
+"""Errors of tree files that are damaged or not completely written."""
+
+Breakdown = Callable[[int, KeptTree], dict[str, Any]]
+"""(step, tree) -> the entries of `tree_json` about how its advantages were computed."""
+
+
+@dataclass
+class Pieces:
+    """The distinct texts of tokens, in the order of their first use."""
+
+    texts: list[str] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+
+    def index(self, text: str) -> int:
+        place = self.places.setdefault(text, len(self.texts))
+        if place == len(self.texts):
+            self.texts.append(text)
+        return place
+
+
+def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) -> dict[str, Any]:
+    """The tree as the page holds it; texts: per node as `TokenTexts.of` returns them, new ones are added to `pieces`.
+
+    Lists are per node, per leaf (`rewards`, `advantages`), or per token below the prompt, node after node (`ids`,
+    `logprobs`, `entropies`). Unknown values are None.
+    """
+    tree, advantages = kept.tree, kept.advantages
+    below = tree.nodes[ROOT + 1 :]
+    is_per_node = advantages is not None and advantages.per_node
+    values = None
+    if advantages is not None:
+        values = shorts(advantages.node_means(tree) if is_per_node else advantages.values)
+    return {
+        "problem": tree.problem_id,
+        "prompt": "".join(texts[ROOT]),
+        "parents": [node.parent for node in tree.nodes],
+        "lengths": [len(node.token_ids) for node in tree.nodes],
+        "stops": [None if node.stop is None else str(node.stop) for node in tree.nodes],
+        "resumed": [int(node.from_fallback) for node in tree.nodes],
+        "ids": [pieces.index(text) for own in texts[ROOT + 1 :] for text in own],
+        "logprobs": thousandths(np.concatenate([np.zeros(0), *(_scores(node.sampled_logprobs) for node in below)])),
+        "entropies": None if kept.entropies is None else thousandths(np.concatenate(kept.entropies[ROOT + 1 :])),
+        "leaves": tree.leaves(),
+        "rewards": None if kept.rewards is None else shorts(kept.rewards),
+        "advantages": None if is_per_node else values,
+        "node_advantages": values if is_per_node else None,
+        "components": None,
+        "whitening": None,
+        "estimator": None,
+        "num_dropped": tree.num_dropped,
+        "num_fallbacks": tree.num_fallbacks,
+    }
+
+
+def _scores(values: np.ndarray | None) -> np.ndarray:
+    assert values is not None, "only the prompt is not scored"
+    return values
+
+
+@dataclass(frozen=True)
+class TreeReader:
+    """Reads trees as the page holds them.
+
+    token_texts: None without a tokenizer; then the text of each node, from the file, stands at its first token.
+    """
+
+    token_texts: TokenTexts | None
+    breakdown: Breakdown
+
+    def read(self, step: int, path: Path, chosen: Sequence[int], pieces: Pieces) -> list[tuple[dict[str, Any], int]]:
+        """The trees at the chosen places of a file, each with the number of characters that it takes in the page."""
+        trees = read_trees(path, chosen)
+        if self.token_texts is not None:
+            texts = [self.token_texts.of(kept.tree) for kept in trees]
+        else:
+            own = read_texts(path, chosen)
+            texts = [_undivided(kept.tree, nodes) for kept, nodes in zip(trees, own, strict=True)]
+        return [self._sized(step, kept, nodes, pieces) for kept, nodes in zip(trees, texts, strict=True)]
+
+    def _sized(self, step: int, kept: KeptTree, texts: list[list[str]], pieces: Pieces) -> tuple[dict[str, Any], int]:
+        num_pieces = len(pieces.texts)
+        tree = tree_json(kept, texts, pieces) | self.breakdown(step, kept)
+        written = json.dumps([tree, pieces.texts[num_pieces:]])
+        return tree, int(BASE64 * len(zlib.compress(written.encode())))
+
+
+@dataclass
+class ChosenTrees:
+    """Trees by step in ascending order, the texts of their tokens, and notes on what was left out."""
+
+    pieces: Pieces = field(default_factory=Pieces)
+    steps: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_trees(files: Mapping[int, Path], budget: int, reader: TreeReader) -> ChosenTrees:
+    """Trees of the newest step and of others, within `budget` characters; steps and trees are at even distances.
+
+    files: by step in ascending order.
+    """
+    chosen, unreadable, left = ChosenTrees(), [], budget
+    wanted, per_step = _wanted(files, budget, reader)
+    num_trees, num_chosen = 0, 0
+    # The newest first: the others get what it leaves of its share.
+    for num_done, step in enumerate(reversed(wanted)):
+        share = left // (len(wanted) - num_done)
+        try:
+            count = count_trees(files[step])
+            places = spread(range(count), per_step)
+            trees, size = _within(reader.read(step, files[step], places, chosen.pieces), share)
+        except UNREADABLE:
+            unreadable.append(step)
+            continue
+        left -= size
+        num_trees, num_chosen = num_trees + count, num_chosen + len(trees)
+        chosen.steps[step] = trees
+    chosen.steps = dict(sorted(chosen.steps.items()))
+    if len(wanted) < len(files):
+        chosen.notes.append(f"trees of {len(wanted)} of {len(files)} steps")
+    if num_chosen < num_trees:
+        chosen.notes.append(f"{num_chosen} of {num_trees} trees of these steps")
+    if unreadable:
+        chosen.notes.append(f"trees that cannot be read: of step {', '.join(map(str, sorted(unreadable)))}")
+    return chosen
+
+
+def _wanted(files: Mapping[int, Path], budget: int, reader: TreeReader) -> tuple[list[int], int]:
+    """(steps, trees per step) that fit if all trees are as large as some of the newest step."""
+    for step in reversed(list(files)):
+        try:
+            places = spread(range(count_trees(files[step])), TREES_PER_STEP)
+            sizes = [size for _, size in reader.read(step, files[step], places, Pieces())]
+        except UNREADABLE:
+            continue
+        if not sizes:
+            continue
+        affordable = int(budget * len(sizes) / max(sum(sizes), 1))
+        steps = spread(list(files), max(affordable // TREES_PER_STEP, 1))
+        return steps, max(affordable // len(steps), 1)
+    return list(files), 1
+
+
+def _within(sized: Sequence[tuple[dict[str, Any], int]], share: int) -> tuple[list[dict[str, Any]], int]:
+    """The trees that fit into a share, in order, and their total size."""
+    kept, total = [], 0
+    for tree, size in sized:
+        if total + size <= share:
+            kept.append(tree)
+            total += size
+    return kept, total
+
+
+def _undivided(tree: Tree, texts: Sequence[str]) -> list[list[str]]:
+    spare = [max(len(node.token_ids) - 1, 0) for node in tree.nodes]
+    return [[text, *[""] * count] for text, count in zip(texts, spare, strict=True)]

@@ -1,0 +1,69 @@
+"""From settings to the policy: the model that is named, or the built-in task's base model."""
+
+import logging
+from functools import partial
+
+import torch
+
+from treepo.config.schema import Config
+from treepo.errors import SettingError, UnsupportedAttentionError
+from treepo.model.lora import add_adapter
+from treepo.model.policy import Policy, load_policy, recompute_activations
+from treepo.tasks.base_model import find_or_make_base_model
+from treepo.utils import ProgressCallback
+from treepo.utils.cache import default_cache_folder
+from treepo.utils.rng import derive_seed
+
+logger = logging.getLogger(__name__)
+
+
+def base_model_path(config: Config, progress: ProgressCallback) -> str:
+    """The model that is named, or the built-in task's base model, made if it is not there."""
+    if config.data.is_given and not config.model.path:
+        named = (config.data.train or config.data.eval)[0]
+        raise SettingError("model.path", f"the problems of {named!r} need a model; none is given")
+    return config.model.path or find_base_model(progress)
+
+
+def find_base_model(progress: ProgressCallback) -> str:
+    """The folder of the built-in task's base model, made if it is not there."""
+    folder = default_cache_folder()
+    try:
+        return str(find_or_make_base_model(folder, seed=0, report=progress))
+    except OSError as error:
+        raise SettingError("TREEPO_CACHE", f"cannot keep the base model in {str(folder)!r}: {error}") from error
+
+
+def build_policy(config: Config, progress: ProgressCallback, device: str | None = None) -> Policy:
+    """The model that is named, or the built-in task's base model, with adapters if they are what is trained.
+
+    device: model.device if not given. A model whose attention cannot follow a tree runs as transformers runs it, with a
+    warning.
+    """
+    path, settings = base_model_path(config, progress), config.model
+    load = partial(
+        load_policy,
+        path,
+        dtype=settings.dtype,
+        device=device or settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    policy, reason = None, ""
+    try:
+        policy = load()
+    except UnsupportedAttentionError as error:
+        reason = error.message
+    if policy is None:
+        # Not while the error is handled: it keeps what was loaded alive.
+        policy = load(packable=False)
+        logger.warning("nothing is shared: trajectories are sampled and trained one by one, since %s", reason)
+    if config.lora.rank:
+        add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
+    if config.train.gradient_checkpointing:
+        recompute_activations(policy.model)
+    return policy
+
+
+def autocast_of(config: Config) -> torch.dtype | None:
+    """The type of the matrix products, if it is not that of the weights."""
+    return torch.bfloat16 if config.train.autocast == "bfloat16" else None

@@ -1,0 +1,68 @@
+"""One tree for one prompt, grown as in training."""
+
+from treepo.config.schema import Config
+from treepo.data.problem import Problem
+from treepo.engine.base import Engine
+from treepo.errors import SettingError
+from treepo.model.policy import Policy
+from treepo.report.terminal import Terminal
+from treepo.run.policy import build_policy
+from treepo.run.rollout import build_sampler, close_parts, engine_for
+from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
+from treepo.tree import Tree
+from treepo.utils.rng import derive_seed
+
+
+def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple[Tree, Policy]:
+    """Grow the tree of a prompt; None is the first training problem of the built-in task.
+
+    Raises SettingError for settings that cannot work and for a prompt that the model cannot be asked,
+    FloatingPointError if logits are not finite.
+    """
+    with terminal.progress("making the base model") as progress:
+        policy = build_policy(config, progress)
+    problem = _problem(config, policy, prompt)
+    engine = engine_for(config, policy)
+    try:
+        _check_fits(problem, config, policy, engine)
+        ((_, tree),) = build_sampler(config, policy, engine).grow([problem], derive_seed(config.train.seed, "sample"))
+    finally:
+        close_parts(engine)
+    return tree, policy
+
+
+def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
+    """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
+    if prompt is None:
+        return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
+    if not is_chain_tokenizer(policy.tokenizer):
+        prompt_ids = tuple(config.prompt.encoder(policy.tokenizer)(prompt))
+        return Problem(prompt, prompt, prompt_ids, ground_truth="")
+    prompt_ids = encode_prompt(policy.tokenizer, prompt)
+    if policy.decode(prompt_ids) != prompt:
+        raise SettingError(
+            "prompt",
+            f"{prompt[:100]!r} has characters that the built-in task has no tokens for; "
+            "its problems look like 71a-3b-3c-5d-6:",
+        )
+    return Problem(prompt, prompt, prompt_ids, ground_truth="")
+
+
+def _check_fits(problem: Problem, config: Config, policy: Policy, engine: Engine) -> None:
+    """Raise SettingError if prompt and response are longer than the model or the engine allows."""
+    prompt_len, response_len = len(problem.prompt_ids), config.tree.max_response_tokens
+    needed = prompt_len + response_len
+    if prompt_len == 0:
+        raise SettingError("prompt", "it has no tokens")
+    if policy.max_len is not None and needed > policy.max_len:
+        raise SettingError(
+            "prompt",
+            f"its {prompt_len} tokens and responses of {response_len} (tree: depth x segment_len, or max_response_len) "
+            f"do not fit into the model's {policy.max_len} positions",
+        )
+    if needed > engine.max_model_len:
+        raise SettingError(
+            "prompt",
+            f"prompt and response of {needed} tokens do not fit into the engine's {engine.max_model_len} "
+            "(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)",
+        )

@@ -1,0 +1,82 @@
+"""From settings to what learns: the scorer, the reference of a KL penalty, the updater and the trainer."""
+
+from torch.distributed.device_mesh import DeviceMesh
+
+from treepo.config.schema import Config
+from treepo.data.problem import Task
+from treepo.distributed import SINGLE_PROCESS, DistContext
+from treepo.engine.base import Engine
+from treepo.learn.optim import make_optimizer
+from treepo.learn.scoring import Scorer
+from treepo.learn.trainer import Trainer
+from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
+from treepo.model.compatibility import has_plain_head
+from treepo.model.fsdp import shard
+from treepo.model.lora import has_adapter
+from treepo.model.policy import Policy
+from treepo.run.policy import autocast_of
+from treepo.run.rollout import build_sampler
+
+
+def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Scorer:
+    """The scorer of packed trees under a policy that is not sharded yet."""
+    return Scorer(
+        policy.model,
+        temperature=config.engine.temperature,
+        has_plain_head=has_plain_head(policy.model, policy.supports_tree_attention),
+        supports_tree_attention=policy.supports_tree_attention,
+        autocast=autocast_of(config),
+        processes=processes,
+    )
+
+
+def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = None) -> Reference | None:
+    """The reference of a KL penalty, if there is one, made before the policy is sharded over the mesh."""
+    if not config.penalties.kl_coef:
+        return None
+    if has_adapter(policy.model):
+        return AdapterOff(policy.model)
+    reference = FrozenCopy.of(policy.model)
+    if mesh is not None:
+        shard(reference.model, mesh, is_trained=False)
+    return reference
+
+
+def build_updater(config: Config, scorer: Scorer, reference: Reference | None) -> Updater:
+    """The updater of the model that is scored, with its optimizer."""
+    settings = config.train
+    optimizer, schedule = make_optimizer(scorer.model, config.optim)
+    return Updater(
+        scorer=scorer,
+        loss=config.loss,
+        aggregation=config.aggregation,
+        penalties=config.penalties,
+        optimizer=optimizer,
+        schedule=schedule,
+        max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
+        max_grad_norm=config.optim.max_grad_norm,
+        packing=settings.packing and scorer.supports_tree_attention,
+        recompute_old_logprobs=settings.recompute_old_logprobs,
+        importance_cap=settings.importance_cap,
+        reference=reference,
+        processes=scorer.processes,
+    )
+
+
+def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine, updater: Updater) -> Trainer:
+    """The trainer of a policy on a task over an engine."""
+    return Trainer(
+        policy=policy,
+        task=task,
+        engine=engine,
+        sampler=build_sampler(config, policy, engine),
+        estimator=config.credit,
+        updater=updater,
+        prompts_per_step=config.train.prompts_per_step,
+        num_mini_batches=config.train.num_mini_batches,
+        num_iterations=config.train.num_iterations,
+        dynamic_sampling=config.dynamic_sampling,
+        seed=config.train.seed,
+        reward=config.reward,
+        processes=updater.processes,
+    )
