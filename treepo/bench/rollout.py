@@ -32,7 +32,7 @@ from treepo.grow.fallback import Backtrack
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
-from treepo.run.engine import EngineNeeds, build_engine, check_align
+from treepo.run.engine import build_engine, check_align
 from treepo.run.policy import find_base_model
 from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.utils import ProgressCallback
@@ -130,8 +130,15 @@ def prepare_bench(config: RolloutBenchConfig, report: ProgressCallback) -> Rollo
     if config.engine.kind == "vllm":
         for align in config.grid.aligns:
             check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
-    settings = config.engine, config.vllm, config.servers
-    engine = build_engine(policy, *settings, EngineNeeds(needed, eos_ids), config.model.trust_remote_code)
+    engine = build_engine(
+        policy,
+        config.engine,
+        vllm=config.vllm,
+        servers=config.servers,
+        max_model_len=needed,
+        eos_ids=eos_ids,
+        trust_remote_code=config.model.trust_remote_code,
+    )
     if needed > engine.max_model_len:
         engine.close()
         raise SettingError(

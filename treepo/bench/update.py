@@ -63,7 +63,9 @@ def prepare_bench(config: UpdateBenchConfig, report: ProgressCallback) -> Update
         return _synthetic(config)
     settings = config.model
     path = settings.path or find_base_model(report)
-    policy = load_policy(path, settings.dtype, settings.device, settings.trust_remote_code)
+    policy = load_policy(
+        path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+    )
     return UpdateBench(config, policy, list(grown_workloads(config.task, settings, policy, config.bench.seed)))
 
 
