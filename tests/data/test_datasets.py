@@ -77,7 +77,7 @@ def test_sets_of_a_mixture_have_orders_of_their_own():
 
 
 def test_weights_that_fit_no_set_are_refused():
-    with pytest.raises(ValueError, match="weights: must be one number for each of 2 datasets"):
+    with pytest.raises(ValueError, match="weights: needs a number for each of 2 datasets"):
         DatasetTask((numbered(3), numbered(3, "g")), (), (1.0,))
     with pytest.raises(ValueError, match=r"weights: no problem is left to train on in \['g'\]"):
         DatasetTask((numbered(3), numbered(0, "g")), (), (1.0, 1.0))

@@ -9,7 +9,7 @@ from treepo.engine.base import Engine
 from treepo.evaluate.records import AnswerRecord, Cost
 from treepo.grow.sampler import TreeSampler
 from treepo.tree import Trajectory, Tree
-from treepo.verify.scoring import judge_trees
+from treepo.verify.rewards import judge_trees
 
 
 @dataclass(frozen=True, eq=False)

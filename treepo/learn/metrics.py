@@ -13,7 +13,7 @@ from treepo.engine.base import EngineCounters
 from treepo.grow.shape import TreeShape
 from treepo.learn.packing import num_distinct
 from treepo.tree import ROOT, StopReason, Tree
-from treepo.verify.scoring import ScoredLeaves, component_metrics, verdict_metrics
+from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metrics
 
 
 def depths(tree: Tree, shape: TreeShape) -> np.ndarray:

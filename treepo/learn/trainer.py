@@ -23,8 +23,7 @@ from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 from treepo.utils.signals import StepGuard
-from treepo.verify.rewards import Reward, ShapedReward
-from treepo.verify.scoring import ScoredLeaves, judge_trees, score_leaves
+from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, judge_trees, score_leaves
 
 
 @dataclass(frozen=True, eq=False)
