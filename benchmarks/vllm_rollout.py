@@ -26,12 +26,11 @@ import torch
 from rich.console import Console
 from rollout import MODELS, RESULTS, TREES, options_of
 
-from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
-from treepo.bench.rollout_report import table, write_json
-from treepo.bench.rollout_variants import Counts
+from treepo.bench.rollout import RolloutBench, RolloutCase, prepare_bench, table
 from treepo.bench.settings import RolloutBenchConfig
 from treepo.cli.arguments import split_overrides
 from treepo.config.load import resolve_as
+from treepo.report.bench_results import RolloutCounts, write_json
 from treepo.report.terminal import Terminal
 
 WORKER = Path(__file__).parent / "vllm_worker.py"
@@ -45,13 +44,13 @@ class VllmWorker:
     machine: dict[str, str | int]
 
     @classmethod
-    def start(cls, python: str, folder: Path, bench: RolloutBench, workload: Workload) -> "VllmWorker":
+    def start(cls, python: str, folder: Path, bench: RolloutBench, case: RolloutCase) -> "VllmWorker":
         """Returns when it can sample."""
         bench.policy.save(folder)
         work = {
             "prompts": [list(p.prompt_ids) for p in bench.problems],
-            "width": workload.width,
-            "response_len": workload.response_len,
+            "width": case.width,
+            "response_len": case.response_len,
             "temperature": bench.config.engine.temperature,
             "threads": torch.get_num_threads(),
         }
@@ -73,12 +72,12 @@ class VllmWorker:
 
 
 @dataclass
-class VllmContender:
+class VllmVariant:
     """Sequential sampling by vLLM."""
 
     name: str
     worker: VllmWorker
-    workload: Workload
+    case: RolloutCase
     num_prompts: int
     num_prompt_tokens: int
     how: str
@@ -88,31 +87,37 @@ class VllmContender:
         """The worker forgets its keys and values at the start of a run."""
 
     def run(self) -> None:
-        """See treepo.bench.rollout_variants.Contender."""
         self.decoded.append(self.worker.sample(self.how))
 
-    def counts(self) -> Counts:
+    def counts(self) -> RolloutCounts:
         """Prompts are counted once each, as if they were shared wholly; distinct tokens are not looked at."""
         decoded = self.decoded[-1]
-        num_trajectories = self.num_prompts * self.workload.width
-        assert decoded == num_trajectories * self.workload.response_len
-        return Counts(num_trajectories, decoded, decoded, self.num_prompt_tokens, decoded, None)
+        num_trajectories = self.num_prompts * self.case.width
+        assert decoded == num_trajectories * self.case.response_len
+        return RolloutCounts(
+            num_trajectories=num_trajectories,
+            num_total=decoded,
+            num_decoded=decoded,
+            num_prefilled=self.num_prompt_tokens,
+            num_distinct=decoded,
+            kv_peak=None,
+        )
 
 
 def main(python: str, model: str, tree: str, extra: list[str]) -> None:
     """Measure one model and tree shape."""
     overrides, _ = split_overrides([*options_of(model, tree), *extra])
     bench = prepare_bench(resolve_as(RolloutBenchConfig, overrides), lambda *_: None)
-    workload = bench.workloads()[0]
+    case = bench.cases()[0]
     terminal = Terminal(Console())
     with TemporaryDirectory() as folder:
-        worker = VllmWorker.start(python, Path(folder), bench, workload)
+        worker = VllmWorker.start(python, Path(folder), bench, case)
         sizes = len(bench.problems), sum(len(p.prompt_ids) - 1 for p in bench.problems)
         for how in ("seeded", "bare"):
-            workload.contenders.append(VllmContender(f"vLLM, {how}", worker, workload, *sizes, how))
+            case.variants.append(VllmVariant(f"vLLM, {how}", worker, case, *sizes, how))
         command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
         with terminal.progress("measuring") as progress:
-            report = bench.run([workload], command, progress)
+            report = bench.run([case], command, progress)
         worker.process.terminate()
     report = dataclasses.replace(report, machine=report.machine | worker.machine)
     terminal.console.print(table(report.workloads[0]))

@@ -81,7 +81,7 @@ class DistContext:
 
     @contextmanager
     def synced_errors(self) -> Iterator[None]:
-        """Each process does its own work here, and none goes on before all are done.
+        """Each process does its own work here, and none continues before all are done.
 
         Where one raises, the others raise PeerError; of several errors the first process's counts for all. After a
         second signal a process ends at once.

@@ -152,7 +152,7 @@ def weights(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Bit by bit."""
+    """Bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -190,7 +190,7 @@ def test_mini_batches_are_parts_of_the_problems(num_mini_batches: int, sizes: se
 
 
 def test_a_step_without_signal_leaves_the_weights() -> None:
-    """No update, no update metrics, the same weights bit by bit, and the next step works."""
+    """No update, no update metrics, the same weights bit for bit, and the next step works."""
     answers = {"right": 1.0}
 
     def judge(problem: Problem, response: str) -> float:

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed and resumed is the run that was not, bit by bit."""
+"""A run that was stopped or killed and resumed is the run that was not, bit for bit."""
 
 import os
 import shutil
@@ -218,7 +218,7 @@ def test_a_changed_set_of_problems_is_refused(whole, options, tmp_path, capfd):
     finally:
         path.write_text(text)
     assert capfd.readouterr().err == (
-        "treepo: resume: data.train: the problems are no longer those that the run was begun with\n"
+        "treepo: resume: data.train: the problems are no longer those that the run was started with\n"
     )
 
 
@@ -243,7 +243,7 @@ def test_an_engine_that_fails_leaves_a_checkpoint(whole, options, tmp_path, monk
 
 
 def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capfd):
-    """The run goes on from the one before, and ends as it did."""
+    """The run is resumed from the one before, and ends as it did."""
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     path = next((out / "checkpoints" / "step-000006").glob("*.safetensors"))
@@ -252,7 +252,7 @@ def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capfd):
     assert main(["train", "--resume", str(out)]) == 0
     said = capfd.readouterr().out
     assert f"checkpoint of step 6 is damaged and passed over: {path.name} was changed: its checksum is another" in said
-    assert "Goes on after step 4." in said
+    assert "Resumed after step 4." in said
     assert_same_run(whole, out)
 
 
@@ -272,5 +272,5 @@ def test_a_run_is_resumed_after_a_failed_write(whole, options, tmp_path, monkeyp
     said = capfd.readouterr().out
     assert said.count("checkpoint of step 2 could not be written (No space left on device); there is none yet") == 2
     assert main(["train", "--resume", str(out)]) == 0
-    assert "There is no checkpoint to go on from: the run begins anew." in capfd.readouterr().out
+    assert "There is no checkpoint to resume from: the run starts anew." in capfd.readouterr().out
     assert_same_run(whole, out)

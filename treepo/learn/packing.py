@@ -60,7 +60,7 @@ class PackedTree:
 
     @property
     def num_response_tokens(self) -> int:
-        """Of all trajectories, shared ones once for each."""
+        """Response tokens of all trajectories, shared ones once for each."""
         return int(self.lens.sum())
 
     @property
@@ -116,8 +116,8 @@ def pack(tree: Tree, advantages: Advantages | np.ndarray, leaves: Sequence[int] 
 def pack_in_parts(tree: Tree, advantages: Advantages | np.ndarray, max_tokens: int) -> list[PackedTree]:
     """Pack a tree in parts of at most `max_tokens` tokens, or of its longest trajectory's if that is more.
 
-    Each trajectory lies whole in one part. Of all ways to split the depth-first order of the leaves, this is the one
-    that repeats the fewest tokens.
+    Each trajectory lies whole in one part. No other way to split the depth-first order of the leaves repeats fewer
+    tokens.
     """
     selection = _select(tree, range(len(tree.leaves())))
     trie, spans = _merge_prefixes(tree, selection.nodes)
@@ -241,7 +241,7 @@ def split_points(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[i
     """Where to split a row of leaves so that parts have at most `max_tokens` tokens each and the fewest are repeated.
 
     depths: tokens on the path to each leaf; new: those of them that are not on the path to the leaf before it. A part
-    begins with a whole path and goes on with new tokens. Returns where each part begins, and the number of leaves.
+    begins with a whole path and continues with new tokens. Returns where each part begins, and the number of leaves.
     """
     limit = max(max_tokens, int(depths.max()))
     total = np.cumsum(new)

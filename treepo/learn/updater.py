@@ -200,7 +200,7 @@ class Updater:
                 (0.0 * loss).backward()
                 continue
             gaps.append(gap)
-            # With others waiting for its gradients it goes on: their norm will not be finite, and all find out.
+            # Where other processes wait for the gradients this one makes them: their norm is not finite, which all see.
             if not torch.isfinite(loss) and self.processes.world_size == 1:
                 raise NonFiniteUpdateError("loss", batch)
             loss.backward()
@@ -246,7 +246,7 @@ class Updater:
             if not is_out_of_memory(error):
                 raise
             raise MemoryError(
-                f"optim: no memory for the optimiser's state; {REMEDIES} ({first_line(error)})"
+                f"optim: no memory for the optimizer's state; {REMEDIES} ({first_line(error)})"
             ) from error
 
 

@@ -70,8 +70,8 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
     progress: of a run that is resumed. Raises FloatingPointError if logits, loss or gradients stop being finite; the
     batch of an update that did it is kept in `out`. Raises MemoryError, with the settings to change, for an update that
     cannot be made within memory, TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and SIGTERM,
-    once the last complete step has a checkpoint. Of several processes, all of which train, the first keeps the folder;
-    PeerError or LostError is raised where another one does not go on.
+    once the last complete step has a checkpoint. Where several processes train together, the first keeps the folder,
+    and PeerError or LostError is raised if another one cannot continue.
     """
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
     num_steps = settings.train.num_steps

@@ -1,4 +1,4 @@
-"""Models and trees to measure."""
+"""Models of random weights, prompts and trees to measure with."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from treepo.bench.settings import ArchitectureSettings, TaskSettings
+from treepo.bench.settings import ArchitectureSettings, PromptSettings, TaskSettings
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK
 from treepo.credit.base import Advantages
+from treepo.data.problem import Problem
 from treepo.errors import SettingError
 from treepo.learn.advantages import compute_advantages
 from treepo.learn.metrics import response_lengths
@@ -20,7 +21,7 @@ from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
-from treepo.run.rollout import engine_for
+from treepo.run.rollout import close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tasks.base_model import BaseModelSettings, initial_model
@@ -29,20 +30,20 @@ from treepo.tree import ROOT, Node, StopReason, Tree
 from treepo.utils.rng import derive_seed
 
 FIRST_WORD = 3
-"""The built-in tokenizer's ids below are special."""
+"""Smaller ids of the built-in tokenizer are special tokens."""
 
 
-def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, longest: int, seed: int) -> Policy:
-    """The model that is named, or random weights for sequences of up to `longest` tokens."""
+def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, max_len: int, seed: int) -> Policy:
+    """The model that is named, or one of random weights for sequences of up to `max_len` tokens."""
     if settings.path:
         return load_policy(settings.path, settings.dtype, settings.device, settings.trust_remote_code)
     with TemporaryDirectory() as folder:
-        save_random_model(Path(folder), architecture, longest, seed)
+        save_random_model(Path(folder), architecture, max_len, seed)
         return load_policy(folder, settings.dtype, settings.device)
 
 
 def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
-    """Write random weights with the built-in task's tokenizer, as one downloads a model."""
+    """Write random weights and the built-in task's tokenizer in the format of a downloaded model."""
     tokenizer = make_chain_tokenizer()
     settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
     initial_model(seed, tokenizer, settings).save_pretrained(folder)
@@ -50,13 +51,21 @@ def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len:
 
 
 def random_ids(rng: np.random.Generator, vocab_size: int, count: int) -> np.ndarray:
-    """int64 [count]: random words."""
+    """int64 [count]: random tokens."""
     return rng.integers(min(FIRST_WORD, vocab_size - 1), vocab_size, count)
 
 
+def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> list[Problem]:
+    """Prompts of random tokens and lengths."""
+    rng = np.random.default_rng(derive_seed(seed, "prompts"))
+    lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
+    prompts = [tuple(random_ids(rng, vocab_size, n).tolist()) for n in lengths]
+    return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]
+
+
 @dataclass(frozen=True, eq=False)
-class Workload:
-    """Trees with their advantages."""
+class UpdateBatch:
+    """The trees of one update with their advantages."""
 
     trees: Sequence[Tree]
     advantages: Sequence[Advantages]
@@ -68,7 +77,7 @@ class Workload:
 
     @property
     def num_distinct(self) -> int:
-        """Tokens with the prompts, each shared one once."""
+        """Tokens with prompts, shared ones once."""
         return sum(len(tree.prompt_ids) + num_distinct(tree) for tree in self.trees)
 
     @property
@@ -78,25 +87,25 @@ class Workload:
 
 
 NOISE = 0.05
-"""Standard deviation of log(ratio): what an engine's rounding and a few updates leave, well within PPO's bounds."""
+"""Standard deviation of log(ratio): like an engine's rounding and a few updates, well within PPO's clip range."""
 
 
-def synthetic_workload(sizes: list[int], count: int, scorer: Scorer, max_tokens: int, seed: int) -> Workload:
+def synthetic_batch(sizes: list[int], count: int, scorer: Scorer, max_tokens: int, seed: int) -> UpdateBatch:
     """`count` trees with levels of these sizes and advantages of both signs.
 
-    scorer: of the model that is trained; what it gives is kept as sampled, with noise. max_tokens: of one forward.
+    scorer: of the trained model; its log-probabilities, with noise, become the sampled ones. max_tokens: per forward.
     """
     rng = np.random.default_rng(derive_seed(seed, "trees", *sizes))
     vocab_size = scorer.model.config.vocab_size
-    trees = [_tree(f"tree {i}", sizes, vocab_size, rng) for i in range(count)]
+    trees = [_synthetic_tree(f"tree {i}", sizes, vocab_size, rng) for i in range(count)]
     for tree in trees:
         _score(tree, scorer, max_tokens, rng)
     drawn = [rng.standard_normal(len(tree.leaves())) for tree in trees]
-    return Workload(trees, [Advantages(values - values.mean()) for values in drawn])
+    return UpdateBatch(trees, [Advantages(values - values.mean()) for values in drawn])
 
 
-def _tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator) -> Tree:
-    """Half of the first stretch is the prompt; log-probabilities are 0 until they are scored."""
+def _synthetic_tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator) -> Tree:
+    """Half of the first level is the prompt; log-probabilities are 0 until they are scored."""
     trunk = random_ids(rng, vocab_size, sizes[0])
     prompt_len = sizes[0] // 2
     tree = Tree.from_prompt(name, trunk[:prompt_len], 0)
@@ -108,12 +117,12 @@ def _tree(name: str, sizes: list[int], vocab_size: int, rng: np.random.Generator
     for level, size in enumerate(sizes[1:], start=2):
         stop = StopReason.LENGTH if level == len(sizes) else None
         ids = random_ids(rng, vocab_size, size)
-        borders = np.linspace(0, size, 2 * len(paths) + 1).astype(int)
-        first, second = borders[:-1:2], borders[1::2]
+        boundaries = np.linspace(0, size, 2 * len(paths) + 1).astype(int)
+        first, second = boundaries[:-1:2], boundaries[1::2]
         # Siblings that begin alike would be merged.
         while (alike := ids[second] == ids[first]).any():
             ids[second[alike]] = random_ids(rng, vocab_size, int(alike.sum()))
-        paths = [add(paths[i // 2], ids[a:b], stop) for i, (a, b) in enumerate(pairwise(borders))]
+        paths = [add(paths[i // 2], ids[a:b], stop) for i, (a, b) in enumerate(pairwise(boundaries))]
     return tree
 
 
@@ -128,8 +137,8 @@ def _score(tree: Tree, scorer: Scorer, max_tokens: int, rng: np.random.Generator
         tree.nodes[i] = replace(node, sampled_logprobs=logprobs[starts[i] : starts[i + 1]])
 
 
-def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy, seed: int) -> Iterator[Workload]:
-    """One per width. Raises SettingError if the policy cannot be asked, or if no tree carries a signal."""
+def grown_batches(settings: TaskSettings, model: ModelSettings, policy: Policy, seed: int) -> Iterator[UpdateBatch]:
+    """The batch of a first training step, per width. Raises SettingError if no tree carries a signal."""
     given = {"model": dataclasses.asdict(model), "train": {"seed": seed}}
     for width in settings.widths:
         config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
@@ -142,10 +151,10 @@ def grown_workloads(settings: TaskSettings, model: ModelSettings, policy: Policy
             trees = trainer.grow(problems, step=1)
             rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
         finally:
-            engine.close()
+            close_parts(engine)
         by_tree = compute_advantages(trees, rewards, config.credit).by_tree
         kept = [(tree, advantages) for tree, advantages in zip(trees, by_tree, strict=True) if advantages is not None]
         if not kept:
             reason = f"none of {len(trees)} trees of width {width} carries a signal: their rewards agree"
             raise SettingError("task", reason)
-        yield Workload([tree for tree, _ in kept], [advantages for _, advantages in kept])
+        yield UpdateBatch([tree for tree, _ in kept], [advantages for _, advantages in kept])
