@@ -16,9 +16,9 @@ VERIFIER = MathVerifier()
 def votes(*answers: str) -> set[str | None]:
     """What responses with these answers count as, whatever the ground truth is."""
     return {
-        VERIFIER(f"\\boxed{{{answer}}}", known).extracted_answer
+        VERIFIER(f"\\boxed{{{answer}}}", ground_truth).extracted_answer
         for answer in answers
-        for known in ("12345", answers[0])
+        for ground_truth in ("12345", answers[0])
     }
 
 

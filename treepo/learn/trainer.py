@@ -179,8 +179,8 @@ class Trainer:
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
         limit = self.sampler.rules.shape.max_response_tokens
-        judged = verify_trees(self.task, problems, trees, self.policy.decode)
-        return [score_leaves(self.reward, one, limit) for one in judged]
+        verified = verify_trees(self.task, problems, trees, self.policy.decode)
+        return [score_leaves(self.reward, one, limit) for one in verified]
 
     def update(
         self, trained: list[list[PackedTree]], places: Sequence[int], num_trained: int
