@@ -14,8 +14,7 @@ from tests.models import KINDS, make_tiny_model
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.engine import TorchEngine
-from treepo.engine.torch.kv_cache import blocks_of
-from treepo.engine.torch.prefix_cache import below
+from treepo.engine.torch.kv_cache import BLOCK, blocks_of, bytes_per_token
 
 EOS = 2
 NO_EOS: tuple[int, ...] = ()
@@ -94,7 +93,7 @@ def test_requests_that_lose_their_room_go_on_later() -> None:
 def test_a_request_that_can_never_fit_is_refused() -> None:
     """Waiting would not help it."""
     engine = TorchEngine(make_tiny_model(), NO_EOS, max_cache_tokens=64)
-    with pytest.raises(ValueError, match="max_cache_tokens must hold a sequence of 107 tokens, got 64"):
+    with pytest.raises(ValueError, match="^engine.max_cache_tokens: must hold a sequence of 107 tokens, got 64"):
         engine.submit(request(PROMPT, 100))
 
 
@@ -127,7 +126,7 @@ def test_what_was_used_least_recently_is_forgotten_first() -> None:
     assert computes(one) == 8
 
 
-def test_groups_are_forgotten_when_they_are_released() -> None:
+def test_groups_are_forgotten_when_they_are_aborted() -> None:
     """Nothing is left of a group, and nothing of another one is touched; groups do not share."""
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     for group in (1, 2):
@@ -153,9 +152,21 @@ def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
     assert engine.peak_tokens <= 32 + 40 * 8
 
 
+def test_the_cache_takes_the_bytes_that_it_says() -> None:
+    """Keys and values of the blocks that are held; none before the first step and none after sleep."""
+    model = make_tiny_model()
+    engine = TorchEngine(model, NO_EOS)
+    assert engine.cache_bytes == 0
+    run_all(engine, [request(PROMPT, 4)])
+    assert engine.cache_bytes == engine.kv_cache.num_blocks * BLOCK * bytes_per_token(model) > 0
+    engine.abort_group(0)
+    engine.sleep()
+    assert engine.cache_bytes == 0
+
+
 @pytest.mark.parametrize("max_num_seqs", [1, 3, 64])
 def test_a_rows_bits_do_not_depend_on_the_batch(max_num_seqs: int) -> None:
-    """In float32 on the CPU log-probabilities are equal bit by bit, alone and among others."""
+    """In float32 on the CPU log-probabilities are equal bit for bit, alone and among others."""
     requests = [replace(r, group=i) for i, r in enumerate(mixed_requests())]
     wanted = run_all(TorchEngine(make_tiny_model(), [EOS]), requests)
     for result, other in zip(
@@ -166,10 +177,10 @@ def test_a_rows_bits_do_not_depend_on_the_batch(max_num_seqs: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_compiler_torch_does_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where kernel.c cannot be built the keys are gathered; tokens, ends and scores agree, windows and all."""
+    """Where decode_attention.c cannot be built keys are gathered; tokens, ends and scores agree, windows and all."""
     requests = [request(np.tile(PROMPT, 1 + i % 3), 12, seed=i) for i in range(12)]
     wanted = run_all(TorchEngine(make_tiny_model(kind), [EOS]), requests)
-    monkeypatch.setattr("treepo.engine.torch.engine.load_kernel", lambda: None)
+    monkeypatch.setattr("treepo.engine.torch.engine.load_kernels", lambda name: None)
     monkeypatch.setattr("treepo.engine.torch.attention.MAX_GATHERED", 50)
     engine = TorchEngine(make_tiny_model(kind), [EOS])
     assert isinstance(engine.kernel, GatherKernel)
@@ -196,16 +207,18 @@ def test_long_sequences_after_short_ones() -> None:
 def check_blocks(engine: TorchEngine) -> None:
     """Without running requests, a block is held once by each run of tokens that lies in it; all others are free."""
     held = Counter[int]()
-    for root in engine.prefixes.groups.values():
-        for run in below(root):
-            assert run.num_users == 0
-            assert len(run.slots) == len(run.token_ids) > 0
-            held.update(blocks_of(run.slots).tolist())
-    slots = np.concatenate([run.slots for root in engine.prefixes.groups.values() for run in below(root)] or [[]])
+    for root in engine.prefix_cache.groups.values():
+        for node in root.descendants():
+            assert node.ref_count == 0
+            assert len(node.slots) == len(node.token_ids) > 0
+            held.update(blocks_of(node.slots).tolist())
+    slots = np.concatenate(
+        [node.slots for root in engine.prefix_cache.groups.values() for node in root.descendants()] or [[]]
+    )
     assert len(set(slots.tolist())) == len(slots), "two tokens in one slot"
-    made = range(engine.blocks.num_made)
-    assert [int(engine.blocks.holders[b]) for b in made] == [held[b] for b in made]
-    assert sorted(engine.blocks.free) == [b for b in made if not held[b]]
+    made = range(engine.blocks.num_created)
+    assert [int(engine.blocks.ref_counts[b]) for b in made] == [held[b] for b in made]
+    assert sorted(engine.blocks.free_blocks) == [b for b in made if not held[b]]
 
 
 @given(data=st.data())
@@ -222,7 +235,13 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
         int(rng.integers(1, 40)),
         data.draw(st.sampled_from([None, 144, 400]), label="max_cache_tokens"),
     )
-    engine = TorchEngine(make_tiny_model(kind), eos_ids, max_num_seqs, max_prefill, max_cache_tokens)
+    engine = TorchEngine(
+        make_tiny_model(kind),
+        eos_ids,
+        max_num_seqs,
+        max_num_batched_tokens=max_prefill,
+        max_cache_tokens=max_cache_tokens,
+    )
     known: list[np.ndarray] = [rng.integers(3, 16, size=rng.integers(1, 12)) for _ in range(2)]
     requests: dict[int, SampleRequest] = {}
     results: dict[int, SampleResult] = {}

@@ -138,7 +138,7 @@ def test_impossible_sampling_is_refused(wrong: dict[str, float]) -> None:
 
 def test_negative_temperatures_are_refused() -> None:
     world = World(Shape(4, 3, 2))
-    with pytest.raises(ValueError, match=r"temperature must not be negative, got -0\.5"):
+    with pytest.raises(ValueError, match=r"temperature: must not be negative, got -0\.5"):
         TreeSampler(world.engine(), world.rules(), SamplingParams(temperature=-0.5))
 
 

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from treepo.engine.base import Engine
-from treepo.engine.torch.engine import TorchEngine
 from treepo.model.fsdp import to_local
 
 REMEDIES = (
@@ -68,10 +67,8 @@ def memory_metrics(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, fl
 
 
 def cache_metrics(engine: Engine) -> dict[str, float]:
-    """memory/engine_cache, in bytes: the embedded engine's keys and values; other engines keep theirs to themselves."""
-    if not isinstance(engine, TorchEngine):
-        return {}
-    return {"memory/engine_cache": num_bytes([tensor for pair in engine.pool.layers.values() for tensor in pair])}
+    """Return memory/engine_cache, the bytes of the engine's keys and values, if it knows."""
+    return {} if engine.cache_bytes is None else {"memory/engine_cache": engine.cache_bytes}
 
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -57,15 +56,6 @@ class BaseModelSettings:
     weight_decay: float = 0.0
 
 
-def default_cache_folder() -> Path:
-    """Return `$TREEPO_CACHE`, else `$XDG_CACHE_HOME/treepo`, else `~/.cache/treepo`."""
-    if folder := os.environ.get("TREEPO_CACHE"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "treepo"
-    return Path.home() / ".cache" / "treepo"
-
-
 def find_or_make_base_model(
     cache_folder: Path,
     seed: int,
@@ -79,7 +69,7 @@ def find_or_make_base_model(
     if folder.is_dir():
         return folder
 
-    cache_folder.mkdir(parents=True, exist_ok=True)
+    cache_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     model, tokenizer = make_base_model(seed, report, settings)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
         finished = Path(unfinished) / "model"

@@ -113,6 +113,17 @@ def test_the_group_is_made_anew_when_members_change(
     assert len(engine.fleet.alive) == 2
 
 
+def test_closing_the_engine_ends_the_transfer(
+    make_stubs: MakeStubs, connect: Connect, transfers: list[Transfer]
+) -> None:
+    """It holds a process group; engines that never sent weights hold none."""
+    connect(make_stubs(1), sync=NcclSync("host:29600")).close()
+    engine = connect(make_stubs(1), sync=NcclSync("host:29600"))
+    engine.update_weights(make_model())
+    engine.close()
+    assert [transfer.num_shutdowns for transfer in transfers] == [1]
+
+
 def test_a_transfer_that_fails_is_an_error_and_the_next_begins_anew(
     make_stubs: MakeStubs, connect: Connect, transfers: list[Transfer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
