@@ -22,8 +22,8 @@ T = TypeVar("T")
 class DistContext:
     """This process's rank among those that train together, from 0 on; a single process by default.
 
-    group: the gloo group that carries numbers and objects between them on the CPU. Every process has to call all methods
-    but `shard`, in the same order.
+    group: the gloo group that carries numbers and objects between them on the CPU. Every process has to call all
+    methods but `shard`, in the same order.
     """
 
     rank: int = 0

@@ -14,7 +14,7 @@ from tests.learn.test_update import adam_of, gradients, largest_difference, upda
 from tests.models import make_tiny_model
 from treepo.engine.torch.kv_cache import BLOCK, bytes_per_token
 from treepo.learn.losses import GSPO, PPO, Loss
-from treepo.learn.memory import cache_metrics, memory_metrics
+from treepo.learn.metrics import cache_metrics, memory_metrics
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer, Scores, TreeBatch
 from treepo.learn.settings import OptimSettings

@@ -68,8 +68,8 @@ def _tensor(text: str) -> Tensor:
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
     """Write this process's shards of tensors; they are on disk when this returns.
 
-    group: the processes that the tensors are sharded over; this one alone if not given. Raises OSError, in all of them, if it
-    cannot be written.
+    group: the processes that the tensors are sharded over; this one alone if not given. Raises OSError, in all of
+    them, if it cannot be written.
     """
     _expect_one_process()
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -146,7 +146,9 @@ class TrainState:
         self.optimizer.load_state_dict(self._empty_state(saved))
         tensors = self._tensors()
         if unlike := sorted(name for name in saved.keys() | tensors.keys() if not _fits(saved, tensors, name)):
-            raise SettingError("resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}")
+            raise SettingError(
+                "resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}"
+            )
         with torch.no_grad():
             load_tensors(folder, tensors, self.processes.group)
         self.schedule.load_state_dict(scalars["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
