@@ -46,7 +46,7 @@ class VllmWorker:
 
     @classmethod
     def start(cls, python: str, folder: Path, bench: RolloutBench, workload: Workload) -> "VllmWorker":
-        """Returns when it can sample."""
+        """Start it and wait until it can sample."""
         bench.policy.save(folder)
         work = {
             "prompts": [list(p.prompt_ids) for p in bench.problems],
@@ -65,10 +65,10 @@ class VllmWorker:
             raise SystemExit(f"vLLM did not start; try: {shlex.join(command)}")
         return cls(process, json.loads(first))
 
-    def sample(self, how: str) -> int:
-        """Tokens decoded."""
+    def sample(self, mode: str) -> int:
+        """Sample all answers and return the number of tokens decoded."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(how, file=self.process.stdin, flush=True)
+        print(mode, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())["num_decoded"]
 
 
@@ -81,18 +81,17 @@ class VllmContender:
     workload: Workload
     num_prompts: int
     num_prompt_tokens: int
-    how: str
+    mode: str
     decoded: list[int] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """The worker forgets its keys and values at the start of a run."""
+        """The worker clears its cache at the start of a run."""
 
     def run(self) -> None:
-        """See treepo.bench.rollout_variants.Contender."""
-        self.decoded.append(self.worker.sample(self.how))
+        self.decoded.append(self.worker.sample(self.mode))
 
     def counts(self) -> Counts:
-        """Prompts are counted once each, as if they were shared wholly; distinct tokens are not looked at."""
+        """Prompts are counted once each, as if they were shared as a whole; distinct tokens are not counted."""
         decoded = self.decoded[-1]
         num_trajectories = self.num_prompts * self.workload.width
         assert decoded == num_trajectories * self.workload.response_len
@@ -107,9 +106,17 @@ def main(python: str, model: str, tree: str, extra: list[str]) -> None:
     terminal = Terminal(Console())
     with TemporaryDirectory() as folder:
         worker = VllmWorker.start(python, Path(folder), bench, workload)
-        sizes = len(bench.problems), sum(len(p.prompt_ids) - 1 for p in bench.problems)
-        for how in ("seeded", "bare"):
-            workload.contenders.append(VllmContender(f"vLLM, {how}", worker, workload, *sizes, how))
+        for mode in ("seeded", "bare"):
+            workload.contenders.append(
+                VllmContender(
+                    name=f"vLLM, {mode}",
+                    worker=worker,
+                    workload=workload,
+                    num_prompts=len(bench.problems),
+                    num_prompt_tokens=sum(len(p.prompt_ids) - 1 for p in bench.problems),
+                    mode=mode,
+                )
+            )
         command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
         with terminal.progress("measuring") as progress:
             report = bench.run([workload], command, progress)

@@ -66,8 +66,8 @@ def test_sampled_logprobs_are_those_of_one_full_forward(policy):
 def test_shared_prefixes_are_computed_once(policy):
     """Prompts are prefilled once per tree; below them nothing is, and each node costs its tokens and no more."""
     trees, engine = grow(policy, 256, list(range(12)), SHAPE)
-    assert engine.num_prefilled == sum(len(tree.prompt_ids) - 1 for tree in trees.values())
-    assert engine.num_decoded == sum(tree.num_decoded() for tree in trees.values())
+    assert engine.counters.num_prefilled == sum(len(tree.prompt_ids) - 1 for tree in trees.values())
+    assert engine.counters.num_decoded == sum(tree.num_decoded() for tree in trees.values())
 
 
 def test_a_star_is_sequential_sampling(policy):
