@@ -7,7 +7,6 @@ import torch
 from treepo.data.problem import Problem
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK
-from treepo.engine.torch.prefix_cache import below
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
@@ -103,7 +102,8 @@ class Watched(TorchEngine):
 
     def step(self):
         results = super().step()
-        known = sum(len(run.token_ids) for root in self.prefixes.groups.values() for run in below(root))
+        roots = self.prefix_cache.groups.values()
+        known = sum(len(node.token_ids) for root in roots for node in root.descendants())
         running = self.rows.running()
         decoding = int((self.rows.num_known[running] - 1 - self.rows.prefix_lens[running]).sum())
         self.noted = [*getattr(self, "noted", []), (known + decoding, self.blocks.num_used * BLOCK)]
