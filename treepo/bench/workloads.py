@@ -21,7 +21,7 @@ from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
-from treepo.run.rollout import close_parts, engine_for
+from treepo.run.rollout import build_sampler, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tasks.base_model import BaseModelSettings, initial_model
@@ -148,7 +148,7 @@ def grown_batches(settings: TaskSettings, model: ModelSettings, policy: Policy, 
         try:
             task = build_task(config, policy, engine.max_model_len)
             updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
-            trainer = build_trainer(config, policy, task, engine, updater)
+            trainer = build_trainer(config, policy, task, build_sampler(config, policy, engine), updater)
             problems = task.training_problems(0, settings.problems)
             trees = trainer.grow(problems, step=1)
             rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
