@@ -115,8 +115,10 @@ class ServerEngine:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self.sync.close()
-        await self.session.close()
+        try:
+            await self.sync.close()
+        finally:
+            await self.session.close()
 
     @property
     def num_free_slots(self) -> int:

@@ -151,8 +151,11 @@ class VllmEngine:
 
     def close(self) -> None:
         """Shut vLLM down. Other instances of vLLM in this process break then: they share its process groups."""
-        if self.core is not None:
+        if self.core is None:
+            return
+        try:
             self._abort(list(self.running))
+        finally:
             self.core.engine_core.shutdown()
             self.core = None
 
