@@ -9,7 +9,7 @@ import numpy as np
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.vllm.generators import REQUEST_NAME, RequestGenerators
 from treepo.errors import SettingError
-from treepo.model.policy import exported_weights
+from treepo.model.lora import exported_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
