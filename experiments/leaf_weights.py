@@ -19,7 +19,7 @@ from time import process_time
 import matplotlib as mpl
 import numpy as np
 
-from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares
+from treepo.credit.leaf_weights import FallbackLeaves, group_means, leaf_weights, shares
 from treepo.engine.base import SampleResult
 from treepo.grow.branching import EvenBranching, InitialFork, LogprobBranching, RandomBranching, TokenBudgetBranching
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
@@ -55,7 +55,7 @@ QUANTITIES = ("reward", "length", "gradient", "gradient, own mean", "gradient, o
 """The gradient is E[(R - baseline) score]; its baseline is the true mean reward, the tree's mean, or for each node's
 tokens the mean over the leaves that are not below it."""
 
-KINDS: tuple[Resumed, ...] = ("ignored", "alike", "all")
+KINDS: tuple[FallbackLeaves, ...] = ("ignored", "alike", "all")
 WEIGHTINGS = ("plain", *KINDS)
 
 
@@ -120,7 +120,7 @@ def plain_averages(values: np.ndarray, baseline: float) -> list[float]:
     return [reward.mean(), length.mean(), ((reward - baseline) * score).mean(), own, others]
 
 
-def weighted_averages(tree: Tree, kind: Resumed, policy: Policy, values: np.ndarray, baseline: float) -> list[float]:
+def weighted_averages(tree: Tree, kind: FallbackLeaves, policy: Policy, values: np.ndarray, baseline: float) -> list[float]:
     """The weighted means of QUANTITIES."""
     reward, length, score = values
     weights, means = leaf_weights(tree, kind), group_means(tree, reward, kind)

@@ -14,7 +14,7 @@ from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState, save_tensors
 
 
-def make_learner(is_sharded: bool = False) -> TrainState:
+def make_train_state(is_sharded: bool = False) -> TrainState:
     """Three rows over two processes: the shards differ in size."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -24,20 +24,20 @@ def make_learner(is_sharded: bool = False) -> TrainState:
     return TrainState(model, *make_optimizer(model, OptimSettings(lr=0.1)))
 
 
-def step(learner: TrainState) -> None:
-    learner.model(torch.linspace(-1, 1, 20).reshape(5, 4)).square().mean().backward()
-    learner.optimizer.step()
-    learner.optimizer.zero_grad()
-    learner.schedule.step()
+def step(train_state: TrainState) -> None:
+    train_state.model(torch.linspace(-1, 1, 20).reshape(5, 4)).square().mean().backward()
+    train_state.optimizer.step()
+    train_state.optimizer.zero_grad()
+    train_state.schedule.step()
 
 
 def save_own(rank: int, folder: str) -> None:
     """One of two processes."""
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    learner = make_learner(is_sharded=True)
-    step(learner)
-    save_tensors(Path(folder) / "saved", learner.copy_tensors(), dist.group.WORLD)
+    train_state = make_train_state(is_sharded=True)
+    step(train_state)
+    save_tensors(Path(folder) / "saved", train_state.copy_tensors(), dist.group.WORLD)
     dist.destroy_process_group()
 
 
@@ -45,9 +45,9 @@ def test_one_process_goes_on_with_what_two_have_saved(tmp_path):
     """Weights and moments that were sharded by FSDP2 are whole again, through the same calls."""
     mp.start_processes(save_own, args=(str(tmp_path),), nprocs=2, start_method=START_METHOD)
     assert len(list((tmp_path / "saved").glob("*.safetensors"))) == 2
-    expected = make_learner()
+    expected = make_train_state()
     step(expected)
-    found = make_learner()
+    found = make_train_state()
     found.restore(tmp_path / "saved", expected.scalars())
     for _ in range(2):
         for name, tensor in expected.copy_tensors().items():

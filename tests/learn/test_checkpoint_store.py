@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import treepo.learn.checkpoint as store_module
-from tests.learn.learners import make_learner, save
+from tests.learn.train_states import make_train_state, save
 from treepo.errors import DamagedError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, check_manifest
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    return save(CheckpointStore(tmp_path_factory.mktemp("store"), keep=1), make_learner(0), Progress(1, 0.5, 0))
+    return save(CheckpointStore(tmp_path_factory.mktemp("store"), keep=1), make_train_state(0), Progress(1, 0.5, 0))
 
 
 @given(data=st.data())
@@ -52,7 +52,7 @@ def _says_the_same(one: bytes, other: bytes) -> bool:
 
 def test_a_foreign_file_is_found(tmp_path):
     """All safetensors of the folder would be read."""
-    folder = save(CheckpointStore(tmp_path, keep=1), make_learner(0), Progress(1, 0.5, 0))
+    folder = save(CheckpointStore(tmp_path, keep=1), make_train_state(0), Progress(1, 0.5, 0))
     (folder / "more.safetensors").write_bytes(b"")
     with pytest.raises(DamagedError, match="more.safetensors is missing or unknown"):
         check_manifest(folder)
@@ -60,9 +60,9 @@ def test_a_foreign_file_is_found(tmp_path):
 
 def test_damaged_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog):
     store = CheckpointStore(tmp_path, keep=3)
-    learner = make_learner(0)
+    train_state = make_train_state(0)
     for number in (1, 2, 3):
-        save(store, learner, Progress(number, 0.0, 0))
+        save(store, train_state, Progress(number, 0.0, 0))
     os.truncate(tmp_path / "step-000003" / "state.json", 5)
     (tmp_path / "step-000002" / "manifest.json").unlink()
     assert store.newest() == 1
@@ -72,16 +72,16 @@ def test_damaged_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog):
         "step 2 is damaged and passed over: manifest.json cannot be read: No such file or directory"
     )
     # What comes later than the one that the run went on from is dropped when there is a new one.
-    save(store, learner, Progress(2, 0.0, 0))
+    save(store, train_state, Progress(2, 0.0, 0))
     assert (store.steps(), store.newest(), len(warnings_of(caplog))) == ([1, 2], 2, 2)
 
 
 def test_the_last_few_and_the_best_are_kept(tmp_path):
-    store, learner = CheckpointStore(tmp_path, keep=2), make_learner(0)
+    store, train_state = CheckpointStore(tmp_path, keep=2), make_train_state(0)
     best = {1: 0, 2: 2, 3: 2, 4: 2, 5: 5, 6: 5}
     kept = []
     for number, best_step in best.items():
-        save(store, learner, Progress(number, 0.0, best_step))
+        save(store, train_state, Progress(number, 0.0, best_step))
         kept.append(store.steps())
     assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [4, 5], [5, 6]]
 
@@ -90,7 +90,7 @@ def test_what_a_killed_process_left_is_no_checkpoint_and_is_removed(tmp_path):
     (tmp_path / "step-000007.partial").mkdir()
     store = CheckpointStore(tmp_path, keep=2)
     assert store.newest() is None
-    save(store, make_learner(0), Progress(8, 0.0, 0))
+    save(store, make_train_state(0), Progress(8, 0.0, 0))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000008"]
 
 
@@ -104,22 +104,22 @@ def no_space(*args: object) -> None:
 
 
 def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch, caplog):
-    store, learner = CheckpointStore(tmp_path, keep=1), make_learner(0)
+    store, train_state = CheckpointStore(tmp_path, keep=1), make_train_state(0)
     writer = CheckpointWriter(store)
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "write_manifest", no_space)
-        writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
+        writer.start(Snapshot.of(train_state, Progress(1, 0.0, 0)))
         writer.wait()
     assert warnings_of(caplog) == [
         "checkpoint of step 1 could not be written (No space left on device); there is none yet"
     ]
     assert list(tmp_path.iterdir()) == []
-    writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
+    writer.start(Snapshot.of(train_state, Progress(2, 0.0, 0)))
     writer.wait()
     assert not writer.has_failed
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "write_manifest", no_space)
-        writer.start(Snapshot.of(learner, Progress(3, 0.0, 0)))
+        writer.start(Snapshot.of(train_state, Progress(3, 0.0, 0)))
         writer.wait()
     assert writer.has_failed
     assert warnings_of(caplog)[1] == (
@@ -133,7 +133,7 @@ def test_a_file_that_may_not_grow_fails_inside_torch_as_outside(tmp_path, caplog
     """torch.distributed.checkpoint wraps what goes wrong in an exception that is no Exception."""
     writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    snapshot = Snapshot.of(make_learner(0), Progress(1, 0.0, 0))
+    snapshot = Snapshot.of(make_train_state(0), Progress(1, 0.0, 0))
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
         writer.start(snapshot)
@@ -150,7 +150,7 @@ def test_a_fault_that_is_not_the_disks_is_raised_to_whoever_waits(tmp_path, monk
 
     monkeypatch.setattr(store_module, "write_manifest", fail)
     writer = CheckpointWriter(CheckpointStore(tmp_path, keep=1))
-    writer.start(Snapshot.of(make_learner(0), Progress(1, 0.0, 0)))
+    writer.start(Snapshot.of(make_train_state(0), Progress(1, 0.0, 0)))
     with pytest.raises(RuntimeError, match="a bug"):
         writer.wait()
     writer.wait()
@@ -159,12 +159,12 @@ def test_a_fault_that_is_not_the_disks_is_raised_to_whoever_waits(tmp_path, monk
 def test_writing_is_in_the_background_and_the_next_waits(tmp_path, monkeypatch):
     go, write = Event(), CheckpointStore.write
     monkeypatch.setattr(CheckpointStore, "write", lambda *args: go.wait(30) and write(*args))
-    store, learner = CheckpointStore(tmp_path, keep=5), make_learner(0)
+    store, train_state = CheckpointStore(tmp_path, keep=5), make_train_state(0)
     writer = CheckpointWriter(store)
-    writer.start(Snapshot.of(learner, Progress(1, 0.0, 0)))
+    writer.start(Snapshot.of(train_state, Progress(1, 0.0, 0)))
     assert store.steps() == []
     go.set()
-    writer.start(Snapshot.of(learner, Progress(2, 0.0, 0)))
+    writer.start(Snapshot.of(train_state, Progress(2, 0.0, 0)))
     assert 1 in store.steps()
     writer.wait()
     assert store.steps() == [1, 2]

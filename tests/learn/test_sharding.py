@@ -109,20 +109,20 @@ def draw(engine: TorchEngine, seed: int) -> tuple[list[int], list[float]]:
     return results[0].token_ids.tolist(), results[0].logprobs.tolist()
 
 
-def train_a_step(learner: TrainState) -> None:
+def train_a_step(train_state: TrainState) -> None:
     """One step of the optimiser, from the first half of a sum that the other process has the other half of."""
     for process in range(2):
-        if learner.processes.world_size == 1 or learner.processes.rank == process:
+        if train_state.processes.world_size == 1 or train_state.processes.rank == process:
             ids, places = torch.arange(6) + process, torch.arange(6)
             context = TreeAttention([0, 6], torch.full_like(ids, 6), places)
             inputs = {"input_ids": ids[None], "position_ids": places[None], "attention_context": context}
-            learner.model(**inputs, use_cache=False).logits.square().sum().backward()
-    learner.optimizer.step()
-    learner.optimizer.zero_grad()
-    learner.schedule.step()
+            train_state.model(**inputs, use_cache=False).logits.square().sum().backward()
+    train_state.optimizer.step()
+    train_state.optimizer.zero_grad()
+    train_state.schedule.step()
 
 
-def make_learner(processes: DistContext = SINGLE_PROCESS) -> tuple[TrainState, Any]:
+def make_train_state(processes: DistContext = SINGLE_PROCESS) -> tuple[TrainState, Any]:
     model = make_tiny_model("llama")
     meta_model = meta_copy(model)
     if processes.world_size > 1:
@@ -132,8 +132,8 @@ def make_learner(processes: DistContext = SINGLE_PROCESS) -> tuple[TrainState, A
 
 def serve_and_keep(processes: DistContext, folder: Path) -> None:
     """Before and after an update: what the engine draws, each process for itself, and what is saved."""
-    learner, meta_model = make_learner(processes)
-    model = learner.model
+    train_state, meta_model = make_train_state(processes)
+    model = train_state.model
     assert is_sharded(model)
     with unsharded(model):
         engine = TorchEngine(model, [2])
@@ -148,21 +148,21 @@ def serve_and_keep(processes: DistContext, folder: Path) -> None:
         if processes.is_first:
             torch.save(copies, folder / f"weights {number}.pt")
             (folder / f"drawn {number}.json").write_text(json.dumps(drawn))
-        train_a_step(learner)
+        train_a_step(train_state)
 
 
 def test_a_divided_model_is_served_whole(tmp_path):
     """The engine that was made over it draws the same letters from it before and after an update, and its weights,
     gathered or built anew, are those of a model in one process."""
     run_in(2, serve_and_keep, tmp_path)
-    learner, _ = make_learner()
-    engine = TorchEngine(learner.model, [2])
+    train_state, _ = make_train_state()
+    engine = TorchEngine(train_state.model, [2])
     texts = []
     for number in range(2):
         expected = [draw(engine, seed) for seed in range(3)]
         engine.sleep()
         weights = torch.load(tmp_path / f"weights {number}.pt", weights_only=True)
-        state = learner.model.state_dict()
+        state = train_state.model.state_dict()
         assert weights.keys() == state.keys()
         for name, tensor in state.items():
             torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
@@ -171,5 +171,5 @@ def test_a_divided_model_is_served_whole(tmp_path):
             assert found_ids == ids
             assert found_logprobs == pytest.approx(logprobs, abs=1e-3)
         texts.append([ids for ids, _ in expected])
-        train_a_step(learner)
+        train_a_step(train_state)
     assert texts[0] != texts[1], "the update changed what is drawn"

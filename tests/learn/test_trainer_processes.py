@@ -106,14 +106,14 @@ def fail(trainer: Trainer, rank: int) -> dict[str, str]:
     }
 
 
-def draw(learner: TrainState, rank: int, folder: Path) -> list[float]:
+def draw(train_state: TrainState, rank: int, folder: Path) -> list[float]:
     """What Python's generator gives before and after a state of its own is put back."""
     random.seed(rank)
-    scalars = learner.scalars()
+    scalars = train_state.scalars()
     assert len(scalars["random"]) == 2 and scalars["random"][0]["python"] != scalars["random"][1]["python"]
-    save_tensors(folder / "saved", learner.copy_tensors(), learner.processes.group)
+    save_tensors(folder / "saved", train_state.copy_tensors(), train_state.processes.group)
     drawn = random.random()
-    learner.restore(folder / "saved", scalars)
+    train_state.restore(folder / "saved", scalars)
     return [drawn, random.random()]
 
 
@@ -125,8 +125,8 @@ def go_through(processes: DistContext, folder: Path) -> None:
     found["trained"] = [flat.step(step, with_entropies=True).metrics["problems/trained"] for step in (2, 3)]
     found["metrics"] = trainer.step(4, with_entropies=True).metrics
     found["single"] = replace(trainer, prompts_per_step=1).step(5).metrics
-    learner = TrainState(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
-    found["drawn"] = draw(learner, processes.rank, folder)
+    train_state = TrainState(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
+    found["drawn"] = draw(train_state, processes.rank, folder)
     weights = {k: full_tensor(v.detach()).contiguous() for k, v in trainer.policy.model.named_parameters()}
     (folder / f"{processes.rank}.json").write_text(json.dumps(found))
     if processes.is_first:

@@ -6,11 +6,11 @@ import numpy as np
 
 from treepo.tree import ROOT, StopReason, Tree
 
-Resumed = Literal["ignored", "alike", "all"]
-"""What counts of the trajectories that a fallback drew: nothing; those that end like an original; everything."""
+FallbackLeaves = Literal["ignored", "alike", "all"]
+"""Which trajectories that a fallback drew count: none; those that end like an original; all."""
 
 
-def leaf_weights(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
+def leaf_weights(tree: Tree, fallback_leaves: FallbackLeaves = "ignored") -> np.ndarray:
     """float64 per leaf, in the order of `Tree.leaves`, summing to 1: the product of its nodes' `shares`.
 
     w_i = product over the nodes v on the path to leaf i of 1 / c(v), with c(v) the children drawn where v was drawn.
@@ -31,18 +31,18 @@ def leaf_weights(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
     ignored: nothing that it drew (weight 0). Exact for every fallback, as the sum stops where no path was active.
     alike: unforked paths from one node with as many tokens and the same stop reason share what the originals among them
         have. Exact (and never of larger variance: Rao-Blackwell, both could have been the original) if growing looks at
-        lengths and stop reasons alone and cuts at segment borders: not for `LogprobBranching`, not for `by_reason`,
+        lengths and stop reasons alone and cuts at segment boundaries: not for `LogprobBranching`, not for `by_reason`,
         `unlikely_token`, `unlikely_block`, `likely_block`, nor for windows that are not whole segments.
-    all: like any sibling. Off by E[sum over resumed nodes x of w_x a (V(x) - S)], w_x the weight of x by this kind, S
+    all: like any sibling. Off by E[sum over fallback nodes x of w_x a (V(x) - S)], w_x the weight of x by this kind, S
         the mean of the originals below x, by `ignored` and relative to x, and a the share that they lose: not 0, as x
-        is resumed for what they were (ended early, answered). Exact only where the fallback would have been the same
+        was drawn for what they were (ended early, answered). Exact only where the fallback would have been the same
         whatever had been drawn.
 
     `min_response_len`: trajectories that are dropped leave no node, and their siblings share what they had. Exact while
     nothing is dropped, biased otherwise: the target is then the policy given a sufficient length, a ratio of means.
     Siblings that begin alike are draws of their own, and count as such: never merge them before weighing.
     """
-    below = shares(tree, resumed)
+    below = shares(tree, fallback_leaves)
     weights = np.zeros(len(tree.nodes))
     for index in tree.top_down():
         parent = tree.nodes[index].parent
@@ -50,16 +50,16 @@ def leaf_weights(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
     return weights[tree.leaves()]
 
 
-def shares(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
+def shares(tree: Tree, fallback_leaves: FallbackLeaves = "ignored") -> np.ndarray:
     """float64 per node: what it has of its parent's weight, 1 over the children of each node; 1 for the root.
 
     See `leaf_weights`. If nothing else is left below a node, what a fallback drew there counts as original.
     """
     result = np.ones(len(tree.nodes))
-    ends = _ends(tree) if resumed == "alike" else {}
+    ends = _ends(tree) if fallback_leaves == "alike" else {}
     for children in filter(None, tree.children()):
         originals = [i for i in children if not tree.nodes[i].from_fallback] or children
-        if resumed == "all":
+        if fallback_leaves == "all":
             originals = children
         result[children] = 0.0
         result[originals] = 1 / len(originals)
@@ -70,13 +70,13 @@ def shares(tree: Tree, resumed: Resumed = "ignored") -> np.ndarray:
     return result
 
 
-def group_means(tree: Tree, values: np.ndarray, resumed: Resumed = "ignored") -> np.ndarray:
+def group_means(tree: Tree, values: np.ndarray, fallback_leaves: FallbackLeaves = "ignored") -> np.ndarray:
     """float64 per node: the weighted mean of `values` (one per leaf) over the leaves at or below it.
 
     Weights are relative to the node, so that it is unbiased for the policy's mean after the prefix that ends there; the
     root's is the tree's. A leaf has to lie below every node, as in grown trees.
     """
-    below = shares(tree, resumed)
+    below = shares(tree, fallback_leaves)
     means = np.zeros(len(tree.nodes))
     means[tree.leaves()] = values
     for index in reversed(list(tree.top_down())):
@@ -85,9 +85,9 @@ def group_means(tree: Tree, values: np.ndarray, resumed: Resumed = "ignored") ->
     return means
 
 
-def weighted_mean(tree: Tree, values: np.ndarray, resumed: Resumed = "ignored") -> float:
+def weighted_mean(tree: Tree, values: np.ndarray, fallback_leaves: FallbackLeaves = "ignored") -> float:
     """The mean of `values` (one per leaf) that is unbiased for the policy's own; see `leaf_weights`."""
-    return float(leaf_weights(tree, resumed) @ values)
+    return float(leaf_weights(tree, fallback_leaves) @ values)
 
 
 def _ends(tree: Tree) -> dict[int, tuple[int, StopReason] | None]:

@@ -175,7 +175,7 @@ class TrainState:
         return tensors
 
     def _empty_state(self, saved: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Any]:
-        """A state of the optimizer with the shapes of what was saved; a parameter without a gradient so far has none."""
+        """An optimizer state with the shapes of what was saved; a parameter without a gradient so far has none."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         places = {parameter: place for place, parameter in enumerate(parameters)}
         state: dict[int, dict[str, Tensor]] = {}

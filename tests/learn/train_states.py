@@ -1,4 +1,4 @@
-"""A small learner with every kind of weight, and its updates."""
+"""The state of a small model with every kind of weight, and its updates."""
 
 import random
 from pathlib import Path
@@ -30,22 +30,22 @@ class Model(nn.Module):
         return (x @ self.first @ self.tied * self.narrow * self.frozen).square().mean()
 
 
-def make_learner(seed: int) -> TrainState:
+def make_train_state(seed: int) -> TrainState:
     model = Model(seed)
     return TrainState(model, *make_optimizer(model, OptimSettings(lr=0.1, warmup_steps=7)))
 
 
-def step(learner: TrainState, number: int) -> None:
+def step(train_state: TrainState, number: int) -> None:
     """One update, with noise of the global generators in it."""
     x = torch.randn(4, 3) + random.random() + float(np.random.rand()) + number
-    learner.optimizer.zero_grad()
-    learner.model(x).backward()
-    learner.optimizer.step()
-    learner.schedule.step()
+    train_state.optimizer.zero_grad()
+    train_state.model(x).backward()
+    train_state.optimizer.step()
+    train_state.schedule.step()
 
 
-def weights(learner: TrainState) -> dict[str, bytes]:
-    state = learner.model.state_dict()
+def weights(train_state: TrainState) -> dict[str, bytes]:
+    state = train_state.model.state_dict()
     return {name: tensor.reshape(-1).view(torch.uint8).numpy().tobytes() for name, tensor in state.items()}
 
 
@@ -53,6 +53,6 @@ def drawn() -> tuple[float, ...]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-def save(store: CheckpointStore, learner: TrainState, progress: Progress) -> Path:
-    store.write(Snapshot.of(learner, progress))
+def save(store: CheckpointStore, train_state: TrainState, progress: Progress) -> Path:
+    store.write(Snapshot.of(train_state, progress))
     return store.folder / f"step-{progress.step:06d}"

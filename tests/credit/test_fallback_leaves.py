@@ -8,13 +8,13 @@ import pytest
 from tests.credit.exact import TinyPolicy, all_trees, value_of, values_of
 from tests.credit.test_leaf_weights import ONE, SMALL, rules
 from tests.trees import add_segment, tree_of
-from treepo.credit.leaf_weights import Resumed, group_means, leaf_weights, shares, weighted_mean
+from treepo.credit.leaf_weights import FallbackLeaves, group_means, leaf_weights, shares, weighted_mean
 from treepo.grow.fallback import Backtrack
 from treepo.tree import ROOT, StopReason, Tree
 
 
-def formula(tree: Tree, policy: TinyPolicy, most: int, kind: Resumed) -> float:
-    """sum over resumed nodes x of w_x a (V(x) - S), with w_x by this kind."""
+def formula(tree: Tree, policy: TinyPolicy, most: int, kind: FallbackLeaves) -> float:
+    """sum over fallback nodes x of w_x a (V(x) - S), with w_x by this kind."""
     below, means = shares(tree, kind), group_means(tree, values_of(tree))
     weights, total = np.ones(len(tree.nodes)), 0.0
     for x, children in enumerate(tree.children()):
