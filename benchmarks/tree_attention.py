@@ -25,7 +25,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from treepo.bench.common import describe_machine, median_ratio, time_interleaved
 from treepo.bench.settings import level_sizes
 from treepo.model.attention import AttentionContext, TreeAttention
-from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
+from treepo.model.kernels.compile import load_kernels
+from treepo.model.kernels.tree_attention import CpuTreeAttention
 
 RESULTS = Path(__file__).parent / "results"
 FLASH: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -165,10 +166,10 @@ def variants(case: Case) -> tuple[list[Variant], float]:
         return [torch.randn(rows, h, columns, case.head_size).requires_grad_() for h in heads]
 
     q, k, v = drawn(1, size * count)
-    library = load_tree_kernel()
-    assert library is not None, "a C compiler is needed"
+    kernels = load_kernels("tree_attention.c")
+    assert kernels is not None, "a C compiler is needed"
     ways: dict[str, AttentionContext] = {
-        "kernel": CpuTreeAttention(library, offsets, all_positions),
+        "kernel": CpuTreeAttention(kernels, offsets, all_positions),
         "mask": TreeAttention(offsets, torch.from_numpy(all_ends), torch.from_numpy(all_positions)),
         "slices": SlicedTreeAttention(all_runs),
     }

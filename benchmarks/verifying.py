@@ -1,12 +1,12 @@
-"""Answer checking: published answers, and hostile ones, through the pool with `MathVerifier`.
+"""Verifying published answers, and hostile ones, through the pool with `MathVerifier`.
 
-    OMP_NUM_THREADS=1 python benchmarks/verifying.py      # a quarter of an hour on two idle cores; results/verifying.json
+    OMP_NUM_THREADS=1 python benchmarks/verifying.py      # 15 minutes on two idle cores; results/verifying.json
     python benchmarks/verifying.py --hostile 500 --seed 1
 
-Right are the reference solutions of GSM8K and MATH-500, which TREEPO_TEST_DATA names the folder of. The same with the
-answers shuffled between problems are right as often as the two answers are equal. Pairs of math-verify's own tests are
-judged as they expect; those that are not are listed with the reason. Hostile answers (tests/verify/hostile.py)
-are all wrong; each may take a second.
+The reference solutions of GSM8K and MATH-500 (in the folder TREEPO_TEST_DATA) should all be right. With answers
+shuffled between problems, they should be right as often as the two answers are equal. Pairs of math-verify's own tests
+should be judged as that library expects; exceptions are listed with the reason. Hostile answers
+(tests/verify/hostile.py) should all be wrong; each may take a second.
 """
 
 import argparse
@@ -40,17 +40,17 @@ SHOWN = 120
 
 @dataclass(frozen=True)
 class Case:
-    """Pairs of (response, known answer), and which of them are expected to be right."""
+    """Pairs of (response, ground truth), and which of them are expected to be right."""
 
     name: str
     pairs: list[tuple[str, str]]
     expected: list[bool]
     reasons: list[str]
-    """Why a pair may be judged otherwise; empty if it should not be."""
+    """Why a verdict may differ from the expected one; empty if it should not."""
 
 
 def published() -> list[Case]:
-    """Everything but hostile answers."""
+    """All cases but the hostile answers."""
     cases = []
     gsm8k = gsm8k_solutions("gsm8k_train.jsonl") + gsm8k_solutions("gsm8k_test.jsonl")
     for name, pairs in (("GSM8K", gsm8k), ("MATH-500", math500_solutions())):
@@ -66,7 +66,7 @@ def published() -> list[Case]:
 
 
 class Peak(threading.Thread):
-    """The largest peak of any worker's resident memory, in MiB, looked at every 50 ms (Linux)."""
+    """The largest resident memory of any worker, in MiB, sampled every 50 ms (Linux)."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -74,7 +74,6 @@ class Peak(threading.Thread):
         self.is_over = threading.Event()
 
     def run(self) -> None:
-        """See Thread."""
         while not self.is_over.wait(0.05):
             for path in Path("/proc/self/task").glob("*/children"):
                 for pid in path.read_text().split():
@@ -85,7 +84,7 @@ class Peak(threading.Thread):
 
 
 def measure(case: Case, settings: VerifierPoolSettings) -> dict[str, Any]:
-    """Judge a case with workers that have started before."""
+    """Judge a case with workers that are already running."""
     peak = Peak()
     with VerifierPool(MathVerifier(), settings) as pool:
         pool.verify([("\\boxed{1}", "1")] * 100)
@@ -124,14 +123,14 @@ def measure(case: Case, settings: VerifierPoolSettings) -> dict[str, Any]:
 
 
 def describe() -> dict[str, str | int]:
-    """Versions, and the cores that workers share."""
+    """Versions, and the number of workers."""
     names = ("math-verify", "latex2sympy2-extended", "sympy")
     machine = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
     return machine | {name: version(name) for name in names} | {"workers": VerifierPoolSettings().workers_wanted(1000)}
 
 
 def main(num_hostile: int, seed: int) -> None:
-    """Measure every case, print a row for each and keep the figures."""
+    """Measure every case, print a row for each and write the results."""
     drawn = list(hostile_answers(num_hostile, seed))
     hostile = Case(f"hostile, seed {seed}", [d[1:] for d in drawn], [False] * len(drawn), [""] * len(drawn))
     rows = []

@@ -29,7 +29,8 @@ from treepo.bench.rollout import table
 from treepo.bench.settings import ArchitectureSettings
 from treepo.engine.base import SampleRequest
 from treepo.engine.settings import VllmSettings
-from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
+from treepo.engine.vllm.engine import VllmEngine
+from treepo.engine.vllm.generators import RequestGenerators
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.model.settings import ModelSettings
 from treepo.report.bench_results import ROLLOUT_NAME, read_rollout
@@ -89,22 +90,22 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
     """In turns: the adapter, vLLM alone seeded, vLLM alone bare; after a round that warms up."""
     response_len, rng = 64, np.random.default_rng(0)
     policy = load_or_make(ModelSettings(), ArchitectureSettings(**MODELS["0.8M"]), 256, seed=0)
-    streams = RequestGenerators()
+    generators = RequestGenerators()
     limits = VllmLimits(
         max_model_len=192,
         max_num_seqs=num_requests,
         max_num_batched_tokens=num_requests * 192,
         max_cache_tokens=300_000,
     )
-    core = start_vllm(VllmSettings(), limits, policy.model, False, streams)
-    engine = VllmEngine(core, streams, ())
+    core = start_vllm(VllmSettings(), limits, policy.model, generators)
+    engine = VllmEngine(core, generators, ())
     prompts = [rng.integers(3, 29, size=rng.integers(40, 71)).astype(np.int32) for _ in range(num_requests // 16)]
     requests = [SampleRequest(i, prompts[i % len(prompts)], response_len, 1000 + i) for i in range(num_requests)]
     rounds = []
     for _ in range(repeats + 1):
         engine.update_weights(policy.model)
-        step, add, drawing = Timed(core.step), Timed(core.add_request), Timed(streams.sample_tokens)
-        core.step, core.add_request, streams.sample_tokens = step, add, drawing
+        step, add, drawing = Timed(core.step), Timed(core.add_request), Timed(generators.sample_tokens)
+        core.step, core.add_request, generators.sample_tokens = step, add, drawing
         start = perf_counter()
         for request in requests:
             engine.submit(request)
@@ -112,7 +113,7 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
         while num_done < len(requests):
             num_done += len(engine.step())
         seconds = perf_counter() - start
-        core.step, core.add_request, streams.sample_tokens = step.function, add.function, drawing.function
+        core.step, core.add_request, generators.sample_tokens = step.function, add.function, drawing.function
         alone = [_alone(core, requests, seeded, len(rounds)) for seeded in (True, False)]
         rounds.append((seconds, step.seconds + add.seconds, drawing.seconds, *alone))
     seconds, called, drawn, seeded_s, bare_s = (median(column) for column in zip(*rounds[1:], strict=True))

@@ -45,7 +45,7 @@ class VllmWorker:
 
     @classmethod
     def start(cls, python: str, folder: Path, bench: RolloutBench, case: RolloutCase) -> "VllmWorker":
-        """Returns when it can sample."""
+        """Start it and wait until it can sample."""
         bench.policy.save(folder)
         work = {
             "prompts": [list(p.prompt_ids) for p in bench.problems],
@@ -64,10 +64,10 @@ class VllmWorker:
             raise SystemExit(f"vLLM did not start; try: {shlex.join(command)}")
         return cls(process, json.loads(first))
 
-    def sample(self, how: str) -> int:
-        """Tokens decoded."""
+    def sample(self, mode: str) -> int:
+        """Sample all answers and return the number of tokens decoded."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(how, file=self.process.stdin, flush=True)
+        print(mode, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())["num_decoded"]
 
 
@@ -80,17 +80,17 @@ class VllmVariant:
     case: RolloutCase
     num_prompts: int
     num_prompt_tokens: int
-    how: str
+    mode: str
     decoded: list[int] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """The worker forgets its keys and values at the start of a run."""
+        """The worker clears its cache at the start of a run."""
 
     def run(self) -> None:
-        self.decoded.append(self.worker.sample(self.how))
+        self.decoded.append(self.worker.sample(self.mode))
 
     def counts(self) -> RolloutCounts:
-        """Prompts are counted once each, as if they were shared wholly; distinct tokens are not looked at."""
+        """Prompts are counted once each, as if they were shared as a whole; distinct tokens are not counted."""
         decoded = self.decoded[-1]
         num_trajectories = self.num_prompts * self.case.width
         assert decoded == num_trajectories * self.case.response_len
@@ -112,9 +112,17 @@ def main(python: str, model: str, tree: str, extra: list[str]) -> None:
     terminal = Terminal(Console())
     with TemporaryDirectory() as folder:
         worker = VllmWorker.start(python, Path(folder), bench, case)
-        sizes = len(bench.problems), sum(len(p.prompt_ids) - 1 for p in bench.problems)
-        for how in ("seeded", "bare"):
-            case.variants.append(VllmVariant(f"vLLM, {how}", worker, case, *sizes, how))
+        for mode in ("seeded", "bare"):
+            case.variants.append(
+                VllmVariant(
+                    name=f"vLLM, {mode}",
+                    worker=worker,
+                    case=case,
+                    num_prompts=len(bench.problems),
+                    num_prompt_tokens=sum(len(p.prompt_ids) - 1 for p in bench.problems),
+                    mode=mode,
+                )
+            )
         command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
         with terminal.progress("measuring") as progress:
             report = bench.run([case], command, progress)

@@ -1,8 +1,8 @@
-"""A branching of one's own: one class in one file.
+"""A custom branching: one class in one file.
 
     treepo train --branching.use my_branching:LatecomersFirst --branching.bonus 3      # from the folder of this file
 
-`tree` and `nodes` of the level hold everything that was decoded so far; rewards are never looked at while growing.
+The level's `tree` and `nodes` hold everything that was decoded so far. Rewards are not known while a tree grows.
 """
 
 from dataclasses import dataclass

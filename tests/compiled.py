@@ -1,7 +1,6 @@
-"""Compiles the kernels when it is imported, so that processes forked from one that has imported it need not."""
+"""Loads the C kernels when it is imported, so that processes forked from one that has imported it need not."""
 
-from treepo.engine.torch.cpu import load_kernel
-from treepo.model.kernels.tree_attention import load_tree_kernel
+from treepo.model.kernels.compile import load_kernels
 
-load_kernel()
-load_tree_kernel()
+load_kernels("decode_attention.c")
+load_kernels("tree_attention.c")

@@ -29,6 +29,7 @@ BESIDE = {
     ("report", "evaluate"),
     ("verify", "data"),
     ("distributed", "errors"),
+    ("distributed", "utils"),
     ("utils", "errors"),
     ("", "tree"),
 }

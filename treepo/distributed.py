@@ -22,8 +22,8 @@ T = TypeVar("T")
 class DistContext:
     """This process's rank among those that train together, from 0 on; a single process by default.
 
-    group: the gloo group that carries numbers and objects between them on the CPU. Every process has to call all methods
-    but `shard`, in the same order.
+    group: the gloo group that carries numbers and objects between them on the CPU. Every process has to call all
+    methods but `shard`, in the same order.
     """
 
     rank: int = 0
@@ -81,7 +81,7 @@ class DistContext:
 
     @contextmanager
     def synced_errors(self) -> Iterator[None]:
-        """Each process does its own work here, and none goes on before all are done.
+        """Each process does its own work here, and none continues before all are done.
 
         Where one raises, the others raise PeerError; of several errors the first process's counts for all. After a
         second signal a process ends at once.

@@ -100,8 +100,23 @@ class NonFiniteUpdateError(Exception):
         self.batch = batch
 
 
-class UnsupportedAttentionError(ValueError):
-    """A model whose attention cannot be told who sees whom: it can be trained on separate trajectories alone."""
+class UnsupportedAttentionError(SettingError):
+    """A model whose attention cannot run packed trees: it can be trained on separate trajectories alone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("model.path", message)
+
+
+class ServerError(Exception):
+    """A server did not do what it was asked; another one, or this one later, may. status: of its answer, if any."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RefusedError(EngineError):
+    """A server says that it was asked something impossible; asking again is no use."""
 
 
 class DamagedError(Exception):

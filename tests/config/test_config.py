@@ -121,7 +121,7 @@ def test_a_reward_that_is_never_negative_goes_with_maxrl():
         ({"tree": {"width": "many"}}, "tree.width: .*integer.*got 'many'"),
         ({"tree": {"width": 0}}, "tree.width: must be within 1..1000000, got 0"),
         ({"tree": {"depth": 2, "segment_len": 8, "max_response_len": 17}}, "tree.max_response_len: .* 16, got 17"),
-        ({"initial_fork": {"low": 3, "high": 2}}, "initial_fork.low: .*got '3..2'"),
+        ({"initial_fork": {"low": 3, "high": 2}}, "initial_fork.high: must be at least low = 3, got 2"),
         ({"credit": {"use": "grpo"}}, "credit.use: no 'grpo'; there are DrGRPO, .*, GRPO, .*, ValueDifference$"),
         ({"loss": {"use": "DAPO"}}, "loss.use: no 'DAPO'; there are CISPO, GSPO, PPO, REINFORCE$"),
         ({"credit": {"use": "nowhere.at_all:X"}}, "credit.use: cannot find 'nowhere.at_all:X'"),

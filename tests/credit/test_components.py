@@ -100,7 +100,7 @@ def test_leaves_that_count_nothing_are_not_in_the_size_of_a_group():
         assert {component.size for own in components for component in own} == {size}
 
 
-def test_an_estimator_of_ones_own_need_not_explain():
+def test_a_custom_estimator_needs_no_components():
     class Own:
         per_node = False
         whiten = False

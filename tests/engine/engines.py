@@ -18,7 +18,8 @@ from treepo.engine.sampling import uniforms
 from treepo.engine.settings import VllmSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.transformers import TransformersEngine
-from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
+from treepo.engine.vllm.engine import VllmEngine
+from treepo.engine.vllm.generators import RequestGenerators
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 
 MakeEngine = Callable[..., Engine]
@@ -50,15 +51,15 @@ def plain(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int
 @cache
 def _core(kind: str, dtype: torch.dtype, max_num_seqs: int) -> tuple[Any, RequestGenerators]:
     """One vLLM of each sort for the whole session: when one of several ends, the others break."""
-    streams = RequestGenerators()
+    generators = RequestGenerators()
     limits = VllmLimits(max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=512, max_cache_tokens=8192)
-    return start_vllm(VllmSettings(), limits, make_model(kind, dtype=dtype), False, streams), streams
+    return start_vllm(VllmSettings(), limits, make_model(kind, dtype=dtype), generators), generators
 
 
 def vllm(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int = 256) -> Engine:
     """vLLM in this process."""
-    core, streams = _core(_kind_of(model), model.dtype, max_num_seqs)
-    engine = VllmEngine(core, streams, eos_ids)
+    core, generators = _core(_kind_of(model), model.dtype, max_num_seqs)
+    engine = VllmEngine(core, generators, eos_ids)
     engine.update_weights(model)
     return engine
 

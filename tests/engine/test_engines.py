@@ -14,14 +14,18 @@ from tests.engine.engines import (
     ENGINES,
     MakeEngine,
     assert_scored,
+    embedded,
     make_model,
     naive,
+    plain,
     request,
     run_all,
     tokens_of,
 )
 from tests.models import KINDS, SLIDING_WINDOW
 from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
+from treepo.engine.scripted import ScriptedEngine
+from treepo.engine.transformers import TransformersEngine
 
 EOS = 2
 PROMPT = np.array([1, 5, 9, 4, 7, 3, 8], np.int32)
@@ -317,6 +321,19 @@ def test_an_empty_engine_has_nothing_to_say(make: MakeEngine) -> None:
     assert (engine.counters.num_prefilled, engine.counters.num_decoded) == (0, 0)
     assert engine.num_free_slots == 256
     assert engine.max_model_len >= 512
+
+
+def test_closing_ends_all_requests() -> None:
+    """Closing twice does nothing more. vLLM, whose engines share their process groups, and servers have their own."""
+    for engine in (embedded(make_model()), plain(make_model()), ScriptedEngine(lambda ids, seed: (3, 0.0))):
+        for name in range(3):
+            engine.submit(replace(request(PROMPT, 200, name=name), group=name))
+        if not isinstance(engine, TransformersEngine):
+            engine.step()
+        engine.close()
+        engine.close()
+        assert engine.num_free_slots == 256
+        assert not engine.cache_bytes
 
 
 @pytest.mark.parametrize(("prefix", "length"), [([], 3), ([3], 0)])

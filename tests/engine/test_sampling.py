@@ -29,7 +29,7 @@ def draw_all(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One draw per row of logits, all truncated alike."""
+    """One sample per row of logits, all truncated alike."""
     n = len(logits)
     params = BatchSamplingParams(temperatures, np.full(n, top_k), np.full(n, top_p), np.full(n, min_p))
     return sample_tokens(logits, np.arange(n), params, numbers)

@@ -14,8 +14,7 @@ from tests.models import KINDS, make_tiny_model
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.engine import TorchEngine
-from treepo.engine.torch.kv_cache import blocks_of
-from treepo.engine.torch.prefix_cache import below
+from treepo.engine.torch.kv_cache import BLOCK, blocks_of, bytes_per_token
 
 EOS = 2
 NO_EOS: tuple[int, ...] = ()
@@ -33,15 +32,15 @@ def test_siblings_prefill_their_prompt_once_and_children_nothing() -> None:
     """All but the last prompt token are computed once; what continues a cached row computes no more."""
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     siblings = run_all(engine, [request(PROMPT, 6, seed=i) for i in range(8)])
-    assert engine.num_prefilled == len(PROMPT) - 1
-    assert engine.num_decoded == 8 * 6
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_decoded == 8 * 6
     prefixes = [np.concatenate([PROMPT, r.token_ids]) for r in siblings]
     run_all(engine, [request(p, 6, seed=100 * i + j) for i, p in enumerate(prefixes) for j in range(3)])
-    assert engine.num_prefilled == len(PROMPT) - 1
-    assert engine.num_decoded == 8 * 6 + 24 * 6
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_decoded == 8 * 6 + 24 * 6
     # A fallback is cut inside what was computed, so it computes nothing either.
     run_all(engine, [request(prefixes[3][:-2], 6, seed=7), request(PROMPT[:3], 6, seed=8)])
-    assert engine.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
 
 
 def test_prompts_with_a_common_beginning_share_it() -> None:
@@ -50,9 +49,9 @@ def test_prompts_with_a_common_beginning_share_it() -> None:
     prompts = [np.concatenate([common, [3 + i] * 4, [9]]) for i in range(3)]
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     run_all(engine, [request(p, 2) for p in prompts])
-    assert engine.num_prefilled == 30 + 3 * 4
+    assert engine.counters.num_prefilled == 30 + 3 * 4
     run_all(engine, [request([*common, 11, 12, 13], 2)])
-    assert engine.num_prefilled == 30 + 3 * 4 + 2
+    assert engine.counters.num_prefilled == 30 + 3 * 4 + 2
 
 
 def test_what_was_forgotten_is_computed_again() -> None:
@@ -73,8 +72,8 @@ def test_what_was_forgotten_is_computed_again() -> None:
             grown += tokens_of(results)
         segments.append(grown)
     assert segments[0] == segments[1]
-    assert engines[1].num_prefilled == 6 * 11
-    assert engines[0].num_prefilled > 6 * 11 + 2 * 6 * 4
+    assert engines[1].counters.num_prefilled == 6 * 11
+    assert engines[0].counters.num_prefilled > 6 * 11 + 2 * 6 * 4
     assert engines[0].peak_tokens <= 64 < engines[1].peak_tokens
 
 
@@ -87,14 +86,14 @@ def test_requests_that_lose_their_room_go_on_later() -> None:
     for result, other in zip(results, wanted, strict=True):
         np.testing.assert_allclose(result.logprobs, other.logprobs, rtol=0, atol=1e-5)
     assert tight.peak_tokens <= 128
-    assert tight.num_prefilled > roomy.num_prefilled == 0
-    assert tight.num_decoded == roomy.num_decoded, "no token is drawn twice"
+    assert tight.counters.num_prefilled > roomy.counters.num_prefilled == 0
+    assert tight.counters.num_decoded == roomy.counters.num_decoded, "no token is drawn twice"
 
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
     """Waiting would not help it."""
     engine = TorchEngine(make_tiny_model(), NO_EOS, max_cache_tokens=64)
-    with pytest.raises(ValueError, match="max_cache_tokens must hold a sequence of 107 tokens, got 64"):
+    with pytest.raises(ValueError, match="^engine.max_cache_tokens: must hold a sequence of 107 tokens, got 64"):
         engine.submit(request(PROMPT, 100))
 
 
@@ -107,7 +106,7 @@ def test_a_forward_computes_no_more_prompt_tokens_than_allowed(budget: int, larg
     totals = [0]
     while totals[-1] < 48:
         engine.step()
-        totals.append(engine.num_prefilled)
+        totals.append(engine.counters.num_prefilled)
     assert max(np.diff(totals)) == largest
     assert len(totals) - 1 == -(-48 // largest)
 
@@ -118,29 +117,29 @@ def test_what_was_used_least_recently_is_forgotten_first() -> None:
     engine = TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs=1, max_cache_tokens=32)
 
     def computes(prompt: list[int]) -> int:
-        before = engine.num_prefilled
+        before = engine.counters.num_prefilled
         run_all(engine, [request(prompt, 1)])
-        return engine.num_prefilled - before
+        return engine.counters.num_prefilled - before
 
     assert [computes(p) for p in (one, two, three)] == [8, 8, 8]
     assert computes(two) == 0
     assert computes(one) == 8
 
 
-def test_groups_are_forgotten_when_they_are_released() -> None:
+def test_groups_are_forgotten_when_they_are_aborted() -> None:
     """Nothing is left of a group, and nothing of another one is touched; groups do not share."""
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     for group in (1, 2):
         run_all(engine, [replace(request(PROMPT, 5, seed=i), group=group) for i in range(3)])
-    assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1)
     engine.abort_group(1)
     run_all(engine, [replace(request(PROMPT, 5), group=2)])
-    assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1)
     engine.abort_group(2)
     engine.abort_group(3)
     assert engine.blocks.num_used == 0
     run_all(engine, [replace(request(PROMPT, 5), group=1)])
-    assert engine.num_prefilled == 3 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 3 * (len(PROMPT) - 1)
 
 
 def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
@@ -153,9 +152,21 @@ def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
     assert engine.peak_tokens <= 32 + 40 * 8
 
 
+def test_the_cache_takes_the_bytes_that_it_says() -> None:
+    """Keys and values of the blocks that are held; none before the first step and none after sleep."""
+    model = make_tiny_model()
+    engine = TorchEngine(model, NO_EOS)
+    assert engine.cache_bytes == 0
+    run_all(engine, [request(PROMPT, 4)])
+    assert engine.cache_bytes == engine.kv_cache.num_blocks * BLOCK * bytes_per_token(model) > 0
+    engine.abort_group(0)
+    engine.sleep()
+    assert engine.cache_bytes == 0
+
+
 @pytest.mark.parametrize("max_num_seqs", [1, 3, 64])
 def test_a_rows_bits_do_not_depend_on_the_batch(max_num_seqs: int) -> None:
-    """In float32 on the CPU log-probabilities are equal bit by bit, alone and among others."""
+    """In float32 on the CPU log-probabilities are equal bit for bit, alone and among others."""
     requests = [replace(r, group=i) for i, r in enumerate(mixed_requests())]
     wanted = run_all(TorchEngine(make_tiny_model(), [EOS]), requests)
     for result, other in zip(
@@ -166,10 +177,10 @@ def test_a_rows_bits_do_not_depend_on_the_batch(max_num_seqs: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_a_compiler_torch_does_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where kernel.c cannot be built the keys are gathered; tokens, ends and scores agree, windows and all."""
+    """Where decode_attention.c cannot be built keys are gathered; tokens, ends and scores agree, windows and all."""
     requests = [request(np.tile(PROMPT, 1 + i % 3), 12, seed=i) for i in range(12)]
     wanted = run_all(TorchEngine(make_tiny_model(kind), [EOS]), requests)
-    monkeypatch.setattr("treepo.engine.torch.engine.load_kernel", lambda: None)
+    monkeypatch.setattr("treepo.engine.torch.engine.load_kernels", lambda name: None)
     monkeypatch.setattr("treepo.engine.torch.attention.MAX_GATHERED", 50)
     engine = TorchEngine(make_tiny_model(kind), [EOS])
     assert isinstance(engine.kernel, GatherKernel)
@@ -185,27 +196,29 @@ def test_long_sequences_after_short_ones() -> None:
     short = run_all(engine, [request(PROMPT, 4, seed=1)])[0]
     prefix = np.concatenate([PROMPT, short.token_ids])
     results = run_all(engine, [request(prefix, 150, seed=2), *(request(prefix, 3, seed) for seed in range(9))])
-    assert engine.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
     for result in results:
         assert_scored(plain, prefix, result)
     running = np.concatenate([prefix, results[0].token_ids])
     assert_scored(plain, running, run_all(engine, [request(running, 100, seed=4)])[0])
-    assert engine.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
 
 
 def check_blocks(engine: TorchEngine) -> None:
     """Without running requests, a block is held once by each run of tokens that lies in it; all others are free."""
     held = Counter[int]()
-    for root in engine.prefixes.groups.values():
-        for run in below(root):
-            assert run.num_users == 0
-            assert len(run.slots) == len(run.token_ids) > 0
-            held.update(blocks_of(run.slots).tolist())
-    slots = np.concatenate([run.slots for root in engine.prefixes.groups.values() for run in below(root)] or [[]])
+    for root in engine.prefix_cache.groups.values():
+        for node in root.descendants():
+            assert node.ref_count == 0
+            assert len(node.slots) == len(node.token_ids) > 0
+            held.update(blocks_of(node.slots).tolist())
+    slots = np.concatenate(
+        [node.slots for root in engine.prefix_cache.groups.values() for node in root.descendants()] or [[]]
+    )
     assert len(set(slots.tolist())) == len(slots), "two tokens in one slot"
-    made = range(engine.blocks.num_made)
-    assert [int(engine.blocks.holders[b]) for b in made] == [held[b] for b in made]
-    assert sorted(engine.blocks.free) == [b for b in made if not held[b]]
+    made = range(engine.blocks.num_created)
+    assert [int(engine.blocks.ref_counts[b]) for b in made] == [held[b] for b in made]
+    assert sorted(engine.blocks.free_blocks) == [b for b in made if not held[b]]
 
 
 @given(data=st.data())
@@ -222,7 +235,13 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
         int(rng.integers(1, 40)),
         data.draw(st.sampled_from([None, 144, 400]), label="max_cache_tokens"),
     )
-    engine = TorchEngine(make_tiny_model(kind), eos_ids, max_num_seqs, max_prefill, max_cache_tokens)
+    engine = TorchEngine(
+        make_tiny_model(kind),
+        eos_ids,
+        max_num_seqs,
+        max_num_batched_tokens=max_prefill,
+        max_cache_tokens=max_cache_tokens,
+    )
     known: list[np.ndarray] = [rng.integers(3, 16, size=rng.integers(1, 12)) for _ in range(2)]
     requests: dict[int, SampleRequest] = {}
     results: dict[int, SampleResult] = {}

@@ -11,10 +11,9 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton h
 
 SCRIPT = """
 import numpy as np, torch
-from treepo.engine.torch.attention import GatherKernel
-from treepo.engine.torch.pool import BLOCK, KVCache
-from treepo.engine.torch.table import Table
-from treepo.engine.torch.triton_kernel import TritonKernel
+from treepo.engine.torch.attention import BlockTable, GatherKernel
+from treepo.engine.torch.kv_cache import BLOCK, KVCache
+from treepo.engine.torch.triton import TritonKernel
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter multiplies bfloat16 as if it were whole numbers.
@@ -35,12 +34,12 @@ for groups, heads_per_group, size, window, dtype in [
     seen = np.array([rng.integers(1, lens[r] + 1) for r in rows])
     outputs = []
     for kernel in (TritonKernel(), GatherKernel()):
-        assert kernel.serves(key, value)
+        assert kernel.supports(key, value)
         pool = KVCache(60, None)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
         kernel.store(key, value, keys, values, order.astype(np.int32))
-        table = Table(slots, slots, slots, rows, seen)
+        table = BlockTable(starts=slots, counts=slots, slots=slots, rows=rows, lens=seen)
         outputs.append((kernel.attend(query, keys, values, table, 0.2, window), keys.clone(), values.clone()))
     tolerance = 2e-2 if dtype == half else 1e-5
     torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=tolerance, atol=tolerance)

@@ -110,7 +110,7 @@ def test_bounds_that_cannot_be_met_are_refused(wrong: dict[str, int], message: s
 
 
 def test_a_budget_below_one_segment_names_the_strategy() -> None:
-    """TokenBudgetBranching would otherwise decode more than it was told, silently."""
+    """TokenBudgetBranching would otherwise decode more than its setting says, silently."""
     with pytest.raises(StrategyError, match="max_step_tokens=15 cannot decode a segment of 16"):
         World(Shape(8, 8, 16)).grow(branching=TokenBudgetBranching(15))
 
@@ -138,7 +138,7 @@ def test_impossible_sampling_is_refused(wrong: dict[str, float]) -> None:
 
 def test_negative_temperatures_are_refused() -> None:
     world = World(Shape(4, 3, 2))
-    with pytest.raises(ValueError, match=r"temperature must not be negative, got -0\.5"):
+    with pytest.raises(ValueError, match=r"temperature: must not be negative, got -0\.5"):
         TreeSampler(world.engine(), world.rules(), SamplingParams(temperature=-0.5))
 
 

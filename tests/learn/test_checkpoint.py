@@ -1,4 +1,4 @@
-"""A learner that was saved and restored goes on bit by bit."""
+"""Training that was saved and restored continues bit for bit."""
 
 import json
 

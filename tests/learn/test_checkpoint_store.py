@@ -122,11 +122,8 @@ def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch,
         writer.start(Snapshot.of(learner, Progress(3, 0.0, 0)))
         writer.wait()
     assert writer.has_failed
-    assert (
-        warnings_of(caplog)[1]
-        == (
+    assert warnings_of(caplog)[1] == (
         "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
-    )
     )
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
     assert store.newest() == 2

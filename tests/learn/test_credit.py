@@ -24,7 +24,7 @@ REWARDS = [np.array(own) for own in ([1.0, 0, 0, 0], [1.0, 1, 0], [0.0, 1, 0])]
 
 @dataclass(frozen=True)
 class Made:
-    """An estimator of one's own that returns whatever it is told to."""
+    """A custom estimator that returns whatever a test says."""
 
     make: Callable[[Tree], Any]
     per_node: Any = False

@@ -14,7 +14,7 @@ from tests.learn.test_update import adam_of, gradients, largest_difference, upda
 from tests.models import make_tiny_model
 from treepo.engine.torch.kv_cache import BLOCK, bytes_per_token
 from treepo.learn.losses import GSPO, PPO, Loss
-from treepo.learn.memory import cache_metrics, memory_metrics
+from treepo.learn.metrics import cache_metrics, memory_metrics
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer, Scores, TreeBatch
 from treepo.learn.settings import OptimSettings
@@ -92,7 +92,7 @@ def test_the_update_is_that_of_the_smaller_micro_batch(
 
 
 def test_nothing_is_applied_twice() -> None:
-    """Two updates with Adam move weights and rate exactly as they do at the smaller micro-batch, bit by bit; what was
+    """Two updates with Adam move weights and rate exactly as they do at the smaller micro-batch, bit for bit; what was
     learnt in the first holds for trees that were packed before it."""
     model, other = make_tiny_model(), make_tiny_model()
     settings = OptimSettings(lr=0.01, warmup_steps=4)
@@ -165,7 +165,7 @@ def test_the_optimisers_own_step_is_not_begun_again() -> None:
     model = make_tiny_model()
     updater = adam_of(model, OptimSettings())
     updater.optimizer.register_step_pre_hook(lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
-    with pytest.raises(MemoryError, match=r"optim: no memory for the optimiser's state; .*lora\.rank"):
+    with pytest.raises(MemoryError, match=r"optim: no memory for the optimizer's state; .*lora\.rank"):
         updater.update(packed_by(updater, *grown()))
     assert updater.memory_limit.num_oom == 0
 

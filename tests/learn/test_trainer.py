@@ -32,7 +32,7 @@ from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import DynamicSampling, OptimSettings
 from treepo.learn.trainer import Trainer
-from treepo.learn.updater import Updater
+from treepo.learn.updater import Updater, mini_batches
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.verify import FinalAnswer
@@ -152,7 +152,7 @@ def weights(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Bit by bit."""
+    """Bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -190,7 +190,7 @@ def test_mini_batches_are_parts_of_the_problems(num_mini_batches: int, sizes: se
 
 
 def test_a_step_without_signal_leaves_the_weights() -> None:
-    """No update, no update metrics, the same weights bit by bit, and the next step works."""
+    """No update, no update metrics, the same weights bit for bit, and the next step works."""
     answers = {"right": 1.0}
 
     def judge(problem: Problem, response: str) -> float:
@@ -387,15 +387,14 @@ def test_a_step_with_an_advantage_per_node(estimator: Estimator) -> None:
 
 def test_mini_batches_of_nothing() -> None:
     """No trees, no mini-batches."""
-    assert make_trainer().mini_batches([], [], 0) == []
+    assert mini_batches([], [], num_trees=0, num_batches=3) == []
 
 
 def test_equal_parts() -> None:
     """Numbers of trees differ by at most one, whatever they are, and the parts of a tree stay together."""
-    trainer = make_trainer()
     trees: list[Any] = [[2 * i, 2 * i + 1] if i % 3 == 0 else [2 * i] for i in range(23)]
     for count in range(1, 30):
-        parts = replace(trainer, num_mini_batches=count).mini_batches(trees, range(23), 23)
+        parts = mini_batches(trees, range(23), num_trees=23, num_batches=count)
         assert [x for part in parts for x in part] == [x for tree in trees for x in tree]
         sizes = sorted(len({x // 2 for x in part}) for part in parts)
         assert len(parts) == min(count, 23) and sizes[0] >= 1 and sizes[-1] - sizes[0] <= 1

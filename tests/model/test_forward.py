@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.models import KINDS, make_tiny_model
-from treepo.engine.torch.cpu import CpuKernel, load_kernel
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model.attention import TreeAttention
-from treepo.model.forward import LEAN_TYPES, FusedForward, PlainForward, TorchOperations
+from treepo.model.forward import FUSED_TYPES, FusedForward, PlainForward, TorchOperations
+from treepo.model.kernels.compile import load_kernels
 
 IDS = torch.tensor([1, 5, 9, 4, 7, 3, 8, 6, 2, 10, 11, 12])
 
@@ -20,29 +21,29 @@ def context() -> TreeAttention:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in LEAN_TYPES])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in FUSED_TYPES])
 @torch.no_grad()
 def test_logits_are_those_of_transformers(kind: str, compiled: bool) -> None:
-    """For every lean type, with biases, tied heads, norms of heads, windows and rotary positions."""
+    """For every type, with biases, tied heads, norms of heads, windows and rotary positions."""
     model = make_tiny_model(kind)
-    library = load_kernel()
-    if compiled and library is None:
+    kernels = load_kernels("decode_attention.c")
+    if compiled and kernels is None:
         pytest.skip("no C compiler here")
-    lean = FusedForward(model, CpuKernel(library) if compiled and library else TorchOperations())
+    fused = FusedForward(model, CpuKernel(kernels) if compiled and kernels else TorchOperations())
     at = torch.tensor([0, 3, 11])
     positions = torch.arange(len(IDS))
     wanted = PlainForward(model)(IDS, positions, context(), at)
     for _ in range(2):
-        torch.testing.assert_close(lean(IDS, positions, context(), at), wanted, rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(fused(IDS, positions, context(), at), wanted, rtol=1e-5, atol=2e-6)
     later = torch.arange(len(IDS)) + 200
     wanted = PlainForward(model)(IDS, later, context(), at)
-    torch.testing.assert_close(lean(IDS, later, context(), at), wanted, rtol=1e-5, atol=5e-6)
+    torch.testing.assert_close(fused(IDS, later, context(), at), wanted, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize(
     ("kind", "supports_fused"), [("qwen2", True), ("qwen3", True), ("llama", True), ("gemma", False)]
 )
-def test_which_models_are_served_lean(kind: str, supports_fused: bool) -> None:
+def test_which_models_run_fused(kind: str, supports_fused: bool) -> None:
     engine = TorchEngine(make_tiny_model(kind), ())
     assert isinstance(engine.forward, FusedForward) == supports_fused
 
@@ -71,10 +72,10 @@ def test_an_adapter_in_the_place_of_a_linear_map_is_not_passed_over() -> None:
 def test_new_weights_are_seen_at_once() -> None:
     """It holds the model's parameters, not copies."""
     model = make_tiny_model("llama")
-    lean = FusedForward(model, TorchOperations())
+    fused = FusedForward(model, TorchOperations())
     positions, at = torch.arange(len(IDS)), torch.tensor([11])
-    before = lean(IDS, positions, context(), at)
+    before = fused(IDS, positions, context(), at)
     model.load_state_dict(make_tiny_model("llama", seed=1).state_dict())
-    after = lean(IDS, positions, context(), at)
+    after = fused(IDS, positions, context(), at)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, PlainForward(model)(IDS, positions, context(), at), rtol=1e-5, atol=2e-6)

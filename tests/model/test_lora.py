@@ -142,26 +142,26 @@ def test_what_is_saved_loads_without_peft_and_with_it(tmp_path: Path) -> None:
 
 
 def test_names_that_no_layer_has_are_told() -> None:
-    with pytest.raises(ValueError, match="^targets: .*nonsense"):
+    with pytest.raises(ValueError, match="^lora.targets: .*nonsense"):
         add_adapter(make_tiny_model(), LoraSettings(rank=2, targets=("nonsense",)), 0)
 
 
 @pytest.mark.parametrize(("name", "place"), [("lm_head", "output"), ("embed_tokens", "input")])
 def test_adapters_on_the_embeddings_are_refused(name: str, place: str) -> None:
     """The engine would have sampled without them, and merging would have changed tied input embeddings too."""
-    with pytest.raises(ValueError, match=f"^targets: adapters on the {place} embeddings"):
+    with pytest.raises(ValueError, match=f"^lora.targets: adapters on the {place} embeddings"):
         add_adapter(make_tiny_model("llama"), LoraSettings(rank=2, targets=(name,)), 0)
 
 
 def test_peft_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("treepo.model.lora.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"^rank: adapters need peft.*treepo\[lora\]"):
+    with pytest.raises(ValueError, match=r"^lora.rank: adapters need peft.*treepo\[lora\]"):
         add_adapter(make_tiny_model(), LoraSettings(rank=2), 0)
 
 
 @pytest.mark.parametrize("wrong", [{"rank": -1}, {"alpha": 0.0}])
 def test_impossible_settings_are_named(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must"):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}: must"):
         LoraSettings(**wrong)
 
 

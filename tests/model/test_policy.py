@@ -306,7 +306,7 @@ def test_models_that_cannot_be_served_are_refused_when_loaded(tmp_path: Path) ->
         load_policy(gemma2)
     settings: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "n_layer": 1, "n_head": 2}
     bloom = save_other(tmp_path / "bloom", BloomForCausalLM(BloomConfig(**settings)))
-    with pytest.raises(ValueError, match="'bloom' has an attention of its own"):
+    with pytest.raises(ValueError, match="'bloom' has its own attention"):
         load_policy(bloom)
 
 

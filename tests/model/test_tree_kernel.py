@@ -10,9 +10,11 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from treepo.model.attention import AttentionContext, TreeAttention, tree_attention
 from treepo.model.flex import FlexTreeAttention
-from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
+from treepo.model.kernels.compile import load_kernels
+from treepo.model.kernels.tree_attention import CpuTreeAttention
 
-needs_compiler = pytest.mark.skipif(load_tree_kernel() is None, reason="no C compiler")
+kernels = load_kernels("tree_attention.c")
+needs_compiler = pytest.mark.skipif(kernels is None, reason="no C compiler")
 
 
 def random_positions(rng: np.random.Generator, length: int, branching: float) -> list[int]:
@@ -80,9 +82,8 @@ def check(seed, lengths, branching, heads, size, window):
     offsets, ends, positions = layout([random_positions(rng, n, branching) for n in lengths])
     given_ = inputs(rng, len(positions), *heads, size)
     dense = TreeAttention(offsets, torch.from_numpy(ends), torch.from_numpy(positions))
-    library = load_tree_kernel()
-    assert library is not None
-    compiled = CpuTreeAttention(library, offsets, positions)
+    assert kernels is not None
+    compiled = CpuTreeAttention(kernels, offsets, positions)
     expected = results(dense, given_, torch.float64, window)
     got = results(compiled, given_, torch.float32, window)
     for one, other in zip(got, expected, strict=True):
@@ -96,12 +97,11 @@ def test_a_tree_has_the_same_bits_in_every_batch(monkeypatch):
     trees = [random_positions(rng, n, 0.1) for n in (50, 200, 30)]
     offsets, _, positions = layout(trees)
     given_ = inputs(rng, len(positions), 4, 2, 16)
-    library = load_tree_kernel()
-    assert library is not None
-    together = results(CpuTreeAttention(library, offsets, positions), given_, torch.float32, None)
+    assert kernels is not None
+    together = results(CpuTreeAttention(kernels, offsets, positions), given_, torch.float32, None)
     own = [x[:, :, 50:250] for x in given_[:3]] + [given_[3][50:250]]
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    alone = results(CpuTreeAttention(library, [0, 200], np.array(trees[1])), own, torch.float32, None)
+    alone = results(CpuTreeAttention(kernels, [0, 200], np.array(trees[1])), own, torch.float32, None)
     assert torch.equal(alone[0], together[0][50:250])
     for one, other in zip(alone[1:], together[1:], strict=True):
         assert torch.equal(one, other[:, :, 50:250])
@@ -115,11 +115,10 @@ def test_keys_and_values_may_differ_in_size(sizes):
     offsets, ends, positions = layout([random_positions(rng, n, 0.1) for n in (60, 20)])
     key_size, value_size = sizes
     given_ = inputs(rng, 80, 4, 2, key_size)[:2] + inputs(rng, 80, 4, 2, value_size)[2:]
-    library = load_tree_kernel()
-    assert library is not None
+    assert kernels is not None
     dense = TreeAttention(offsets, torch.from_numpy(ends), torch.from_numpy(positions))
     expected = results(dense, given_, torch.float64, None)
-    got = results(CpuTreeAttention(library, offsets, positions), given_, torch.float32, None)
+    got = results(CpuTreeAttention(kernels, offsets, positions), given_, torch.float32, None)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=2e-5)
 
@@ -187,7 +186,7 @@ def test_the_rule():
     """float64 gets the mask, everything else on the CPU the kernel, if there is one."""
     offsets, ends, positions = layout([[0, 1, 2]])
     cpu = torch.device("cpu")
-    kind = CpuTreeAttention if load_tree_kernel() else TreeAttention
+    kind = CpuTreeAttention if kernels else TreeAttention
     assert type(tree_attention(offsets, ends, positions, cpu, torch.float64)) is TreeAttention
     assert type(tree_attention(offsets, ends, positions, cpu, torch.float32)) is kind
     assert type(tree_attention(offsets, ends, positions, cpu, torch.bfloat16)) is kind

@@ -179,7 +179,7 @@ def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> Non
             {"train": "gsm8k=FILE", "prompt_field": "q"},
             "data.prompt_field: is for datasets that name no format, and all do, got 'q'",
         ),
-        ({"train": "FILE", "weights": [1.0, 2.0]}, "data.weights needs a number for each of 1 sets"),
+        ({"train": "FILE", "weights": [1.0, 2.0]}, "data.weights: needs a number for each of 1 datasets"),
         ({"train": "FILE", "eval": "FILE"}, "data.train: all problems are in the evaluation"),
         ({"train": "FILE", "max_prompt_len": 1}, "data.train: no problem has at most 1 prompt tokens"),
         (

@@ -1,4 +1,4 @@
-"""A run of two processes is the run of one, and goes on when one of them was killed."""
+"""A run of two processes is the run of one, and can be resumed when one of them was killed."""
 
 import os
 import signal
@@ -119,7 +119,7 @@ def bits(out: Path) -> dict[str, object]:
 
 
 def test_a_run_goes_on_when_a_process_was_killed(options, two, tmp_path):
-    """The other one ends with a message that says how; resumed, it is the run that nothing happened to, bit by bit."""
+    """The other one ends with a message that says how; resumed, it is the run that nothing happened to, bit for bit."""
     out = tmp_path / "run"
     codes = run_job(["train", *options, "--out", str(out)], tmp_path, (Updater, "_step", 5), die)
     assert codes == [1, -signal.SIGKILL]

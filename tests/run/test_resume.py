@@ -1,4 +1,4 @@
-"""A run that was stopped or killed and resumed is the run that was not, bit by bit."""
+"""A run that was stopped or killed and resumed is the run that was not, bit for bit."""
 
 import os
 import shutil
@@ -243,7 +243,7 @@ def test_an_engine_that_fails_leaves_a_checkpoint(whole, options, tmp_path, monk
 
 
 def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capfd):
-    """The run goes on from the one before, and ends as it did."""
+    """The run is resumed from the one before, and ends as it did."""
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     path = next((out / "checkpoints" / "step-000006").glob("*.safetensors"))

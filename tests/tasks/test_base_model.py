@@ -12,7 +12,6 @@ from treepo.tasks.base_model import (
     IGNORED,
     BaseModelSettings,
     backward,
-    default_cache_folder,
     find_or_make_base_model,
     initial_model,
     learning_rate,
@@ -171,14 +170,3 @@ def test_a_second_process_may_finish_first(tmp_path: Path) -> None:
     folder = find_or_make_base_model(tmp_path, 0, be_second, QUICK)
     assert [folder] == folders == list(tmp_path.iterdir())
     assert (folder / "model.safetensors").is_file()
-
-
-def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TREEPO_CACHE", "/one")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
-    monkeypatch.setenv("HOME", "/three")
-    assert default_cache_folder() == Path("/one")
-    monkeypatch.delenv("TREEPO_CACHE")
-    assert default_cache_folder() == Path("/two/treepo")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache_folder() == Path("/three/.cache/treepo")

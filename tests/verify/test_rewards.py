@@ -12,8 +12,7 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.errors import StrategyError
 from treepo.learn.trainer import Trainer
 from treepo.tree import StopReason, Tree
-from treepo.verify.rewards import Answers, ShapedReward
-from treepo.verify.scoring import ScoredLeaves, component_metrics, verdict_metrics
+from treepo.verify.rewards import Answers, ScoredLeaves, ShapedReward, component_metrics, verdict_metrics
 
 SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25, length=0.5)
 

@@ -40,10 +40,12 @@ FIRST_WORD = 3
 def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, max_len: int, seed: int) -> Policy:
     """The model that is named, or one of random weights for sequences of up to `max_len` tokens."""
     if settings.path:
-        return load_policy(settings.path, settings.dtype, settings.device, settings.trust_remote_code)
+        return load_policy(
+            settings.path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+        )
     with TemporaryDirectory() as folder:
         save_random_model(Path(folder), architecture, max_len, seed)
-        return load_policy(folder, settings.dtype, settings.device)
+        return load_policy(folder, dtype=settings.dtype, device=settings.device)
 
 
 def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:

@@ -26,7 +26,7 @@ from treepo.engine.base import Engine
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.bench_results import RolloutMeasurement, RolloutReport, RolloutStats, RolloutWorkload
-from treepo.run.engine import EngineNeeds, build_engine, check_align
+from treepo.run.engine import build_engine, check_align
 from treepo.run.policy import find_base_model
 from treepo.run.rollout import close_parts
 from treepo.tasks.chain_sums import ChainSums
@@ -163,10 +163,11 @@ def prepare_bench(config: RolloutBenchConfig, progress: ProgressCallback) -> Rol
             check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
     engine = build_engine(
         policy,
-        settings=config.engine,
+        config.engine,
         vllm=config.vllm,
         servers=config.servers,
-        needs=EngineNeeds(needed, _eos_ids(config, policy)),
+        max_model_len=needed,
+        eos_ids=_eos_ids(config, policy),
         trust_remote_code=config.model.trust_remote_code,
     )
     if needed > engine.max_model_len:

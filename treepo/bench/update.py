@@ -235,7 +235,7 @@ def prepare_bench(config: UpdateBenchConfig, progress: ProgressCallback) -> Upda
         return _prepare_synthetic(config)
     model = config.model
     path = model.path or find_base_model(progress)
-    policy = load_policy(path, model.dtype, model.device, model.trust_remote_code)
+    policy = load_policy(path, dtype=model.dtype, device=model.device, trust_remote_code=model.trust_remote_code)
     return UpdateBench(config, policy, list(grown_batches(config, policy)))
 
 

@@ -51,7 +51,7 @@ class DataSettings(RecordFormat):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weights and len(self.weights) != len(self.train):
-            raise SettingError("weights", f"needs a number for each of {len(self.train)} sets", list(self.weights))
+            raise SettingError("weights", f"needs a number for each of {len(self.train)} datasets", list(self.weights))
         if self.weights:
             # Before anything is loaded.
             Mixture(self.weights)

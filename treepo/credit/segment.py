@@ -195,7 +195,7 @@ class FadingDifference:
         return advantages
 
     def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        """Of two values: the node's own, and its parent's with the mean over trajectories of how far it has faded."""
+        """Two values: the node's own, and its parent's, times the mean over trajectories of how far that has faded."""
         values, paths, groups = self._values(tree, rewards), [tree.path(leaf) for leaf in tree.leaves()], tree.groups()
         components = _no_components(tree)
         for node in groups.keys() - {ROOT}:

@@ -162,7 +162,7 @@ class DatasetTask:
 
     def __post_init__(self) -> None:
         if self.weights and len(self.weights) != len(self.train):
-            raise SettingError("weights", f"must be one number for each of {len(self.train)} datasets", self.weights)
+            raise SettingError("weights", f"needs a number for each of {len(self.train)} datasets", list(self.weights))
         if self.weights:
             Mixture(self.weights)
             if empty := [d.name for d in self.train if not d.problems]:

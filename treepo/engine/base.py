@@ -1,10 +1,12 @@
-"""The seam between trees and whatever decodes tokens."""
+"""The engine protocol: token ids in, one segment out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+from treepo.errors import SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn from logits.
+    """How tokens are sampled from logits.
 
     Unlikely tokens are left out in this order, as in transformers, each rule on what the ones before it left: those
     beyond the `top_k` likeliest (0: none), those beyond the likeliest ones that together reach `top_p`, those below
@@ -26,26 +28,25 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+            raise SettingError("temperature", "must not be negative", self.temperature)
         if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+            raise SettingError("top_k", "must not be negative", self.top_k)
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise SettingError("top_p", "must be above 0 and at most 1", self.top_p)
         if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be within 0..1, got {self.min_p}")
+            raise SettingError("min_p", "must be within 0..1", self.min_p)
 
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
     """One segment to decode.
 
-    request_id: chosen by the caller, unique among the requests that are under way.
+    request_id: chosen by the caller, unique among the requests that are not finished.
     prefix_ids: int32 [n], n >= 1, what the segment continues.
     max_new_tokens: at least 1.
-    seed: the random stream. The token at position p of the sequence (prompt included) is drawn with the p-th number
-        of this stream, so a segment decoded in two requests equals the same segment decoded in one.
-    sampling: how its tokens are drawn.
-    group: requests of one group may share what they have in common, and are forgotten together.
+    seed: of the request's random stream. The token at position p of the sequence (prompt included) is sampled with the
+        p-th number of this stream, so a segment decoded in two requests equals the same segment decoded in one.
+    group: requests of one group share their common prefixes, and are forgotten together.
     """
 
     request_id: int
@@ -60,9 +61,9 @@ class SampleRequest:
 class SampleResult:
     """One decoded segment.
 
-    token_ids: int32 [n], 1 <= n <= max_new_tokens; includes the end-of-sequence token if one was drawn.
+    token_ids: int32 [n], 1 <= n <= max_new_tokens; includes the end-of-sequence token if one was sampled.
     logprobs: float32 [n] under softmax(logits / temperature), and softmax(logits) at temperature 0: what the loss
-        compares with. What top_k, top_p and min_p leave out does not change them.
+        compares with. top_k, top_p and min_p do not change them.
     ended: whether the last token is an end-of-sequence token.
     """
 
@@ -74,11 +75,11 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class EngineCounters:
-    """What an engine has done since it was made; subtract two of them for what it did in between.
+    """What an engine has done since it was made; the difference of two is what it did in between.
 
-    num_steps: decoding steps. num_slots: paths that those steps could have decoded. num_decoded: tokens drawn.
-    num_prefilled, num_cached: tokens of prefixes that were computed, and that were known already; the last token of a
-    prefix, which is computed to draw the first one of a segment, is in neither.
+    num_steps: decoding steps. num_slots: requests that those steps could have decoded. num_decoded: tokens sampled.
+    num_prefilled, num_cached: tokens of prefixes that were computed, and that were found in the cache. The last token
+    of a prefix, which is computed to sample the first one of a segment, is in neither.
     """
 
     num_steps: int = 0
@@ -87,32 +88,44 @@ class EngineCounters:
     num_prefilled: int = 0
     num_cached: int = 0
 
+    def plus(self, **amounts: int) -> "EngineCounters":
+        """Return the counters with these amounts added."""
+        return replace(self, **{name: getattr(self, name) + amount for name, amount in amounts.items()})
+
     def __sub__(self, other: "EngineCounters") -> "EngineCounters":
         return EngineCounters(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     def metrics(self) -> dict[str, float]:
-        """By name, with the share of slots that were busy."""
+        """Return engine/*, with the share of slots that were busy."""
         utilisation = {"engine/utilisation": self.num_decoded / self.num_slots} if self.num_slots else {}
         prefixes = {"engine/prefilled": self.num_prefilled, "engine/cached": self.num_cached}
         return {"engine/steps": self.num_steps} | prefixes | utilisation
 
 
 class Engine(Protocol):
-    """Decodes segments; requests may be submitted while others run, and none depends on another."""
+    """Decodes segments; requests may be submitted while others run, and none depends on another.
+
+    Whoever opens an engine closes it; `contextlib.closing` does that at the end of a block.
+    """
 
     @property
     def num_free_slots(self) -> int:
-        """Requests that could be submitted now and decode at once; 0 or less if none."""
+        """Requests that could be submitted now and be decoded at once; 0 or less if none."""
         ...
 
     @property
     def kv_cache_tokens(self) -> int:
-        """Tokens it can remember at a time; what goes beyond is computed again when it is needed."""
+        """Tokens that the cache holds; beyond these, prefixes are computed again when they are needed."""
         ...
 
     @property
     def peak_tokens(self) -> int:
-        """Most tokens that it remembered at a time since the weights last changed."""
+        """Most tokens that were in the cache at a time since the weights last changed; 0 if the engine has none."""
+        ...
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """Bytes that cached keys and values take in this process; None if the engine has none or does not know."""
         ...
 
     @property
@@ -126,26 +139,30 @@ class Engine(Protocol):
         ...
 
     def submit(self, request: SampleRequest) -> None:
-        """Queue one request."""
+        """Queue a request. Raises SettingError if it can never fit."""
         ...
 
     def step(self) -> list[SampleResult]:
-        """Advance every running request by at least a token and return those that finished."""
+        """Advance every running request by at least a token and return the segments that are finished.
+
+        Raises FloatingPointError if logits are not finite.
+        """
         ...
 
     def abort_group(self, group: int) -> None:
-        """Nothing of this group is wanted any more: its requests end without a result, what was remembered goes."""
+        """End the requests of a group without results and forget what was cached for it."""
         ...
 
     def sleep(self) -> None:
-        """Nothing is under way, and nothing will be asked until the weights have changed: memory may be given back."""
+        """Free memory until the weights change; nothing is submitted before that, and no request may be running."""
         ...
 
     def update_weights(self, model: "PreTrainedModel") -> None:
-        """Sample from these weights from now on and forget what was cached under the old ones.
+        """Sample from these weights from now on and forget what was cached; no request may be running."""
+        ...
 
-        Nothing may be under way.
-        """
+    def close(self) -> None:
+        """End all requests and release memory, threads and connections. Closing twice does nothing more."""
         ...
 
 
@@ -156,8 +173,8 @@ NUM_PROBES = 8
 
 
 def max_logprob_diff(engine: Engine, score: Score, ids: np.ndarray, sampling: SamplingParams) -> float:
-    """Largest difference between the log-probability that an engine reports for a token that it samples and the
-    policy's, over several prefixes of `ids`; infinite where one is not a number."""
+    """Return the largest difference between the log-probability that an engine reports for a token that it samples and
+    the policy's, over several prefixes of `ids`; infinite where one is not a number."""
     lengths = np.unique(np.linspace(1, len(ids), NUM_PROBES).astype(int)).tolist()
     for name, length in enumerate(lengths):
         engine.submit(SampleRequest(name, ids[:length], 1, seed=name, sampling=sampling))
@@ -165,6 +182,6 @@ def max_logprob_diff(engine: Engine, score: Score, ids: np.ndarray, sampling: Sa
     while len(found) < len(lengths):
         found |= {r.request_id: (int(r.token_ids[0]), float(r.logprobs[0])) for r in engine.step()}
     engine.abort_group(0)
-    every = score(ids, sampling.temperature or 1.0)
-    gaps = [abs(found[name][1] - every[length - 1, found[name][0]]) for name, length in enumerate(lengths)]
-    return float(max(gaps)) if np.isfinite(gaps).all() else float("inf")
+    expected = score(ids, sampling.temperature or 1.0)
+    diffs = [abs(found[name][1] - expected[length - 1, found[name][0]]) for name, length in enumerate(lengths)]
+    return float(max(diffs)) if np.isfinite(diffs).all() else float("inf")

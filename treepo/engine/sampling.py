@@ -1,6 +1,6 @@
-"""Drawing tokens, each request from its own random stream.
+"""Sampling of tokens, each request from its own random stream.
 
-Letters: R draws · M rows of logits · V vocabulary.
+Letters: S samples · M rows of logits · V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -17,28 +17,39 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 CHUNK = 2048
-"""Tokens whose probabilities are summed at a time, so that a large vocabulary needs no sum in double precision of its
-own size."""
+"""Tokens whose probabilities are summed at a time, so that no float64 tensor has the size of the vocabulary."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchSamplingParams:
-    """How each of R tokens is drawn; see SamplingParams. Arrays [R]."""
+    """SamplingParams of each of S samples; arrays [S]."""
 
-    temperatures: np.ndarray
+    temperature: np.ndarray
     top_k: np.ndarray
     top_p: np.ndarray
     min_p: np.ndarray
 
     @classmethod
-    def of(cls, sampling: Sequence[SamplingParams]) -> "BatchSamplingParams":
-        """One draw for each."""
-        return cls(*(np.array([getattr(s, f.name) for s in sampling]) for f in fields(SamplingParams)))
+    def of(cls, params: Sequence[SamplingParams]) -> "BatchSamplingParams":
+        """Return those of several samples."""
+        return cls(**{name: np.array([getattr(one, name) for one in params]) for name in NAMES})
+
+    def of_rows(self, rows: np.ndarray) -> "BatchSamplingParams":
+        """Return those of some of the samples."""
+        return BatchSamplingParams(**{name: getattr(self, name)[rows] for name in NAMES})
+
+    def put(self, row: int, params: SamplingParams) -> None:
+        """Replace those of a sample."""
+        for name in NAMES:
+            getattr(self, name)[row] = getattr(params, name)
 
     @property
-    def truncate(self) -> bool:
-        """Whether any draw leaves tokens out."""
+    def truncates(self) -> bool:
+        """Whether any sample leaves tokens out."""
         return bool((self.top_k > 0).any() or (self.top_p < 1).any() or (self.min_p > 0).any())
+
+
+NAMES = tuple(f.name for f in fields(SamplingParams))
 
 
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -56,34 +67,35 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def sample_tokens(
-    logits: Tensor, draws_from: np.ndarray, params: BatchSamplingParams, numbers: np.ndarray
+    logits: Tensor, logits_rows: np.ndarray, params: BatchSamplingParams, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One token per draw by inverting the distribution function at that draw's number.
+    """Return one token per sample, by inverting the distribution function at that sample's number.
 
-    logits: [M, V]; draws_from: int64 [R], the row of each draw. Returns token ids int32 [R] and log-probabilities
-    float32 [R] under softmax(logits / temperature) (temperature 0: the likeliest token, at temperature 1), whatever
-    top-k, top-p and min-p leave out: the loss compares with these.
+    logits: [M, V]; logits_rows: int64 [S], the row of each sample. Returns token ids int32 [S] and log-probabilities
+    float32 [S] under softmax(logits / temperature) (temperature 0: the likeliest token, at temperature 1), before
+    top-k, top-p and min-p leave tokens out: the loss compares with these.
     """
     device = logits.device
-    scales = np.where(params.temperatures == 0, 1.0, params.temperatures).astype(np.float32)
-    if len(draws_from) != len(logits) or (draws_from != np.arange(len(logits))).any():
-        logits = logits[torch.from_numpy(draws_from).to(device)]
+    is_greedy = params.temperature == 0
+    scales = np.where(is_greedy, 1.0, params.temperature).astype(np.float32)
+    if len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any():
+        logits = logits[torch.from_numpy(logits_rows).to(device)]
     logits = logits.float()
     if (scales != 1).any():
         logits = logits / torch.from_numpy(scales).to(device)[:, None]
     logprobs = torch.log_softmax(logits, dim=-1)
     probs = logprobs.exp()
-    if params.truncate:
+    if params.truncates:
         probs = _truncated(probs, params)
     tokens = _invert(probs, torch.from_numpy(numbers).to(device))
-    if (params.temperatures == 0).any():
-        tokens = torch.where(torch.from_numpy(params.temperatures == 0).to(device), logits.argmax(-1), tokens)
+    if is_greedy.any():
+        tokens = torch.where(torch.from_numpy(is_greedy).to(device), logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
     return tokens.int().cpu().numpy(), chosen.cpu().numpy()
 
 
 def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
-    """int64 [R]: the first token at which the sum of probabilities exceeds number x total; sums in float64."""
+    """int64 [S]: the first token at which the sum of probabilities exceeds number x total; sums in float64."""
     size = probs.shape[1]
     if size > CHUNK:
         padded = torch.nn.functional.pad(probs, (0, -size % CHUNK)).view(len(probs), -1, CHUNK)
@@ -102,9 +114,8 @@ def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
 def _truncated(probs: Tensor, params: BatchSamplingParams) -> Tensor:
     """0 for the tokens that are left out: beyond the k likeliest; beyond the likeliest ones that together reach top_p
     of what is left; below min_p times the likeliest one. In this order, as in transformers; the likeliest stays."""
-    top_k, top_p, min_p = (
-        torch.from_numpy(x).to(probs.device)[:, None] for x in (params.top_k, params.top_p, params.min_p)
-    )
+    arrays = params.top_k, params.top_p, params.min_p
+    top_k, top_p, min_p = (torch.from_numpy(x).to(probs.device)[:, None] for x in arrays)
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(probs.shape[1], device=probs.device)
     ordered = ordered.masked_fill((top_k > 0) & (ranks >= top_k), 0.0)

@@ -26,46 +26,38 @@ class ScriptedEngine:
         self.max_num_seqs = max_num_seqs
         self.waiting: list[SampleRequest] = []
         self.running: dict[int, tuple[SampleRequest, list[int], list[float]]] = {}
-        self.num_steps = 0
-        self.num_decoded = 0
+        self.counters = EngineCounters()
 
     @property
     def num_free_slots(self) -> int:
-        """See Engine."""
         return self.max_num_seqs - len(self.running) - len(self.waiting)
 
     @property
     def kv_cache_tokens(self) -> int:
-        """It remembers nothing, and so never too much; see Engine."""
         return sys.maxsize
 
     @property
     def peak_tokens(self) -> int:
-        """None; see Engine."""
         return 0
 
     @property
-    def max_model_len(self) -> int:
-        """As long as one likes; see Engine."""
-        return sys.maxsize
+    def cache_bytes(self) -> None:
+        return None
 
     @property
-    def counters(self) -> EngineCounters:
-        """PrefixCache cost nothing; see Engine."""
-        return EngineCounters(self.num_steps, self.num_steps * self.max_num_seqs, self.num_decoded)
+    def max_model_len(self) -> int:
+        return sys.maxsize
 
     def submit(self, request: SampleRequest) -> None:
-        """Queue one request; see Engine."""
         assert request.request_id not in self.running, f"request {request.request_id} is already running"
         self.waiting.append(request)
 
     def step(self) -> list[SampleResult]:
-        """Advance the running requests by one token; see Engine."""
+        """Advance the running requests by one token."""
         while self.waiting and len(self.running) < self.max_num_seqs:
             request = self.waiting.pop(0)
             self.running[request.request_id] = (request, [], [])
-        self.num_steps += 1
-        self.num_decoded += len(self.running)
+        self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs, num_decoded=len(self.running))
         finished = []
         for request, tokens, logprobs in list(self.running.values()):
             ids = np.concatenate([request.prefix_ids, np.array(tokens, np.int32)])
@@ -80,13 +72,16 @@ class ScriptedEngine:
         return finished
 
     def abort_group(self, group: int) -> None:
-        """See Engine."""
         self.waiting = [r for r in self.waiting if r.group != group]
         self.running = {i: parts for i, parts in self.running.items() if parts[0].group != group}
 
     def sleep(self) -> None:
-        """It keeps nothing; see Engine."""
+        pass
 
     def update_weights(self, model: "PreTrainedModel") -> None:
-        """There are no weights; see Engine."""
+        """Do nothing: a script has no weights."""
         assert not self.waiting and not self.running, "weights change only between requests"
+
+    def close(self) -> None:
+        self.waiting.clear()
+        self.running.clear()

@@ -1,7 +1,7 @@
 """TransformersEngine: any decoder as transformers runs it, for models that the embedded engine cannot serve.
 
-Nothing is shared and nothing is kept: the prefix of every request is computed anew. Requests whose prefixes have the
-same length are decoded together, so that nothing is padded.
+It has no cache between requests: the prefix of every request is computed anew. Requests whose prefixes have the same
+length are decoded together, so that nothing is padded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 
-LONGEST = 1 << 20
-"""Most tokens of a sequence, where the model does not say."""
+UNKNOWN_MODEL_LEN = 1 << 20
+"""Assumed for models that do not say how many tokens a sequence may have."""
 
 
 class TransformersEngine:
@@ -31,59 +31,55 @@ class TransformersEngine:
         model: PreTrainedModel,
         eos_ids: Sequence[int],
         max_num_seqs: int = 256,
+        *,
         autocast: torch.dtype | None = None,
     ) -> None:
-        self.autocast = autocast
         self.model = model
+        self.autocast = autocast
         # Typed loosely: transformers mixes it in at run time.
         self.generate: Any = model.generate
         self.eos_ids = list(eos_ids)
         self.max_num_seqs = max_num_seqs
         self.waiting: list[SampleRequest] = []
-        self.num_steps = self.num_prefilled = self.num_decoded = 0
+        self.counters = EngineCounters()
 
     @property
     def num_free_slots(self) -> int:
-        """See Engine."""
         return self.max_num_seqs - len(self.waiting)
 
     @property
     def kv_cache_tokens(self) -> int:
-        """It remembers nothing, so nothing bounds it; see Engine."""
-        return self.max_num_seqs * LONGEST
+        return self.max_num_seqs * UNKNOWN_MODEL_LEN
 
     @property
     def peak_tokens(self) -> int:
-        """None; see Engine."""
         return 0
 
     @property
-    def max_model_len(self) -> int:
-        """Most tokens of a sequence."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    def cache_bytes(self) -> None:
+        return None
 
     @property
-    def counters(self) -> EngineCounters:
-        """See Engine."""
-        num_slots = self.num_steps * self.max_num_seqs
-        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled)
+    def max_model_len(self) -> int:
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or UNKNOWN_MODEL_LEN
 
     def submit(self, request: SampleRequest) -> None:
-        """Queue one request; see Engine."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         self.waiting.append(request)
 
     def abort_group(self, group: int) -> None:
-        """See Engine."""
         self.waiting = [request for request in self.waiting if request.group != group]
 
     def sleep(self) -> None:
-        """It keeps nothing; see Engine."""
+        pass
 
     def update_weights(self, model: torch.nn.Module) -> None:
-        """It samples from the model it was given; see Engine."""
-        assert model is self.model, "the plain engine samples from the model it was made with"
+        """Do nothing: the weights are those of the engine's own model."""
+        assert model is self.model, "the engine samples from the model it was made with"
         assert not self.waiting, "weights change only between requests"
+
+    def close(self) -> None:
+        self.waiting.clear()
 
     def step(self) -> list[SampleResult]:
         """Decode the requests whose prefix is as long as that of the one that waits longest, to their ends."""
@@ -93,8 +89,7 @@ class TransformersEngine:
         batch = [request for request in self.waiting if len(request.prefix_ids) == length][: self.max_num_seqs]
         chosen = {request.request_id for request in batch}
         self.waiting = [request for request in self.waiting if request.request_id not in chosen]
-        self.num_prefilled += len(batch) * (length - 1)
-        drawing = _Drawing(batch)
+        sampler = _Sampler(batch)
         prefixes = torch.from_numpy(np.stack([request.prefix_ids for request in batch])).long().to(self.model.device)
         settings = GenerationConfig(
             max_new_tokens=max(request.max_new_tokens for request in batch),
@@ -108,15 +103,20 @@ class TransformersEngine:
                 prefixes,
                 generation_config=settings,
                 attention_mask=torch.ones_like(prefixes),
-                logits_processor=LogitsProcessorList([drawing]),
+                logits_processor=LogitsProcessorList([sampler]),
             )
-        results = [self._result(request, *drawing.drawn(row)) for row, request in enumerate(batch)]
-        self.num_steps += len(drawing.tokens)
-        self.num_decoded += sum(len(result.token_ids) for result in results)
+        results = [self._result(request, *sampler.sampled(row)) for row, request in enumerate(batch)]
+        num_steps = len(sampler.tokens)
+        self.counters = self.counters.plus(
+            num_steps=num_steps,
+            num_slots=num_steps * self.max_num_seqs,
+            num_decoded=sum(len(result.token_ids) for result in results),
+            num_prefilled=len(batch) * (length - 1),
+        )
         return results
 
     def _result(self, request: SampleRequest, tokens: np.ndarray, logprobs: np.ndarray) -> SampleResult:
-        """What was drawn up to its end."""
+        """What was sampled up to its end."""
         ends = np.flatnonzero(np.isin(tokens, self.eos_ids))
         count = min(request.max_new_tokens, int(ends[0]) + 1 if len(ends) else len(tokens))
         if not np.isfinite(logprobs[:count]).all():
@@ -136,8 +136,8 @@ def _without_own_settings(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-class _Drawing(LogitsProcessor):
-    """BatchSamplingParams each row's token from its own random stream and leaves `generate` no other choice."""
+class _Sampler(LogitsProcessor):
+    """Samples each row's token from its own random stream and leaves `generate` no other choice."""
 
     def __init__(self, batch: Sequence[SampleRequest]) -> None:
         self.seeds = np.array([request.seed for request in batch])
@@ -155,6 +155,6 @@ class _Drawing(LogitsProcessor):
         places = torch.from_numpy(tokens).long().to(scores.device)[:, None]
         return torch.full_like(scores, float("-inf")).scatter_(1, places, 0.0)
 
-    def drawn(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens, log-probabilities) of one row, also what was drawn after its end."""
+    def sampled(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (tokens, log-probabilities) of one row, also what was sampled after its end."""
         return np.array([t[row] for t in self.tokens], np.int32), np.array([x[row] for x in self.logprobs], np.float32)

@@ -125,7 +125,7 @@ class CheckpointStore:
         write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
         write_manifest(partial)
         if final.exists():
-            # Damaged, or the run would have gone on from it.
+            # It is damaged, or the run would have been resumed from it.
             shutil.rmtree(final)
         partial.rename(final)
         sync(self.folder)

@@ -75,6 +75,11 @@ class LossInputs:
             advantages=like(packed.leaf_advantages),
         )
 
+    @property
+    def ratios(self) -> Tensor:
+        """[S]: exp(policy - old logprob), with gradient."""
+        return (self.policy_logprobs - self.old_logprobs).exp()
+
     def trajectory_sums(self, values: Tensor) -> Tensor:
         """[S] -> [L]: for each trajectory the sum over its tokens, with gradient."""
         counts = self.leaf_ends - self.leaf_starts

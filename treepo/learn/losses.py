@@ -101,13 +101,13 @@ class PPO:
             raise SettingError("dual_clip", "must be above 1", self.dual_clip)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        ratio = (inputs.policy_logprobs - inputs.old_logprobs).exp()
+        ratio = inputs.ratios
         gains = inputs.positive * ratio.clamp(max=1 + self.clip_high)
         losses = inputs.negative * ratio.clamp(min=1 - self.clip_low, max=self.dual_clip)
         return -(gains + losses).sum()
 
     def num_clipped(self, inputs: LossInputs) -> Tensor:
-        ratio = (inputs.policy_logprobs - inputs.old_logprobs).exp()
+        ratio = inputs.ratios
         held_below = ratio < 1 - self.clip_low
         if self.dual_clip is not None:
             held_below |= ratio > self.dual_clip
@@ -153,16 +153,13 @@ class CISPO:
             raise SettingError("min_weight", "must lie between 0 and max_weight", self.min_weight)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        weight = self._ratio(inputs).clamp(self.min_weight, self.max_weight)
+        weight = inputs.ratios.detach().clamp(self.min_weight, self.max_weight)
         return -(weight * (inputs.positive + inputs.negative) * inputs.policy_logprobs).sum()
 
     def num_clipped(self, inputs: LossInputs) -> Tensor:
-        ratio = self._ratio(inputs)
+        ratio = inputs.ratios
         held = (ratio > self.max_weight) | (ratio < self.min_weight)
         return (held * (inputs.num_positive + inputs.num_negative)).sum()
-
-    def _ratio(self, inputs: LossInputs) -> Tensor:
-        return (inputs.policy_logprobs - inputs.old_logprobs).exp().detach()
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,26 @@
-"""Metrics of a training step: its trees, groups, advantages and rewards."""
+"""Metrics of a training step: its trees, groups, advantages, rewards and memory."""
 
+import resource
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from treepo.credit.base import Advantages
 from treepo.credit.leaf_weights import weighted_mean
 from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
-from treepo.engine.base import EngineCounters
+from treepo.engine.base import Engine, EngineCounters
 from treepo.grow.shape import TreeShape
 from treepo.learn.packing import num_distinct
+from treepo.model.fsdp import to_local
 from treepo.tree import ROOT, StopReason, Tree
-from treepo.verify.scoring import ScoredLeaves, component_metrics, verdict_metrics
+from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metrics
 
 
 def depths(tree: Tree, shape: TreeShape) -> np.ndarray:
@@ -252,3 +259,39 @@ def max_metrics(own: dict[str, float], processes: DistContext) -> dict[str, floa
     """The largest value of each metric over all processes."""
     found = processes.all_gather(own)
     return {name: max(metrics[name] for metrics in found) for name in own}
+
+
+def reset_peak(device: torch.device) -> None:
+    """Measure `peak_bytes` from now on; on the CPU it stays the peak of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most bytes taken at a time: by tensors on a GPU since `reset_peak`, else by the resident process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_metrics(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, float]:
+    """memory/*, in bytes: the peak, and what weights, gradients and the optimizer's state take."""
+    weights = list(model.parameters())
+    state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
+    return {
+        "memory/peak_bytes": peak_bytes(model.device),
+        "memory/weights": num_bytes(weights),
+        "memory/gradients": num_bytes([p.grad for p in weights if p.grad is not None]),
+        "memory/optimizer": num_bytes(state),
+    }
+
+
+def cache_metrics(engine: Engine) -> dict[str, float]:
+    """Return memory/engine_cache, the bytes of the engine's keys and values, if it knows."""
+    return {} if engine.cache_bytes is None else {"memory/engine_cache": engine.cache_bytes}
+
+
+def num_bytes(tensors: Sequence[Tensor]) -> int:
+    """The bytes of all their elements that lie on this process."""
+    return sum(to_local(tensor).nbytes for tensor in tensors)

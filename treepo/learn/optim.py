@@ -1,4 +1,4 @@
-"""The optimiser and its schedule."""
+"""The optimizer and its learning-rate schedule."""
 
 from torch import nn
 from torch.optim import AdamW, Optimizer

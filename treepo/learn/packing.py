@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from treepo.credit.base import Advantages
-from treepo.learn.trie import START, Piece, PrefixTrie
+from treepo.learn.trie import START, PrefixTrie, Span
 from treepo.tree import ROOT, Tree
 
 
@@ -60,7 +60,7 @@ class PackedTree:
 
     @property
     def num_response_tokens(self) -> int:
-        """Of all trajectories, shared ones once for each."""
+        """Response tokens of all trajectories, shared ones once for each."""
         return int(self.lens.sum())
 
     @property
@@ -116,14 +116,14 @@ def pack(tree: Tree, advantages: Advantages | np.ndarray, leaves: Sequence[int] 
 def pack_in_parts(tree: Tree, advantages: Advantages | np.ndarray, max_tokens: int) -> list[PackedTree]:
     """Pack a tree in parts of at most `max_tokens` tokens, or of its longest trajectory's if that is more.
 
-    Each trajectory lies whole in one part. Of all ways to split the depth-first order of the leaves, this is the one
-    that repeats the fewest tokens.
+    Each trajectory lies whole in one part. No other way to split the depth-first order of the leaves repeats fewer
+    tokens.
     """
     selection = _select(tree, range(len(tree.leaves())))
     trie, spans = _merge_prefixes(tree, selection.nodes)
     if trie.num_tokens <= max_tokens:
         return [_packed(tree, Advantages.of(advantages), selection, trie, spans)]
-    layout = trie.laid_out()
+    layout = trie.layout()
     last = np.array([layout.indices(spans[leaf])[-1] for leaf in tree.leaves()])
     parts = _split_leaves(last, layout.positions, max_tokens)
     return [pack(tree, advantages, leaves.tolist()) for leaves in parts]
@@ -181,7 +181,7 @@ def _select(tree: Tree, leaves: Iterable[int]) -> _Selection:
     return _Selection(order, nodes, first, past)
 
 
-def _merge_prefixes(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Piece]]]:
+def _merge_prefixes(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Span]]]:
     """The distinct tokens of the prompt and these nodes, parents first, and the spans of them that each node is."""
     trie = PrefixTrie()
     _, place = trie.extend(START, tree.prompt_ids)
@@ -192,10 +192,10 @@ def _merge_prefixes(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[
 
 
 def _packed(
-    tree: Tree, advantages: Advantages, selection: _Selection, trie: PrefixTrie, spans: dict[int, list[Piece]]
+    tree: Tree, advantages: Advantages, selection: _Selection, trie: PrefixTrie, spans: dict[int, list[Span]]
 ) -> PackedTree:
     advantages.check_shape(tree)
-    nodes, order, leaves, layout = selection.nodes, selection.order, tree.leaves(), trie.laid_out()
+    nodes, order, leaves, layout = selection.nodes, selection.order, tree.leaves(), trie.layout()
     targets = layout.indices([span for i in nodes for span in spans[i]])
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
     predecessors = layout.parents[targets]
@@ -241,7 +241,7 @@ def split_points(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[i
     """Where to split a row of leaves so that parts have at most `max_tokens` tokens each and the fewest are repeated.
 
     depths: tokens on the path to each leaf; new: those of them that are not on the path to the leaf before it. A part
-    begins with a whole path and goes on with new tokens. Returns where each part begins, and the number of leaves.
+    begins with a whole path and continues with new tokens. Returns where each part begins, and the number of leaves.
     """
     limit = max(max_tokens, int(depths.max()))
     total = np.cumsum(new)

@@ -17,8 +17,8 @@ class DynamicSampling:
     """Grow further problems in place of those whose rewards all agree (TreePO, section 3; DAPO, arXiv 2503.14476).
 
     The paper grows three times the problems it wants, and again up to twice. Here each further round grows as many as
-    the share of survivors so far suggests, so that less is grown in vain. A step that finds too few, or none, goes on
-    with what it has.
+    the share of survivors so far suggests, so that less is grown in vain. A step that finds too few, or none, trains
+    on what it has.
     """
 
     max_rounds: int = 1
@@ -104,7 +104,7 @@ class TrainSettings:
 
     recompute_old_logprobs: bool = False
     """Let ratios refer to the trainer's own log-probabilities before a step's first update, not to the engine's. The
-    embedded engine's are the same but for rounding."""
+    embedded engine's are the same up to rounding."""
 
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """With recompute_old_logprobs: weigh each token by the ratio of the trainer's probability to the engine's, at most

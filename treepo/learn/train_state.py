@@ -20,21 +20,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.errors import LostError
+from treepo.errors import LostError, SettingError
 from treepo.utils.foreign_errors import is_lost_process
 
 
 def seed_random(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators, so that what others draw from them is the same in every run."""
+    """Seed Python's, numpy's and torch's generators, so that other libraries draw the same from them in every run."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:
-    """Of Python, numpy and torch, on the CPU and every GPU.
+    """The state of the generators of Python, numpy and torch, on the CPU and every GPU.
 
-    Nothing of ours draws from them: seeds derive from the run's. A loss, a reward or a model of someone else's may.
+    This package never draws from them: its seeds derive from the run's. A user's loss, reward or model may.
     """
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
@@ -47,7 +47,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators where they were; those of GPUs only on a machine with as many."""
+    """Restore the generators; those of GPUs only on a machine with as many."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state["numpy"]
@@ -66,10 +66,10 @@ def _tensor(text: str) -> Tensor:
 
 
 def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
-    """Write tensors, of each this process's share; what is written is on disk when this returns.
+    """Write this process's shards of tensors; they are on disk when this returns.
 
-    group: the processes that share them; this one alone has them if not given. Raises OSError, in all of them, if it
-    cannot be written.
+    group: the processes that the tensors are sharded over; this one alone if not given. Raises OSError, in all of
+    them, if it cannot be written.
     """
     _expect_one_process()
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -82,7 +82,7 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGrou
 
 
 def load_tensors(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
-    """Read tensors in place, of each this process's share. group: as `save_tensors` says.
+    """Read this process's shards of tensors in place. group: see `save_tensors`.
 
     Raises OSError if the folder cannot be read, RuntimeError if it lacks one of the tensors or has another shape.
     """
@@ -101,21 +101,21 @@ def saved_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def _cause(error: CheckpointException) -> BaseException:
-    """What went wrong, in the first process where something did."""
+    """The error of the first process that had one."""
     return next(iter(error.failures.values()))[0]
 
 
 def _expect_one_process() -> None:
-    """Without a process group torch warns that it will work in one process, which is what is meant.
+    """Without a process group torch warns that it will work in one process, which is intended.
 
-    The filter stays: filters belong to the whole process, and one that is taken back could not be set in a thread.
+    The filter stays: filters belong to the whole process, so a thread could not set one and remove it again.
     """
     warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainState:
-    """The model that is trained, its optimiser and its schedule, whose state is copied and put back.
+    """The model that is trained, its optimizer and its schedule, whose state is copied and restored.
 
     Names are those of the parameters, so that the state of a model that is sharded over processes is the same but for
     its tensors being DTensors. Weights that are not trained are left out: they are those of the model that was loaded.
@@ -132,21 +132,23 @@ class TrainState:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._tensors().items()}
 
     def scalars(self) -> dict[str, Any]:
-        """The rest of the state, as JSON holds it. Of the optimiser's groups only the rate moves; settings give the
-        others. Every process has random generators of its own."""
+        """The rest of the state, for JSON. The optimizer's groups change in their learning rate alone, which the
+        schedule gives. Every process has random generators of its own."""
         schedule = {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
         return {"schedule": schedule, "random": self.processes.all_gather(random_state())}
 
     def restore(self, folder: Path, scalars: dict[str, Any]) -> None:
-        """Take over the tensors saved in a folder, and what `scalars` gave beside them.
+        """Load the tensors saved in a folder, and the `scalars` saved beside them.
 
-        Raises ValueError if they are not those of this model.
+        Raises SettingError if they are not those of this model.
         """
         saved = saved_shapes(folder)
         self.optimizer.load_state_dict(self._empty_state(saved))
         tensors = self._tensors()
         if unlike := sorted(name for name in saved.keys() | tensors.keys() if not _fits(saved, tensors, name)):
-            raise ValueError(f"resume: {str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}")
+            raise SettingError(
+                "resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}"
+            )
         with torch.no_grad():
             load_tensors(folder, tensors, self.processes.group)
         self.schedule.load_state_dict(scalars["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
@@ -168,12 +170,12 @@ class TrainState:
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
-                assert isinstance(value, Tensor), f"{key} of the optimiser is a tensor"
+                assert isinstance(value, Tensor), f"{key} of the optimizer is a tensor"
                 tensors[f"optimizer.{names[parameter]}.{key}"] = value
         return tensors
 
     def _empty_state(self, saved: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Any]:
-        """A state of the optimiser with room for what was saved; a parameter without a gradient so far has none."""
+        """A state of the optimizer with the shapes of what was saved; a parameter without a gradient so far has none."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         places = {parameter: place for place, parameter in enumerate(parameters)}
         state: dict[int, dict[str, Tensor]] = {}

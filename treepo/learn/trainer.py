@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -13,18 +12,24 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal
-from treepo.learn.memory import cache_metrics, memory_metrics, reset_peak
-from treepo.learn.metrics import StepShard, max_metrics, mean_update_metrics, response_lengths, sum_counters
-from treepo.learn.packing import PackedTree
+from treepo.learn.metrics import (
+    StepShard,
+    cache_metrics,
+    max_metrics,
+    mean_update_metrics,
+    memory_metrics,
+    reset_peak,
+    response_lengths,
+    sum_counters,
+)
 from treepo.learn.settings import DynamicSampling
-from treepo.learn.updater import Updater
+from treepo.learn.updater import Updater, mini_batches
 from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 from treepo.utils.signals import StepGuard
-from treepo.verify.rewards import Reward, ShapedReward
-from treepo.verify.scoring import ScoredLeaves, judge_trees, score_leaves
+from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +131,10 @@ class Trainer:
             entropies = self.updater.tree_entropies(rollout.trees)
             clock.lap("entropies")
         guard.begin_updates()
-        updates = self.update([parts for parts in packed if parts], places, len(trained))
+        own_trees = [parts for parts in packed if parts]
+        batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
+        prepared = [self.updater.prepare(batch) for batch in batches]
+        updates = [self.updater.update(batch) for _ in range(self.num_iterations) for batch in prepared]
         self.sync_weights()
         clock.lap("update")
         metrics = sum_counters(self.engine.counters - counters, self.processes).metrics() | advantages.metrics
@@ -139,8 +147,8 @@ class Trainer:
         shard = StepShard(rollout.trees, rollout.scored, advantages.by_tree, num_forwarded, entropies)
         if shards := self.processes.gather(shard):
             shard = StepShard.merge(shards)
-            own = shard.metrics(self.sampler.rules.shape, rollout.num_rounds)
-            metrics = own | metrics | clock.metrics(shard.trees)
+            of_trees = shard.metrics(self.sampler.rules.shape, rollout.num_rounds)
+            metrics = of_trees | metrics | clock.metrics(shard.trees)
         metrics = self.processes.broadcast(metrics)
         return StepResult(
             metrics, shard.trees, shard.rewards, shard.advantages, shard.entropies if with_entropies else None
@@ -180,32 +188,8 @@ class Trainer:
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
         limit = self.sampler.rules.shape.max_response_tokens
-        judged = judge_trees(self.task, problems, trees, self.policy.decode)
-        return [score_leaves(self.reward, one, limit) for one in judged]
-
-    def update(
-        self, trained: list[list[PackedTree]], places: Sequence[int], num_trained: int
-    ) -> list[dict[str, float]]:
-        """Make all updates of a step, on the parts of each tree of this process; returns the metrics of each.
-
-        places, num_trained: see `mini_batches`.
-        """
-        batches = self.mini_batches(trained, places, num_trained)
-        prepared = [self.updater.prepare(batch) for batch in batches]
-        return [self.updater.update(batch) for _ in range(self.num_iterations) for batch in prepared]
-
-    def mini_batches(
-        self, trained: list[list[PackedTree]], places: Sequence[int], num_trained: int
-    ) -> list[list[PackedTree]]:
-        """The parts of the trees of each update: at most num_mini_batches, of as many problems each as can be.
-
-        places: where this process's trees stand among the `num_trained` of all; of an update it may have none.
-        """
-        bounds = np.linspace(0, num_trained, min(self.num_mini_batches, num_trained) + 1).astype(int)
-        return [
-            [part for place, tree in zip(places, trained, strict=True) if start <= place < end for part in tree]
-            for start, end in pairwise(bounds)
-        ]
+        verified = verify_trees(self.task, problems, trees, self.policy.decode)
+        return [score_leaves(self.reward, one, limit) for one in verified]
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""

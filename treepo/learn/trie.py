@@ -1,102 +1,127 @@
-"""The distinct tokens of some trajectories, each below its predecessor, in depth-first order.
+"""PrefixTrie: the distinct tokens of some trajectories, each below its predecessor, in depth-first order.
 
-Kept as runs: pieces of sequences that were new when they came. A run hangs below a token of another one, and the runs
-that hang below it follow it, those from its end first, so that the tokens at or below any token are one range.
+Its nodes are pieces of sequences that were new when they were added. Unlike the engine's prefix cache it never splits a
+node: children hang below any token of it, so that a place in it stays where it is.
+Letters: T distinct tokens.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-Place = tuple[int, int]
-"""(run, tokens of it): the point after so many tokens of a run."""
+from treepo.utils.prefix import common_prefix_len
 
-Piece = tuple[int, int, int]
-"""(run, first token, past the last one)."""
 
-START: Place = (0, 0)
+class Cursor(NamedTuple):
+    """The place after `offset` tokens of a node."""
+
+    node: int
+    offset: int
+
+
+class Span(NamedTuple):
+    """Tokens `start` to `end` - 1 of a node."""
+
+    node: int
+    start: int
+    end: int
+
+
+START = Cursor(0, 0)
 
 
 @dataclass(eq=False)
+class TrieNode:
+    """Consecutive tokens below a place in another node; None for the first node. children: (offset, node) of those
+    below it."""
+
+    token_ids: np.ndarray
+    parent: Cursor | None
+    children: list[tuple[int, int]] = field(default_factory=list)
+
+
 class PrefixTrie:
-    """Sequences merged where they begin alike; all begin with the same token.
+    """Sequences merged where they begin alike; all begin with the same token."""
 
-    runs: token ids of each; above: where each hangs; below: the run that begins with a token at a place.
-    """
+    def __init__(self) -> None:
+        self.nodes: list[TrieNode] = []
+        self.by_token: dict[tuple[Cursor, int], int] = {}
 
-    runs: list[np.ndarray] = field(default_factory=list)
-    above: list[Place] = field(default_factory=list)
-    below: dict[tuple[int, int, int], int] = field(default_factory=dict)
-
-    def extend(self, place: Place, ids: np.ndarray) -> tuple[list[Piece], Place]:
-        """Go on from a place with these tokens; returns the pieces of runs that they are, and where they end."""
-        pieces = []
-        run, offset = place
+    def extend(self, cursor: Cursor, ids: np.ndarray) -> tuple[list[Span], Cursor]:
+        """Follow tokens from a place, adding those that are not there; return their spans, and where they end."""
+        spans = []
+        if not self.nodes and len(ids):
+            self.nodes.append(TrieNode(ids, None))
         while len(ids):
-            if not self.runs:
-                self.runs.append(ids)
-                self.above.append((-1, 0))
-            common = _num_equal(self.runs[run][offset:], ids)
+            node, offset = cursor
+            common = common_prefix_len(self.nodes[node].token_ids[offset:], ids)
             if common:
-                pieces.append((run, offset, offset + common))
-                offset, ids = offset + common, ids[common:]
-                continue
-            key = run, offset, int(ids[0])
-            run, offset = self.below.setdefault(key, len(self.runs)), 0
-            if run == len(self.runs):
-                self.runs.append(ids)
-                self.above.append(key[:2])
-        return pieces, (run, offset)
+                spans.append(Span(node, offset, offset + common))
+                cursor, ids = Cursor(node, offset + common), ids[common:]
+            else:
+                cursor = Cursor(self._child(cursor, ids), 0)
+        return spans, cursor
+
+    def _child(self, cursor: Cursor, ids: np.ndarray) -> int:
+        """The node below a place that begins with the first of these tokens, added if it is not there."""
+        key = cursor, int(ids[0])
+        if key not in self.by_token:
+            self.by_token[key] = len(self.nodes)
+            self.nodes[cursor.node].children.append((cursor.offset, len(self.nodes)))
+            self.nodes.append(TrieNode(ids, cursor))
+        return self.by_token[key]
 
     @property
     def num_tokens(self) -> int:
         """Distinct tokens."""
-        return sum(map(len, self.runs))
+        return sum(len(node.token_ids) for node in self.nodes)
 
-    def laid_out(self) -> "Layout":
-        """All tokens in depth-first order."""
-        hanging: list[list[tuple[int, int]]] = [[] for _ in self.runs]
-        for run, (parent, offset) in enumerate(self.above):
-            if parent >= 0:
-                hanging[parent].append((offset, run))
+    def layout(self) -> "TrieLayout":
+        """Return all tokens in depth-first order."""
         order, stack = [], [0]
         while stack:
-            run = stack.pop()
-            order.append(run)
-            # The last one put on the stack comes next: the one that hangs deepest, and of several there the first.
-            stack.extend(child for _, child in sorted(hanging[run], key=lambda at: (at[0], -at[1])))
-        lengths = np.array([len(self.runs[run]) for run in order])
+            order.append(index := stack.pop())
+            # The last one on the stack comes next: the child that hangs deepest, and of several there the first.
+            children = self.nodes[index].children
+            stack.extend(child for _, child in sorted(children, key=lambda at: (at[0], -at[1])))
+        lengths = np.array([len(self.nodes[index].token_ids) for index in order])
         starts = np.empty(len(order), np.int64)
         starts[order] = np.cumsum(lengths) - lengths
-        return self._positioned(order, starts, hanging)
+        token_ids = np.concatenate([self.nodes[index].token_ids for index in order]).astype(np.int64)
+        positions, parents = self._positions(order, starts)
+        return TrieLayout(token_ids, positions, self._subtree_ends(order, starts), parents, starts)
 
-    def _positioned(self, order: list[int], starts: np.ndarray, hanging: list[list[tuple[int, int]]]) -> "Layout":
-        total = self.num_tokens
-        positions, ends, parents = np.empty(total, np.int64), np.empty(total, np.int64), np.arange(-1, total - 1)
-        depths, past = [0] * len(order), [0] * len(order)
-        for run in order:
-            parent, offset = self.above[run]
-            depths[run] = depths[parent] + offset if parent >= 0 else 0
-            first, length = starts[run], len(self.runs[run])
-            positions[first : first + length] = np.arange(depths[run], depths[run] + length)
-            parents[first] = starts[parent] + offset - 1 if parent >= 0 else -1
-        for run in reversed(order):
-            first, last = int(starts[run]), int(starts[run]) + len(self.runs[run])
+    def _positions(self, order: list[int], starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depths of the tokens, and the token above each."""
+        positions, parents = np.empty(self.num_tokens, np.int64), np.arange(-1, self.num_tokens - 1)
+        for index in order:
+            node, first = self.nodes[index], starts[index]
+            above = -1 if node.parent is None else starts[node.parent.node] + node.parent.offset - 1
+            depth = 0 if node.parent is None else positions[above] + 1
+            positions[first : first + len(node.token_ids)] = np.arange(depth, depth + len(node.token_ids))
+            parents[first] = above
+        return positions, parents
+
+    def _subtree_ends(self, order: list[int], starts: np.ndarray) -> np.ndarray:
+        """One past the last token at or below each token."""
+        ends, past = np.empty(self.num_tokens, np.int64), [0] * len(order)
+        for index in reversed(order):
+            first, last = int(starts[index]), int(starts[index]) + len(self.nodes[index].token_ids)
             end = last
-            # The tokens of a run end where the last run ends that hangs at or below them.
-            for offset, child in sorted(hanging[run], reverse=True):
+            # The subtrees of a node's tokens end where the last node ends that hangs at or below them.
+            for offset, child in sorted(self.nodes[index].children, reverse=True):
                 ends[first + offset : last] = end
                 end, last = max(end, past[child]), first + offset
             ends[first:last] = end
-            past[run] = end
-        token_ids = np.concatenate([self.runs[run] for run in order]).astype(np.int64)
-        return Layout(token_ids, positions, ends, parents, starts)
+            past[index] = end
+        return ends
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class TrieLayout:
     """Tokens in depth-first order, all int64 [T]: ids, depths, one past the last token at or below each, and the token
-    above each (-1 for the first). starts: per run, where it begins."""
+    above each (-1 for the first). starts: per node, where it begins."""
 
     token_ids: np.ndarray
     positions: np.ndarray
@@ -104,14 +129,6 @@ class Layout:
     parents: np.ndarray
     starts: np.ndarray
 
-    def indices(self, pieces: list[Piece]) -> np.ndarray:
-        """Where the tokens of some pieces lie."""
-        return np.concatenate([np.arange(self.starts[run] + a, self.starts[run] + b) for run, a, b in pieces])
-
-
-def _num_equal(one: np.ndarray, other: np.ndarray) -> int:
-    """How many tokens two sequences have in common from their beginning."""
-    length = min(len(one), len(other))
-    differ = one[:length] != other[:length]
-    first = int(differ.argmax()) if length else 0
-    return first if length and differ[first] else length
+    def indices(self, spans: list[Span]) -> np.ndarray:
+        """Return where the tokens of some spans lie."""
+        return np.concatenate([np.arange(self.starts[node] + a, self.starts[node] + b) for node, a, b in spans])

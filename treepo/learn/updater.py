@@ -200,7 +200,7 @@ class Updater:
                 (0.0 * loss).backward()
                 continue
             gaps.append(gap)
-            # With others waiting for its gradients it goes on: their norm will not be finite, and all find out.
+            # Where other processes wait for the gradients this one makes them: their norm is not finite, which all see.
             if not torch.isfinite(loss) and self.processes.world_size == 1:
                 raise NonFiniteUpdateError("loss", batch)
             loss.backward()
@@ -246,7 +246,7 @@ class Updater:
             if not is_out_of_memory(error):
                 raise
             raise MemoryError(
-                f"optim: no memory for the optimiser's state; {REMEDIES} ({first_line(error)})"
+                f"optim: no memory for the optimizer's state; {REMEDIES} ({first_line(error)})"
             ) from error
 
 
@@ -259,3 +259,17 @@ def with_leaf_weights(
     weights = np.split(every, np.cumsum([len(own) for own in lens])[:-1])[processes.rank]
     ends = np.cumsum([len(tree.lens) for tree in trees], dtype=np.int64)
     return [replace(t, leaf_weights=weights[end - len(t.lens) : end]) for t, end in zip(trees, ends, strict=True)]
+
+
+def mini_batches(
+    trees: Sequence[list[PackedTree]], places: Sequence[int], *, num_trees: int, num_batches: int
+) -> list[list[PackedTree]]:
+    """The parts of the trees of each update: at most `num_batches`, of as many trees each as can be.
+
+    places: where each of this process's trees stands among the `num_trees` of all; it may have none in an update.
+    """
+    bounds = np.linspace(0, num_trees, min(num_batches, num_trees) + 1).astype(int)
+    return [
+        [part for place, tree in zip(places, trees, strict=True) if start <= place < end for part in tree]
+        for start, end in pairwise(bounds)
+    ]

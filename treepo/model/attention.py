@@ -1,7 +1,7 @@
-"""The one attention function that every Hugging Face decoder calls, in rollouts and in training.
+"""The attention function that transformers' decoders call, in rollouts and in training.
 
-The caller passes `attention_context=...` to the model's forward; transformers hands it through to each layer. The
-context decides what a query may see: the tokens above it in a packed tree, or the rows of the engine's cache.
+The caller passes `attention_context=...` to the model's forward; transformers passes it on to each layer. The context
+decides what a query sees: the tokens above it in a packed tree, or the rows of the engine's cache.
 
 Tokens of all sequences lie side by side in one sequence of batch 1, so nothing is padded.
 Letters: N tokens · H query heads · G key-value heads · D head size.
@@ -17,13 +17,14 @@ from transformers import AttentionInterface
 
 from treepo.errors import UnsupportedAttentionError
 from treepo.model.flex import FlexTreeAttention
-from treepo.model.kernels.tree_attention import CpuTreeAttention, load_tree_kernel
+from treepo.model.kernels.compile import load_kernels
+from treepo.model.kernels.tree_attention import CpuTreeAttention
 
 ATTENTION_NAME = "treepo"
 
 
 class AttentionContext(Protocol):
-    """What the queries of one forward may see.
+    """Attention of the queries of one forward over what each of them sees.
 
     query: [1, H, N, D]; key, value: [1, G, N, D], both with their positions already applied. Returns [N, H, D].
     window: a key is visible if it lies fewer than this many positions back; None for no limit.
@@ -53,14 +54,12 @@ def attend(
     Raises UnsupportedAttentionError for attention that a context cannot express: soft-capping, sinks, position biases.
     """
     if attention_context is None:
-        raise UnsupportedAttentionError(
-            "attention_context did not reach the attention, which every forward of this model needs"
-        )
+        message = "attention_context did not reach the attention, which every forward of this model needs"
+        raise UnsupportedAttentionError(message)
     for name, extra in (("softcap", softcap), ("s_aux (sinks)", s_aux), ("position_bias", position_bias)):
         if extra is not None:
-            raise UnsupportedAttentionError(
-                f"{type(module).__name__} uses attention with {name}, which cannot be packed"
-            )
+            message = f"{type(module).__name__} uses attention with {name}, which cannot be packed"
+            raise UnsupportedAttentionError(message)
     layer = module.layer_idx
     assert isinstance(layer, int)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -121,17 +120,14 @@ class TreeAttention:
 def tree_attention(
     offsets: list[int], subtree_ends: np.ndarray, positions: np.ndarray, device: torch.device, dtype: torch.dtype
 ) -> AttentionContext:
-    """Our kernel on the CPU, FlexAttention on CUDA; a dense mask per tree in float64, without a compiler, elsewhere.
+    """Return the fastest attention over packed trees: a C kernel on the CPU, FlexAttention on CUDA, else a dense mask
+    per tree (in float64, on other devices, without a compiler).
 
     offsets, subtree_ends, positions: see TreeAttention. dtype: of the weights.
     """
-    if device.type == "cpu" and dtype != torch.float64 and (library := load_tree_kernel()) is not None:
-        return CpuTreeAttention(library, offsets, positions)
-    ends, depths = (_on(device, x) for x in (subtree_ends, positions))
+    if device.type == "cpu" and dtype != torch.float64 and (kernels := load_kernels("tree_attention.c")):
+        return CpuTreeAttention(kernels, offsets, positions)
+    ends, depths = (torch.from_numpy(x).to(device) for x in (subtree_ends, positions))
     if device.type == "cuda" and dtype != torch.float64:
         return FlexTreeAttention(ends, depths)
     return TreeAttention(offsets, ends, depths)
-
-
-def _on(device: torch.device, array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array).to(device)

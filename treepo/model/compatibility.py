@@ -1,7 +1,7 @@
-"""Whether a model is served exactly: a packed tree against the model as transformers runs it.
+"""Checks that packed trees give a model's own logits, and what is known about a model's attention and sizes.
 
-The engine calls the same attention function with other contexts, so what it needs beyond this is that each layer calls
-its attention once.
+The engine calls the same attention function with other contexts; beyond this check it needs each layer to call its
+attention once.
 """
 
 from typing import Any
@@ -10,34 +10,32 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from treepo.errors import UnsupportedAttentionError
+from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
 
-SERVED_LAYERS = {"full_attention", "sliding_attention"}
-UNSEEN_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
-"""Settings of attention that the attention function is not told of."""
+SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+UNSUPPORTED_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
+"""Settings of attention that transformers does not pass to the attention function."""
 
 LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
 """Kinds of rotary positions that change with the length of the sequence."""
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
-"""Difference of log-probabilities that rounding explains; a model served wrongly is off by several."""
+"""Difference of log-probabilities that rounding explains; a wrong attention is off by several."""
 
 PROBE_LEN = 24
 
 
 def check_config(config: PreTrainedConfig) -> None:
-    """Raise UnsupportedAttentionError if a model of this configuration has layers other than plain or windowed attention."""
+    """Raise UnsupportedAttentionError if a model has other layers than plain or windowed attention."""
     text = config.get_text_config()
     kind = config.model_type
-    other = set(getattr(text, "layer_types", None) or ()) - SERVED_LAYERS
+    other = set(getattr(text, "layer_types", None) or ()) - SUPPORTED_LAYERS
     if other:
-        raise UnsupportedAttentionError(
-            f"model.path: {kind!r} has layers of type {sorted(other)}, which cannot be packed"
-        )
-    for name in UNSEEN_SETTINGS:
+        raise UnsupportedAttentionError(f"{kind!r} has layers of type {sorted(other)}, which cannot be packed")
+    for name in UNSUPPORTED_SETTINGS:
         if getattr(text, name, None) is not None:
-            raise UnsupportedAttentionError(f"model.path: {kind!r} has attention with {name}, which cannot be packed")
+            raise UnsupportedAttentionError(f"{kind!r} has attention with {name}, which cannot be packed")
 
 
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
@@ -47,8 +45,9 @@ def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
     return any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds)
 
 
-def longest_exact(config: PreTrainedConfig) -> int | None:
-    """Most tokens of a sequence that the model was made for and is served exactly; None if it does not say."""
+def max_exact_len(config: PreTrainedConfig) -> int | None:
+    """Return the most tokens of a sequence that the model was made for and that are served exactly; None if it does not
+    say."""
     text = config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
     if has_length_dependent_rope(config):
@@ -61,15 +60,16 @@ def longest_exact(config: PreTrainedConfig) -> int | None:
 
 @torch.no_grad()
 def check_logits_match(model: PreTrainedModel, reference: str = "eager") -> None:
-    """Raise UnsupportedAttentionError unless a forked sequence packed as a tree has the log-probabilities of plain forwards.
+    """Raise UnsupportedAttentionError unless a packed tree has the log-probabilities of plain forwards.
 
-    model: with the attention of `treepo.model.attention`; `reference`: transformers' own to compare with.
+    The tree is a sequence with one fork. model: with the attention of `treepo.model.attention`. reference: the
+    attention of transformers to compare with.
     """
     kind = model.config.model_type
     ids = probe_ids(model)
     fork, end = PROBE_LEN // 2, PROBE_LEN
     other = torch.cat([ids[:fork], ids[fork:].flip(0)])
-    context = _NotedTreeAttention(fork, end, len(ids) - fork, ids.device, model.dtype)
+    context = _RecordedTreeAttention(fork, end, len(ids) - fork, ids.device, model.dtype)
     packed_ids = torch.cat([ids, other[fork:]])
     positions = torch.cat([torch.arange(end), torch.arange(fork, end)]).to(ids.device)
     logits = model(
@@ -83,18 +83,17 @@ def check_logits_match(model: PreTrainedModel, reference: str = "eager") -> None
         model.set_attn_implementation(ATTENTION_NAME)
     wanted = torch.cat([plain[0], plain[1][fork:]])
     if not torch.isfinite(wanted).all():
-        raise ValueError(f"model.path: the logits of {kind!r} are not finite")
-    # By probability: of tokens that hardly ever follow, narrow types know little.
+        raise SettingError("model.path", f"the logits of {kind!r} are not finite")
+    # Weighed by probability: narrow types are inexact about tokens that hardly ever follow.
     if (wanted.exp() * (packed - wanted).abs()).sum(-1).max() > TOLERANCE[model.dtype]:
-        raise UnsupportedAttentionError(
-            f"model.path: {kind!r} computes something else than causal attention, which cannot be packed"
-        )
+        message = f"{kind!r} computes something else than causal attention, which cannot be packed"
+        raise UnsupportedAttentionError(message)
     _check_window(model, context)
 
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True) -> bool:
-    """Whether a model's logits are its output embeddings applied to its last hidden states, with nothing after that."""
+    """Return whether logits are the output embeddings applied to the last hidden states, with nothing after that."""
     head = model.get_output_embeddings()
     if head is None:
         return False
@@ -107,7 +106,7 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
 def sequence_logprobs(
     model: PreTrainedModel, ids: Tensor, temperature: float, supports_tree_attention: bool = True
 ) -> Tensor:
-    """float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
+    """Return float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
     return torch.log_softmax(model(**_one_sequence(ids, supports_tree_attention)).logits[0].float() / temperature, -1)
 
 
@@ -122,13 +121,13 @@ def _one_sequence(ids: Tensor, supports_tree_attention: bool) -> dict[str, Any]:
 
 
 def probe_ids(model: PreTrainedModel) -> Tensor:
-    """A fixed sequence of different tokens, [PROBE_LEN] where the vocabulary allows."""
+    """Return a fixed sequence of different tokens, [PROBE_LEN] where the vocabulary allows."""
     ids = (torch.arange(PROBE_LEN) * 7919 + 3) % vocabulary_size(model)
     return ids.to(model.device)
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
-    """Token ids that the model has an embedding for."""
+    """Return the number of tokens that the model has an embedding for."""
     embedding = model.get_input_embeddings()
     assert isinstance(embedding.weight, Tensor)
     return embedding.weight.shape[0]
@@ -138,33 +137,30 @@ def _plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0].float(), -1)
 
 
-def _check_window(model: PreTrainedModel, context: "_NotedTreeAttention") -> None:
-    """A window that the attention function was not told of would be ignored in longer sequences."""
+def _check_window(model: PreTrainedModel, context: "_RecordedTreeAttention") -> None:
+    """Raise UnsupportedAttentionError if the attention function was not given the model's sliding window."""
     text = model.config.get_text_config()
     window, longest = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
     if isinstance(window, int) and getattr(text, "use_sliding_window", True) and (longest is None or window < longest):
         layer_types = getattr(text, "layer_types", None)
         has_windows = layer_types is None or "sliding_attention" in layer_types
         if has_windows and context.windows == {None}:
-            raise UnsupportedAttentionError(
-                f"model.path: {model.config.model_type!r} keeps its sliding window to itself and cannot be packed"
-            )
+            kind = model.config.model_type
+            raise UnsupportedAttentionError(f"{kind!r} keeps its sliding window to itself and cannot be packed")
 
 
-class _NotedTreeAttention(AttentionContext):
-    """Attention over a sequence with one fork, which notes the windows that it is asked for."""
+class _RecordedTreeAttention(AttentionContext):
+    """Attention over a sequence with one fork that records the windows it is called with."""
 
     def __init__(self, fork: int, end: int, branch_len: int, device: torch.device, dtype: torch.dtype) -> None:
         total = end + branch_len
         ends = torch.cat([torch.full((fork,), total), torch.full((end - fork,), end), torch.full((branch_len,), total)])
         positions = torch.cat([torch.arange(end), torch.arange(fork, fork + branch_len)])
-        layout = [0, total], ends.numpy(), positions.numpy()
-        # On a GPU the attention of training would be compiled for this alone.
-        self.inner: AttentionContext = (
-            tree_attention(*layout, device, dtype)
-            if device.type == "cpu"
-            else TreeAttention(layout[0], ends.to(device), positions.to(device))
-        )
+        if device.type == "cpu":
+            self.inner = tree_attention([0, total], ends.numpy(), positions.numpy(), device=device, dtype=dtype)
+        else:
+            # The attention of training would be compiled for this alone.
+            self.inner = TreeAttention([0, total], ends.to(device), positions.to(device))
         self.windows: set[int | None] = set()
         self.layers: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Attention over packed trees on CUDA devices: FlexAttention with a block mask, which skips what nobody sees.
+"""Attention over packed trees on CUDA devices: FlexAttention with a block mask, which skips pairs that are not visible.
 
 Letters: N tokens · H query heads · G key-value heads · D head size.
 """
@@ -12,10 +12,10 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad
 
 BLOCK = 128
-"""Tokens of a block of the mask; the packed sequence is filled up to a whole number of them."""
+"""Tokens of a block of the mask; the packed sequence is padded to a whole number of them."""
 
-LEAST_SIZE = 16
-"""Smallest head size that FlexAttention's kernels take; smaller heads are filled up with zeros."""
+MIN_HEAD_SIZE = 16
+"""Smallest head size that FlexAttention's kernels take; smaller heads are padded with zeros."""
 
 
 class FlexTreeAttention:
@@ -35,21 +35,20 @@ class FlexTreeAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """See AttentionContext."""
         if window not in self.masks:
             self.masks[window] = self.mask(window)
-        # Under autocast positions have made queries and keys wider than values.
+        # Under autocast rotary positions make queries and keys wider than values.
         q, k, v = (x.to(value.dtype) for x in (query * scale, key, value))
-        wider = [max(0, LEAST_SIZE - x.shape[-1]) for x in (q, k, v)]
+        wider = [max(0, MIN_HEAD_SIZE - x.shape[-1]) for x in (q, k, v)]
         q, k, v = (pad(x, (0, more, 0, self.num_filling)) for x, more in zip((q, k, v), wider, strict=True))
         attend = _compiled() if query.device.type == "cuda" else _attend
         output = attend(q, k, v, self.masks[window])
         return output[0, :, : self.num_tokens, : value.shape[-1]].transpose(0, 1).to(query.dtype)
 
     def mask(self, window: int | None) -> BlockMask:
-        """Who sees whom, and per block of queries which blocks of keys they see in part and which as a whole.
+        """Return the visible pairs, and per block of queries which blocks of keys they see in part and as a whole.
 
-        Worked out from the bounds of the blocks, so that nothing of the size of all pairs is ever made.
+        Computed from the bounds of the blocks, so that no tensor has the size of all pairs.
         """
         ends, positions = self.subtree_ends, self.positions
 

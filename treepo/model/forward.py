@@ -1,4 +1,4 @@
-"""A model's logits for tokens that lie side by side: as transformers computes them, or leaner where that is known.
+"""The engine's forward: logits of tokens side by side, by transformers or, for some models, in fewer operations.
 
 Letters: N tokens · M logits wanted · H query heads · G key-value heads · D head size · V vocabulary.
 """
@@ -17,14 +17,14 @@ from treepo.model.fsdp import own_class
 Forward = Callable[[Tensor, Tensor, AttentionContext, Tensor], Tensor]
 """(ids int64 [N], positions int64 [N], context, which tokens' logits int64 [M]) -> logits [M, V]."""
 
-LEAN_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+FUSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose decoder is the one that FusedForward computes, with SiLU in its MLP."""
 
 
 def supports_fused(model: Any) -> bool:
-    """Whether FusedForward computes what this model does: transformers' own code for one of LEAN_TYPES, with plain
-    linear maps (an adapter or a quantised layer in the place of one is left to the model's own forward)."""
-    if model.config.model_type not in LEAN_TYPES or not own_class(model).__module__.startswith("transformers.models."):
+    """Return whether FusedForward computes what this model does: transformers' own code for one of FUSED_TYPES, with
+    plain linear maps (the model's own forward runs adapters and quantised layers)."""
+    if model.config.model_type not in FUSED_TYPES or not own_class(model).__module__.startswith("transformers.models."):
         return False
     maps = [m for layer in model.model.layers for name, m in layer.named_modules() if name.endswith("_proj")]
     return model.config.hidden_act == "silu" and all(type(m) is nn.Linear for m in maps)
@@ -47,7 +47,7 @@ class PlainForward:
 
 
 class AutocastForward:
-    """Another forward with its matrix products computed in a narrower type."""
+    """Another forward with its matrix products in a narrower type."""
 
     def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
         self.forward = forward
@@ -59,7 +59,7 @@ class AutocastForward:
 
 
 class Operations(Protocol):
-    """What lies between a decoder's matrix products; arguments may be overwritten."""
+    """The operations between a decoder's matrix products; arguments may be overwritten."""
 
     def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         """x += added; returns x / rms(x) x weight over the last dimension."""
@@ -75,7 +75,7 @@ class Operations(Protocol):
 
 
 class TorchOperations:
-    """On any device, in any type."""
+    """Operations in torch, on any device, in any type."""
 
     def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         if added is not None:
@@ -91,11 +91,11 @@ class TorchOperations:
 
 
 class FusedForward:
-    """Llama's decoder in as few operations as there can be, without gradients.
+    """Llama's decoder in as few operations as possible, without gradients.
 
     With small models most of a decoding step would otherwise go into calling modules. It computes with the model's own
-    parameters, so nothing has to be copied when they change; tests compare it with transformers' forward for each of
-    LEAN_TYPES.
+    parameters, so nothing is copied when they change; tests compare it with transformers' forward for each of
+    FUSED_TYPES.
     """
 
     def __init__(self, model: Any, operations: Operations) -> None:
@@ -151,7 +151,7 @@ Norm = tuple[Tensor, float]
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """The parameters and settings of one decoder layer, to be had without asking its modules."""
+    """The parameters and settings of one decoder layer."""
 
     query: Projection
     key: Projection

@@ -1,4 +1,4 @@
-"""A model whose weights are divided over processes (FSDP2), and how the rest of the code meets it."""
+"""Sharding a model's weights over processes (FSDP2), and how the rest of the code computes with a sharded model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,60 +14,62 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from treepo.errors import SettingError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WITHIN = "within"
-"""Name of the method through which a sharded model does other work than its forward."""
+WORK_METHOD = "run_work"
+"""Name of the method by which a sharded model runs other work than its forward."""
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> None:
-    """Divide a model's weights over the processes of a mesh; gradients are sums over all of them, not means.
+    """Shard a model's weights over the processes of a mesh; gradients are sums over all of them, not means.
 
-    mesh: of one dimension, or of two, over the first of which the shards are copies of each other (HSDP). A layer's
-    weights are gathered when it is computed. is_trained: if not, no backward follows, after which the model's other
-    weights would be let go, so they are after its forward. Raises ValueError for a model that cannot be divided.
+    mesh: of one dimension, or of two, along the first of which shards are replicated (HSDP). A layer's weights are
+    gathered when it is computed. is_trained: without it no backward follows, so the model's other weights are freed
+    after its forward. Raises SettingError for a model that cannot be sharded.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     try:
         for part in [*layers, model]:
             fully_shard(part, mesh=mesh)
     except (ValueError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"processes: {model.config.model_type!r} cannot be divided: {error}") from error
+        raise SettingError("processes", f"{model.config.model_type!r} cannot be sharded: {error}") from error
     for part in sharded_parts(model):
         part.set_gradient_divide_factor(1.0)
         # gloo has no other.
         part.set_force_sum_reduction_for_comms(True)
     _free_after_forward(model, is_trained)
-    setattr(model, WITHIN, MethodType(_call, model))
-    register_fsdp_forward_method(model, WITHIN)
+    setattr(model, WORK_METHOD, MethodType(_call, model))
+    register_fsdp_forward_method(model, WORK_METHOD)
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` was called."""
+    """Return whether `shard` was called."""
     return isinstance(model, FSDPModule)
 
 
 def sharded_parts(model: nn.Module) -> list[FSDPModule]:
-    """The modules whose weights are gathered at a time: the layers, and the model for all that is in none."""
+    """Return the modules whose weights are gathered together: the layers, and the model for all that is in none."""
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def run_under_fsdp(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """work(*args), which computes with parts of a model, as its own forward would: where it is sharded its weights are
-    gathered and gradients reach them. What has a gradient must be a tensor of the returned tuple."""
+    """Return work(*args), which computes with parts of a model, as the model's own forward would: where it is sharded
+    its weights are gathered and gradients reach them. Results with gradients must be tensors of a returned tuple."""
     if not is_sharded(model):
         return work(*args, **kwargs)
-    return getattr(model, WITHIN)(work, *args, **kwargs)
+    return getattr(model, WORK_METHOD)(work, *args, **kwargs)
 
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """All of a model's weights lie on this process, as plain tensors, while this lasts; all processes have to enter.
+    """Hold all of a model's weights on this process, as plain tensors, inside the block; all processes have to enter.
 
-    Within, each may compute for itself, without gradients. Nothing happens if they do already.
+    Inside, each process may compute on its own, without gradients. Does nothing where they are unsharded already.
     """
-    # Of all parameters: a forward without a backward leaves those of the model itself gathered, and no layer's.
+    # All parameters are looked at: a forward without a backward leaves those outside the layers gathered.
     if not is_sharded(model) or not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         yield
         return
@@ -85,24 +87,24 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 def own_class(module: nn.Module) -> type:
-    """The class of a module as it was written: sharding puts one of its own in front."""
+    """Return the class of a module before sharding, which puts a class of FSDP in front."""
     kind = type(module)
     return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor."""
+    """Return this process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor; every process has to ask."""
+    """Return all of a tensor; every process has to call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def plain_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers by name, as `state_dict` gives them, of a model that is whole; a sharded model's own
-    `state_dict` would divide it again."""
+    """Return weights and buffers by name, like `state_dict`, of an unsharded model; a sharded model's own `state_dict`
+    would shard it again."""
     if not is_sharded(model):
         return model.state_dict()
     weights: dict[str, Tensor] = {k: v.detach() for k, v in model.named_parameters(remove_duplicate=False)}
@@ -114,16 +116,16 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy without weights, for `materialize`; it takes no memory. Must be made before the model is sharded."""
+    """Return a copy without weights, for `materialize`; it takes no memory. Call it before the model is sharded."""
     return deepcopy(model, {id(p): _like(p, torch.empty_like(p, device="meta")) for p in model.parameters()})
 
 
 def materialize(meta_model: PreTrainedModel, model: nn.Module) -> PreTrainedModel:
-    """A copy on the CPU, of what is whole, that is a model like any other."""
+    """Return an ordinary model on the CPU with the weights of an unsharded one."""
     pairs = zip(meta_model.named_parameters(), model.named_parameters(), strict=True)
     memo: dict[int, Any] = {}
     for (name, empty), (other, full) in pairs:
-        assert name == other and empty.shape == full.shape, "the meta_model is this model's"
+        assert name == other and empty.shape == full.shape, "the meta copy is of this model"
         memo[id(empty)] = _like(empty, full.detach().to("cpu", copy=True))
     return deepcopy(meta_model, memo)
 
@@ -133,8 +135,8 @@ def _call(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
 
 def _free_after_forward(model: nn.Module, is_trained: bool = True) -> None:
-    """A layer's weights are let go after its forward, and gathered again for its backward; the model's other weights,
-    which are needed at both ends, are not where there is a backward."""
+    """Free a layer's weights after its forward, and gather them again for its backward; the model's other weights,
+    which are needed at both ends, stay if there is a backward."""
     assert isinstance(model, FSDPModule)
     model.set_reshard_after_forward(True)
     model.set_reshard_after_forward(not is_trained, recurse=False)

@@ -1,60 +1,32 @@
-"""A model's weights as its checkpoint names them, for engines that keep a copy of their own."""
+"""The policy: loading a model with its tokenizer, saving it, and its weights for engines that hold a copy."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from treepo.errors import UnsupportedAttentionError
+from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
-from treepo.model.compatibility import check_config, check_logits_match, longest_exact, vocabulary_size
-from treepo.model.fsdp import materialize, plain_weights
-from treepo.model.lora import has_adapter, merged, merged_weights
-
-
-def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every weight, with adapters added to what they adapt.
-
-    transformers may keep weights in another layout than the checkpoint's (experts side by side in one tensor); what is
-    yielded is in the checkpoint's.
-    """
-    weights = dict(merged_weights(model)) if has_adapter(model) else plain_weights(model)
-    yield from revert_weight_conversion(model, weights).items()
-
-
-def recompute_activations(model: nn.Module) -> None:
-    """Keep each layer's input alone, and compute what lies inside it again in the backward pass.
-
-    Not by transformers' own switch: that works in training mode alone, which turns dropout on, and there also where no
-    gradient is asked for, so that sampling would lose its cache. Raises ValueError if the model's layers are not made
-    for it.
-    """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers:
-        raise ValueError(f"train.gradient_checkpointing: {type(model).__name__} has no layers that support it")
-    for layer in layers:
-        layer.forward = partial(_recomputed, layer.forward)
-
-
-def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
-    # While sampling there is nothing to recompute, and no need to note the random state of every layer and step.
-    if torch.is_grad_enabled():
-        return checkpoint(forward, *inputs, use_reentrant=False, **settings)
-    return forward(*inputs, **settings)
+from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
+from treepo.model.fsdp import materialize
+from treepo.model.lora import has_adapter, merged
+from treepo.utils.foreign_errors import first_line
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The model being trained, and its tokenizer. supports_tree_attention: whether its attention can be told who sees whom.
-    meta_model: of a model that is sharded, a copy without weights (see `meta_copy`)."""
+    """The model being trained, and its tokenizer.
+
+    supports_tree_attention: whether its attention can be told which tokens see which. meta_model: of a model that is
+    sharded, a copy without weights (see `meta_copy`).
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -63,31 +35,31 @@ class Policy:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Every token id that ends a response, from the generation settings and the tokenizer."""
+        """Token ids that end a response, from the generation settings and the tokenizer."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ids = list(configured) if isinstance(configured, list) else [configured]
         return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if isinstance(i, int)}))
 
     @property
     def max_len(self) -> int | None:
-        """Most tokens of a sequence that the model was made for and is served exactly, or None if it does not say."""
-        return longest_exact(self.model.config)
+        """Most tokens of a sequence that the model was made for and is exact for; None if it does not say."""
+        return max_exact_len(self.model.config)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text without special tokens."""
+        """Return the text without special tokens."""
         return decoded(self.tokenizer, token_ids)
 
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
 
-        A sharded model must be `unsharded`; of its processes one writes.
+        A sharded model must be `unsharded`; one of its processes writes.
         """
         model = self._plain_model()
         (merged(model) if has_adapter(model) else model).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapters alone, as peft loads them; see `save`."""
+        """Write only the adapters, as peft loads them; see `save`."""
         assert has_adapter(self.model), "there is an adapter to save"
         self._plain_model().save_pretrained(folder)
 
@@ -96,12 +68,34 @@ class Policy:
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Text without special tokens."""
+    """Return the text of tokens, without special ones."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Keep only each layer's input, and compute what lies inside it again in the backward pass.
+
+    transformers' own switch works in training mode alone, which turns dropout on, and there also where no gradient is
+    computed, so that sampling would lose its cache. Raises SettingError if the model's layers do not support it.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        message = f"{type(model).__name__} has no layers that support it"
+        raise SettingError("train.gradient_checkpointing", message)
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> Any:
+    # Sampling has nothing to recompute, and need not save the random state of every layer and step.
+    if torch.is_grad_enabled():
+        return checkpoint(forward, *inputs, use_reentrant=False, **settings)
+    return forward(*inputs, **settings)
 
 
 def load_policy(
     path: str,
+    *,
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -109,10 +103,10 @@ def load_policy(
 ) -> Policy:
     """Load a folder or the name of a model on the hub.
 
-    packable: whether its attention is to be told who sees whom, which packing and the embedded engine need; without it
-    a model runs as transformers has it, one trajectory per row. Raises ValueError naming `path` if there is no model,
-    no tokenizer, no safetensors weights, or if they do not fit each other; UnsupportedAttentionError if the model is to be
-    packable and is not.
+    packable: whether its attention is to be told which tokens see which, as packing and the embedded engine need;
+    without it a model runs as in transformers, one trajectory per row. Raises SettingError for model.path if there is
+    no model, no tokenizer, no safetensors weights, or if they do not fit each other; UnsupportedAttentionError if the
+    model is to be packable and is not.
     """
     _check_device(device)
     check_folder(path)
@@ -125,20 +119,19 @@ def load_policy(
         model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
         if missing := sorted(info["missing_keys"]):
             # transformers would only warn, and go on with random weights in their place.
-            raise ValueError(f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
+            raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
         if packable and not model._supports_attention_backend:
-            raise UnsupportedAttentionError(
-                f"{config.model_type!r} has an attention of its own, which cannot be packed"
-            )
+            raise UnsupportedAttentionError(f"{config.model_type!r} has its own attention, which cannot be packed")
         _check_vocabulary(model, tokenizer)
         nn.Module.to(model, torch.device(device))
         model.eval()
         if packable:
             check_logits_match(model)
+    except UnsupportedAttentionError:
+        raise
     except Exception as error:
-        message = _first_line(error).removeprefix("model.path: ")
-        kind = UnsupportedAttentionError if isinstance(error, UnsupportedAttentionError) else ValueError
-        raise kind(f"model.path: cannot load {path!r}: {message}") from error
+        message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
+        raise SettingError("model.path", f"cannot load {path!r}: {message}") from error
     return Policy(model, tokenizer, packable)
 
 
@@ -164,33 +157,29 @@ def _check_device(device: str) -> None:
         torch.empty(1, device=device).item()
     # A torch that was built without a device says so with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"model.device: cannot use {device!r}: {_first_line(error)}") from error
+        raise SettingError("model.device", f"cannot use {device!r}: {first_line(error)}") from error
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     size = vocabulary_size(model)
     if len(tokenizer) > size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
+        raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
 
 
 def check_folder(path: str) -> None:
-    """Raise ValueError naming `model.path` if a path is no model's folder; the name of one on the hub may pass."""
+    """Raise SettingError if a path is no model's folder; the name of a model on the hub passes."""
     folder = Path(path)
     try:
         is_folder = folder.is_dir()
     except OSError as error:
-        raise ValueError(f"model.path: cannot use {path[:100]!r}: {error.strerror}") from error
+        raise SettingError("model.path", f"cannot use {path[:100]!r}: {error.strerror}") from error
     if not is_folder:
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise ValueError(f"model.path: no folder {path!r}")
+            raise SettingError("model.path", f"no folder {path!r}")
         return
     if not (folder / "config.json").is_file():
-        raise ValueError(f"model.path: no config.json in {str(folder)!r}")
+        raise SettingError("model.path", f"no config.json in {str(folder)!r}")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        raise ValueError(f"model.path: no tokenizer in {str(folder)!r}")
+        raise SettingError("model.path", f"no tokenizer in {str(folder)!r}")
     if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model.path: no safetensors weights in {str(folder)!r}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+        raise SettingError("model.path", f"no safetensors weights in {str(folder)!r}")

@@ -1,16 +1,14 @@
-"""Settings of the policy. Importing this loads no torch."""
+"""Settings of the policy; importing them loads no torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-Count = Annotated[int, Field(ge=1)]
+from treepo.errors import SettingError
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The policy."""
+    """The model that is trained."""
 
     path: str = ""
     """Hugging Face model folder or name; empty for the built-in task's base model."""
@@ -19,7 +17,7 @@ class ModelSettings:
     """Type of the weights."""
 
     device: str = "cpu"
-    """Where the model lives: cpu, cuda, cuda:1."""
+    """Device of the model: cpu, cuda, cuda:1."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
@@ -43,6 +41,6 @@ class LoraSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 0:
-            raise ValueError(f"rank must not be negative, got {self.rank}")
+            raise SettingError("rank", "must not be negative", self.rank)
         if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive, got {self.alpha}")
+            raise SettingError("alpha", "must be positive", self.alpha)

@@ -4,15 +4,17 @@ import logging
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 from treepo.config.schema import Config
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import EngineError, Interrupted, PeerError, VerifierError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
 from treepo.report.run_log import Metrics
-from treepo.run.build import Run
 from treepo.utils.signals import StepGuard, StepState
+
+if TYPE_CHECKING:
+    from treepo.run.build import Run
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class RunCheckpoints:
     last complete step, which is saved when the run ends or has to stop.
     """
 
-    def __init__(self, run: Run, out: Path, progress: Progress | None) -> None:
+    def __init__(self, run: "Run", out: Path, progress: Progress | None) -> None:
         self.run = run
         self.out = out
         self.progress = progress

@@ -9,8 +9,9 @@ from treepo.config.schema import Config
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.lora import add_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
-from treepo.tasks.base_model import default_cache_folder, find_or_make_base_model
+from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
+from treepo.utils.cache import default_cache_folder
 from treepo.utils.rng import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -40,21 +41,24 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
     warning.
     """
     path, settings = base_model_path(config, progress), config.model
-    load = partial(load_policy, path, settings.dtype, device or settings.device, settings.trust_remote_code)
+    load = partial(
+        load_policy,
+        path,
+        dtype=settings.dtype,
+        device=device or settings.device,
+        trust_remote_code=settings.trust_remote_code,
+    )
     policy, reason = None, ""
     try:
         policy = load()
     except UnsupportedAttentionError as error:
-        reason = str(error.__cause__)
+        reason = error.message
     if policy is None:
         # Not while the error is handled: it keeps what was loaded alive.
         policy = load(packable=False)
         logger.warning("nothing is shared: trajectories are sampled and trained one by one, since %s", reason)
     if config.lora.rank:
-        try:
-            add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
-        except SettingError as error:
-            raise error.within("lora") from error
+        add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)
     return policy

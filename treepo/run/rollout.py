@@ -8,7 +8,7 @@ from treepo.errors import SettingError
 from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.model.policy import Policy
-from treepo.run.engine import EngineNeeds, build_engine, check_align, sampling_of
+from treepo.run.engine import build_engine, check_align
 from treepo.run.policy import autocast_of
 from treepo.run.task import answers_of
 from treepo.verify.task import VerifiedTask
@@ -20,18 +20,15 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         raise SettingError("engine.kind", "'vllm' is for one process; several need 'embedded' or 'servers'")
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
-    needs = EngineNeeds(
-        longest=config.data.max_prompt_len + config.tree.max_response_tokens,
+    return build_engine(
+        policy,
+        config.engine,
+        vllm=config.vllm,
+        servers=config.servers,
+        max_model_len=config.data.max_prompt_len + config.tree.max_response_tokens,
         eos_ids=policy.eos_ids,
         autocast=autocast_of(config),
         recompute_old_logprobs=config.train.recompute_old_logprobs,
-    )
-    return build_engine(
-        policy,
-        settings=config.engine,
-        vllm=config.vllm,
-        servers=config.servers,
-        needs=needs,
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
     )
@@ -48,7 +45,7 @@ def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler
         decode=policy.decode,
         answers=answers_of(config),
     )
-    return TreeSampler(engine, rules, sampling_of(config.engine))
+    return TreeSampler(engine, rules, config.engine.sampling_params)
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

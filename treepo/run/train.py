@@ -1,32 +1,21 @@
 """The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models."""
 
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-
-import numpy as np
-from safetensors.numpy import save_file
 
 from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
 from treepo.distributed import Job, lost_as_error
-from treepo.errors import NonFiniteUpdateError, SettingError
+from treepo.errors import SettingError
 from treepo.learn.checkpoint import Progress
-from treepo.learn.trainer import StepResult
-from treepo.report.page.report import write_run_report
-from treepo.report.run_log import MetricsLog, append_samples, choose_samples
+from treepo.report.run_log import MetricsLog
 from treepo.report.terminal import Terminal
-from treepo.report.trackers import Tracking
-from treepo.report.trees import KeptTree, write_trees
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import RunCheckpoints
+from treepo.run.outputs import failed_batch_kept, is_model_kept, save_best, save_last, save_trees, write_report
 from treepo.run.tracking import check_installed, tracked
 from treepo.utils.io import check_unused, prepare_output_dir
-from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +59,8 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
     progress: of a run that is resumed. Raises FloatingPointError if logits, loss or gradients stop being finite; the
     batch of an update that did it is kept in `out`. Raises MemoryError, with the settings to change, for an update that
     cannot be made within memory, TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and SIGTERM,
-    once the last complete step has a checkpoint. Of several processes, all of which train, the first keeps the folder;
-    PeerError or LostError is raised where another one does not go on.
+    once the last complete step has a checkpoint. Where several processes train together, the first keeps the folder,
+    and PeerError or LostError is raised if another one cannot continue.
     """
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
     num_steps = settings.train.num_steps
@@ -81,25 +70,25 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
                 tracking.log(0, _evaluate_first(run, out, log, checkpoints))
             for step in range(checkpoints.last_step + 1, num_steps + 1):
                 saves_trees = _is_due(step, settings.train.save_trees_every)
-                with _failed_batch_kept(run, step, out):
+                with failed_batch_kept(run, step, out):
                     result = run.trainer.step(step, guard=checkpoints.guard, with_entropies=saves_trees)
                 if saves_trees and is_first:
-                    _save_trees(run, step, out, result, tracking)
+                    save_trees(run, step, out, result, tracking)
                 metrics = result.metrics
                 if step == num_steps or _is_due(step, settings.eval.every):
                     metrics = metrics | run.evaluate()
                 is_best, checkpoint_time = checkpoints.complete_step(step, metrics)
                 if is_best:
-                    _save_best(run, out)
+                    save_best(run, out)
                 metrics = metrics | checkpoint_time
                 if is_first:
                     log.append(step, metrics)
                 checkpoints.write()
                 tracking.log(step, metrics)
                 show(step, metrics)
-        run.keep(lambda: _save_last(run, out))
+        run.keep(lambda: save_last(run, out))
         if is_first:
-            _write_report(run, out)
+            write_report(run, out)
             terminal.summary(log.read(), out, next_commands(settings, out))
 
 
@@ -110,7 +99,7 @@ def _evaluate_first(run: Run, out: Path, log: MetricsLog, checkpoints: RunCheckp
         log.append(0, metrics)
     is_best, _ = checkpoints.complete_step(0, metrics)
     if is_best:
-        _save_best(run, out)
+        save_best(run, out)
     if metrics:
         logger.info(
             "held out before training: %.1f%% (greedy %.1f%%)", 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
@@ -120,68 +109,6 @@ def _evaluate_first(run: Run, out: Path, log: MetricsLog, checkpoints: RunCheckp
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-@contextmanager
-def _failed_batch_kept(run: Run, step: int, out: Path) -> Iterator[None]:
-    """Save the batch of an update that is not finite, and raise FloatingPointError, which names the file."""
-    try:
-        yield
-    except NonFiniteUpdateError as error:
-        rank = f"-process-{run.processes.rank}" if run.processes.world_size > 1 else ""
-        path = out / f"failed-step-{step:06d}{rank}.safetensors"
-        save_file(vars(error.batch.packed) | {"offsets": np.array(error.batch.offsets)}, path)
-        raise FloatingPointError(f"step {step}: {error}; its batch is kept in {str(path)!r}") from error
-
-
-def _save_trees(run: Run, step: int, out: Path, result: StepResult, tracking: Tracking) -> None:
-    """Save a step's trees, and samples of their trajectories."""
-    assert result.entropies is not None
-    columns = zip(result.trees, result.rewards, result.advantages, result.entropies, strict=True)
-    kept = [KeptTree(tree, rewards, advantages, entropies) for tree, rewards, advantages, entropies in columns]
-    write_trees(out / "trees" / f"step-{step:06d}.parquet", kept, run.policy.decode)
-    settings = run.config.tracking
-    samples = choose_samples(kept, run.policy.decode, settings.sample_problems, settings.sample_answers)
-    append_samples(out / "samples.jsonl", step, samples)
-    tracking.table(step, samples)
-
-
-def _save_best(run: Run, out: Path) -> None:
-    """Save the model as the best so far, if asked for; the one before is there until this one is whole."""
-    if run.config.eval.keep_best:
-        run.keep(lambda: _replace_best(run, out))
-
-
-def _replace_best(run: Run, out: Path) -> None:
-    best, partial, before = out / "best", out / "best.partial", out / "best.before"
-    for leftover in (partial, before):
-        shutil.rmtree(leftover, ignore_errors=True)
-    run.policy.save(partial)
-    if best.exists():
-        best.rename(before)
-    partial.rename(best)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _save_last(run: Run, out: Path) -> None:
-    """Save the adapter and the model that the run ended with."""
-    if run.config.lora.rank:
-        run.policy.save_adapter(out / "adapter")
-    if is_model_kept(run.config):
-        run.policy.save(out / "model")
-
-
-def _write_report(run: Run, out: Path) -> None:
-    """Write the page of the run; an error there is a warning, and fails nothing."""
-    try:
-        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
-    except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
-        logger.warning("there is no report (%s): treepo report %s tries again", error_line(error), out)
-
-
-def is_model_kept(config: Config) -> bool:
-    """Whether a whole model is saved at the end, not adapters alone."""
-    return config.lora.merge or not config.lora.rank
 
 
 def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:

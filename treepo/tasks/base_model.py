@@ -1,17 +1,15 @@
-"""The built-in task's base model: 0.8M parameters, pretrained here in a minute or two, then kept.
+"""The built-in task's base model: 0.8M parameters, pretrained here in a minute or two, then cached.
 
-It has seen careful and careless worked answers alike, so reinforcement learning finds nothing new
-in it but draws out a way of working that it already knows.
+It is trained on careful and careless worked answers alike, so reinforcement learning teaches it nothing new: it makes a
+way of working more likely that the model already knows.
 
 Letters: B sequences in a batch, T tokens in its longest sequence, V vocabulary.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ import torch.nn.functional as F
 
 from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
 from treepo.utils import ProgressCallback
+from treepo.utils.hashing import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
@@ -33,10 +32,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class BaseModelSettings:
-    """What makes a base model what it is; another setting is another model in the cache."""
+    """Architecture and pretraining of a base model; other settings give another model in the cache."""
 
     version: int = 1
-    """Raised when the code changes what the same settings give."""
+    """Increased when the same settings give another model."""
 
     hidden_size: int = 128
     ffn_size: int = 384
@@ -50,20 +49,11 @@ class BaseModelSettings:
     num_steps: int = 480
     tokens_per_step: int = 3000
     num_buckets: int = 4
-    """Parts of a batch, by length: more of them pad less but cost more calls."""
+    """Parts of a batch, by length: more of them pad less but take more forward passes."""
     peak_lr: float = 3e-3
     num_warmup_steps: int = 50
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
-
-
-def default_cache_folder() -> Path:
-    """Return `$TREEPO_CACHE`, else `$XDG_CACHE_HOME/treepo`, else `~/.cache/treepo`."""
-    if folder := os.environ.get("TREEPO_CACHE"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "treepo"
-    return Path.home() / ".cache" / "treepo"
 
 
 def find_or_make_base_model(
@@ -75,12 +65,11 @@ def find_or_make_base_model(
     """Return the Hugging Face folder of the base model, pretraining it if it is not there yet."""
     settings = settings or BaseModelSettings()
     made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
-    digest = hashlib.blake2b(made_by.encode(), digest_size=6).hexdigest()
-    folder = cache_folder / f"chain-sums-{digest}"
+    folder = cache_folder / f"chain-sums-{digest(made_by, size=6).hex()}"
     if folder.is_dir():
         return folder
 
-    cache_folder.mkdir(parents=True, exist_ok=True)
+    cache_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     model, tokenizer = make_base_model(seed, report, settings)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
         finished = Path(unfinished) / "model"
@@ -100,8 +89,7 @@ def make_base_model(
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a base model on worked answers, careful and careless steps mixed.
 
-    The same seed gives the same weights on the same number of threads. The global random state
-    stays as it was.
+    The same seed gives the same weights on the same number of threads. The global random state is left unchanged.
     """
     settings = settings or BaseModelSettings()
     tokenizer = make_chain_tokenizer()
@@ -150,7 +138,7 @@ def initial_model(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseM
 
 
 def learning_rate(step: int, settings: BaseModelSettings) -> float:
-    """Return the rate of a step counted from 0: linear warm-up, then a cosine down to 0."""
+    """Return the learning rate of a step, counted from 0: linear warm-up, then a cosine down to 0."""
     num_warmup = settings.num_warmup_steps
     if step < num_warmup:
         return settings.peak_lr * (step + 1) / num_warmup
@@ -196,7 +184,7 @@ def backward(model: Qwen2ForCausalLM, batch: Batch) -> float:
     num_targets = sum(int((labels != IGNORED).sum()) for _, labels in batch)
     total = 0.0
     for ids, labels in batch:
-        # No attention mask: padding comes last, so no token that counts can see it.
+        # No attention mask: padding comes last, so no target's token can attend to it.
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # [B, T - 1, V]
         loss = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
         (loss / num_targets).backward()

@@ -3,6 +3,8 @@
 Each function names the libraries and the versions whose texts it was tested with (tests/utils/test_foreign_errors.py).
 """
 
+import re
+
 import torch
 import torch.distributed as dist
 
@@ -31,3 +33,35 @@ def is_lost_process(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 200 characters."""
     return str(error).strip().partition("\n")[0][:200]
+
+
+VLLM_SETTINGS = {
+    "GPU memory utilization": "vllm.gpu_memory_utilization",
+    "--kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE": "engine.max_cache_tokens",
+    "common block size": "vllm.block_size",
+    "gpu_memory_utilization": "vllm.gpu_memory_utilization",
+    "max_model_len": "vllm.max_model_len",
+    "block_size": "vllm.block_size",
+}
+"""What vLLM's messages call our settings."""
+
+
+def vllm_complaint(error: BaseException) -> str:
+    """What an error of vLLM says, in one line and with the names of our settings.
+
+    vLLM 0.32: its configuration classes are pydantic's, whose reports have the complaint after "Value error, "; other
+    errors say it in their first line.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    complaints = [line for line in lines if line.startswith("Value error, ")]
+    text = complaints[0].removeprefix("Value error, ") if complaints else lines[0] if lines else type(error).__name__
+    theirs = "|".join(map(re.escape, VLLM_SETTINGS))
+    return re.sub(theirs, lambda found: VLLM_SETTINGS[found[0]], text).split(" [type=")[0]
+
+
+def vllm_server_has_nan(text: str) -> bool:
+    """Whether a server of vLLM answers with this text because log-probabilities are not finite.
+
+    vLLM 0.32: its answer is then no JSON, which Starlette refuses to send.
+    """
+    return "Out of range float values are not JSON compliant" in text

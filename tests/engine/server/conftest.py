@@ -10,7 +10,7 @@ from tests.engine.engines import make_model
 from tests.engine.server.stub import StubServer
 from treepo.engine.server import client, fleet
 from treepo.engine.server.engine import ServerEngine
-from treepo.engine.server.weight_sync import DiskSync, Sync
+from treepo.engine.server.weight_sync import DiskSync, WeightSync
 from treepo.engine.settings import ServerSettings
 
 MakeStubs = Callable[..., list[StubServer]]
@@ -21,10 +21,10 @@ Connect = Callable[..., ServerEngine]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits of seconds become waits of milliseconds."""
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
-    monkeypatch.setattr(fleet, "PAUSE_S", 0.01)
-    monkeypatch.setattr(fleet, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(fleet, "RETRY_S", 0.01)
+    monkeypatch.setattr(fleet, "MAX_RETRY_S", 0.05)
     monkeypatch.setattr(fleet, "DROP_S", 0.5)
-    monkeypatch.setattr(client, "LOOK_S", 0.5)
+    monkeypatch.setattr(client, "QUERY_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def connect() -> Iterator[Connect]:
     engines: list[ServerEngine] = []
 
     def make(
-        stubs: list[StubServer], eos_ids: tuple[int, ...] = (), sync: Sync | None = None, **settings: object
+        stubs: list[StubServer], eos_ids: tuple[int, ...] = (), sync: WeightSync | None = None, **settings: object
     ) -> ServerEngine:
-        how = ServerSettings(urls=tuple(stub.url for stub in stubs), **settings)  # type: ignore[arg-type]
-        engine = ServerEngine(how, sync or DiskSync(), eos_ids)
+        own = ServerSettings(urls=tuple(stub.url for stub in stubs), **settings)  # type: ignore[arg-type]
+        engine = ServerEngine(own, sync or DiskSync(), eos_ids)
         engines.append(engine)
         engine.connect()
         return engine

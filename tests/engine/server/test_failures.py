@@ -180,7 +180,7 @@ def test_hanging_servers_time_out(
     make_stubs: MakeStubs, connect: Connect, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Whether they answer nothing or only no segment: requests go elsewhere and come back complete."""
-    monkeypatch.setattr(client, "LOOK_S", 0.1)
+    monkeypatch.setattr(client, "QUERY_TIMEOUT_S", 0.1)
     stubs = make_stubs(2)
     engine = connect(stubs, timeout_s=0.6)
     setattr(stubs[0], how, True)

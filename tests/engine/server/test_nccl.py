@@ -13,7 +13,7 @@ from tests.engine.server.stub import StubServer
 from tests.engine.server.test_servers import some_requests
 from treepo.engine.server.weight_sync import Control, NcclSync, Source
 from treepo.errors import EngineError
-from treepo.model.policy import exported_weights
+from treepo.model.lora import exported_weights
 
 OPEN = ["/shutdown_weight_transfer_engine", "/init_weight_transfer_engine"]
 SEND = ["/start_weight_update", "/update_weights", "/finish_weight_update"]
@@ -111,6 +111,17 @@ def test_the_group_is_made_anew_when_members_change(
     assert [weight_calls(stub) for stub in stubs] == 2 * [[*OPEN, *SEND, *SETTLE]]
     assert [transfer.num_shutdowns for transfer in transfers] == [1, 1, 1, 0]
     assert len(engine.fleet.alive) == 2
+
+
+def test_closing_the_engine_ends_the_transfer(
+    make_stubs: MakeStubs, connect: Connect, transfers: list[Transfer]
+) -> None:
+    """It holds a process group; engines that never sent weights hold none."""
+    connect(make_stubs(1), sync=NcclSync("host:29600")).close()
+    engine = connect(make_stubs(1), sync=NcclSync("host:29600"))
+    engine.update_weights(make_model())
+    engine.close()
+    assert [transfer.num_shutdowns for transfer in transfers] == [1]
 
 
 def test_a_transfer_that_fails_is_an_error_and_the_next_begins_anew(

@@ -194,7 +194,7 @@ def test_the_key_is_sent(make_stubs: MakeStubs, connect: Connect, monkeypatch: p
     """Servers that want a key are given the one in the environment."""
     stubs = make_stubs()
     stubs[0].key = "secret"
-    with pytest.raises(ValueError, match="urls: .*/v1/models answers 401: .*Unauthorized"):
+    with pytest.raises(ValueError, match="^servers.urls: .*/v1/models answers 401: .*Unauthorized"):
         connect(stubs)
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     assert run_all(connect(stubs), [request(PROMPT, 2)])
@@ -204,16 +204,18 @@ def test_servers_that_cannot_be_used_are_found_out_at_once(make_stubs: MakeStubs
     """In one line that names the setting, the server and what is wrong; no thread stays."""
     stubs = make_stubs(2)
     stubs[1].has_dev_mode = False
-    with pytest.raises(ValueError, match=f"^urls: start it with VLLM_SERVER_DEV_MODE=1: {stubs[1].url}/weight_info"):
+    with pytest.raises(
+        ValueError, match=f"^servers.urls: start it with VLLM_SERVER_DEV_MODE=1: {stubs[1].url}/weight_info"
+    ):
         connect(stubs)
     stubs[1].die()
-    with pytest.raises(ValueError, match=f"^urls: {stubs[1].url}/v1/models: .*[Cc]onnect"):
+    with pytest.raises(ValueError, match=f"^servers.urls: {stubs[1].url}/v1/models: .*[Cc]onnect"):
         connect(stubs)
     stubs[0].hangs = True
-    with pytest.raises(ValueError, match="^urls: .*/v1/models does not answer$"):
+    with pytest.raises(ValueError, match="^servers.urls: .*/v1/models does not answer$"):
         connect(stubs)
     stubs[0].hangs = False
-    with pytest.raises(ValueError, match="^urls: .*/here/v1/models answers 404: .*Not Found"):
+    with pytest.raises(ValueError, match="^servers.urls: .*/here/v1/models answers 404: .*Not Found"):
         ServerEngine(ServerSettings(urls=(f"{stubs[0].url}/here/",)), DiskSync(), ()).connect()
     assert "servers" not in {thread.name for thread in threading.enumerate()}
 
@@ -221,18 +223,18 @@ def test_servers_that_cannot_be_used_are_found_out_at_once(make_stubs: MakeStubs
 def test_settings_are_validated() -> None:
     """Users' errors are one line that names the field."""
     for bad in ("localhost:8000", "ftp://a", "http://", "http://a:x", "http://[a"):
-        with pytest.raises(ValueError, match="^urls must be addresses such as"):
+        with pytest.raises(ValueError, match="^urls: must be addresses such as"):
             ServerSettings(urls=(bad,))
-    with pytest.raises(ValueError, match="^urls must differ"):
+    with pytest.raises(ValueError, match="^urls: must differ"):
         ServerSettings(urls=("http://a:1", "http://a:1/"))
-    with pytest.raises(ValueError, match="^urls: no server given"):
+    with pytest.raises(ValueError, match="^servers.urls: no server given"):
         ServerEngine(ServerSettings(), DiskSync(), ()).connect()
-    with pytest.raises(ValueError, match="^timeout_s must be positive, got 0"):
+    with pytest.raises(ValueError, match="^timeout_s: must be positive, got 0"):
         ServerSettings(timeout_s=0)
-    with pytest.raises(ValueError, match="^max_retries must not be negative, got -1"):
+    with pytest.raises(ValueError, match="^max_retries: must not be negative, got -1"):
         ServerSettings(max_retries=-1)
     for bad in ("", "29600", "host", "host:x", ":29600"):
-        with pytest.raises(ValueError, match="^address must be an address and a port"):
+        with pytest.raises(ValueError, match="^address: must be an address and a port"):
             ServerSettings(sync="nccl", address=bad)
 
 
@@ -254,7 +256,9 @@ def test_a_program_that_ends_without_closing_is_not_noisy(make_stubs: MakeStubs)
     [stub] = make_stubs()
     stub.is_stuck = True
     code = (
-        "from treepo.engine.servers import *; from treepo.engine import SampleRequest; import numpy as np\n"
+        "from treepo.engine.server.engine import ServerEngine; from treepo.engine.server.weight_sync import DiskSync; "
+        "from treepo.engine.settings import ServerSettings; from treepo.engine import SampleRequest\n"
+        "import numpy as np\n"
         f"engine = ServerEngine(ServerSettings(urls=({stub.url!r},)), DiskSync(), ())\n"
         "engine.connect(); engine.submit(SampleRequest(0, np.array([1, 2], np.int32), 3, 0)); print('done')"
     )

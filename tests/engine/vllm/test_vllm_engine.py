@@ -14,7 +14,8 @@ from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, r
 from tests.models import save_tiny_model
 from treepo.engine.base import SamplingParams, max_logprob_diff
 from treepo.engine.settings import VllmSettings
-from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
+from treepo.engine.vllm.engine import VllmEngine
+from treepo.engine.vllm.generators import RequestGenerators
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.model.compatibility import sequence_logprobs
 from treepo.model.lora import add_adapter, merged
@@ -29,15 +30,43 @@ KEPT: list[Any] = []
 
 def start(model: PreTrainedModel, settings: VllmSettings = VllmSettings(), **limits: int) -> VllmEngine:  # noqa: B008
     """An engine of its own."""
-    streams = RequestGenerators()
+    generators = RequestGenerators()
     wanted = replace(
         VllmLimits(max_model_len=256, max_num_seqs=64, max_num_batched_tokens=512, max_cache_tokens=8192), **limits
     )
-    core = start_vllm(settings, wanted, model, False, streams)
+    core = start_vllm(settings, wanted, model, generators)
     KEPT.append(core)
-    engine = VllmEngine(core, streams, ())
+    engine = VllmEngine(core, generators, ())
     engine.update_weights(model)
     return engine
+
+
+CLOSING = """
+from tests.engine.engines import make_model, request, run_all, tokens_of
+from treepo.engine.settings import VllmSettings
+from treepo.engine.vllm.engine import VllmEngine
+from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.start import VllmLimits, start_vllm
+
+found, model = [], make_model()
+for _ in range(2):
+    generators = RequestGenerators()
+    limits = VllmLimits(max_model_len=128, max_num_seqs=8, max_num_batched_tokens=256, max_cache_tokens=1024)
+    engine = VllmEngine(start_vllm(VllmSettings(), limits, model, generators), generators, ())
+    engine.update_weights(model)
+    found.append(tokens_of(run_all(engine, [request([3, 4, 5], 9, seed=i) for i in range(4)])))
+    engine.submit(request([3, 4], 50))
+    engine.step()
+    engine.close()
+    engine.close()
+    assert not generators.streams
+assert found[0] == found[1]
+"""
+
+
+def test_a_closed_engine_makes_way_for_another() -> None:
+    """In a process of its own: closing one breaks the others. Requests that run when it is closed do no harm."""
+    subprocess.run([sys.executable, "-c", CLOSING], check=True, timeout=300)
 
 
 @pytest.mark.parametrize(("length", "cached"), [(33, 32), (34, 32), (64, 32), (65, 64), (66, 64), (32, 0)])
@@ -134,7 +163,7 @@ def test_adapters_are_merged_on_the_way() -> None:
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
     """vLLM would end it without a word where its context ends."""
-    with pytest.raises(ValueError, match="max_model_len must hold a sequence of 513 tokens, got 512"):
+    with pytest.raises(ValueError, match="^vllm.max_model_len: must hold a sequence of 513 tokens, got 512"):
         vllm(make_model()).submit(request(np.arange(3, 16), 500))
 
 

@@ -1,4 +1,4 @@
-"""One of vLLM's servers, spoken to over HTTP: token ids in, token ids and log-probabilities out."""
+"""A server of vLLM, spoken to over HTTP: token ids in, token ids and log-probabilities out."""
 
 import json
 import os
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from treepo.engine.base import SampleRequest, SampleResult
-from treepo.errors import EngineError
+from treepo.errors import RefusedError, ServerError
+from treepo.utils.foreign_errors import vllm_server_has_nan
 from treepo.utils.rng import derive_seed
 
 if TYPE_CHECKING:
@@ -23,18 +24,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REFUSALS = {400, 413, 422}
-"""Answers that say: what was asked for is impossible."""
+"""HTTP statuses of requests that no server will ever answer."""
 
-LOOK_S = 30.0
-"""Longest wait for an answer to a question that costs nothing."""
+NOT_FOUND = 404
 
-
-class ServerError(Exception):
-    """A server did not do what it was asked; another one, or this one later, may."""
-
-
-class RefusedError(EngineError):
-    """A server says that it was asked something impossible; asking again is no use."""
+QUERY_TIMEOUT_S = 30.0
+"""Longest wait for an answer that takes no work."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,10 @@ class ServerLimits:
 
 @dataclass(eq=False)
 class Server:
-    """One server and what is known of it.
+    """One server and its state.
 
-    version: of the weights that it should have. num_running: requests under way. is_alive: whether it answers, with
-    these weights; last_error says why not. check: the question that finds out, while it is under way.
+    version: of the weights that it should have. num_running: requests that it works on. is_alive: whether it answers,
+    with these weights; last_error says why not. check: the health check that runs now, if any.
     """
 
     url: str
@@ -68,7 +63,7 @@ class Server:
     check: "Task[None] | None" = None
 
     async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
-        """(one segment, tokens of its prefix that were cached)."""
+        """Return (one segment, tokens of its prefix that were cached)."""
         assert self.limits is not None
         sampling = request.sampling
         body = {
@@ -79,11 +74,11 @@ class Server:
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
-            # Where a model comes with penalties of its own, servers use them unless they are told.
+            # Without these, servers use the penalties that come with a model.
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
-            # vLLM's generator begins anew with every request, so that one that goes on needs a seed of its own.
+            # vLLM's generator begins anew with every request, so one that continues another needs its own seed.
             "seed": derive_seed(request.seed, len(request.prefix_ids)),
             "stop_token_ids": list(eos_ids),
             "ignore_eos": True,
@@ -93,33 +88,40 @@ class Server:
         }
         return await self.post("/v1/completions", body, lambda text: _segment(request, json.loads(text), eos_ids))
 
-    async def look(self) -> None:
-        """Find out its model, its limits and the version of its weights."""
+    async def fetch_limits(self) -> None:
+        """Ask for its model, its limits and the version of its weights."""
         model = await self.get("/v1/models", lambda text: json.loads(text)["data"][0])
         kv_cache_tokens = await self.get("/metrics", _kv_cache_tokens)
         try:
             self.limits = ServerLimits(str(model["id"]), int(model["max_model_len"]), kv_cache_tokens)
         except (LookupError, TypeError, ValueError) as error:
             raise ServerError(f"{self.url}/v1/models tells no max_model_len") from error
-        self.version = await self.weight_version()
+        try:
+            self.version = await self.weight_version()
+        except ServerError as error:
+            if error.status == NOT_FOUND:
+                raise ServerError(f"start it with VLLM_SERVER_DEV_MODE=1: {error}") from error
+            raise
 
     async def weight_version(self) -> str:
-        """The version of its weights, as it was told with the last update."""
+        """Return the version of its weights, as the last update set it."""
         return await self.get("/weight_info", lambda text: str(json.loads(text)["weight_version"]))
 
     async def drop_cache(self) -> bool:
-        """Whether it forgot all that it had cached; it does not while requests run."""
+        """Clear its prefix cache; returns False while requests run, which it then does not."""
         return await self.post("/reset_prefix_cache", None, lambda text: bool(json.loads(text)["success"]))
 
     async def get(self, path: str, read: Callable[[str], T]) -> T:
-        """What `read` makes of the answer to a question."""
-        return await self._ask("GET", path, None, read, LOOK_S)
+        """Return what `read` makes of the answer to a GET request."""
+        return await self._request("GET", path, None, read, QUERY_TIMEOUT_S)
 
     async def post(self, path: str, body: object = None, read: Callable[[str], T] = str) -> T:
-        """What `read` makes of the answer to a request."""
-        return await self._ask("POST", path, body, read, self.session.timeout.total)
+        """Return what `read` makes of the answer to a POST request."""
+        return await self._request("POST", path, body, read, self.session.timeout.total)
 
-    async def _ask(self, method: str, path: str, body: object, read: Callable[[str], T], timeout_s: float | None) -> T:
+    async def _request(
+        self, method: str, path: str, body: object, read: Callable[[str], T], timeout_s: float | None
+    ) -> T:
         from aiohttp import ClientError, ClientTimeout  # noqa: PLC0415 - an extra
 
         timeout = ClientTimeout(timeout_s, sock_connect=self.session.timeout.sock_connect)
@@ -127,10 +129,12 @@ class Server:
             async with self.session.request(method, self.url + path, json=body, timeout=timeout) as response:
                 text = await response.text()
                 if response.status >= 400:
-                    if "Out of range float values are not JSON compliant" in text:
+                    if vllm_server_has_nan(text):
                         raise FloatingPointError("the model's logits are not finite")
-                    kind = RefusedError if response.status in REFUSALS else ServerError
-                    raise kind(f"{self.url}{path} answers {response.status}: {_complaint(text)}")
+                    message = f"{self.url}{path} answers {response.status}: {_complaint(text)}"
+                    if response.status in REFUSALS:
+                        raise RefusedError(message)
+                    raise ServerError(message, response.status)
                 return read(text)
         except TimeoutError as error:
             raise ServerError(f"{self.url}{path} does not answer") from error
@@ -141,33 +145,33 @@ class Server:
 
 
 def authorization() -> dict[str, str]:
-    """The header that servers started with an API key want."""
+    """Return the header for servers that were started with an API key."""
     key = os.environ.get("VLLM_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def allow_sockets(count: int) -> None:
-    """Let this process open that many files, or as many as the system lets it."""
+    """Let this process open so many files, or as many as the system permits."""
     soft, hard = getrlimit(RLIMIT_NOFILE)
     if soft != RLIM_INFINITY and soft < count:
         setrlimit(RLIMIT_NOFILE, (count if hard == RLIM_INFINITY else min(count, hard), hard))
 
 
 def _kv_cache_tokens(metrics: str) -> int | None:
-    """Tokens of the caches of all engines of a server, if it tells."""
+    """Tokens in the caches of all engines of a server, None if its metrics do not say."""
     caches = [dict(re.findall(r'(\w+)="(\d+)"', line)) for line in re.findall(r"vllm:cache_config_info\{.*", metrics)]
     sizes = [int(cache["num_gpu_blocks"]) * int(cache["block_size"]) for cache in caches if "num_gpu_blocks" in cache]
     return sum(sizes) or None
 
 
 def _segment(request: SampleRequest, answer: Any, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
-    """What a server answers, if it is what was asked for."""
+    """(segment, cached tokens) of a server's answer. Raises ValueError if it is not what was asked for."""
     choice = answer["choices"][0]
     tokens = np.array(choice["token_ids"], np.int32)
     logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float32)
     cached = (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     has_ended = len(tokens) > 0 and int(tokens[-1]) in eos_ids
-    # One that shuts down or pauses hands out what it has.
+    # A server that shuts down or pauses returns what it has.
     if tokens.shape != logprobs.shape or not (has_ended or len(tokens) == request.max_new_tokens):
         raise ValueError(f"{len(tokens)} tokens with finish_reason {choice.get('finish_reason')!r}")
     # What vLLM writes where there is no probability.

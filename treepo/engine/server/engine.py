@@ -1,8 +1,8 @@
-"""ServerEngine: vLLM's own servers behind one engine."""
+"""ServerEngine: servers of vLLM behind one engine."""
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.server.client import RefusedError, Server, ServerError, allow_sockets, authorization
+from treepo.engine.server.client import Server, allow_sockets, authorization
 from treepo.engine.server.fleet import Fleet
-from treepo.engine.server.weight_sync import Sync
+from treepo.engine.server.weight_sync import WeightSync
 from treepo.engine.settings import ServerSettings
+from treepo.errors import RefusedError, ServerError, SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,29 +26,29 @@ T = TypeVar("T")
 CONNECT_S = 10.0
 """Longest wait for a connection."""
 
-OTHER_FILES = 512
-"""That the process may have open beside its connections."""
+NUM_OTHER_FILES = 512
+"""Files that the process may have open besides its connections."""
 
 
 class ServerEngine:
-    """Hands requests to servers; those of one group go to one server, whose cache they share, while it is alive.
+    """Sends requests to servers; those of one group go to one server, whose cache they share, while it is alive.
 
     A request whose server fails goes to another one. A server that failed is used again once it answers with the
-    weights that it should have; `update_weights` gives those to all that answer. vLLM draws from generators of its own,
+    weights that it should have; `update_weights` sends those to all that answer. vLLM samples from its own generators,
     seeded from the request's seed and the length of its prefix: the same trees again on the same servers, but not those
     of the other engines, and a segment in two requests differs from the same one in one.
 
     max_num_seqs: requests that each server decodes at a time. name: of this run's weights, which no other run may use;
-    drawn if not given. Where
-    several processes share the servers they all have it, and one leads: it alone gives servers new weights, and the
-    others wait for them. `connect` comes first, `close` last.
+    random if not given. Where several processes share the servers all of them have it, and one leads: it alone sends
+    new weights, and the others wait for them. Call `connect` before anything else.
     """
 
     def __init__(
         self,
         settings: ServerSettings,
-        sync: Sync,
-        eos_ids: Sequence[int],
+        sync: WeightSync,
+        eos_ids: Iterable[int],
+        *,
         max_num_seqs: int = 256,
         name: str | None = None,
         leads: bool = True,
@@ -61,20 +62,21 @@ class ServerEngine:
         self.num_updates = 0
         self.fleet = Fleet([], settings.max_retries)
         self.names = count()
-        self.under_way: dict[int, tuple[SampleRequest, Future[None]]] = {}
+        self.running: dict[int, tuple[SampleRequest, Future[None]]] = {}
         self.finished: SimpleQueue[tuple[int, tuple[SampleResult, int] | Exception]] = SimpleQueue()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.num_decoded = self.num_prefilled = self.num_cached = 0
+        # Steps are not known; cached tokens are where servers run with --enable-prompt-tokens-details.
+        self.counters = EngineCounters()
 
     def connect(self) -> None:
-        """Find out what the servers serve; raises ValueError naming `urls` if one cannot be used."""
+        """Open connections and ask the servers for their limits. Raises SettingError if one cannot be used."""
         try:
             import aiohttp  # noqa: F401, PLC0415 - an extra
         except ImportError as error:
-            message = "urls: servers need aiohttp, which is not installed (pip install 'treepo[servers]')"
-            raise ValueError(message) from error
+            message = "servers need aiohttp, which is not installed (pip install 'treepo[servers]')"
+            raise SettingError("servers.urls", message) from error
         if not self.settings.urls:
-            raise ValueError("urls: no server given")
+            raise SettingError("servers.urls", "no server given")
         self.loop = asyncio.new_event_loop()
         self.thread = Thread(target=self.loop.run_forever, name="servers", daemon=True)
         self.thread.start()
@@ -82,30 +84,26 @@ class ServerEngine:
             self._wait_for(self._open())
         except (ServerError, RefusedError) as error:
             self.close()
-            raise ValueError(f"urls: {error}") from error
+            raise SettingError("servers.urls", str(error)) from error
 
     async def _open(self) -> None:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector  # noqa: PLC0415 - an extra
 
         timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
-        # All requests of an engine run at once, on a connection each.
-        allow_sockets(self.max_num_seqs * len(self.settings.urls) + OTHER_FILES)
+        # All requests run at once, each on its own connection.
+        allow_sockets(self.max_num_seqs * len(self.settings.urls) + NUM_OTHER_FILES)
         self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=authorization())
         self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
         for server in self.fleet.servers:
-            try:
-                await server.look()
-            except (ServerError, RefusedError) as error:
-                advice = "start it with VLLM_SERVER_DEV_MODE=1: " if "/weight_info answers 404" in str(error) else ""
-                raise ServerError(f"{advice}{error}") from error
+            await server.fetch_limits()
             server.is_alive = True
         self.watch = asyncio.create_task(self.fleet.watch())
 
     def close(self) -> None:
-        """End what is under way, the connections and their thread."""
+        """End all requests, the connections and their thread."""
         if self.loop is None:
             return
-        self.under_way.clear()
+        self.running.clear()
         self._wait_for(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
@@ -117,78 +115,78 @@ class ServerEngine:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self.session.close()
+        try:
+            await self.sync.close()
+        finally:
+            await self.session.close()
 
     @property
     def num_free_slots(self) -> int:
-        """See Engine."""
-        return self.max_num_seqs * len(self.fleet.alive) - len(self.under_way)
+        return self.max_num_seqs * len(self.fleet.alive) - len(self.running)
 
     @property
     def kv_cache_tokens(self) -> int:
-        """See Engine; without bound where a server does not tell."""
+        """Tokens that the caches of all servers hold; unlimited where a server does not say."""
         return sum(server.limits.kv_cache_tokens or sys.maxsize for server in self.fleet.alive if server.limits)
 
     @property
     def peak_tokens(self) -> int:
-        """Not known; see Engine."""
         return 0
 
     @property
-    def max_model_len(self) -> int:
-        """Most tokens of a sequence."""
-        return min(server.limits.max_model_len for server in self.fleet.servers if server.limits)
+    def cache_bytes(self) -> None:
+        return None
 
     @property
-    def counters(self) -> EngineCounters:
-        """See Engine. Steps are not known, and what was cached is where servers have enable-prompt-tokens-details."""
-        return EngineCounters(0, 0, self.num_decoded, self.num_prefilled, self.num_cached)
+    def max_model_len(self) -> int:
+        return min(server.limits.max_model_len for server in self.fleet.servers if server.limits)
 
     def submit(self, request: SampleRequest) -> None:
-        """Queue one request; see Engine. Raises ValueError if it can never fit."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
         if length > self.max_model_len:
-            raise ValueError(f"urls: a sequence of {length} tokens is longer than the servers' {self.max_model_len}")
-        # A request's own name may be given to another one while an answer to it is still on its way.
+            message = f"a sequence of {length} tokens is longer than the servers' {self.max_model_len}"
+            raise SettingError("servers.urls", message)
+        # The caller may reuse an id while the answer to an aborted request is still on its way.
         name = next(self.names)
-        self.under_way[name] = request, self._begin(self._serve(name, request))
+        self.running[name] = request, self._begin(self._serve(name, request))
 
     def step(self) -> list[SampleResult]:
-        """Wait for a segment, and return it with all others that are there; see Engine."""
+        """Wait for a segment, and return it with all others that are there."""
         results: list[SampleResult] = []
-        while self.under_way and (not results or not self.finished.empty()):
+        while self.running and (not results or not self.finished.empty()):
             name, outcome = self.finished.get()
-            if name not in self.under_way:
+            if name not in self.running:
                 continue
-            request, _ = self.under_way.pop(name)
+            request, _ = self.running.pop(name)
             if isinstance(outcome, Exception):
                 raise outcome
             result, num_cached = outcome
-            self.num_decoded += len(result.token_ids)
-            self.num_cached += num_cached
-            self.num_prefilled += len(request.prefix_ids) - 1 - num_cached
+            num_prefilled = len(request.prefix_ids) - 1 - num_cached
+            self.counters = self.counters.plus(
+                num_decoded=len(result.token_ids), num_prefilled=num_prefilled, num_cached=num_cached
+            )
             results.append(result)
         return results
 
     def abort_group(self, group: int) -> None:
-        """See Engine; servers end requests whose connection is closed."""
-        for name, (request, future) in list(self.under_way.items()):
+        """End requests by closing their connections."""
+        for name, (request, future) in list(self.running.items()):
             if request.group == group:
-                del self.under_way[name]
+                del self.running[name]
                 future.cancel()
         if self.loop:
             self.loop.call_soon_threadsafe(self.fleet.forget, group)
 
     def sleep(self) -> None:
-        """Servers are on machines of their own; see Engine."""
+        """Do nothing: servers share no memory with the trainer."""
 
     def update_weights(self, model: "PreTrainedModel") -> None:
-        """Give the servers that answer the model's weights and drop their caches; see Engine.
+        """Send the model's weights to the servers that answer and clear their caches.
 
         Raises EngineError if none takes them.
         """
-        assert not self.under_way, "weights change only between requests"
+        assert not self.running, "weights change only between requests"
         self.num_updates += 1
         version = f"{self.name}-{self.num_updates}"
         if self.leads:
@@ -199,7 +197,7 @@ class ServerEngine:
     async def _serve(self, name: int, request: SampleRequest) -> None:
         try:
             self.finished.put((name, await self.fleet.complete(request, self.eos_ids)))
-        except Exception as error:  # noqa: BLE001 - whoever asks for results is told
+        except Exception as error:  # noqa: BLE001 - `step` raises it
             self.finished.put((name, error))
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
@@ -207,5 +205,5 @@ class ServerEngine:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """The outcome of work in the servers' event loop."""
+        """Return the result of work in the servers' event loop."""
         return self._begin(work).result()

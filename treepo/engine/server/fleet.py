@@ -1,4 +1,4 @@
-"""Several servers: who gets what, and what becomes of it when one of them fails."""
+"""Several servers: which requests each gets, and what happens when one of them fails."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,32 +6,32 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from treepo.engine.base import SampleRequest, SampleResult
-from treepo.engine.server.client import RefusedError, Server, ServerError
-from treepo.engine.server.weight_sync import Sync, gather_done
-from treepo.errors import EngineError
+from treepo.engine.server.client import Server
+from treepo.engine.server.weight_sync import WeightSync, gather_done
+from treepo.errors import EngineError, RefusedError, ServerError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-PAUSE_S = 1.0
-"""Before a server that failed is asked again; twice as long each time, and at most LONGEST_PAUSE_S."""
+RETRY_S = 1.0
+"""Wait before a server that failed is asked again; twice as long each time, and at most MAX_RETRY_S."""
 
-LONGEST_PAUSE_S = 30.0
+MAX_RETRY_S = 30.0
 
 WATCH_S = 10.0
-"""How often servers that failed are looked after."""
+"""Seconds between health checks of servers that failed."""
 
 FOLLOW_S = 0.2
-"""How often one looks whether another process has given servers new weights."""
+"""Seconds between checks whether another process has given servers new weights."""
 
 DROP_S = 10.0
-"""How long a server may take to end requests that nobody waits for any more."""
+"""Longest time in which a server may end aborted requests."""
 
 
 @dataclass(eq=False)
 class Fleet:
-    """Servers, and which of them each group is at home with. Everything here runs in one event loop."""
+    """Servers, and the home of each group: the server whose cache it uses. Everything here runs in one event loop."""
 
     servers: Sequence[Server]
     max_retries: int
@@ -39,11 +39,11 @@ class Fleet:
 
     @property
     def alive(self) -> list[Server]:
-        """Those that answer, with the weights that they should have."""
+        """The servers that answer, with the weights that they should have."""
         return [server for server in self.servers if server.is_alive]
 
     async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
-        """(a segment, tokens of its prefix that were cached), from whichever server is alive.
+        """Return (a segment, tokens of its prefix that were cached), from whichever server is alive.
 
         Raises EngineError if the request is refused or fails more than max_retries times.
         """
@@ -51,23 +51,23 @@ class Fleet:
         for attempt in range(self.max_retries + 1):
             server = self._home_of(request.group, last)
             if server is None or server is last:
-                await asyncio.sleep(min(PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S))
+                await asyncio.sleep(min(RETRY_S * 2.0**attempt, MAX_RETRY_S))
                 await self.revive()
                 server = self._home_of(request.group, last)
             if server is not None:
                 try:
-                    return await self._ask(server, request, eos_ids)
+                    return await self._complete_on(server, request, eos_ids)
                 except ServerError as error:
                     last = server
-                    # Until it has answered the simplest of questions, nobody else need find out.
+                    # No other request goes there until a health check succeeds.
                     server.is_alive, server.last_error = False, str(error)
                     await self._check(server)
         raise EngineError(f"servers.urls: gave up after {self.max_retries + 1} attempts: {self._errors()}")
 
-    async def update(self, sync: Sync, model: "PreTrainedModel", version: str) -> None:
-        """Give all that answer the weights of a model, and let them forget what was cached under the old ones.
+    async def update(self, sync: WeightSync, model: "PreTrainedModel", version: str) -> None:
+        """Give all servers that answer the weights of a model and clear their caches.
 
-        Raises EngineError if none has them then.
+        Raises EngineError if no server has the weights then.
         """
         try:
             given = await sync(self.servers, model)
@@ -81,7 +81,7 @@ class Fleet:
             raise EngineError(f"servers.urls: no server took the new weights: {self._errors()}")
 
     async def follow(self, version: str, timeout_s: float) -> None:
-        """Wait until a server has the weights of a version, which another process gives them.
+        """Wait until a server has the weights of a version, which another process sends.
 
         Raises EngineError if none has them in time.
         """
@@ -97,24 +97,26 @@ class Fleet:
                 waited += FOLLOW_S
 
     async def revive(self) -> None:
-        """Look whether servers that failed answer again, with the weights that they should have."""
+        """Check whether servers that failed answer again, with the weights that they should have."""
         await asyncio.gather(*(self._check(server) for server in self.servers if not server.is_alive))
 
     async def watch(self) -> None:
-        """Look after servers that failed for as long as this runs."""
+        """Check servers that failed, again and again."""
         while True:
             await asyncio.sleep(WATCH_S)
             await self.revive()
 
     def forget(self, group: int) -> None:
-        """A group is done."""
+        """Forget the home of a group."""
         self.home.pop(group, None)
 
-    async def _ask(self, server: Server, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
+    async def _complete_on(
+        self, server: Server, request: SampleRequest, eos_ids: Sequence[int]
+    ) -> tuple[SampleResult, int]:
         server.num_running += 1
         try:
             answer = await server.complete(request, eos_ids)
-            # One that was started again since the last answer has the weights that it was started with.
+            # A server that was restarted since the last answer has the weights that it was started with.
             if await server.weight_version() != server.version:
                 raise ServerError(f"{server.url} has lost the weights that it was given")
             return answer
@@ -122,7 +124,7 @@ class Fleet:
             server.num_running -= 1
 
     async def _settle(self, server: Server) -> None:
-        """Drop a server's cache and tell it the version of its weights; it is not used if it cannot."""
+        """Clear a server's cache and set the version of its weights; it is not used if that fails."""
         pause = 0.05
         while not await server.drop_cache():
             if pause > DROP_S / 2:
@@ -133,13 +135,13 @@ class Fleet:
         server.is_alive, server.last_error = True, ""
 
     async def _check(self, server: Server) -> None:
-        """Look once for all that want to know now: of many requests that fail with a server, each one asks."""
+        """Check a server, once for all requests that failed with it."""
         if server.check is None:
-            server.check = asyncio.create_task(self._look(server))
+            server.check = asyncio.create_task(self._check_once(server))
         await asyncio.shield(server.check)
 
-    async def _look(self, server: Server) -> None:
-        """A server that answers, with the weights that it should have, is alive again."""
+    async def _check_once(self, server: Server) -> None:
+        """Mark a server alive if it answers, with the weights that it should have."""
         try:
             if await server.weight_version() == server.version:
                 server.is_alive = True
@@ -151,8 +153,8 @@ class Fleet:
             server.check = None
 
     def _home_of(self, group: int, last: Server | None) -> Server | None:
-        """The server of a group; if it has none, or that one is dead or the last that failed, the one with the least to
-        do, where there is a choice. None if none is alive."""
+        """The server of a group; if it has none, or that one is dead or failed last, the one with the fewest requests,
+        where there is a choice. None if none is alive."""
         home = self.home.get(group)
         if home is not None and home.is_alive and home is not last:
             return home

@@ -1,4 +1,4 @@
-"""How servers get new weights: over a shared folder, or over NCCL."""
+"""Sending new weights to servers: through a shared folder, or over NCCL."""
 
 import asyncio
 import json
@@ -8,57 +8,66 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
-from treepo.engine.server.client import RefusedError, Server, ServerError
-from treepo.model.policy import exported_weights
+from treepo.engine.server.client import Server
+from treepo.errors import RefusedError, ServerError
+from treepo.model.lora import exported_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
 
+# pyright: reportMissingImports=false
+
 FILE_BYTES = 4 << 30
 """Size at which a file of weights is full."""
 
 
-class Sync(Protocol):
-    """Gives servers the weights of a model; returns those that have them. Runs in the servers' event loop.
+class WeightSync(Protocol):
+    """Sends the weights of a model to servers and returns those that took them. Runs in the servers' event loop.
 
-    Raises ServerError or RefusedError if it cannot tell which those are.
+    Raises ServerError or RefusedError if it is not known which those are.
     """
 
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]: ...
 
+    async def close(self) -> None:
+        """Release what it holds between updates."""
+        ...
+
 
 @dataclass(frozen=True)
 class DiskSync:
-    """Weights are saved to a folder that the servers read. Works wherever they see the folder, also on the CPU.
+    """Saves the weights to a folder that the servers read; works on any device.
 
-    folder: empty for this machine's own for temporary files. Weights lie in a folder in it while servers read them.
+    folder: empty for the machine's folder for temporary files. Weights lie in it while servers read them.
     """
 
     folder: str = ""
 
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
-        """See Sync."""
         parent = Path(self.folder).absolute() if self.folder else None
         if parent:
             parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="treepo-weights-", dir=parent) as name:
             if parent:
-                # Servers may run as another user; who sees what is in the folder is up to who made it.
+                # Servers may run as another user; the permissions of the parent say who may read.
                 Path(name).chmod(0o755)
             await asyncio.to_thread(save_weights, model, Path(name))
             body = {"method": "reload_weights", "kwargs": {"weights_path": name}}
             return await gather_done(servers, lambda server: server.post("/collective_rpc", body))
 
+    async def close(self) -> None:
+        pass
+
 
 def save_weights(model: "PreTrainedModel", folder: Path) -> None:
     """Write every weight, as safetensors.
 
-    Output embeddings that are tied are written, too, which `save_pretrained` leaves out: vLLM keeps a copy of them in
-    another layout where it does not read them anew.
+    Tied output embeddings are written, too, which `save_pretrained` leaves out: otherwise vLLM keeps the old ones where
+    it holds a copy in another layout.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415 - not needed by those that do not train
+    from safetensors.torch import save_file  # noqa: PLC0415 - needed only here
 
     batch: dict[str, Tensor] = {}
     number = size = 0
@@ -74,7 +83,7 @@ def save_weights(model: "PreTrainedModel", folder: Path) -> None:
 
 
 async def gather_done(servers: Sequence[Server], ask: Callable[[Server], Awaitable[object]]) -> list[Server]:
-    """Ask all servers at once; those that did what they were asked. Others note why not."""
+    """Ask all servers at once and return those that answered; the others' errors are noted."""
 
     async def attempt(server: Server) -> bool:
         try:
@@ -88,15 +97,12 @@ async def gather_done(servers: Sequence[Server], ask: Callable[[Server], Awaitab
     return [server for server, has_done in zip(servers, done, strict=True) if has_done]
 
 
-# pyright: reportMissingImports=false
-
-
 @dataclass
 class NcclSync:
-    """The trainer broadcasts its weights to the workers of all servers that answer.
+    """Broadcasts the trainer's weights to the workers of all servers that answer, by vLLM's weight transfer.
 
-    address: the trainer's, with a port. The group of processes is made anew when other servers answer than before, one
-    of them was started again, or the last transfer failed.
+    address: the trainer's, with a port. The process group is made anew when other servers answer than before, one of
+    them was restarted, or the last transfer failed.
     """
 
     address: str
@@ -104,13 +110,12 @@ class NcclSync:
     transfer: Any = None
 
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
-        """See Sync."""
         sizes: dict[Server, int] = {}
         out_of_step: list[Server] = []
 
         async def ask(server: Server) -> None:
             sizes[server] = await server.get("/get_world_size", lambda text: int(json.loads(text)["world_size"]))
-            # It was started again, or the last transfer failed.
+            # It was restarted, or the last transfer failed.
             if await server.weight_version() != server.version:
                 out_of_step.append(server)
 
@@ -126,13 +131,16 @@ class NcclSync:
         self.members = members
         return members
 
+    async def close(self) -> None:
+        if self.transfer:
+            await asyncio.to_thread(self.transfer.shutdown)
+            self.transfer, self.members = None, []
+
     async def _gather(
         self, servers: Sequence[Server], sizes: Mapping[Server, int], model: "PreTrainedModel"
     ) -> list[Server]:
-        """Make the group anew, of those that left the last one."""
-        if self.transfer:
-            self.transfer.shutdown()
-            self.transfer = None
+        """Make a new process group of the servers that left the last one."""
+        await self.close()
         members = await gather_done(servers, lambda server: server.post("/shutdown_weight_transfer_engine"))
         if members:
             control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
@@ -140,7 +148,7 @@ class NcclSync:
         return members
 
     def _open(self, control: "Control", model: "PreTrainedModel") -> Any:
-        """The trainer's side of the transfer; the servers join while it is opened."""
+        """Open the trainer's side of the transfer; the servers join meanwhile."""
         from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: PLC0415 - an extra
             NCCLTrainerInitInfo,
             NCCLTrainerWeightTransferEngine,
@@ -153,9 +161,9 @@ class NcclSync:
 
 @dataclass(frozen=True)
 class Control:
-    """What vLLM's transfer tells the servers, passed on to all of them at once.
+    """The client through which vLLM's weight transfer controls the servers: each call goes to all of them at once.
 
-    sizes: workers of each. loop: where the servers are spoken to; every method is called from another thread.
+    sizes: workers of each. loop: event loop of the servers' connections; methods are called from another thread.
     """
 
     servers: Sequence[Server]
@@ -163,37 +171,37 @@ class Control:
     loop: asyncio.AbstractEventLoop
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Each server's workers come behind those of the servers before it; the trainer is rank 0."""
+        """Join all workers: each server's ranks follow those of the servers before it; the trainer is rank 0."""
         offsets = [1 + sum(self.sizes[:i]) for i in range(len(self.servers))]
         self._post("/init_weight_transfer_engine", [{"init_info": init_info | {"rank_offset": n}} for n in offsets])
 
     def start_weight_update(self) -> None:
-        """Weights are coming."""
+        """Announce new weights."""
         self._post("/start_weight_update", [None] * len(self.servers))
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Their names, types and shapes; returns when they have been received."""
+        """Send names, types and shapes; returns when the weights have been received."""
         self._post("/update_weights", [{"update_info": update_info}] * len(self.servers))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """That was all."""
+        """End the update."""
         self._post("/finish_weight_update", [{"weight_version": weight_version}] * len(self.servers))
 
     def _post(self, path: str, bodies: Sequence[object]) -> None:
-        async def everywhere() -> None:
+        async def post_all() -> None:
             await asyncio.gather(*(s.post(path, body) for s, body in zip(self.servers, bodies, strict=True)))
 
-        asyncio.run_coroutine_threadsafe(everywhere(), self.loop).result()
+        asyncio.run_coroutine_threadsafe(post_all(), self.loop).result()
 
 
 @dataclass
 class Source:
-    """A model's weights as vLLM's transfer asks for them, again for every update."""
+    """A model's weights in the form that vLLM's weight transfer reads, anew for every update."""
 
     model: "PreTrainedModel"
 
     def metadata(self) -> list[Any]:
-        """Name, type and shape of each."""
+        """Return name, type and shape of each weight."""
         from vllm.distributed.weight_transfer.base import ParamMeta  # noqa: PLC0415 - an extra
 
         return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]

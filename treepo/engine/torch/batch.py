@@ -1,18 +1,26 @@
-"""The running requests, one row each, as arrays over all rows so that a step costs little whatever their number."""
+"""Continuous batching: the running requests as rows of arrays, and the tokens of one forward.
+
+Arrays over all rows keep the cost of a step low, however many requests run.
+Letters: R rows · C tokens of a row · E spans of a row · N tokens of a forward · M logits.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from treepo.engine.base import SampleRequest
-from treepo.engine.torch.attention import Table
-from treepo.engine.torch.kv_cache import BLOCK, Blocks, extents_of
-from treepo.engine.torch.prefix_cache import Run
+from treepo.engine.base import SampleRequest, SamplingParams
+from treepo.engine.sampling import BatchSamplingParams
+from treepo.engine.torch.attention import BlockTable
+from treepo.engine.torch.kv_cache import BLOCK, BlockManager, spans_of
+from treepo.engine.torch.prefix_cache import RadixNode
+
+MIN_TOKENS = 16
+"""Smaller forwards are padded: for a handful of rows matrix products take other paths, which round differently."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pending:
-    """A request that waits, with what was decoded for it before its room was needed elsewhere."""
+class Sequence:
+    """A request that does not run, with the tokens that were decoded before it was preempted."""
 
     request: SampleRequest
     token_ids: np.ndarray
@@ -20,19 +28,19 @@ class Pending:
 
     @property
     def ids(self) -> np.ndarray:
-        """Prefix and what was decoded, int32."""
+        """Prefix and decoded tokens, int32."""
         return np.concatenate([self.request.prefix_ids, self.token_ids])
 
 
-class Rows:
-    """R rows of up to C tokens and E extents.
+class RunningBatch:
+    """The running requests, a row each.
 
     ids, slots int32, logprobs float32 [R, C]: known tokens, the slots of those that have keys and values (all but the
-    last), and the log-probabilities of those decoded here. starts, counts int32 [R, E], num_extents int32 [R]: the
-    same slots as extents. num_known, ends int64 [R]: tokens, and how many there may be; prefix_lens int64 [R]: those
-    that the row entered with, its request's prefix and what was decoded before it had to wait. next_slot int32 [R]:
-    where the next token goes if it is not a block's first. seeds uint64, temperatures, top_p, min_p float64, top_k
-    int64 [R]. requests, runs, own_blocks: the request, the run of its prefix, and the blocks held for what it decodes.
+    last), and the log-probabilities of those decoded here. starts, counts int32 [R, E], num_spans int32 [R]: the same
+    slots as spans. num_known, ends int64 [R]: tokens, and how many there may be; prefix_lens int64 [R]: those that the
+    row entered with. next_slot int32 [R]: where the next token goes if it is not the first of a block. entered int64
+    [R]: which row entered when. nodes: the node of the prefix cache with which each row's prefix ends. own_blocks: the
+    blocks that are allocated for what the row decodes.
     """
 
     def __init__(self, num_rows: int) -> None:
@@ -41,203 +49,184 @@ class Rows:
         self.logprobs = np.zeros((num_rows, 0), np.float32)
         self.starts = np.zeros((num_rows, 0), np.int32)
         self.counts = np.zeros((num_rows, 0), np.int32)
-        self.num_extents = np.zeros(num_rows, np.int32)
+        self.num_spans = np.zeros(num_rows, np.int32)
         self.num_known = np.zeros(num_rows, np.int64)
         self.prefix_lens = np.zeros(num_rows, np.int64)
         self.ends = np.zeros(num_rows, np.int64)
         self.next_slot = np.zeros(num_rows, np.int32)
         self.seeds = np.zeros(num_rows, np.uint64)
-        self.temperatures = np.ones(num_rows)
-        self.top_p = np.ones(num_rows)
-        self.min_p = np.zeros(num_rows)
-        self.top_k = np.zeros(num_rows, np.int64)
+        self.params = BatchSamplingParams.of([SamplingParams()] * num_rows)
         self.groups = np.zeros(num_rows, np.int64)
         self.entered = np.zeros(num_rows, np.int64)
         self.requests: list[SampleRequest | None] = [None] * num_rows
-        self.runs: list[Run | None] = [None] * num_rows
+        self.nodes: list[RadixNode | None] = [None] * num_rows
         self.own_blocks: list[list[int]] = [[] for _ in range(num_rows)]
-        self.free = list(range(num_rows))[::-1]
+        self.free_rows = list(range(num_rows))[::-1]
         self.num_entered = 0
         self.order: np.ndarray | None = None
 
     @property
     def num_running(self) -> int:
         """Rows in use."""
-        return len(self.requests) - len(self.free)
+        return len(self.requests) - len(self.free_rows)
 
     def running(self) -> np.ndarray:
-        """int64: rows in use, those of one group side by side, so that what they share is read from near memory."""
+        """Return int64: the rows in use, those of one group side by side, whose shared slots then stay in the cache of
+        the processor."""
         if self.order is None:
             rows = np.array([r for r, request in enumerate(self.requests) if request is not None], np.int64)
             self.order = rows[np.lexsort((self.entered[rows], self.groups[rows]))]
         return self.order
 
-    def enter(self, pending: Pending, run: Run, slots: np.ndarray) -> int:
-        """Give a request a row; slots: of its whole prefix, whose keys and values are there or about to be."""
-        request, ids = pending.request, pending.ids
-        row = self.free.pop()
-        self._reserve(len(request.prefix_ids) + request.max_new_tokens)
-        starts, counts = extents_of(slots)
-        self._reserve_extents(len(starts) + -(-request.max_new_tokens // BLOCK) + 1)
+    def add(self, sequence: Sequence, node: RadixNode, slots: np.ndarray) -> int:
+        """Give a sequence a row; slots: of its whole prefix, whose keys and values are there or about to be."""
+        request, ids = sequence.request, sequence.ids
+        row = self.free_rows.pop()
+        prompt_len, end = len(request.prefix_ids), len(request.prefix_ids) + request.max_new_tokens
+        starts, counts = spans_of(slots)
+        self.ids, self.slots, self.logprobs = (_widened(x, end) for x in (self.ids, self.slots, self.logprobs))
+        num_spans = len(starts) + -(-request.max_new_tokens // BLOCK) + 1
+        self.starts, self.counts = _widened(self.starts, num_spans), _widened(self.counts, num_spans)
         self.ids[row, : len(ids)] = ids
         self.slots[row, : len(ids)] = slots
-        self.logprobs[row, len(request.prefix_ids) : len(ids)] = pending.logprobs
+        self.logprobs[row, prompt_len : len(ids)] = sequence.logprobs
         self.starts[row, : len(starts)], self.counts[row, : len(starts)] = starts, counts
-        self.num_extents[row] = len(starts)
-        self.prefix_lens[row] = len(ids)
-        self.num_known[row], self.ends[row] = len(ids), len(request.prefix_ids) + request.max_new_tokens
+        self.num_spans[row] = len(starts)
+        self.prefix_lens[row] = self.num_known[row] = len(ids)
+        self.ends[row] = end
         self.next_slot[row] = 0
-        how = request.sampling
-        self.seeds[row], self.temperatures[row] = request.seed, how.temperature
-        self.top_k[row], self.top_p[row], self.min_p[row] = how.top_k, how.top_p, how.min_p
+        self.seeds[row] = request.seed
+        self.params.put(row, request.sampling)
         self.groups[row] = request.group
-        self.order = None
-        self.requests[row], self.runs[row], self.own_blocks[row] = request, run, []
+        self.requests[row], self.nodes[row], self.own_blocks[row] = request, node, []
         self.num_entered += 1
         self.entered[row] = self.num_entered
+        self.order = None
         return row
 
-    def leave(self, row: int) -> Pending:
-        """Take a row back; returns the request with all that was decoded for it. Its blocks stay held."""
-        request = self._request(row)
-        new = slice(len(request.prefix_ids), int(self.num_known[row]))
-        self.requests[row] = self.runs[row] = self.order = None
-        self.free.append(row)
-        return Pending(request, self.ids[row, new].copy(), self.logprobs[row, new].copy())
+    def remove(self, row: int) -> Sequence:
+        """Take a row back and return the sequence with all that was decoded for it. Its blocks stay allocated."""
+        request = self.requests[row]
+        assert request is not None
+        decoded = slice(len(request.prefix_ids), int(self.num_known[row]))
+        self.requests[row] = self.nodes[row] = self.order = None
+        self.free_rows.append(row)
+        return Sequence(request, self.ids[row, decoded].copy(), self.logprobs[row, decoded].copy())
 
-    def in_need(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the rows whose next token is the first of a new block."""
+    def needs_block(self, rows: np.ndarray) -> np.ndarray:
+        """Return those of the rows whose next token is the first of a new block."""
         return rows[self.next_slot[rows] % BLOCK == 0]
 
-    def continue_in(self, row: int, slot: int) -> None:
-        """The next token goes to `slot` and those after it behind that, to the end of its block."""
+    def append_slot(self, row: int, slot: int) -> None:
+        """Let the next token of a row go to a slot, and those after it to the rest of its block."""
         self.own_blocks[row].append(slot // BLOCK)
         self.next_slot[row] = slot
 
-    def place_last_tokens(self, rows: np.ndarray) -> np.ndarray:
-        """Give the last known token of each row its next slot; returns the slots."""
+    def place_last_tokens(self, rows: np.ndarray) -> None:
+        """Give the last known token of each row its next slot."""
         slots = self.next_slot[rows]
         self.slots[rows, self.num_known[rows] - 1] = slots
-        last = self.num_extents[rows] - 1
+        last = self.num_spans[rows] - 1
         follows = (slots % BLOCK != 0) & (self.starts[rows, last] + self.counts[rows, last] == slots)
         self.counts[rows[follows], last[follows]] += 1
         others, place = rows[~follows], last[~follows] + 1
         self.starts[others, place], self.counts[others, place] = slots[~follows], 1
-        self.num_extents[others] += 1
+        self.num_spans[others] += 1
         self.next_slot[rows] += 1
-        return slots
 
-    def release(self, row: int, blocks: Blocks) -> None:
-        """Hold what the row decoded no longer; call before its row is given away."""
+    def free_blocks(self, row: int, blocks: BlockManager) -> None:
+        """Free the blocks of what a row decoded; call before the row is taken back."""
         if self.own_blocks[row]:
             last = self.own_blocks[row][-1]
-            used = self.next_slot[row] - last * BLOCK
-            blocks.filled[last] = used
-            blocks.release(np.array(self.own_blocks[row], np.int64))
+            blocks.num_filled[last] = self.next_slot[row] - last * BLOCK
+            blocks.free(np.array(self.own_blocks[row], np.int64))
         self.own_blocks[row] = []
 
-    def _request(self, row: int) -> SampleRequest:
-        request = self.requests[row]
-        assert request is not None
-        return request
 
-    def _reserve(self, length: int) -> None:
-        more = length - self.ids.shape[1]
-        if more > 0:
-            more = max(more, self.ids.shape[1] // 2)
-            self.ids, self.slots, self.logprobs = (
-                np.pad(x, ((0, 0), (0, more))) for x in (self.ids, self.slots, self.logprobs)
-            )
-
-    def _reserve_extents(self, count: int) -> None:
-        more = count - self.starts.shape[1]
-        if more > 0:
-            more = max(more, self.starts.shape[1] // 2)
-            self.starts, self.counts = (np.pad(x, ((0, 0), (0, more))) for x in (self.starts, self.counts))
-
-
-LEAST_TOKENS = 16
-"""Smaller forwards are filled up: for a handful of rows matrix products take other paths, which round differently."""
+def _widened(array: np.ndarray, width: int) -> np.ndarray:
+    """[R, C] -> [R, at least width], by at least half of C so that it seldom happens."""
+    more = width - array.shape[1]
+    return np.pad(array, ((0, 0), (0, max(more, array.shape[1] // 2)))) if more > 0 else array
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """N tokens of a forward, and the R rows that draw from its M logits.
+class ForwardBatch:
+    """N tokens of a forward, and the rows that sample from its M logits.
 
-    ids, positions int64 [N]; table: what each token sees, its row up to itself. new int64: the tokens whose keys and
-    values are stored, in new_slots int32. logits_at int64 [M]: tokens whose logits are wanted. drawing int64 [R]: rows
-    that draw, draws_from int64 [R]: which of the logits.
+    ids, positions int64 [N]; table: each token sees its row up to itself. new int64: the tokens whose keys and values
+    are stored, in new_slots int32. logits_at int64 [M]: the tokens whose logits are wanted. sampling_rows int64 [S]:
+    rows that sample a token, logits_rows int64 [S]: from which of the logits.
     """
 
     ids: np.ndarray
     positions: np.ndarray
-    table: Table
+    table: BlockTable
     new: np.ndarray
     new_slots: np.ndarray
     logits_at: np.ndarray
-    drawing: np.ndarray
-    draws_from: np.ndarray
+    sampling_rows: np.ndarray
+    logits_rows: np.ndarray
 
 
-class Batch:
-    """Tokens side by side: prefix tokens of requests that enter, then the last token of each running row.
+class BatchBuilder:
+    """Collects the tokens of a forward: prefix tokens of admitted requests, then the last token of each running row.
 
-    Requests that enter with the same prefix draw from the same logits: it is computed once.
+    Requests that are admitted with the same prefix sample from the same logits: it is computed once.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: RunningBatch) -> None:
         self.rows = rows
         self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.num_tokens = 0
         self.logits_at: list[int] = []
-        self.drawing_rows: list[int] = []
-        self.draws_from: list[int] = []
-        self.asked: dict[int, int] = {}
+        self.sampling_rows: list[int] = []
+        self.logits_rows: list[int] = []
+        self.logits_of_node: dict[int, int] = {}
 
-    def add_admitted(self, row: int, num_known: int, run: Run) -> None:
-        """The tokens of a row's prefix that are not known, and the logits at its end."""
-        self.drawing_rows.append(row)
-        if num_known == self.rows.num_known[row] and id(run) in self.asked:
-            self.draws_from.append(self.asked[id(run)])
-            return
+    def add_admitted(self, row: int, num_cached: int, node: RadixNode) -> None:
+        """Add the tokens of a row's prefix that are not cached; its last one gives the logits."""
+        self.sampling_rows.append(row)
         end = int(self.rows.num_known[row])
-        positions = np.arange(min(num_known, end - 1), end)
-        self._add(np.full(len(positions), row), positions, positions >= num_known)
-        self.asked[id(run)] = len(self.logits_at)
-        self.draws_from.append(len(self.logits_at))
+        if num_cached == end and id(node) in self.logits_of_node:
+            self.logits_rows.append(self.logits_of_node[id(node)])
+            return
+        positions = np.arange(min(num_cached, end - 1), end)
+        self._add(np.full(len(positions), row), positions, positions >= num_cached)
+        self.logits_of_node[id(node)] = len(self.logits_at)
+        self.logits_rows.append(len(self.logits_at))
         self.logits_at.append(self.num_tokens - 1)
 
     def add_running(self, rows: np.ndarray) -> None:
-        """The last token of each row, whose next slot it takes."""
+        """Add the last token of each row, which takes the row's next slot."""
         if len(rows):
             self.rows.place_last_tokens(rows)
             first = self.num_tokens
             self._add(rows, self.rows.num_known[rows] - 1, np.ones(len(rows), bool))
-            self.draws_from.extend(range(len(self.logits_at), len(self.logits_at) + len(rows)))
+            self.logits_rows.extend(range(len(self.logits_at), len(self.logits_at) + len(rows)))
             self.logits_at.extend(range(first, self.num_tokens))
-            self.drawing_rows.extend(rows.tolist())
+            self.sampling_rows.extend(rows.tolist())
 
     def _add(self, rows: np.ndarray, positions: np.ndarray, is_new: np.ndarray) -> None:
         self.parts.append((rows, positions, is_new))
         self.num_tokens += len(rows)
 
-    def laid_out(self) -> "Layout":
-        """All that was added, filled up with a token whose results nobody looks at: so a row's bits do not depend on
-        who else is there."""
-        rest = LEAST_TOKENS - self.num_tokens
-        if rest > 0:
+    def build(self) -> ForwardBatch:
+        """Return all that was added, padded with a token whose results are not used: so the bits of a row do not depend
+        on how many others there are."""
+        padding = MIN_TOKENS - self.num_tokens
+        if padding > 0:
             rows, positions, _ = self.parts[0]
-            self._add(np.full(rest, rows[0]), np.full(rest, positions[0]), np.zeros(rest, bool))
-        self.logits_at.extend([self.num_tokens - 1] * (LEAST_TOKENS - len(self.logits_at)))
+            self._add(np.full(padding, rows[0]), np.full(padding, positions[0]), np.zeros(padding, bool))
+        self.logits_at.extend([self.num_tokens - 1] * (MIN_TOKENS - len(self.logits_at)))
         rows, positions, is_new = (np.concatenate(part) for part in zip(*self.parts, strict=True))
         held, new = self.rows, np.flatnonzero(is_new)
-        return Layout(
+        return ForwardBatch(
             ids=held.ids[rows, positions].astype(np.int64),
             positions=positions,
-            table=Table(held.starts, held.counts, held.slots, rows, positions + 1),
+            table=BlockTable(starts=held.starts, counts=held.counts, slots=held.slots, rows=rows, lens=positions + 1),
             new=new,
             new_slots=held.slots[rows[new], positions[new]],
             logits_at=np.array(self.logits_at, np.int64),
-            drawing=np.array(self.drawing_rows, np.int64),
-            draws_from=np.array(self.draws_from, np.int64),
+            sampling_rows=np.array(self.sampling_rows, np.int64),
+            logits_rows=np.array(self.logits_rows, np.int64),
         )

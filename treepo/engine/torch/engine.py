@@ -1,11 +1,11 @@
 """TorchEngine: continuous batching over the model that is being trained.
 
-A step gives waiting requests rows, and runs one forward over the prefix tokens that nobody has computed yet and over
-the last token of every running request; each request then draws its next token.
+A step admits waiting requests, and runs one forward over the prefix tokens that are not cached and over the last token
+of every running request; each request then samples its next token.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,230 +13,235 @@ import torch
 from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
-from treepo.engine.torch.attention import GatherKernel, Kernel, SlotAttention
-from treepo.engine.torch.batch import Batch, Layout, Pending, Rows
-from treepo.engine.torch.cpu import CpuKernel, load_kernel
-from treepo.engine.torch.kv_cache import BLOCK, Blocks, KVCache, affordable_tokens
-from treepo.engine.torch.prefix_cache import PrefixCache, Run
+from treepo.engine.sampling import sample_tokens, uniforms
+from treepo.engine.torch.attention import CachedAttention, GatherKernel, Kernel
+from treepo.engine.torch.batch import BatchBuilder, ForwardBatch, RunningBatch, Sequence
+from treepo.engine.torch.cpu import CpuKernel
+from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, affordable_tokens
+from treepo.engine.torch.prefix_cache import PrefixCache, RadixNode
+from treepo.errors import SettingError
 from treepo.model.compatibility import has_length_dependent_rope
 from treepo.model.forward import AutocastForward, Forward, FusedForward, PlainForward, TorchOperations, supports_fused
+from treepo.model.kernels.compile import load_kernels
 
 
 class TorchEngine:
     """Serves a model whose attention is `treepo.model.attention.attend`.
 
-    max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least one
-    prefix. max_cache_tokens: most tokens whose keys and values are kept; what nobody uses is forgotten first, then requests
-    wait or are computed again later, with the same result. Half of the free memory if not given. autocast: type of the
-    matrix products, as the trainer has it; that of the weights if not given.
+    max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least
+    one prefix. max_cache_tokens: most tokens whose keys and values are kept; what no request uses is evicted first,
+    then the youngest requests wait and are computed again, with the same result. Half of the free memory if not given.
+    autocast: type of the matrix products, as in the trainer; that of the weights if not given.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        eos_ids: Sequence[int],
+        eos_ids: Iterable[int],
         max_num_seqs: int = 256,
+        *,
         max_num_batched_tokens: int = 8192,
         max_cache_tokens: int | None = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
-        self.eos_ids = np.array(eos_ids, np.int64)
+        self.eos_ids = np.array(list(eos_ids), np.int64)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.kv_cache_tokens = affordable_tokens(model) if max_cache_tokens is None else max_cache_tokens
-        self.waiting: deque[Pending] = deque()
-        self.rows = Rows(max_num_seqs)
-        self.blocks = Blocks(self.kv_cache_tokens // BLOCK)
-        self.prefixes = PrefixCache(self.blocks)
+        self.waiting: deque[Sequence] = deque()
+        self.rows = RunningBatch(max_num_seqs)
+        self.blocks = BlockManager(self.kv_cache_tokens // BLOCK)
+        self.prefix_cache = PrefixCache(self.blocks)
         self.kernel = make_kernel(self._device())
-        kept_in = torch.float32 if isinstance(self.kernel, CpuKernel) else None
-        self.pool = KVCache(self.blocks.max_blocks, kept_in)
+        cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else None
+        self.kv_cache = KVCache(self.blocks.max_blocks, cache_dtype)
         self.forward = make_forward(model, self.kernel, autocast)
-        self.num_steps = self.num_prefilled = self.num_decoded = self.num_cached = 0
+        self.counters = EngineCounters()
 
     @property
     def num_free_slots(self) -> int:
-        """See Engine."""
         return self.max_num_seqs - self.rows.num_running - len(self.waiting)
 
     @property
-    def counters(self) -> EngineCounters:
-        """See Engine."""
-        num_slots = self.num_steps * self.max_num_seqs
-        return EngineCounters(self.num_steps, num_slots, self.num_decoded, self.num_prefilled, self.num_cached)
+    def peak_tokens(self) -> int:
+        """Slots of the blocks that were used at a time, also those that no token has taken."""
+        return self.blocks.peak_used * BLOCK
 
     @property
-    def peak_tokens(self) -> int:
-        """Slots, also those of a block that are not taken yet; see Engine."""
-        return self.blocks.peak * BLOCK
+    def cache_bytes(self) -> int:
+        return self.kv_cache.num_bytes
 
     @property
     def max_model_len(self) -> int:
-        """Most tokens of a sequence, prefix and response, that fit into max_cache_tokens."""
+        """Most tokens of a sequence, prefix and response, that fit into the cache."""
         return (self.blocks.max_blocks - 1) * BLOCK
 
     def submit(self, request: SampleRequest) -> None:
-        """Queue one request; see Engine. Raises ValueError if it can never fit."""
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
         if length > self.max_model_len:
-            raise ValueError(f"max_cache_tokens must hold a sequence of {length} tokens, got {self.kv_cache_tokens}")
-        self.waiting.append(Pending(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
+            message = f"must hold a sequence of {length} tokens"
+            raise SettingError("engine.max_cache_tokens", message, self.kv_cache_tokens)
+        self.waiting.append(Sequence(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
 
     @torch.no_grad()
     def step(self) -> list[SampleResult]:
-        """Decode one token for every running request; see Engine."""
-        self.num_steps += 1
-        self._make_room()
-        batch = Batch(self.rows)
+        """Decode one token for every running request."""
+        self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs)
+        self._allocate_or_preempt()
+        builder = BatchBuilder(self.rows)
         running = self.rows.running()
-        self._admit(batch)
+        self._admit(builder)
         if self.rows.num_running == 0:
             return []
-        batch.add_running(running)
-        self.pool.reserve(self.blocks.num_made)
-        layout = batch.laid_out()
-        return self._collect(layout.drawing, *self._draw(layout))
+        builder.add_running(running)
+        self.kv_cache.reserve(self.blocks.num_created)
+        batch = builder.build()
+        return self._collect(batch.sampling_rows, *self._sample(batch))
 
     def sleep(self) -> None:
-        """Forget everything and let go of the memory it was in; see Engine."""
-        self._forget()
-        self.pool.clear()
+        """Forget all prefixes and free the memory of the cache."""
+        self._forget_prefixes()
+        self.kv_cache.clear()
 
     def update_weights(self, model: nn.Module) -> None:
-        """The engine samples from the model it was given; see Engine. What is known is forgotten."""
+        """Forget all prefixes; the weights are those of the engine's own model."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
-        self._forget()
-        self.blocks.peak = 0
+        self._forget_prefixes()
+        self.blocks.peak_used = 0
 
     def abort_group(self, group: int) -> None:
-        """See Engine."""
-        self.waiting = deque(pending for pending in self.waiting if pending.request.group != group)
+        self.waiting = deque(sequence for sequence in self.waiting if sequence.request.group != group)
         for row in self.rows.running().tolist():
             if self.rows.groups[row] == group:
-                self._leave(row)
-        self.prefixes.drop(group)
+                self._remove(row)
+        self.prefix_cache.remove_group(group)
 
-    def _forget(self) -> None:
+    def close(self) -> None:
+        for group in list(self.prefix_cache.groups):
+            self.abort_group(group)
+        self.waiting.clear()
+        self.kv_cache.clear()
+
+    def _forget_prefixes(self) -> None:
         assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
-        for group in list(self.prefixes.groups):
-            self.prefixes.drop(group)
+        for group in list(self.prefix_cache.groups):
+            self.prefix_cache.remove_group(group)
 
-    def _make_room(self) -> None:
-        """Give each running row whose next token begins a block a new one; the youngest rows wait if there is none."""
+    def _allocate_or_preempt(self) -> None:
+        """Give each running row whose next token begins a block a new one; preempt the youngest rows if need be."""
         rows, blocks = self.rows, self.blocks
         while True:
-            in_need = rows.in_need(rows.running())
-            if blocks.num_left >= len(in_need) or self.prefixes.evict(len(in_need)):
+            in_need = rows.needs_block(rows.running())
+            if blocks.num_free >= len(in_need) or self.prefix_cache.evict(len(in_need)):
                 break
             youngest = int(max(rows.running(), key=lambda row: rows.entered[row]))
-            self.waiting.appendleft(self._leave(youngest))
+            self.waiting.appendleft(self._remove(youngest))
         for row in in_need.tolist():
-            block = blocks.take()
-            blocks.filled[block] = BLOCK
-            rows.continue_in(row, block * BLOCK)
+            block = blocks.allocate()
+            # All of it belongs to the row: no other sequence continues in it.
+            blocks.num_filled[block] = BLOCK
+            rows.append_slot(row, block * BLOCK)
 
-    def _admit(self, batch: Batch) -> None:
-        """Give rows to waiting requests, in their order, while there are rows, blocks and prefill tokens left."""
+    def _admit(self, builder: BatchBuilder) -> None:
+        """Give rows to waiting requests, in their order, while rows, blocks and prefill tokens are left."""
         budget = self.max_num_batched_tokens
-        while self.waiting and self.rows.free:
-            pending = self.waiting[0]
-            ids = pending.ids
-            run, num_known = self.prefixes.match(pending.request.group, ids)
-            missing = len(ids) - num_known
-            if missing - 1 > budget < self.max_num_batched_tokens:
+        while self.waiting and self.rows.free_rows:
+            sequence = self.waiting[0]
+            ids = sequence.ids
+            node, num_cached = self.prefix_cache.match(sequence.request.group, ids)
+            num_missing = len(ids) - num_cached
+            if num_missing - 1 > budget < self.max_num_batched_tokens:
                 return
-            if not self._find_blocks(run, missing):
+            if not self._find_blocks(node, num_missing):
                 if self.rows.num_running > 0:
                     return
-                # Parts of blocks that others left unused are all that is missing: compute this one afresh.
-                self.prefixes.evict(self.blocks.max_blocks)
+                # Only parts of blocks that others left unused are missing: compute this one afresh.
+                self.prefix_cache.evict(self.blocks.max_blocks)
                 continue
             self.waiting.popleft()
-            self._enter(pending, ids, run, num_known, batch)
-            num_computed = max(missing - 1, 0)
+            self._enter(sequence, ids, node, num_cached, builder)
+            num_computed = max(num_missing - 1, 0)
             budget -= num_computed
-            self.num_prefilled += num_computed
-            self.num_cached += len(ids) - 1 - num_computed
+            num_found = len(ids) - 1 - num_computed
+            self.counters = self.counters.plus(num_prefilled=num_computed, num_cached=num_found)
 
-    def _find_blocks(self, run: Run, missing: int) -> bool:
-        """Whether there are, or can be made, blocks for so many tokens behind a run and for one more."""
-        after = int(run.slots[-1]) if len(run.slots) else -1
-        needed = self.blocks.num_needed(after, missing + 1)
-        if self.blocks.num_left >= needed:
+    def _find_blocks(self, node: RadixNode, num_missing: int) -> bool:
+        """Return whether there are, or can be made, blocks for so many tokens below a node and for one more."""
+        needed = self.blocks.num_needed(node.last_slot, num_missing + 1)
+        if self.blocks.num_free >= needed:
             return True
-        self.prefixes.use(run, 1)
-        found = self.prefixes.evict(needed)
-        self.prefixes.use(run, -1)
+        self.prefix_cache.acquire(node)
+        found = self.prefix_cache.evict(needed)
+        self.prefix_cache.release(node)
         return found
 
-    def _enter(self, pending: Pending, ids: np.ndarray, run: Run, num_known: int, batch: Batch) -> None:
-        """Give a request a row and its missing prefix tokens slots, and ask for what is to be computed."""
-        self.prefixes.use(run, 1)
-        if num_known < len(ids):
-            slots = self.blocks.append(int(run.slots[-1]) if len(run.slots) else -1, len(ids) - num_known)
-            run = self.prefixes.attach(run, ids[num_known:], slots)
-            run.num_users = 1
-        slots = self.prefixes.slots_of(run)
-        row = self.rows.enter(pending, run, slots)
-        last = int(slots[-1])
-        if self.blocks.room_behind(last):
-            self.blocks.hold(np.array([last // BLOCK]))
-            self.blocks.filled[last // BLOCK] = BLOCK
-            self.rows.continue_in(row, last + 1)
-        batch.add_admitted(row, num_known, run)
+    def _enter(
+        self, sequence: Sequence, ids: np.ndarray, node: RadixNode, num_cached: int, builder: BatchBuilder
+    ) -> None:
+        """Give a sequence a row, its missing prefix tokens slots, and the builder what is to be computed."""
+        self.prefix_cache.acquire(node)
+        if num_cached < len(ids):
+            slots = self.blocks.append_slots(node.last_slot, len(ids) - num_cached)
+            node = self.prefix_cache.add_child(node, ids[num_cached:], slots)
+            node.ref_count = 1
+        slots = self.prefix_cache.slots_of(node)
+        row = self.rows.add(sequence, node, slots)
+        if self.blocks.num_open(node.last_slot):
+            # The rest of the prefix's last block is this row's; others that continue the prefix begin a new block.
+            block = node.last_slot // BLOCK
+            self.blocks.incref(np.array([block]))
+            self.blocks.num_filled[block] = BLOCK
+            self.rows.append_slot(row, node.last_slot + 1)
+        builder.add_admitted(row, num_cached, node)
 
-    def _draw(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-        """Run the forward; the next token of each drawing row and its log-probability."""
-        device, rows, drawing = self._device(), self.rows, layout.drawing
-        attention = SlotAttention(self.pool, self.kernel, layout.table, layout.new, layout.new_slots)
-        inputs = layout.ids, layout.positions, layout.logits_at
+    def _sample(self, batch: ForwardBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Run the forward; return the next token of each sampling row and its log-probability."""
+        device, rows, sampling = self._device(), self.rows, batch.sampling_rows
+        attention = CachedAttention(self.kv_cache, self.kernel, batch.table, batch.new, batch.new_slots)
+        inputs = batch.ids, batch.positions, batch.logits_at
         ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in inputs)
         logits = self.forward(ids, positions, attention, logits_at)
-        numbers = uniforms(rows.seeds[drawing], rows.num_known[drawing])
-        params = BatchSamplingParams(
-            rows.temperatures[drawing], rows.top_k[drawing], rows.top_p[drawing], rows.min_p[drawing]
-        )
-        self.num_decoded += len(drawing)
-        return sample_tokens(logits, layout.draws_from, params, numbers)
+        numbers = uniforms(rows.seeds[sampling], rows.num_known[sampling])
+        self.counters = self.counters.plus(num_decoded=len(sampling))
+        return sample_tokens(logits, batch.logits_rows, rows.params.of_rows(sampling), numbers)
 
-    def _collect(self, drawing: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
-        """Append a token to each row and hand out the segments that are complete."""
+    def _collect(self, sampling: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
+        """Append a token to each row and return the segments that are complete."""
         if not np.isfinite(logprobs).all():
             raise FloatingPointError("the model's logits are not finite")
         rows = self.rows
-        at = drawing, rows.num_known[drawing]
+        at = sampling, rows.num_known[sampling]
         rows.ids[at], rows.logprobs[at] = tokens, logprobs
-        rows.num_known[drawing] += 1
+        rows.num_known[sampling] += 1
         ended = np.isin(tokens, self.eos_ids)
-        done = ended | (rows.num_known[drawing] == rows.ends[drawing])
+        done = ended | (rows.num_known[sampling] == rows.ends[sampling])
         results = []
-        for row, has_ended in zip(drawing[done].tolist(), ended[done].tolist(), strict=True):
-            decoded = self._leave(row)
+        for row, has_ended in zip(sampling[done].tolist(), ended[done].tolist(), strict=True):
+            decoded = self._remove(row)
             results.append(SampleResult(decoded.request.request_id, decoded.token_ids, decoded.logprobs, has_ended))
         return results
 
-    def _leave(self, row: int) -> Pending:
-        """Take a row back; what it computed stays known until it is forgotten."""
-        rows, run = self.rows, self.rows.runs[row]
-        assert run is not None
+    def _remove(self, row: int) -> Sequence:
+        """Take a row back; what it computed stays in the prefix cache."""
+        rows, node = self.rows, self.rows.nodes[row]
+        assert node is not None
         computed = slice(int(rows.prefix_lens[row]), int(rows.num_known[row]) - 1)
-        self.prefixes.insert(run, rows.ids[row, computed].copy(), rows.slots[row, computed].copy())
-        rows.release(row, self.blocks)
-        self.prefixes.use(run, -1)
-        return rows.leave(row)
+        self.prefix_cache.insert(node, rows.ids[row, computed].copy(), rows.slots[row, computed].copy())
+        rows.free_blocks(row, self.blocks)
+        self.prefix_cache.release(node)
+        return rows.remove(row)
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
 
 def make_kernel(device: torch.device) -> Kernel:
-    """The fastest attention there is on a device: compiled C, Triton, or torch where neither can be had."""
+    """Return the fastest attention on a device: compiled C, Triton, or torch where neither can be had."""
     if device.type == "cpu":
-        library = load_kernel()
-        return CpuKernel(library) if library else GatherKernel()
+        kernels = load_kernels("decode_attention.c")
+        return CpuKernel(kernels) if kernels else GatherKernel()
     try:
         from treepo.engine.torch.triton import TritonKernel  # noqa: PLC0415 - Triton is there on GPUs only
     except ImportError:
@@ -245,7 +250,7 @@ def make_kernel(device: torch.device) -> Kernel:
 
 
 def make_forward(model: nn.Module, kernel: Kernel, autocast: torch.dtype | None = None) -> Forward:
-    """The leanest forward there is for a model, over its own weights: what is trained is what runs."""
+    """Return the fastest forward of a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
     if not supports_fused(model) or has_length_dependent_rope(config):
         forward: Forward = PlainForward(model)

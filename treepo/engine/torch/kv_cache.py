@@ -1,4 +1,4 @@
-"""How many tokens' keys and values fit into free memory."""
+"""The KV cache: how many tokens fit into memory, blocks of slots for them, and the tensors of keys and values."""
 
 import os
 
@@ -6,20 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-SHARE = 0.5
-"""Of the free memory, what the engine may take for keys and values by default."""
+BLOCK = 8
+"""Slots per block: what one vector instruction reads, and few enough that little of a last block is wasted."""
+
+FREE_MEMORY_SHARE = 0.5
+"""Share of the free memory that the cache may take by default."""
 
 UNKNOWN_BYTES = 4 << 30
-"""Assumed where the system does not tell how much memory is free."""
+"""Assumed where the system does not say how much memory is free."""
 
 
 def affordable_tokens(model: nn.Module) -> int:
-    """Tokens whose keys and values take at most half of the memory that is free where the model lives."""
-    return max(1024, int(SHARE * free_bytes(next(model.parameters()).device)) // bytes_per_token(model))
+    """Return how many tokens' keys and values take half of the free memory of the model's device."""
+    return max(1024, int(FREE_MEMORY_SHARE * free_bytes(next(model.parameters()).device)) // bytes_per_token(model))
 
 
 def bytes_per_token(model: nn.Module) -> int:
-    """Bytes of one token's keys and values; on the CPU they are kept in float32."""
+    """Return the bytes of one token's keys and values; on the CPU they are kept in float32."""
     parameter = next(model.parameters())
     text = model.config.get_text_config()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     # Recurrent layers have none; then a state as large as a token's hidden state is assumed.
@@ -31,7 +34,7 @@ def bytes_per_token(model: nn.Module) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that nothing uses."""
+    """Return the bytes of memory that nothing uses."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -40,93 +43,86 @@ def free_bytes(device: torch.device) -> int:
         return UNKNOWN_BYTES
 
 
-BLOCK = 8
-"""Slots per block: what one vector instruction reads, and few enough that little of a last block is wasted."""
+class BlockManager:
+    """Allocates blocks of slots and counts the references to each.
 
-
-class Blocks:
-    """Which blocks are in use, by how many holders, and how far each is filled.
-
-    max_blocks: the most there may be. holders int32, filled int8: per block. A block that nobody holds is free.
+    max_blocks: most blocks there may be. ref_counts int32, num_filled int8: per block. A block without references is
+    free.
     """
 
     def __init__(self, max_blocks: int) -> None:
         self.max_blocks = max_blocks
-        self.holders = np.zeros(0, np.int32)
-        self.filled = np.zeros(0, np.int8)
-        self.free: list[int] = []
-        self.num_made = 0
-        self.peak = 0
+        self.ref_counts = np.zeros(0, np.int32)
+        self.num_filled = np.zeros(0, np.int8)
+        self.free_blocks: list[int] = []
+        self.num_created = 0
+        self.peak_used = 0
 
     @property
     def num_used(self) -> int:
-        """Blocks that somebody holds."""
-        return self.num_made - len(self.free)
+        """Blocks with references."""
+        return self.num_created - len(self.free_blocks)
 
     @property
-    def num_left(self) -> int:
-        """Blocks that could still be taken."""
+    def num_free(self) -> int:
+        """Blocks that can still be allocated."""
         return self.max_blocks - self.num_used
 
-    def take(self) -> int:
-        """An empty block, held once."""
-        assert self.num_left > 0, "look at num_left first"
-        if self.free:
-            block = self.free.pop()
+    def allocate(self) -> int:
+        """Return an empty block with one reference."""
+        assert self.num_free > 0, "look at num_free first"
+        if self.free_blocks:
+            block = self.free_blocks.pop()
         else:
-            block = self.num_made
-            self.num_made += 1
-            if block == len(self.holders):
-                room = max(64, len(self.holders))
-                self.holders = np.pad(self.holders, (0, room))
-                self.filled = np.pad(self.filled, (0, room))
-        self.holders[block] = 1
-        self.filled[block] = 0
-        self.peak = max(self.peak, self.num_used)
+            block = self.num_created
+            self.num_created += 1
+            if block == len(self.ref_counts):
+                more = max(64, len(self.ref_counts))
+                self.ref_counts = np.pad(self.ref_counts, (0, more))
+                self.num_filled = np.pad(self.num_filled, (0, more))
+        self.ref_counts[block] = 1
+        self.num_filled[block] = 0
+        self.peak_used = max(self.peak_used, self.num_used)
         return block
 
-    def hold(self, blocks: np.ndarray) -> None:
-        """One more holder for each of these different blocks."""
-        self.holders[blocks] += 1
+    def incref(self, blocks: np.ndarray) -> None:
+        """Add a reference to each of these different blocks."""
+        self.ref_counts[blocks] += 1
 
-    def release(self, blocks: np.ndarray) -> None:
-        """One holder less for each of these different blocks."""
-        self.holders[blocks] -= 1
-        assert (self.holders[blocks] >= 0).all(), "a block was released twice"
-        self.free.extend(blocks[self.holders[blocks] == 0].tolist())
+    def free(self, blocks: np.ndarray) -> None:
+        """Remove a reference from each of these different blocks."""
+        self.ref_counts[blocks] -= 1
+        assert (self.ref_counts[blocks] >= 0).all(), "a block was freed twice"
+        self.free_blocks.extend(blocks[self.ref_counts[blocks] == 0].tolist())
 
     def num_needed(self, after: int, count: int) -> int:
-        """Blocks to take for `count` slots that continue slot `after` (-1: nothing)."""
-        return -(-max(count - self.room_behind(after), 0) // BLOCK)
+        """Return how many blocks to allocate for `count` slots that continue slot `after` (-1: nothing)."""
+        return -(-max(count - self.num_open(after), 0) // BLOCK)
 
-    def room_behind(self, slot: int) -> int:
-        """Slots behind this one in its block, if nobody has taken them."""
-        return BLOCK - 1 - slot % BLOCK if slot >= 0 and self.filled[slot // BLOCK] == slot % BLOCK + 1 else 0
+    def num_open(self, slot: int) -> int:
+        """Return how many slots follow this one in its block, 0 if somebody has taken the next one."""
+        return BLOCK - 1 - slot % BLOCK if slot >= 0 and self.num_filled[slot // BLOCK] == slot % BLOCK + 1 else 0
 
-    def append(self, after: int, count: int) -> np.ndarray:
-        """int32 [count]: slots that continue slot `after`; the blocks they lie in are held once more."""
-        inside = min(self.room_behind(after), count)
+    def append_slots(self, after: int, count: int) -> np.ndarray:
+        """Return int32 [count]: slots that continue slot `after`, with a reference to each block that they lie in."""
+        inside = min(self.num_open(after), count)
         if inside:
-            self.hold(np.array([after // BLOCK]))
-        taken = [self.take() for _ in range(-(-(count - inside) // BLOCK))]
-        slots = np.concatenate(
-            [
-                after + 1 + np.arange(inside),
-                (np.array(taken, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)[: count - inside],
-            ]
-        )
-        # Of each block in ascending order, so that the last one stays.
-        self.filled[slots // BLOCK] = slots % BLOCK + 1
+            self.incref(np.array([after // BLOCK]))
+        new = [self.allocate() for _ in range(-(-(count - inside) // BLOCK))]
+        new_slots = (np.array(new, np.int64)[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)[: count - inside]
+        slots = np.concatenate([after + 1 + np.arange(inside), new_slots])
+        # Slots of a block come in ascending order: of the values that are assigned to a block the last one stays.
+        self.num_filled[slots // BLOCK] = slots % BLOCK + 1
         return slots.astype(np.int32)
 
 
 def blocks_of(slots: np.ndarray) -> np.ndarray:
-    """int64: the different blocks that slots lie in."""
+    """Return int64: the different blocks that slots lie in."""
     return np.unique(slots // BLOCK).astype(np.int64)
 
 
-def extents_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(first slots, numbers of slots), int32: consecutive slots of one block make one extent."""
+def spans_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (first slots, numbers of slots), int32: consecutive slots of one block make one span."""
     if len(slots) == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
     begins = np.concatenate([[True], (np.diff(slots) != 1) | (slots[1:] % BLOCK == 0)])
@@ -135,9 +131,9 @@ def extents_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class KVCache:
-    """Per layer, keys [B, G, D, 8] and values [B, G, 8, D], made on first use in the shape of the model's own.
+    """Keys [B, G, D, 8] and values [B, G, 8, D] of each layer, made on first use in the shape of the model's own.
 
-    max_blocks: most there may be. dtype: what they are kept in; the model's own type if None.
+    max_blocks: most blocks there may be. dtype: type that they are kept in; the model's own if None.
     """
 
     def __init__(self, max_blocks: int, dtype: torch.dtype | None) -> None:
@@ -146,8 +142,13 @@ class KVCache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.num_blocks = 0
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for layer in self.layers.values() for tensor in layer)
+
     def reserve(self, num_blocks: int) -> None:
-        """Make room for at least this many blocks, doubling within what may be; what is stored stays."""
+        """Hold at least this many blocks, doubling up to the most there may be; what is stored stays."""
         assert num_blocks <= self.max_blocks
         if num_blocks > self.num_blocks:
             self.num_blocks = min(self.max_blocks, max(num_blocks, 2 * self.num_blocks, 256))
@@ -155,7 +156,7 @@ class KVCache:
                 self.layers[index] = self._enlarged(keys), self._enlarged(values)
 
     def clear(self) -> None:
-        """Let go of everything; nothing may be stored."""
+        """Free all memory; nothing may be stored."""
         self.layers = {}
         self.num_blocks = 0
 
@@ -166,11 +167,9 @@ class KVCache:
         return new
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer; key, value: [N, G, D] of that layer."""
+        """Return keys and values of a layer; key, value: [N, G, D] of that layer."""
         if index not in self.layers:
-            shapes = (
-                (self.num_blocks, key.shape[1], key.shape[2], BLOCK),
-                (self.num_blocks, value.shape[1], BLOCK, value.shape[2]),
-            )
-            self.layers[index] = key.new_zeros(shapes[0]), value.new_zeros(shapes[1])
+            keys = key.new_zeros(self.num_blocks, key.shape[1], key.shape[2], BLOCK)
+            values = value.new_zeros(self.num_blocks, value.shape[1], BLOCK, value.shape[2])
+            self.layers[index] = keys, values
         return self.layers[index]

@@ -1,147 +1,154 @@
-"""What is known of each group: a tree of token runs and the slots that hold their keys and values.
+"""The prefix cache: one radix tree per group whose nodes hold tokens and the slots of their keys and values.
 
-Requests of one group share what they begin with alike. Each token is stored once; where two runs part, they are split.
+Requests of one group share their common prefixes: each token is stored once, and a node is split where two sequences
+part.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from treepo.engine.torch.kv_cache import Blocks, blocks_of
+from treepo.engine.torch.kv_cache import BlockManager, blocks_of
+from treepo.utils.prefix import common_prefix_len
 
 
 @dataclass(eq=False, slots=True)
-class Run:
-    """Tokens that follow each other, and their slots, int32 [n]; the root of a group has none.
+class RadixNode:
+    """Consecutive tokens and their slots, int32 [n]; the root of a group has none.
 
-    children: by their first token. num_users: running requests that end at or below it; last_used: when one last did.
+    children: by their first token. ref_count: running requests whose prefix ends at or below it; last_used: when one
+    was acquired or released last.
     """
 
     token_ids: np.ndarray
     slots: np.ndarray
-    parent: "Run | None"
-    children: dict[int, "Run"] = field(default_factory=dict)
-    num_users: int = 0
+    parent: "RadixNode | None"
+    children: dict[int, "RadixNode"] = field(default_factory=dict)
+    ref_count: int = 0
     last_used: int = 0
 
+    @property
+    def last_slot(self) -> int:
+        """The slot of its last token; -1 for a root."""
+        return int(self.slots[-1]) if len(self.slots) else -1
 
-NOTHING = np.zeros(0, np.int32)
+    def path(self) -> "Iterator[RadixNode]":
+        """Yield this node and those above it, up to the root."""
+        node: RadixNode | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    def descendants(self) -> "list[RadixNode]":
+        """Return all nodes below this one."""
+        found, stack = [], list(self.children.values())
+        while stack:
+            node = stack.pop()
+            found.append(node)
+            stack.extend(node.children.values())
+        return found
+
+
+EMPTY = np.zeros(0, np.int32)
 
 
 class PrefixCache:
-    """All groups, over one set of blocks."""
+    """The radix trees of all groups, over one set of blocks."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: BlockManager) -> None:
         self.blocks = blocks
-        self.groups: dict[int, Run] = {}
+        self.groups: dict[int, RadixNode] = {}
         self.clock = 0
 
-    def match(self, group: int, ids: np.ndarray) -> tuple[Run, int]:
-        """(the run that ends where `ids` stops being known, number of known ids); splits a run that parts inside."""
-        run = self.groups.setdefault(group, Run(NOTHING, NOTHING, None))
-        num_known = 0
-        while num_known < len(ids) and (child := run.children.get(int(ids[num_known]))):
-            shared = num_common(child.token_ids, ids[num_known:])
-            num_known += shared
+    def match(self, group: int, ids: np.ndarray) -> tuple[RadixNode, int]:
+        """Return (the node with which the longest cached prefix of `ids` ends, its length); may split a node."""
+        node = self.groups.setdefault(group, RadixNode(EMPTY, EMPTY, None))
+        num_cached = 0
+        while num_cached < len(ids) and (child := node.children.get(int(ids[num_cached]))):
+            shared = common_prefix_len(child.token_ids, ids[num_cached:])
+            num_cached += shared
             if shared < len(child.token_ids):
-                return self._split(child, shared), num_known
-            run = child
-        return run, num_known
+                return self._split(child, shared), num_cached
+            node = child
+        return node, num_cached
 
-    def attach(self, run: Run, ids: np.ndarray, slots: np.ndarray) -> Run:
-        """A new run below another, which holds the blocks of its slots from now on."""
-        child = Run(ids, slots, run, last_used=self.clock)
-        run.children[int(ids[0])] = child
+    def add_child(self, node: RadixNode, ids: np.ndarray, slots: np.ndarray) -> RadixNode:
+        """Return a new node below another; it takes over the references to the blocks of its slots."""
+        child = RadixNode(ids, slots, node, last_used=self.clock)
+        node.children[int(ids[0])] = child
         return child
 
-    def insert(self, run: Run, ids: np.ndarray, slots: np.ndarray) -> None:
-        """Keep tokens below a run; those that are known already keep the slots they have."""
+    def insert(self, node: RadixNode, ids: np.ndarray, slots: np.ndarray) -> None:
+        """Cache tokens below a node; those that are cached already keep the slots they have."""
         while len(ids):
-            child = run.children.get(int(ids[0]))
+            child = node.children.get(int(ids[0]))
             if child is None:
-                self.blocks.hold(blocks_of(slots))
-                self.attach(run, ids, slots)
+                self.blocks.incref(blocks_of(slots))
+                self.add_child(node, ids, slots)
                 return
-            shared = num_common(child.token_ids, ids)
-            run = self._split(child, shared) if shared < len(child.token_ids) else child
+            shared = common_prefix_len(child.token_ids, ids)
+            node = self._split(child, shared) if shared < len(child.token_ids) else child
             ids, slots = ids[shared:], slots[shared:]
 
-    def slots_of(self, run: Run) -> np.ndarray:
-        """int32: the slots from the beginning to the end of a run."""
-        parts = []
-        at: Run | None = run
-        while at is not None:
-            parts.append(at.slots)
-            at = at.parent
-        return np.concatenate(parts[::-1])
+    def slots_of(self, node: RadixNode) -> np.ndarray:
+        """Return int32: the slots of all tokens from the root to the end of a node."""
+        return np.concatenate([above.slots for above in node.path()][::-1])
 
-    def use(self, run: Run, change: int) -> None:
-        """One user more or less (change = 1 or -1) of everything from the beginning to the end of a run."""
+    def acquire(self, node: RadixNode) -> None:
+        """Add a reference to a node and those above it: they are not evicted."""
+        self._count(node, 1)
+
+    def release(self, node: RadixNode) -> None:
+        """Remove a reference."""
+        self._count(node, -1)
+
+    def _count(self, node: RadixNode, change: int) -> None:
         self.clock += 1
-        at: Run | None = run
-        while at is not None:
-            at.num_users += change
-            at.last_used = self.clock
-            at = at.parent
+        for above in node.path():
+            above.ref_count += change
+            above.last_used = self.clock
 
     def evict(self, num_blocks: int) -> bool:
-        """Forget what was used least recently and nobody uses until so many blocks are left; False if that fails.
+        """Evict the least recently used nodes without references until so many blocks are free.
 
-        Nothing is forgotten in vain, where all of it together would not do.
+        Returns False, and evicts nothing, if all of them together would not do.
         """
-        unused = [run for root in self.groups.values() for run in below(root) if run.num_users == 0]
-        if self.blocks.num_left + len(self._freed_with(unused)) < num_blocks:
+        unused = [node for root in self.groups.values() for node in root.descendants() if node.ref_count == 0]
+        if self.blocks.num_free + len(self._blocks_only_in(unused)) < num_blocks:
             return False
-        leaves = [(run.last_used, i, run) for i, run in enumerate(unused) if not run.children]
+        leaves = [(node.last_used, i, node) for i, node in enumerate(unused) if not node.children]
         heapify(leaves)
-        while self.blocks.num_left < num_blocks and leaves:
-            _, i, run = heappop(leaves)
-            parent = run.parent
+        while self.blocks.num_free < num_blocks and leaves:
+            _, i, node = heappop(leaves)
+            parent = node.parent
             assert parent is not None
-            self.blocks.release(blocks_of(run.slots))
-            del parent.children[int(run.token_ids[0])]
-            if not parent.children and parent.num_users == 0 and parent.parent is not None:
+            self.blocks.free(blocks_of(node.slots))
+            del parent.children[int(node.token_ids[0])]
+            if not parent.children and parent.ref_count == 0 and parent.parent is not None:
                 heappush(leaves, (parent.last_used, i, parent))
-        return self.blocks.num_left >= num_blocks
+        return self.blocks.num_free >= num_blocks
 
-    def _freed_with(self, runs: list[Run]) -> np.ndarray:
-        """The blocks that only these runs hold."""
-        blocks, holders = np.unique(
-            np.concatenate([NOTHING, *(blocks_of(run.slots) for run in runs)]), return_counts=True
-        )
-        return blocks[self.blocks.holders[blocks.astype(np.int64)] == holders]
+    def _blocks_only_in(self, nodes: list[RadixNode]) -> np.ndarray:
+        """The blocks to which only these nodes refer."""
+        in_nodes = np.concatenate([EMPTY, *(blocks_of(node.slots) for node in nodes)])
+        blocks, counts = np.unique(in_nodes, return_counts=True)
+        return blocks[self.blocks.ref_counts[blocks.astype(np.int64)] == counts]
 
-    def drop(self, group: int) -> None:
+    def remove_group(self, group: int) -> None:
         """Forget a group, none of whose requests are running."""
         root = self.groups.pop(group, None)
-        for run in below(root) if root else ():
-            assert run.num_users == 0, "a running request still needs this"
-            self.blocks.release(blocks_of(run.slots))
+        for node in root.descendants() if root else ():
+            assert node.ref_count == 0, "a running request still needs this"
+            self.blocks.free(blocks_of(node.slots))
 
-    def _split(self, run: Run, offset: int) -> Run:
-        """Cut a run in two after `offset` tokens; returns the new upper part. A block that both touch has both."""
-        assert 0 < offset < len(run.token_ids) and run.parent is not None
-        upper = Run(run.token_ids[:offset], run.slots[:offset], run.parent, {}, run.num_users, run.last_used)
-        run.parent.children[int(upper.token_ids[0])] = upper
-        self.blocks.hold(np.intersect1d(blocks_of(run.slots[:offset]), blocks_of(run.slots[offset:])))
-        run.token_ids, run.slots, run.parent = run.token_ids[offset:], run.slots[offset:], upper
-        upper.children[int(run.token_ids[0])] = run
+    def _split(self, node: RadixNode, offset: int) -> RadixNode:
+        """Cut a node in two after `offset` tokens and return the new upper one; both refer to a block on the cut."""
+        assert 0 < offset < len(node.token_ids) and node.parent is not None
+        upper = RadixNode(node.token_ids[:offset], node.slots[:offset], node.parent, {}, node.ref_count, node.last_used)
+        node.parent.children[int(upper.token_ids[0])] = upper
+        self.blocks.incref(np.intersect1d(blocks_of(node.slots[:offset]), blocks_of(node.slots[offset:])))
+        node.token_ids, node.slots, node.parent = node.token_ids[offset:], node.slots[offset:], upper
+        upper.children[int(node.token_ids[0])] = node
         return upper
-
-
-def below(root: Run) -> list[Run]:
-    """All runs below a root."""
-    runs, stack = [], list(root.children.values())
-    while stack:
-        run = stack.pop()
-        runs.append(run)
-        stack.extend(run.children.values())
-    return runs
-
-
-def num_common(a: np.ndarray, b: np.ndarray) -> int:
-    """Length of the longest common prefix."""
-    length = min(len(a), len(b))
-    differs = np.flatnonzero(a[:length] != b[:length])
-    return int(differs[0]) if len(differs) else length

@@ -9,70 +9,63 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treepo.engine.torch.attention import Table
+from treepo.engine.torch.attention import BlockTable
 from treepo.engine.torch.kv_cache import BLOCK
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
-# (a Triton kernel is called in a way of its own)
+# (Triton kernels are launched by indexing them)
 
 
 SLOTS = 64
 """Slots that a program reads at a time."""
 
-LEAST = 16
-"""Fewest rows of a matrix product."""
+MIN_ROWS = 16
+"""Fewest rows of a matrix product in Triton."""
 
 
 class TritonKernel:
-    """See Kernel. Slots go to the device once per forward, not once per layer."""
+    """Kernel on GPUs. Slots go to the device once per forward, not once per layer."""
 
     def __init__(self) -> None:
-        self.table: Table | None = None
+        self.table: BlockTable | None = None
         self.on_device: tuple[Tensor, Tensor, Tensor] | None = None
         self.new_slots: np.ndarray | None = None
         self.new_on_device: Tensor | None = None
 
-    def serves(self, key: Tensor, value: Tensor) -> bool:
-        """Keys and values of one size."""
+    def supports(self, key: Tensor, value: Tensor) -> bool:
         return key.shape[2] == value.shape[2]
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        """See Kernel."""
         n, heads, size = key.shape
         if self.new_slots is not slots or self.new_on_device is None:
             self.new_slots, self.new_on_device = slots, torch.from_numpy(slots).to(key.device)
-        _store[n, heads](
-            key,
-            value,
-            keys,
-            values,
-            self.new_on_device,
-            heads,
-            D=size,
-            PADDED=triton.next_power_of_2(size),
-            LANES=BLOCK,
-        )
+        sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
+        _store[n, heads](key, value, keys, values, self.new_on_device, heads, **sizes)
 
     def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, table: Table, scale: float, window: int | None
+        self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
-        """See Kernel."""
         n, num_heads, size = query.shape
         num_groups = keys.shape[1]
         slots, rows, lens = self._to_device(table, query.device)
         output = torch.empty_like(query)
-        _attend[n, num_groups](
-            *(query, keys, values, output, slots, rows, lens, slots.shape[1], num_groups, scale, window or 0),
-            R=num_heads // num_groups,
-            ROWS=max(LEAST, triton.next_power_of_2(num_heads // num_groups)),
-            D=size,
-            PADDED=max(LEAST, triton.next_power_of_2(size)),
-            SLOTS=SLOTS,
-            LANES=BLOCK,
-        )
+        heads_per_group = num_heads // num_groups
+        arguments = {
+            "row_len": slots.shape[1],
+            "num_groups": num_groups,
+            "scale": scale,
+            "window": window or 0,
+            "R": heads_per_group,
+            "ROWS": max(MIN_ROWS, triton.next_power_of_2(heads_per_group)),
+            "D": size,
+            "PADDED": max(MIN_ROWS, triton.next_power_of_2(size)),
+            "SLOTS": SLOTS,
+            "LANES": BLOCK,
+        }
+        _attend[n, num_groups](query, keys, values, output, slots, rows, lens, **arguments)
         return output
 
-    def _to_device(self, table: Table, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _to_device(self, table: BlockTable, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         if self.table is not table or self.on_device is None:
             slots = np.ascontiguousarray(table.slots[:, : int(table.lens.max())])
             slots, rows, lens = (torch.from_numpy(x).to(device) for x in (slots, table.rows, table.lens))

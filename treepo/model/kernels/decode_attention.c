@@ -1,66 +1,38 @@
 /* Attention of single queries over keys and values in blocks of 8 tokens, and what lies between a decoder's matrix
 products, float32.
 
-Built by kernel.py with the system's C compiler where there is one; attention.py and model/forward.py have the same in torch.
+engine/torch/attention.py and TorchOperations in model/forward.py have the same in torch.
 
 Letters: N queries, H query heads, G key-value heads, D head size (a multiple of 8), E extents per row.
 keys [blocks, G, D, 8], values [blocks, G, 8, D]: slot s is lane s % 8 of block s / 8.
 A row of the table lists what a sequence holds as extents (first slot, number of slots), none across a block's end. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#define LANES 8 /* numbers in a vector: the slots of a block, whatever the processor has */
+#include "vectors.h"
 
-#define BLOCK 8
-typedef float v8 __attribute__((vector_size(32), aligned(4)));
-typedef int32_t i8 __attribute__((vector_size(32)));
+#define BLOCK LANES
+#define LOWEST -126.0f /* weights do not fall below 2^-126 */
 
-static inline v8 splat(float x) { return (v8){x, x, x, x, x, x, x, x}; }
+static inline float sum(vec x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
 
-static inline v8 larger(v8 x, v8 y) {
-    for (int i = 0; i < BLOCK; i++) x[i] = x[i] > y[i] ? x[i] : y[i];
-    return x;
-}
-
-static inline float sum(v8 x) { return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7])); }
-
-static inline float largest(v8 x) {
+static inline float largest(vec x) {
     float m = x[0];
-    for (int i = 1; i < BLOCK; i++) m = x[i] > m ? x[i] : m;
+    for (int i = 1; i < LANES; i++) m = x[i] > m ? x[i] : m;
     return m;
-}
-
-/* e^x for x <= 0, to 2e-7: 2^n times the Taylor polynomial of the rest. */
-static inline v8 exponential(v8 x) {
-    v8 t = larger(x * splat(1.44269504088896341f), splat(-126.0f));
-    v8 rounder = splat(12582912.0f); /* 1.5 x 2^23: adding it rounds to a whole number */
-    v8 n = (t + rounder) - rounder;
-    v8 f = (t - n) * splat(0.693147180559945309f);
-    v8 p = splat(1.0f / 720);
-    p = p * f + splat(1.0f / 120);
-    p = p * f + splat(1.0f / 24);
-    p = p * f + splat(1.0f / 6);
-    p = p * f + splat(0.5f);
-    p = p * f + splat(1.0f);
-    p = p * f + splat(1.0f);
-    i8 bits = (__builtin_convertvector(n, i8) + 127) << 23;
-    v8 power;
-    memcpy(&power, &bits, sizeof bits);
-    return p * power;
 }
 
 /* Scores of COUNT query heads against the 8 keys of one block; four sums per head, so that no addition waits. */
 #define SCORES(COUNT)                                                                                            \
     static inline void scores##COUNT(const float *q, const float *k, int D, float *s, long stride) {             \
-        v8 a[COUNT][4];                                                                                          \
+        vec a[COUNT][4];                                                                                         \
         for (int r = 0; r < COUNT; r++)                                                                          \
             for (int j = 0; j < 4; j++) a[r][j] = splat(0);                                                      \
         for (int d = 0; d < D; d += 4)                                                                           \
             for (int j = 0; j < 4; j++) {                                                                        \
-                v8 key = *(const v8 *)(k + (d + j) * BLOCK);                                                     \
+                vec key = *(const vec *)(k + (d + j) * BLOCK);                                                   \
                 for (int r = 0; r < COUNT; r++) a[r][j] += splat(q[r * D + d + j]) * key;                        \
             }                                                                                                    \
-        for (int r = 0; r < COUNT; r++) *(v8 *)(s + r * stride) = (a[r][0] + a[r][1]) + (a[r][2] + a[r][3]);     \
+        for (int r = 0; r < COUNT; r++) *(vec *)(s + r * stride) = (a[r][0] + a[r][1]) + (a[r][2] + a[r][3]);    \
     }
 SCORES(1)
 SCORES(2)
@@ -119,10 +91,10 @@ static void score(const Sizes *z, const float *keys, Query *query, int e) {
 /* Turn the scores of a query into weights. */
 static void soften(const Sizes *z, Query *query, int num_extents) {
     for (int h = 0; h < z->H; h++) {
-        v8 *s = (v8 *)(query->s + h * z->E * BLOCK), m = splat(-INFINITY), total = splat(0);
+        vec *s = (vec *)(query->s + h * z->E * BLOCK), m = splat(-INFINITY), total = splat(0);
         for (int e = 0; e < num_extents; e++) m = larger(m, s[e]);
         m = splat(largest(m));
-        for (int e = 0; e < num_extents; e++) total += s[e] = exponential(s[e] - m);
+        for (int e = 0; e < num_extents; e++) total += s[e] = exponential(s[e] - m, LOWEST);
         total = splat(1.0f / sum(total));
         for (int e = 0; e < num_extents; e++) s[e] *= total;
     }
@@ -132,16 +104,16 @@ static void soften(const Sizes *z, Query *query, int num_extents) {
 #define WEIGH(COUNT, WIDE)                                                                                       \
     static inline void weigh##COUNT##x##WIDE(const float *p, long stride, const float *v, int D, int low, int high, \
                                              float *out) {                                                       \
-        v8 a[COUNT][WIDE];                                                                                       \
+        vec a[COUNT][WIDE];                                                                                      \
         for (int r = 0; r < COUNT; r++)                                                                          \
-            for (int j = 0; j < WIDE; j++) a[r][j] = *(const v8 *)(out + r * D + j * BLOCK);                     \
+            for (int j = 0; j < WIDE; j++) a[r][j] = *(const vec *)(out + r * D + j * BLOCK);                    \
         for (int t = low; t < high; t++)                                                                         \
             for (int j = 0; j < WIDE; j++) {                                                                     \
-                v8 value = *(const v8 *)(v + t * D + j * BLOCK);                                                 \
+                vec value = *(const vec *)(v + t * D + j * BLOCK);                                               \
                 for (int r = 0; r < COUNT; r++) a[r][j] += splat(p[r * stride + t]) * value;                     \
             }                                                                                                    \
         for (int r = 0; r < COUNT; r++)                                                                          \
-            for (int j = 0; j < WIDE; j++) *(v8 *)(out + r * D + j * BLOCK) = a[r][j];                           \
+            for (int j = 0; j < WIDE; j++) *(vec *)(out + r * D + j * BLOCK) = a[r][j];                          \
     }
 WEIGH(1, 4)
 WEIGH(2, 4)
@@ -266,11 +238,11 @@ void rotate(int N, int heads, int D, float *rows, const float *cosines, const fl
 void gate(long n, float *gate, const float *up) {
     #pragma omp parallel for if (n > WORTH_THREADS)
     for (long i = 0; i < n; i += BLOCK) {
-        v8 x = *(v8 *)(gate + i), e;
+        vec x = *(vec *)(gate + i), e;
         for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];
-        e = exponential(e); /* e^-|x| */
-        v8 top;
+        e = exponential(e, LOWEST); /* e^-|x| */
+        vec top;
         for (int j = 0; j < BLOCK; j++) top[j] = x[j] < 0 ? e[j] : 1.0f;
-        *(v8 *)(gate + i) = x * top / (splat(1.0f) + e) * *(const v8 *)(up + i);
+        *(vec *)(gate + i) = x * top / (splat(1.0f) + e) * *(const vec *)(up + i);
     }
 }

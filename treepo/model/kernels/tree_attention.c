@@ -5,12 +5,66 @@ of the current path are kept side by side, by position: going on writes at the e
 one past the last one's drops what lies deeper. So no key is masked but those of the few queries that are worked on
 together, and each pair of a token and one above it costs what it costs in a sequence.
 
-Built by tree_kernel.py with the system's C compiler; TreeAttention in attention.py has the same in torch.
+TreeAttention in model/attention.py has the same in torch.
 
 Letters: N tokens, H query heads, G key-value heads, R = H / G, D head size, W the same filled up to a whole number of
 vectors, L room for the longest path, M rows (query heads of one group x queries) worked on together. */
 
 #include "vectors.h"
+
+#define COLUMNS (2 * LANES)
+#define LOWEST -127.0f /* keys that a query does not see, at -infinity, weigh nothing */
+#if LANES == 16
+#define ROWS 12
+#else
+#define ROWS 6
+#endif
+
+/* out [COUNT, WIDE vectors] (+)= a [COUNT, depth] b [depth, WIDE vectors]; a has any strides. */
+#define PRODUCT(COUNT, WIDE)                                                                                     \
+    static inline void product##COUNT##x##WIDE(long depth, const float *a, long a_row, long a_column,            \
+                                               const float *b, long b_row, float *out, long out_row, int add) {  \
+        vec sum[COUNT][WIDE];                                                                                    \
+        for (int r = 0; r < COUNT; r++)                                                                          \
+            for (int j = 0; j < WIDE; j++)                                                                       \
+                sum[r][j] = add ? *(const vec *)(out + r * out_row + j * LANES) : splat(0);                      \
+        for (long d = 0; d < depth; d++) {                                                                       \
+            vec x[WIDE];                                                                                         \
+            for (int j = 0; j < WIDE; j++) x[j] = *(const vec *)(b + d * b_row + j * LANES);                     \
+            for (int r = 0; r < COUNT; r++)                                                                      \
+                for (int j = 0; j < WIDE; j++) sum[r][j] += a[r * a_row + d * a_column] * x[j];                  \
+        }                                                                                                        \
+        for (int r = 0; r < COUNT; r++)                                                                          \
+            for (int j = 0; j < WIDE; j++) *(vec *)(out + r * out_row + j * LANES) = sum[r][j];                  \
+    }
+#define PRODUCTS(COUNT) PRODUCT(COUNT, 2) PRODUCT(COUNT, 1)
+#if ROWS == 12
+PRODUCTS(12)
+#endif
+PRODUCTS(6)
+PRODUCTS(4)
+PRODUCTS(2)
+PRODUCTS(1)
+
+/* out [rows, columns] (+)= a [rows, depth] b [depth, columns]; columns: a multiple of LANES. */
+static void multiply(int rows, int columns, long depth, const float *a, long a_row, long a_column, const float *b,
+                     long b_row, float *out, long out_row, int add) {
+    for (int c = 0; c < columns; c += COLUMNS) {
+        const int wide = c + COLUMNS <= columns;
+        int r = 0;
+#define STRIPE(COUNT)                                                                                            \
+    for (; r + COUNT <= rows; r += COUNT)                                                                        \
+        (wide ? product##COUNT##x2 : product##COUNT##x1)(depth, a + r * a_row, a_row, a_column, b + c, b_row,    \
+                                                         out + r * out_row + c, out_row, add);
+#if ROWS == 12
+        STRIPE(12)
+#endif
+        STRIPE(6)
+        STRIPE(4)
+        STRIPE(2)
+        STRIPE(1)
+    }
+}
 
 #define KEYS 256 /* keys scored at a time; a multiple of COLUMNS */
 
@@ -75,7 +129,7 @@ static inline void sight(const Sizes *z, const Tile *t, int m, int *low, int *hi
     *low = z->window > 0 && *high > z->window ? *high - z->window : 0;
 }
 
-/* The first key that any row of a tile sees, on a border of vectors. */
+/* The first key that any row of a tile sees, at the start of a vector. */
 static inline int first_key(const Sizes *z, const Tile *t) {
     int low, high;
     sight(z, t, 0, &low, &high);
@@ -113,7 +167,7 @@ static void soften(const Sizes *z, const Tile *t, const Scratch *s, int columns)
         }
         const vec shift = splat(most);
         for (int i = 0; i < columns; i += LANES) {
-            vec x = *(vec *)(row + i), w = exponential(x - shift);
+            vec x = *(vec *)(row + i), w = exponential(x - shift, LOWEST);
             *(vec *)(row + i) = w;
             total += w;
         }
@@ -150,7 +204,7 @@ static void soften_backward(const Tile *t, const Scratch *s, int columns) {
         float *row = s->weights + (long)m * KEYS, *grad = s->weight_grads + (long)m * KEYS;
         const vec shift = splat(s->most[m]), mean = splat(s->total[m]);
         for (int i = 0; i < columns; i += LANES) {
-            vec x = *(vec *)(row + i), w = exponential(x - shift);
+            vec x = *(vec *)(row + i), w = exponential(x - shift, LOWEST);
             *(vec *)(row + i) = w;
             *(vec *)(grad + i) = w * (*(vec *)(grad + i) - mean);
         }
@@ -204,7 +258,7 @@ static void extend(const Sizes *z, const Arrays *x, const Scratch *s, int g, int
     }
 }
 
-/* Take positions from `position` to `end` - 1 off the path: their keys and values have met all who see them. */
+/* Take positions from `position` to `end` - 1 off the path: every query that sees them has been computed. */
 static void retreat(const Sizes *z, const Arrays *x, const Scratch *s, int g, int position, int end) {
     for (int p = position; p < end; p++) {
         const long at = ((long)s->tokens[p] * z->G + g) * z->D;
@@ -237,11 +291,11 @@ static void walk(const Sizes *z, const Arrays *x, const Scratch *s, const int32_
 }
 
 /* q, out [N, H, D], k, v [N, G, D], lse [N, H]; gradients as what they belong to, or null for the forward.
-   bounds [num_trees, 2]: first token of each tree and past its last; scratch: per thread, `room` zeros. */
+   bounds [num_trees, 2]: first token of each tree and past its last; scratch: per thread, scratch_len zeros. */
 void tree_attention(int H, int G, int D, const float *q, const float *k, const float *v, float *out, float *lse,
                     const float *out_grad, float *q_grad, float *k_grad, float *v_grad, const int32_t *positions,
                     const int32_t *bounds, int num_trees, long longest, int tile, int window, float scale,
-                    int num_threads, long room, float *scratch) {
+                    int num_threads, long scratch_len, float *scratch) {
     const Sizes z = {H, G, H / G, D, up(D, LANES), tile, window, up(longest, COLUMNS) + COLUMNS + LANES, scale};
     const Arrays x = {q, k, v, out, lse, out_grad, q_grad, k_grad, v_grad};
     #pragma omp parallel num_threads(num_threads) if (num_threads > 1)
@@ -251,7 +305,7 @@ void tree_attention(int H, int G, int D, const float *q, const float *k, const f
         extern int omp_get_thread_num(void);
         thread = omp_get_thread_num();
 #endif
-        const Scratch s = divide(scratch + thread * room, &z, out_grad != 0);
+        const Scratch s = divide(scratch + thread * scratch_len, &z, out_grad != 0);
         #pragma omp for schedule(dynamic, 1)
         for (int task = 0; task < num_trees * G; task++)
             walk(&z, &x, &s, positions, task % G, bounds[task / G * 2], bounds[task / G * 2 + 1], out_grad != 0);

@@ -1,10 +1,8 @@
-"""tree_attention.c, called through ctypes: attention over packed trees on the CPU, with its gradient.
+"""Attention over packed trees on the CPU, with its gradient: tree_attention.c, called through ctypes.
 
 Letters: N tokens · H query heads · G key-value heads · D head size.
 """
 
-import ctypes
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,26 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from treepo.model.kernels.compile import load_library
+from treepo.model.kernels.compile import Kernels
 
 TILE_ROWS = 36
 """Queries worked on together, times the heads that share a key. 24 to 72 differ little."""
 
-_INT, _LONG, _FLOAT, _AT = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
-
-
-@cache
-def load_tree_kernel() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it cannot be built."""
-    library = load_library("tree_attention.c")
-    if library is not None:
-        library.scratch_size.argtypes = [*[_INT] * 4, _LONG, _INT]
-        library.scratch_size.restype = _LONG
-        library.tree_attention.argtypes = [
-            *(*[_INT] * 3, *[_AT] * 11, _INT, _LONG, _INT, _INT, _FLOAT, _INT, _LONG, _AT),
-        ]
-        library.tree_attention.restype = None
-    return library
+GRADIENTS = ("out_grad", "q_grad", "k_grad", "v_grad")
+"""Arguments of the kernel that are null in the forward."""
 
 
 class CpuTreeAttention:
@@ -39,11 +24,11 @@ class CpuTreeAttention:
     costs what it costs in a sequence.
 
     offsets: where each tree starts in the packed sequence, and the end of the last: [num_trees + 1].
-    positions: int64 [N], depth of each token in its tree; with the depth-first order they say who is above whom.
+    positions: int64 [N], depth of each token in its tree; in depth-first order it says which tokens are above.
     """
 
-    def __init__(self, library: ctypes.CDLL, offsets: list[int], positions: np.ndarray) -> None:
-        self.library = library
+    def __init__(self, kernels: Kernels, offsets: list[int], positions: np.ndarray) -> None:
+        self.kernels = kernels
         self.positions = positions.astype(np.int32)
         bounds = np.stack([offsets[:-1], offsets[1:]], axis=1).astype(np.int32)
         # Large trees first, so that no thread is left with one at the end.
@@ -53,7 +38,6 @@ class CpuTreeAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        """See AttentionContext."""
         size = max(key.shape[-1], value.shape[-1])
         # Where keys and values differ in size, zeros make them alike and change nothing.
         filled = (pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x for x in (query, key, value))
@@ -62,18 +46,26 @@ class CpuTreeAttention:
         assert isinstance(output, Tensor)
         return output[..., : value.shape[-1]].to(query.dtype)
 
-    def call(self, arrays: tuple[Tensor | None, ...], scale: float, window: int) -> None:
-        """Run the kernel; arrays: q, k, v, output, log-sum-exp; for the backward the gradients of output, q, k, v."""
-        q, k = arrays[:2]
-        assert q is not None and k is not None
-        (_, num_heads, size), num_groups = q.shape, k.shape[1]
+    def run(self, scale: float, window: int, **tensors: Tensor) -> None:
+        """Run the kernel: q, k, v, out and lse (log-sum-exp) for the forward; for the backward also the gradients
+        out_grad, q_grad, k_grad and v_grad."""
+        (_, num_heads, size), num_groups = tensors["q"].shape, tensors["k"].shape[1]
         tile = max(1, TILE_ROWS * num_groups // num_heads)
         num_threads = min(torch.get_num_threads(), len(self.bounds) * num_groups)
-        room = self.library.scratch_size(num_heads, num_groups, size, tile, self.longest, arrays[5] is not None)
-        scratch = torch.zeros(num_threads * room)
-        self.library.tree_attention(
-            *(num_heads, num_groups, size, *map(_at, arrays), self.positions.ctypes.data, self.bounds.ctypes.data),
-            *(len(self.bounds), self.longest, tile, window, scale, num_threads, room, scratch.data_ptr()),
+        sizes = {"H": num_heads, "G": num_groups, "D": size, "tile": tile, "longest": self.longest}
+        scratch_len = self.kernels.scratch_size(**sizes, backward="out_grad" in tensors)
+        scratch = torch.zeros(num_threads * scratch_len)
+        self.kernels.tree_attention(
+            **sizes,
+            **dict.fromkeys(GRADIENTS) | {name: _address(tensor) for name, tensor in tensors.items()},
+            positions=self.positions.ctypes.data,
+            bounds=self.bounds.ctypes.data,
+            num_trees=len(self.bounds),
+            window=window,
+            scale=scale,
+            num_threads=num_threads,
+            scratch_len=scratch_len,
+            scratch=scratch.data_ptr(),
         )
 
 
@@ -85,7 +77,7 @@ class _TreeAttention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, attention: CpuTreeAttention, scale: float, window: int
     ) -> Tensor:
         output, log_sums = torch.empty_like(q), q.new_empty(q.shape[:2])
-        attention.call((q, k, v, output, log_sums, None, None, None, None), scale, window)
+        attention.run(scale, window, q=q, k=k, v=v, out=output, lse=log_sums)
         ctx.save_for_backward(q, k, v, output, log_sums)
         ctx.settings = attention, scale, window
         return output
@@ -94,12 +86,13 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, *output_grads: Tensor) -> Any:
         attention, scale, window = ctx.settings
         # Asked for once: where activations are recomputed, a second time is an error.
-        kept = ctx.saved_tensors
-        grads = [torch.empty_like(x) for x in kept[:3]]
-        attention.call((*kept, output_grads[0].contiguous(), *grads), scale, window)
-        return (*grads, None, None, None)
+        q, k, v, output, log_sums = ctx.saved_tensors
+        grads = {f"{name}_grad": torch.empty_like(x) for name, x in (("q", q), ("k", k), ("v", v))}
+        out_grad = output_grads[0].contiguous()
+        attention.run(scale, window, q=q, k=k, v=v, out=output, lse=log_sums, out_grad=out_grad, **grads)
+        return (*grads.values(), None, None, None)
 
 
-def _at(tensor: Tensor | None) -> int | None:
-    assert tensor is None or (tensor.is_contiguous() and tensor.dtype == torch.float32)
-    return None if tensor is None else tensor.data_ptr()
+def _address(tensor: Tensor) -> int:
+    assert tensor.is_contiguous() and tensor.dtype == torch.float32
+    return tensor.data_ptr()

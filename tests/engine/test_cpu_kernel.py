@@ -1,4 +1,4 @@
-"""kernel.c against torch."""
+"""decode_attention.c against torch."""
 
 import numpy as np
 import pytest
@@ -7,23 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.engine.torch.cpu import CpuKernel, Table, load_kernel
-from treepo.engine.torch.kv_cache import BLOCK, extents_of
+from treepo.engine.torch.attention import BlockTable
+from treepo.engine.torch.cpu import CpuKernel
+from treepo.engine.torch.kv_cache import BLOCK, spans_of
 from treepo.model.forward import TorchOperations
+from treepo.model.kernels.compile import load_kernels
 
-library = load_kernel()
-pytestmark = pytest.mark.skipif(library is None, reason="no C compiler here")
+kernels = load_kernels("decode_attention.c")
+pytestmark = pytest.mark.skipif(kernels is None, reason="no C compiler here")
 
 
 def kernel() -> CpuKernel:
-    assert library is not None
-    return CpuKernel(library)
+    assert kernels is not None
+    return CpuKernel(kernels)
 
 
 @given(st.data())
 @settings(max_examples=120, deadline=None)
 def test_attention_equals_torch(data: st.DataObject) -> None:
-    """Any heads, lengths, windows and extents, with slots that nobody stored (infinite) beside those that are seen."""
+    """Any heads, lengths, windows and spans, with slots that nobody stored (infinite) beside those that are seen."""
     groups, heads_per_group = data.draw(st.sampled_from([1, 2, 3])), data.draw(st.sampled_from([1, 2, 3, 4, 7]))
     size = data.draw(st.sampled_from([8, 24, 32, 64, 80]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -38,14 +40,14 @@ def test_attention_equals_torch(data: st.DataObject) -> None:
     keys += 1e30
     kernel().store(key, value, keys, values, np.concatenate(slots).astype(np.int32))
 
-    extents = [extents_of(s) for s in slots]
-    starts, counts = (np.zeros((num_rows, max(len(e[0]) for e in extents)), np.int32) for _ in range(2))
-    for i, (first, number) in enumerate(extents):
+    spans = [spans_of(s) for s in slots]
+    starts, counts = (np.zeros((num_rows, max(len(e[0]) for e in spans)), np.int32) for _ in range(2))
+    for i, (first, number) in enumerate(spans):
         starts[i, : len(first)], counts[i, : len(first)] = first, number
     rows = rng.integers(num_rows, size=num_queries)
     seen = np.array([rng.integers(1, lens[r] + 1) for r in rows])
     query = torch.randn(num_queries, groups * heads_per_group, size, generator=generator)
-    table = Table(starts, counts, np.zeros((1, 1), np.int32), rows, seen)
+    table = BlockTable(starts=starts, counts=counts, slots=np.zeros((1, 1), np.int32), rows=rows, lens=seen)
     output = kernel().attend(query, keys, values, table, 0.3, window)
 
     begins = np.concatenate([[0], np.cumsum(lens)])
@@ -71,13 +73,19 @@ def _scattered(rng: np.random.Generator, lens: np.ndarray) -> list[np.ndarray]:
 
 
 def test_threads_share_the_queries() -> None:
-    """More threads than queries, and many of each, give what one thread gives, bit by bit."""
+    """More threads than queries, and many of each, give what one thread gives, bit for bit."""
     rng = np.random.default_rng(0)
     keys, values = torch.randn(64, 2, 16, BLOCK), torch.randn(64, 2, BLOCK, 16)
     starts = (rng.integers(64, size=(50, 8)) * BLOCK).astype(np.int32)
     counts = np.full((50, 8), BLOCK, np.int32)
     query = torch.randn(300, 4, 16)
-    table = Table(starts, counts, starts, rng.integers(50, size=300), rng.integers(1, 65, size=300))
+    table = BlockTable(
+        starts=starts,
+        counts=counts,
+        slots=starts,
+        rows=rng.integers(50, size=300),
+        lens=rng.integers(1, 65, size=300),
+    )
     table.bounds = np.array([0, 300], np.int32)
     outputs = []
     for bounds in ([0, 300], [0, 100, 300], [0, 0, 7, 300, 300]):
@@ -116,7 +124,7 @@ def test_extreme_scores_are_softened_exactly() -> None:
     keys, values = torch.zeros(2, 1, 8, BLOCK), torch.arange(2.0 * BLOCK * 8).reshape(2, 1, BLOCK, 8)
     keys[1, 0, 0, 3] = 500.0
     starts, counts = np.array([[0, 8]], np.int32), np.full((1, 2), BLOCK, np.int32)
-    table = Table(starts, counts, starts, np.array([0, 0]), np.array([16, 8]))
+    table = BlockTable(starts=starts, counts=counts, slots=starts, rows=np.array([0, 0]), lens=np.array([16, 8]))
     query = torch.zeros(2, 1, 8)
     query[:, 0, 0] = 1.0
     output = kernel().attend(query, keys, values, table, 1.0, None)

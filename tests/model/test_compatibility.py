@@ -13,7 +13,7 @@ from transformers import (
 
 from tests.models import KINDS, make_tiny_model, make_tiny_tokenizer, save_tiny_model
 from treepo.model.attention import TreeAttention
-from treepo.model.compatibility import check_logits_match, longest_exact
+from treepo.model.compatibility import check_logits_match, max_exact_len
 from treepo.model.policy import load_policy
 
 TINY = {
@@ -117,5 +117,5 @@ def test_rotary_positions_that_depend_on_the_length_bound_it():
     """Long-RoPE switches its frequencies with the longest sequence of a forward, which packing and batching change."""
     factors = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
     config = Phi3Config(**TINY, original_max_position_embeddings=32, rope_parameters=factors)
-    assert longest_exact(config) == 32
-    assert longest_exact(Phi3Config(**TINY)) == 64
+    assert max_exact_len(config) == 32
+    assert max_exact_len(Phi3Config(**TINY)) == 64
