@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.bench.measure import describe_machine, median_ratio, time_interleaved
+from treepo.bench.common import describe_machine, median_ratio, time_interleaved
 from treepo.bench.settings import level_sizes
 from treepo.model.attention import AttentionContext, TreeAttention
 from treepo.model.kernels.compile import load_kernels

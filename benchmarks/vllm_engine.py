@@ -24,10 +24,9 @@ import numpy as np
 from rich.console import Console
 from rollout import MODELS, RESULTS
 
-from treepo.bench.measure import describe_machine
+from treepo.bench.common import describe_machine, load_or_make
 from treepo.bench.rollout import table
 from treepo.bench.settings import ArchitectureSettings
-from treepo.bench.workloads import load_or_make
 from treepo.engine.base import SampleRequest
 from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm.engine import VllmEngine

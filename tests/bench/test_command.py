@@ -73,7 +73,7 @@ def test_a_report_is_never_overwritten(tmp_path, capsys):
 
 
 def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("treepo.bench.measure.has_matplotlib", lambda: False)
+    monkeypatch.setattr("treepo.bench.common.has_matplotlib", lambda: False)
     assert main(["bench", "rollout", *SMALL, "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'treepo[bench]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from treepo.bench.common import random_problems
 from treepo.bench.rollout import prepare_bench
 from treepo.bench.rollout_variants import TreeVariant, stars
 from treepo.bench.settings import (
@@ -14,7 +15,6 @@ from treepo.bench.settings import (
     RolloutBenchConfig,
     RolloutBenchSettings,
 )
-from treepo.bench.workloads import random_problems
 from treepo.data.problem import Problem
 from treepo.engine.settings import EngineSettings
 from treepo.model.settings import ModelSettings

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.models import make_tiny_model
+from treepo.bench.batches import synthetic_batch
 from treepo.bench.settings import level_sizes
-from treepo.bench.workloads import synthetic_batch
 from treepo.learn.packing import pack
 from treepo.learn.scoring import Scorer
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from treepo.bench.measure import peak_bytes
+from treepo.bench.common import peak_bytes
 
 CPU = torch.device("cpu")
 

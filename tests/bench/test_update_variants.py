@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.models import make_tiny_model
+from treepo.bench.batches import UpdateBatch, synthetic_batch
 from treepo.bench.settings import UpdateBenchSettings, level_sizes
 from treepo.bench.update import NAMES, UpdateVariant, make_variant, measure, relative_difference
-from treepo.bench.workloads import UpdateBatch, synthetic_batch
 from treepo.learn.scoring import Scorer
 from treepo.tree import ROOT, Node, StopReason, Tree
 

@@ -10,24 +10,26 @@ from statistics import median
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from treepo.bench.measure import describe_machine, describe_model, make_table, median_ratio, time_interleaved
-from treepo.bench.rollout_variants import PlainVariant, RolloutVariant, TreeVariant
+from treepo.bench.common import (
+    describe_machine,
+    describe_model,
+    load_or_make,
+    make_table,
+    median_ratio,
+    random_problems,
+    time_interleaved,
+)
+from treepo.bench.rollout_variants import PlainVariant, RolloutVariant, TreeVariant, star_rules, tree_rules
 from treepo.bench.settings import RolloutBenchConfig
-from treepo.bench.workloads import load_or_make, random_problems
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.errors import SettingError
-from treepo.grow.branching import EvenBranching, InitialFork
-from treepo.grow.builder import GrowthRules
-from treepo.grow.fallback import Backtrack
-from treepo.grow.shape import TreeShape
-from treepo.grow.stopping import StopRules
 from treepo.model.policy import Policy
 from treepo.report.bench_results import RolloutMeasurement, RolloutReport, RolloutStats, RolloutWorkload
 from treepo.run.engine import build_engine, check_align
 from treepo.run.policy import find_base_model
 from treepo.run.rollout import close_parts
-from treepo.tasks.chain_sums import ANSWERS, ChainSums
+from treepo.tasks.chain_sums import ChainSums
 from treepo.utils import ProgressCallback
 
 SEQUENTIAL = "sequential"
@@ -70,35 +72,25 @@ class RolloutBench:
             )
             for batch in self.config.bench.plain_batches
         ]
-        star = GrowthRules.star(width, response_len, self.policy.decode, ANSWERS)
-        trees = [self._tree(*sizes) for sizes in self.config.grid.trees(width, response_len)]
-        return [*plain, self._over_engine(SEQUENTIAL, star), *trees]
-
-    def _tree(self, shape: TreeShape, fork: InitialFork) -> TreeVariant:
-        answer = "answer_and_eos" if self.config.bench.answers_end else "never"
-        rules = GrowthRules(
-            shape=shape,
-            initial_fork=fork,
-            branching=EvenBranching(),
-            fallback=Backtrack(),
-            stopping=StopRules(answer=answer, repetition="never"),
-            decode=self.policy.decode,
-            answers=ANSWERS,
-        )
-        aligned = f" a{shape.align}" if shape.align > 1 else ""
-        name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}{aligned}"
-        return self._over_engine(name, rules)
-
-    def _over_engine(self, name: str, rules: GrowthRules) -> TreeVariant:
-        return TreeVariant(
-            name=name,
-            engine=self.engine,
-            model=self.policy.model,
-            rules=rules,
-            problems=self.problems,
-            temperature=self.config.engine.temperature,
-            seed=self.config.bench.seed,
-        )
+        decode = self.policy.decode
+        rules = {SEQUENTIAL: star_rules(width, response_len, decode)}
+        for shape, fork in self.config.grid.trees(width, response_len):
+            aligned = f" a{shape.align}" if shape.align > 1 else ""
+            name = f"tree {shape.depth}x{shape.segment_len} k{fork.low} b{shape.num_children}{aligned}"
+            rules[name] = tree_rules(shape, fork, decode, answers_end=self.config.bench.answers_end)
+        trees = [
+            TreeVariant(
+                name=name,
+                engine=self.engine,
+                model=self.policy.model,
+                rules=own,
+                problems=self.problems,
+                temperature=self.config.engine.temperature,
+                seed=self.config.bench.seed,
+            )
+            for name, own in rules.items()
+        ]
+        return [*plain, *trees]
 
     def run(self, cases: Sequence[RolloutCase], command: str, progress: ProgressCallback) -> RolloutReport:
         """Measure one case after another. command: as it was typed, for the report."""

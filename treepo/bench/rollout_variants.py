@@ -14,13 +14,18 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from treepo.bench.measure import Variant
-from treepo.data.problem import Problem
+from treepo.bench.common import Variant
+from treepo.data.problem import Decode, Problem
 from treepo.engine.base import Engine, EngineCounters, SamplingParams
+from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.learn.packing import num_distinct
 from treepo.report.bench_results import RolloutCounts
+from treepo.tasks.chain_sums import ANSWERS
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 PAD_ID = 0
@@ -82,6 +87,24 @@ class RolloutVariant(Variant, Protocol):
     def counts(self) -> RolloutCounts:
         """The counts of the last run."""
         ...
+
+
+def star_rules(width: int, response_len: int, decode: Decode) -> GrowthRules:
+    """Sequential sampling: trees that fork only at the root."""
+    return GrowthRules.star(width, response_len, decode, ANSWERS)
+
+
+def tree_rules(shape: TreeShape, fork: InitialFork, decode: Decode, *, answers_end: bool) -> GrowthRules:
+    """Trees of one shape. answers_end: whether an answer ends a path; otherwise all have the full length."""
+    return GrowthRules(
+        shape=shape,
+        initial_fork=fork,
+        branching=EvenBranching(),
+        fallback=Backtrack(),
+        stopping=StopRules(answer="answer_and_eos" if answers_end else "never", repetition="never"),
+        decode=decode,
+        answers=ANSWERS,
+    )
 
 
 @dataclass

@@ -15,16 +15,17 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from treepo.bench.measure import (
+from treepo.bench.batches import UpdateBatch, grown_batches, synthetic_batch
+from treepo.bench.common import (
     describe_machine,
     describe_model,
+    load_or_make,
     make_table,
     median_ratio,
     peak_bytes,
     time_interleaved,
 )
 from treepo.bench.settings import UpdateBenchConfig, UpdateBenchSettings, level_sizes
-from treepo.bench.workloads import UpdateBatch, grown_batches, load_or_make, synthetic_batch
 from treepo.errors import SettingError
 from treepo.learn.losses import PPO, Penalties, TokenMean
 from treepo.learn.optim import make_optimizer
@@ -235,7 +236,7 @@ def prepare_bench(config: UpdateBenchConfig, progress: ProgressCallback) -> Upda
     model = config.model
     path = model.path or find_base_model(progress)
     policy = load_policy(path, dtype=model.dtype, device=model.device, trust_remote_code=model.trust_remote_code)
-    return UpdateBench(config, policy, list(grown_batches(config.task, model, policy, config.bench.seed)))
+    return UpdateBench(config, policy, list(grown_batches(config, policy)))
 
 
 def _prepare_synthetic(config: UpdateBenchConfig) -> UpdateBench:

@@ -40,7 +40,7 @@ def run(options: Namespace, console: Console) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.bench import rollout, update
-    from treepo.bench.measure import prepare_results
+    from treepo.bench.common import prepare_results
     from treepo.config.load import resolve_as
     from treepo.report.bench_results import ROLLOUT_NAME, UPDATE_NAME, write_json
     from treepo.report.terminal import Terminal

@@ -1,68 +1,27 @@
-"""Models of random weights, prompts and trees to measure with."""
+"""Batches of trees to update on: balanced synthetic trees, and trees of the built-in task."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from treepo.bench.settings import ArchitectureSettings, PromptSettings, TaskSettings
+from treepo.bench.common import random_ids
+from treepo.bench.settings import UpdateBenchConfig
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK
 from treepo.credit.base import Advantages
-from treepo.data.problem import Problem
 from treepo.errors import SettingError
 from treepo.learn.advantages import compute_advantages
-from treepo.learn.metrics import response_lengths
 from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
-from treepo.model.policy import Policy, load_policy
-from treepo.model.settings import ModelSettings
+from treepo.model.policy import Policy
 from treepo.run.rollout import build_sampler, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
-from treepo.tasks.base_model import BaseModelSettings, initial_model
-from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.tree import ROOT, Node, StopReason, Tree
 from treepo.utils.rng import derive_seed
-
-FIRST_WORD = 3
-"""Smaller ids of the built-in tokenizer are special tokens."""
-
-
-def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, max_len: int, seed: int) -> Policy:
-    """The model that is named, or one of random weights for sequences of up to `max_len` tokens."""
-    if settings.path:
-        return load_policy(
-            settings.path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
-        )
-    with TemporaryDirectory() as folder:
-        save_random_model(Path(folder), architecture, max_len, seed)
-        return load_policy(folder, dtype=settings.dtype, device=settings.device)
-
-
-def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
-    """Write random weights and the built-in task's tokenizer in the format of a downloaded model."""
-    tokenizer = make_chain_tokenizer()
-    settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
-    initial_model(seed, tokenizer, settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def random_ids(rng: np.random.Generator, vocab_size: int, count: int) -> np.ndarray:
-    """int64 [count]: random tokens."""
-    return rng.integers(min(FIRST_WORD, vocab_size - 1), vocab_size, count)
-
-
-def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> list[Problem]:
-    """Prompts of random tokens and lengths."""
-    rng = np.random.default_rng(derive_seed(seed, "prompts"))
-    lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
-    prompts = [tuple(random_ids(rng, vocab_size, n).tolist()) for n in lengths]
-    return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +44,7 @@ class UpdateBatch:
     @property
     def num_total(self) -> int:
         """Tokens of all trajectories, each with its prompt."""
-        return sum(int((len(tree.prompt_ids) + response_lengths(tree)).sum()) for tree in self.trees)
+        return sum(len(t.prompt_ids) + t.response_len(leaf) for t in self.trees for leaf in t.leaves())
 
 
 NOISE = 0.05
@@ -139,22 +98,22 @@ def _score(tree: Tree, scorer: Scorer, max_tokens: int, rng: np.random.Generator
         tree.nodes[i] = replace(node, sampled_logprobs=logprobs[starts[i] : starts[i + 1]])
 
 
-def grown_batches(settings: TaskSettings, model: ModelSettings, policy: Policy, seed: int) -> Iterator[UpdateBatch]:
+def grown_batches(config: UpdateBenchConfig, policy: Policy) -> Iterator[UpdateBatch]:
     """The batch of a first training step, per width. Raises SettingError if no tree carries a signal."""
-    given = {"model": dataclasses.asdict(model), "train": {"seed": seed}}
-    for width in settings.widths:
-        config = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
-        engine = engine_for(config, policy)
+    given = {"model": dataclasses.asdict(config.model), "train": {"seed": config.bench.seed}}
+    for width in config.task.widths:
+        run = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
+        engine = engine_for(run, policy)
         try:
-            task = build_task(config, policy, engine.max_model_len)
-            updater = build_updater(config, build_scorer(config, policy), build_reference(config, policy))
-            trainer = build_trainer(config, policy, task, build_sampler(config, policy, engine), updater)
-            problems = task.training_problems(0, settings.problems)
+            task = build_task(run, policy, engine.max_model_len)
+            updater = build_updater(run, build_scorer(run, policy), build_reference(run, policy))
+            trainer = build_trainer(run, policy, task, build_sampler(run, policy, engine), updater)
+            problems = task.training_problems(0, config.task.problems)
             trees = trainer.grow(problems, step=1)
             rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
         finally:
             close_parts(engine)
-        by_tree = compute_advantages(trees, rewards, config.credit).by_tree
+        by_tree = compute_advantages(trees, rewards, run.credit).by_tree
         kept = [(tree, advantages) for tree, advantages in zip(trees, by_tree, strict=True) if advantages is not None]
         if not kept:
             reason = f"none of {len(trees)} trees of width {width} carries a signal: their rewards agree"

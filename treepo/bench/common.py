@@ -1,5 +1,6 @@
-"""What all benchmarks share: interleaved timing, peak memory, the description of the machine, tables and files."""
+"""What all benchmarks share: models of random weights, interleaved timing, peak memory, descriptions and tables."""
 
+import dataclasses
 import gc
 import os
 import platform
@@ -8,6 +9,7 @@ from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -19,10 +21,52 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
+from treepo.bench.settings import ArchitectureSettings, PromptSettings
+from treepo.data.problem import Problem
 from treepo.engine.vllm.start import installed
 from treepo.errors import SettingError
+from treepo.model.policy import Policy, load_policy
+from treepo.model.settings import ModelSettings
+from treepo.tasks.base_model import BaseModelSettings, initial_model
+from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.utils import ProgressCallback
 from treepo.utils.io import prepare_output_dir
+from treepo.utils.rng import derive_seed
+
+FIRST_WORD = 3
+"""Smaller ids of the built-in tokenizer are special tokens."""
+
+
+def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, max_len: int, seed: int) -> Policy:
+    """The model that is named, or one of random weights for sequences of up to `max_len` tokens."""
+    if settings.path:
+        return load_policy(
+            settings.path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
+        )
+    with TemporaryDirectory() as folder:
+        save_random_model(Path(folder), architecture, max_len, seed)
+        return load_policy(folder, dtype=settings.dtype, device=settings.device)
+
+
+def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
+    """Write random weights and the built-in task's tokenizer in the format of a downloaded model."""
+    tokenizer = make_chain_tokenizer()
+    settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
+    initial_model(seed, tokenizer, settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def random_ids(rng: np.random.Generator, vocab_size: int, count: int) -> np.ndarray:
+    """int64 [count]: random tokens."""
+    return rng.integers(min(FIRST_WORD, vocab_size - 1), vocab_size, count)
+
+
+def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> list[Problem]:
+    """Prompts of random tokens and lengths."""
+    rng = np.random.default_rng(derive_seed(seed, "prompts"))
+    lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
+    prompts = [tuple(random_ids(rng, vocab_size, n).tolist()) for n in lengths]
+    return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]
 
 
 class Variant(Protocol):
