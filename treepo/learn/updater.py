@@ -20,7 +20,6 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import NonFiniteUpdateError
 from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import Aggregation, Loss, Penalties, kl_estimates
-from treepo.learn.memory import REMEDIES, MemoryLimit
 from treepo.learn.metrics import mismatch_metrics
 from treepo.learn.packing import PackedTree, pack_in_parts, pack_trajectories, split_packed
 from treepo.learn.scoring import Scorer, TreeBatch, collate, dummy_tree
@@ -29,6 +28,33 @@ from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
 T = TypeVar("T")
+
+
+REMEDIES = (
+    "shorten responses (tree.depth, tree.segment_len) or prompts (data.max_prompt_len), or set "
+    "train.gradient_checkpointing, train.autocast or lora.rank"
+)
+
+
+@dataclass
+class MemoryLimit:
+    """What is known since memory ran out: the most tokens of a forward, None before; and how often it did."""
+
+    max_tokens: int | None = None
+    num_oom: int = 0
+
+    def lower(self, tried: int, longest: int, reason: str) -> None:
+        """Set the limit to half of what was tried, but at least to the longest trajectory, which cannot be split.
+
+        reason: what the allocator said. Raises MemoryError, with the settings to change, if that was tried already.
+        """
+        self.num_oom += 1
+        if tried <= longest:
+            raise MemoryError(
+                f"train.max_tokens_per_micro_batch: out of memory at {tried} tokens, and the longest trajectory has "
+                f"{longest}; {REMEDIES} ({reason})"
+            )
+        self.max_tokens = max(tried // 2, longest)
 
 
 class Reference(Protocol):
