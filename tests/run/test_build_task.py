@@ -136,8 +136,8 @@ def test_no_room_for_a_prompt_stops_the_run(
     data = {"eval": write(tmp_path / "a.jsonl", {"prompt": "y", "answer": "1"}), "max_prompt_len": 1}
     with pytest.raises(ValueError, match=r"^tree: responses of \d+ tokens .* leave no room for a prompt"):
         build(policy, max_model_len=max_model_len, tree=tree, data=data)
+    tree = tree | {"max_response_len": 511} if tree else tree
     with pytest.raises(ValueError, match="no problem has at most 1 prompt tokens"):
-        tree = tree | {"max_response_len": 511} if tree else tree
         build(policy, max_model_len=max_model_len + 1, tree=tree, data=data)
 
 
