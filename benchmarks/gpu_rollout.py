@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from treepo.bench.rollout_report import JSON_NAME, read_json
+from treepo.report.bench_results import ROLLOUT_NAME, read_rollout
 from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,14 +47,12 @@ def main(models: list[str], extra: list[str]) -> None:
             save(name, Path(folder) / "model")
             command = ["-m", "treepo", "bench", "rollout", str(Path(folder) / "model"), *options(), *extra]
             subprocess.run([sys.executable, *command, "--out", str(Path(folder) / "out")], check=True)
-            report = read_json(Path(folder) / "out" / JSON_NAME)
-            kept = json.loads((Path(folder) / "out" / JSON_NAME).read_text())
+            report = read_rollout(Path(folder) / "out" / ROLLOUT_NAME)
+            kept = json.loads((Path(folder) / "out" / ROLLOUT_NAME).read_text())
         size = {"weights": 2 * int(report.model["parameters"]), "token": bytes_per_token(name)}
         kept["bandwidth"] = {
             "measured_bytes_per_s": (peak := copy_bandwidth()),
-            "share": {
-                f.name: traffic(f.counts, size) / median(f.seconds) / peak for f in report.workloads[0].contenders
-            },
+            "share": {f.name: traffic(f.counts, size) / median(f.seconds) / peak for f in report.workloads[0].variants},
         }
         (RESULTS / f"gpu-rollout-{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
         print(name, json.dumps(kept["bandwidth"], indent=1))

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from treepo.bench.update_report import JSON_NAME, PLOT_NAME
+from treepo.report.bench_results import UPDATE_NAME
 from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,7 +45,7 @@ DISTINCT, TINY_DISTINCT = 8000, 400
 
 
 def main(tiny: bool, extra: list[str]) -> None:
-    """Measure, and keep the figures."""
+    """Measure, and keep the results."""
     if not (tiny or torch.cuda.is_available()):
         print("no GPU here: nothing is measured")
         return
@@ -56,8 +56,9 @@ def main(tiny: bool, extra: list[str]) -> None:
         subprocess.run([sys.executable, *command, "--out", str(folder / "out")], check=True)
         if not tiny:
             RESULTS.mkdir(exist_ok=True)
-            for file in (JSON_NAME, PLOT_NAME):
-                (RESULTS / f"gpu-update-1.5B{Path(file).suffix}").write_bytes((folder / "out" / file).read_bytes())
+            for suffix in (".json", ".png"):
+                measured = (folder / "out" / UPDATE_NAME).with_suffix(suffix)
+                (RESULTS / f"gpu-update-1.5B{suffix}").write_bytes(measured.read_bytes())
 
 
 def options(tiny: bool) -> list[str]:

@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from treepo.bench.rollout_report import JSON_NAME, PLOT_NAME, read_json, table
+from treepo.bench.rollout import table
+from treepo.report.bench_results import ROLLOUT_NAME, read_rollout
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -47,12 +48,12 @@ def main(models: list[str], trees: list[str], extra: list[str]) -> None:
             with TemporaryDirectory() as folder:
                 command = ["-m", "treepo", "bench", "rollout", *options_of(model, tree), *extra, "--out", "."]
                 subprocess.run([sys.executable, *command], check=True, cwd=folder)
-                for name in (JSON_NAME, PLOT_NAME):
-                    kept = RESULTS / f"rollout-{model}-{tree}{Path(name).suffix}"
-                    kept.write_bytes((Path(folder) / name).read_bytes())
+                for suffix in (".json", ".png"):
+                    measured = (Path(folder) / ROLLOUT_NAME).with_suffix(suffix)
+                    (RESULTS / f"rollout-{model}-{tree}{suffix}").write_bytes(measured.read_bytes())
     console = Console()
     for path in sorted([*RESULTS.glob("*rollout-*.json"), *RESULTS.glob("vllm-*.json")]):
-        for workload in read_json(path).workloads:
+        for workload in read_rollout(path).workloads:
             console.rule(path.stem)
             console.print(table(workload))
 

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.bench.rollout_report import describe_machine
+from treepo.bench.common import describe_machine, median_ratio, time_interleaved
 from treepo.bench.settings import level_sizes
-from treepo.bench.timing import median_ratio, time_in_turns
 from treepo.model.attention import AttentionContext, TreeAttention
 from treepo.model.kernels.compile import load_kernels
 from treepo.model.kernels.tree_attention import CpuTreeAttention
@@ -111,8 +110,8 @@ class _Slices(torch.autograd.Function):
 
 
 @dataclass
-class Contender:
-    """Forward and backward of one way."""
+class Variant:
+    """Forward and backward of one implementation."""
 
     name: str
     work: Callable[[], Tensor]
@@ -120,10 +119,9 @@ class Contender:
     output: Tensor | None = None
 
     def prepare(self) -> None:
-        """Nothing to forget; see Timed."""
+        """Nothing to forget."""
 
     def run(self) -> None:
-        """See Timed."""
         output = self.work()
         output.backward(self.gradient)
         self.output = output.detach()
@@ -153,8 +151,8 @@ def balanced(case: Case) -> tuple[list[int], list[int], list[tuple[int, int, int
     return positions, ends, runs, sum(lengths)
 
 
-def contenders(case: Case) -> tuple[list[Contender], float]:
-    """All ways on the same numbers, and the ratio of pairs of separate trajectories to the tree's."""
+def variants(case: Case) -> tuple[list[Variant], float]:
+    """All variants on the same numbers, and the ratio of pairs of separate trajectories to the tree's."""
     positions, ends, runs, length = balanced(case)
     size, count = len(positions), case.count
     offsets = [i * size for i in range(count + 1)]
@@ -177,10 +175,10 @@ def contenders(case: Case) -> tuple[list[Contender], float]:
     }
     scale = case.head_size**-0.5
     gradient = torch.randn(size * count, case.num_heads, case.head_size)
-    made = [Contender(name, lambda way=way: way(0, q, k, v, scale, None), gradient) for name, way in ways.items()]
+    made = [Variant(name, lambda way=way: way(0, q, k, v, scale, None), gradient) for name, way in ways.items()]
     alone = drawn(case.leaves * count, length)
     own = torch.randn(case.leaves * count, case.num_heads, length, case.head_size)
-    made.append(Contender("separate", lambda: causal(*alone, scale), own))
+    made.append(Variant("separate", lambda: causal(*alone, scale), own))
     pairs = case.leaves * length * (length + 1) / 2 / sum(p + 1 for p in positions)
     return made, pairs
 
@@ -197,8 +195,8 @@ def main(repeats: int) -> None:
     rows = []
     print("distinct sharing count heads size   kernel ms   mask x  slices x  separate x (pairs x)")
     for case in CASES:
-        made, pairs = contenders(case)
-        seconds = time_in_turns(made, repeats, lambda *_: None)
+        made, pairs = variants(case)
+        seconds = time_interleaved(made, repeats, lambda *_: None)
         outputs = [c.output for c in made[:3] if c.output is not None]
         assert all(torch.allclose(outputs[0], other, atol=1e-4) for other in outputs[1:]), "all compute the same"
         ratios = {c.name: median_ratio(s, seconds[0]) for c, s in zip(made, seconds, strict=True)}

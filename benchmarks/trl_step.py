@@ -50,7 +50,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 from trl_report import Step, figures, table
 
-from treepo.bench.rollout_report import describe_machine
+from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config
 from treepo.report.terminal import Terminal

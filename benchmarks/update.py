@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from treepo.bench.update_report import JSON_NAME, PLOT_NAME, read_json, table
+from treepo.bench.update import table
+from treepo.report.bench_results import UPDATE_NAME, read_update
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,13 +47,13 @@ def main(cases: list[str], extra: list[str]) -> None:
         with TemporaryDirectory() as folder:
             command = ["-m", "treepo", "bench", "update", *options_of(case), *extra, "--out", "."]
             subprocess.run([sys.executable, *command], check=True, cwd=folder)
-            for name in (JSON_NAME, PLOT_NAME):
-                kept = RESULTS / f"update-{case}{Path(name).suffix}"
-                kept.write_bytes((Path(folder) / name).read_bytes())
+            for suffix in (".json", ".png"):
+                measured = (Path(folder) / UPDATE_NAME).with_suffix(suffix)
+                (RESULTS / f"update-{case}{suffix}").write_bytes(measured.read_bytes())
     console = Console()
     for path in sorted(RESULTS.glob("*update-*.json")):
         console.rule(path.stem)
-        for workload in read_json(path).workloads:
+        for workload in read_update(path).workloads:
             console.print(table(workload))
 
 

@@ -24,8 +24,8 @@ import numpy as np
 from rich.console import Console
 from rollout import MODELS, RESULTS
 
-from treepo.bench.models import load_or_make
-from treepo.bench.rollout_report import JSON_NAME, describe_machine, read_json, table
+from treepo.bench.common import describe_machine, load_or_make
+from treepo.bench.rollout import table
 from treepo.bench.settings import ArchitectureSettings
 from treepo.engine.base import SampleRequest
 from treepo.engine.settings import VllmSettings
@@ -33,6 +33,7 @@ from treepo.engine.vllm.engine import VllmEngine
 from treepo.engine.vllm.generators import RequestGenerators
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.model.settings import ModelSettings
+from treepo.report.bench_results import ROLLOUT_NAME, read_rollout
 
 TREES = {"16x6x32": (16, 6, 32, 64), "64x14x16": (64, 14, 16, 16)}
 """Width, depth, segment length, prompts."""
@@ -51,7 +52,7 @@ def measure_trees(names: list[str], repeats: int) -> None:
             command = ["-m", "treepo", "bench", "rollout", "--engine.kind", "vllm", *options, "--out", "."]
             subprocess.run([sys.executable, *command], check=True, cwd=folder)
             path = RESULTS / f"vllm-engine-{name}.json"
-            path.write_bytes((Path(folder) / JSON_NAME).read_bytes())
+            path.write_bytes((Path(folder) / ROLLOUT_NAME).read_bytes())
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def main(repeats: int, parts: list[str], trees: list[str]) -> None:
     if "trees" in parts:
         measure_trees(trees, repeats)
     for path in sorted(RESULTS.glob("vllm-engine-*.json")):
-        for workload in read_json(path).workloads:
+        for workload in read_rollout(path).workloads:
             console.print(table(workload))
 
 

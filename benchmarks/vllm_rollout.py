@@ -26,12 +26,11 @@ import torch
 from rich.console import Console
 from rollout import MODELS, RESULTS, TREES, options_of
 
-from treepo.bench.rollout import RolloutBench, Workload, prepare_bench
-from treepo.bench.rollout_report import table, write_json
-from treepo.bench.rollout_variants import Counts
+from treepo.bench.rollout import RolloutBench, RolloutCase, prepare_bench, table
 from treepo.bench.settings import RolloutBenchConfig
 from treepo.cli.arguments import split_overrides
 from treepo.config.load import resolve_as
+from treepo.report.bench_results import RolloutCounts, write_json
 from treepo.report.terminal import Terminal
 
 WORKER = Path(__file__).parent / "vllm_worker.py"
@@ -45,13 +44,13 @@ class VllmWorker:
     machine: dict[str, str | int]
 
     @classmethod
-    def start(cls, python: str, folder: Path, bench: RolloutBench, workload: Workload) -> "VllmWorker":
-        """Returns when it can sample."""
+    def start(cls, python: str, folder: Path, bench: RolloutBench, case: RolloutCase) -> "VllmWorker":
+        """Start it and wait until it can sample."""
         bench.policy.save(folder)
         work = {
             "prompts": [list(p.prompt_ids) for p in bench.problems],
-            "width": workload.width,
-            "response_len": workload.response_len,
+            "width": case.width,
+            "response_len": case.response_len,
             "temperature": bench.config.engine.temperature,
             "threads": torch.get_num_threads(),
         }
@@ -65,54 +64,68 @@ class VllmWorker:
             raise SystemExit(f"vLLM did not start; try: {shlex.join(command)}")
         return cls(process, json.loads(first))
 
-    def sample(self, how: str) -> int:
-        """Tokens decoded."""
+    def sample(self, mode: str) -> int:
+        """Sample all answers and return the number of tokens decoded."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(how, file=self.process.stdin, flush=True)
+        print(mode, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())["num_decoded"]
 
 
 @dataclass
-class VllmContender:
+class VllmVariant:
     """Sequential sampling by vLLM."""
 
     name: str
     worker: VllmWorker
-    workload: Workload
+    case: RolloutCase
     num_prompts: int
     num_prompt_tokens: int
-    how: str
+    mode: str
     decoded: list[int] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """The worker forgets its keys and values at the start of a run."""
+        """The worker clears its cache at the start of a run."""
 
     def run(self) -> None:
-        """See treepo.bench.rollout_variants.Contender."""
-        self.decoded.append(self.worker.sample(self.how))
+        self.decoded.append(self.worker.sample(self.mode))
 
-    def counts(self) -> Counts:
-        """Prompts are counted once each, as if they were shared wholly; distinct tokens are not looked at."""
+    def counts(self) -> RolloutCounts:
+        """Prompts are counted once each, as if they were shared as a whole; distinct tokens are not counted."""
         decoded = self.decoded[-1]
-        num_trajectories = self.num_prompts * self.workload.width
-        assert decoded == num_trajectories * self.workload.response_len
-        return Counts(num_trajectories, decoded, decoded, self.num_prompt_tokens, decoded, None)
+        num_trajectories = self.num_prompts * self.case.width
+        assert decoded == num_trajectories * self.case.response_len
+        return RolloutCounts(
+            num_trajectories=num_trajectories,
+            num_total=decoded,
+            num_decoded=decoded,
+            num_prefilled=self.num_prompt_tokens,
+            num_distinct=decoded,
+            kv_peak=None,
+        )
 
 
 def main(python: str, model: str, tree: str, extra: list[str]) -> None:
     """Measure one model and tree shape."""
     overrides, _ = split_overrides([*options_of(model, tree), *extra])
     bench = prepare_bench(resolve_as(RolloutBenchConfig, overrides), lambda *_: None)
-    workload = bench.workloads()[0]
+    case = bench.cases()[0]
     terminal = Terminal(Console())
     with TemporaryDirectory() as folder:
-        worker = VllmWorker.start(python, Path(folder), bench, workload)
-        sizes = len(bench.problems), sum(len(p.prompt_ids) - 1 for p in bench.problems)
-        for how in ("seeded", "bare"):
-            workload.contenders.append(VllmContender(f"vLLM, {how}", worker, workload, *sizes, how))
+        worker = VllmWorker.start(python, Path(folder), bench, case)
+        for mode in ("seeded", "bare"):
+            case.variants.append(
+                VllmVariant(
+                    name=f"vLLM, {mode}",
+                    worker=worker,
+                    case=case,
+                    num_prompts=len(bench.problems),
+                    num_prompt_tokens=sum(len(p.prompt_ids) - 1 for p in bench.problems),
+                    mode=mode,
+                )
+            )
         command = shlex.join(["python", "benchmarks/vllm_rollout.py", "VENV/bin/python", *sys.argv[2:]])
         with terminal.progress("measuring") as progress:
-            report = bench.run([workload], command, progress)
+            report = bench.run([case], command, progress)
         worker.process.terminate()
     report = dataclasses.replace(report, machine=report.machine | worker.machine)
     terminal.console.print(table(report.workloads[0]))

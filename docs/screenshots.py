@@ -85,7 +85,7 @@ def take(browser: Browser, picture: Picture, report: Path, out: Path) -> int:
 
 
 def settle(page: Page) -> None:
-    """Wait until fonts are there and what is drawn bit by bit is drawn."""
+    """Wait until fonts are loaded and everything that is drawn step by step is there."""
     page.evaluate("document.fonts.ready")
     page.wait_for_timeout(1500)
 

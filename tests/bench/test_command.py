@@ -2,8 +2,8 @@
 
 import pytest
 
-from treepo.bench.rollout_report import read_json, write_json
 from treepo.cli.main import main
+from treepo.report.bench_results import read_rollout, write_json
 
 SMALL = [
     *("--architecture.hidden_size", "16", "--architecture.num_layers", "1", "--architecture.num_heads", "2"),
@@ -19,13 +19,13 @@ def test_a_table_a_json_file_and_a_plot(tmp_path, capsys):
     for word in ("tree 2x3 k2 b2", "tree 3x3 k2 b2", "sequential", "plain 8"):
         assert word in text
     assert (out / "rollout.png").read_bytes().startswith(b"\x89PNG")
-    report = read_json(out / "rollout.json")
+    report = read_rollout(out / "rollout.json")
     assert report.command.startswith("treepo bench rollout --architecture.hidden_size 16")
     assert {"python", "torch", "transformers", "threads", "processor"} <= set(report.machine)
     assert report.settings["grid"]["depths"] == [2, 3]
-    assert [len(w.contenders) for w in report.workloads] == [3, 3]
+    assert [len(w.variants) for w in report.workloads] == [3, 3]
     write_json(report, tmp_path / "again.json")
-    assert read_json(tmp_path / "again.json") == report
+    assert read_rollout(tmp_path / "again.json") == report
     assert (tmp_path / "again.json").read_bytes() == (out / "rollout.json").read_bytes()
 
 
@@ -73,7 +73,7 @@ def test_a_report_is_never_overwritten(tmp_path, capsys):
 
 
 def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("treepo.bench.rollout_report.has_matplotlib", lambda: False)
+    monkeypatch.setattr("treepo.bench.common.has_matplotlib", lambda: False)
     assert main(["bench", "rollout", *SMALL, "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'treepo[bench]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

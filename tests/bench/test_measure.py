@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from treepo.bench.rollout_variants import Counts
-from treepo.bench.timing import Measurement, compare, measure
+from treepo.bench.rollout import compare, measure
+from treepo.report.bench_results import RolloutCounts, RolloutMeasurement
 
 
 @dataclass
@@ -20,22 +20,22 @@ class Recorded:
     def run(self) -> None:
         self.calls.append(self.name)
 
-    def counts(self) -> Counts:
-        return Counts(4, 40, 20, 8, 10, None)
+    def counts(self) -> RolloutCounts:
+        return RolloutCounts(4, 40, 20, 8, 10, None)
 
 
-def test_contenders_take_turns_and_the_first_round_is_not_counted():
+def test_variants_take_turns_and_the_first_round_is_not_counted():
     calls: list[str] = []
     progress: list[tuple[int, int]] = []
-    contenders = [Recorded("a", calls), Recorded("b", calls)]
-    measured = measure(contenders, repeats=2, progress=lambda done, total, _: progress.append((done, total)))
+    variants = [Recorded("a", calls), Recorded("b", calls)]
+    measured = measure(variants, repeats=2, progress=lambda done, total, _: progress.append((done, total)))
     assert calls == ["prepare a", "a", "prepare b", "b"] * 3
     assert [len(m.seconds) for m in measured] == [2, 2]
     assert progress == [(i + 1, 6) for i in range(6)]
 
 
-SEQUENTIAL = Measurement("sequential", (10.0, 2.0, 4.0), Counts(8, 80, 80, 40, 80, None))
-TREE = Measurement("tree", (4.0, 1.0, 4.0), Counts(8, 80, 50, 40, 45, 7))
+SEQUENTIAL = RolloutMeasurement("sequential", (10.0, 2.0, 4.0), RolloutCounts(8, 80, 80, 40, 80, None))
+TREE = RolloutMeasurement("tree", (4.0, 1.0, 4.0), RolloutCounts(8, 80, 50, 40, 45, 7))
 
 
 def test_ratios_are_taken_round_by_round():
@@ -43,24 +43,24 @@ def test_ratios_are_taken_round_by_round():
     assert compare(TREE, SEQUENTIAL).over_sequential == 2.0
 
 
-def test_figures_of_a_tree():
-    figures = compare(TREE, SEQUENTIAL)
-    assert figures.trajectories_per_s == 8 / 4
-    assert (figures.total_per_s, figures.decoded_per_s, figures.forwarded_per_s) == (80 / 4, 50 / 4, 90 / 4)
-    assert figures.distinct_ratio == 45 / 80
-    assert figures.ideal == 80 / 50
-    assert figures.ideal_with_prompts == pytest.approx(120 / 90)
-    assert figures.achieved == pytest.approx(2.0 / 1.6)
+def test_statistics_of_a_tree():
+    stats = compare(TREE, SEQUENTIAL)
+    assert stats.trajectories_per_s == 8 / 4
+    assert (stats.total_per_s, stats.decoded_per_s, stats.forwarded_per_s) == (80 / 4, 50 / 4, 90 / 4)
+    assert stats.distinct_ratio == 45 / 80
+    assert stats.ideal == 80 / 50
+    assert stats.ideal_with_prompts == pytest.approx(120 / 90)
+    assert stats.achieved == pytest.approx(2.0 / 1.6)
 
 
 def test_sequential_sampling_compared_with_itself():
-    figures = compare(SEQUENTIAL, SEQUENTIAL)
-    ratios = figures.ideal, figures.ideal_with_prompts, figures.over_sequential, figures.achieved
+    stats = compare(SEQUENTIAL, SEQUENTIAL)
+    ratios = stats.ideal, stats.ideal_with_prompts, stats.over_sequential, stats.achieved
     assert ratios == (1, 1, 1, 1)
 
 
 def test_ratios_are_per_trajectory():
     """Half the trajectories in half the time is as fast."""
-    half = Measurement("half", (5.0, 1.0, 2.0), Counts(4, 40, 40, 20, 40, None))
+    half = RolloutMeasurement("half", (5.0, 1.0, 2.0), RolloutCounts(4, 40, 40, 20, 40, None))
     assert compare(half, SEQUENTIAL).over_sequential == 1
     assert compare(half, SEQUENTIAL).ideal_with_prompts == 1

@@ -1,13 +1,13 @@
-"""Every contender does the same work, and the token counts are those of the trees' shapes."""
+"""Every variant does the same work, and the token counts are those of the trees' shapes."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from treepo.bench.rollout import prepare_bench, random_problems
-from treepo.bench.rollout_report import RolloutReport
-from treepo.bench.rollout_variants import TreeContender, stars
+from treepo.bench.common import random_problems
+from treepo.bench.rollout import prepare_bench
+from treepo.bench.rollout_variants import TreeVariant, stars
 from treepo.bench.settings import (
     ArchitectureSettings,
     GridSettings,
@@ -15,10 +15,10 @@ from treepo.bench.settings import (
     RolloutBenchConfig,
     RolloutBenchSettings,
 )
-from treepo.bench.timing import Figures
 from treepo.data.problem import Problem
 from treepo.engine.settings import EngineSettings
 from treepo.model.settings import ModelSettings
+from treepo.report.bench_results import RolloutReport, RolloutStats
 
 TINY = ArchitectureSettings(hidden_size=16, ffn_size=16, num_layers=1, num_heads=2, num_kv_heads=1)
 GRID = GridSettings(widths=(8,), depths=(4,), segment_lens=(3,), num_children=(2, 3), initial_forks=(1, 2))
@@ -34,7 +34,7 @@ CONFIG = RolloutBenchConfig(
 
 def run(config: RolloutBenchConfig) -> RolloutReport:
     bench = prepare_bench(config, lambda *_: None)
-    return bench.run(bench.workloads(), "a command", lambda *_: None)
+    return bench.run(bench.cases(), "a command", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +52,25 @@ def active_paths(width: int, depth: int, fork: int, num_children: int) -> Sequen
 
 def test_the_ideal_ratio_has_a_closed_form(report):
     """width x depth over the sum of the active paths: all these trees reach their width without a fallback."""
-    trees = [f for f in report.workloads[0].contenders if f.name.startswith("tree")]
+    trees = [f for f in report.workloads[0].variants if f.name.startswith("tree")]
     assert len(trees) == 4
-    for figures in trees:
-        fork, children = (int(part[1:]) for part in figures.name.split()[-2:])
+    for stats in trees:
+        fork, children = (int(part[1:]) for part in stats.name.split()[-2:])
         active = active_paths(8, 4, fork, children)
-        assert figures.ideal == pytest.approx(8 * 4 / sum(active))
-        assert figures.counts.num_decoded == 5 * 3 * sum(active)
+        assert stats.ideal == pytest.approx(8 * 4 / sum(active))
+        assert stats.counts.num_decoded == 5 * 3 * sum(active)
 
 
 def test_the_issues_two_trees_are_in_the_grid():
-    """Width 16, depth 6 and width 64, depth 14, forks of 2: what the figures in the README are relative to."""
+    """Width 16, depth 6 and width 64, depth 14, forks of 2: what the numbers in the README are relative to."""
     ideals = [width * depth / sum(active_paths(width, depth, 2, 2)) for width, depth in ((16, 6), (64, 14))]
     assert ideals == [pytest.approx(1.548, abs=1e-3), pytest.approx(1.404, abs=1e-3)]
 
 
-def test_every_contender_samples_as_many_trajectories_of_as_many_tokens(report):
-    assert [(w.width, w.response_len, len(w.contenders)) for w in report.workloads] == [(8, 12, 7)]
+def test_every_variant_samples_as_many_trajectories_of_as_many_tokens(report):
+    assert [(w.width, w.response_len, len(w.variants)) for w in report.workloads] == [(8, 12, 7)]
     for workload in report.workloads:
-        for counts in (figures.counts for figures in workload.contenders):
+        for counts in (stats.counts for stats in workload.variants):
             assert counts.num_trajectories == 5 * workload.width
             assert counts.num_total == 5 * workload.width * 12
             assert counts.num_distinct <= counts.num_decoded <= counts.num_total
@@ -83,40 +83,40 @@ def test_a_grid_at_one_response_length():
     for width, length in grid.workloads():
         shapes = [(shape.depth, shape.segment_len) for shape, _ in grid.trees(width, length)]
         assert shapes == [(7, 32), (14, 16), (28, 8), (56, 4)]
-    with pytest.raises(ValueError, match=r"response_lens must be depths x segment_lens of the grid, .*got 225"):
+    with pytest.raises(ValueError, match=r"response_lens: must be depths x segment_lens of the grid, .*got 225"):
         GridSettings(response_lens=(192, 225))
 
 
-def by_name(figures: Sequence[Figures]) -> dict[str, Figures]:
-    return {f.name: f for f in figures}
+def by_name(stats: Sequence[RolloutStats]) -> dict[str, RolloutStats]:
+    return {f.name: f for f in stats}
 
 
 def test_prompts_are_computed_once_over_the_engine_and_once_per_row_in_the_plain_loop(report):
     lengths = [len(p.prompt_ids) for p in random_problems(PROMPTS, 29, 0)]
     for workload in report.workloads:
-        figures = by_name(workload.contenders)
+        stats = by_name(workload.variants)
         shared, separate = sum(lengths) - 5, (sum(lengths) - 5) * workload.width
-        assert figures["plain 4"].counts.num_prefilled == figures["plain 64"].counts.num_prefilled == separate
-        assert shared <= figures["sequential"].counts.num_prefilled < separate
-        assert figures["sequential"].counts.num_decoded == figures["sequential"].counts.num_total
+        assert stats["plain 4"].counts.num_prefilled == stats["plain 64"].counts.num_prefilled == separate
+        assert shared <= stats["sequential"].counts.num_prefilled < separate
+        assert stats["sequential"].counts.num_decoded == stats["sequential"].counts.num_total
 
 
 def test_the_plain_loops_cache_is_its_batch_times_its_longest_row(report):
     longest = max(len(p.prompt_ids) for p in random_problems(PROMPTS, 29, 0))
-    figures = by_name(report.workloads[0].contenders)
-    assert figures["plain 64"].counts.kv_peak == 5 * 8 * (longest + 12 - 1)
-    assert figures["plain 4"].counts.kv_peak == 4 * (longest + 12 - 1)
+    stats = by_name(report.workloads[0].variants)
+    assert stats["plain 64"].counts.kv_peak == 5 * 8 * (longest + 12 - 1)
+    assert stats["plain 4"].counts.kv_peak == 4 * (longest + 12 - 1)
 
 
-def test_each_contenders_kv_peak_is_its_own():
+def test_each_variants_kv_peak_is_its_own():
     """It was read from the engine when all had run, and was that of the last one for all."""
-    workload = prepare_bench(CONFIG, lambda *_: None).workloads()[0]
-    over_engine = [c for c in workload.contenders if isinstance(c, TreeContender)]
+    workload = prepare_bench(CONFIG, lambda *_: None).cases()[0]
+    over_engine = [c for c in workload.variants if isinstance(c, TreeVariant)]
     peaks = []
-    for contender in over_engine:
-        contender.prepare()
-        contender.run()
-        peaks.append(contender.engine.peak_tokens)
+    for variant in over_engine:
+        variant.prepare()
+        variant.run()
+        peaks.append(variant.engine.peak_tokens)
     assert [c.counts().kv_peak for c in over_engine] == peaks
     assert len(set(peaks)) > 1 and min(peaks) > 0
 
@@ -125,8 +125,8 @@ def test_runs_are_compared_with_the_same_work(report):
     """The same counts whenever it is measured: seeds depend on the settings alone."""
     again = run(CONFIG)
     for first, second in zip(report.workloads, again.workloads, strict=True):
-        own = [(f.name, f.counts) for f in first.contenders if not f.name.startswith("plain")]
-        assert own == [(f.name, f.counts) for f in second.contenders if not f.name.startswith("plain")]
+        own = [(f.name, f.counts) for f in first.variants if not f.name.startswith("plain")]
+        assert own == [(f.name, f.counts) for f in second.variants if not f.name.startswith("plain")]
 
 
 def test_answers_may_end(chain_model):
@@ -136,10 +136,10 @@ def test_answers_may_end(chain_model):
         prompts=PromptSettings(count=4),
         bench=RolloutBenchSettings(repeats=1, plain_batches=(16,), answers_end=True),
     )
-    plain, sequential, tree = run(config).workloads[0].contenders
-    for figures in (plain, sequential, tree):
-        assert figures.counts.num_trajectories == 16
-        assert figures.counts.num_total < 16 * 80, "no answer of this seed ended"
+    plain, sequential, tree = run(config).workloads[0].variants
+    for stats in (plain, sequential, tree):
+        assert stats.counts.num_trajectories == 16
+        assert stats.counts.num_total < 16 * 80, "no answer of this seed ended"
     assert plain.counts.num_decoded > plain.counts.num_total, "rows that ended wait for the last one of their batch"
     assert sequential.ideal == 1
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.models import make_tiny_model
-from treepo.bench.models import synthetic_workload
+from treepo.bench.batches import synthetic_batch
 from treepo.bench.settings import level_sizes
 from treepo.learn.packing import pack
 from treepo.learn.scoring import Scorer
@@ -40,11 +40,11 @@ def test_trees_that_cannot_be_are_refused(distinct, sharing, leaves):
 def test_trees_have_these_sizes_and_ratios_near_1():
     scorer = Scorer(make_tiny_model())
     sizes = level_sizes(400, 3, 8)
-    workload = synthetic_workload(sizes, 3, scorer, max_tokens=500, seed=0)
-    assert len(workload.trees) == 3 and workload.num_trajectories == 24
-    assert workload.num_distinct == 3 * sum(sizes), "no siblings begin alike"
-    assert workload.num_total / workload.num_distinct == pytest.approx(3, rel=0.02)
-    for tree, advantages in zip(workload.trees, workload.advantages, strict=True):
+    batch = synthetic_batch(sizes, 3, scorer, max_tokens=500, seed=0)
+    assert len(batch.trees) == 3 and batch.num_trajectories == 24
+    assert batch.num_distinct == 3 * sum(sizes), "no siblings begin alike"
+    assert batch.num_total / batch.num_distinct == pytest.approx(3, rel=0.02)
+    for tree, advantages in zip(batch.trees, batch.advantages, strict=True):
         lengths = [len(t.token_ids) for t in tree.trajectories()]
         assert max(lengths) - min(lengths) <= 3, "balanced"
         assert advantages.values.min() < 0 < advantages.values.max()

@@ -2,10 +2,9 @@
 
 import pytest
 
-from treepo.bench.rollout_report import write_json
-from treepo.bench.update_report import read_json
 from treepo.cli.main import main
 from treepo.data.problem import Outcome, Verdict
+from treepo.report.bench_results import read_update, write_json
 
 SMALL = [
     *("--architecture.hidden_size", "16", "--architecture.num_layers", "1", "--architecture.num_heads", "2"),
@@ -23,7 +22,7 @@ def test_a_table_a_json_file_and_a_plot(tmp_path, capsys):
     tables = [line for line in text.splitlines() if str(out) not in line]
     assert max(map(len, tables)) <= 80
     assert (out / "update.png").read_bytes().startswith(b"\x89PNG")
-    report = read_json(out / "update.json")
+    report = read_update(out / "update.json")
     assert report.command.startswith("treepo bench update --architecture.hidden_size 16")
     assert {"python", "torch", "transformers", "threads", "processor"} <= set(report.machine)
     assert report.model["path"] == "random weights"
@@ -42,15 +41,15 @@ def test_trees_of_the_built_in_task(chain_model, tmp_path, monkeypatch):
     out = tmp_path / "out"
     options = ["--bench.trees", "task", "--task.widths", "[4]", "--task.problems", "8", "--bench.repeats", "1"]
     assert main(["bench", "update", str(chain_model), *options, "--out", str(out)]) == 0
-    report = read_json(out / "update.json")
+    report = read_update(out / "update.json")
     (workload,) = report.workloads
     assert report.model["path"] == str(chain_model)
     assert 1 <= workload.num_trees <= 8
     assert workload.num_trajectories == 4 * workload.num_trees
-    packed, padded, length_packed = workload.contenders
+    packed, padded, length_packed = workload.variants
     assert packed.num_forwarded == workload.num_distinct < workload.num_total == length_packed.num_forwarded
     assert padded.num_forwarded > workload.num_total, "answers differ in length"
-    assert max(f.gradient_difference for f in workload.contenders) < 1e-4
+    assert max(f.gradient_difference for f in workload.variants) < 1e-4
 
 
 def test_help_lists_the_settings_of_both(capsys):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from treepo.bench.update_report import Measurement, compare, relative_difference
+from treepo.bench.update import compare, relative_difference
+from treepo.report.bench_results import UpdateMeasurement
 
-PACKED = Measurement("packed", 100, (1.0, 2.0, 4.0), (0.1, 0.1, 0.1), 1000, 1e-6)
-PADDED = Measurement("padded", 400, (3.0, 4.0, 12.0), (0.1, 0.1, 0.1), 2000, 0.0)
+PACKED = UpdateMeasurement("packed", 100, (1.0, 2.0, 4.0), (0.1, 0.1, 0.1), 1000, 1e-6)
+PADDED = UpdateMeasurement("padded", 400, (3.0, 4.0, 12.0), (0.1, 0.1, 0.1), 2000, 0.0)
 
 
 def test_ratios_are_to_packed_and_taken_round_by_round():

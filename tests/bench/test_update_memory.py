@@ -2,7 +2,7 @@
 
 import torch
 
-from treepo.bench.update_report import peak_bytes
+from treepo.bench.common import peak_bytes
 
 CPU = torch.device("cpu")
 

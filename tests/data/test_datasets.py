@@ -85,7 +85,7 @@ def test_weights_that_fit_no_set_are_refused():
         DatasetTask((numbered(3),), (), (0.0,))
 
 
-def test_held_out_problems_are_of_all_sets_and_fewer_are_the_first_of_more():
+def test_evaluation_problems_are_of_all_sets_and_fewer_are_the_first_of_more():
     task = DatasetTask((), (numbered(4, "f"), numbered(1, "g"), numbered(2, "h")))
     ids = [problem.id for problem in task.eval_problems(100)]
     assert ids == ["f:0", "g:0", "h:0", "f:1", "h:1", "f:2", "f:3"]
@@ -94,38 +94,40 @@ def test_held_out_problems_are_of_all_sets_and_fewer_are_the_first_of_more():
     assert [p.id for p in DatasetTask((), (numbered(4),)).eval_problems(2)] == ["f:0", "f:1"]
 
 
-def test_held_out_problems_depend_on_their_text_alone():
+def test_evaluation_problems_depend_on_their_text_alone():
     problems = list(numbered(500).problems)
-    train, held_out = split_problems(problems)
-    assert len(train) + len(held_out) == 500
-    assert 25 <= len(held_out) <= 80
+    train, evaluation = split_problems(problems)
+    assert len(train) + len(evaluation) == 500
+    assert 25 <= len(evaluation) <= 80
     again = split_problems(problems[::-1][:250])[1]
-    assert {p.id for p in again} == {p.id for p in held_out if p in problems[250:]}
+    assert {p.id for p in again} == {p.id for p in evaluation if p in problems[250:]}
 
 
 def test_the_same_problems_are_held_out_as_ever():
     """Else a model trained before would be evaluated on what it was trained on."""
     texts = [f"question {i}" for i in range(40)]
-    held_out = split_problems([Problem(text, text, (1,), "1") for text in texts])[1]
-    assert [p.prompt for p in held_out] == [f"question {i}" for i in (10, 19, 31, 33)]
+    evaluation = split_problems([Problem(text, text, (1,), "1") for text in texts])[1]
+    assert [p.prompt for p in evaluation] == [f"question {i}" for i in (10, 19, 31, 33)]
 
 
-def test_without_held_out_sets_one_in_ten_of_each_set_is_held_out():
-    train, held_out = split_train_eval([numbered(300, "f"), numbered(200, "g")])
-    assert [s.name for s in train] == [s.name for s in held_out] == ["f", "g"]
-    assert [len(a.problems) + len(b.problems) for a, b in zip(train, held_out, strict=True)] == [300, 200]
+def test_without_evaluation_datasets_one_in_ten_of_each_dataset_is_held_out():
+    train, evaluation = split_train_eval([numbered(300, "f"), numbered(200, "g")])
+    assert [s.name for s in train] == [s.name for s in evaluation] == ["f", "g"]
+    assert [len(a.problems) + len(b.problems) for a, b in zip(train, evaluation, strict=True)] == [300, 200]
 
 
 def test_a_question_that_is_held_out_is_trained_on_nowhere():
     """Also where it stands in another set, with other blanks, or is too few to be held out of its own."""
     one, other = numbered(5, "f"), numbered(5, "g")
     copy = Problem("x", " f asks\n 3 ", (1,), "3")
-    train, held_out = split_train_eval([one, Dataset("g", (*other.problems, copy))], [Dataset("h", one.problems[2:4])])
+    train, evaluation = split_train_eval(
+        [one, Dataset("g", (*other.problems, copy))], [Dataset("h", one.problems[2:4])]
+    )
     assert [[p.id for p in s.problems] for s in train] == [["f:0", "f:1", "f:4"], [p.id for p in other.problems]]
-    assert [s.name for s in held_out] == ["h"]
-    train, held_out = split_train_eval([one], [one])
+    assert [s.name for s in evaluation] == ["h"]
+    train, evaluation = split_train_eval([one], [one])
     assert [s.problems for s in train] == [()]
-    assert held_out == (one,)
+    assert evaluation == (one,)
 
 
 def test_records_that_ask_the_same_are_read_once(tmp_path):
@@ -155,7 +157,9 @@ def test_ids_of_files_with_the_same_name_differ_and_stay(tmp_path):
     read = load_datasets(paths, RecordFormat(), encode, 10)
     assert [p.id for s in read.datasets for p in s.problems] == ["a/train.jsonl:1", "b/train.jsonl:1"]
     assert [p.dataset for s in read.datasets for p in s.problems] == ["a/train.jsonl", "b/train.jsonl"]
-    apart = [load_datasets([paths[i]], RecordFormat(), encode, 10, other_sources=[paths[1 - i]]).datasets[0] for i in (0, 1)]
+    apart = [
+        load_datasets([paths[i]], RecordFormat(), encode, 10, other_sources=[paths[1 - i]]).datasets[0] for i in (0, 1)
+    ]
     assert [s.problems[0].id for s in apart] == ["a/train.jsonl:1", "b/train.jsonl:1"]
     alone = load_datasets(paths[:1], RecordFormat(), encode, 10, other_sources=paths[:1]).datasets[0]
     assert (alone.problems[0].id, alone.problems[0].dataset, alone.name) == ("train.jsonl:1", "train", "train")

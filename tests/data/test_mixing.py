@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.mixing import Mixture, epoch_indices, largest_remainder
+from treepo.data.mixing import Mixture, epoch_indices
 from treepo.utils.numeric import largest_remainder
 from treepo.utils.rng import derive_seed
 

@@ -32,15 +32,15 @@ def test_siblings_prefill_their_prompt_once_and_children_nothing() -> None:
     """All but the last prompt token are computed once; what continues a cached row computes no more."""
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     siblings = run_all(engine, [request(PROMPT, 6, seed=i) for i in range(8)])
-    assert engine.num_prefilled == len(PROMPT) - 1
-    assert engine.num_decoded == 8 * 6
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_decoded == 8 * 6
     prefixes = [np.concatenate([PROMPT, r.token_ids]) for r in siblings]
     run_all(engine, [request(p, 6, seed=100 * i + j) for i, p in enumerate(prefixes) for j in range(3)])
-    assert engine.num_prefilled == len(PROMPT) - 1
-    assert engine.num_decoded == 8 * 6 + 24 * 6
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_decoded == 8 * 6 + 24 * 6
     # A fallback is cut inside what was computed, so it computes nothing either.
     run_all(engine, [request(prefixes[3][:-2], 6, seed=7), request(PROMPT[:3], 6, seed=8)])
-    assert engine.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
 
 
 def test_prompts_with_a_common_beginning_share_it() -> None:
@@ -49,9 +49,9 @@ def test_prompts_with_a_common_beginning_share_it() -> None:
     prompts = [np.concatenate([common, [3 + i] * 4, [9]]) for i in range(3)]
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     run_all(engine, [request(p, 2) for p in prompts])
-    assert engine.num_prefilled == 30 + 3 * 4
+    assert engine.counters.num_prefilled == 30 + 3 * 4
     run_all(engine, [request([*common, 11, 12, 13], 2)])
-    assert engine.num_prefilled == 30 + 3 * 4 + 2
+    assert engine.counters.num_prefilled == 30 + 3 * 4 + 2
 
 
 def test_what_was_forgotten_is_computed_again() -> None:
@@ -72,8 +72,8 @@ def test_what_was_forgotten_is_computed_again() -> None:
             grown += tokens_of(results)
         segments.append(grown)
     assert segments[0] == segments[1]
-    assert engines[1].num_prefilled == 6 * 11
-    assert engines[0].num_prefilled > 6 * 11 + 2 * 6 * 4
+    assert engines[1].counters.num_prefilled == 6 * 11
+    assert engines[0].counters.num_prefilled > 6 * 11 + 2 * 6 * 4
     assert engines[0].peak_tokens <= 64 < engines[1].peak_tokens
 
 
@@ -86,8 +86,8 @@ def test_requests_that_lose_their_room_go_on_later() -> None:
     for result, other in zip(results, wanted, strict=True):
         np.testing.assert_allclose(result.logprobs, other.logprobs, rtol=0, atol=1e-5)
     assert tight.peak_tokens <= 128
-    assert tight.num_prefilled > roomy.num_prefilled == 0
-    assert tight.num_decoded == roomy.num_decoded, "no token is drawn twice"
+    assert tight.counters.num_prefilled > roomy.counters.num_prefilled == 0
+    assert tight.counters.num_decoded == roomy.counters.num_decoded, "no token is drawn twice"
 
 
 def test_a_request_that_can_never_fit_is_refused() -> None:
@@ -106,7 +106,7 @@ def test_a_forward_computes_no_more_prompt_tokens_than_allowed(budget: int, larg
     totals = [0]
     while totals[-1] < 48:
         engine.step()
-        totals.append(engine.num_prefilled)
+        totals.append(engine.counters.num_prefilled)
     assert max(np.diff(totals)) == largest
     assert len(totals) - 1 == -(-48 // largest)
 
@@ -117,9 +117,9 @@ def test_what_was_used_least_recently_is_forgotten_first() -> None:
     engine = TorchEngine(make_tiny_model(), NO_EOS, max_num_seqs=1, max_cache_tokens=32)
 
     def computes(prompt: list[int]) -> int:
-        before = engine.num_prefilled
+        before = engine.counters.num_prefilled
         run_all(engine, [request(prompt, 1)])
-        return engine.num_prefilled - before
+        return engine.counters.num_prefilled - before
 
     assert [computes(p) for p in (one, two, three)] == [8, 8, 8]
     assert computes(two) == 0
@@ -131,15 +131,15 @@ def test_groups_are_forgotten_when_they_are_aborted() -> None:
     engine = TorchEngine(make_tiny_model(), NO_EOS)
     for group in (1, 2):
         run_all(engine, [replace(request(PROMPT, 5, seed=i), group=group) for i in range(3)])
-    assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1)
     engine.abort_group(1)
     run_all(engine, [replace(request(PROMPT, 5), group=2)])
-    assert engine.num_prefilled == 2 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1)
     engine.abort_group(2)
     engine.abort_group(3)
     assert engine.blocks.num_used == 0
     run_all(engine, [replace(request(PROMPT, 5), group=1)])
-    assert engine.num_prefilled == 3 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 3 * (len(PROMPT) - 1)
 
 
 def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
@@ -196,12 +196,12 @@ def test_long_sequences_after_short_ones() -> None:
     short = run_all(engine, [request(PROMPT, 4, seed=1)])[0]
     prefix = np.concatenate([PROMPT, short.token_ids])
     results = run_all(engine, [request(prefix, 150, seed=2), *(request(prefix, 3, seed) for seed in range(9))])
-    assert engine.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
     for result in results:
         assert_scored(plain, prefix, result)
     running = np.concatenate([prefix, results[0].token_ids])
     assert_scored(plain, running, run_all(engine, [request(running, 100, seed=4)])[0])
-    assert engine.num_prefilled == len(PROMPT) - 1
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
 
 
 def check_blocks(engine: TorchEngine) -> None:

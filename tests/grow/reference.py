@@ -213,9 +213,9 @@ class Replay:
         shares: list[list[int]],
         cuts: list[list[tuple[int, int]]],
         segments: list[tuple[list[int], int, list[int], bool]],
-        at_borders: bool = True,
+        at_boundaries: bool = True,
     ) -> None:
-        self.fork, self.forks, self.at_borders = initial_fork, forks, at_borders
+        self.fork, self.forks, self.at_boundaries = initial_fork, forks, at_boundaries
         self.noted_shares, self.noted_cuts = deque(shares), deque(cuts)
         self.segments: dict[tuple[tuple[int, ...], int], deque] = defaultdict(deque)
         for prefix, max_new_tokens, segment, eos in segments:
@@ -236,7 +236,7 @@ class Replay:
 
     def cuts(self, finished: list[FinishedPath], boundaries: list[int]) -> list[tuple[int, int]]:
         cuts = self.noted_cuts.popleft()
-        if not self.at_borders:
+        if not self.at_boundaries:
             return cuts
         usable = [i for i, (_, reason) in enumerate(finished) if reason in ("answer", "eos")]
         if not usable:

@@ -50,7 +50,7 @@ def boundaries(shape: TreeShape) -> list[int]:
 
 
 @given(shapes(), aligns, st.integers(1, 6), prompt_lens)
-def test_every_border_begins_a_block_if_segments_are_whole_blocks(shape, align, num_blocks, prompt_len):
+def test_every_boundary_begins_a_block_if_segments_are_whole_blocks(shape, align, num_blocks, prompt_len):
     """Unless the first segment would have to be the only one: then it stays as it is."""
     shape = TreeShape(shape.width, shape.depth, align * num_blocks, shape.num_children, align=align)
     tree = shape.for_prompt(prompt_len, shape.num_children)
@@ -60,7 +60,7 @@ def test_every_border_begins_a_block_if_segments_are_whole_blocks(shape, align, 
 
 
 @given(shapes(), aligns, prompt_lens, st.integers(1, 8))
-def test_the_last_border_at_which_a_tree_forks_begins_a_block(shape, align, prompt_len, num_first):
+def test_the_last_boundary_at_which_a_tree_forks_begins_a_block(shape, align, prompt_len, num_first):
     """Paths multiply by b at each boundary until they are the width, however many the prompt has; any length of a
     segment. With more children of the prompt than of other nodes, a boundary was aligned at which nothing forked."""
     shape = replace(shape, align=align)
@@ -91,7 +91,7 @@ def test_an_aligned_shape_is_as_large(shape, align, prompt_len):
 
 
 @given(shapes(), aligns, prompt_lens)
-def test_borders_and_numbers_of_segments_are_inverse(shape, align, prompt_len):
+def test_boundaries_and_numbers_of_segments_are_inverse(shape, align, prompt_len):
     """No response has more segments than the depth, and each begins where one boundary is and ends by the next."""
     tree = replace(shape, align=align).for_prompt(prompt_len, shape.num_children)
     starts = boundaries(tree)
@@ -113,7 +113,7 @@ def test_a_tree_of_one_segment_and_blocks_of_one_token_change_nothing(shape, pro
 
 @settings(max_examples=200, deadline=None)
 @given(worlds(), st.sampled_from(FALLBACKS), st.booleans(), st.integers(1, 3))
-def test_borders_that_begin_blocks_anyway_leave_trees_as_they_are(world, fallback, segment_full_trees, num_blocks):
+def test_boundaries_that_begin_blocks_anyway_leave_trees_as_they_are(world, fallback, segment_full_trees, num_blocks):
     """With a prompt of one token and segments of whole blocks nothing has to move: node by node the same tree."""
     length = world.shape.segment_len
     blocks, none = (replace(aligned(world, align, length * num_blocks), name="p") for align in (length, 1))
@@ -141,7 +141,7 @@ def forks(tree: Tree) -> list[int]:
 
 @settings(max_examples=400, deadline=None)
 @given(worlds(), st.sampled_from((2, 3, 4, 8)), st.integers(1, 3), st.sampled_from(BOUNDARIES))
-def test_paths_fork_one_token_past_a_border_between_blocks(world, align, num_blocks, fallback):
+def test_paths_fork_one_token_past_a_boundary_between_blocks(world, align, num_blocks, fallback):
     """Also where a fallback resumes at a boundary, wherever a longer first segment leaves room for a second."""
     world = aligned(world, align, align * num_blocks)
     prompt_len = len(problem(world.name).prompt_ids)
@@ -150,7 +150,7 @@ def test_paths_fork_one_token_past_a_border_between_blocks(world, align, num_blo
     assert all(length % align == 1 for length in forks(tree))
 
 
-def test_eventful_trees_fork_past_borders_between_blocks_alone() -> None:
+def test_eventful_trees_fork_past_boundaries_between_blocks_alone() -> None:
     """Many forks, of which most would lie elsewhere without alignment."""
     found = {1: Counter(), 4: Counter()}
     for seed in range(200):
@@ -211,7 +211,7 @@ def test_a_path_cut_inside_a_long_first_segment_grows_to_the_longest_response(al
 @settings(max_examples=150, deadline=None)
 @given(worlds(), aligns)
 def test_a_path_that_does_not_fork_is_the_same_whatever_the_blocks(world, align):
-    """Borders leave no trace in the tokens of sequential samples, nor in why they end."""
+    """Boundaries leave no trace in the tokens of sequential samples, nor in why they end."""
     width = world.shape.width
     fork, stopping = InitialFork(width, width), StopRules(repetition="never")
     world = replace(aligned(world, align), fork=fork, stopping=stopping)
@@ -262,7 +262,7 @@ def test_a_first_segment_that_would_be_the_only_one_stays() -> None:
     assert shape.for_prompt(9, 2) is shape
 
 
-def test_fallbacks_draw_every_border_alike() -> None:
+def test_fallbacks_draw_every_boundary_alike() -> None:
     """25 tokens in segments of 11, 8 and 8: 0, 11 and 19 are kept equally often."""
     shape = TreeShape(8, 8, 8, 2, align=8).for_prompt(6, 2)
     trajectory = FinishedPath(1, StopReason.ANSWER, np.zeros(25, np.float32))
@@ -280,7 +280,7 @@ def test_long_answers_are_counted_in_segments_of_the_tree() -> None:
     assert [f.response_len for f in usable] == [12]
 
 
-def test_an_answer_is_looked_for_at_the_borders_of_the_tree() -> None:
+def test_an_answer_is_looked_for_at_the_boundaries_of_the_tree() -> None:
     """A box that closes within the longer first segment ends the path after it, not after the usual length."""
     world = World(TreeShape(1, 4, 4, 2, align=4), InitialFork(1, 1), StopRules("answer", "never"), name="p" * 3)
     engine = world.engine()

@@ -110,7 +110,7 @@ def test_bounds_that_cannot_be_met_are_refused(wrong: dict[str, int], message: s
 
 
 def test_a_budget_below_one_segment_names_the_strategy() -> None:
-    """TokenBudgetBranching would otherwise decode more than it was told, silently."""
+    """TokenBudgetBranching would otherwise decode more than its setting says, silently."""
     with pytest.raises(StrategyError, match="max_step_tokens=15 cannot decode a segment of 16"):
         World(Shape(8, 8, 16)).grow(branching=TokenBudgetBranching(15))
 

@@ -7,7 +7,6 @@ import torch
 from treepo.data.problem import Problem
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK
-from treepo.engine.torch.prefix_cache import below
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
@@ -66,8 +65,8 @@ def test_sampled_logprobs_are_those_of_one_full_forward(policy):
 def test_shared_prefixes_are_computed_once(policy):
     """Prompts are prefilled once per tree; below them nothing is, and each node costs its tokens and no more."""
     trees, engine = grow(policy, 256, list(range(12)), SHAPE)
-    assert engine.num_prefilled == sum(len(tree.prompt_ids) - 1 for tree in trees.values())
-    assert engine.num_decoded == sum(tree.num_decoded() for tree in trees.values())
+    assert engine.counters.num_prefilled == sum(len(tree.prompt_ids) - 1 for tree in trees.values())
+    assert engine.counters.num_decoded == sum(tree.num_decoded() for tree in trees.values())
 
 
 def test_a_star_is_sequential_sampling(policy):
@@ -103,7 +102,8 @@ class Watched(TorchEngine):
 
     def step(self):
         results = super().step()
-        known = sum(len(run.token_ids) for root in self.prefixes.groups.values() for run in below(root))
+        roots = self.prefix_cache.groups.values()
+        known = sum(len(node.token_ids) for root in roots for node in root.descendants())
         running = self.rows.running()
         decoding = int((self.rows.num_known[running] - 1 - self.rows.prefix_lens[running]).sum())
         self.noted = [*getattr(self, "noted", []), (known + decoding, self.blocks.num_used * BLOCK)]

@@ -169,7 +169,7 @@ def check_against_reference(world: World, kind: Backtrack | AnyToken) -> None:
             for r in engine.requests
             for result in [engine.results[r.request_id]]
         ],
-        at_borders=isinstance(kind, Backtrack),
+        at_boundaries=isinstance(kind, Backtrack),
     )
     finished, levels = reference.grow(reference_settings(world), replay.decode, replay)
     replay.assert_used_up()

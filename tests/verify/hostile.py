@@ -7,11 +7,11 @@ PRESETS = (
     *("72", "-3", "\\frac{1}{2}", "0.25", "x^2+1", "(1,2)", "\\{1,2\\}", "x>5", "[0,1)", "\\text{yes}", "3\\sqrt{2}"),
     *("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "y = 2x + 1", "\\pi"),
 )
-"""Known answers; no hostile one equals any of them."""
+"""Ground truths; no hostile one equals any of them."""
 
 
 def hostile_answers(count: int, seed: int) -> Iterator[tuple[str, str, str]]:
-    """`count` of (kind, response, known answer), the same for the same seed; none of them is right."""
+    """`count` of (kind, response, ground truth), the same for the same seed; none of them is right."""
     rng = random.Random(seed)
     kinds = list(_KINDS)
     for kind in rng.choices(kinds, [_KINDS[k][1] for k in kinds], k=count):

@@ -1,4 +1,4 @@
-"""Pairs of a response and a known answer from published sets; skip the test where a set is absent."""
+"""Pairs of a response and a ground truth from published sets; skip the test where a set is absent."""
 
 import json
 import random
@@ -23,7 +23,7 @@ def math500_solutions() -> Pairs:
 
 
 def shuffled(pairs: Pairs, seed: int) -> Pairs:
-    """Every response with the known answer of another problem, drawn at random."""
+    """Every response with the ground truth of another problem, drawn at random."""
     answers = [answer for _, answer in pairs]
     random.Random(seed).shuffle(answers)
     return [(response, answer) for (response, _), answer in zip(pairs, answers, strict=True)]

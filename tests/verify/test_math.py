@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from treepo.data.problem import Outcome, Verdict
 from treepo.verify.math import MAX_PARSED_DEPTH, MAX_PARSED_LEN, MathVerifier
 
-CHECKER = MathVerifier()
+VERIFIER = MathVerifier()
 
 
 def votes(*answers: str) -> set[str | None]:
-    """What responses with these answers count as, whatever the known answer is."""
+    """What responses with these answers count as, whatever the ground truth is."""
     return {
-        CHECKER(f"\\boxed{{{answer}}}", known).extracted_answer for answer in answers for known in ("12345", answers[0])
+        VERIFIER(f"\\boxed{{{answer}}}", ground_truth).extracted_answer
+        for answer in answers
+        for ground_truth in ("12345", answers[0])
     }
 
 
@@ -55,13 +57,13 @@ def votes(*answers: str) -> set[str | None]:
     ],
 )
 def test_answers(response, answer, right):
-    verdict = CHECKER(response, answer)
+    verdict = VERIFIER(response, answer)
     assert (verdict.correct, verdict.outcome) == (float(right), Outcome.GRADED)
 
 
 @pytest.mark.parametrize("response", ["", "so 72", "so \\boxed{72", "so \\boxed{}", "so \\boxed{ \n }"])
 def test_without_a_complete_box_there_is_no_answer(response):
-    assert CHECKER(response, "72") == Verdict(0.0, Outcome.NO_ANSWER, None)
+    assert VERIFIER(response, "72") == Verdict(0.0, Outcome.NO_ANSWER, None)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +75,15 @@ def test_without_a_complete_box_there_is_no_answer(response):
     ],
 )
 def test_what_is_too_much_to_parse_is_right_only_as_text(box):
-    response = CHECKER.example_response(box)
-    assert (CHECKER(response, "72").correct, CHECKER(response, "72").outcome) == (0.0, Outcome.UNPARSED)
-    assert (CHECKER(response, box).correct, CHECKER(response, box).outcome) == (1.0, Outcome.GRADED)
-    assert CHECKER(response, "72").extracted_answer == CHECKER(response, box).extracted_answer
+    response = VERIFIER.example_response(box)
+    assert (VERIFIER(response, "72").correct, VERIFIER(response, "72").outcome) == (0.0, Outcome.UNPARSED)
+    assert (VERIFIER(response, box).correct, VERIFIER(response, box).outcome) == (1.0, Outcome.GRADED)
+    assert VERIFIER(response, "72").extracted_answer == VERIFIER(response, box).extracted_answer
 
 
 def test_what_cannot_be_parsed_says_so():
-    assert CHECKER("\\boxed{\\frac1}", "72").outcome is Outcome.UNPARSED
-    assert CHECKER("\\boxed{72}", "\\frac1").outcome is Outcome.UNPARSED
+    assert VERIFIER("\\boxed{\\frac1}", "72").outcome is Outcome.UNPARSED
+    assert VERIFIER("\\boxed{72}", "\\frac1").outcome is Outcome.UNPARSED
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_different_answers_are_different_votes():
         "x<1",
         "\\sqrt2",
     ]
-    assert len({CHECKER(f"\\boxed{{{answer}}}", "0").extracted_answer for answer in answers}) == len(answers)
+    assert len({VERIFIER(f"\\boxed{{{answer}}}", "0").extracted_answer for answer in answers}) == len(answers)
     long = ["x" * 600 + end for end in ("a", "b")]
     assert len(votes(*long)) == 2 and all(len(vote or "") <= 200 for vote in votes(*long))
 
@@ -131,9 +133,9 @@ def test_a_fraction_is_itself_however_it_is_written(above, below, factor):
     if Fraction(str(above / below)) == value:
         forms.append(str(above / below))
     for form in forms:
-        verdict = CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above}}}{{{below}}}")
+        verdict = VERIFIER(f"\\boxed{{{form}}}", f"\\frac{{{above}}}{{{below}}}")
         assert (verdict.correct, verdict.extracted_answer) == (1.0, str(value))
-        assert CHECKER(f"\\boxed{{{form}}}", f"\\frac{{{above + 1}}}{{{below}}}").correct == 0.0
+        assert VERIFIER(f"\\boxed{{{form}}}", f"\\frac{{{above + 1}}}{{{below}}}").correct == 0.0
 
 
 @pytest.mark.parametrize(
@@ -148,44 +150,44 @@ def test_a_fraction_is_itself_however_it_is_written(above, below, factor):
 )
 def test_very_small_numbers_are_not_all_equal(box, answer, right):
     """math-verify rounds to 6 decimals: every decimal below half a millionth was every other."""
-    assert CHECKER(f"\\boxed{{{box}}}", answer).correct == right
+    assert VERIFIER(f"\\boxed{{{box}}}", answer).correct == right
 
 
 def test_powers_of_ten_belong_to_the_whole_fraction():
     """3/4 x 10^3 was read as 3/(4 x 10^3)."""
     for fraction in ("\\frac{3}{4}", "3/4", "\\frac34", "0.75"):
-        assert CHECKER(f"\\boxed{{{fraction} \\times 10^{{3}}}}", "750").correct == 1.0
-        assert CHECKER(f"\\boxed{{{fraction} \\cdot 10^3}}", "0.00075").correct == 0.0
-    assert CHECKER("\\boxed{10^{-3}}", "0.001").correct == 1.0
+        assert VERIFIER(f"\\boxed{{{fraction} \\times 10^{{3}}}}", "750").correct == 1.0
+        assert VERIFIER(f"\\boxed{{{fraction} \\cdot 10^3}}", "0.00075").correct == 0.0
+    assert VERIFIER("\\boxed{10^{-3}}", "0.001").correct == 1.0
 
 
 def test_thousands_do_not_begin_with_nought():
     """0,111 was read as 111 with a separator of thousands."""
-    assert CHECKER("\\boxed{0,111}", "111").correct == 0.0
-    assert CHECKER("\\boxed{0.111}", "0,111").correct == 1.0
+    assert VERIFIER("\\boxed{0,111}", "111").correct == 0.0
+    assert VERIFIER("\\boxed{0.111}", "0,111").correct == 1.0
 
 
 def test_an_upright_e_is_no_unit():
     r"""math-verify drops \mathrm{e}, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
-    assert CHECKER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0
-    assert CHECKER(r"\boxed{1 + \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{\mathrm{e}}").correct == 0.0
+    assert VERIFIER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0
+    assert VERIFIER(r"\boxed{1 + \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{\mathrm{e}}").correct == 0.0
 
 
 def test_texts_cut_by_math_verify_are_not_compared():
     """Of answers that hold units it may keep half a fraction, and then take different ones for equal."""
-    assert CHECKER(r"\boxed{1 + \frac{1}{\mathrm{m}}}", r"1 + \frac{1}{\mathrm{s}}").correct == 0.0
+    assert VERIFIER(r"\boxed{1 + \frac{1}{\mathrm{m}}}", r"1 + \frac{1}{\mathrm{s}}").correct == 0.0
 
 
 def test_a_comparison_that_fails_says_so():
     """By default math-verify answers "differs" whatever happened, running out of memory too."""
     with pytest.raises(ValueError, match="nan"):
-        CHECKER("\\boxed{\\lim_{x \\to 0} \\frac{0}{0} + 3}", "\\frac{7}{0}")
+        VERIFIER("\\boxed{\\lim_{x \\to 0} \\frac{0}{0} + 3}", "\\frac{7}{0}")
 
 
 def test_unequal_whole_numbers_need_no_sympy(monkeypatch):
     monkeypatch.setattr("treepo.verify.math._symbolic", lambda: pytest.fail("not needed"))
-    assert CHECKER("\\boxed{1,000}", "1001") == Verdict(0.0, Outcome.GRADED, "1000")
-    assert CHECKER("\\boxed{0.50}", "\\frac12") == Verdict(1.0, Outcome.GRADED, "1/2")
+    assert VERIFIER("\\boxed{1,000}", "1001") == Verdict(0.0, Outcome.GRADED, "1000")
+    assert VERIFIER("\\boxed{0.50}", "\\frac12") == Verdict(1.0, Outcome.GRADED, "1/2")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_very_long_responses_are_no_trouble(text):
     """A quadratic search would take minutes."""
     many = text * (200_000 // len(text))
     for response in (many, f"\\boxed{{{many}}}"):
-        assert CHECKER(response, "72").correct == 0.0
+        assert VERIFIER(response, "72").correct == 0.0
 
 
 def test_the_written_answer_is_right():
@@ -208,4 +210,4 @@ def test_the_written_answer_is_right():
         "11\\sqrt{2}",
         "A",
     ]
-    assert math.fsum(CHECKER(CHECKER.example_response(answer), answer).correct for answer in answers) == len(answers)
+    assert math.fsum(VERIFIER(VERIFIER.example_response(answer), answer).correct for answer in answers) == len(answers)

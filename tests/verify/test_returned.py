@@ -1,4 +1,4 @@
-"""What a function of one's own may return, and what becomes of nonsense."""
+"""What a function of the user's own may return, and how nonsense is reported."""
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction

@@ -56,7 +56,7 @@ def test_a_module_that_hangs_at_import_is_named_with_the_limit(tmp_path, monkeyp
 
 @dataclass(frozen=True)
 class Fails:
-    """A verifier of one's own that cannot be loaded."""
+    """A verifier of the user's own that cannot be loaded."""
 
     how: str = ""
     after: float = 1.0

@@ -1,4 +1,4 @@
-"""Text, numbers, letters and functions of one's own."""
+"""Text, numbers, letters and functions of the user's own."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,8 +1,7 @@
-"""The plain loop: what one writes with transformers alone to sample answers in batches.
+"""The variants of a rollout benchmark: trees over an engine, and a plain loop with transformers alone.
 
-Prompts are padded on the left, keys and values are kept in a DynamicCache, only the last token's logits are computed.
-
-Letters: B rows · P tokens of the longest prompt · N new tokens · V vocabulary.
+The plain loop pads prompts on the left, keeps keys and values in a DynamicCache and computes the logits of the last
+token only. Letters: B rows · P tokens of the longest prompt · N new tokens · V vocabulary.
 """
 
 from collections import defaultdict
@@ -15,11 +14,18 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from treepo.data.problem import Problem
+from treepo.bench.common import Variant
+from treepo.data.problem import Decode, Problem
 from treepo.engine.base import Engine, EngineCounters, SamplingParams
+from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.builder import GrowthRules
+from treepo.grow.fallback import Backtrack
 from treepo.grow.sampler import TreeSampler
+from treepo.grow.shape import TreeShape
+from treepo.grow.stopping import StopRules
 from treepo.learn.packing import num_distinct
+from treepo.report.bench_results import RolloutCounts
+from treepo.tasks.chain_sums import ANSWERS
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 PAD_ID = 0
@@ -29,7 +35,7 @@ PAD_ID = 0
 def sample_plain(
     model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, eos_ids: Collection[int]
 ) -> list[np.ndarray]:
-    """One answer per prompt, int32 [n] each: at most `max_new_tokens`, up to and with the first of `eos_ids`."""
+    """One answer per prompt, int32 [n] each: at most `max_new_tokens`, up to and including the first of `eos_ids`."""
     ids, mask = pad_left(prompts, max_new_tokens, model.device)
     num_columns = ids.shape[1]
     positions = (mask[:, :num_columns].cumsum(1) - 1).clamp_(min=0)
@@ -57,7 +63,7 @@ def sample_plain(
 
 
 def pad_left(prompts: Sequence[Sequence[int]], max_new_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids int64 [B, P] and attention mask int64 [B, P + N], 0 where there is padding."""
+    """Token ids int64 [B, P] and attention mask int64 [B, P + N], 0 for padding."""
     longest = max(map(len, prompts))
     ids = torch.full((len(prompts), longest), PAD_ID)
     mask = torch.ones(len(prompts), longest + max_new_tokens, dtype=torch.int64)
@@ -72,44 +78,37 @@ def _up_to_end(row: np.ndarray, eos_ids: Collection[int]) -> np.ndarray:
     return row[: ends[0] + 1] if len(ends) else row
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What one run produced and what it took.
-
-    num_total: tokens of all trajectories, prompts left out. num_decoded: tokens really decoded for them. num_prefilled:
-    prompt tokens really computed, padding left out. num_distinct: tokens of the trajectories, each shared one counted
-    once. kv_peak: most tokens whose keys and values were held at a time; None where that is not known.
-    """
-
-    num_trajectories: int
-    num_total: int
-    num_decoded: int
-    num_prefilled: int
-    num_distinct: int
-    kv_peak: int | None
-
-
-class Contender(Protocol):
-    """One way of sampling the same number of trajectories. `run` alone is timed."""
+class RolloutVariant(Variant, Protocol):
+    """One way of sampling the same number of trajectories."""
 
     @property
     def name(self) -> str: ...
 
-    def prepare(self) -> None:
-        """Forget what earlier runs computed."""
+    def counts(self) -> RolloutCounts:
+        """The counts of the last run."""
         ...
 
-    def run(self) -> None:
-        """Sample all trajectories."""
-        ...
 
-    def counts(self) -> Counts:
-        """Of the last run."""
-        ...
+def star_rules(width: int, response_len: int, decode: Decode) -> GrowthRules:
+    """Sequential sampling: trees that fork only at the root."""
+    return GrowthRules.star(width, response_len, decode, ANSWERS)
+
+
+def tree_rules(shape: TreeShape, fork: InitialFork, decode: Decode, *, answers_end: bool) -> GrowthRules:
+    """Trees of one shape. answers_end: whether an answer ends a path; otherwise all have the full length."""
+    return GrowthRules(
+        shape=shape,
+        initial_fork=fork,
+        branching=EvenBranching(),
+        fallback=Backtrack(),
+        stopping=StopRules(answer="answer_and_eos" if answers_end else "never", repetition="never"),
+        decode=decode,
+        answers=ANSWERS,
+    )
 
 
 @dataclass
-class TreeContender:
+class TreeVariant:
     """Trees over an engine; sequential sampling is the tree that forks only at the root."""
 
     name: str
@@ -124,33 +123,38 @@ class TreeContender:
     peak: int = 0
 
     def prepare(self) -> None:
-        """The engine forgets its keys and values; see Contender."""
+        # With new weights the engine drops all keys and values.
         self.engine.update_weights(self.model)
         self.trees = []
 
     def run(self) -> None:
-        """The same trees each time; see Contender."""
         before = self.engine.counters
         sampler = TreeSampler(self.engine, self.rules, SamplingParams(self.temperature))
         self.trees = [tree for _, tree in sampler.grow(self.problems, self.seed)]
         self.used = self.engine.counters - before
         self.peak = self.engine.peak_tokens
 
-    def counts(self) -> Counts:
-        """See Contender."""
-        used = self.used.num_decoded, self.used.num_prefilled
-        distinct = sum(map(num_distinct, self.trees))
-        return Counts(*count_trajectories(self.trees), *used, distinct, self.peak)
+    def counts(self) -> RolloutCounts:
+        return count_tokens(
+            self.trees, num_decoded=self.used.num_decoded, num_prefilled=self.used.num_prefilled, kv_peak=self.peak
+        )
 
 
-def count_trajectories(trees: Sequence[Tree]) -> tuple[int, int]:
-    """(trajectories, their tokens without prompts)."""
+def count_tokens(trees: Sequence[Tree], *, num_decoded: int, num_prefilled: int, kv_peak: int) -> RolloutCounts:
+    """The counts of a run that sampled these trees."""
     lengths = [tree.response_len(leaf) for tree in trees for leaf in tree.leaves()]
-    return len(lengths), sum(lengths)
+    return RolloutCounts(
+        num_trajectories=len(lengths),
+        num_total=sum(lengths),
+        num_decoded=num_decoded,
+        num_prefilled=num_prefilled,
+        num_distinct=sum(map(num_distinct, trees)),
+        kv_peak=kv_peak,
+    )
 
 
 @dataclass
-class PlainContender:
+class PlainVariant:
     """The plain transformers loop over batches of `batch` trajectories, in the order of the problems."""
 
     batch: int
@@ -164,7 +168,7 @@ class PlainContender:
 
     @property
     def name(self) -> str:
-        """With its batch size."""
+        """With the batch size."""
         return f"plain {self.batch}"
 
     @property
@@ -173,29 +177,26 @@ class PlainContender:
         return [problem for problem in self.problems for _ in range(self.width)]
 
     def prepare(self) -> None:
-        """See Contender."""
         self.responses = []
 
     def run(self) -> None:
-        """See Contender."""
         prompts = [problem.prompt_ids for problem in self.rows]
         for start in range(0, len(prompts), self.batch):
             rows = prompts[start : start + self.batch]
             self.responses += sample_plain(self.model, rows, self.response_len, self.temperature, self.eos_ids)
 
-    def counts(self) -> Counts:
-        """Every row decodes until the last one of its batch has ended; see Contender."""
+    def counts(self) -> RolloutCounts:
+        """The counts of the last run, in which every row decodes until the last one of its batch has ended."""
         prompt_lens = [len(problem.prompt_ids) for problem in self.rows]
         num_decoded, peak = 0, 0
         for start in range(0, len(self.responses), self.batch):
             part = slice(start, start + self.batch)
             size, steps = len(self.responses[part]), max(map(len, self.responses[part]))
             num_decoded += size * steps
-            # The last token drawn is never fed.
+            # The last sampled token is never fed back.
             peak = max(peak, size * (max(prompt_lens[part]) + steps - 1))
-        trees = stars(self.rows, self.responses)
-        num_prefilled = sum(n - 1 for n in prompt_lens)
-        return Counts(*count_trajectories(trees), num_decoded, num_prefilled, sum(map(num_distinct, trees)), peak)
+        trees, num_prefilled = stars(self.rows, self.responses), sum(n - 1 for n in prompt_lens)
+        return count_tokens(trees, num_decoded=num_decoded, num_prefilled=num_prefilled, kv_peak=peak)
 
 
 def stars(problems: Sequence[Problem], responses: Sequence[np.ndarray]) -> list[Tree]:

@@ -1,4 +1,4 @@
-"""Every setting of `treepo bench rollout`."""
+"""The settings of `treepo bench`, and the sizes of its synthetic trees."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +14,7 @@ from treepo.grow.shape import TreeShape
 from treepo.model.settings import ModelSettings
 
 TOLERANCE = 0.02
-"""How far sizes may be off, as a fraction: a tree has a whole number of tokens."""
+"""Relative tolerance of sizes: a tree has a whole number of tokens."""
 
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
@@ -151,7 +151,7 @@ class RolloutBenchSettings:
     """How it is measured."""
 
     repeats: Count = 5
-    """Measured rounds, after one that warms up; in each, every contender runs once."""
+    """Measured rounds, after one that warms up; in each, every variant runs once."""
 
     plain_batches: tuple[Count, ...] = (64, 256)
     """Batch sizes of the plain transformers loop; none leaves it out."""
@@ -222,7 +222,7 @@ class UpdateBenchSettings:
     task's base model if none is given."""
 
     repeats: Count = 5
-    """Measured rounds, after one that warms up; in each, every contender runs once."""
+    """Measured rounds, after one that warms up; in each, every variant runs once."""
 
     max_tokens_per_micro_batch: Count = 8192
     """Most tokens of one forward, as in training."""

@@ -39,29 +39,33 @@ def run(options: Namespace, console: Console) -> None:
     # torch and transformers load here, not for --help.
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.bench import rollout, rollout_report, update, update_report
+    from treepo.bench import rollout, update
+    from treepo.bench.common import prepare_results
     from treepo.config.load import resolve_as
+    from treepo.report.bench_results import ROLLOUT_NAME, UPDATE_NAME, write_json
     from treepo.report.terminal import Terminal
 
     disable_progress_bar()
     terminal = Terminal(console)
-    bench, shown = (rollout, rollout_report) if options.what == "rollout" else (update, update_report)
+    bench, name = (rollout, ROLLOUT_NAME) if options.what == "rollout" else (update, UPDATE_NAME)
+    out = options.out and Path(options.out)
     base = {"model": {"path": options.model}} if options.model else {}
     config = resolve_as(_settings(options.what), base, options.settings)
     with terminal.progress("making the base model") as progress:
         ready = bench.prepare_bench(config, progress)
     try:
-        if options.out is not None:
-            rollout_report.claim_folder(Path(options.out), shown.JSON_NAME)
+        if out is not None:
+            prepare_results(out, name)
         with terminal.progress("measuring") as progress:
-            report = ready.run(ready.workloads(), options.command_line, progress)
+            report = ready.run(ready.cases(), options.command_line, progress)
     finally:
         ready.close()
     for workload in report.workloads:
-        console.print(shown.table(workload))
-    if options.out is not None:
-        bench.keep(report, Path(options.out))
-        logger.info("All metrics, and a plot, are in %s.", options.out)
+        console.print(bench.table(workload))
+    if out is not None:
+        write_json(report, out / name)
+        bench.write_plot(report, (out / name).with_suffix(".png"))
+        logger.info("All metrics, and a plot, are in %s.", out)
 
 
 def _settings(what: str) -> Any:

@@ -2,7 +2,6 @@
 
 import logging
 from argparse import Namespace
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -47,11 +46,10 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.evaluate.store import AnswerStore
     from treepo.report.terminal import Terminal
     from treepo.run.evaluate import answer
-    from treepo.run.evaluation_plan import Arguments, plan_evaluation
+    from treepo.run.evaluation_plan import plan_evaluation
 
     disable_progress_bar()
-    arguments = Arguments(**{f.name: getattr(options, f.name) for f in fields(Arguments)})
-    evaluation = plan_evaluation(arguments, options.settings, output_folder(options.out, "eval-"))
+    evaluation = plan_evaluation(options, output_folder(options.out, "eval-"))
     with AnswerStore(evaluation.out).lock():
         for model in evaluation.models:
             answer(evaluation, model, Terminal(console))

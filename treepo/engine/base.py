@@ -1,7 +1,7 @@
 """The engine protocol: token ids in, one segment out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -87,6 +87,10 @@ class EngineCounters:
     num_decoded: int = 0
     num_prefilled: int = 0
     num_cached: int = 0
+
+    def plus(self, **amounts: int) -> "EngineCounters":
+        """Return the counters with these amounts added."""
+        return replace(self, **{name: getattr(self, name) + amount for name, amount in amounts.items()})
 
     def __sub__(self, other: "EngineCounters") -> "EngineCounters":
         return EngineCounters(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))

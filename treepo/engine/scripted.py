@@ -26,8 +26,7 @@ class ScriptedEngine:
         self.max_num_seqs = max_num_seqs
         self.waiting: list[SampleRequest] = []
         self.running: dict[int, tuple[SampleRequest, list[int], list[float]]] = {}
-        self.num_steps = 0
-        self.num_decoded = 0
+        self.counters = EngineCounters()
 
     @property
     def num_free_slots(self) -> int:
@@ -49,10 +48,6 @@ class ScriptedEngine:
     def max_model_len(self) -> int:
         return sys.maxsize
 
-    @property
-    def counters(self) -> EngineCounters:
-        return EngineCounters(self.num_steps, self.num_steps * self.max_num_seqs, self.num_decoded)
-
     def submit(self, request: SampleRequest) -> None:
         assert request.request_id not in self.running, f"request {request.request_id} is already running"
         self.waiting.append(request)
@@ -62,8 +57,7 @@ class ScriptedEngine:
         while self.waiting and len(self.running) < self.max_num_seqs:
             request = self.waiting.pop(0)
             self.running[request.request_id] = (request, [], [])
-        self.num_steps += 1
-        self.num_decoded += len(self.running)
+        self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs, num_decoded=len(self.running))
         finished = []
         for request, tokens, logprobs in list(self.running.values()):
             ids = np.concatenate([request.prefix_ids, np.array(tokens, np.int32)])

@@ -44,7 +44,7 @@ class EngineSettings:
     @property
     def sampling_params(self) -> SamplingParams:
         """How tokens are sampled in training."""
-        return SamplingParams(self.temperature, self.top_k, self.top_p, self.min_p)
+        return SamplingParams(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, min_p=self.min_p)
 
 
 @dataclass(frozen=True)

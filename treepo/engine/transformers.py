@@ -41,7 +41,7 @@ class TransformersEngine:
         self.eos_ids = list(eos_ids)
         self.max_num_seqs = max_num_seqs
         self.waiting: list[SampleRequest] = []
-        self.num_steps = self.num_prefilled = self.num_decoded = 0
+        self.counters = EngineCounters()
 
     @property
     def num_free_slots(self) -> int:
@@ -62,15 +62,6 @@ class TransformersEngine:
     @property
     def max_model_len(self) -> int:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or UNKNOWN_MODEL_LEN
-
-    @property
-    def counters(self) -> EngineCounters:
-        return EngineCounters(
-            num_steps=self.num_steps,
-            num_slots=self.num_steps * self.max_num_seqs,
-            num_decoded=self.num_decoded,
-            num_prefilled=self.num_prefilled,
-        )
 
     def submit(self, request: SampleRequest) -> None:
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
@@ -98,7 +89,6 @@ class TransformersEngine:
         batch = [request for request in self.waiting if len(request.prefix_ids) == length][: self.max_num_seqs]
         chosen = {request.request_id for request in batch}
         self.waiting = [request for request in self.waiting if request.request_id not in chosen]
-        self.num_prefilled += len(batch) * (length - 1)
         sampler = _Sampler(batch)
         prefixes = torch.from_numpy(np.stack([request.prefix_ids for request in batch])).long().to(self.model.device)
         settings = GenerationConfig(
@@ -116,8 +106,13 @@ class TransformersEngine:
                 logits_processor=LogitsProcessorList([sampler]),
             )
         results = [self._result(request, *sampler.sampled(row)) for row, request in enumerate(batch)]
-        self.num_steps += len(sampler.tokens)
-        self.num_decoded += sum(len(result.token_ids) for result in results)
+        num_steps = len(sampler.tokens)
+        self.counters = self.counters.plus(
+            num_steps=num_steps,
+            num_slots=num_steps * self.max_num_seqs,
+            num_decoded=sum(len(result.token_ids) for result in results),
+            num_prefilled=len(batch) * (length - 1),
+        )
         return results
 
     def _result(self, request: SampleRequest, tokens: np.ndarray, logprobs: np.ndarray) -> SampleResult:

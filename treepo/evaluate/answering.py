@@ -9,7 +9,7 @@ from treepo.engine.base import Engine
 from treepo.evaluate.records import AnswerRecord, Cost
 from treepo.grow.sampler import TreeSampler
 from treepo.tree import Trajectory, Tree
-from treepo.verify.rewards import judge_trees
+from treepo.verify.rewards import verify_trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,8 @@ def grow_in_parts(
 
 def verify_answers(task: Task, grown: Sequence[tuple[Problem, Tree]], decode: Decode) -> list[Answered]:
     """Decode and judge the answers of all trees at once."""
-    judged = judge_trees(task, [problem for problem, _ in grown], [tree for _, tree in grown], decode)
-    return [Answered(*pair, one.responses, one.verdicts) for pair, one in zip(grown, judged, strict=True)]
+    verified = verify_trees(task, [problem for problem, _ in grown], [tree for _, tree in grown], decode)
+    return [Answered(*pair, one.responses, one.verdicts) for pair, one in zip(grown, verified, strict=True)]
 
 
 class Meter:

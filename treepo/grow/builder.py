@@ -141,10 +141,11 @@ class TreeBuilder:
     def _advance(self) -> list[Segment]:
         """Make nodes of what was decoded, choose the next state, and act on it."""
         num_before = len(self.finished)
-        paths = self._grow_nodes([self._pending(i) for i in range(len(self.segments))])
+        pending = (self._pending(i) for i in range(len(self.segments)))
+        paths = [rest for path in pending if (rest := self._grow_node(path))]
         assert len(self.finished) + len(paths) <= self.shape.width
         while paths and self.state is BuilderState.DECODING_TO_END:
-            paths = self._grow_nodes(paths)
+            paths = [rest for path in paths if (rest := self._grow_node(path))]
         if paths:
             self.state = BuilderState.BRANCHING
             nodes = [path.parent for path in paths]
@@ -192,11 +193,6 @@ class TreeBuilder:
             from_fallback=segment.from_fallback,
         )
 
-    def _grow_nodes(self, paths: list[PendingPath]) -> list[PendingPath]:
-        """Add the next segment of each path to the tree; return the rest of those that stay active."""
-        rests = [self._grow_node(path) for path in paths]
-        return [rest for rest in rests if rest is not None]
-
     def _grow_node(self, path: PendingPath) -> PendingPath | None:
         """Add one segment of a path to the tree; return the rest of the path if it stays active."""
         prompt_len = len(self.tree.prompt_ids)
@@ -229,17 +225,12 @@ class TreeBuilder:
         if stop is None:
             return PendingPath(node, ids, more_ids, more_logprobs, path.seed, path.ended)
         logprobs = self.tree.trajectory(node).sampled_logprobs
-        self.finished.append(FinishedPath(node, stop, logprobs, self._has_open_answer(end)))
+        self.finished.append(FinishedPath(node, stop, logprobs, end.has_open_answer()))
         return None
 
     def _is_too_short(self, response_len: int) -> bool:
         """Whether a trajectory of this length would not count."""
         return response_len < self.shape.min_response_len and self.num_short < self.shape.width
-
-    def _has_open_answer(self, end: PathEnd) -> bool:
-        if self.rules.decode is None or self.rules.answers is None:
-            return False
-        return self.rules.answers.has_open_answer(end.response())
 
     def _fall_back(self) -> list[tuple[int, int]]:
         """The nodes from which to grow again, and how many children each gets; empty to give up.

@@ -42,6 +42,12 @@ class PathEnd:
             raise StrategyError("stopping: a rule on answers needs to know how they are written (answers)")
         return self.answers.answer_end(response, self.ended) is not None
 
+    def has_open_answer(self) -> bool:
+        """Whether the response begins an answer that it does not complete; False where nothing can be read."""
+        if self.decode is None or self.answers is None:
+            return False
+        return self.answers.has_open_answer(self.response())
+
     def _text(self, token_ids: Sequence[int]) -> str:
         if self.decode is None:
             raise StrategyError("stopping: a rule reads text, but there is no tokenizer (decode)")

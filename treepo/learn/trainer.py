@@ -29,7 +29,7 @@ from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.rng import derive_seed
 from treepo.utils.signals import StepGuard
-from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, judge_trees, score_leaves
+from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +188,8 @@ class Trainer:
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
         limit = self.sampler.rules.shape.max_response_tokens
-        judged = judge_trees(self.task, problems, trees, self.policy.decode)
-        return [score_leaves(self.reward, one, limit) for one in judged]
+        verified = verify_trees(self.task, problems, trees, self.policy.decode)
+        return [score_leaves(self.reward, one, limit) for one in verified]
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from treepo.errors import SettingError
 from treepo.model.fsdp import plain_weights
@@ -76,3 +77,12 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             yield f"{owner}.{last}", tensor if delta is None else tensor + delta
         elif not any(name.startswith(f"{layer}.") for layer in adapted):
             yield name, tensor
+
+
+def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, tensor) of every weight as the checkpoint names it, with adapters merged.
+
+    transformers may hold weights in another layout than the checkpoint (experts side by side in one tensor).
+    """
+    weights = dict(merged_weights(model)) if has_adapter(model) else plain_weights(model)
+    yield from revert_weight_conversion(model, weights).items()

@@ -1,23 +1,22 @@
 """The policy: loading a model with its tokenizer, saving it, and its weights for engines that hold a copy."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
-from treepo.model.fsdp import materialize, plain_weights
-from treepo.model.lora import has_adapter, merged, merged_weights
+from treepo.model.fsdp import materialize
+from treepo.model.lora import has_adapter, merged
 from treepo.utils.foreign_errors import first_line
 
 
@@ -71,15 +70,6 @@ class Policy:
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """Return the text of tokens, without special ones."""
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of every weight as the checkpoint names it, with adapters merged.
-
-    transformers may hold weights in another layout than the checkpoint (experts side by side in one tensor).
-    """
-    weights = dict(merged_weights(model)) if has_adapter(model) else plain_weights(model)
-    yield from revert_weight_conversion(model, weights).items()
 
 
 def recompute_activations(model: nn.Module) -> None:

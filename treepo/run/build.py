@@ -14,7 +14,7 @@ from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.policy import base_model_path, build_policy
-from treepo.run.rollout import close_parts, engine_for
+from treepo.run.rollout import build_sampler, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
@@ -91,8 +91,9 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     task = None
     try:
         task = build_task(config, policy, engine.max_model_len)
-        updater = build_updater(config, scorer, reference)
-        return Run(config, policy, task, build_trainer(config, policy, task, engine, updater), job)
+        sampler = build_sampler(config, policy, engine)
+        trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
+        return Run(config, policy, task, trainer, job)
     except BaseException:
         close_parts(engine, task)
         raise

@@ -16,8 +16,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.run.engine import check_align
-from treepo.run.evaluation_plan import Evaluation
-from treepo.run.evaluation_settings import answer_settings, num_accelerators
+from treepo.run.evaluation_plan import Evaluation, answer_settings, num_accelerators
 from treepo.run.policy import build_policy
 from treepo.run.rollout import close_parts, engine_for
 from treepo.run.task import build_task
@@ -32,8 +31,8 @@ BASE_MODEL = "base model"
 def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
     """Ask one model, by all sampling methods, what it has not answered yet; nothing of it is left in memory.
 
-    An interruption loses the trees that are being grown. The folder must be locked. Raises SettingError for what cannot work,
-    before anything is asked.
+    An interruption loses the trees that are being grown. The folder must be locked. Raises SettingError for what
+    cannot work, before anything is asked.
     """
     store, name = AnswerStore(evaluation.out), model or BASE_MODEL
     store.claim(answer_settings(evaluation))

@@ -1,19 +1,26 @@
 """Plans an evaluation: models, problems, and sampling methods as `treepo eval --sampling` names them."""
 
+import hashlib
 import os
 import tomllib
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from treepo.config.load import read_recipe, resolve
+from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
 from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SamplingParams
 from treepo.errors import SettingError
+from treepo.evaluate.store import KIND
 from treepo.grow.builder import GrowthRules
 from treepo.model.policy import check_folder
+from treepo.utils.imports import make_importable
+from treepo.verify.base import Verifier
+from treepo.verify.verifiers import FunctionVerifier
 
 KINDS = ("sequential", "tree", "greedy")
 SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
@@ -21,6 +28,9 @@ SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
 
 TRAINING_SECTIONS = ("reward", "credit", "lora", "loss", "aggregation", "penalties", "optim", "dynamic_sampling")
 """Sections of a recipe that an evaluation does not use, and which must not refuse it."""
+
+ANSWER_SECTIONS = ("data", "prompt", "verifier", "verifier_pool", *SECTIONS)
+"""Sections whose settings all change answers or verdicts."""
 
 ALL = 10**9
 
@@ -102,19 +112,6 @@ def _settings(text: str, values: str) -> Settings:
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """The arguments of the command beside settings."""
-
-    models: Sequence[str]
-    data: Sequence[str]
-    samples: int
-    sampling: Sequence[str]
-    problems: int | None
-    recipe: str | None
-    json: str | None
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What is to be evaluated.
 
@@ -130,13 +127,13 @@ class Evaluation:
     json: Path | None
 
 
-def plan_evaluation(arguments: Arguments, overrides: Settings, out: Path) -> Evaluation:
-    """Put settings and arguments together; raises SettingError for what cannot work."""
-    _check(arguments, overrides)
-    layers = _layers(arguments, overrides)
-    samplings = tuple(parse_sampling(text, arguments.samples, layers) for text in arguments.sampling)
-    config = resolve(*layers, {"tree": {"width": arguments.samples, "min_width": 1}})
-    models = _normal(arguments.models) or [config.model.path]
+def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
+    """Put the options of `treepo eval` and settings together; raises SettingError for what cannot work."""
+    _check(options)
+    layers = _layers(options)
+    samplings = tuple(parse_sampling(text, options.samples, layers) for text in options.sampling)
+    config = resolve(*layers, {"tree": {"width": options.samples, "min_width": 1}})
+    models = _normal(options.models) or [config.model.path]
     if len(models) > 1 and config.engine.kind != "embedded":
         raise SettingError(
             "engine.kind",
@@ -144,44 +141,82 @@ def plan_evaluation(arguments: Arguments, overrides: Settings, out: Path) -> Eva
         )
     # The built-in task has tens of millions of problems.
     most = ALL if config.data.is_given else config.eval.num_problems
-    json = Path(arguments.json) if arguments.json else None
-    return Evaluation(tuple(models), samplings, config, arguments.problems or most, out, json)
+    json = Path(options.json) if options.json else None
+    return Evaluation(tuple(models), samplings, config, options.problems or most, out, json)
 
 
-def _layers(arguments: Arguments, overrides: Settings) -> tuple[Settings, ...]:
+def _layers(options: Namespace) -> tuple[Settings, ...]:
     """Layers of settings, later ones on top of earlier ones."""
-    base: Settings = read_recipe(Path(arguments.recipe)) if arguments.recipe else {}
+    base: Settings = read_recipe(Path(options.recipe)) if options.recipe else {}
     base = {section: values for section, values in base.items() if section not in TRAINING_SECTIONS}
-    if not arguments.recipe and not arguments.data and not is_data_given(overrides):
+    if not options.recipe and not options.data and not is_data_given(options.settings):
         base = BUILT_IN_TASK
-    asked: Settings = {"data": {"eval": tuple(arguments.data)}} if arguments.data else {}
-    layers = base, overrides, asked
+    asked: Settings = {"data": {"eval": tuple(options.data)}} if options.data else {}
+    layers = base, options.settings, asked
     # Training data is neither asked nor read, unless a part of it is held out.
     return (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
 
 
-def _check(arguments: Arguments, overrides: Settings) -> None:
-    """Raise SettingError for arguments that cannot work, before anything is loaded."""
-    for name, number in (("samples", arguments.samples), ("problems", arguments.problems)):
+def _check(options: Namespace) -> None:
+    """Raise SettingError for options that cannot work, before anything is loaded."""
+    for name, number in (("samples", options.samples), ("problems", options.problems)):
         if number is not None and not 1 <= number <= ALL:
             raise SettingError(name, f"must be within 1..{ALL}", number)
-    models = _normal(arguments.models)
-    for name, given in (("sampling", arguments.sampling), ("model", models)):
+    models = _normal(options.models)
+    for name, given in (("sampling", options.sampling), ("model", models)):
         if doubled := [one for i, one in enumerate(given) if one in given[:i]]:
             raise SettingError(name, f"{doubled[0]!r} is given twice")
     for name, given, (section, key) in (
         ("MODEL", models, ("model", "path")),
-        ("--data", arguments.data, ("data", "eval")),
+        ("--data", options.data, ("data", "eval")),
     ):
-        if given and key in overrides.get(section, {}):
-            also = overrides[section][key]
+        if given and key in options.settings.get(section, {}):
+            also = options.settings[section][key]
             raise SettingError(f"{section}.{key}", f"given twice, as {name} {given[0]!r} and as {also!r}")
     for model in models:
         check_folder(model)
-    if arguments.json and (Path(arguments.json).is_dir() or not Path(arguments.json).parent.is_dir()):
-        raise SettingError("json", f"cannot write to {arguments.json!r}: it is a folder, or in none that is there")
+    if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
+        raise SettingError("json", f"cannot write to {options.json!r}: it is a folder, or in none that is there")
 
 
 def _normal(models: Sequence[str]) -> list[str]:
     """Paths in their shortest form, so that a model has one name; an empty one stays empty."""
     return [os.path.normpath(model) if model else "" for model in models]
+
+
+def num_accelerators(config: Config) -> int:
+    """Devices that decode: one for each server, else one GPU or none."""
+    if config.engine.kind == "servers":
+        return len(config.servers.urls)
+    return int(config.model.device != "cpu")
+
+
+def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
+    """All settings that answers depend on, but for the model and the sampling method, which each answer names."""
+    settings = tomllib.loads(to_toml(evaluation.config))
+    kept: dict[str, Any] = {KIND: "treepo eval"}
+    kept |= {section: settings[section] for section in ANSWER_SECTIONS}
+    del kept["verifier_pool"]["num_workers"]
+    if digest := _digest_of_code(evaluation.config.verifier):
+        kept["verifier"]["code"] = digest
+    kept["train"] = {"autocast": settings["train"]["autocast"]}
+    kept["engine"] = {key: settings["engine"][key] for key in ("kind", "temperature", "top_k", "top_p", "min_p")}
+    kept["model"] = {key: settings["model"][key] for key in ("dtype", "device")}
+    return kept | {"seed": evaluation.config.train.seed}
+
+
+def _digest_of_code(verifier: Verifier) -> str:
+    """A checksum of the file with the user's own verifier; empty for ours."""
+    module = (
+        verifier.function.partition(":")[0] if isinstance(verifier, FunctionVerifier) else type(verifier).__module__
+    )
+    if module.partition(".")[0] == "treepo":
+        return ""
+    make_importable(module)
+    try:
+        spec = find_spec(module)
+    # What importing the packages above it may raise.
+    except (ImportError, ValueError):
+        return ""
+    path = Path(spec.origin) if spec and spec.origin else None
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path and path.is_file() else ""

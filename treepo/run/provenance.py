@@ -7,6 +7,7 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import TypeAdapter
@@ -15,8 +16,10 @@ import treepo
 from treepo.errors import SettingError
 from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.folder import ENVIRONMENT_NAME
-from treepo.run.build import Run
 from treepo.utils.io import replace_text
+
+if TYPE_CHECKING:
+    from treepo.run.build import Run
 
 NAME = "initial.json"
 
@@ -24,14 +27,14 @@ NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
 
 
-def record_initial_state(run: Run, out: Path) -> None:
+def record_initial_state(run: "Run", out: Path) -> None:
     """Keep what the run starts with, for `check_initial_state`. Must come before its first step."""
     state = _initial_state(run)
     if run.processes.is_first:
         replace_text(out / NAME, json.dumps(state, indent=1) + "\n")
 
 
-def check_initial_state(run: Run, out: Path) -> None:
+def check_initial_state(run: "Run", out: Path) -> None:
     """Raise SettingError if the model or the problems that were loaded are not those that the run was started with."""
     path = out / NAME
     if not run.processes.broadcast(path.exists()):
@@ -48,7 +51,7 @@ def check_initial_state(run: Run, out: Path) -> None:
             raise SettingError("resume", f"{setting}: the {name} are no longer those that the run was started with")
 
 
-def _initial_state(run: Run) -> dict[str, str]:
+def _initial_state(run: "Run") -> dict[str, str]:
     """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config

@@ -5,7 +5,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.engine.base import Engine
+from treepo.grow.sampler import TreeSampler
 from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer
@@ -15,7 +15,6 @@ from treepo.model.fsdp import shard
 from treepo.model.lora import has_adapter
 from treepo.model.policy import Policy
 from treepo.run.policy import autocast_of
-from treepo.run.rollout import build_sampler
 
 
 def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Scorer:
@@ -63,13 +62,13 @@ def build_updater(config: Config, scorer: Scorer, reference: Reference | None) -
     )
 
 
-def build_trainer(config: Config, policy: Policy, task: Task, engine: Engine, updater: Updater) -> Trainer:
-    """The trainer of a policy on a task over an engine."""
+def build_trainer(config: Config, policy: Policy, task: Task, sampler: TreeSampler, updater: Updater) -> Trainer:
+    """The trainer of a policy on a task, with trees that the sampler grows."""
     return Trainer(
         policy=policy,
         task=task,
-        engine=engine,
-        sampler=build_sampler(config, policy, engine),
+        engine=sampler.engine,
+        sampler=sampler,
         estimator=config.credit,
         updater=updater,
         prompts_per_step=config.train.prompts_per_step,

@@ -159,7 +159,7 @@ def total(components: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedTree:
+class VerifiedTree:
     """The trajectories of one tree, their responses as text and the verdicts on them, in the order of `Tree.leaves`."""
 
     trajectories: list[Trajectory]
@@ -167,14 +167,14 @@ class JudgedTree:
     verdicts: list[Verdict]
 
 
-def judge_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree], decode: Decode) -> list[JudgedTree]:
-    """Decode the responses of each problem's tree and have the task judge all of them in one batch."""
+def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree], decode: Decode) -> list[VerifiedTree]:
+    """Decode the responses of each problem's tree and verify all of them in one batch."""
     trajectories = [tree.trajectories() for tree in trees]
     responses = [[decode(t.token_ids.tolist()) for t in of_tree] for of_tree in trajectories]
     pairs = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
     verdicts = iter(task.verify(pairs))
     return [
-        JudgedTree(of_tree, texts, [next(verdicts) for _ in texts])
+        VerifiedTree(of_tree, texts, [next(verdicts) for _ in texts])
         for of_tree, texts in zip(trajectories, responses, strict=True)
     ]
 
@@ -193,19 +193,19 @@ class ScoredLeaves:
     rewards: np.ndarray
 
 
-def score_leaves(reward: Reward, judged: JudgedTree, max_response_tokens: int) -> ScoredLeaves:
+def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: int) -> ScoredLeaves:
     """Compute the rewards of a tree; raises StrategyError if the components are not what a reward must return."""
-    trajectories = judged.trajectories
+    trajectories = verified.trajectories
     answers = Answers(
-        correct=np.array([verdict.correct for verdict in judged.verdicts], np.float64),
-        texts=tuple(judged.responses),
+        correct=np.array([verdict.correct for verdict in verified.verdicts], np.float64),
+        texts=tuple(verified.responses),
         lengths=np.array([len(t.token_ids) for t in trajectories]),
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
     )
     components = reward(answers)
     _check(type(reward).__name__, components, len(trajectories))
-    return ScoredLeaves(judged.verdicts, answers.correct, components, total(components))
+    return ScoredLeaves(verified.verdicts, answers.correct, components, total(components))
 
 
 def component_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:

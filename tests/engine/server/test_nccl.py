@@ -13,7 +13,7 @@ from tests.engine.server.stub import StubServer
 from tests.engine.server.test_servers import some_requests
 from treepo.engine.server.weight_sync import Control, NcclSync, Source
 from treepo.errors import EngineError
-from treepo.model.policy import exported_weights
+from treepo.model.lora import exported_weights
 
 OPEN = ["/shutdown_weight_transfer_engine", "/init_weight_transfer_engine"]
 SEND = ["/start_weight_update", "/update_weights", "/finish_weight_update"]

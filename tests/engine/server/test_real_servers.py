@@ -115,7 +115,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Process
 def engine(processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerEngine]:
     """Over both servers, with the waits that users have, and the weights of seed 0."""
     monkeypatch.undo()
-    engine = ServerEngine(ServerSettings(urls=tuple(p.url for p in processes)), DiskSync(), [], BATCH)
+    engine = ServerEngine(ServerSettings(urls=tuple(p.url for p in processes)), DiskSync(), [], max_num_seqs=BATCH)
     engine.connect()
     engine.update_weights(make())
     yield engine

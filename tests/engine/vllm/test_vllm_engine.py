@@ -17,6 +17,7 @@ from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm.engine import VllmEngine
 from treepo.engine.vllm.generators import RequestGenerators
 from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.errors import SettingError
 from treepo.model.compatibility import sequence_logprobs
 from treepo.model.lora import add_adapter, merged
 from treepo.model.settings import LoraSettings
@@ -165,6 +166,13 @@ def test_a_request_that_can_never_fit_is_refused() -> None:
     """vLLM would end it without a word where its context ends."""
     with pytest.raises(ValueError, match="^vllm.max_model_len: must hold a sequence of 513 tokens, got 512"):
         vllm(make_model()).submit(request(np.arange(3, 16), 500))
+
+
+def test_what_vllm_refuses_is_said_with_our_names() -> None:
+    """Of the report of its configuration the complaint; see vllm_complaint."""
+    limits = {"max_model_len": 100_000, "max_cache_tokens": 200_000}
+    with pytest.raises(SettingError, match=r"^engine.kind: .* 'qwen2': User-specified vllm.max_model_len \(100000\)"):
+        start(make_model(), **limits)
 
 
 def test_a_model_that_vllm_does_not_know_is_refused_in_one_line() -> None:

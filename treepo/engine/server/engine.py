@@ -65,7 +65,8 @@ class ServerEngine:
         self.running: dict[int, tuple[SampleRequest, Future[None]]] = {}
         self.finished: SimpleQueue[tuple[int, tuple[SampleResult, int] | Exception]] = SimpleQueue()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.num_decoded = self.num_prefilled = self.num_cached = 0
+        # Steps are not known; cached tokens are where servers run with --enable-prompt-tokens-details.
+        self.counters = EngineCounters()
 
     def connect(self) -> None:
         """Open connections and ask the servers for their limits. Raises SettingError if one cannot be used."""
@@ -99,7 +100,7 @@ class ServerEngine:
         self.watch = asyncio.create_task(self.fleet.watch())
 
     def close(self) -> None:
-        """End what is under way, the connections and their thread."""
+        """End all requests, the connections and their thread."""
         if self.loop is None:
             return
         self.running.clear()
@@ -114,8 +115,10 @@ class ServerEngine:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self.sync.close()
-        await self.session.close()
+        try:
+            await self.sync.close()
+        finally:
+            await self.session.close()
 
     @property
     def num_free_slots(self) -> int:
@@ -138,13 +141,6 @@ class ServerEngine:
     def max_model_len(self) -> int:
         return min(server.limits.max_model_len for server in self.fleet.servers if server.limits)
 
-    @property
-    def counters(self) -> EngineCounters:
-        """Steps are not known; cached tokens are where servers run with --enable-prompt-tokens-details."""
-        return EngineCounters(
-            num_decoded=self.num_decoded, num_prefilled=self.num_prefilled, num_cached=self.num_cached
-        )
-
     def submit(self, request: SampleRequest) -> None:
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
@@ -166,9 +162,10 @@ class ServerEngine:
             if isinstance(outcome, Exception):
                 raise outcome
             result, num_cached = outcome
-            self.num_decoded += len(result.token_ids)
-            self.num_cached += num_cached
-            self.num_prefilled += len(request.prefix_ids) - 1 - num_cached
+            num_prefilled = len(request.prefix_ids) - 1 - num_cached
+            self.counters = self.counters.plus(
+                num_decoded=len(result.token_ids), num_prefilled=num_prefilled, num_cached=num_cached
+            )
             results.append(result)
         return results
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from treepo.engine.server.client import Server
 from treepo.errors import RefusedError, ServerError
-from treepo.model.policy import exported_weights
+from treepo.model.lora import exported_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -57,21 +57,11 @@ class TorchEngine:
         cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else None
         self.kv_cache = KVCache(self.blocks.max_blocks, cache_dtype)
         self.forward = make_forward(model, self.kernel, autocast)
-        self.num_steps = self.num_prefilled = self.num_decoded = self.num_cached = 0
+        self.counters = EngineCounters()
 
     @property
     def num_free_slots(self) -> int:
         return self.max_num_seqs - self.rows.num_running - len(self.waiting)
-
-    @property
-    def counters(self) -> EngineCounters:
-        return EngineCounters(
-            num_steps=self.num_steps,
-            num_slots=self.num_steps * self.max_num_seqs,
-            num_decoded=self.num_decoded,
-            num_prefilled=self.num_prefilled,
-            num_cached=self.num_cached,
-        )
 
     @property
     def peak_tokens(self) -> int:
@@ -98,7 +88,7 @@ class TorchEngine:
     @torch.no_grad()
     def step(self) -> list[SampleResult]:
         """Decode one token for every running request."""
-        self.num_steps += 1
+        self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs)
         self._allocate_or_preempt()
         builder = BatchBuilder(self.rows)
         running = self.rows.running()
@@ -150,7 +140,7 @@ class TorchEngine:
             self.waiting.appendleft(self._remove(youngest))
         for row in in_need.tolist():
             block = blocks.allocate()
-            # All of it is the row's: nobody continues a prefix in it.
+            # All of it belongs to the row: no other sequence continues in it.
             blocks.num_filled[block] = BLOCK
             rows.append_slot(row, block * BLOCK)
 
@@ -174,8 +164,8 @@ class TorchEngine:
             self._enter(sequence, ids, node, num_cached, builder)
             num_computed = max(num_missing - 1, 0)
             budget -= num_computed
-            self.num_prefilled += num_computed
-            self.num_cached += len(ids) - 1 - num_computed
+            num_found = len(ids) - 1 - num_computed
+            self.counters = self.counters.plus(num_prefilled=num_computed, num_cached=num_found)
 
     def _find_blocks(self, node: RadixNode, num_missing: int) -> bool:
         """Return whether there are, or can be made, blocks for so many tokens below a node and for one more."""
@@ -214,7 +204,7 @@ class TorchEngine:
         ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in inputs)
         logits = self.forward(ids, positions, attention, logits_at)
         numbers = uniforms(rows.seeds[sampling], rows.num_known[sampling])
-        self.num_decoded += len(sampling)
+        self.counters = self.counters.plus(num_decoded=len(sampling))
         return sample_tokens(logits, batch.logits_rows, rows.params.of_rows(sampling), numbers)
 
     def _collect(self, sampling: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:

@@ -39,17 +39,8 @@ class TritonKernel:
         n, heads, size = key.shape
         if self.new_slots is not slots or self.new_on_device is None:
             self.new_slots, self.new_on_device = slots, torch.from_numpy(slots).to(key.device)
-        _store[n, heads](
-            key,
-            value,
-            keys,
-            values,
-            self.new_on_device,
-            heads,
-            D=size,
-            PADDED=triton.next_power_of_2(size),
-            LANES=BLOCK,
-        )
+        sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
+        _store[n, heads](key, value, keys, values, self.new_on_device, heads, **sizes)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
@@ -58,25 +49,20 @@ class TritonKernel:
         num_groups = keys.shape[1]
         slots, rows, lens = self._to_device(table, query.device)
         output = torch.empty_like(query)
-        _attend[n, num_groups](
-            query,
-            keys,
-            values,
-            output,
-            slots,
-            rows,
-            lens,
-            slots.shape[1],
-            num_groups,
-            scale,
-            window or 0,
-            R=num_heads // num_groups,
-            ROWS=max(MIN_ROWS, triton.next_power_of_2(num_heads // num_groups)),
-            D=size,
-            PADDED=max(MIN_ROWS, triton.next_power_of_2(size)),
-            SLOTS=SLOTS,
-            LANES=BLOCK,
-        )
+        heads_per_group = num_heads // num_groups
+        arguments = {
+            "row_len": slots.shape[1],
+            "num_groups": num_groups,
+            "scale": scale,
+            "window": window or 0,
+            "R": heads_per_group,
+            "ROWS": max(MIN_ROWS, triton.next_power_of_2(heads_per_group)),
+            "D": size,
+            "PADDED": max(MIN_ROWS, triton.next_power_of_2(size)),
+            "SLOTS": SLOTS,
+            "LANES": BLOCK,
+        }
+        _attend[n, num_groups](query, keys, values, output, slots, rows, lens, **arguments)
         return output
 
     def _to_device(self, table: BlockTable, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.vllm.generators import REQUEST_NAME, RequestGenerators
 from treepo.errors import SettingError
-from treepo.model.policy import exported_weights
+from treepo.model.lora import exported_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,8 @@ class VllmEngine:
         self.running: dict[str, SampleRequest] = {}
         self.names = count()
         self.peak_tokens = 0
-        self.num_steps = self.num_decoded = self.num_prefilled = self.num_cached = 0
+        # Of finished requests; vLLM does not report what it computes again after a preemption.
+        self.counters = EngineCounters()
 
     @property
     def max_num_seqs(self) -> int:
@@ -59,17 +60,6 @@ class VllmEngine:
     @property
     def max_model_len(self) -> int:
         return self._config.model_config.max_model_len
-
-    @property
-    def counters(self) -> EngineCounters:
-        """Of the requests that are finished. vLLM does not report what it computes again after a preemption."""
-        return EngineCounters(
-            num_steps=self.num_steps,
-            num_slots=self.num_steps * self.max_num_seqs,
-            num_decoded=self.num_decoded,
-            num_prefilled=self.num_prefilled,
-            num_cached=self.num_cached,
-        )
 
     def submit(self, request: SampleRequest) -> None:
         from vllm import SamplingParams  # noqa: PLC0415 - an extra
@@ -101,7 +91,7 @@ class VllmEngine:
         if not self.running:
             return []
         outputs = self.core.step()
-        self.num_steps += 1
+        self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs)
         self.peak_tokens = max(self.peak_tokens, self._num_held())
         finished = [output for output in outputs if output.finished and output.request_id in self.running]
         results = [self._result(output) for output in finished]
@@ -123,9 +113,8 @@ class VllmEngine:
         tokens = np.array(output.outputs[0].token_ids, np.int32)
         logprobs = self.generators.finish(output.request_id)[: len(tokens)]
         num_cached = output.num_cached_tokens or 0
-        self.num_decoded += len(tokens)
-        self.num_cached += num_cached
-        self.num_prefilled += len(request.prefix_ids) - 1 - num_cached
+        num_prefilled = len(request.prefix_ids) - 1 - num_cached
+        self.counters = self.counters.plus(num_decoded=len(tokens), num_prefilled=num_prefilled, num_cached=num_cached)
         return SampleResult(request.request_id, tokens, logprobs, bool(tokens[-1] in self.eos_ids))
 
     def _num_held(self) -> int:
@@ -162,8 +151,11 @@ class VllmEngine:
 
     def close(self) -> None:
         """Shut vLLM down. Other instances of vLLM in this process break then: they share its process groups."""
-        if self.core is not None:
+        if self.core is None:
+            return
+        try:
             self._abort(list(self.running))
+        finally:
             self.core.engine_core.shutdown()
             self.core = None
 

@@ -83,7 +83,8 @@ def load_kernels(name: str) -> Kernels | None:
 def _load_or_build(source: Path, command: tuple[str, ...]) -> ctypes.CDLL | None:
     """The library in the cache folder, built if it is not there; where nothing can be kept, built for this process."""
     folder = kept = None
-    with suppress(OSError):
+    # RuntimeError: the user has no home.
+    with suppress(OSError, RuntimeError):
         folder = private_folder(default_cache_folder() / "kernels")
         kept = folder / f"{source.stem}-{_build_key(source, command)}.so"
         if kept.is_file() and is_own(kept):

@@ -129,7 +129,7 @@ static inline void sight(const Sizes *z, const Tile *t, int m, int *low, int *hi
     *low = z->window > 0 && *high > z->window ? *high - z->window : 0;
 }
 
-/* The first key that any row of a tile sees, on a border of vectors. */
+/* The first key that any row of a tile sees, at the start of a vector. */
 static inline int first_key(const Sizes *z, const Tile *t) {
     int low, high;
     sight(z, t, 0, &low, &high);
@@ -258,7 +258,7 @@ static void extend(const Sizes *z, const Arrays *x, const Scratch *s, int g, int
     }
 }
 
-/* Take positions from `position` to `end` - 1 off the path: their keys and values have met all who see them. */
+/* Take positions from `position` to `end` - 1 off the path: every query that sees them has been computed. */
 static void retreat(const Sizes *z, const Arrays *x, const Scratch *s, int g, int position, int end) {
     for (int p = position; p < end; p++) {
         const long at = ((long)s->tokens[p] * z->G + g) * z->D;

@@ -24,7 +24,7 @@ class CpuTreeAttention:
     costs what it costs in a sequence.
 
     offsets: where each tree starts in the packed sequence, and the end of the last: [num_trees + 1].
-    positions: int64 [N], depth of each token in its tree; with the depth-first order they say who is above whom.
+    positions: int64 [N], depth of each token in its tree; in depth-first order it says which tokens are above.
     """
 
     def __init__(self, kernels: Kernels, offsets: list[int], positions: np.ndarray) -> None:
