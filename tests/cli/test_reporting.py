@@ -18,7 +18,7 @@ from treepo.credit.subgroup import TreePO
 from treepo.report.page.folder import RunFolder
 from treepo.report.page.report import find_decode, payload_of
 from treepo.report.trees import read_trees, write_trees
-from treepo.run import train as run
+from treepo.run import outputs
 
 __all__ = ["browser"]
 
@@ -124,7 +124,7 @@ def test_a_report_that_cannot_be_written_fails_no_run(chain_model, tmp_path, mon
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(run, "write_run_report", fail)
+    monkeypatch.setattr(outputs, "write_run_report", fail)
     assert train(chain_model, tmp_path / "run") == 0
     assert (tmp_path / "run" / "model").is_dir()
     assert "there is no report (OSError: disk full): treepo report" in capsys.readouterr().out
