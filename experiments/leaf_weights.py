@@ -120,7 +120,9 @@ def plain_averages(values: np.ndarray, baseline: float) -> list[float]:
     return [reward.mean(), length.mean(), ((reward - baseline) * score).mean(), own, others]
 
 
-def weighted_averages(tree: Tree, kind: FallbackLeaves, policy: Policy, values: np.ndarray, baseline: float) -> list[float]:
+def weighted_averages(
+    tree: Tree, kind: FallbackLeaves, policy: Policy, values: np.ndarray, baseline: float
+) -> list[float]:
     """The weighted means of QUANTITIES."""
     reward, length, score = values
     weights, means = leaf_weights(tree, kind), group_means(tree, reward, kind)
