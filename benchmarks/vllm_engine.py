@@ -29,8 +29,7 @@ from treepo.bench.rollout import table
 from treepo.bench.settings import ArchitectureSettings
 from treepo.engine.base import SampleRequest
 from treepo.engine.settings import VllmSettings
-from treepo.engine.vllm.engine import VllmEngine
-from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.model.settings import ModelSettings
 from treepo.report.bench_results import ROLLOUT_NAME, read_rollout

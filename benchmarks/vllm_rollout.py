@@ -28,7 +28,7 @@ from rollout import MODELS, RESULTS, TREES, options_of
 
 from treepo.bench.rollout import RolloutBench, RolloutCase, prepare_bench, table
 from treepo.bench.settings import RolloutBenchConfig
-from treepo.cli.arguments import split_overrides
+from treepo.cli.common import split_overrides
 from treepo.config.load import resolve_as
 from treepo.report.bench_results import RolloutCounts, write_json
 from treepo.report.terminal import Terminal

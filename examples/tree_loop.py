@@ -16,7 +16,7 @@ from treepo.credit.base import whiten
 from treepo.credit.subgroup import TreePO
 from treepo.data.problem import Problem
 from treepo.engine.torch.engine import TorchEngine
-from treepo.evaluate.validation import accuracy
+from treepo.evaluate.answering import accuracy
 from treepo.grow.branching import EvenBranching, InitialFork
 from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack
@@ -32,7 +32,7 @@ from treepo.model.policy import Policy, load_policy
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.tree import Tree
-from treepo.utils.cache import default_cache_folder
+from treepo.utils.io import default_cache_folder
 
 
 def main(model_folder: Path, num_steps: int, num_problems: int) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from treepo.evaluate.aggregate import COLUMNS, aggregate
+from treepo.evaluate.estimates import COLUMNS, aggregate
 from treepo.evaluate.results import to_json
 from treepo.evaluate.store import AnswerStore
 from treepo.evaluate.table import text_tables

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from treepo.cli.arguments import split_overrides
+from treepo.cli.common import split_overrides
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK, Config

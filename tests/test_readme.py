@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from treepo import credit
-from treepo.cli.arguments import split_overrides
+from treepo.cli.common import split_overrides
 from treepo.config.load import resolve
 from treepo.config.schema import Config
 

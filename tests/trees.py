@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from treepo.tree import ROOT, Node, StopReason, Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 STOPS = tuple(StopReason)
 

@@ -15,7 +15,7 @@ from treepo.cli.main import main
 from treepo.cli.report import find_estimator
 from treepo.credit.group import DrGRPO
 from treepo.credit.subgroup import TreePO
-from treepo.report.page.folder import RunFolder
+from treepo.report.page.payload import RunFolder
 from treepo.report.page.report import find_decode, payload_of
 from treepo.report.trees import read_trees, write_trees
 from treepo.run import outputs

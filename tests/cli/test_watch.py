@@ -8,8 +8,7 @@ from rich.console import Console
 from tests.report.live.runs import begin, cut, line, write
 from treepo.cli.main import main
 from treepo.cli.watch import watch
-from treepo.report.live.page import fingerprint
-from treepo.report.live.server import PageServer
+from treepo.report.live.server import PageServer, fingerprint
 
 
 class Happening:

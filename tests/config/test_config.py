@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from treepo.cli.arguments import split_overrides
+from treepo.cli.common import split_overrides
 from treepo.config.help import setting_docs
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import BUILT_IN_TASK, Config

@@ -10,7 +10,7 @@ import numpy as np
 from treepo.engine.base import SampleResult
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 EOS = 0
 

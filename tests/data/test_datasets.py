@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from treepo.data.datasets import Dataset, DatasetTask, load_datasets, split_problems, split_train_eval
 from treepo.data.formats import RecordFormat
 from treepo.data.problem import Problem
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 
 def encode(text: str) -> list[int]:

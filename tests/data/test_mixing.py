@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.data.mixing import Mixture, epoch_indices
-from treepo.utils.numeric import largest_remainder
-from treepo.utils.rng import derive_seed
+from treepo.data.datasets import Mixture, epoch_indices
+from treepo.utils.numeric import derive_seed, largest_remainder
 
 weights = st.lists(st.floats(0.01, 10), min_size=1, max_size=5).map(tuple)
 positions = st.integers(0, 10**12)

@@ -18,8 +18,7 @@ from treepo.engine.sampling import uniforms
 from treepo.engine.settings import VllmSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.transformers import TransformersEngine
-from treepo.engine.vllm.engine import VllmEngine
-from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 
 MakeEngine = Callable[..., Engine]

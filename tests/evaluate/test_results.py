@@ -7,7 +7,7 @@ import pytest
 
 from tests.evaluate.answers import answers
 from tests.evaluate.exact import maj_exactly, pass_exactly
-from treepo.evaluate.aggregate import EstimateSettings, aggregate
+from treepo.evaluate.estimates import EstimateSettings, aggregate
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import Result
 

@@ -33,7 +33,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules as Stops
 from treepo.tree import ROOT, StopReason, Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 many = settings(max_examples=700, deadline=None)
 some = settings(max_examples=250, deadline=None)

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
-from treepo.learn.optim import make_optimizer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import TrainState
+from treepo.learn.train_state import TrainState, make_optimizer
 
 
 class Model(nn.Module):

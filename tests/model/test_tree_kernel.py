@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask
 
-from treepo.model.attention import AttentionContext, TreeAttention, tree_attention
-from treepo.model.flex import FlexTreeAttention
+from treepo.model.attention import AttentionContext, FlexTreeAttention, TreeAttention, tree_attention
 from treepo.model.kernels.compile import load_kernels
 from treepo.model.kernels.tree_attention import CpuTreeAttention
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.report.browser import browser, open_page
 from tests.report.curves_page import FIND, chart, measured, payload_json, run_json
-from treepo.report.page.html import page_html
+from treepo.report.page.report import page_html
 
 __all__ = ["browser"]
 

@@ -6,7 +6,7 @@ import pytest
 from tests.report.browser import browser, open_page
 from tests.report.explorer_page import explorer_page, forest, page, payload_of, tree_json
 from tests.trees import add_segment, star
-from treepo.report.page.html import page_html
+from treepo.report.page.report import page_html
 
 __all__ = ["browser", "forest", "page"]
 

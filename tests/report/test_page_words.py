@@ -7,7 +7,7 @@ from tests.report.browser import browser, open_page
 from tests.report.curves_page import chart, payload_json, run_json
 from tests.report.explorer_page import LETTERS, STATIC, tree_json
 from tests.trees import star
-from treepo.report.page.html import page_html
+from treepo.report.page.report import page_html
 
 __all__ = ["browser"]
 

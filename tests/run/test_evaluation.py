@@ -11,11 +11,11 @@ import pytest
 from tests.models import save_tiny_model
 from treepo.cli.main import main
 from treepo.engine.torch.engine import TorchEngine
+from treepo.evaluate.answering import accuracy
 from treepo.evaluate.store import AnswerStore
-from treepo.evaluate.validation import accuracy
 from treepo.model.policy import load_policy
 from treepo.tasks.chain_sums import ChainSums
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 SMALL = ["--tree.depth", "4", "--tree.segment_len", "16"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from treepo.utils.cache import default_cache_folder, is_own, private_folder
+from treepo.utils.io import default_cache_folder, is_own, private_folder
 
 
 def test_default_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:

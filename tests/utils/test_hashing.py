@@ -4,8 +4,7 @@ import hashlib
 
 import pytest
 
-from treepo.utils.hashing import digest, digest_of_parts
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed, digest, digest_of_parts
 
 
 @pytest.mark.parametrize("size", [6, 8, 16])

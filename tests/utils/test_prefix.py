@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treepo.utils.prefix import common_prefix_len
+from treepo.utils.numeric import common_prefix_len
 
 IDS = st.lists(st.integers(0, 2), max_size=12)
 

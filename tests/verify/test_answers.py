@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treepo.data.boxed import last_box
+from treepo.data.formats import last_box
 from treepo.data.problem import AnswerFormat, Outcome, Verdict
-from treepo.verify.answers import FinalAnswer, answer_format
+from treepo.verify.base import FinalAnswer, answer_format
 from treepo.verify.math import MathVerifier
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
 

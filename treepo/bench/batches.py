@@ -21,7 +21,7 @@ from treepo.run.rollout import build_sampler, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tree import ROOT, Node, StopReason, Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from treepo.tasks.base_model import BaseModelSettings, initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.utils import ProgressCallback
 from treepo.utils.io import prepare_output_dir
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 FIRST_WORD = 3
 """Smaller ids of the built-in tokenizer are special tokens."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser
+from treepo.cli.common import CommandParser
 from treepo.errors import SettingError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, output_folder, run_settings_help
 from treepo.errors import SettingError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(options: Namespace, console: Console) -> None:
 
 def _conclude(evaluation: "Evaluation", console: Console) -> None:
     """Show and keep the metrics of all answers in the folder."""
-    from treepo.evaluate.aggregate import COLUMNS, EstimateSettings, aggregate
+    from treepo.evaluate.estimates import COLUMNS, EstimateSettings, aggregate
     from treepo.evaluate.results import to_json
     from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
     from treepo.evaluate.table import rich_table, text_tables

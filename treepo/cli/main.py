@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.arguments import split_overrides
+from treepo.cli.common import split_overrides
 from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.text import sanitize
 
@@ -68,7 +68,7 @@ def _run(args: Sequence[str]) -> None:
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
-    from treepo.cli.logs import logging_to_console
+    from treepo.cli.common import logging_to_console
 
     with logging_to_console() as console:
         command.run(options, console)

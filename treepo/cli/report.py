@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser
+from treepo.cli.common import CommandParser
 from treepo.credit.base import Estimator
 from treepo.credit.subgroup import TreePO
 from treepo.errors import SettingError
@@ -38,8 +38,7 @@ def make_parser() -> CommandParser:
 def run(options: Namespace, console: Console) -> None:
     """Write the page and print where it is. Raises SettingError naming the path that cannot be read or written."""
     # torch and transformers load here, not for --help.
-    from treepo.report.page.html import page_html
-    from treepo.report.page.report import REPORT_NAME, payload_of
+    from treepo.report.page.report import REPORT_NAME, page_html, payload_of
     from treepo.report.terminal import Terminal
     from treepo.utils.io import replace_text
 

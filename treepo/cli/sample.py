@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser, run_settings_help
+from treepo.cli.common import CommandParser, run_settings_help
 from treepo.errors import SettingError
 
 if TYPE_CHECKING:

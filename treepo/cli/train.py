@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.arguments import CommandParser, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, output_folder, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
 
 
@@ -33,14 +33,13 @@ def run(options: Namespace, console: Console) -> None:
     # torch and transformers load here, not for --help.
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.cli.logs import process_rank
+    from treepo.cli.common import process_rank
     from treepo.config.load import read_recipe, resolve
     from treepo.config.schema import BUILT_IN_TASK, is_data_given
     from treepo.distributed import init_distributed
     from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
-    from treepo.run.provenance import record_environment, record_initial_state
-    from treepo.run.resume import continued_settings, resume
+    from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
     from treepo.run.train import prepare, train
     from treepo.utils.io import lock_dir
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from treepo.cli.arguments import CommandParser
+from treepo.cli.common import CommandParser
 from treepo.errors import SettingError
 from treepo.report.live.screen import METRICS, Screen, head, step_lines
 from treepo.report.live.state import MetricsFollower, RunFollower
@@ -88,7 +88,7 @@ def watch_page(path: Path, port: int, console: Console) -> None:
     """Serve the page of the run in a folder until Ctrl-C; port 0: a free one. The folder need not exist yet."""
     # torch and transformers load here, not for --help or the terminal.
     from treepo.cli.report import find_estimator
-    from treepo.report.live.page import make_server
+    from treepo.report.live.server import make_server
     from treepo.report.terminal import Terminal
 
     with make_server(path, port, find_estimator) as server:

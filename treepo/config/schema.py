@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from treepo.credit import Estimator, MaxRL, TreePO
+from treepo.data.datasets import Mixture
 from treepo.data.formats import RecordFormat
-from treepo.data.mixing import Mixture
 from treepo.data.prompts import PromptTemplate
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.errors import SettingError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
-from treepo.utils.hashing import digest
+from treepo.utils.numeric import digest
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, without special tokens."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

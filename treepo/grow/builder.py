@@ -14,7 +14,7 @@ from treepo.grow.fallback import FROM_PROMPT, Backtrack, BacktrackPoint, Fallbac
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
 from treepo.tree import ROOT, Node, Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SamplingParams
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 
 class TreeSampler:

@@ -16,12 +16,20 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import LostError, SettingError
+from treepo.learn.settings import OptimSettings
 from treepo.utils.foreign_errors import is_lost_process
+
+
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> tuple[Optimizer, LambdaLR]:
+    """AdamW over all parameters that are trained, and the schedule to be stepped after each update."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    return optimizer, LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / max(settings.warmup_steps, 1)))
 
 
 def seed_random(seed: int) -> None:

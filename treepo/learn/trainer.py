@@ -27,7 +27,7 @@ from treepo.learn.updater import Updater, mini_batches
 from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 from treepo.utils.signals import StepGuard
 from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
 

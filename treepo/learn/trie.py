@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from treepo.utils.prefix import common_prefix_len
+from treepo.utils.numeric import common_prefix_len
 
 
 class Cursor(NamedTuple):

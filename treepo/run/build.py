@@ -8,7 +8,7 @@ from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import DistContext, Job
 from treepo.errors import SettingError
-from treepo.evaluate.validation import Validation
+from treepo.evaluate.answering import Validation
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
@@ -18,7 +18,7 @@ from treepo.run.rollout import build_sampler, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import affordable_tokens
 from treepo.engine.transformers import TransformersEngine
-from treepo.engine.vllm.engine import VllmEngine
-from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.errors import SettingError
 from treepo.model.compatibility import TOLERANCE, probe_ids, sequence_logprobs

@@ -20,7 +20,7 @@ from treepo.run.evaluation_plan import Evaluation, answer_settings, num_accelera
 from treepo.run.policy import build_policy
 from treepo.run.rollout import close_parts, engine_for
 from treepo.run.task import build_task
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 logger = logging.getLogger(__name__)
 

@@ -2,21 +2,24 @@
 
 import logging
 import shutil
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from treepo.config.schema import Config
-from treepo.errors import NonFiniteUpdateError
+from treepo.config.load import to_toml
+from treepo.config.schema import Config, TrackingSettings
+from treepo.errors import NonFiniteUpdateError, SettingError
 from treepo.learn.trainer import StepResult
 from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
-from treepo.report.trackers import Tracking
+from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
 from treepo.report.trees import KeptTree, write_trees
 from treepo.utils.text import error_line
 
@@ -24,6 +27,40 @@ if TYPE_CHECKING:
     from treepo.run.build import Run
 
 logger = logging.getLogger(__name__)
+
+
+def check_installed(settings: TrackingSettings) -> None:
+    """Raise SettingError for the first tracker whose package is absent; nothing is imported."""
+    for name in settings.trackers:
+        spec = find_spec(name)
+        # A folder of that name in the current one, such as wandb leaves behind, is no package.
+        if spec is None or spec.origin is None:
+            raise SettingError("tracking.trackers", f"{name} is not installed: pip install 'treepo[{name}]'")
+
+
+@contextmanager
+def tracked(config: Config, out: Path, is_first: bool = True) -> Iterator[Tracking]:
+    """The trackers of the run in the folder `out`, started, and finished whatever happens.
+
+    is_first: whether this is the process that has trackers. Raises TrackerError if one cannot be started.
+    """
+    settings = config.tracking if is_first else TrackingSettings()
+    tracking = Tracking({name: make_tracker(name, settings, out) for name in settings.trackers})
+    tracking.start(tomllib.loads(to_toml(config)), settings.run_name or out.resolve().name)
+    try:
+        yield tracking
+    finally:
+        tracking.finish()
+
+
+def make_tracker(name: str, settings: TrackingSettings, out: Path) -> Tracker:
+    """The tracker of that name, not started."""
+    if name == "wandb":
+        return WandB(settings.project, out, settings.offline)
+    if name == "trackio":
+        return Trackio(settings.project)
+    assert name == "tensorboard", "the settings know their trackers"
+    return TensorBoard(out / "tensorboard")
 
 
 @contextmanager

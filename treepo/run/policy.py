@@ -11,8 +11,8 @@ from treepo.model.lora import add_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
-from treepo.utils.cache import default_cache_folder
-from treepo.utils.rng import derive_seed
+from treepo.utils.io import default_cache_folder
+from treepo.utils.numeric import derive_seed
 
 logger = logging.getLogger(__name__)
 

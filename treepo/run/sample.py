@@ -10,7 +10,7 @@ from treepo.run.policy import build_policy
 from treepo.run.rollout import build_sampler, close_parts, engine_for
 from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
 from treepo.tree import Tree
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 
 def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple[Tree, Policy]:

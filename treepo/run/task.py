@@ -9,7 +9,7 @@ from treepo.data.sources import parse_source
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
-from treepo.verify.answers import answer_format
+from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
 from treepo.verify.task import VerifiedTask, check_verifier
 

@@ -13,8 +13,16 @@ from treepo.report.run_log import MetricsLog
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import RunCheckpoints
-from treepo.run.outputs import failed_batch_kept, is_model_kept, save_best, save_last, save_trees, write_report
-from treepo.run.tracking import check_installed, tracked
+from treepo.run.outputs import (
+    check_installed,
+    failed_batch_kept,
+    is_model_kept,
+    save_best,
+    save_last,
+    save_trees,
+    tracked,
+    write_report,
+)
 from treepo.utils.io import check_unused, prepare_output_dir
 
 logger = logging.getLogger(__name__)

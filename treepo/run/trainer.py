@@ -6,8 +6,8 @@ from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.grow.sampler import TreeSampler
-from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
+from treepo.learn.train_state import make_optimizer
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
 from treepo.model.compatibility import has_plain_head

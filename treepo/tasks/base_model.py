@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
 from treepo.utils import ProgressCallback
-from treepo.utils.hashing import digest
+from treepo.utils.numeric import digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from treepo.data.boxed import last_box
+from treepo.data.formats import last_box
 from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
-from treepo.utils.hashing import digest
-from treepo.verify.answers import FinalAnswer
+from treepo.utils.numeric import digest
+from treepo.verify.base import FinalAnswer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast

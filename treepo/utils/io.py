@@ -3,8 +3,11 @@
 import errno
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,6 +15,50 @@ from filelock import FileLock, Timeout
 from treepo.errors import SettingError
 
 logger = logging.getLogger(__name__)
+
+
+def default_cache_folder() -> Path:
+    """Return `$TREEPO_CACHE`, else `$XDG_CACHE_HOME/treepo`, else `~/.cache/treepo`."""
+    if folder := os.environ.get("TREEPO_CACHE"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "treepo"
+    return Path.home() / ".cache" / "treepo"
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that only this user can read or change, and return it.
+
+    Raises OSError if it cannot be made, PermissionError if it or its parent belongs to another user or others may write
+    there: then what lies in it may have been put there by anybody.
+    """
+    folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if is_own(folder):
+        folder.chmod(0o700)
+    if not (is_own(folder) and is_own(folder.parent)):
+        raise PermissionError(f"{str(folder)!r} is not this user's own")
+    return folder
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a file or folder (or the link itself) belongs to this user and nobody else may write it."""
+    status = path.lstat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def make_importable(module: str) -> None:
+    """Let a module that a setting names be imported from the current folder, if it lies there and nowhere else.
+
+    From then on the folder stays at the end of `sys.path`, for what the module imports from beside it. Unless a setting
+    names a module there, nothing is imported from the current folder.
+    """
+    top, folder = module.partition(".")[0], os.getcwd()
+    if not top or top in sys.modules or folder in sys.path:
+        return
+    if find_spec(top) is None and PathFinder.find_spec(top, [folder]) is not None:
+        sys.path.append(folder)
+
 
 PARTIAL = ".partial"
 LOCK = "lock"

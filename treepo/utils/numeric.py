@@ -1,6 +1,7 @@
 """Softmax, and shares in whole numbers."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,3 +24,30 @@ def largest_remainder(total: int, shares: Sequence[float] | Sequence[Fraction]) 
     for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1
     return counts
+
+
+def common_prefix_len(one: np.ndarray, other: np.ndarray) -> int:
+    """Return how many tokens two sequences have in common from their beginning."""
+    length = min(len(one), len(other))
+    differ = one[:length] != other[:length]
+    first = int(differ.argmax()) if length else 0
+    return first if length and differ[first] else length
+
+
+def digest(data: str | bytes, size: int = 8) -> bytes:
+    """BLAKE2b of a text (as UTF-8) or of bytes, `size` bytes long."""
+    return hashlib.blake2b(data.encode() if isinstance(data, str) else data, digest_size=size).digest()
+
+
+def digest_of_parts(parts: Iterable[bytes], length_bytes: int = 8) -> bytes:
+    """8 bytes that differ for different sequences of parts: each goes in behind its length, in `length_bytes` bytes."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(len(part).to_bytes(length_bytes, "little") + part)
+    return state.digest()
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed: the same for the same parts on every machine, another one for other parts."""
+    encoded = (f"{type(part).__name__}:{part}".encode() for part in parts)
+    return int.from_bytes(digest_of_parts(encoded, length_bytes=4), "little") >> 1

@@ -2,8 +2,7 @@
 
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import VerifierStartError
-from treepo.verify.answers import FinalAnswer
-from treepo.verify.base import Verifier
+from treepo.verify.base import FinalAnswer, Verifier
 from treepo.verify.math import MathVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
-from treepo.verify.answers import FinalAnswer
+from treepo.verify.base import FinalAnswer
 from treepo.verify.verifiers import read_number
 
 MAX_PARSED_LEN = 500

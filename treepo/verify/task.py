@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from treepo.data.datasets import DatasetTask
 from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
 from treepo.errors import SettingError, VerifierError, VerifierStartError
-from treepo.verify.answers import answer_format
+from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
 from treepo.errors import SettingError
-from treepo.utils.imports import make_importable
-from treepo.verify.answers import FinalAnswer
+from treepo.utils.io import make_importable
+from treepo.verify.base import FinalAnswer
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.engine.settings import ServerSettings
 from treepo.errors import EngineError
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 EOS = 2
 PROMPT = np.array([1, 5, 9, 4, 7, 3, 8], np.int32)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from treepo.engine.base import SampleRequest, SamplingParams
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
-from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.engine import RequestGenerators
 
 
 def request(name: int, prefix_len: int = 3, sampling: SamplingParams = SamplingParams()) -> SampleRequest:  # noqa: B008 - frozen

@@ -13,8 +13,7 @@ from tests.engine.engines import make_model
 from treepo.cli.main import main
 from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm import start as start_module
-from treepo.engine.vllm.engine import VllmEngine
-from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.utils.foreign_errors import vllm_complaint
 

@@ -11,7 +11,7 @@ import pytest
 from tests.engine.engines import needs_vllm
 from treepo.cli.main import main
 from treepo.tasks.base_model import find_or_make_base_model
-from treepo.utils.cache import default_cache_folder
+from treepo.utils.io import default_cache_folder
 
 pytestmark = needs_vllm
 

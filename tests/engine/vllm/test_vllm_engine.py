@@ -14,8 +14,7 @@ from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, r
 from tests.models import save_tiny_model
 from treepo.engine.base import SamplingParams, max_logprob_diff
 from treepo.engine.settings import VllmSettings
-from treepo.engine.vllm.engine import VllmEngine
-from treepo.engine.vllm.generators import RequestGenerators
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import VllmLimits, start_vllm
 from treepo.errors import SettingError
 from treepo.model.compatibility import sequence_logprobs

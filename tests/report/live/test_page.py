@@ -9,9 +9,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from tests.report.live.runs import begin, line, write
 from treepo.cli.report import find_estimator
-from treepo.report.live.page import fingerprint, live_payload
-from treepo.report.live.server import PageServer, PayloadCache
-from treepo.report.page.html import page_html
+from treepo.report.live.server import PageServer, PayloadCache, fingerprint, live_payload
+from treepo.report.page.report import page_html
 
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 

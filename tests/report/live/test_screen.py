@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.report.live.runs import line
-from treepo.report.live.curve import DOTS, curve
-from treepo.report.live.screen import METRICS, Screen
+from treepo.report.live.screen import DOTS, METRICS, Screen, curve
 from treepo.report.live.state import MetricsFollower, RunState
 from treepo.report.terminal import state_line
 

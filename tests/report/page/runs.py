@@ -9,8 +9,7 @@ import numpy as np
 from tests.trees import random_tree
 from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO
-from treepo.report.page.folder import RunFolder
-from treepo.report.page.payload import ShownRun
+from treepo.report.page.payload import RunFolder, ShownRun
 from treepo.report.trees import KeptTree, write_trees
 
 

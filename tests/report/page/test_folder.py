@@ -3,7 +3,7 @@
 import json
 
 from tests.report.page.runs import write_run
-from treepo.report.page.folder import ENVIRONMENT_NAME
+from treepo.report.page.payload import ENVIRONMENT_NAME
 
 
 def test_a_line_that_was_not_written_to_its_end_is_not_there(tmp_path):

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from treepo.report.page.html import MAX_PLAIN, page_html, payload_text
+from treepo.report.page.report import MAX_PLAIN, page_html, payload_text
 
 HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>]]>\u2028\u202e&lt;&amp;'\"\x00\ud800"
 

@@ -17,11 +17,10 @@ from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO
 from treepo.credit.subgroup import TreePO
 from treepo.learn.advantages import compute_advantages
-from treepo.report.page.breakdown import AdvantageBreakdown
 from treepo.report.page.payload import distinct, page_payload, run_payload
 from treepo.report.page.series import series_of, short, spread, thousandths
 from treepo.report.page.token_texts import TokenTexts
-from treepo.report.page.trees import TreeReader, choose_trees
+from treepo.report.page.trees import AdvantageBreakdown, TreeReader, choose_trees
 from treepo.report.trees import KeptTree, read_trees, write_trees
 from treepo.tree import ROOT
 

@@ -13,7 +13,7 @@ import numpy as np
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.errors import RefusedError, ServerError
 from treepo.utils.foreign_errors import vllm_server_has_nan
-from treepo.utils.rng import derive_seed
+from treepo.utils.numeric import derive_seed
 
 if TYPE_CHECKING:
     from asyncio import Task

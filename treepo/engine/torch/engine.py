@@ -14,9 +14,8 @@ from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import sample_tokens, uniforms
-from treepo.engine.torch.attention import CachedAttention, GatherKernel, Kernel
+from treepo.engine.torch.attention import CachedAttention, CpuKernel, GatherKernel, Kernel
 from treepo.engine.torch.batch import BatchBuilder, ForwardBatch, RunningBatch, Sequence
-from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, affordable_tokens
 from treepo.engine.torch.prefix_cache import PrefixCache, RadixNode
 from treepo.errors import SettingError

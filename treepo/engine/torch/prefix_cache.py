@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 import numpy as np
 
 from treepo.engine.torch.kv_cache import BlockManager, blocks_of
-from treepo.utils.prefix import common_prefix_len
+from treepo.utils.numeric import common_prefix_len
 
 
 @dataclass(eq=False, slots=True)

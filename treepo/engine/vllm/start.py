@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from treepo.engine.settings import VllmSettings
 from treepo.engine.torch.kv_cache import bytes_per_token
-from treepo.engine.vllm.generators import RequestGenerators, make_processor
+from treepo.engine.vllm.engine import RequestGenerators, make_processor
 from treepo.errors import SettingError
 from treepo.utils.foreign_errors import vllm_complaint
 

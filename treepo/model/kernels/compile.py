@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from treepo.utils.cache import default_cache_folder, is_own, private_folder
+from treepo.utils.io import default_cache_folder, is_own, private_folder
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 """No flag that lets the compiler reorder sums: the same numbers give the same bits in every batch."""
