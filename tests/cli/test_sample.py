@@ -26,7 +26,7 @@ def wide_terminal(monkeypatch):
 @pytest.fixture
 def base_model(chain_model, monkeypatch) -> Path:
     """A base model of the built-in task that nobody has to wait for."""
-    monkeypatch.setattr("treepo.run.policy.find_base_model", lambda report: str(chain_model))
+    monkeypatch.setattr("treepo.run.parts.find_base_model", lambda report: str(chain_model))
     return chain_model
 
 
@@ -195,7 +195,7 @@ def test_logits_that_are_not_finite_stop_it(chain_model, monkeypatch, capsys):
         next(policy.model.parameters()).data.fill_(float("nan"))
         return policy
 
-    monkeypatch.setattr("treepo.run.policy.load_policy", broken)
+    monkeypatch.setattr("treepo.run.parts.load_policy", broken)
     assert main(["sample", str(chain_model), "--prompt", PROMPT, *SMALL]) == 1
     assert "logits are not finite" in one_line_error(capsys)
 

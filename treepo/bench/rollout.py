@@ -27,8 +27,7 @@ from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.bench_results import RolloutMeasurement, RolloutReport, RolloutStats, RolloutWorkload
 from treepo.run.engine import build_engine, check_align
-from treepo.run.policy import find_base_model
-from treepo.run.rollout import close_parts
+from treepo.run.parts import close_parts, find_base_model
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils import ProgressCallback
 

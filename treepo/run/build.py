@@ -13,8 +13,7 @@ from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.policy import Policy
-from treepo.run.policy import base_model_path, build_policy
-from treepo.run.rollout import build_sampler, close_parts, engine_for
+from treepo.run.parts import base_model_path, build_policy, build_sampler, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback

@@ -17,8 +17,7 @@ from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.run.engine import check_align
 from treepo.run.evaluation_plan import Evaluation, answer_settings, num_accelerators
-from treepo.run.policy import build_policy
-from treepo.run.rollout import close_parts, engine_for
+from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.utils.numeric import derive_seed
 

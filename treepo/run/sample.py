@@ -6,8 +6,7 @@ from treepo.engine.base import Engine
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
-from treepo.run.policy import build_policy
-from treepo.run.rollout import build_sampler, close_parts, engine_for
+from treepo.run.parts import build_policy, build_sampler, close_parts, engine_for
 from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed

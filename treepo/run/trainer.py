@@ -14,7 +14,7 @@ from treepo.model.compatibility import has_plain_head
 from treepo.model.fsdp import shard
 from treepo.model.lora import has_adapter
 from treepo.model.policy import Policy
-from treepo.run.policy import autocast_of
+from treepo.run.parts import autocast_of
 
 
 def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Scorer:

@@ -1,4 +1,4 @@
-"""Softmax, and shares in whole numbers."""
+"""Seeds and digests that are the same on every machine, softmax, shares in whole numbers, common prefixes."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
