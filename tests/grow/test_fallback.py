@@ -17,7 +17,7 @@ from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
 USABLE = (StopReason.ANSWER, StopReason.EOS)
-UNUSABLE = tuple(set(StopReason) - set(USABLE))
+UNUSABLE = tuple(reason for reason in StopReason if reason not in USABLE)
 
 
 def ended(leaf: int, length: int, stop: StopReason) -> FinishedPath:

@@ -140,3 +140,8 @@ def random_advantages(trees: Sequence[Tree], seed: int) -> list[np.ndarray]:
     """Advantages of mixed sign."""
     rng = np.random.default_rng(seed)
     return [rng.normal(size=len(tree.leaves())) for tree in trees]
+
+
+def case_id(value: object) -> str:
+    """The name of a test case, the same in every process: functions are left out."""
+    return "" if hasattr(value, "__name__") else repr(value)

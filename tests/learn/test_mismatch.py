@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from tests.learn.reference import (
     Formula,
+    case_id,
     cispo,
     ppo,
     random_advantages,
@@ -59,7 +60,7 @@ def nearby(kind: str = "qwen2", attention: str = "treepo") -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("bound", [None, 0.8, 1.2, 1e9])
-@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
+@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=case_id)
 def test_importance_weights_are_exact_under_packing(loss: Loss, formula: Formula, bound: float | None) -> None:
     """Each token of each trajectory counts min(p / q, bound), p of the policy before the update and q of the engine;
     ratios are those to that policy. Value and gradients to 1e-12, whole and in parts."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tests.learn.reference import Formula, cispo, ppo, random_trees, reinforce, response_logprobs
+from tests.learn.reference import Formula, case_id, cispo, ppo, random_trees, reinforce, response_logprobs
 from tests.learn.test_update import AGGREGATIONS, ALL_TOKENS, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
 from treepo.credit.base import Advantages, Estimator
@@ -66,7 +66,7 @@ def pair_advantages(trees: Sequence[Tree], seed: int) -> list[Advantages]:
 
 @pytest.mark.parametrize("make_advantages", [node_advantages, pair_advantages])
 @pytest.mark.parametrize(("aggregation", "aggregate"), AGGREGATIONS, ids=lambda x: type(x).__name__)
-@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
+@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=case_id)
 def test_every_token_loss_is_exact(
     loss: Loss,
     formula: Formula,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from tests.learn.reference import (
     Formula,
     all_logprobs,
+    case_id,
     cispo,
     constant_length,
     flatten,
@@ -227,7 +228,7 @@ AGGREGATIONS: list[tuple[Aggregation, Callable[[Sequence[Tensor]], Tensor]]] = [
 
 
 @pytest.mark.parametrize(("aggregation", "aggregate"), AGGREGATIONS, ids=lambda x: type(x).__name__)
-@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=repr)
+@pytest.mark.parametrize(("loss", "formula"), LOSSES, ids=case_id)
 def test_every_loss_is_exact_under_packing(
     loss: Loss, formula: Formula, aggregation: Aggregation, aggregate: Callable[[Sequence[Tensor]], Tensor]
 ) -> None:
