@@ -170,13 +170,8 @@ AllReduce = Callable[[np.ndarray], np.ndarray]
 """float64 [n] of each process -> [n], added up over all of them."""
 
 
-def single_process(values: np.ndarray) -> np.ndarray:
-    """The sums of a process that trains by itself."""
-    return values
-
-
 def whiten(
-    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], all_reduce: AllReduce = single_process
+    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], all_reduce: AllReduce = np.asarray
 ) -> list[np.ndarray]:
     """A = (raw - mu) / sqrt(var + 1e-8), mu and unbiased var over all response tokens of all trajectories of the batch.
 
@@ -184,12 +179,11 @@ def whiten(
     adds up numbers over the processes among which the batch is divided. Fewer than two tokens are only centred, and
     what no token has becomes 0. Source: TreePO, section 2.3, as its authors' release completes it.
     """
-    mean, std = whitening_moments(advantages, num_tokens, all_reduce)
-    return whiten_with(advantages, num_tokens, mean, std)
+    return whiten_with(advantages, num_tokens, *whitening_moments(advantages, num_tokens, all_reduce))
 
 
 def whitening_moments(
-    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], all_reduce: AllReduce = single_process
+    advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], all_reduce: AllReduce = np.asarray
 ) -> tuple[float, float]:
     """(mu, sqrt(var + 1e-8)) of `whiten`."""
     none = np.zeros(0)
@@ -205,5 +199,4 @@ def whiten_with(
     advantages: Sequence[np.ndarray], num_tokens: Sequence[np.ndarray], mean: float, std: float
 ) -> list[np.ndarray]:
     """(raw - mean) / std, 0 where no token has it."""
-    white = [(a - mean) / std for a in advantages]
-    return [np.where(n > 0, w, 0.0) for w, n in zip(white, num_tokens, strict=True)]
+    return [np.where(n > 0, (a - mean) / std, 0.0) for a, n in zip(advantages, num_tokens, strict=True)]

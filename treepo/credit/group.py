@@ -34,7 +34,28 @@ def group_components(rewards: np.ndarray, counts: np.ndarray, scale: float = 1.0
 
 
 @dataclass(frozen=True)
-class GRPO(LeafEstimator):
+class DrGRPO(LeafEstimator):
+    """A_i = R_i - mean R.
+
+    Source: Dr. GRPO, arXiv 2503.20783, section 3.2: without the std, problems that are nearly solved or nearly never
+    solved get no more weight than their rewards give them. Its authors also divide by a constant length
+    (`aggregation.use = "ConstantLength"`).
+    """
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        counts = self.counts(tree)
+        return centred(rewards, counts) / self._divisor(rewards, counts)
+
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        counts = self.counts(tree)
+        return group_components(rewards, counts, 1 / self._divisor(rewards, counts))
+
+    def _divisor(self, rewards: np.ndarray, counts: np.ndarray) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class GRPO(DrGRPO):
     """A_i = (R_i - mean R) / (std R + eps), with the unbiased std.
 
     Source: DeepSeekMath, arXiv 2402.03300, section 4.1.2, which says neither which std nor eps: both are verl's.
@@ -49,29 +70,8 @@ class GRPO(LeafEstimator):
         if self.eps <= 0:
             raise SettingError("eps", "must be positive", self.eps)
 
-    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        counts = self.counts(tree)
-        return centred(rewards, counts) / (std_of(rewards, counts) + self.eps)
-
-    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        counts = self.counts(tree)
-        return group_components(rewards, counts, 1 / (std_of(rewards, counts) + self.eps))
-
-
-@dataclass(frozen=True)
-class DrGRPO(LeafEstimator):
-    """A_i = R_i - mean R.
-
-    Source: Dr. GRPO, arXiv 2503.20783, section 3.2: without the std, problems that are nearly solved or nearly never
-    solved get no more weight than their rewards give them. Its authors also divide by a constant length
-    (`aggregation.use = "ConstantLength"`).
-    """
-
-    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        return centred(rewards, self.counts(tree))
-
-    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        return group_components(rewards, self.counts(tree))
+    def _divisor(self, rewards: np.ndarray, counts: np.ndarray) -> float:
+        return std_of(rewards, counts) + self.eps
 
 
 @dataclass(frozen=True)
@@ -89,32 +89,29 @@ class RLOO(LeafEstimator):
         counts = self.counts(tree)
         if self.leaves == "equal":
             return centred(rewards, counts) * (len(rewards) / max(len(rewards) - 1, 1))
-        return counts * (rewards - self._baselines(rewards, self._others(tree, counts)))
+        return counts * (rewards - self._baselines(tree, rewards, counts)[0])
 
     def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
         counts = self.counts(tree)
         if self.leaves == "equal":
             return group_components(rewards, counts, len(rewards) / max(len(rewards) - 1, 1))
-        others = self._others(tree, counts)
-        baselines, sizes = self._baselines(rewards, others), np.count_nonzero(others, axis=1)
+        baselines, sizes = self._baselines(tree, rewards, counts)
         name = "leaves below other children of the prompt"
         return [
             [Component(name, ROOT, int(size), float(mean), float(reward - mean), float(count))]
             for size, mean, reward, count in zip(sizes, baselines, rewards, counts, strict=True)
         ]
 
-    def _others(self, tree: Tree, counts: np.ndarray) -> np.ndarray:
-        """float64 [L, L]: what each leaf counts in the baseline of another one."""
+    def _baselines(self, tree: Tree, rewards: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Per leaf the mean reward of the leaves below other children of the prompt, and how many of them count."""
         branches = np.array([tree.path(leaf)[1] for leaf in tree.leaves()])
-        return counts * (branches != branches[:, None])
-
-    def _baselines(self, rewards: np.ndarray, others: np.ndarray) -> np.ndarray:
+        others = counts * (branches != branches[:, None])
         totals = others.sum(axis=1)
-        return others @ rewards / np.where(totals > 0, totals, 1.0)
+        return others @ rewards / np.where(totals > 0, totals, 1.0), np.count_nonzero(others, axis=1)
 
 
 @dataclass(frozen=True)
-class REINFORCEPlusPlus(LeafEstimator):
+class REINFORCEPlusPlus(DrGRPO):
     """A_i = R_i - mean R, whitened over the response tokens of the whole batch: the variant with a baseline.
 
     Source: REINFORCE++, arXiv 2501.03262, its "w/ baseline". One std for all problems: those whose rewards vary more
@@ -123,12 +120,6 @@ class REINFORCEPlusPlus(LeafEstimator):
 
     whiten: bool = field(default=True, kw_only=True)
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
-
-    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        return centred(rewards, self.counts(tree))
-
-    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        return group_components(rewards, self.counts(tree))
 
 
 @dataclass(frozen=True)

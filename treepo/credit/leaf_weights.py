@@ -16,31 +16,21 @@ def leaf_weights(tree: Tree, fallback_leaves: FallbackLeaves = "ignored") -> np.
     w_i = product over the nodes v on the path to leaf i of 1 / c(v), with c(v) the children drawn where v was drawn.
     Then E[sum_i w_i f(leaf i)] = E_policy[f] for every f, although long paths have more leaves than short ones.
 
-    Why. Let V(x) be the policy's mean of f over what follows the prefix x, and M the sum of w_x V(x) over the paths of
-    a level, finished (V = f) or to be decoded. A fork of x into c replaces w_x V(x) by c terms w_x / c V(x), so it
-    leaves M as it is, whatever c was decided by; decoding turns V(x) into V(x + segment), whose mean is V(x) given all
-    that was known when c was decided. So M is a martingale from E_policy[f] to sum_i w_i f, in at most `depth` steps.
-
-    What that needs: children are drawn independently from the policy after their number was decided, and a path ends by
-    what is on it alone. The number may depend on all that was sampled before, on whoever is still active and on
-    log-probabilities: even, random, token-budget and log-probability branching all qualify, any initial fork, and token
-    budgets. "The policy" is what one path does in a tree of this shape: temperature, limits and stop rules included.
+    docs/leaf_weights.md has the proof, a martingale, and says where it ends. It needs children that are drawn
+    independently from the policy after their number was decided, and paths that end by what is on them alone: even,
+    random, token-budget and log-probability branching, any initial fork and token budgets all qualify. "The policy" is
+    what one path does in a tree of this shape: temperature, limits and stop rules included.
 
     A fallback adds siblings to a fork whose outcome it has seen, as in gambling until one is even. What counts then:
 
-    ignored: nothing that it drew (weight 0). Exact for every fallback, as the sum stops where no path was active.
+    ignored: nothing that it drew (weight 0). Exact for every fallback.
     alike: unforked paths from one node with as many tokens and the same stop reason share what the originals among them
-        have. Exact (and never of larger variance: Rao-Blackwell, both could have been the original) if growing looks at
-        lengths and stop reasons alone and cuts at segment boundaries: not for `LogprobBranching`, not for `by_reason`,
-        `unlikely_token`, `unlikely_block`, `likely_block`, nor for windows that are not whole segments.
-    all: like any sibling. Off by E[sum over fallback nodes x of w_x a (V(x) - S)], w_x the weight of x by this kind, S
-        the mean of the originals below x, by `ignored` and relative to x, and a the share that they lose: not 0, as x
-        was drawn for what they were (ended early, answered). Exact only where the fallback would have been the same
-        whatever had been drawn.
+        have. Exact, and never of larger variance, if growing looks at lengths and stop reasons alone and cuts at
+        segment boundaries.
+    all: like any sibling. Biased, unless the fallback would have been the same whatever had been drawn.
 
-    `min_response_len`: trajectories that are dropped leave no node, and their siblings share what they had. Exact while
-    nothing is dropped, biased otherwise: the target is then the policy given a sufficient length, a ratio of means.
-    Siblings that begin alike are draws of their own, and count as such: never merge them before weighing.
+    With `min_response_len`, exact while no trajectory is dropped. Siblings that begin alike are draws of their own, and
+    count as such: never merge them before weighing.
     """
     below = shares(tree, fallback_leaves)
     weights = np.zeros(len(tree.nodes))

@@ -19,11 +19,8 @@ from treepo.tree import ROOT, Tree
 
 @dataclass(frozen=True, eq=False)
 class Valued:
-    """A tree's nodes with their values.
-
-    values, num_leaves [N]: V and the leaves at or below. parents: for each node but the root that leads to a leaf, the
-    node it came from. siblings: for each node, the values of those that came from it.
-    """
+    """values, num_leaves [N]: V and the leaves at or below. parents: for each node but the root that leads to a leaf,
+    the node it came from. siblings: for each node, the values of those that came from it."""
 
     values: np.ndarray
     num_leaves: np.ndarray
@@ -39,7 +36,7 @@ class Valued:
 
 @dataclass(frozen=True)
 class SegmentEstimator:
-    """What estimators with one advantage per node have in common."""
+    """The base of estimators that compare V of a node with V of the nodes around it."""
 
     per_node: ClassVar[bool] = True
 
@@ -50,7 +47,25 @@ class SegmentEstimator:
     """Take an unbranched chain of segments for one segment. If not, all but its first are compared with a parent of the
     same value."""
 
-    def valued(self, tree: Tree, rewards: np.ndarray) -> Valued:
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        valued, advantages = self._valued(tree, rewards), np.zeros(len(tree.nodes))
+        for node, parent in valued.parents.items():
+            advantages[node] = self._advantage(valued, node, parent)
+        return advantages
+
+    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        valued, components = self._valued(tree, rewards), _no_components(tree)
+        for node, parent in valued.parents.items():
+            components[node] = self._components(valued, node, parent)
+        return components
+
+    def _advantage(self, valued: Valued, node: int, parent: int) -> float:
+        raise NotImplementedError
+
+    def _components(self, valued: Valued, node: int, parent: int) -> list[Component]:
+        raise NotImplementedError
+
+    def _valued(self, tree: Tree, rewards: np.ndarray) -> Valued:
         groups = tree.groups()
         nodes = [i for i in tree.top_down() if i in groups]
         children = {i: [child for child in own if child in groups] for i, own in enumerate(tree.children())}
@@ -78,17 +93,11 @@ class ValueDifference(SegmentEstimator):
     whiten: bool = True
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
-    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
-        for i, parent in valued.parents.items():
-            advantages[i] = valued.values[i] - valued.values[parent]
-        return advantages
+    def _advantage(self, valued: Valued, node: int, parent: int) -> float:
+        return valued.values[node] - valued.values[parent]
 
-    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        valued, components = self.valued(tree, rewards), _no_components(tree)
-        for i, parent in valued.parents.items():
-            components[i] = [valued.compared(i, parent, 1.0)]
-        return components
+    def _components(self, valued: Valued, node: int, parent: int) -> list[Component]:
+        return [valued.compared(node, parent, 1.0)]
 
 
 @dataclass(frozen=True)
@@ -110,24 +119,20 @@ class SPO(SegmentEstimator):
         if self.eps <= 0:
             raise SettingError("eps", "must be positive", self.eps)
 
-    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
-        for i, parent in valued.parents.items():
-            siblings = valued.siblings[parent]
-            # The mean of equal numbers may differ from them by rounding, which a small eps would enlarge.
-            if np.ptp(siblings) > 0:
-                advantages[i] = (valued.values[i] - siblings.mean()) / (siblings.std() + self.eps)
-        return advantages
+    def _advantage(self, valued: Valued, node: int, parent: int) -> float:
+        # The mean of equal numbers may differ from them by rounding, which a small eps would enlarge.
+        siblings = valued.siblings[parent]
+        if not np.ptp(siblings) > 0:
+            return 0.0
+        return (valued.values[node] - siblings.mean()) / (siblings.std() + self.eps)
 
-    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        valued, components = self.valued(tree, rewards), _no_components(tree)
-        for i, parent in valued.parents.items():
-            siblings = valued.siblings[parent]
-            if np.ptp(siblings) > 0:
-                mean, weight = float(siblings.mean()), 1 / (float(siblings.std()) + self.eps)
-                name = f"children of {node_name(parent)}"
-                components[i] = [Component(name, parent, len(siblings), mean, float(valued.values[i]) - mean, weight)]
-        return components
+    def _components(self, valued: Valued, node: int, parent: int) -> list[Component]:
+        siblings = valued.siblings[parent]
+        if not np.ptp(siblings) > 0:
+            return []
+        mean, weight = float(siblings.mean()), 1 / (float(siblings.std()) + self.eps)
+        name, gain = f"children of {node_name(parent)}", float(valued.values[node]) - mean
+        return [Component(name, parent, len(siblings), mean, gain, weight)]
 
 
 @dataclass(frozen=True)
@@ -146,21 +151,14 @@ class TreeRL(SegmentEstimator):
     whiten: bool = False
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
-    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
-        values = valued.values
-        for i, parent in valued.parents.items():
-            gain = (values[i] - values[ROOT]) + (values[i] - values[parent])
-            advantages[i] = gain / np.sqrt(valued.num_leaves[i])
-        return advantages
+    def _advantage(self, valued: Valued, node: int, parent: int) -> float:
+        own, root, above = valued.values[[node, ROOT, parent]]
+        return ((own - root) + (own - above)) / np.sqrt(valued.num_leaves[node])
 
-    def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        valued, components = self.valued(tree, rewards), _no_components(tree)
-        for i, parent in valued.parents.items():
-            weight = 1 / float(np.sqrt(valued.num_leaves[i]))
-            # Of a child of the prompt both are the same.
-            components[i] = [valued.compared(i, above, n * weight) for above, n in Counter((ROOT, parent)).items()]
-        return components
+    def _components(self, valued: Valued, node: int, parent: int) -> list[Component]:
+        weight = 1 / float(np.sqrt(valued.num_leaves[node]))
+        # Of a child of the prompt both are the same.
+        return [valued.compared(node, above, n * weight) for above, n in Counter((ROOT, parent)).items()]
 
 
 @dataclass(frozen=True)
@@ -202,10 +200,7 @@ class FadingDifference:
             parent = tree.nodes[node].parent
             left = [len(paths[i]) - paths[i].index(node) for i in groups[node]]
             faded = float(np.mean([self.eta**k for k in left]))
-            for index, weight, about in (
-                (node, 1.0, "its own value"),
-                (parent, -faded, f"value of {node_name(parent)}"),
-            ):
+            for index, weight, about in (node, 1.0, "its own value"), (parent, -faded, f"value of {node_name(parent)}"):
                 mean, value = float(rewards[groups[index]].mean()), float(values[index])
                 components[node].append(Component(about, index, len(groups[index]), mean, value, weight))
         return components

@@ -1,5 +1,6 @@
 """Estimators that compare each leaf with the leaves under every ancestor it has."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -44,16 +45,38 @@ class TreePO(LeafEstimator):
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        counts = self.counts(tree)
-        groups = self._groups_of_leaves(tree, rewards, counts)
-        triples = zip(rewards, counts, groups, strict=True)
-        return np.array([count * self._advantage(reward, own) for reward, count, own in triples])
+        return np.array([count * self._advantage(reward, own) for reward, count, own in self._leaves(tree, rewards)])
 
     def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        return [self._components(reward, count, own) for reward, count, own in self._leaves(tree, rewards)]
+
+    def _leaves(self, tree: Tree, rewards: np.ndarray) -> "Iterator[tuple[float, float, list[_Group]]]":
+        """Of each leaf its reward, what it counts, and the groups it is compared with: none if it counts nothing."""
         counts = self.counts(tree)
-        groups = self._groups_of_leaves(tree, rewards, counts)
-        triples = zip(rewards.tolist(), counts.tolist(), groups, strict=True)
-        return [self._components(reward, count, own) for reward, count, own in triples]
+        groups = {
+            node: _Group(node, rewards, counts, [i for i in own if counts[i] > 0])
+            for node, own in tree.groups().items()
+        }
+        for leaf, reward, count in zip(tree.leaves(), rewards.tolist(), counts.tolist(), strict=True):
+            yield reward, count, self._counted([groups[node] for node in tree.path(leaf)[:-1]]) if count > 0 else []
+
+    def _counted(self, groups: "list[_Group]") -> "list[_Group]":
+        """The groups that count, of those of a leaf's ancestors from the root down."""
+        sizes = [len(group.rewards) for group in groups]
+        return [
+            group
+            for group, size, size_above in zip(groups, sizes, [0, *sizes], strict=False)
+            if (self.with_root or group.node != ROOT)
+            and size >= 2
+            and not (self.distinct and size == size_above)
+            and not (self.reject_agreeing and group.rewards.min() == group.rewards.max())
+        ]
+
+    def _advantage(self, reward: float, groups: "list[_Group]") -> float:
+        if not groups:
+            return 0.0
+        differences = [(reward - group.mean) / self._scale(group) for group in groups]
+        return float(np.average(differences, weights=self._weights(groups)))
 
     def _components(self, reward: float, count: float, groups: "list[_Group]") -> list[Component]:
         weights = self._weights(groups)
@@ -68,33 +91,6 @@ class TreePO(LeafEstimator):
             )
             for group, weight in zip(groups, weights, strict=True)
         ]
-
-    def _groups_of_leaves(self, tree: Tree, rewards: np.ndarray, counts: np.ndarray) -> "list[list[_Group]]":
-        """For each leaf the groups that it is compared with; none for one that counts nothing."""
-        groups = {
-            node: _Group(node, rewards, counts, [i for i in own if counts[i] > 0])
-            for node, own in tree.groups().items()
-        }
-        leaves = zip(tree.leaves(), counts, strict=True)
-        return [self._counted(groups, tree.path(leaf)[:-1]) if count > 0 else [] for leaf, count in leaves]
-
-    def _counted(self, groups: "dict[int, _Group]", ancestors: list[int]) -> "list[_Group]":
-        """Each group that counts, of those of a leaf's ancestors from the root down."""
-        sizes = [0, *(len(groups[node].rewards) for node in ancestors)]
-        counted = []
-        for above, node in zip(sizes, ancestors, strict=False):
-            group = groups[node].rewards
-            is_repeated = self.distinct and len(group) == above
-            is_rejected = self.reject_agreeing and group.min() == group.max()
-            if (self.with_root or node != ROOT) and len(group) >= 2 and not is_repeated and not is_rejected:
-                counted.append(groups[node])
-        return counted
-
-    def _advantage(self, reward: float, groups: "list[_Group]") -> float:
-        if not groups:
-            return 0.0
-        differences = [(reward - group.mean) / self._scale(group) for group in groups]
-        return float(np.average(differences, weights=self._weights(groups)))
 
     def _scale(self, group: "_Group") -> float:
         """What a difference from the mean of a group is divided by."""
