@@ -92,18 +92,13 @@ class Tree:
         node = self.nodes[index]
         assert index != ROOT and 0 < offset < len(node.token_ids), f"cannot split node {index} at {offset}"
         assert node.sampled_logprobs is not None
-        upper = replace(
-            node,
-            token_ids=node.token_ids[:offset],
-            sampled_logprobs=node.sampled_logprobs[:offset],
-            stop=None,
-        )
-        self.nodes.append(upper)
+        ids, logprobs = node.token_ids, node.sampled_logprobs
+        self.nodes.append(replace(node, token_ids=ids[:offset], sampled_logprobs=logprobs[:offset], stop=None))
         self.nodes[index] = replace(
             node,
             parent=len(self.nodes) - 1,
-            token_ids=node.token_ids[offset:],
-            sampled_logprobs=node.sampled_logprobs[offset:],
+            token_ids=ids[offset:],
+            sampled_logprobs=logprobs[offset:],
             from_fallback=False,
         )
         return len(self.nodes) - 1
@@ -156,12 +151,15 @@ class Tree:
         """Response tokens from below the prompt to the end of node `index`."""
         return sum(len(self.nodes[i].token_ids) for i in self.path(index)[1:])
 
+    def response_lens(self) -> np.ndarray:
+        """int64 [L]: response tokens per leaf, in the order of `leaves`."""
+        return np.array([self.response_len(leaf) for leaf in self.leaves()], np.int64)
+
     def children(self) -> list[list[int]]:
         """For each node, the indices of its children."""
         children: list[list[int]] = [[] for _ in self.nodes]
-        for i, node in enumerate(self.nodes):
-            if node.parent >= 0:
-                children[node.parent].append(i)
+        for i, node in enumerate(self.nodes[1:], start=1):
+            children[node.parent].append(i)
         return children
 
     def top_down(self) -> Iterator[int]:

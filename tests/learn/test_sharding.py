@@ -23,7 +23,7 @@ from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState, make_optimizer
-from treepo.learn.updater import FrozenCopy, Updater
+from treepo.learn.updater import Updater
 from treepo.model.attention import TreeAttention
 from treepo.model.fsdp import full_tensor, is_sharded, materialize, meta_copy, plain_weights, shard, unsharded
 
@@ -52,7 +52,7 @@ def updater_for(kind: str, case: str, processes: DistContext | None) -> Updater:
         shard(other, mesh, is_trained=False)
     updater = updater_of(model, scorer=scorer, **CASES[case])
     updater = replace(updater, processes=scorer.processes, recompute_old_logprobs=True)
-    return replace(updater, reference=FrozenCopy(other)) if updater.penalties.kl_coef else updater
+    return replace(updater, reference=other) if updater.penalties.kl_coef else updater
 
 
 def names(case: str) -> tuple[str, ...]:
@@ -74,9 +74,9 @@ def update_own(processes: DistContext, folder: Path) -> None:
             first = SHARES[case]
             own = slice(first) if processes.is_first else slice(first, None)
             prepared = updater.prepare(packed_parts(updater, own))
-            if isinstance(updater.reference, FrozenCopy):
+            if updater.reference is not None:
                 # What it gathered in its forward used to stay on every process.
-                assert all(isinstance(p, DTensor) for p in updater.reference.model.parameters())
+                assert all(isinstance(p, DTensor) for p in updater.reference.parameters())
             metrics = updater.update(prepared)
             found = {k: full_tensor(g).contiguous() for k, g in gradients(updater.scorer.model).items()}
             if processes.is_first:

@@ -47,7 +47,7 @@ from treepo.learn.packing import PackedTree, pack
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import make_optimizer
-from treepo.learn.updater import FrozenCopy, Updater
+from treepo.learn.updater import Updater
 from treepo.tree import Tree
 
 ALL_TOKENS = 10**6
@@ -272,7 +272,7 @@ def test_penalties_are_exact_under_packing(estimator: KLEstimator, packing: bool
     model = make_tiny_model(dtype=torch.float64)
     penalties = Penalties(kl_coef=0.3, kl_estimator=estimator, entropy_coef=0.2)
     updater = updater_of(model, 25, loss=REINFORCE(), aggregation=TrajectoryMean(), penalties=penalties)
-    reference = FrozenCopy(make_tiny_model(dtype=torch.float64, seed=1))
+    reference = make_tiny_model(dtype=torch.float64, seed=1)
     updater = replace(updater, packing=packing, reference=reference)
     parts = [p for tree, own in zip(trees, advantages, strict=True) for p in updater.pack(tree, own)]
     metrics = updater.update(updater.prepare(parts))

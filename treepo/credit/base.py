@@ -55,7 +55,7 @@ class Advantages:
         root has none.
         """
         if not self.per_node:
-            return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
+            return tree.response_lens()
         lengths = np.array([len(n.token_ids) * (i != ROOT) for i, n in enumerate(tree.nodes)])
         counts = np.zeros((len(tree.nodes), len(tree.leaves())), np.int64)
         for i, leaves in tree.groups().items():

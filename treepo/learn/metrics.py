@@ -3,8 +3,9 @@
 import resource
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from treepo.credit.base import Advantages
 from treepo.credit.leaf_weights import weighted_mean
 from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
-from treepo.engine.base import Engine, EngineCounters
+from treepo.engine.base import EngineCounters
 from treepo.grow.shape import TreeShape
 from treepo.learn.packing import num_distinct
 from treepo.model.fsdp import to_local
@@ -25,13 +26,8 @@ from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metri
 
 def depths(tree: Tree, shape: TreeShape) -> np.ndarray:
     """int64 [N]: segments from the prompt to the end of each node. shape: that of the rules, not yet aligned."""
-    children = tree.children()
-    own = shape.for_prompt(len(tree.prompt_ids), len(children[ROOT]))
-    lengths = np.zeros(len(tree.nodes), np.int64)
-    for node in tree.top_down():
-        for child in children[node]:
-            lengths[child] = lengths[node] + len(tree.nodes[child].token_ids)
-    return np.array([own.num_segments(length) for length in lengths.tolist()])
+    own = shape.for_prompt(len(tree.prompt_ids), len(tree.children()[ROOT]))
+    return np.array([own.num_segments(tree.response_len(node)) for node in range(len(tree.nodes))])
 
 
 def group_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray], shape: TreeShape) -> dict[str, float]:
@@ -72,40 +68,36 @@ def advantage_metrics(
         if own is None:
             continue
         depth = depths(tree, shape)
-        for node, fork, advantage in _node_places(tree, own) if own.per_node else _leaf_places(tree, own):
+        for node, fork, advantage in _places(tree, own):
             by_depth[int(depth[node])].append(advantage)
             by_fork[i, fork].append(advantage)
     metrics = {f"advantages/depth_{k}/std": float(np.std(values)) for k, values in sorted(by_depth.items())}
     if by_fork:
-        total = _squares([value for values in by_fork.values() for value in values])
-        within = sum(_squares(values) for values in by_fork.values())
+        total = _squares(list(chain.from_iterable(by_fork.values())))
+        within = sum(map(_squares, by_fork.values()))
         metrics["advantages/within"] = min(within / total, 1.0) if total > 0 else 0.0
     return metrics
 
 
-def _leaf_places(tree: Tree, advantages: Advantages) -> Iterable[tuple[int, int, float]]:
-    """(last fork, last fork, advantage) of each leaf that has one."""
+def _places(tree: Tree, advantages: Advantages) -> Iterator[tuple[int, int, float]]:
+    """Per advantage (the node whose depth it counts for, the node it is compared below, its value).
+
+    Of a leaf both are its last fork. Of a node below the root that leads to a leaf: itself, its parent, its mean.
+    """
     groups = tree.groups()
+    if advantages.per_node:
+        values = advantages.node_means(tree)
+        yield from ((node, tree.nodes[node].parent, float(values[node])) for node in groups if node != ROOT)
+        return
     for leaf, advantage in zip(tree.leaves(), advantages.values.tolist(), strict=True):
         forks = [node for node in tree.path(leaf) if len(groups[node]) > 1]
         if forks:
             yield forks[-1], forks[-1], advantage
 
 
-def _node_places(tree: Tree, advantages: Advantages) -> Iterable[tuple[int, int, float]]:
-    """(node, its parent, mean advantage) of each node below the root that leads to a leaf."""
-    values = advantages.node_means(tree)
-    return [(node, tree.nodes[node].parent, float(values[node])) for node in tree.groups() if node != ROOT]
-
-
 def _squares(values: Sequence[float]) -> float:
     """The sum of squares around the mean; exactly 0 where all are equal."""
     return float(np.var(values) * len(values)) if min(values) < max(values) else 0.0
-
-
-def response_lengths(tree: Tree) -> np.ndarray:
-    """int64, response tokens per leaf."""
-    return np.array([tree.response_len(leaf) for leaf in tree.leaves()])
 
 
 def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
@@ -117,7 +109,7 @@ def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
     -log p(token) over what was decoded, an unbiased estimate of the entropy per token of the distribution sampled from.
     completions/clipped_ratio: leaves that ended at a limit, stop/length + stop/depth.
     """
-    lengths = np.concatenate([response_lengths(tree) for tree in trees])
+    lengths = np.concatenate([tree.response_lens() for tree in trees])
     logprobs = np.concatenate([tree.logprobs(i) for tree in trees for i in range(1, len(tree.nodes))])
     stops = Counter(tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves())
     num_distinct_tokens = sum(num_distinct(tree) for tree in trees)
@@ -182,7 +174,7 @@ def packing_metrics(trees: Sequence[Tree], num_forwarded: Sequence[int]) -> dict
     trained = [tree for tree, num in zip(trees, num_forwarded, strict=True) if num]
     return {
         "tokens/forwarded": sum(num_forwarded),
-        "tokens/unpacked": sum(int(response_lengths(t).sum()) + len(t.leaves()) * len(t.prompt_ids) for t in trained),
+        "tokens/unpacked": sum(int(t.response_lens().sum()) + len(t.leaves()) * len(t.prompt_ids) for t in trained),
     }
 
 
@@ -237,8 +229,8 @@ def mismatch_metrics(gaps: np.ndarray, processes: DistContext = SINGLE_PROCESS) 
     with np.errstate(over="ignore"):
         kl = float((np.expm1(wide) - wide).sum())
     count, total, kl = processes.all_reduce(np.array([len(wide), np.abs(wide).sum(), kl])).tolist()
-    largest = max(processes.all_gather(float(np.abs(wide).max(initial=0.0))))
-    return {"mismatch/mean": total / count, "mismatch/max": largest, "mismatch/kl": kl / count}
+    largest = max_metrics({"mismatch/max": float(np.abs(wide).max(initial=0.0))}, processes)
+    return {"mismatch/mean": total / count, **largest, "mismatch/kl": kl / count}
 
 
 def mean_update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -275,23 +267,12 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def memory_metrics(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, float]:
-    """memory/*, in bytes: the peak, and what weights, gradients and the optimizer's state take."""
+def memory_metrics(model: PreTrainedModel, optimizer: Optimizer, engine_cache: int | None = None) -> dict[str, float]:
+    """memory/*, in bytes on this process: the peak, what weights, gradients and the optimizer's state take, and
+    engine_cache, the engine's keys and values, if it is known."""
     weights = list(model.parameters())
     state = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
-    return {
-        "memory/peak_bytes": peak_bytes(model.device),
-        "memory/weights": num_bytes(weights),
-        "memory/gradients": num_bytes([p.grad for p in weights if p.grad is not None]),
-        "memory/optimizer": num_bytes(state),
-    }
-
-
-def cache_metrics(engine: Engine) -> dict[str, float]:
-    """Return memory/engine_cache, the bytes of the engine's keys and values, if it knows."""
-    return {} if engine.cache_bytes is None else {"memory/engine_cache": engine.cache_bytes}
-
-
-def num_bytes(tensors: Sequence[Tensor]) -> int:
-    """The bytes of all their elements that lie on this process."""
-    return sum(to_local(tensor).nbytes for tensor in tensors)
+    tensors = {"weights": weights, "gradients": [p.grad for p in weights if p.grad is not None], "optimizer": state}
+    sizes = {f"memory/{name}": sum(to_local(tensor).nbytes for tensor in own) for name, own in tensors.items()}
+    cache = {} if engine_cache is None else {"memory/engine_cache": engine_cache}
+    return {"memory/peak_bytes": peak_bytes(model.device), **sizes, **cache}

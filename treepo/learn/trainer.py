@@ -14,12 +14,10 @@ from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal
 from treepo.learn.metrics import (
     StepShard,
-    cache_metrics,
     max_metrics,
     mean_update_metrics,
     memory_metrics,
     reset_peak,
-    response_lengths,
     sum_counters,
 )
 from treepo.learn.settings import DynamicSampling
@@ -75,7 +73,7 @@ class StepClock:
     def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
         """Seconds by name, and trajectories and their tokens per second of the unsharded step."""
         seconds = self.last - self.start
-        lengths = np.concatenate([response_lengths(tree) for tree in trees])
+        lengths = np.concatenate([tree.response_lens() for tree in trees])
         rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}
         return self.laps | {"time/step_s": seconds} | {f"time/{name}_per_s": rate for name, rate in rates.items()}
 
@@ -116,7 +114,7 @@ class Trainer:
         counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
         with unsharded(self.policy.model):
             rollout = self.rollout(step, guard, clock)
-            cache = cache_metrics(self.engine)
+            cache_bytes = self.engine.cache_bytes
             self.engine.sleep()
         trained = [i for i, carries_signal in enumerate(rollout.has_signal) if carries_signal][: self.prompts_per_step]
         # Where the trees of this process stand among those that are trained on.
@@ -142,7 +140,8 @@ class Trainer:
         if updates:
             metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
             metrics["update/num_oom"] = self.updater.memory_limit.num_oom - num_oom
-        metrics |= max_metrics(memory_metrics(self.policy.model, self.updater.optimizer) | cache, self.processes)
+        memory = memory_metrics(self.policy.model, self.updater.optimizer, cache_bytes)
+        metrics |= max_metrics(memory, self.processes)
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
         shard = StepShard(rollout.trees, rollout.scored, advantages.by_tree, num_forwarded, entropies)
         if shards := self.processes.gather(shard):

@@ -89,33 +89,19 @@ class PrefixTrie:
         starts = np.empty(len(order), np.int64)
         starts[order] = np.cumsum(lengths) - lengths
         token_ids = np.concatenate([self.nodes[index].token_ids for index in order]).astype(np.int64)
-        positions, parents = self._positions(order, starts)
-        return TrieLayout(token_ids, positions, self._subtree_ends(order, starts), parents, starts)
-
-    def _positions(self, order: list[int], starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Depths of the tokens, and the token above each."""
         positions, parents = np.empty(self.num_tokens, np.int64), np.arange(-1, self.num_tokens - 1)
+        subtree_ends, path, path_len = np.full_like(positions, self.num_tokens), np.empty_like(positions), 0
         for index in order:
-            node, first = self.nodes[index], starts[index]
-            above = -1 if node.parent is None else starts[node.parent.node] + node.parent.offset - 1
-            depth = 0 if node.parent is None else positions[above] + 1
-            positions[first : first + len(node.token_ids)] = np.arange(depth, depth + len(node.token_ids))
-            parents[first] = above
-        return positions, parents
-
-    def _subtree_ends(self, order: list[int], starts: np.ndarray) -> np.ndarray:
-        """One past the last token at or below each token."""
-        ends, past = np.empty(self.num_tokens, np.int64), [0] * len(order)
-        for index in reversed(order):
-            first, last = int(starts[index]), int(starts[index]) + len(self.nodes[index].token_ids)
-            end = last
-            # The subtrees of a node's tokens end where the last node ends that hangs at or below them.
-            for offset, child in sorted(self.nodes[index].children, reverse=True):
-                ends[first + offset : last] = end
-                end, last = max(end, past[child]), first + offset
-            ends[first:last] = end
-            past[index] = end
-        return ends
+            node, first = self.nodes[index], int(starts[index])
+            if node.parent is not None:
+                parents[first] = starts[node.parent.node] + node.parent.offset - 1
+            depth = 0 if node.parent is None else int(positions[parents[first]]) + 1
+            # What the path before had from here on down ends where this node begins.
+            subtree_ends[path[depth:path_len]] = first
+            path_len = depth + len(node.token_ids)
+            path[depth:path_len] = np.arange(first, first + len(node.token_ids))
+            positions[path[depth:path_len]] = np.arange(depth, path_len)
+        return TrieLayout(token_ids, positions, subtree_ends, parents, starts)
 
 
 @dataclass(frozen=True, eq=False)

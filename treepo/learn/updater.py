@@ -1,11 +1,10 @@
 """One optimizer step from packed trees, within memory, on one process or several."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
 T = TypeVar("T")
-
 
 REMEDIES = (
     "shorten responses (tree.depth, tree.segment_len) or prompts (data.max_prompt_len), or set "
@@ -57,43 +55,14 @@ class MemoryLimit:
         self.max_tokens = max(tried // 2, longest)
 
 
-class Reference(Protocol):
-    """Lends the frozen policy that training is held near to while a with-block lasts."""
-
-    def __call__(self) -> AbstractContextManager[PreTrainedModel]: ...
-
-
-@dataclass(frozen=True)
-class FrozenCopy:
-    """A second model, kept beside the policy."""
-
-    model: PreTrainedModel
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "FrozenCopy":
-        """A copy of the model as it is now."""
-        copy = deepcopy(model)
-        copy.requires_grad_(False)
-        return cls(copy)
-
-    @contextmanager
-    def __call__(self) -> Iterator[PreTrainedModel]:
-        yield self.model
-
-
-@dataclass(frozen=True)
-class AdapterOff:
-    """The policy itself without its adapter: nothing is kept twice."""
-
-    model: PreTrainedModel
-
-    @contextmanager
-    def __call__(self) -> Iterator[PreTrainedModel]:
-        self.model.disable_adapters()
-        try:
-            yield self.model
-        finally:
-            self.model.enable_adapters()
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """Turn the model's adapter off while this lasts."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +72,9 @@ class Updater:
     max_tokens_per_micro_batch: most packed tokens of one forward. packing: whether what trajectories share is computed
     once. recompute_old_logprobs: whether ratios refer to the trainer's own log-probabilities from before the first
     update of a step, not to the engine's. importance_cap: with recompute_old_logprobs, the bound of the weights that
-    correct for tokens that the engine drew from another distribution; None for no weights. reference: needed where a
-    penalty refers to it. memory_limit: where memory runs out, work begins again with half as many tokens per forward,
+    correct for tokens that the engine drew from another distribution; None for no weights. reference: the frozen policy
+    that training is held near to, needed where a penalty refers to it; the scorer's own model stands for that model
+    without its adapter. memory_limit: where memory runs out, work begins again with half as many tokens per forward,
     which it remembers; not where the model is sharded, since the other processes wait in the middle of theirs.
     processes: those that share the trees of an update, each of which may have none; all take part in all calls but
     `pack`.
@@ -121,7 +91,7 @@ class Updater:
     packing: bool = True
     recompute_old_logprobs: bool = False
     importance_cap: float | None = None
-    reference: Reference | None = None
+    reference: PreTrainedModel | None = None
     memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
     processes: DistContext = SINGLE_PROCESS
 
@@ -144,8 +114,8 @@ class Updater:
         if self.recompute_old_logprobs:
             parts, scored = self._within_memory(parts, self.scorer.logprobs)
             parts = [replace(part, recomputed_logprobs=own) for part, own in zip(parts, scored, strict=True)]
-        if self.reference is not None:
-            with self.reference() as model:
+        if (model := self.reference) is not None:
+            with without_adapter(model) if model is self.scorer.model else nullcontext():
                 parts, scored = self._within_memory(parts, replace(self.scorer, model=model).logprobs)
             parts = [replace(part, ref_logprobs=own) for part, own in zip(parts, scored, strict=True)]
         return parts

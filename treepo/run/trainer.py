@@ -1,6 +1,9 @@
 """From settings to what learns: the scorer, the reference of a KL penalty, the updater and the trainer."""
 
+from copy import deepcopy
+
 from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel
 
 from treepo.config.schema import Config
 from treepo.data.problem import Task
@@ -9,7 +12,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.learn.scoring import Scorer
 from treepo.learn.train_state import make_optimizer
 from treepo.learn.trainer import Trainer
-from treepo.learn.updater import AdapterOff, FrozenCopy, Reference, Updater
+from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head
 from treepo.model.fsdp import shard
 from treepo.model.lora import has_adapter
@@ -29,19 +32,19 @@ def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE
     )
 
 
-def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = None) -> Reference | None:
-    """The reference of a KL penalty, if there is one, made before the policy is sharded over the mesh."""
+def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = None) -> PreTrainedModel | None:
+    """The reference of a KL penalty (see `Updater`), if there is one, made before the policy is sharded."""
     if not config.penalties.kl_coef:
         return None
     if has_adapter(policy.model):
-        return AdapterOff(policy.model)
-    reference = FrozenCopy.of(policy.model)
+        return policy.model
+    reference = deepcopy(policy.model).requires_grad_(False)
     if mesh is not None:
-        shard(reference.model, mesh, is_trained=False)
+        shard(reference, mesh, is_trained=False)
     return reference
 
 
-def build_updater(config: Config, scorer: Scorer, reference: Reference | None) -> Updater:
+def build_updater(config: Config, scorer: Scorer, reference: PreTrainedModel | None) -> Updater:
     """The updater of the model that is scored, with its optimizer."""
     settings = config.train
     optimizer, schedule = make_optimizer(scorer.model, config.optim)
