@@ -18,6 +18,17 @@ from treepo.utils.foreign_errors import is_lost_process
 T = TypeVar("T")
 
 
+@contextmanager
+def lost_as_error() -> Iterator[None]:
+    """Raise LostError for a collective that fails because another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        raise LostError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class DistContext:
     """This process's rank among those that train together, from 0 on; a single process by default.
@@ -43,40 +54,40 @@ class DistContext:
         """The shards of all processes, in the order in which `shard` dealt them out."""
         return merge_shards(self.all_gather(list(own)))
 
+    @lost_as_error()
     def all_gather(self, item: T) -> list[T]:
         """The item of each process, by rank."""
         if self.world_size == 1:
             return [item]
         found: list[Any] = [None] * self.world_size
-        with lost_as_error():
-            dist.all_gather_object(found, item, group=self.group)
+        dist.all_gather_object(found, item, group=self.group)
         return found
 
+    @lost_as_error()
     def gather(self, item: T) -> list[T]:
         """The item of each process, by rank, for the first; empty for the others."""
         if self.world_size == 1:
             return [item]
         found: list[Any] | None = [None] * self.world_size if self.is_first else None
-        with lost_as_error():
-            dist.gather_object(item, found, group=self.group, group_dst=0)
+        dist.gather_object(item, found, group=self.group, group_dst=0)
         return found or []
 
+    @lost_as_error()
     def broadcast(self, item: T) -> T:
         """The item of the first process."""
         if self.world_size == 1:
             return item
         found: list[Any] = [item]
-        with lost_as_error():
-            dist.broadcast_object_list(found, group=self.group, group_src=0)
+        dist.broadcast_object_list(found, group=self.group, group_src=0)
         return found[0]
 
+    @lost_as_error()
     def all_reduce(self, values: np.ndarray) -> np.ndarray:
         """float64 [n] of each process -> [n], added up over all."""
         if self.world_size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        with lost_as_error():
-            dist.all_reduce(tensor, group=self.group)
+        dist.all_reduce(tensor, group=self.group)
         return tensor.numpy()
 
     @contextmanager
@@ -106,17 +117,6 @@ class DistContext:
             raise error
         if outcome is not None:
             raise PeerError(rank, *outcome) from error
-
-
-@contextmanager
-def lost_as_error() -> Iterator[None]:
-    """Raise LostError for a collective that fails because another process is gone."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_lost_process(error):
-            raise
-        raise LostError(str(error)) from error
 
 
 SINGLE_PROCESS = DistContext()
@@ -191,8 +191,3 @@ def _new_context(rank: int, count: int, timeout: timedelta) -> DistContext:
     group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(group, dist.ProcessGroup), "this process is one of them"
     return DistContext(rank, count, group)
-
-
-def rank_of_environment() -> int:
-    """This process's rank in its job, before it has joined the others."""
-    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0

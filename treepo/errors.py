@@ -3,15 +3,8 @@
 import signal
 from typing import Any
 
-
-class _NotGiven:
-    """The value of a SettingError that has none."""
-
-    def __repr__(self) -> str:
-        return "NOT_GIVEN"
-
-
-NOT_GIVEN = _NotGiven()
+NOT_GIVEN = ...
+"""The value of a SettingError that has none; a pickled Ellipsis stays the same object."""
 
 
 class SettingError(ValueError):
@@ -28,7 +21,7 @@ class SettingError(ValueError):
         self.value = value
 
     def __str__(self) -> str:
-        got = "" if isinstance(self.value, _NotGiven) else f", got {self.value!r:.200}"
+        got = "" if self.value is NOT_GIVEN else f", got {self.value!r:.200}"
         # One line, also where the text of a library or a value spans several.
         return " ".join(f"{self.path}: {self.message}{got}".splitlines())
 
@@ -81,14 +74,7 @@ class TrackerError(Exception):
     """A tracker cannot be started; the message says in one line which one and why."""
 
 
-USER_ERRORS = (
-    SettingError,
-    StrategyError,
-    EngineError,
-    TrackerError,
-    VerifierError,
-    VerifierStartError,
-)
+USER_ERRORS = (SettingError, StrategyError, EngineError, TrackerError, VerifierError)
 """What the command line shows as one line, with exit code 2. Every other error keeps its traceback."""
 
 

@@ -33,9 +33,9 @@ def test_while_weights_change_a_signal_waits():
     with StepGuard() as guard:
         with guard.growing():
             pass
-        guard.begin_updates()
+        guard.state = StepState.UPDATING
         send(signal.SIGTERM)
-        guard.complete_step()
+        guard.state = StepState.COMPLETE
         with pytest.raises(Interrupted), guard.growing():
             pass
 
@@ -47,11 +47,11 @@ def test_states_of_a_step():
     with guard.growing():
         assert guard.state is StepState.GROWING
     assert guard.state is StepState.COMPLETE
-    guard.begin_updates()
+    guard.state = StepState.UPDATING
     assert guard.state is StepState.UPDATING
     with pytest.raises(AssertionError, match="UPDATING"), guard.growing():
         pass
-    guard.complete_step()
+    guard.state = StepState.COMPLETE
     assert guard.state is StepState.COMPLETE
 
 

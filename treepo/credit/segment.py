@@ -48,13 +48,13 @@ class SegmentEstimator:
     same value."""
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
-        valued, advantages = self._valued(tree, rewards), np.zeros(len(tree.nodes))
+        valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
         for node, parent in valued.parents.items():
             advantages[node] = self._advantage(valued, node, parent)
         return advantages
 
     def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
-        valued, components = self._valued(tree, rewards), _no_components(tree)
+        valued, components = self.valued(tree, rewards), _no_components(tree)
         for node, parent in valued.parents.items():
             components[node] = self._components(valued, node, parent)
         return components
@@ -65,7 +65,7 @@ class SegmentEstimator:
     def _components(self, valued: Valued, node: int, parent: int) -> list[Component]:
         raise NotImplementedError
 
-    def _valued(self, tree: Tree, rewards: np.ndarray) -> Valued:
+    def valued(self, tree: Tree, rewards: np.ndarray) -> Valued:
         groups = tree.groups()
         nodes = [i for i in tree.top_down() if i in groups]
         children = {i: [child for child in own if child in groups] for i, own in enumerate(tree.children())}

@@ -68,7 +68,7 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A copy of the state after a step; scalars: see TrainState."""
+    """A copy of the state after a step (see TrainState)."""
 
     progress: Progress
     tensors: dict[str, Tensor]
@@ -108,7 +108,9 @@ class CheckpointStore:
         try:
             with self.processes.synced_errors():
                 if self.processes.is_first:
-                    self._drop_partial()
+                    # What a process left that was ended while it wrote.
+                    for path in self.folder.glob(f"step-*{PARTIAL}"):
+                        shutil.rmtree(path)
                     partial.mkdir(parents=True)
             save_tensors(partial, snapshot.tensors, self.processes.group)
             with self.processes.synced_errors():
@@ -153,11 +155,6 @@ class CheckpointStore:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"
-
-    def _drop_partial(self) -> None:
-        """Remove what a process left that was ended while it wrote."""
-        for path in self.folder.glob(f"step-*{PARTIAL}"):
-            shutil.rmtree(path)
 
     def _prune(self, progress: Progress) -> None:
         """Drop all but the last few and the best. Later ones than the one just written were passed over as damaged."""

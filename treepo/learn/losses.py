@@ -72,6 +72,13 @@ class Loss(Protocol):
         ...
 
 
+def _check_clip(clip_low: float, clip_high: float) -> None:
+    if not 0 < clip_low < 1:
+        raise SettingError("clip_low", "must lie between 0 and 1", clip_low)
+    if not clip_high > 0:
+        raise SettingError("clip_high", "must be positive", clip_high)
+
+
 @dataclass(frozen=True)
 class PPO:
     """Sum of -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = exp(policy - old logprob).
@@ -93,10 +100,7 @@ class PPO:
     """The ratio of tokens with negative advantage is held below this too, if given (Ye et al. use 3)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low < 1:
-            raise SettingError("clip_low", "must lie between 0 and 1", self.clip_low)
-        if not self.clip_high > 0:
-            raise SettingError("clip_high", "must be positive", self.clip_high)
+        _check_clip(self.clip_low, self.clip_high)
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise SettingError("dual_clip", "must be above 1", self.dual_clip)
 
@@ -181,10 +185,7 @@ class GSPO:
     """The ratio of trajectories with positive advantage is held below 1 + clip_high."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low < 1:
-            raise SettingError("clip_low", "must lie between 0 and 1", self.clip_low)
-        if not self.clip_high > 0:
-            raise SettingError("clip_high", "must be positive", self.clip_high)
+        _check_clip(self.clip_low, self.clip_high)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         ratio, advantages = self._ratio(inputs).detach(), inputs.advantages

@@ -155,30 +155,23 @@ def num_distinct(tree: Tree) -> int:
 @dataclass(frozen=True)
 class _Selection:
     """Some leaves and the nodes above them, depth first: positions of the leaves in `Tree.leaves`, nodes without the
-    root, and per node its first leaf in that order and the one past its last."""
+    root, and per node its leaves, as a range of that order."""
 
     order: list[int]
     nodes: list[int]
-    first: dict[int, int]
-    past: dict[int, int]
+    ranges: dict[int, range]
 
 
 def _select(tree: Tree, leaves: Iterable[int]) -> _Selection:
-    every, wanted = tree.leaves(), set(leaves)
-    position = {leaf: i for i, leaf in enumerate(every) if i in wanted}
-    order: list[int] = []
-    first: dict[int, int] = {}
-    for i in tree.top_down():
-        first[i] = len(order)
-        if i in position:
-            order.append(position[i])
-    past: dict[int, int] = {}
-    for i in reversed(first):
-        past[i] = max(past.get(i, 0), first[i] + (i in position))
-        parent = tree.nodes[i].parent
-        past[parent] = max(past.get(parent, 0), past[i])
-    nodes = [i for i in first if i != ROOT and past[i] > first[i]]
-    return _Selection(order, nodes, first, past)
+    wanted, top_down = set(leaves), list(tree.top_down())
+    position = {leaf: i for i, leaf in enumerate(tree.leaves()) if i in wanted}
+    order = [position[i] for i in top_down if i in position]
+    rank = {i: place for place, i in enumerate(order)}
+    ranges: dict[int, range] = {}
+    for node, below in tree.groups().items():
+        if ranks := [rank[i] for i in below if i in rank]:
+            ranges[node] = range(min(ranks), max(ranks) + 1)
+    return _Selection(order, [i for i in top_down if i != ROOT and i in ranges], ranges)
 
 
 def _merge_prefixes(tree: Tree, nodes: Sequence[int]) -> tuple[PrefixTrie, dict[int, list[Span]]]:
@@ -195,19 +188,19 @@ def _packed(
     tree: Tree, advantages: Advantages, selection: _Selection, trie: PrefixTrie, spans: dict[int, list[Span]]
 ) -> PackedTree:
     advantages.check_shape(tree)
-    nodes, order, leaves, layout = selection.nodes, selection.order, tree.leaves(), trie.layout()
+    nodes, order, layout = selection.nodes, selection.order, trie.layout()
     targets = layout.indices([span for i in nodes for span in spans[i]])
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
     predecessors = layout.parents[targets]
     rising = np.argsort(predecessors, kind="stable")
-    starts, ends = (np.repeat([at[i] for i in nodes], lengths)[rising] for at in (selection.first, selection.past))
+    ranges = np.array([(selection.ranges[i].start, selection.ranges[i].stop) for i in nodes])
+    starts, ends = np.repeat(ranges, lengths, axis=0)[rising].T.copy()
     target_nodes = np.repeat(nodes, lengths)[rising]
     values, leaf_advantages, target_advantages = advantages.values, np.full(len(order), np.nan), np.zeros(0)
     if advantages.per_node:
-        by_leaf = values if values.ndim == 2 else np.broadcast_to(values[:, None], (len(values), len(leaves)))
-        target_advantages = by_leaf[
-            np.repeat(target_nodes, ends - starts), np.array(order)[concat_ranges(starts, ends)]
-        ]
+        shared = np.repeat(target_nodes, ends - starts)
+        sharing = np.array(order)[concat_ranges(starts, ends)]
+        target_advantages = values[shared] if values.ndim == 1 else values[shared, sharing]
     else:
         leaf_advantages = values[order]
     return PackedTree(
@@ -221,7 +214,7 @@ def _packed(
         sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
         leaf_starts=starts,
         leaf_ends=ends,
-        lens=np.array([tree.response_len(leaves[i]) for i in order], np.float64),
+        lens=tree.response_lens()[order].astype(np.float64),
         leaf_weights=np.ones(len(order)),
         leaf_advantages=leaf_advantages,
         target_advantages=target_advantages,
@@ -258,6 +251,13 @@ def split_points(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[i
     return bounds
 
 
+OF_TOKENS = ("token_ids", "positions")
+OF_TARGETS = ("target_nodes", "target_offsets", "sampled_logprobs")
+OF_LEAVES = ("lens", "leaf_weights", "leaf_advantages")
+OPTIONAL = ("recomputed_logprobs", "ref_logprobs")
+"""Arrays of a PackedTree by what they have an entry for; the optional ones for each target, if any."""
+
+
 def _part(packed: PackedTree, last: np.ndarray, leaves: np.ndarray) -> PackedTree:
     """The trajectories of some leaves, given in rising order. last: see `PackedTree.last_tokens`."""
     ends = np.sort(last[leaves])
@@ -272,25 +272,16 @@ def _part(packed: PackedTree, last: np.ndarray, leaves: np.ndarray) -> PackedTre
     if len(kept_advantages):
         kept_advantages = kept_advantages[is_chosen[concat_ranges(packed.leaf_starts, packed.leaf_ends)]]
 
-    def of_targets(values: np.ndarray) -> np.ndarray:
-        return values[has_target] if len(values) else values
-
+    kept_places = ((OF_TOKENS, has_token), (OF_TARGETS, has_target), (OF_LEAVES, leaves))
+    arrays = {name: getattr(packed, name)[places] for names, places in kept_places for name in names}
+    optional = {name: values[has_target] for name in OPTIONAL if len(values := getattr(packed, name))}
     return replace(
         packed,
-        token_ids=packed.token_ids[has_token],
-        positions=packed.positions[has_token],
+        **arrays | optional,
         subtree_ends=new_token[packed.subtree_ends[has_token]],
         targets=new_token[packed.targets[has_target]],
         predecessors=new_token[packed.predecessors[has_target]],
-        target_nodes=packed.target_nodes[has_target],
-        target_offsets=packed.target_offsets[has_target],
-        sampled_logprobs=packed.sampled_logprobs[has_target],
         leaf_starts=starts[has_target],
         leaf_ends=past[has_target],
-        lens=packed.lens[leaves],
-        leaf_weights=packed.leaf_weights[leaves],
-        leaf_advantages=packed.leaf_advantages[leaves],
         target_advantages=kept_advantages,
-        recomputed_logprobs=of_targets(packed.recomputed_logprobs),
-        ref_logprobs=of_targets(packed.ref_logprobs),
     )

@@ -41,13 +41,12 @@ def collate(trees: Sequence[PackedTree]) -> TreeBatch:
     """Lay packed trees side by side."""
     token_offsets = np.cumsum([0, *(tree.num_tokens for tree in trees)])
     leaf_offsets = np.cumsum([0, *(len(tree.lens) for tree in trees)])
+    offsets = dict.fromkeys(TOKEN_INDICES, token_offsets) | dict.fromkeys(LEAF_INDICES, leaf_offsets)
 
     def concatenated(name: str) -> np.ndarray:
         arrays = [getattr(tree, name) for tree in trees]
-        if name in TOKEN_INDICES:
-            arrays = [array + offset for array, offset in zip(arrays, token_offsets, strict=False)]
-        if name in LEAF_INDICES:
-            arrays = [array + offset for array, offset in zip(arrays, leaf_offsets, strict=False)]
+        if name in offsets:
+            arrays = [array + offset for array, offset in zip(arrays, offsets[name], strict=False)]
         return np.concatenate(arrays)
 
     return TreeBatch(token_offsets.tolist(), PackedTree(**{f.name: concatenated(f.name) for f in fields(PackedTree)}))

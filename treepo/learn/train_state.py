@@ -153,7 +153,8 @@ class TrainState:
         saved = saved_shapes(folder)
         self.optimizer.load_state_dict(self._empty_state(saved))
         tensors = self._tensors()
-        if unlike := sorted(name for name in saved.keys() | tensors.keys() if not _fits(saved, tensors, name)):
+        wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        if unlike := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
             raise SettingError(
                 "resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}"
             )
@@ -195,8 +196,3 @@ class TrainState:
                 room = torch.zeros_like(parameter, dtype=dtype) if is_alike else torch.zeros(size, dtype=dtype)
                 state.setdefault(places[parameter], {})[key[len(prefix) :]] = room
         return {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-
-
-def _fits(saved: dict[str, tuple[torch.Size, torch.dtype]], tensors: dict[str, Tensor], name: str) -> bool:
-    tensor = tensors.get(name)
-    return tensor is not None and saved.get(name) == (tensor.shape, tensor.dtype)

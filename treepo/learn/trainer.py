@@ -26,7 +26,7 @@ from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
-from treepo.utils.signals import StepGuard
+from treepo.utils.signals import StepGuard, StepState
 from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
 
 
@@ -128,7 +128,7 @@ class Trainer:
         if with_entropies:
             entropies = self.updater.tree_entropies(rollout.trees)
             clock.lap("entropies")
-        guard.begin_updates()
+        guard.state = StepState.UPDATING
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
         prepared = [self.updater.prepare(batch) for batch in batches]

@@ -90,7 +90,7 @@ class RunCheckpoints:
         score, last = metrics.get("eval/avg", WORST), self.progress or Progress(0, WORST, NONE)
         is_best = score > last.best
         self.progress = Progress(step, *((score, step) if is_best else (last.best, last.best_step)))
-        self.guard.complete_step()
+        self.guard.state = StepState.COMPLETE
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
             return is_best, {}

@@ -20,7 +20,7 @@ class StepState(Enum):
     """What a step is doing, as far as weights and signals are concerned."""
 
     COMPLETE = auto()
-    """The weights are those of the last complete step; signals wait."""
+    """The weights, the schedule and the metrics are those of the last complete step; signals wait."""
 
     GROWING = auto()
     """The same, while trees are grown or answers sampled: signals come through at once."""
@@ -64,14 +64,6 @@ class StepGuard:
             yield
         finally:
             self.state = StepState.COMPLETE
-
-    def begin_updates(self) -> None:
-        """UPDATING from here on."""
-        self.state = StepState.UPDATING
-
-    def complete_step(self) -> None:
-        """COMPLETE from here on: the weights, the schedule and the metrics are those of one step."""
-        self.state = StepState.COMPLETE
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         is_urgent = self._signum is not None
