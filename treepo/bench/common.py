@@ -65,7 +65,7 @@ def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> lis
     """Prompts of random tokens and lengths."""
     rng = np.random.default_rng(derive_seed(seed, "prompts"))
     lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
-    prompts = [tuple(random_ids(rng, vocab_size, n).tolist()) for n in lengths]
+    prompts = [tuple(random_ids(rng, vocab_size, length).tolist()) for length in lengths]
     return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]
 
 

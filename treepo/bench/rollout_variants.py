@@ -5,7 +5,6 @@ token only. Letters: B rows · P tokens of the longest prompt · N new tokens ·
 """
 
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,12 +184,7 @@ class PlainVariant(RolloutVariant):
 
 def stars(problems: Sequence[Problem], responses: Sequence[np.ndarray]) -> list[Tree]:
     """Independent responses as trees, one per problem."""
-    trees: dict[str, Tree] = {}
-    below: dict[str, list[np.ndarray]] = defaultdict(list)
-    for problem, response in zip(problems, responses, strict=True):
-        trees.setdefault(problem.id, Tree.from_prompt(problem.id, np.array(problem.prompt_ids, np.int32), 0))
-        below[problem.id].append(response)
-    for problem_id, tree in trees.items():
-        for ids in below[problem_id]:
-            tree.add(Node(ROOT, ids, np.zeros(len(ids), np.float32), 0, StopReason.LENGTH))
+    trees = {p.id: Tree.from_prompt(p.id, np.array(p.prompt_ids, np.int32), 0) for p in problems}
+    for problem, ids in zip(problems, responses, strict=True):
+        trees[problem.id].add(Node(ROOT, ids, np.zeros(len(ids), np.float32), 0, StopReason.LENGTH))
     return list(trees.values())
