@@ -1,7 +1,8 @@
 """Batches of trees to update on: balanced synthetic trees, and trees of the built-in task."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,9 +16,11 @@ from treepo.errors import SettingError
 from treepo.learn.advantages import compute_advantages
 from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
-from treepo.run.build import build_run
+from treepo.model.policy import Policy
+from treepo.run.parts import build_sampler, close_parts, engine_for
+from treepo.run.task import build_task
+from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tree import ROOT, Node, StopReason, Tree
-from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
 
 
@@ -95,18 +98,22 @@ def _score(tree: Tree, scorer: Scorer, max_tokens: int, rng: np.random.Generator
         tree.nodes[i] = replace(node, sampled_logprobs=logprobs[starts[i] : starts[i + 1]])
 
 
-def grown_batches(config: UpdateBenchConfig, progress: ProgressCallback) -> Iterator[UpdateBatch]:
+def grown_batches(config: UpdateBenchConfig, policy: Policy) -> Iterator[UpdateBatch]:
     """The batch of a first training step, per width. Raises SettingError if no tree carries a signal."""
-    given = {"model": asdict(config.model), "train": {"seed": config.bench.seed}}
+    given = {"model": dataclasses.asdict(config.model), "train": {"seed": config.bench.seed}}
     for width in config.task.widths:
-        run = build_run(resolve(BUILT_IN_TASK, given, {"tree": {"width": width}}), progress)
+        run = resolve(BUILT_IN_TASK, given, {"tree": {"width": width}})
+        engine = engine_for(run, policy)
         try:
-            problems = run.task.training_problems(0, config.task.problems)
-            trees = run.trainer.grow(problems, step=1)
-            rewards = [verified.rewards for verified in run.trainer.verify(problems, trees)]
+            task = build_task(run, policy, engine.max_model_len)
+            updater = build_updater(run, build_scorer(run, policy), build_reference(run, policy))
+            trainer = build_trainer(run, policy, task, build_sampler(run, policy, engine), updater)
+            problems = task.training_problems(0, config.task.problems)
+            trees = trainer.grow(problems, step=1)
+            rewards = [verified.rewards for verified in trainer.verify(problems, trees)]
         finally:
-            run.close()
-        by_tree = compute_advantages(trees, rewards, run.config.credit).by_tree
+            close_parts(engine)
+        by_tree = compute_advantages(trees, rewards, run.credit).by_tree
         kept = [(tree, advantages) for tree, advantages in zip(trees, by_tree, strict=True) if advantages is not None]
         if not kept:
             reason = f"none of {len(trees)} trees of width {width} carries a signal: their rewards agree"

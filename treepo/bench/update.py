@@ -204,7 +204,7 @@ def prepare_bench(config: UpdateBenchConfig, progress: ProgressCallback) -> Upda
     if config.bench.trees == "task":
         path = config.model.path or find_base_model(progress)
         policy = load_policy(**asdict(replace(config.model, path=path)))
-        return UpdateBench(config, policy, "base model", list(grown_batches(config, progress)))
+        return UpdateBench(config, policy, "base model", list(grown_batches(config, policy)))
     settings, seed, max_tokens = config.synthetic, config.bench.seed, config.bench.max_tokens_per_micro_batch
     sizes = [level_sizes(settings.distinct, sharing, settings.leaves) for sharing in settings.sharing]
     max_len = max(sum(-(-size // 2**level) for level, size in enumerate(levels)) for levels in sizes)
