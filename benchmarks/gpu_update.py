@@ -1,7 +1,7 @@
 """One optimiser update of a model of Qwen2.5-1.5B's shape on one GPU: random weights, bfloat16, gradient checkpointing,
 trees of 8,000 distinct tokens, packed against every trajectory on its own.
 
-    python benchmarks/gpu_update.py                     # results/gpu-update-1.5B.json and .png
+    python benchmarks/gpu_update.py                     # results/gpu-update-1.5B.json
     python benchmarks/gpu_update.py --bench.repeats 3
     python benchmarks/gpu_update.py --tiny              # a model of tiny sizes on the CPU: does this script run?
 
@@ -56,9 +56,7 @@ def main(tiny: bool, extra: list[str]) -> None:
         subprocess.run([sys.executable, *command, "--out", str(folder / "out")], check=True)
         if not tiny:
             RESULTS.mkdir(exist_ok=True)
-            for suffix in (".json", ".png"):
-                measured = (folder / "out" / UPDATE_NAME).with_suffix(suffix)
-                (RESULTS / f"gpu-update-1.5B{suffix}").write_bytes(measured.read_bytes())
+            (RESULTS / "gpu-update-1.5B.json").write_bytes((folder / "out" / UPDATE_NAME).read_bytes())
 
 
 def options(tiny: bool) -> list[str]:

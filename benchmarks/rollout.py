@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from treepo.bench.rollout import table
+from treepo.bench.tables import table
 from treepo.report.bench_results import ROLLOUT_NAME, read_rollout
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,9 +48,7 @@ def main(models: list[str], trees: list[str], extra: list[str]) -> None:
             with TemporaryDirectory() as folder:
                 command = ["-m", "treepo", "bench", "rollout", *options_of(model, tree), *extra, "--out", "."]
                 subprocess.run([sys.executable, *command], check=True, cwd=folder)
-                for suffix in (".json", ".png"):
-                    measured = (Path(folder) / ROLLOUT_NAME).with_suffix(suffix)
-                    (RESULTS / f"rollout-{model}-{tree}{suffix}").write_bytes(measured.read_bytes())
+                (RESULTS / f"rollout-{model}-{tree}.json").write_bytes((Path(folder) / ROLLOUT_NAME).read_bytes())
     console = Console()
     for path in sorted([*RESULTS.glob("*rollout-*.json"), *RESULTS.glob("vllm-*.json")]):
         for workload in read_rollout(path).workloads:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.bench.common import describe_machine, median_ratio, time_interleaved
+from treepo.bench.common import Variant, describe_machine, median_ratio, time_interleaved
 from treepo.bench.settings import level_sizes
 from treepo.model.attention import AttentionContext, TreeAttention
 from treepo.model.kernels.compile import load_kernels
@@ -110,7 +110,7 @@ class _Slices(torch.autograd.Function):
 
 
 @dataclass
-class Variant:
+class AttentionVariant(Variant):
     """Forward and backward of one implementation."""
 
     name: str
@@ -151,7 +151,7 @@ def balanced(case: Case) -> tuple[list[int], list[int], list[tuple[int, int, int
     return positions, ends, runs, sum(lengths)
 
 
-def variants(case: Case) -> tuple[list[Variant], float]:
+def variants(case: Case) -> tuple[list[AttentionVariant], float]:
     """All variants on the same numbers, and the ratio of pairs of separate trajectories to the tree's."""
     positions, ends, runs, length = balanced(case)
     size, count = len(positions), case.count
@@ -175,10 +175,12 @@ def variants(case: Case) -> tuple[list[Variant], float]:
     }
     scale = case.head_size**-0.5
     gradient = torch.randn(size * count, case.num_heads, case.head_size)
-    made = [Variant(name, lambda way=way: way(0, q, k, v, scale, None), gradient) for name, way in ways.items()]
+    made = [
+        AttentionVariant(name, lambda way=way: way(0, q, k, v, scale, None), gradient) for name, way in ways.items()
+    ]
     alone = drawn(case.leaves * count, length)
     own = torch.randn(case.leaves * count, case.num_heads, length, case.head_size)
-    made.append(Variant("separate", lambda: causal(*alone, scale), own))
+    made.append(AttentionVariant("separate", lambda: causal(*alone, scale), own))
     pairs = case.leaves * length * (length + 1) / 2 / sum(p + 1 for p in positions)
     return made, pairs
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from treepo.bench.update import table
+from treepo.bench.tables import table
 from treepo.report.bench_results import UPDATE_NAME, read_update
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,9 +47,7 @@ def main(cases: list[str], extra: list[str]) -> None:
         with TemporaryDirectory() as folder:
             command = ["-m", "treepo", "bench", "update", *options_of(case), *extra, "--out", "."]
             subprocess.run([sys.executable, *command], check=True, cwd=folder)
-            for suffix in (".json", ".png"):
-                measured = (Path(folder) / UPDATE_NAME).with_suffix(suffix)
-                (RESULTS / f"update-{case}{suffix}").write_bytes(measured.read_bytes())
+            (RESULTS / f"update-{case}.json").write_bytes((Path(folder) / UPDATE_NAME).read_bytes())
     console = Console()
     for path in sorted(RESULTS.glob("*update-*.json")):
         console.rule(path.stem)

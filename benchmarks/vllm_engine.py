@@ -25,8 +25,8 @@ from rich.console import Console
 from rollout import MODELS, RESULTS
 
 from treepo.bench.common import describe_machine, load_or_make
-from treepo.bench.rollout import table
 from treepo.bench.settings import ArchitectureSettings
+from treepo.bench.tables import table
 from treepo.engine.base import SampleRequest
 from treepo.engine.settings import VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine

@@ -26,8 +26,10 @@ import torch
 from rich.console import Console
 from rollout import MODELS, RESULTS, TREES, options_of
 
-from treepo.bench.rollout import RolloutBench, RolloutCase, prepare_bench, table
+from treepo.bench.rollout import RolloutBench, RolloutCase, prepare_bench
+from treepo.bench.rollout_variants import RolloutVariant
 from treepo.bench.settings import RolloutBenchConfig
+from treepo.bench.tables import table
 from treepo.cli.common import split_overrides
 from treepo.config.load import resolve_as
 from treepo.report.bench_results import RolloutCounts, write_json
@@ -72,7 +74,7 @@ class VllmWorker:
 
 
 @dataclass
-class VllmVariant:
+class VllmVariant(RolloutVariant):
     """Sequential sampling by vLLM."""
 
     name: str

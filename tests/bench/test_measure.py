@@ -1,18 +1,18 @@
 """What is timed, in which order, and what the times mean."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
-from treepo.bench.rollout import compare, measure
+from treepo.bench.common import Variant, time_interleaved
+from treepo.bench.rollout import compare
 from treepo.report.bench_results import RolloutCounts, RolloutMeasurement
 
 
 @dataclass
-class Recorded:
+class Recorded(Variant):
     name: str
     calls: list[str]
-    done: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
         self.calls.append(f"prepare {self.name}")
@@ -20,17 +20,14 @@ class Recorded:
     def run(self) -> None:
         self.calls.append(self.name)
 
-    def counts(self) -> RolloutCounts:
-        return RolloutCounts(4, 40, 20, 8, 10, None)
-
 
 def test_variants_take_turns_and_the_first_round_is_not_counted():
     calls: list[str] = []
     progress: list[tuple[int, int]] = []
     variants = [Recorded("a", calls), Recorded("b", calls)]
-    measured = measure(variants, repeats=2, progress=lambda done, total, _: progress.append((done, total)))
+    seconds = time_interleaved(variants, repeats=2, progress=lambda done, total, _: progress.append((done, total)))
     assert calls == ["prepare a", "a", "prepare b", "b"] * 3
-    assert [len(m.seconds) for m in measured] == [2, 2]
+    assert [len(own) for own in seconds] == [2, 2]
     assert progress == [(i + 1, 6) for i in range(6)]
 
 

@@ -12,7 +12,7 @@ PADDED = UpdateMeasurement("padded", 400, (3.0, 4.0, 12.0), (0.1, 0.1, 0.1), 200
 
 def test_ratios_are_to_packed_and_taken_round_by_round():
     """Ratios of the rounds 3, 2, 3: the median is 3, where the ratio of medians would be 4 / 2."""
-    packed, padded = compare([PACKED, PADDED])
+    packed, padded = (compare(own, PACKED) for own in (PACKED, PADDED))
     assert (padded.token_ratio, padded.time_ratio, padded.time_of_ideal) == (4, 3, 0.75)
     assert (padded.memory_ratio, padded.memory_of_ideal) == (2, 0.5)
     assert (packed.token_ratio, packed.time_ratio, packed.time_of_ideal, packed.memory_of_ideal) == (1, 1, 1, 1)

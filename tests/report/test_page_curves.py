@@ -245,7 +245,7 @@ def test_settings_side_by_side_or_only_where_they_differ(page):
 
 
 def test_figures_have_their_values_intervals_and_notes(page):
-    page.get_by_role("tab", name="Figures").click()
+    page.get_by_role("tab", name="Charts").click()
     chart(page, "Cost <u>")
     cost = page.evaluate(f"({FIND})('Cost <u>')._fullLayout.xaxis.type")
     bars = page.evaluate(f"(({{array, arrayminus}}) => [array, arrayminus])(({FIND})('Cost <u>').data[0].error_y)")
@@ -307,7 +307,7 @@ def test_a_phone_has_no_sideways_scroll_and_scrolls_on_figures(browser, path):
     options = {"viewport": {"width": 390, "height": 800}, "is_mobile": True, "has_touch": True}
     page = open_page(browser, path, errors, **options)
     chart(page, "Reward")
-    for tab in ("Curves", "Figures", "Settings"):
+    for tab in ("Curves", "Charts", "Settings"):
         page.get_by_role("tab", name=tab).tap()
         assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert (

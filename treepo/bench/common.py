@@ -1,25 +1,22 @@
-"""What all benchmarks share: models of random weights, interleaved timing, peak memory, descriptions and tables."""
+"""What all benchmarks share: models of random weights, random prompts, interleaved timing, peak memory, the report."""
 
 import dataclasses
 import gc
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 import transformers
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
-from transformers import PreTrainedModel
 
 from treepo.bench.settings import ArchitectureSettings, PromptSettings
 from treepo.data.problem import Problem
@@ -27,11 +24,14 @@ from treepo.engine.vllm.start import installed
 from treepo.errors import SettingError
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
+from treepo.report.bench_results import BenchReport
 from treepo.tasks.base_model import BaseModelSettings, initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.utils import ProgressCallback
-from treepo.utils.io import prepare_output_dir
 from treepo.utils.numeric import derive_seed
+
+C = TypeVar("C")
+W = TypeVar("W")
 
 FIRST_WORD = 3
 """Smaller ids of the built-in tokenizer are special tokens."""
@@ -40,20 +40,20 @@ FIRST_WORD = 3
 def load_or_make(settings: ModelSettings, architecture: ArchitectureSettings, max_len: int, seed: int) -> Policy:
     """The model that is named, or one of random weights for sequences of up to `max_len` tokens."""
     if settings.path:
-        return load_policy(
-            settings.path, dtype=settings.dtype, device=settings.device, trust_remote_code=settings.trust_remote_code
-        )
+        return load_policy(**dataclasses.asdict(settings))
+    tokenizer = make_chain_tokenizer()
+    made = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
     with TemporaryDirectory() as folder:
-        save_random_model(Path(folder), architecture, max_len, seed)
+        initial_model(seed, tokenizer, made).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         return load_policy(folder, dtype=settings.dtype, device=settings.device)
 
 
-def save_random_model(folder: Path, architecture: ArchitectureSettings, max_len: int, seed: int) -> None:
-    """Write random weights and the built-in task's tokenizer in the format of a downloaded model."""
-    tokenizer = make_chain_tokenizer()
-    settings = BaseModelSettings(max_positions=max_len, **dataclasses.asdict(architecture))
-    initial_model(seed, tokenizer, settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def check_length(policy: Policy, num_tokens: int, section: str) -> None:
+    """Raises SettingError if the model has no positions for so many tokens. section: that of the wrong settings."""
+    if policy.max_len is not None and num_tokens > policy.max_len:
+        reason = f"trajectories of {num_tokens} tokens exceed the model's {policy.max_len} positions"
+        raise SettingError(section, reason)
 
 
 def random_ids(rng: np.random.Generator, vocab_size: int, count: int) -> np.ndarray:
@@ -65,20 +65,22 @@ def random_problems(settings: PromptSettings, vocab_size: int, seed: int) -> lis
     """Prompts of random tokens and lengths."""
     rng = np.random.default_rng(derive_seed(seed, "prompts"))
     lengths = rng.integers(settings.min_len, settings.max_len + 1, settings.count)
-    prompts = [tuple(random_ids(rng, vocab_size, n).tolist()) for n in lengths]
+    prompts = [tuple(random_ids(rng, vocab_size, length).tolist()) for length in lengths]
     return [Problem(f"prompt {i}", "", ids, "") for i, ids in enumerate(prompts)]
 
 
-class Variant(Protocol):
+class Variant(ABC):
     """One way of doing the same work; only `run` is timed."""
 
+    name: str
+
+    @abstractmethod
     def prepare(self) -> None:
         """Forget what earlier runs computed."""
-        ...
 
+    @abstractmethod
     def run(self) -> None:
         """Do the work; it is complete on return."""
-        ...
 
 
 def time_interleaved(variants: Sequence[Variant], repeats: int, progress: ProgressCallback) -> list[tuple[float, ...]]:
@@ -103,17 +105,23 @@ def median_ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
     return median(own / other for own, other in zip(seconds, others, strict=True))
 
 
+def wait(device: torch.device) -> None:
+    """Wait until all work on a device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
     """Most bytes of tensors alive at a time during `work`, beyond those alive before.
 
     On the CPU every allocation and release by torch is counted, but not what other libraries allocate themselves.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        wait(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
-        torch.cuda.synchronize(device)
+        wait(device)
         return torch.cuda.max_memory_allocated(device) - before
     # The profiler reads this on its first use and would otherwise print two lines.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -142,29 +150,36 @@ def describe_machine(device: str) -> dict[str, str | int]:
     return machine | installed() | gpu
 
 
-def describe_model(name: str, model: PreTrainedModel) -> dict[str, str | int]:
-    """Path, type and size of a model."""
-    return {"path": name, "type": model.config.model_type, "parameters": model.num_parameters()}
+@dataclass(frozen=True, eq=False)
+class Bench(ABC, Generic[C, W]):
+    """The parts of one benchmark of cases C, which give workloads W. unnamed: describes a model that has no name."""
 
+    config: Any
+    policy: Policy
+    unnamed: str
 
-def has_matplotlib() -> bool:
-    """Whether plots can be made."""
-    return find_spec("matplotlib") is not None
+    @abstractmethod
+    def cases(self) -> Sequence[C]:
+        """What is measured, one workload each."""
 
+    @abstractmethod
+    def measure(self, case: C, progress: ProgressCallback) -> W:
+        """Measure one case."""
 
-def prepare_results(out: Path, name: str) -> None:
-    """Make the folder; SettingError if that fails, if it holds the file `name`, or if plots cannot be made."""
-    if not has_matplotlib():
-        raise SettingError("out", "the plot needs matplotlib, which is not installed (pip install 'treepo[bench]')")
-    prepare_output_dir(out, result=name)
+    def run(self, cases: Sequence[C], command: str, progress: ProgressCallback) -> BenchReport[W]:
+        """Measure one case after another. command: as it was typed, for the report."""
+        model, settings = self.policy.model, self.config.model
+        return BenchReport(
+            command=command,
+            machine=describe_machine(settings.device),
+            model={
+                "path": settings.path or self.unnamed,
+                "type": model.config.model_type,
+                "parameters": model.num_parameters(),
+            },
+            settings=dataclasses.asdict(self.config),
+            workloads=tuple(self.measure(case, progress) for case in cases),
+        )
 
-
-def make_table(title: str, caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table of 80 columns; the first cell of each row is its name."""
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0, min_width=80)
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    def close(self) -> None:
+        """Close what was opened for the measurement."""

@@ -4,14 +4,15 @@ The plain loop pads prompts on the left, keeps keys and values in a DynamicCache
 token only. Letters: B rows · P tokens of the longest prompt · N new tokens · V vocabulary.
 """
 
-from collections import defaultdict
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
 from treepo.bench.common import Variant
@@ -64,34 +65,15 @@ def sample_plain(
 
 def pad_left(prompts: Sequence[Sequence[int]], max_new_tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Token ids int64 [B, P] and attention mask int64 [B, P + N], 0 for padding."""
-    longest = max(map(len, prompts))
-    ids = torch.full((len(prompts), longest), PAD_ID)
-    mask = torch.ones(len(prompts), longest + max_new_tokens, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, : longest - len(prompt)] = 0
-    return ids.to(device), mask.to(device)
+    rows = [torch.tensor(prompt) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=PAD_ID, padding_side="left")
+    known = [torch.ones(len(prompt) + max_new_tokens, dtype=torch.int64) for prompt in prompts]
+    return ids.to(device), pad_sequence(known, batch_first=True, padding_side="left").to(device)
 
 
 def _up_to_end(row: np.ndarray, eos_ids: Collection[int]) -> np.ndarray:
     ends = np.flatnonzero(np.isin(row, list(eos_ids)))
     return row[: ends[0] + 1] if len(ends) else row
-
-
-class RolloutVariant(Variant, Protocol):
-    """One way of sampling the same number of trajectories."""
-
-    @property
-    def name(self) -> str: ...
-
-    def counts(self) -> RolloutCounts:
-        """The counts of the last run."""
-        ...
-
-
-def star_rules(width: int, response_len: int, decode: Decode) -> GrowthRules:
-    """Sequential sampling: trees that fork only at the root."""
-    return GrowthRules.star(width, response_len, decode, ANSWERS)
 
 
 def tree_rules(shape: TreeShape, fork: InitialFork, decode: Decode, *, answers_end: bool) -> GrowthRules:
@@ -107,16 +89,24 @@ def tree_rules(shape: TreeShape, fork: InitialFork, decode: Decode, *, answers_e
     )
 
 
+class RolloutVariant(Variant):
+    """One way of sampling the same number of trajectories."""
+
+    @abstractmethod
+    def counts(self) -> RolloutCounts:
+        """The counts of the last run."""
+
+
 @dataclass
-class TreeVariant:
+class TreeVariant(RolloutVariant):
     """Trees over an engine; sequential sampling is the tree that forks only at the root."""
 
     name: str
-    engine: Engine
-    model: PreTrainedModel
-    rules: GrowthRules
     problems: Sequence[Problem]
     temperature: float
+    model: PreTrainedModel
+    engine: Engine
+    rules: GrowthRules
     seed: int
     trees: list[Tree] = field(default_factory=list)
     used: EngineCounters = EngineCounters()
@@ -135,12 +125,10 @@ class TreeVariant:
         self.peak = self.engine.peak_tokens
 
     def counts(self) -> RolloutCounts:
-        return count_tokens(
-            self.trees, num_decoded=self.used.num_decoded, num_prefilled=self.used.num_prefilled, kv_peak=self.peak
-        )
+        return count_tokens(self.trees, self.used.num_decoded, self.used.num_prefilled, self.peak)
 
 
-def count_tokens(trees: Sequence[Tree], *, num_decoded: int, num_prefilled: int, kv_peak: int) -> RolloutCounts:
+def count_tokens(trees: Sequence[Tree], num_decoded: int, num_prefilled: int, kv_peak: int) -> RolloutCounts:
     """The counts of a run that sampled these trees."""
     lengths = [tree.response_len(leaf) for tree in trees for leaf in tree.leaves()]
     return RolloutCounts(
@@ -154,22 +142,18 @@ def count_tokens(trees: Sequence[Tree], *, num_decoded: int, num_prefilled: int,
 
 
 @dataclass
-class PlainVariant:
+class PlainVariant(RolloutVariant):
     """The plain transformers loop over batches of `batch` trajectories, in the order of the problems."""
 
-    batch: int
-    model: PreTrainedModel
+    name: str
     problems: Sequence[Problem]
+    temperature: float
+    model: PreTrainedModel
     width: int
     response_len: int
-    temperature: float
     eos_ids: tuple[int, ...]
+    batch: int
     responses: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """With the batch size."""
-        return f"plain {self.batch}"
 
     @property
     def rows(self) -> list[Problem]:
@@ -195,18 +179,12 @@ class PlainVariant:
             num_decoded += size * steps
             # The last sampled token is never fed back.
             peak = max(peak, size * (max(prompt_lens[part]) + steps - 1))
-        trees, num_prefilled = stars(self.rows, self.responses), sum(n - 1 for n in prompt_lens)
-        return count_tokens(trees, num_decoded=num_decoded, num_prefilled=num_prefilled, kv_peak=peak)
+        return count_tokens(stars(self.rows, self.responses), num_decoded, sum(n - 1 for n in prompt_lens), peak)
 
 
 def stars(problems: Sequence[Problem], responses: Sequence[np.ndarray]) -> list[Tree]:
     """Independent responses as trees, one per problem."""
-    trees: dict[str, Tree] = {}
-    below: dict[str, list[np.ndarray]] = defaultdict(list)
-    for problem, response in zip(problems, responses, strict=True):
-        trees.setdefault(problem.id, Tree.from_prompt(problem.id, np.array(problem.prompt_ids, np.int32), 0))
-        below[problem.id].append(response)
-    for problem_id, tree in trees.items():
-        for ids in below[problem_id]:
-            tree.add(Node(ROOT, ids, np.zeros(len(ids), np.float32), 0, StopReason.LENGTH))
+    trees = {p.id: Tree.from_prompt(p.id, np.array(p.prompt_ids, np.int32), 0) for p in problems}
+    for problem, ids in zip(problems, responses, strict=True):
+        trees[problem.id].add(Node(ROOT, ids, np.zeros(len(ids), np.float32), 0, StopReason.LENGTH))
     return list(trees.values())

@@ -76,27 +76,27 @@ class GridSettings:
     def __post_init__(self) -> None:
         for shape in product(self.widths, self.depths, self.segment_lens, self.num_children):
             TreeShape(*shape)
-        possible = {depth * segment_len for depth, segment_len in product(self.depths, self.segment_lens)}
+        possible = self._lengths()
         for response_len in self.response_lens:
             if response_len not in possible:
-                lengths = f"must be depths x segment_lens of the grid, {sorted(possible)}"
+                lengths = f"must be depths x segment_lens of the grid, {sorted(set(possible))}"
                 raise SettingError("response_lens", lengths, response_len)
 
     def trees(self, width: int, response_len: int) -> list[tuple[TreeShape, InitialFork]]:
         """The combinations with this width and length."""
-        shapes = [
-            TreeShape(width, depth, segment_len, num_children, align=align)
-            for depth, segment_len, num_children, align in product(
-                self.depths, self.segment_lens, self.num_children, self.aligns
-            )
+        sizes = product(self.depths, self.segment_lens, self.num_children, self.aligns, self.initial_forks)
+        return [
+            (TreeShape(width, depth, segment_len, num_children, align=align), InitialFork(low=fork, high=fork))
+            for depth, segment_len, num_children, align, fork in sizes
             if depth * segment_len == response_len
         ]
-        return [(shape, InitialFork(low=fork, high=fork)) for shape in shapes for fork in self.initial_forks]
 
     def workloads(self) -> list[tuple[int, int]]:
         """(width, response length) of the combinations, without repetition."""
-        lengths = self.response_lens or [d * segment_len for d, segment_len in product(self.depths, self.segment_lens)]
-        return list(dict.fromkeys(product(self.widths, lengths)))
+        return list(dict.fromkeys(product(self.widths, self.response_lens or self._lengths())))
+
+    def _lengths(self) -> list[int]:
+        return [depth * segment_len for depth, segment_len in product(self.depths, self.segment_lens)]
 
 
 @dataclass(frozen=True)
@@ -138,12 +138,11 @@ class ArchitectureSettings:
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_heads):
-            reason = f"must be a multiple of twice num_heads = {self.num_heads}"
-            raise SettingError("hidden_size", reason, self.hidden_size)
+            message = f"must be a multiple of twice num_heads = {self.num_heads}"
+            raise SettingError("hidden_size", message, self.hidden_size)
         if self.num_heads % self.num_kv_heads:
-            raise SettingError(
-                "num_heads", f"must be a multiple of {self.num_kv_heads} key-value heads", self.num_heads
-            )
+            message = f"must be a multiple of {self.num_kv_heads} key-value heads"
+            raise SettingError("num_heads", message, self.num_heads)
 
 
 @dataclass(frozen=True)
@@ -243,3 +242,7 @@ class UpdateBenchConfig:
     synthetic: SyntheticSettings = SyntheticSettings()
     task: TaskSettings = TaskSettings()
     bench: UpdateBenchSettings = UpdateBenchSettings()
+
+
+CONFIGS = {"rollout": RolloutBenchConfig, "update": UpdateBenchConfig}
+"""The settings of each measurement."""

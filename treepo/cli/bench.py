@@ -3,7 +3,6 @@
 import logging
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -26,7 +25,7 @@ def make_parser() -> CommandParser:
     parser = CommandParser("bench", ABOUT, _settings_help)
     parser.add_argument("what", nargs="?", choices=WHAT, help="what to measure")
     parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or name of a model, like --model.path")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results as JSON and as a plot")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results as JSON")
     return parser
 
 
@@ -40,42 +39,37 @@ def run(options: Namespace, console: Console) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from treepo.bench import rollout, update
-    from treepo.bench.common import prepare_results
+    from treepo.bench.settings import CONFIGS
+    from treepo.bench.tables import table
     from treepo.config.load import resolve_as
     from treepo.report.bench_results import ROLLOUT_NAME, UPDATE_NAME, write_json
     from treepo.report.terminal import Terminal
+    from treepo.utils.io import prepare_output_dir
 
     disable_progress_bar()
     terminal = Terminal(console)
     bench, name = (rollout, ROLLOUT_NAME) if options.what == "rollout" else (update, UPDATE_NAME)
     out = options.out and Path(options.out)
     base = {"model": {"path": options.model}} if options.model else {}
-    config = resolve_as(_settings(options.what), base, options.settings)
+    config = resolve_as(CONFIGS[options.what], base, options.settings)
     with terminal.progress("making the base model") as progress:
         ready = bench.prepare_bench(config, progress)
     try:
         if out is not None:
-            prepare_results(out, name)
+            prepare_output_dir(out, result=name)
         with terminal.progress("measuring") as progress:
             report = ready.run(ready.cases(), options.command_line, progress)
     finally:
         ready.close()
     for workload in report.workloads:
-        console.print(bench.table(workload))
+        console.print(table(workload))
     if out is not None:
         write_json(report, out / name)
-        bench.write_plot(report, (out / name).with_suffix(".png"))
-        logger.info("All metrics, and a plot, are in %s.", out)
-
-
-def _settings(what: str) -> Any:
-    """The class with the settings of a measurement."""
-    from treepo.bench.settings import RolloutBenchConfig, UpdateBenchConfig
-
-    return RolloutBenchConfig if what == "rollout" else UpdateBenchConfig
+        logger.info("All figures are in %s; `treepo report %s` draws them.", out / name, out)
 
 
 def _settings_help() -> str:
+    from treepo.bench.settings import CONFIGS
     from treepo.config.help import settings_text
 
-    return "\n".join(settings_text(_settings(what), f"settings of `treepo bench {what}`:") for what in WHAT)
+    return "\n".join(settings_text(config, f"settings of `treepo bench {what}`:") for what, config in CONFIGS.items())

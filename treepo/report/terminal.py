@@ -1,5 +1,6 @@
 """Training and progress in the terminal, in lines of at most 80 columns."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,9 +43,15 @@ def state_line(seconds_left: float, metrics: Metrics) -> str:
     total = max(metrics["time/step_s"], 1e-9)
     taken = {name: metrics[f"time/{name}_s"] for name in PHASES if f"time/{name}_s" in metrics}
     shares = " ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in taken.items())
-    minutes, seconds = divmod(round(seconds_left), 60)
-    time_left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
-    return f"{time_left}  sharing {_short(metrics['tokens/sharing'])}  {shares}%"
+    return f"{duration(seconds_left)} left  sharing {_short(metrics['tokens/sharing'])}  {shares}%"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03; `?` if not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def _short(number: float) -> str:
@@ -137,7 +144,7 @@ class Terminal:
                 table.add_row(f"held-out accuracy, {title}", f"{before:.1%} -> {after:.1%}")
         steps = [m for m in log if "tokens/decoded" in m]
         if steps:
-            for row in _token_rows(steps) + _time_rows(steps):
+            for row in _rows(steps):
                 table.add_row(*row)
         self.console.print(table)
         self.say(f"Model, settings and metrics are in {out}.")
@@ -147,25 +154,22 @@ class Terminal:
             self.say(f"{purpose}:  {command}")
 
 
-def _total(steps: Sequence[Metrics], name: str) -> float:
-    return sum(m.get(name, 0.0) for m in steps)
+def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
+    """Tokens and times of the whole run, each with its title."""
 
+    def total(name: str) -> float:
+        return sum(metrics.get(name, 0.0) for metrics in steps)
 
-def _token_rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
-    decoded, total = _total(steps, "tokens/decoded"), _total(steps, "tokens/total")
-    forwarded, unpacked = _total(steps, "tokens/forwarded"), _total(steps, "tokens/unpacked")
+    decoded, every = total("tokens/decoded"), total("tokens/total")
+    forwarded, unpacked = total("tokens/forwarded"), total("tokens/unpacked")
     saved = f" ({1 - forwarded / unpacked:.0%} fewer)" if unpacked else ""
-    prefilled, cached = _total(steps, "engine/prefilled"), _total(steps, "engine/cached")
+    prefilled, cached = total("engine/prefilled"), total("engine/cached")
     known = f" ({cached / (prefilled + cached):.0%} of prefixes were known)" if prefilled + cached else ""
     return [
         ("tokens decoded", f"{decoded:,.0f}"),
-        ("by sequential sampling, the same trajectories", f"{total:,.0f} ({1 - decoded / total:.0%} saved)"),
+        ("by sequential sampling, the same trajectories", f"{every:,.0f} ({1 - decoded / every:.0%} saved)"),
         ("tokens of prefixes the engine computed", f"{prefilled:,.0f}{known}"),
         ("tokens the update forwarded", f"{forwarded:,.0f}{saved}"),
+        *((f"time to {name}", f"{total(f'time/{name}_s'):.1f} s") for name in ("grow", "verify", "pack", "update")),
+        ("training time", f"{total('time/step_s'):.1f} s"),
     ]
-
-
-def _time_rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
-    names = ("grow", "verify", "pack", "update")
-    rows = [(f"time to {name}", f"{_total(steps, f'time/{name}_s'):.1f} s") for name in names]
-    return [*rows, ("training time", f"{_total(steps, 'time/step_s'):.1f} s")]

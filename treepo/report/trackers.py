@@ -106,47 +106,62 @@ def as_code(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.split("\n"))
 
 
-class Trackio:
-    """A run of a project in TRACKIO_DIR, or where TRACKIO_SPACE_ID and TRACKIO_SERVER_URL say."""
+class RunTracker:
+    """What trackio and Weights & Biases have in common: runs of a project, which take metrics and tables."""
+
+    name: str
+    """Of the package."""
 
     def __init__(self, project: str) -> None:
         self.project = project
         self.package: Any = None
         self.run: Any = None
 
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the package's `init` besides project, name and config."""
+        raise NotImplementedError
+
     def start(self, config: Mapping[str, Any], run_name: str) -> None:
-        self.package = import_module("trackio")
-        self.run = self.package.init(project=self.project, name=run_name, config=dict(config), embed=False)
+        self.package = import_module(self.name)
+        self.run = self.package.init(project=self.project, name=run_name, config=dict(config), **self.settings())
 
     def log(self, step: int, metrics: Metrics) -> None:
         self.run.log(metrics, step=step)
 
     def table(self, step: int, rows: Sequence[SampleRow]) -> None:
-        # Cells are shown as they are, their first 250 characters.
-        data = [list(astuple(row)) for row in rows]
-        self.run.log({"samples": self.package.Table(columns=list(COLUMNS), data=data)}, step=step)
+        # Cells are shown as they are; trackio shows their first 250 characters.
+        table = self.package.Table(columns=list(COLUMNS), data=[list(astuple(row)) for row in rows])
+        self.run.log({"samples": table}, step=step)
 
     def finish(self) -> None:
         self.run.finish()
+
+
+class Trackio(RunTracker):
+    """A run of a project in TRACKIO_DIR, or where TRACKIO_SPACE_ID and TRACKIO_SERVER_URL say."""
+
+    name = "trackio"
+
+    def settings(self) -> dict[str, Any]:
+        return {"embed": False}
 
 
 START_S, FINISH_S = 30.0, 60.0
 """Longest waits in seconds: for a server that does not answer, and at the end for what is still to be sent."""
 
 
-class WandB:
+class WandB(RunTracker):
     """A run of a project, kept in `folder` and sent from there, or, offline, sent later by `wandb sync`."""
 
+    name = "wandb"
+
     def __init__(self, project: str, folder: Path, offline: bool) -> None:
-        self.project = project
+        super().__init__(project)
         self.folder = folder
         self.offline = offline
-        self.package: Any = None
-        self.run: Any = None
 
-    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+    def settings(self) -> dict[str, Any]:
         # Printed output, code and repository are not uploaded.
-        self.package = import_module("wandb")
         settings = self.package.Settings(
             init_timeout=START_S,
             login_timeout=START_S,
@@ -157,18 +172,4 @@ class WandB:
             disable_git=True,
         )
         # Without a mode, WANDB_MODE decides.
-        mode = "offline" if self.offline else None
-        self.run = self.package.init(
-            project=self.project, name=run_name, dir=str(self.folder), config=dict(config), mode=mode, settings=settings
-        )
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        self.run.log(metrics, step=step)
-
-    def table(self, step: int, rows: Sequence[SampleRow]) -> None:
-        # Cells are shown as they are.
-        table = self.package.Table(columns=list(COLUMNS), data=[list(astuple(row)) for row in rows])
-        self.run.log({"samples": table}, step=step)
-
-    def finish(self) -> None:
-        self.run.finish()
+        return {"dir": str(self.folder), "mode": "offline" if self.offline else None, "settings": settings}

@@ -51,10 +51,10 @@ def test_a_tree_is_told_whole(tmp_path):
 def test_without_a_tokenizer_a_segment_is_one_text(tmp_path):
     folder = write_run(tmp_path / "run", tree_steps=[1], num_trees=1)
     chosen = choose_trees(folder.tree_files(), 10**6, TreeReader(None, lambda step, kept: {}))
-    (kept,), (told,) = read_trees(folder.tree_files()[1]), chosen.steps[1]
+    (kept,), (told,), pieces = read_trees(folder.tree_files()[1]), chosen.steps[1], list(chosen.pieces)
     start = 0
     for i, node in enumerate(kept.tree.nodes[1:], start=1):
-        first, *rest = (chosen.pieces.texts[j] for j in told["ids"][start : start + told["lengths"][i]])
+        first, *rest = (pieces[j] for j in told["ids"][start : start + told["lengths"][i]])
         assert first == letters(node.token_ids)
         assert not any(rest)
         start += told["lengths"][i]

@@ -1,6 +1,7 @@
 """Charts of `treepo eval`: accuracy by dataset, pass@k, accuracy against its cost, gains."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from treepo.evaluate.results import DatasetResult, Estimate, Result
 from treepo.report.charts.base import Axis, Chart, ChartSeries
@@ -11,18 +12,36 @@ ALL_DATASETS = "all datasets"
 
 def evaluation_charts(results: Sequence[Result]) -> list[Chart]:
     """All charts of the results. Accuracies are shares of 1; costs are per problem, to be comparable."""
-    labels = _labels(results)
-    named = dict(zip(labels, results, strict=True))
-    note = f"{results[0].overall.num_problems:,} problems; thin lines are intervals" if results else ""
-    charts = [
-        _by_dataset(named, note, "avg@k", lambda part: part.avg),
-        _by_dataset(named, note, "maj@k", lambda part: part.maj),
-        *_over_k(named, note),
-        _against(named, note, "tokens", "tokens decoded per problem", lambda result: result.cost.tokens_decoded),
+    named = dict(zip(_labels(results), results, strict=True))
+    datasets, k, costs = Axis("dataset"), Axis("answers per problem, k", log=True), "accuracy over all datasets"
+    # Id, title, kind, axes, series.
+    rows: list[tuple[str, str, Any, Axis, str, Sequence[ChartSeries]]] = [
+        ("avg-k", "Accuracy: avg@k", "bar", datasets, "avg@k", _by_dataset(named, lambda part: part.avg)),
+        ("maj-k", "Accuracy: maj@k", "bar", datasets, "maj@k", _by_dataset(named, lambda part: part.maj)),
+        ("pass", "Accuracy: pass@k, all datasets", "line", k, "pass@k", _pass_at(named)),
     ]
-    if any(result.cost.wall_s > 0 for result in results):
-        charts.append(_against(named, note, "time", "seconds per problem", lambda result: result.cost.wall_s))
-    return [*charts, *_gains(named, note)]
+    if len({result.k for result in results}) > 1:
+        voted = [_series(label, [result.k], [result.overall.maj]) for label, result in named.items()]
+        rows.append(("maj-over-k", "Accuracy: maj@k over k, all datasets", "scatter", k, "maj@k", voted))
+    for name, title, cost in COSTS:
+        if name != "time" or any(result.cost.wall_s > 0 for result in results):
+            against = f"Accuracy against {title}"
+            rows.append((f"cost-{name}", against, "scatter", Axis(title), costs, _against(named, cost)))
+    if any(result.gain is not None for result in results):
+        title = f"Gain over {next(iter(named))}, problem by problem"
+        rows.append(("gain", title, "bar", Axis("measure"), "difference of accuracies", _gains(named)))
+    note = f"{results[0].overall.num_problems:,} problems; thin lines are intervals" if results else ""
+    return [
+        Chart(id=f"eval-{name}", title=title, note=note, kind=kind, x=x, y=Axis(y, is_share=True), series=tuple(series))
+        for name, title, kind, x, y, series in rows
+    ]
+
+
+COSTS: tuple[tuple[str, str, Callable[[Result], float]], ...] = (
+    ("tokens", "tokens decoded per problem", lambda result: result.cost.tokens_decoded),
+    ("time", "seconds per problem", lambda result: result.cost.wall_s),
+)
+"""Id, title and value of each cost; results without times have no chart of them."""
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
@@ -42,92 +61,36 @@ def _series(
     return ChartSeries(name, tuple(x), tuple(e.value for e in estimates), *ends, tuple(text) or None)
 
 
-def _by_dataset(
-    named: dict[str, Result], note: str, title: str, estimate: Callable[[DatasetResult], Estimate]
-) -> Chart:
+def _by_dataset(named: Mapping[str, Result], estimate: Callable[[DatasetResult], Estimate]) -> list[ChartSeries]:
     has_several = any(len(result.datasets) > 1 for result in named.values())
     series = []
     for label, result in named.items():
         names = [sanitize(part.dataset) for part in result.datasets]
         parts = [*result.datasets, result.overall] if has_several else result.datasets
         series.append(_series(label, [*names, ALL_DATASETS][: len(parts)], [estimate(part) for part in parts]))
-    return Chart(
-        id=f"eval-{title.replace('@', '-')}",
-        title=f"Accuracy: {title}",
-        note=note,
-        kind="bar",
-        x=Axis("dataset"),
-        y=Axis(title, is_share=True),
-        series=tuple(series),
-    )
+    return series
 
 
-def _over_k(named: dict[str, Result], note: str) -> list[Chart]:
-    """pass@k over k; also maj@k if results have different k."""
-    passed, voted = [], []
-    for label, result in named.items():
-        estimates = sorted(result.overall.pass_at.items())
-        passed.append(_series(label, [k for k, _ in estimates], [estimate for _, estimate in estimates]))
-        voted.append(_series(label, [result.k], [result.overall.maj]))
-    axis = Axis("answers per problem, k", log=True)
-    pass_chart = Chart(
-        id="eval-pass",
-        title="Accuracy: pass@k, all datasets",
-        note=note,
-        kind="line",
-        x=axis,
-        y=Axis("pass@k", is_share=True),
-        series=tuple(passed),
-    )
-    if len({result.k for result in named.values()}) <= 1:
-        return [pass_chart]
-    maj_chart = Chart(
-        id="eval-maj-over-k",
-        title="Accuracy: maj@k over k, all datasets",
-        note=note,
-        kind="scatter",
-        x=axis,
-        y=Axis("maj@k", is_share=True),
-        series=tuple(voted),
-    )
-    return [pass_chart, maj_chart]
+def _pass_at(named: Mapping[str, Result]) -> list[ChartSeries]:
+    estimates = {label: dict(sorted(result.overall.pass_at.items())) for label, result in named.items()}
+    return [_series(label, list(own), list(own.values())) for label, own in estimates.items()]
 
 
-def _against(named: dict[str, Result], note: str, name: str, title: str, cost: Callable[[Result], float]) -> Chart:
+def _against(named: Mapping[str, Result], cost: Callable[[Result], float]) -> list[ChartSeries]:
     """One series of two points, avg@k and maj@k, per result, so that its name is in the legend."""
     series = []
     for label, result in named.items():
         costs, measures = 2 * [cost(result) / result.overall.num_problems], (f"avg@{result.k}", f"maj@{result.k}")
         series.append(_series(label, costs, [result.overall.avg, result.overall.maj], measures))
-    return Chart(
-        id=f"eval-cost-{name}",
-        title=f"Accuracy against {title}",
-        note=note,
-        kind="scatter",
-        x=Axis(title),
-        y=Axis("accuracy over all datasets", is_share=True),
-        series=tuple(series),
-    )
+    return series
 
 
-def _gains(named: dict[str, Result], note: str) -> list[Chart]:
+def _gains(named: Mapping[str, Result]) -> list[ChartSeries]:
     """Gains over the first result, which keeps its place without bars, so that colours agree with other charts."""
-    if all(result.gain is None for result in named.values()):
-        return []
     measures = ("avg@k", "maj@k")
-    series = [
+    return [
         _series(label, measures, [result.gain.avg, result.gain.maj])
         if result.gain is not None
         else ChartSeries(label, measures, (None, None))
         for label, result in named.items()
     ]
-    chart = Chart(
-        id="eval-gain",
-        title=f"Gain over {next(iter(named))}, problem by problem",
-        note=note,
-        kind="bar",
-        x=Axis("measure"),
-        y=Axis("difference of accuracies", is_share=True),
-        series=tuple(series),
-    )
-    return [chart]

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from treepo.report.live.state import RunState
+from treepo.report.terminal import duration
 from treepo.utils.text import sanitize
 
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
@@ -62,36 +63,28 @@ class MetricFormat:
     format: Callable[[float], str]
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _fraction(value: float) -> str:
-    return f"{value:.3f}"
-
-
 def _number(value: float) -> str:
     return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 CURVES = (
-    MetricFormat("reward/mean", "reward", _fraction),
-    MetricFormat("eval/avg", "held-out accuracy", _share),
+    MetricFormat("reward/mean", "reward", "{:.3f}".format),
+    MetricFormat("eval/avg", "held-out accuracy", "{:.1%}".format),
     MetricFormat("completions/length/mean", "response length", _number),
-    MetricFormat("entropy", "entropy", _fraction),
-    MetricFormat("tokens/sharing", "sharing", lambda value: f"{value:.2f}"),
+    MetricFormat("entropy", "entropy", "{:.3f}".format),
+    MetricFormat("tokens/sharing", "sharing", "{:.2f}".format),
     MetricFormat("time/trajectories_per_s", "trajectories/s", _number),
 )
 """Shown as curves, in this order."""
 
 VALUES = (
-    MetricFormat("accuracy", "accuracy", _share),
-    MetricFormat("completions/clipped_ratio", "cut off", _share),
-    MetricFormat("eval/greedy", "held-out, greedy", _share),
-    MetricFormat("problems/trained", "trees trained on", lambda value: f"{value:.0f}"),
-    MetricFormat("update/approx_kl", "approx. KL", lambda value: f"{value:.1e}"),
-    MetricFormat("clip_ratio/region_mean", "clip ratio", lambda value: f"{value:.2%}"),
-    MetricFormat("update/grad_norm", "gradient norm", _fraction),
+    MetricFormat("accuracy", "accuracy", "{:.1%}".format),
+    MetricFormat("completions/clipped_ratio", "cut off", "{:.1%}".format),
+    MetricFormat("eval/greedy", "held-out, greedy", "{:.1%}".format),
+    MetricFormat("problems/trained", "trees trained on", "{:.0f}".format),
+    MetricFormat("update/approx_kl", "approx. KL", "{:.1e}".format),
+    MetricFormat("clip_ratio/region_mean", "clip ratio", "{:.2%}".format),
+    MetricFormat("update/grad_norm", "gradient norm", "{:.3f}".format),
     MetricFormat("time/tokens_per_s", "tokens/s", _number),
 )
 """Shown by their latest values."""
@@ -100,14 +93,6 @@ TIMES = ("time/step_s", *(f"time/{phase}_s" for phase in PHASES))
 
 METRICS = frozenset([shown.name for shown in (*CURVES, *VALUES)] + [*TIMES])
 """All metrics that are read of a step."""
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03; `?` if not finite."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 CURVE_WIDTH = 38

@@ -61,10 +61,8 @@ class MetricsFollower:
             try:
                 self.log.append(self._kept(json.loads(line)))
             except (ValueError, OverflowError, RecursionError) as error:
-                number = len(self.log) + 1
-                raise SettingError(
-                    "watch", f"{str(self.path)!r}, line {number}: no metrics of a step: {error}"
-                ) from error
+                message = f"{str(self.path)!r}, line {len(self.log) + 1}: no metrics of a step: {error}"
+                raise SettingError("watch", message) from error
             self._offset += len(line) + 1
             self._last_line = line + b"\n"
 
@@ -155,17 +153,13 @@ class RunFollower:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingError("watch", f"{str(self.path)[:100]!r} cannot be read: {error}") from error
         try:
-            return _num_steps_in(text)
+            train = tomllib.loads(text).get("train")
+            num_steps = train.get("num_steps") if isinstance(train, dict) else None
+            if not isinstance(num_steps, int):
+                raise ValueError(f"train.num_steps must be a whole number, got {num_steps!r}")
+            return num_steps
         except ValueError as error:
             if not self.follower.path.exists():
                 # It is being written.
                 return None
             raise SettingError("watch", f"{str(path)!r} holds no settings of a run: {error}") from error
-
-
-def _num_steps_in(recipe: str) -> int:
-    train = tomllib.loads(recipe).get("train")
-    num_steps = train.get("num_steps") if isinstance(train, dict) else None
-    if not isinstance(num_steps, int):
-        raise ValueError(f"train.num_steps must be a whole number, got {num_steps!r}")
-    return num_steps

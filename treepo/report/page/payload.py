@@ -147,7 +147,7 @@ def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
         "so_far": {"tokens": series.tokens, "seconds": series.seconds},
         "note": "; ".join(filter(None, [series.note, *chosen.notes, *tree_notes])),
         "trees": {
-            "pieces": chosen.pieces.texts,
+            "pieces": list(chosen.pieces),
             "steps": [{"step": step, "trees": trees} for step, trees in chosen.steps.items()],
         },
     }

@@ -56,10 +56,14 @@ def series_of(metrics: Mapping[int, Mapping[str, float]], max_points: int = MAX_
     steps = thinned(every, [step for step in every if "eval/avg" in metrics[step]], max_points)
     names = dict.fromkeys(name for step in steps for name in metrics[step])
     values = {name: [short(metrics[s][name]) if name in metrics[s] else None for s in steps] for name in names}
-    tokens = _so_far(metrics, ("tokens/decoded",))
-    seconds = _so_far(metrics, SECONDS)
+
+    def so_far(*summed: str) -> list[float | None]:
+        sums = accumulate(sum(own.get(name, 0.0) for name in summed) for own in metrics.values())
+        by_step = dict(zip(metrics, sums, strict=True))
+        return shorts(by_step[step] for step in steps)
+
     note = f"metrics at {len(steps)} of {len(every)} steps" if len(steps) < len(every) else ""
-    return MetricSeries(steps, values, shorts(tokens[s] for s in steps), shorts(seconds[s] for s in steps), note)
+    return MetricSeries(steps, values, so_far("tokens/decoded"), so_far(*SECONDS), note)
 
 
 def thinned(steps: Sequence[int], wanted: Sequence[int], most: int) -> list[int]:
@@ -81,8 +85,3 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     if count == 1:
         return [items[-1]]
     return [items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int).tolist()]
-
-
-def _so_far(metrics: Mapping[int, Mapping[str, float]], names: Sequence[str]) -> dict[int, float]:
-    sums = accumulate(sum(own.get(name, 0.0) for name in names) for own in metrics.values())
-    return dict(zip(metrics, sums, strict=True))

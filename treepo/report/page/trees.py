@@ -91,18 +91,8 @@ Breakdown = Callable[[int, KeptTree], dict[str, Any]]
 """(step, tree) -> the entries of `tree_json` about how its advantages were computed."""
 
 
-@dataclass
-class Pieces:
-    """The distinct texts of tokens, in the order of their first use."""
-
-    texts: list[str] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)
-
-    def index(self, text: str) -> int:
-        place = self.places.setdefault(text, len(self.texts))
-        if place == len(self.texts):
-            self.texts.append(text)
-        return place
+Pieces = dict[str, int]
+"""The distinct texts of tokens, numbered in the order of their first use."""
 
 
 def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) -> dict[str, Any]:
@@ -112,7 +102,7 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
     `logprobs`, `entropies`). Unknown values are None.
     """
     tree, advantages = kept.tree, kept.advantages
-    below = tree.nodes[ROOT + 1 :]
+    logprobs = [node.sampled_logprobs for node in tree.nodes[ROOT + 1 :] if node.sampled_logprobs is not None]
     is_per_node = advantages is not None and advantages.per_node
     values = None
     if advantages is not None:
@@ -124,8 +114,8 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "lengths": [len(node.token_ids) for node in tree.nodes],
         "stops": [None if node.stop is None else str(node.stop) for node in tree.nodes],
         "resumed": [int(node.from_fallback) for node in tree.nodes],
-        "ids": [pieces.index(text) for own in texts[ROOT + 1 :] for text in own],
-        "logprobs": thousandths(np.concatenate([np.zeros(0), *(_scores(node.sampled_logprobs) for node in below)])),
+        "ids": [pieces.setdefault(text, len(pieces)) for own in texts[ROOT + 1 :] for text in own],
+        "logprobs": thousandths(np.concatenate([np.zeros(0), *logprobs])),
         "entropies": None if kept.entropies is None else thousandths(np.concatenate(kept.entropies[ROOT + 1 :])),
         "leaves": tree.leaves(),
         "rewards": None if kept.rewards is None else shorts(kept.rewards),
@@ -137,11 +127,6 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "num_dropped": tree.num_dropped,
         "num_fallbacks": tree.num_fallbacks,
     }
-
-
-def _scores(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None, "only the prompt is not scored"
-    return values
 
 
 @dataclass(frozen=True)
@@ -165,9 +150,9 @@ class TreeReader:
         return [self._sized(step, kept, nodes, pieces) for kept, nodes in zip(trees, texts, strict=True)]
 
     def _sized(self, step: int, kept: KeptTree, texts: list[list[str]], pieces: Pieces) -> tuple[dict[str, Any], int]:
-        num_pieces = len(pieces.texts)
+        num_pieces = len(pieces)
         tree = tree_json(kept, texts, pieces) | self.breakdown(step, kept)
-        written = json.dumps([tree, pieces.texts[num_pieces:]])
+        written = json.dumps([tree, list(pieces)[num_pieces:]])
         return tree, int(BASE64 * len(zlib.compress(written.encode())))
 
 
@@ -175,7 +160,7 @@ class TreeReader:
 class ChosenTrees:
     """Trees by step in ascending order, the texts of their tokens, and notes on what was left out."""
 
-    pieces: Pieces = field(default_factory=Pieces)
+    pieces: Pieces = field(default_factory=dict)
     steps: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -216,7 +201,7 @@ def _wanted(files: Mapping[int, Path], budget: int, reader: TreeReader) -> tuple
     for step in reversed(list(files)):
         try:
             places = spread(range(count_trees(files[step])), TREES_PER_STEP)
-            sizes = [size for _, size in reader.read(step, files[step], places, Pieces())]
+            sizes = [size for _, size in reader.read(step, files[step], places, {})]
         except UNREADABLE:
             continue
         if not sizes:
