@@ -39,6 +39,7 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.distributed import init_distributed
     from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
+    from treepo.run.checkpointing import NOT_BEGUN
     from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
     from treepo.run.train import prepare, train
     from treepo.utils.io import lock_dir
@@ -63,7 +64,7 @@ def run(options: Namespace, console: Console) -> None:
         else:
             # A folder that is named after the time has another name in each process.
             out = job.processes.broadcast(out)
-            parts, progress = prepare(config, out, terminal, job), None
+            parts, progress = prepare(config, out, terminal, job), NOT_BEGUN
             stack.callback(parts.close)
             with job.processes.synced_errors():
                 if job.processes.is_first:
@@ -71,7 +72,7 @@ def run(options: Namespace, console: Console) -> None:
             record_initial_state(parts, out)
         if job.processes.is_first:
             record_environment(out, options.command_line)
-        if progress is None:
+        if progress == NOT_BEGUN:
             seed_random(config.train.seed + job.processes.rank)
         try:
             train(parts, out, terminal, progress)

@@ -100,7 +100,7 @@ def _build(section: Section, values: Mapping[str, Any]) -> Any:
         checked[key] = _checked(path, hints[key], value)
     try:
         if chosen is type(section.default):
-            return dataclasses.replace(section.default, **checked)
+            return dataclasses.replace(cast(Any, section.default), **checked)
         for name, f in fields.items():
             if name not in checked and f.default is f.default_factory is dataclasses.MISSING:
                 raise SettingError(name, f"{chosen.__name__} needs a value")

@@ -170,8 +170,8 @@ class Config:
         if reward.can_be_negative and isinstance(self.credit, MaxRL):
             raise SettingError(
                 "credit.use",
-                "MaxRL needs rewards that are not negative, but reward.overlong, reward.length or reward.length_neutral "
-                f"can make them so: {reward.overlong}, {reward.length}, {reward.length_neutral}",
+                "MaxRL needs rewards that are not negative, but reward.overlong, reward.length or "
+                f"reward.length_neutral can make them so: {reward.overlong}, {reward.length}, {reward.length_neutral}",
             )
 
 

@@ -45,10 +45,8 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
     if config.engine.kind == "vllm":
         for sampling in evaluation.samplings:
             check_align("tree.align", sampling.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
-    # One for each server, else one GPU or none.
-    num_accelerators = (
-        len(config.servers.urls) if config.engine.kind == "servers" else int(config.model.device != "cpu")
-    )
+    is_served = config.engine.kind == "servers"
+    num_accelerators = len(config.servers.urls) if is_served else int(config.model.device != "cpu")
     engine, task = engine_for(config, policy), None
     try:
         task = build_task(config, policy, engine.max_model_len)
