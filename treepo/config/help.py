@@ -20,7 +20,8 @@ TITLE = "settings, which can stand in a recipe and on the command line, which wi
 
 BASIC_TYPES = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
 PLURALS = {int: "integers", float: "numbers", str: "texts"}
-BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+BOUNDS |= {"min_length": "{} or more of them"}
 
 INTRODUCTION = """# Settings
 
@@ -61,8 +62,7 @@ def settings_page() -> str:
         parts += [f"## [{section.name}]", _summary(default), _table(section, default)]
         for name, other in sorted(known_classes(section).items() if is_exchangeable(section) else ()):
             if other is not default:
-                parts.append(f'### {section.name}.use = "{name}"')
-                parts.append(_summary(other))
+                parts += [f'### {section.name}.use = "{name}"', _summary(other)]
                 if dataclasses.fields(other):
                     parts.append(_table(section, other))
     return "\n\n".join(parts) + "\n"
@@ -84,7 +84,10 @@ def describe_type(hint: Any) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in args)
     if origin is Annotated:
         constraints = [found for extra in args[1:] for found in getattr(extra, "metadata", [extra])]
-        return ", ".join([describe_type(args[0]), *(text for c in constraints if (text := _describe_bound(c)))])
+        bounds = [
+            text.format(getattr(c, name)) for c in constraints for name, text in BOUNDS.items() if hasattr(c, name)
+        ]
+        return ", ".join([describe_type(args[0]), *bounds])
     if origin in (Union, UnionType):
         return " or ".join("not given" if arg is NoneType else describe_type(arg) for arg in args)
     if origin is tuple:
@@ -93,14 +96,6 @@ def describe_type(hint: Any) -> str:
             return f"list of {count}{PLURALS[args[0]]}"
         return f"list of {count}values, each {describe_type(args[0])}"
     return f"`{getattr(hint, '__name__', hint)}`"
-
-
-def _describe_bound(constraint: Any) -> str:
-    if (fewest := getattr(constraint, "min_length", None)) is not None:
-        return f"{fewest} or more of them"
-    return ", ".join(
-        f"{words} {getattr(constraint, name)}" for name, words in BOUNDS.items() if hasattr(constraint, name)
-    )
 
 
 def _settings(section: Section, cls: type) -> Iterator[tuple[str, str, str, str]]:

@@ -7,8 +7,6 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
-from treepo.config.schema import Config
-from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import EngineError, Interrupted, PeerError, VerifierError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
 from treepo.report.run_log import Metrics
@@ -23,16 +21,14 @@ STOPS = Interrupted | EngineError | VerifierError
 """Errors after which a state that is complete may be saved. It is complete, too, where logits are not finite, but they
 may come from the weights."""
 
+CHECKPOINTS = "checkpoints"
+"""Their folder in that of the run."""
+
 REPEAT_S = 5.0
 """Seconds within which a second signal does not count: torchrun passes on what its processes may have received."""
 
 NOT_BEGUN = Progress(step=-1, best=-1.0, best_step=-1)
 """The progress of a run before its first evaluation; its best score is below every score."""
-
-
-def checkpoint_store(config: Config, out: Path, processes: DistContext = SINGLE_PROCESS) -> CheckpointStore:
-    """The checkpoints of the run in a folder."""
-    return CheckpointStore(out / "checkpoints", config.checkpoint.keep, processes)
 
 
 def is_stop(error: BaseException | None) -> bool:
@@ -53,7 +49,8 @@ class RunCheckpoints:
         self.out = out
         self.progress = progress
         self.guard = StepGuard(REPEAT_S if run.processes.world_size > 1 else 0.0)
-        self.writer = CheckpointWriter(checkpoint_store(run.config, out, run.job.background))
+        store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run.job.background)
+        self.writer = CheckpointWriter(store)
         self._last_written = progress.step
         self._snapshot: Snapshot | None = None
 

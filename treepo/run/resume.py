@@ -21,13 +21,13 @@ from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config, Settings
 from treepo.distributed import Job
 from treepo.errors import SettingError
-from treepo.learn.checkpoint import Progress
+from treepo.learn.checkpoint import CheckpointStore, Progress
 from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import NOT_BEGUN, checkpoint_store
+from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN
 from treepo.utils.io import replace_text
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
 
 def _restore(run: Run, out: Path) -> Progress:
     check_initial_state(run, out)
-    store = checkpoint_store(run.config, out)
+    store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep)
     step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
