@@ -2,15 +2,12 @@
 
 import logging
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rich.console import Console
 
 from treepo.cli.common import CommandParser, output_folder, run_settings_help
 from treepo.errors import SettingError
-
-if TYPE_CHECKING:
-    from treepo.run.evaluation_plan import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -43,35 +40,28 @@ def run(options: Namespace, console: Console) -> None:
     # torch and transformers load here, not for --help.
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.evaluate.store import AnswerStore
+    from treepo.evaluate.estimates import COLUMNS, EstimateSettings, aggregate
+    from treepo.evaluate.results import to_json
+    from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
+    from treepo.evaluate.table import rich_table, text_tables
     from treepo.report.terminal import Terminal
     from treepo.run.evaluate import answer
     from treepo.run.evaluation_plan import plan_evaluation
 
     disable_progress_bar()
-    evaluation = plan_evaluation(options, output_folder(options.out, "eval-"))
-    with AnswerStore(evaluation.out).lock():
+    out = output_folder(options.out, "eval-")
+    evaluation, store = plan_evaluation(options, out), AnswerStore(out)
+    with store.lock():
         for model in evaluation.models:
             answer(evaluation, model, Terminal(console))
-        _conclude(evaluation, console)
-
-
-def _conclude(evaluation: "Evaluation", console: Console) -> None:
-    """Show and keep the metrics of all answers in the folder."""
-    from treepo.evaluate.estimates import COLUMNS, EstimateSettings, aggregate
-    from treepo.evaluate.results import to_json
-    from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
-    from treepo.evaluate.table import rich_table, text_tables
-
-    store = AnswerStore(evaluation.out)
-    store.compact()
-    found = aggregate(store.read(COLUMNS), store.costs(), EstimateSettings(seed=evaluation.config.train.seed))
-    for path in (evaluation.out / RESULTS, evaluation.json):
-        if path is not None:
+        store.compact()
+        seed = evaluation.config.train.seed
+        found = aggregate(store.read(COLUMNS), store.costs(), EstimateSettings(seed=seed))
+        for path in (out / RESULTS, *([Path(options.json)] if options.json else ())):
             try:
                 path.write_text(to_json(found), encoding="utf-8")
             except OSError as error:
                 raise SettingError("json", f"cannot write to {str(path)!r}: {error.strerror}") from error
     for table in text_tables(found):
         console.print(rich_table(table))
-    logger.info("All answers are in %s, all metrics in %s beside it.", evaluation.out / ANSWERS, RESULTS)
+    logger.info("All answers are in %s, all metrics in %s beside it.", out / ANSWERS, RESULTS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.common import split_overrides
+from treepo.cli.common import process_rank, split_overrides
 from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.text import sanitize
 
@@ -68,7 +68,7 @@ def _run(args: Sequence[str]) -> None:
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
-    from treepo.cli.common import logging_to_console
+    from treepo.cli.console import logging_to_console
 
     with logging_to_console() as console:
         command.run(options, console)
@@ -92,8 +92,7 @@ def _fail(error: BaseException, code: int) -> int:
     """Show the error as one line, with the notes that were added to it."""
     if os.environ.get("TREEPO_DEBUG") == "1":
         traceback.print_exc()
-    rank, count = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    program = "treepo" if rank == "0" or count == "1" else f"treepo (process {rank})"
+    program = f"treepo (process {process_rank()})" if process_rank() else "treepo"
     text = "; ".join([str(error), *getattr(error, "__notes__", ())])
     print(f"{program}: {sanitize(text)}", file=sys.stderr)
     return code

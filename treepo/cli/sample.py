@@ -48,10 +48,9 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.utils.io import check_unused
 
     disable_progress_bar()
-    config = _settings(options)
+    config, out = _settings(options), None if options.out is None else Path(options.out)
     if options.out == "":
         raise SettingError("out", "no file given")
-    out = None if options.out is None else Path(options.out)
     if out is not None:
         check_unused(out, is_folder=False)
     _check_prompt(options.prompt, config.model.path)

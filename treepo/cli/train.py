@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, output_folder, process_rank, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
 
 
@@ -33,37 +33,43 @@ def run(options: Namespace, console: Console) -> None:
     # torch and transformers load here, not for --help.
     from transformers.utils.logging import disable_progress_bar
 
-    from treepo.cli.common import process_rank
     from treepo.config.load import read_recipe, resolve
     from treepo.config.schema import BUILT_IN_TASK, is_data_given
     from treepo.distributed import init_distributed
     from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
+    from treepo.run.checkpointing import NOT_BEGUN
     from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
     from treepo.run.train import prepare, train
     from treepo.utils.io import lock_dir
 
     disable_progress_bar()
     terminal, overrides = Terminal(console), options.settings
-    resumed = _resumed_folder(options)
-    out = resumed or output_folder(options.out)
+    is_resumed = options.resume is not None
+    if is_resumed and (options.recipe is not None or options.out is not None):
+        raise SettingError(
+            "resume", "a run goes on with its own settings in its own folder; give no recipe and no --out"
+        )
+    if options.resume == "":
+        raise SettingError("resume", "no folder given")
+    out = Path(options.resume) if is_resumed else output_folder(options.out)
     with ExitStack() as stack:
-        if resumed is not None:
-            config = continued_settings(resumed, overrides)
+        if is_resumed:
+            config = continued_settings(out, overrides)
             if process_rank() == 0:
-                stack.enter_context(lock_dir(resumed, "resume"))
+                stack.enter_context(lock_dir(out, "resume"))
         else:
             base = {} if is_data_given(overrides) else BUILT_IN_TASK
             config = resolve(read_recipe(Path(options.recipe)) if options.recipe else base, overrides)
         limits = config.processes
         job = stack.enter_context(init_distributed(config.model.device, limits.shard_size, limits.timeout_s))
-        if resumed is not None:
+        if is_resumed:
             parts, progress = resume(config, out, terminal, job)
             stack.callback(parts.close)
         else:
             # A folder that is named after the time has another name in each process.
             out = job.processes.broadcast(out)
-            parts, progress = prepare(config, out, terminal, job), None
+            parts, progress = prepare(config, out, terminal, job), NOT_BEGUN
             stack.callback(parts.close)
             with job.processes.synced_errors():
                 if job.processes.is_first:
@@ -71,23 +77,10 @@ def run(options: Namespace, console: Console) -> None:
             record_initial_state(parts, out)
         if job.processes.is_first:
             record_environment(out, options.command_line)
-        if progress is None:
+        if progress == NOT_BEGUN:
             seed_random(config.train.seed + job.processes.rank)
         try:
             train(parts, out, terminal, progress)
         except (PeerError, LostError) as error:
             error.add_note(f"to go on: treepo train --resume {out}")
             raise
-
-
-def _resumed_folder(options: Namespace) -> Path | None:
-    """The folder of the run to go on with; it holds its settings and takes its results."""
-    if options.resume is None:
-        return None
-    if options.recipe is not None or options.out is not None:
-        raise SettingError(
-            "resume", "a run goes on with its own settings in its own folder; give no recipe and no --out"
-        )
-    if options.resume == "":
-        raise SettingError("resume", "no folder given")
-    return Path(options.resume)

@@ -20,7 +20,8 @@ TITLE = "settings, which can stand in a recipe and on the command line, which wi
 
 BASIC_TYPES = {int: "integer", float: "number", str: "text", bool: "`true` or `false`"}
 PLURALS = {int: "integers", float: "numbers", str: "texts"}
-BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+BOUNDS = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+BOUNDS |= {"min_length": "{} or more of them"}
 
 INTRODUCTION = """# Settings
 
@@ -43,24 +44,13 @@ list of one. In sections with `use`, another class does the work: one of those n
 Written from the code by `python -m treepo.config.help`; a test holds it up to date."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One setting as it is documented. path: `section.key`; values: its type and legal values; default: as TOML."""
-
-    path: str
-    values: str
-    default: str
-    about: str
-
-
 def settings_text(config: type, title: str = TITLE) -> str:
     """Every setting of a class of sections, for a terminal."""
     lines = [title]
     for section in dataclasses.fields(config):
         lines += ["", f"[{section.name}]  {_summary(type(section.default))}"]
-        for setting in _settings(section, type(section.default)):
-            lines.append(f"  --{setting.path}  {setting.values.replace('`', '')} (default: {setting.default})")
-            lines.append(f"      {setting.about}")
+        for path, values, default, about in _settings(section, type(section.default)):
+            lines += [f"  --{path}  {values.replace('`', '')} (default: {default})", f"      {about}"]
     return "\n".join(lines)
 
 
@@ -72,8 +62,7 @@ def settings_page() -> str:
         parts += [f"## [{section.name}]", _summary(default), _table(section, default)]
         for name, other in sorted(known_classes(section).items() if is_exchangeable(section) else ()):
             if other is not default:
-                parts.append(f'### {section.name}.use = "{name}"')
-                parts.append(_summary(other))
+                parts += [f'### {section.name}.use = "{name}"', _summary(other)]
                 if dataclasses.fields(other):
                     parts.append(_table(section, other))
     return "\n\n".join(parts) + "\n"
@@ -95,7 +84,10 @@ def describe_type(hint: Any) -> str:
         return ", ".join(f"`{json.dumps(value)}`" for value in args)
     if origin is Annotated:
         constraints = [found for extra in args[1:] for found in getattr(extra, "metadata", [extra])]
-        return ", ".join([describe_type(args[0]), *(text for c in constraints if (text := _describe_bound(c)))])
+        bounds = [
+            text.format(getattr(c, name)) for c in constraints for name, text in BOUNDS.items() if hasattr(c, name)
+        ]
+        return ", ".join([describe_type(args[0]), *bounds])
     if origin in (Union, UnionType):
         return " or ".join("not given" if arg is NoneType else describe_type(arg) for arg in args)
     if origin is tuple:
@@ -106,35 +98,20 @@ def describe_type(hint: Any) -> str:
     return f"`{getattr(hint, '__name__', hint)}`"
 
 
-def _describe_bound(constraint: Any) -> str:
-    if (fewest := getattr(constraint, "min_length", None)) is not None:
-        return f"{fewest} or more of them"
-    return ", ".join(
-        f"{words} {getattr(constraint, name)}" for name, words in BOUNDS.items() if hasattr(constraint, name)
-    )
-
-
-def _settings(section: Section, cls: type) -> Iterator[Setting]:
-    """The settings of a section whose class is `cls`, beginning with `use` if the class is the default one."""
+def _settings(section: Section, cls: type) -> Iterator[tuple[str, str, str, str]]:
+    """(`section.key`, type and legal values, default as TOML, docstring) of each setting of a section whose class is
+    `cls`, beginning with `use` if the class is the default one."""
     if is_exchangeable(section) and cls is type(section.default):
         names = ", ".join(f"`{json.dumps(name)}`" for name in sorted(known_classes(section)))
-        about = "The class that does the work."
-        yield Setting(f"{section.name}.use", f"{names}, or `module:Class`", json.dumps(cls.__name__), about)
+        values, default = f"{names}, or `module:Class`", json.dumps(cls.__name__)
+        yield f"{section.name}.use", values, default, "The class that does the work."
     docs, hints = setting_docs(cls), get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
-        value = getattr(section.default, field.name) if cls is type(section.default) else _default(field)
-        default = "none: must be given" if value is dataclasses.MISSING else _as_toml(value)
-        yield Setting(
-            f"{section.name}.{field.name}", describe_type(hints[field.name]), default, docs.get(field.name, "")
-        )
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def _as_toml(value: Any) -> str:
-    return "not given" if value is None else json.dumps(value)
+        value = getattr(section.default if cls is type(section.default) else cls, field.name, dataclasses.MISSING)
+        default = "not given" if value is None else "none: must be given"
+        if value is not None and value is not dataclasses.MISSING:
+            default = json.dumps(value)
+        yield f"{section.name}.{field.name}", describe_type(hints[field.name]), default, docs.get(field.name, "")
 
 
 def _summary(cls: type) -> str:
@@ -145,9 +122,8 @@ def _summary(cls: type) -> str:
 
 def _table(section: Section, cls: type) -> str:
     rows = ["| Setting | Values | Default | |", "|---|---|---|---|"]
-    for setting in _settings(section, cls):
-        default = setting.default if setting.default.startswith(("not given", "none:")) else f"`{setting.default}`"
-        cells = (f"`{setting.path}`", setting.values, default, setting.about)
+    for path, values, default, about in _settings(section, cls):
+        cells = (f"`{path}`", values, default if default.startswith(("not given", "none:")) else f"`{default}`", about)
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     return "\n".join(rows)
 

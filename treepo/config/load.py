@@ -1,7 +1,6 @@
 """Settings as text: read from a recipe, overridden on the command line, kept in the run folder.
 
-The sections that are typed by a protocol can be exchanged: `use` names another class of the same package, or
-`module:Class` for the user's own.
+In sections that are typed by a protocol, `use` names another class of the same package, or the user's `module:Class`.
 """
 
 import dataclasses
@@ -67,7 +66,11 @@ def to_toml(config: Config) -> str:
     for section in dataclasses.fields(Config):
         value = getattr(config, section.name)
         table = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
-        tables[section.name] = {"use": _name(section, value)} | table if is_exchangeable(section) else table
+        if is_exchangeable(section):
+            cls = type(value)
+            is_ours = cls.__module__.startswith(_package(section) + ".")
+            table = {"use": cls.__name__ if is_ours else f"{cls.__module__}:{cls.__name__}"} | table
+        tables[section.name] = table
     return tomli_w.dumps(tables)
 
 
@@ -85,22 +88,23 @@ def known_classes(section: Section) -> dict[str, type]:
 def _build(section: Section, values: Mapping[str, Any]) -> Any:
     """An instance of the section's class, or of the one that `use` names, on top of the section's defaults."""
     chosen = _chosen_class(section, values)
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k != "use"}
     fields = {f.name: f for f in dataclasses.fields(cast(Any, chosen))}
     hints = get_type_hints(chosen, include_extras=True)
     checked = {}
-    for key, value in given.items():
+    for key, value in values.items():
+        if key == "use":
+            continue
         path = f"{section.name}.{key}"
         if key not in fields:
             raise SettingError(path, f"unknown setting; {chosen.__name__} has {', '.join(fields) or 'none'}")
         checked[key] = _checked(path, hints[key], value)
-    base = {name: getattr(section.default, name) for name in fields} if chosen is type(section.default) else {}
-    for f in fields.values():
-        has_default = f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
-        if f.name not in base | checked and not has_default:
-            raise SettingError(f"{section.name}.{f.name}", f"{chosen.__name__} needs a value")
     try:
-        return chosen(**base | checked)
+        if chosen is type(section.default):
+            return dataclasses.replace(cast(Any, section.default), **checked)
+        for name, f in fields.items():
+            if name not in checked and f.default is f.default_factory is dataclasses.MISSING:
+                raise SettingError(name, f"{chosen.__name__} needs a value")
+        return chosen(**checked)
     except SettingError as error:
         raise error.within(section.name) from error
     # A settings class of the user's own refuses its values as it likes.
@@ -140,13 +144,9 @@ def _misfit(section: Section, chosen: object) -> str:
     wanted, given = _arguments(section.type), _arguments(chosen)
     if given != wanted:
         return f"is called with {given}, but must be with {wanted}"
-    missing = [name for name in _methods(section.type) if not hasattr(chosen, name)]
+    declared = (*vars(cast(Any, section.type)), *inspect.get_annotations(cast(Any, section.type)))
+    missing = [name for name in declared if not (name.startswith("_") or hasattr(chosen, name))]
     return f"lacks {', '.join(missing)}" if missing else ""
-
-
-def _methods(protocol: Any) -> list[str]:
-    """Public methods, properties and class variables that a protocol declares, besides the call."""
-    return [name for name in (*vars(protocol), *inspect.get_annotations(protocol)) if not name.startswith("_")]
 
 
 def _arguments(cls: Any) -> list[str]:
@@ -155,37 +155,26 @@ def _arguments(cls: Any) -> list[str]:
     return list(inspect.signature(calls[0]).parameters)[1:] if calls else []
 
 
-def _name(section: Section, value: object) -> str:
-    """What `use` calls the class of a value."""
-    cls = type(value)
-    is_ours = cls.__module__.startswith(_package(section) + ".")
-    return cls.__name__ if is_ours else f"{cls.__module__}:{cls.__name__}"
-
-
 def _package(section: Section) -> str:
     return type(section.default).__module__.rpartition(".")[0]
 
 
 def _checked(path: str, hint: Any, value: object) -> Any:
-    """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag."""
+    """The value if it is of the type that its setting declares; no text is taken for a number, no number for a flag.
+
+    Where several texts or numbers are declared, one stands for itself without brackets, and a whole number among texts
+    for its own digits: on the command line nothing tells 99 from "99".
+    """
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingError(path, "must be a finite number", value)
+    value = declared = tuple(value) if isinstance(value, list) else value
+    if hint in (tuple[str, ...], tuple[float, ...]) and not isinstance(declared, tuple):
+        declared = (declared,)
+    if hint == tuple[str, ...]:
+        declared = tuple(str(v) if type(v) is int else v for v in cast(tuple[Any, ...], declared))
     try:
-        return TypeAdapter(hint).validate_python(_as_declared(hint, value), strict=True)
+        return TypeAdapter(hint).validate_python(declared, strict=True)
     except ValidationError as error:
         raise SettingError(path, error.errors()[0]["msg"], value) from error
     except PydanticSchemaGenerationError as error:
         raise SettingError(path, f"a setting of type {hint!r} cannot stand in a recipe") from error
-
-
-def _as_declared(hint: Any, value: object) -> object:
-    """The value; where several texts or numbers are declared, one stands for itself without brackets.
-
-    A whole number among texts stands for its own digits: on the command line nothing tells 99 from "99".
-    """
-    if hint not in (tuple[str, ...], tuple[float, ...]):
-        return value
-    several = value if isinstance(value, tuple) else (value,)
-    if hint == tuple[float, ...]:
-        return several
-    return tuple(str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in several)

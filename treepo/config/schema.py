@@ -50,11 +50,12 @@ class DataSettings(RecordFormat):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weights and len(self.weights) != len(self.train):
+        if not self.weights:
+            return
+        if len(self.weights) != len(self.train):
             raise SettingError("weights", f"needs a number for each of {len(self.train)} datasets", list(self.weights))
-        if self.weights:
-            # Before anything is loaded.
-            Mixture(self.weights)
+        # Raises here, before anything is loaded.
+        Mixture(self.weights)
 
 
 @dataclass(frozen=True)
@@ -160,22 +161,18 @@ class Config:
             )
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
             raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
-        if isinstance(self.reward, ShapedReward):
-            _check_reward(self.reward, self.credit, self.tree.max_response_tokens)
-
-
-def _check_reward(reward: ShapedReward, credit: Estimator, limit: int) -> None:
-    """Raise SettingError if the reward does not fit other settings; limit: tokens of the longest response."""
-    if reward.overlong and reward.overlong_buffer > limit:
-        raise SettingError(
-            "reward.overlong_buffer", f"must be within 1..{limit}, the longest response", reward.overlong_buffer
-        )
-    if reward.can_be_negative and isinstance(credit, MaxRL):
-        raise SettingError(
-            "credit.use",
-            "MaxRL needs rewards that are not negative, but reward.overlong, reward.length or reward.length_neutral "
-            f"can make them so: {reward.overlong}, {reward.length}, {reward.length_neutral}",
-        )
+        reward, longest = self.reward, self.tree.max_response_tokens
+        if not isinstance(reward, ShapedReward):
+            return
+        if reward.overlong and reward.overlong_buffer > longest:
+            message = f"must be within 1..{longest}, the longest response"
+            raise SettingError("reward.overlong_buffer", message, reward.overlong_buffer)
+        if reward.can_be_negative and isinstance(self.credit, MaxRL):
+            raise SettingError(
+                "credit.use",
+                "MaxRL needs rewards that are not negative, but reward.overlong, reward.length or "
+                f"reward.length_neutral can make them so: {reward.overlong}, {reward.length}, {reward.length_neutral}",
+            )
 
 
 Settings = Mapping[str, Mapping[str, Any]]

@@ -1,13 +1,12 @@
 """When a run's checkpoints are written: as often as asked, at a new best score, at the end, and when it has to stop."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
-from treepo.config.schema import Config
-from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import EngineError, Interrupted, PeerError, VerifierError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
 from treepo.report.run_log import Metrics
@@ -22,19 +21,14 @@ STOPS = Interrupted | EngineError | VerifierError
 """Errors after which a state that is complete may be saved. It is complete, too, where logits are not finite, but they
 may come from the weights."""
 
+CHECKPOINTS = "checkpoints"
+"""Their folder in that of the run."""
+
 REPEAT_S = 5.0
 """Seconds within which a second signal does not count: torchrun passes on what its processes may have received."""
 
-WORST = -1.0
-"""Below every score."""
-
-NONE = -1
-"""The step of the best score where there was none."""
-
-
-def checkpoint_store(config: Config, out: Path, processes: DistContext = SINGLE_PROCESS) -> CheckpointStore:
-    """The checkpoints of the run in a folder."""
-    return CheckpointStore(out / "checkpoints", config.checkpoint.keep, processes)
+NOT_BEGUN = Progress(step=-1, best=-1.0, best_step=-1)
+"""The progress of a run before its first evaluation; its best score is below every score."""
 
 
 def is_stop(error: BaseException | None) -> bool:
@@ -46,23 +40,19 @@ def is_stop(error: BaseException | None) -> bool:
 class RunCheckpoints:
     """Follows a run from step to step; while entered, its guard turns signals into Interrupted.
 
-    progress: of a run that is resumed, None for a new one. guard: its state says whether the weights are those of the
-    last complete step, which is saved when the run ends or has to stop.
+    progress: of a run that is resumed, NOT_BEGUN for a new one. guard: its state says whether the weights are those of
+    the last complete step, which is saved when the run ends or has to stop.
     """
 
-    def __init__(self, run: "Run", out: Path, progress: Progress | None) -> None:
+    def __init__(self, run: "Run", out: Path, progress: Progress) -> None:
         self.run = run
         self.out = out
         self.progress = progress
         self.guard = StepGuard(REPEAT_S if run.processes.world_size > 1 else 0.0)
-        self.writer = CheckpointWriter(checkpoint_store(run.config, out, run.job.background))
-        self._last_written = -1 if progress is None else progress.step
+        store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run.job.background)
+        self.writer = CheckpointWriter(store)
+        self._last_written = progress.step
         self._snapshot: Snapshot | None = None
-
-    @property
-    def last_step(self) -> int:
-        """The last complete step; -1 before the first evaluation."""
-        return -1 if self.progress is None else self.progress.step
 
     def __enter__(self) -> Self:
         self.guard.__enter__()
@@ -72,12 +62,8 @@ class RunCheckpoints:
         try:
             if not (isinstance(error, Interrupted) and error.is_urgent):
                 self.writer.wait()
-                is_complete = self.guard.state is StepState.COMPLETE and is_stop(error)
-                if self.progress is not None and (error is None or is_complete):
-                    self._save_last_step()
-                    if error is not None:
-                        command = f"treepo train --resume {self.out}"
-                        logger.info("Stopped after step %d. To go on:  %s", self.last_step, command)
+                if error is None or (self.guard.state is StepState.COMPLETE and is_stop(error)):
+                    self._save_last_step(is_stopped=error is not None)
         finally:
             self.guard.__exit__(kind, error, at)
 
@@ -87,9 +73,9 @@ class RunCheckpoints:
 
         The state is copied here, after what was being written before is on disk.
         """
-        score, last = metrics.get("eval/avg", WORST), self.progress or Progress(0, WORST, NONE)
-        is_best = score > last.best
-        self.progress = Progress(step, *((score, step) if is_best else (last.best, last.best_step)))
+        score = metrics.get("eval/avg", NOT_BEGUN.best)
+        is_best = score > self.progress.best
+        self.progress = Progress(step, score, step) if is_best else replace(self.progress, step=step)
         self.guard.state = StepState.COMPLETE
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
@@ -109,8 +95,11 @@ class RunCheckpoints:
         self._last_written = snapshot.progress.step
         self.writer.start(snapshot)
 
-    def _save_last_step(self) -> None:
-        assert self.progress is not None
-        if self._last_written < self.last_step or self.writer.has_failed:
+    def _save_last_step(self, is_stopped: bool) -> None:
+        if self.progress == NOT_BEGUN:
+            return
+        if self._last_written < self.progress.step or self.writer.has_failed:
             self._begin(Snapshot.of(self.run.train_state, self.progress))
             self.writer.wait()
+        if is_stopped:
+            logger.info("Stopped after step %d. To go on:  treepo train --resume %s", self.progress.step, self.out)

@@ -16,7 +16,7 @@ from treepo.grow.sampler import TreeSampler
 from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.run.engine import check_align
-from treepo.run.evaluation_plan import Evaluation, answer_settings, num_accelerators
+from treepo.run.evaluation_plan import Evaluation, answer_settings
 from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.utils.numeric import derive_seed
@@ -42,9 +42,11 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
     with terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
-    for sampling in evaluation.samplings:
-        if config.engine.kind == "vllm":
+    if config.engine.kind == "vllm":
+        for sampling in evaluation.samplings:
             check_align("tree.align", sampling.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
+    is_served = config.engine.kind == "servers"
+    num_accelerators = len(config.servers.urls) if is_served else int(config.model.device != "cpu")
     engine, task = engine_for(config, policy), None
     try:
         task = build_task(config, policy, engine.max_model_len)
@@ -52,9 +54,8 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
         if not problems:
             raise SettingError("data.eval", "no problem to ask")
         check_fingerprint(evaluation.out, name, policy.model.state_dict(), problems, answered)
-        logger.info(
-            "Answers are kept in %s; after an interruption the same command with --out goes on.", evaluation.out
-        )
+        message = "Answers are kept in %s; after an interruption the same command with --out goes on."
+        logger.info(message, evaluation.out)
         for sampling in evaluation.samplings:
             done, label = store.done(), sampling.label
             missing = [p for p in problems if ProblemKey(name, label, p.dataset, p.id) not in done]
@@ -63,7 +64,7 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
             rules = sampling.rules(policy.decode, task.answers)
             sampler = TreeSampler(engine, rules, sampling.sampling(config.engine.sampling_params))
             parts = grow_in_parts(sampler, missing, derive_seed(config.train.seed, "eval"))
-            meter, num_done, correct, start = Meter(engine, num_accelerators(config)), 0, 0.0, perf_counter()
+            meter, num_done, correct, start = Meter(engine, num_accelerators), 0, 0.0, perf_counter()
             with terminal.progress(f"{Path(name).name}, {label}") as progress:
                 for part in parts:
                     cost = meter.charge([tree for _, tree in part], perf_counter() - start)

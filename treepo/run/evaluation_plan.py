@@ -18,6 +18,7 @@ from treepo.errors import SettingError
 from treepo.evaluate.store import KIND
 from treepo.grow.builder import GrowthRules
 from treepo.model.policy import check_folder
+from treepo.run.parts import growth_rules
 from treepo.utils.io import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.verifiers import FunctionVerifier
@@ -50,18 +51,9 @@ class SamplingSpec:
 
     def rules(self, decode: Decode, answers: AnswerFormat) -> GrowthRules:
         """The rules of its trees; without forks they are stars."""
-        c = self.config
-        if self.kind != "tree":
-            return GrowthRules.star(self.num_samples, c.tree.max_response_tokens, decode, answers)
-        return GrowthRules(
-            shape=c.tree,
-            initial_fork=c.initial_fork,
-            branching=c.branching,
-            fallback=c.fallback,
-            stopping=c.stopping,
-            decode=decode,
-            answers=answers,
-        )
+        if self.kind == "tree":
+            return growth_rules(self.config, decode, answers)
+        return GrowthRules.star(self.num_samples, self.config.tree.max_response_tokens, decode, answers)
 
     def sampling(self, settings: SamplingParams) -> SamplingParams:
         """How its tokens are sampled: as the engine's settings say, or greedily."""
@@ -98,9 +90,8 @@ def _settings(text: str, values: str) -> Settings:
         section, _, key = name.rpartition(".")
         section = section or "tree"
         if not equals or key in own.get(section, {}) or name in {"width", "tree.width"}:
-            raise SettingError(
-                "sampling", f"{text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width"
-            )
+            message = f"{text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width"
+            raise SettingError("sampling", message)
         if section not in SECTIONS:
             raise SettingError("sampling", f"{text!r}: {name!r} is no setting of {', '.join(SECTIONS)}")
         try:
@@ -116,7 +107,7 @@ class Evaluation:
     """What is to be evaluated.
 
     config: the settings that all sampling methods share; num_problems: how many, from the first one on; out: the folder
-    of the answers; json: where a copy of the metrics goes.
+    of the answers.
     """
 
     models: tuple[str, ...]
@@ -124,25 +115,22 @@ class Evaluation:
     config: Config
     num_problems: int
     out: Path
-    json: Path | None
 
 
 def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
     """Put the options of `treepo eval` and settings together; raises SettingError for what cannot work."""
-    _check(options)
+    models = [os.path.normpath(model) if model else "" for model in options.models]
+    _check(options, models)
     layers = _layers(options)
     samplings = tuple(parse_sampling(text, options.samples, layers) for text in options.sampling)
     config = resolve(*layers, {"tree": {"width": options.samples, "min_width": 1}})
-    models = _normal(options.models) or [config.model.path]
+    models = models or [config.model.path]
     if len(models) > 1 and config.engine.kind != "embedded":
-        raise SettingError(
-            "engine.kind",
-            f"{config.engine.kind!r} takes one model at a time; evaluate the others with the same --out",
-        )
+        message = f"{config.engine.kind!r} takes one model at a time; evaluate the others with the same --out"
+        raise SettingError("engine.kind", message)
     # The built-in task has tens of millions of problems.
     most = ALL if config.data.is_given else config.eval.num_problems
-    json = Path(options.json) if options.json else None
-    return Evaluation(tuple(models), samplings, config, options.problems or most, out, json)
+    return Evaluation(tuple(models), samplings, config, options.problems or most, out)
 
 
 def _layers(options: Namespace) -> tuple[Settings, ...]:
@@ -157,21 +145,17 @@ def _layers(options: Namespace) -> tuple[Settings, ...]:
     return (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
 
 
-def _check(options: Namespace) -> None:
+def _check(options: Namespace, models: Sequence[str]) -> None:
     """Raise SettingError for options that cannot work, before anything is loaded."""
     for name, number in (("samples", options.samples), ("problems", options.problems)):
         if number is not None and not 1 <= number <= ALL:
             raise SettingError(name, f"must be within 1..{ALL}", number)
-    models = _normal(options.models)
     for name, given in (("sampling", options.sampling), ("model", models)):
         if doubled := [one for i, one in enumerate(given) if one in given[:i]]:
             raise SettingError(name, f"{doubled[0]!r} is given twice")
-    for name, given, (section, key) in (
-        ("MODEL", models, ("model", "path")),
-        ("--data", options.data, ("data", "eval")),
-    ):
-        if given and key in options.settings.get(section, {}):
-            also = options.settings[section][key]
+    for name, given, section, key in (("MODEL", models, "model", "path"), ("--data", options.data, "data", "eval")):
+        also = options.settings.get(section, {}).get(key)
+        if given and also is not None:
             raise SettingError(f"{section}.{key}", f"given twice, as {name} {given[0]!r} and as {also!r}")
     for model in models:
         check_folder(model)
@@ -179,23 +163,10 @@ def _check(options: Namespace) -> None:
         raise SettingError("json", f"cannot write to {options.json!r}: it is a folder, or in none that is there")
 
 
-def _normal(models: Sequence[str]) -> list[str]:
-    """Paths in their shortest form, so that a model has one name; an empty one stays empty."""
-    return [os.path.normpath(model) if model else "" for model in models]
-
-
-def num_accelerators(config: Config) -> int:
-    """Devices that decode: one for each server, else one GPU or none."""
-    if config.engine.kind == "servers":
-        return len(config.servers.urls)
-    return int(config.model.device != "cpu")
-
-
 def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     """All settings that answers depend on, but for the model and the sampling method, which each answer names."""
     settings = tomllib.loads(to_toml(evaluation.config))
-    kept: dict[str, Any] = {KIND: "treepo eval"}
-    kept |= {section: settings[section] for section in ANSWER_SECTIONS}
+    kept: dict[str, Any] = {KIND: "treepo eval"} | {section: settings[section] for section in ANSWER_SECTIONS}
     del kept["verifier_pool"]["num_workers"]
     if digest := _digest_of_code(evaluation.config.verifier):
         kept["verifier"]["code"] = digest
@@ -207,9 +178,9 @@ def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
 
 def _digest_of_code(verifier: Verifier) -> str:
     """A checksum of the file with the user's own verifier; empty for ours."""
-    module = (
-        verifier.function.partition(":")[0] if isinstance(verifier, FunctionVerifier) else type(verifier).__module__
-    )
+    module = type(verifier).__module__
+    if isinstance(verifier, FunctionVerifier):
+        module = verifier.function.partition(":")[0]
     if module.partition(".")[0] == "treepo":
         return ""
     make_importable(module)

@@ -89,19 +89,19 @@ def save_trees(run: "Run", step: int, out: Path, result: StepResult, tracking: T
 
 def save_best(run: "Run", out: Path) -> None:
     """Save the model as the best so far, if asked for; the one before is there until this one is whole."""
-    if run.config.eval.keep_best:
-        run.keep(lambda: _replace_best(run, out))
-
-
-def _replace_best(run: "Run", out: Path) -> None:
     best, partial, before = out / "best", out / "best.partial", out / "best.before"
-    for leftover in (partial, before):
-        shutil.rmtree(leftover, ignore_errors=True)
-    run.policy.save(partial)
-    if best.exists():
-        best.rename(before)
-    partial.rename(best)
-    shutil.rmtree(before, ignore_errors=True)
+
+    def replace() -> None:
+        for leftover in (partial, before):
+            shutil.rmtree(leftover, ignore_errors=True)
+        run.policy.save(partial)
+        if best.exists():
+            best.rename(before)
+        partial.rename(best)
+        shutil.rmtree(before, ignore_errors=True)
+
+    if run.config.eval.keep_best:
+        run.keep(replace)
 
 
 def save_last(run: "Run", out: Path) -> None:

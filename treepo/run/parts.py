@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from treepo.config.schema import Config
-from treepo.data.problem import Task
+from treepo.data.problem import AnswerFormat, Decode, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
@@ -96,18 +96,22 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     )
 
 
-def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
-    """The sampler that grows trees as the settings say."""
-    rules = GrowthRules(
+def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> GrowthRules:
+    """The rules by which trees grow as the settings say."""
+    return GrowthRules(
         shape=config.tree,
         initial_fork=config.initial_fork,
         branching=config.branching,
         fallback=config.fallback,
         stopping=config.stopping,
-        decode=policy.decode,
-        answers=answers_of(config),
+        decode=decode,
+        answers=answers,
     )
-    return TreeSampler(engine, rules, config.engine.sampling_params)
+
+
+def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
+    """The sampler that grows trees as the settings say."""
+    return TreeSampler(engine, growth_rules(config, policy.decode, answers_of(config)), config.engine.sampling_params)
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

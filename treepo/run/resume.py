@@ -5,11 +5,13 @@ import json
 import logging
 import os
 import platform
+import re
 import tomllib
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -19,20 +21,16 @@ from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config, Settings
 from treepo.distributed import Job
 from treepo.errors import SettingError
-from treepo.learn.checkpoint import Progress
+from treepo.learn.checkpoint import CheckpointStore, Progress
 from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import checkpoint_store
+from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN
 from treepo.utils.io import replace_text
 
-if TYPE_CHECKING:
-    from treepo.run.build import Run
-
 logger = logging.getLogger(__name__)
-
 
 NAME = "initial.json"
 
@@ -40,14 +38,14 @@ NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
 
 
-def record_initial_state(run: "Run", out: Path) -> None:
+def record_initial_state(run: Run, out: Path) -> None:
     """Keep what the run starts with, for `check_initial_state`. Must come before its first step."""
     state = _initial_state(run)
     if run.processes.is_first:
         replace_text(out / NAME, json.dumps(state, indent=1) + "\n")
 
 
-def check_initial_state(run: "Run", out: Path) -> None:
+def check_initial_state(run: Run, out: Path) -> None:
     """Raise SettingError if the model or the problems that were loaded are not those that the run was started with."""
     path = out / NAME
     if not run.processes.broadcast(path.exists()):
@@ -64,7 +62,7 @@ def check_initial_state(run: "Run", out: Path) -> None:
             raise SettingError("resume", f"{setting}: the {name} are no longer those that the run was started with")
 
 
-def _initial_state(run: "Run") -> dict[str, str]:
+def _initial_state(run: Run) -> dict[str, str]:
     """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
@@ -84,15 +82,12 @@ def _initial_state(run: "Run") -> dict[str, str]:
 
 
 def record_environment(out: Path, command: str) -> None:
-    """Append one line to the folder of a run that starts or resumes."""
-    with (out / ENVIRONMENT_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(environment(command)) + "\n")
+    """Append a line with versions and hardware to the folder of a run that starts or resumes.
 
-
-def environment(command: str) -> dict[str, str]:
-    """Versions and hardware of this process. command: what it was started with; the home folder becomes `~`."""
+    command: what this process was started with; the home folder becomes `~`.
+    """
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
+    environment = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command.replace(str(Path.home()), "~"),
         "treepo": treepo.__version__,
@@ -105,48 +100,30 @@ def environment(command: str) -> dict[str, str]:
         "processes": os.environ.get("WORLD_SIZE", "1"),
         **({"gpus": ", ".join(names)} if names else {}),
     }
+    with (out / ENVIRONMENT_NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(environment) + "\n")
 
 
 def _processor() -> str:
     """The name of the CPU's model, if the system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):
+        if found := re.search(r"^model name[^:]*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M):
+            return found[1].strip()
+    return platform.processor() or platform.machine()
 
 
-MAY_CHANGE = (
-    "checkpoint.every",
-    "checkpoint.keep",
-    "engine.max_cache_tokens",
-    "engine.max_num_batched_tokens",
-    "engine.max_num_seqs",
-    "eval.every",
-    "eval.keep_best",
-    "model.device",
-    "processes.shard_size",
-    "processes.timeout_s",
-    "servers.address",
-    "servers.folder",
-    "servers.max_retries",
-    "servers.sync",
-    "servers.timeout_s",
-    "servers.urls",
-    "tracking.offline",
-    "tracking.project",
-    "tracking.run_name",
-    "tracking.sample_answers",
-    "tracking.sample_problems",
-    "tracking.trackers",
-    "train.gradient_checkpointing",
-    "train.max_tokens_per_micro_batch",
-    "train.num_steps",
-    "train.save_trees_every",
-    "verifier_pool.num_workers",
-    "vllm.gpu_memory_utilization",
-)
+MAY_CHANGE = {
+    "checkpoint": ("every", "keep"),
+    "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
+    "eval": ("every", "keep_best"),
+    "model": ("device",),
+    "processes": ("shard_size", "timeout_s"),
+    "servers": ("address", "folder", "max_retries", "sync", "timeout_s", "urls"),
+    "tracking": ("offline", "project", "run_name", "sample_answers", "sample_problems", "trackers"),
+    "train": ("gradient_checkpointing", "max_tokens_per_micro_batch", "num_steps", "save_trees_every"),
+    "verifier_pool": ("num_workers",),
+    "vllm": ("gpu_memory_utilization",),
+}
 """Settings that a resumed run may have otherwise than it was started with."""
 
 
@@ -160,15 +137,16 @@ def continued_settings(out: Path, overrides: Settings) -> Config:
     before = read_recipe(out / "config.toml")
     config = resolve(before, overrides)
     changes = changed_settings(resolve(before), config)
-    if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in MAY_CHANGE]:
-        reason = "that would be another run (docs/runs.md: what may change)"
-        raise SettingError("resume", f"{'; '.join(refused)}: {reason}")
+    allowed = {f"{section}.{key}" for section, keys in MAY_CHANGE.items() for key in keys}
+    if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in allowed]:
+        message = f"{'; '.join(refused)}: that would be another run (docs/runs.md: what may change)"
+        raise SettingError("resume", message)
     return config
 
 
-def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run, Progress | None]:
+def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run, Progress]:
     """(the parts of the run in a folder, how far it has come): with the state of its newest undamaged checkpoint, or
-    None if it has none and starts anew. Cuts its metrics after that step.
+    NOT_BEGUN if it has none and starts anew. Cuts its metrics after that step.
 
     config: see `continued_settings`. The first process must hold the folder's lock. Raises SettingError for a model or
     problems other than those that the run was started with.
@@ -186,9 +164,9 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
     return run, restored
 
 
-def _restore(run: Run, out: Path) -> Progress | None:
+def _restore(run: Run, out: Path) -> Progress:
     check_initial_state(run, out)
-    store = checkpoint_store(run.config, out)
+    store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep)
     step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
@@ -196,7 +174,7 @@ def _restore(run: Run, out: Path) -> Progress | None:
         cut_samples(out / "samples.jsonl", last)
     if step is None:
         logger.info("There is no checkpoint to resume from: the run starts anew.")
-        return None
+        return NOT_BEGUN
     progress = store.restore(step, run.train_state)
     run.trainer.engine.sleep()
     run.trainer.sync_weights()
@@ -206,12 +184,9 @@ def _restore(run: Run, out: Path) -> Progress | None:
 
 def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """(name, old value, new value) of every setting that differs; None where it is not set."""
-    tables = [_flat(config) for config in (old, new)]
-    names = sorted(tables[0].keys() | tables[1].keys())
-    pairs = [(name, *(table.get(name) for table in tables)) for name in names]
-    return [(name, before, after) for name, before, after in pairs if before != after]
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    tables = tomllib.loads(to_toml(config))
-    return {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+    before, after = (
+        {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
+        for tables in (tomllib.loads(to_toml(config)) for config in (old, new))
+    )
+    names = sorted(before.keys() | after.keys())
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

@@ -1,5 +1,7 @@
 """One tree for one prompt, grown as in training."""
 
+from functools import partial
+
 from treepo.config.schema import Config
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
@@ -34,16 +36,12 @@ def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
     """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
     if prompt is None:
         return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
-    if not is_chain_tokenizer(policy.tokenizer):
-        prompt_ids = tuple(config.prompt.encoder(policy.tokenizer)(prompt))
-        return Problem(prompt, prompt, prompt_ids, ground_truth="")
-    prompt_ids = encode_prompt(policy.tokenizer, prompt)
-    if policy.decode(prompt_ids) != prompt:
-        raise SettingError(
-            "prompt",
-            f"{prompt[:100]!r} has characters that the built-in task has no tokens for; "
-            "its problems look like 71a-3b-3c-5d-6:",
-        )
+    is_chain = is_chain_tokenizer(policy.tokenizer)
+    encode = partial(encode_prompt, policy.tokenizer) if is_chain else config.prompt.encoder(policy.tokenizer)
+    prompt_ids = tuple(encode(prompt))
+    if is_chain and policy.decode(prompt_ids) != prompt:
+        reason = "has characters that the built-in task has no tokens for; its problems look like 71a-3b-3c-5d-6:"
+        raise SettingError("prompt", f"{prompt[:100]!r} {reason}")
     return Problem(prompt, prompt, prompt_ids, ground_truth="")
 
 

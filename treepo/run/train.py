@@ -1,6 +1,7 @@
 """The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models."""
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 from treepo.config.load import to_toml
@@ -12,7 +13,7 @@ from treepo.learn.checkpoint import Progress
 from treepo.report.run_log import MetricsLog
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import RunCheckpoints
+from treepo.run.checkpointing import NOT_BEGUN, RunCheckpoints
 from treepo.run.outputs import (
     check_installed,
     failed_batch_kept,
@@ -61,7 +62,7 @@ def _make_folder(config: Config, out: Path) -> None:
         raise SettingError("out", f"cannot write to {str(out)!r}: {error}") from error
 
 
-def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = None) -> None:
+def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGUN) -> None:
     """Evaluate, train, evaluate again; metrics, checkpoints and model are kept in `out`.
 
     progress: of a run that is resumed. Raises FloatingPointError if logits, loss or gradients stop being finite; the
@@ -74,17 +75,17 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
         with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as show:
-            if progress is None:
-                tracking.log(0, _evaluate_first(run, out, log, checkpoints))
-            for step in range(checkpoints.last_step + 1, num_steps + 1):
-                saves_trees = _is_due(step, settings.train.save_trees_every)
-                with failed_batch_kept(run, step, out):
-                    result = run.trainer.step(step, guard=checkpoints.guard, with_entropies=saves_trees)
-                if saves_trees and is_first:
-                    save_trees(run, step, out, result, tracking)
-                metrics = result.metrics
-                if step == num_steps or _is_due(step, settings.eval.every):
-                    metrics = metrics | run.evaluate()
+            for step in range(progress.step + 1, num_steps + 1):
+                metrics = {}
+                if step > 0:
+                    saves_trees = _is_due(step, settings.train.save_trees_every)
+                    with failed_batch_kept(run, step, out):
+                        result = run.trainer.step(step, guard=checkpoints.guard, with_entropies=saves_trees)
+                    if saves_trees and is_first:
+                        save_trees(run, step, out, result, tracking)
+                    metrics = result.metrics
+                if step in {0, num_steps} or _is_due(step, settings.eval.every):
+                    metrics = metrics | run.evaluate(nullcontext if step else checkpoints.guard.growing)
                 is_best, checkpoint_time = checkpoints.complete_step(step, metrics)
                 if is_best:
                     save_best(run, out)
@@ -93,26 +94,15 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress | None = N
                     log.append(step, metrics)
                 checkpoints.write()
                 tracking.log(step, metrics)
-                show(step, metrics)
+                if step > 0:
+                    show(step, metrics)
+                elif metrics:
+                    accuracies = 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
+                    logger.info("held out before training: %.1f%% (greedy %.1f%%)", *accuracies)
         run.keep(lambda: save_last(run, out))
         if is_first:
             write_report(run, out)
             terminal.summary(log.read(), out, next_commands(settings, out))
-
-
-def _evaluate_first(run: Run, out: Path, log: MetricsLog, checkpoints: RunCheckpoints) -> dict[str, float]:
-    """The evaluation before the first step, whose step is 0."""
-    metrics = run.evaluate(checkpoints.guard.growing)
-    if run.processes.is_first:
-        log.append(0, metrics)
-    is_best, _ = checkpoints.complete_step(0, metrics)
-    if is_best:
-        save_best(run, out)
-    if metrics:
-        logger.info(
-            "held out before training: %.1f%% (greedy %.1f%%)", 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
-        )
-    return metrics
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -124,13 +114,10 @@ def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     commands = []
     if is_model_kept(config):
         commands.append(("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}"))
-    star = {
-        "tree.depth": 1,
-        "tree.segment_len": config.tree.max_response_tokens,
-        "tree.num_children": config.tree.width,
-    }
     if not isinstance(config.credit, GRPO):
-        settings = star | {"initial_fork.low": config.tree.width, "initial_fork.high": config.tree.width}
-        options = "".join(f" --{name} {value}" for name, value in settings.items())
+        width, response_len = config.tree.width, config.tree.max_response_tokens
+        star = {"tree.depth": 1, "tree.segment_len": response_len, "tree.num_children": width}
+        star |= {"initial_fork.low": width, "initial_fork.high": width}
+        options = "".join(f" --{name} {value}" for name, value in star.items())
         commands.append(("Compare with GRPO", f"treepo train {out / 'config.toml'} --credit.use GRPO{options}"))
     return commands
