@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -160,8 +161,10 @@ def total(components: Mapping[str, np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class VerifiedTree:
-    """The trajectories of one tree, their responses as text and the verdicts on them, in the order of `Tree.leaves`."""
+    """A tree of responses to a problem: its trajectories, their responses as text and the verdicts on them, by leaf."""
 
+    problem: Problem
+    tree: Tree
     trajectories: list[Trajectory]
     responses: list[str]
     verdicts: list[Verdict]
@@ -173,10 +176,8 @@ def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree],
     responses = [[decode(t.token_ids.tolist()) for t in of_tree] for of_tree in trajectories]
     pairs = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
     verdicts = iter(task.verify(pairs))
-    return [
-        VerifiedTree(of_tree, texts, [next(verdicts) for _ in texts])
-        for of_tree, texts in zip(trajectories, responses, strict=True)
-    ]
+    leaves = zip(problems, trees, trajectories, responses, strict=True)
+    return [VerifiedTree(*of_tree, verdicts=list(islice(verdicts, len(of_tree[-1])))) for of_tree in leaves]
 
 
 @dataclass(frozen=True, eq=False)
