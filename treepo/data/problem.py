@@ -17,36 +17,33 @@ MAX_EXTRACTED_LEN = 200
 
 
 class Outcome(StrEnum):
-    """How a verdict came about."""
+    """How a verdict came about.
+
+    GRADED: the response's answer was compared with the ground truth, as text if not otherwise. NO_ANSWER: the response
+    gives none: no complete box, or nothing in it. UNPARSED: the two answers differ as text, and one of them could not
+    be understood or was too long to be parsed. TIMEOUT: the time limit passed. CRASHED: the verifier raised, or its
+    process died or ran out of memory.
+    """
 
     GRADED = "graded"
-    """The response's answer was compared with the ground truth, as text if not otherwise."""
-
     NO_ANSWER = "no answer"
-    """The response gives none: no complete box, or nothing in it."""
-
     UNPARSED = "unparsed"
-    """The two answers differ as text, and one of them could not be understood or was too long to be parsed."""
-
     TIMEOUT = "timeout"
-    """The time limit passed."""
-
     CRASHED = "crashed"
-    """The verifier raised, or its process died or ran out of memory."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a response is right, and which answer it gives. Raises ValueError for a field out of its range."""
+    """Whether a response is right, and which answer it gives. Raises ValueError for a field out of its range.
+
+    correct: 1.0 if the response is right, 0.0 if not; custom verifiers may give any number between; 0.0 unless the
+    outcome is GRADED. extracted_answer: in a canonical form, for votes: equal for equal answers, whatever the ground
+    truth. None without.
+    """
 
     correct: float
-    """1.0 if the response is right, 0.0 if not; custom verifiers may give any number between."""
-
     outcome: Outcome
-    """How the verdict came about; `correct` is 0.0 unless it is GRADED."""
-
     extracted_answer: str | None
-    """The answer in a canonical form, for votes: equal for equal answers, whatever the ground truth. None without."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.outcome, Outcome):
@@ -73,22 +70,17 @@ def bounded(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its ground truth."""
+    """One question with its ground truth.
+
+    id: stable and unique; seeds are derived from it. prompt: the question as text; prompt_ids: the tokens that the
+    model is conditioned on. dataset: name of the dataset it comes from, for metrics per dataset.
+    """
 
     id: str
-    """Stable and unique; seeds are derived from it."""
-
     prompt: str
-    """The question as text."""
-
     prompt_ids: tuple[int, ...]
-    """The token ids that the model is conditioned on."""
-
     ground_truth: str
-    """The right answer."""
-
     dataset: str = ""
-    """Name of the dataset it comes from, for metrics per dataset."""
 
 
 @runtime_checkable
@@ -101,11 +93,9 @@ class AnswerFormat(Protocol):
         ended: whether nothing follows the text (the model drew EOS), which completes an answer that runs to the end of
         its line; otherwise the next segment may go on in the middle of an answer.
         """
-        ...
 
     def has_open_answer(self, text: str) -> bool:
         """Return whether the text begins an answer last that it does not complete."""
-        ...
 
 
 class Task(Protocol):
@@ -114,22 +104,18 @@ class Task(Protocol):
     @property
     def answers(self) -> AnswerFormat:
         """How its answers are written."""
-        ...
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return the problems of one training step, counted from 0, the same ones for the same task and step.
 
         `count` problems, none of them an evaluation problem; a source with fewer repeats some of them.
         """
-        ...
 
     def eval_problems(self, count: int) -> list[Problem]:
         """Return problems that are never trained on, the same ones at every call.
 
         Distinct, and `count` of them, or all there are if that is fewer.
         """
-        ...
 
     def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """Return the verdict on each pair of a problem and a response (decoded, without special tokens; untrusted)."""
-        ...

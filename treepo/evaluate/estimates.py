@@ -108,19 +108,14 @@ def mean_with_interval(
     sums = np.zeros(num_resamples)
     for values in sets:
         if len(values) > 0:
-            sums += _resampled_sums(values, rng, num_resamples)
+            # How often each distinct value is drawn is multinomial: few values instead of many problems, and no order.
+            distinct, counts = np.unique(values, return_counts=True)
+            sums += rng.multinomial(len(values), counts / len(values), size=num_resamples) @ distinct
     mean = math.fsum(value for values in sets for value in values) / num_problems
     tail = (1 - level) / 2
     low, high = np.quantile(sums / num_problems, [tail, 1 - tail])
     # Sums are rounded in another order than the mean: it must not lie outside for that.
     return Estimate(mean, min(float(low), mean), max(float(high), mean))
-
-
-def _resampled_sums(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
-    """Sums of as many values drawn with replacement, float64 [num_resamples]."""
-    # How often each distinct value is drawn is multinomial: few values instead of many problems, and no order.
-    distinct, counts = np.unique(values, return_counts=True)
-    return rng.multinomial(len(values), counts / len(values), size=num_resamples) @ distinct
 
 
 @dataclass(frozen=True)

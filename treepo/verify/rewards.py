@@ -204,8 +204,15 @@ def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: in
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
     )
-    components = reward(answers)
-    _check(type(reward).__name__, components, len(trajectories))
+    components, name = reward(answers), type(reward).__name__
+    if not components:
+        raise StrategyError(f"reward: {name} returned no component")
+    for key, values in components.items():
+        if key in RESERVED:
+            raise StrategyError(f"reward: {name} returned a component named {key!r}, which is that of their sum")
+        if np.shape(values) != (len(trajectories),) or not np.isfinite(values).all():
+            wanted = f"{len(trajectories)} finite numbers"
+            raise StrategyError(f"reward: {name} must return {wanted} as {key!r}, got {values!r}")
     return ScoredLeaves(verified.verdicts, answers.correct, components, total(components))
 
 
@@ -222,13 +229,3 @@ def verdict_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
     outcomes = Counter(verdict.outcome for s in scored for verdict in s.verdicts)
     others = [outcome for outcome in Outcome if outcome is not Outcome.GRADED]
     return {f"verify/{outcome.replace(' ', '_')}": outcomes[outcome] / outcomes.total() for outcome in others}
-
-
-def _check(name: str, components: dict[str, np.ndarray], num_leaves: int) -> None:
-    if not components:
-        raise StrategyError(f"reward: {name} returned no component")
-    for key, values in components.items():
-        if key in RESERVED:
-            raise StrategyError(f"reward: {name} returned a component named {key!r}, which is that of their sum")
-        if np.shape(values) != (num_leaves,) or not np.isfinite(values).all():
-            raise StrategyError(f"reward: {name} must return {num_leaves} finite numbers as {key!r}, got {values!r}")
