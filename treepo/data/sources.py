@@ -72,11 +72,7 @@ _PRESETS = {
         "BytedTsinghua-SIA/DAPO-Math-17k",
         "train",
         RecordFormat(
-            "prompt",
-            "reward_model.ground_truth",
-            id_field="extra_info.index",
-            prefix=_DAPO_PREFIX,
-            suffix=_DAPO_SUFFIX,
+            "prompt", "reward_model.ground_truth", id_field="extra_info.index", prefix=_DAPO_PREFIX, suffix=_DAPO_SUFFIX
         ),
     ),
     # hkust-nlp/SimpleRL-Zoo-Data has a folder per difficulty and prompt, and the bare question in extra_info.

@@ -61,10 +61,7 @@ DEFAULTS = BaseModelSettings()
 
 
 def find_or_make_base_model(
-    cache_folder: Path,
-    seed: int,
-    report: ProgressCallback | None = None,
-    settings: BaseModelSettings = DEFAULTS,
+    cache_folder: Path, seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
 ) -> Path:
     """Return the Hugging Face folder of the base model, pretraining it if it is not there yet."""
     made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
