@@ -1,5 +1,6 @@
 """Datasets of problems: loading them, splitting them, and serving them step by step."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -146,10 +147,13 @@ def load_datasets(
             problems = list(first.values())
             if not problems:
                 raise RecordError(f"no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
-            _check_ids(problems, form)
+            if repeated := [key for key, count in Counter(p.id for p in problems).items() if count > 1]:
+                raise RecordError(f"field {form.id_field!r} has {repeated[0]!r} for two questions")
         except RecordError as error:
             raise SettingError(setting, str(error)) from error
-        encoded = [_encode(problem, encode, setting) for problem in problems]
+        encoded = [replace(problem, prompt_ids=tuple(encode(problem.prompt))) for problem in problems]
+        if empty := [problem.id for problem in encoded if not problem.prompt_ids]:
+            raise SettingError(setting, f"{empty[0]}: the prompt has no tokens")
         fitting = tuple(problem for problem in encoded if len(problem.prompt_ids) <= max_prompt_len)
         num_too_long += len(encoded) - len(fitting)
         num_duplicates += len(records) - len(problems)
@@ -166,21 +170,6 @@ def _read_problems(source: Source, form: RecordFormat, label: str, name: str) ->
                 yield Problem(key, form.question(record), (), form.ground_truth(record), name)
         except RecordError as error:
             raise error.at(place) from error
-
-
-def _check_ids(problems: list[Problem], form: RecordFormat) -> None:
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise RecordError(f"field {form.id_field!r} has {problem.id!r} for two questions")
-        seen.add(problem.id)
-
-
-def _encode(problem: Problem, encode: Encode, setting: str) -> Problem:
-    prompt_ids = tuple(encode(problem.prompt))
-    if not prompt_ids:
-        raise SettingError(setting, f"{problem.id}: the prompt has no tokens")
-    return replace(problem, prompt_ids=prompt_ids)
 
 
 def text_key(text: str) -> str:

@@ -93,9 +93,11 @@ class AnswerFormat(Protocol):
         ended: whether nothing follows the text (the model drew EOS), which completes an answer that runs to the end of
         its line; otherwise the next segment may go on in the middle of an answer.
         """
+        ...
 
     def has_open_answer(self, text: str) -> bool:
         """Return whether the text begins an answer last that it does not complete."""
+        ...
 
 
 class Task(Protocol):
@@ -104,18 +106,22 @@ class Task(Protocol):
     @property
     def answers(self) -> AnswerFormat:
         """How its answers are written."""
+        ...
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return the problems of one training step, counted from 0, the same ones for the same task and step.
 
         `count` problems, none of them an evaluation problem; a source with fewer repeats some of them.
         """
+        ...
 
     def eval_problems(self, count: int) -> list[Problem]:
         """Return problems that are never trained on, the same ones at every call.
 
         Distinct, and `count` of them, or all there are if that is fewer.
         """
+        ...
 
     def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """Return the verdict on each pair of a problem and a response (decoded, without special tokens; untrusted)."""
+        ...

@@ -19,9 +19,11 @@ class Verifier(Protocol):
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:
         """Return the verdict on a response, which is untrusted text of any length; an exception becomes CRASHED."""
+        ...
 
     def example_response(self, ground_truth: str) -> str:
         """Return a response that gives the ground truth and must be judged right."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
