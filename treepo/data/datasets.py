@@ -1,8 +1,10 @@
 """Datasets of problems: loading them, splitting them, and serving them step by step."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from itertools import islice
 from math import ceil
 
@@ -25,14 +27,12 @@ def epoch_indices(seed: int, positions: Iterable[int], size: int) -> list[int]:
     Each epoch has every item once, in its own order, seeded by (seed, "epoch", epoch).
     """
     assert size > 0, size
-    orders: dict[int, np.ndarray] = {}
-    indices = []
-    for position in positions:
-        epoch, place = divmod(position, size)
-        if epoch not in orders:
-            orders[epoch] = np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(size)
-        indices.append(int(orders[epoch][place]))
-    return indices
+
+    @cache
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(size)
+
+    return [int(order(position // size)[position % size]) for position in positions]
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,8 @@ class Mixture:
         Costs one permutation per block that the positions lie in, wherever they lie.
         """
         size, shares = self.block, self.shares
-        blocks: dict[int, list[tuple[int, int]]] = {}
-        assigned = []
-        for position in positions:
-            number, place = divmod(position, size)
-            if number not in blocks:
-                blocks[number] = self._assign_block(number, size, shares)
-            assigned.append(blocks[number][place])
-        return assigned
+        block = cache(lambda number: self._assign_block(number, size, shares))
+        return [block(position // size)[position % size] for position in positions]
 
     def _assign_block(self, number: int, size: int, shares: list[Fraction]) -> list[tuple[int, int]]:
         before, after = (largest_remainder(count * size, shares) for count in (number, number + 1))
@@ -103,25 +97,23 @@ Encode = Callable[[str], list[int]]
 
 @dataclass(frozen=True)
 class Dataset:
-    """The problems of one source, in its order, no two with the same text."""
+    """The problems of one source, in its order, no two with the same text. name: its name in metrics."""
 
     name: str
-    """Its name in metrics; the `dataset` of its problems."""
-
     problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
 class LoadedDatasets:
-    """The datasets of several sources, and how many of their records were dropped."""
+    """The datasets of several sources, and how many of their records were dropped.
+
+    num_too_long: problems with more prompt tokens than allowed. num_duplicates: records with the same question as an
+    earlier record of the same source.
+    """
 
     datasets: tuple[Dataset, ...]
-
     num_too_long: int
-    """Problems with more prompt tokens than allowed."""
-
     num_duplicates: int
-    """Records with the same question as an earlier record of the same source."""
 
 
 def load_datasets(
@@ -149,13 +141,19 @@ def load_datasets(
         form = PRESETS[source.format].form if source.format else default_format
         try:
             records = list(_read_problems(source, form, label, name))
-            problems = _without_duplicates(records)
+            first: dict[str, Problem] = {}
+            for record in records:
+                first.setdefault(text_key(record.prompt), record)
+            problems = list(first.values())
             if not problems:
                 raise RecordError(f"no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
-            _check_ids(problems, form)
+            if repeated := [key for key, count in Counter(p.id for p in problems).items() if count > 1]:
+                raise RecordError(f"field {form.id_field!r} has {repeated[0]!r} for two questions")
         except RecordError as error:
             raise SettingError(setting, str(error)) from error
-        encoded = [_encode(problem, encode, setting) for problem in problems]
+        encoded = [replace(problem, prompt_ids=tuple(encode(problem.prompt))) for problem in problems]
+        if empty := [problem.id for problem in encoded if not problem.prompt_ids]:
+            raise SettingError(setting, f"{empty[0]}: the prompt has no tokens")
         fitting = tuple(problem for problem in encoded if len(problem.prompt_ids) <= max_prompt_len)
         num_too_long += len(encoded) - len(fitting)
         num_duplicates += len(records) - len(problems)
@@ -172,29 +170,6 @@ def _read_problems(source: Source, form: RecordFormat, label: str, name: str) ->
                 yield Problem(key, form.question(record), (), form.ground_truth(record), name)
         except RecordError as error:
             raise error.at(place) from error
-
-
-def _without_duplicates(problems: Sequence[Problem]) -> list[Problem]:
-    """The first problem of each text."""
-    first: dict[str, Problem] = {}
-    for problem in problems:
-        first.setdefault(text_key(problem.prompt), problem)
-    return list(first.values())
-
-
-def _check_ids(problems: list[Problem], form: RecordFormat) -> None:
-    seen: set[str] = set()
-    for problem in problems:
-        if problem.id in seen:
-            raise RecordError(f"field {form.id_field!r} has {problem.id!r} for two questions")
-        seen.add(problem.id)
-
-
-def _encode(problem: Problem, encode: Encode, setting: str) -> Problem:
-    prompt_ids = tuple(encode(problem.prompt))
-    if not prompt_ids:
-        raise SettingError(setting, f"{problem.id}: the prompt has no tokens")
-    return replace(problem, prompt_ids=prompt_ids)
 
 
 def text_key(text: str) -> str:
@@ -261,17 +236,12 @@ class DatasetTask:
         if len(self.train) == 1 or not self.weights:
             problems = [problem for d in self.train for problem in d.problems]
             return [problems[i] for i in epoch_indices(self.seed, positions, len(problems))]
-        drawn: list[Problem | None] = [None] * count
         assigned = Mixture(self.weights, self.seed).assign(positions)
+        orders = []
         for index, dataset in enumerate(self.train):
-            places = [place for place, (chosen, _) in enumerate(assigned) if chosen == index]
-            seed = derive_seed(self.seed, "set", index)
-            order = epoch_indices(seed, (assigned[place][1] for place in places), len(dataset.problems))
-            for place, i in zip(places, order, strict=True):
-                drawn[place] = dataset.problems[i]
-        problems = [problem for problem in drawn if problem is not None]
-        assert len(problems) == count, "every position belongs to one dataset"
-        return problems
+            own = (number for chosen, number in assigned if chosen == index)
+            orders.append(iter(epoch_indices(derive_seed(self.seed, "set", index), own, len(dataset.problems))))
+        return [self.train[index].problems[next(orders[index])] for index, _ in assigned]
 
     def eval_problems(self, count: int) -> list[Problem]:
         """Return the first problems of every evaluation dataset, in turns, until there are `count`; see Task."""

@@ -17,36 +17,33 @@ MAX_EXTRACTED_LEN = 200
 
 
 class Outcome(StrEnum):
-    """How a verdict came about."""
+    """How a verdict came about.
+
+    GRADED: the response's answer was compared with the ground truth, as text if not otherwise. NO_ANSWER: the response
+    gives none: no complete box, or nothing in it. UNPARSED: the two answers differ as text, and one of them could not
+    be understood or was too long to be parsed. TIMEOUT: the time limit passed. CRASHED: the verifier raised, or its
+    process died or ran out of memory.
+    """
 
     GRADED = "graded"
-    """The response's answer was compared with the ground truth, as text if not otherwise."""
-
     NO_ANSWER = "no answer"
-    """The response gives none: no complete box, or nothing in it."""
-
     UNPARSED = "unparsed"
-    """The two answers differ as text, and one of them could not be understood or was too long to be parsed."""
-
     TIMEOUT = "timeout"
-    """The time limit passed."""
-
     CRASHED = "crashed"
-    """The verifier raised, or its process died or ran out of memory."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a response is right, and which answer it gives. Raises ValueError for a field out of its range."""
+    """Whether a response is right, and which answer it gives. Raises ValueError for a field out of its range.
+
+    correct: 1.0 if the response is right, 0.0 if not; custom verifiers may give any number between; 0.0 unless the
+    outcome is GRADED. extracted_answer: in a canonical form, for votes: equal for equal answers, whatever the ground
+    truth. None without.
+    """
 
     correct: float
-    """1.0 if the response is right, 0.0 if not; custom verifiers may give any number between."""
-
     outcome: Outcome
-    """How the verdict came about; `correct` is 0.0 unless it is GRADED."""
-
     extracted_answer: str | None
-    """The answer in a canonical form, for votes: equal for equal answers, whatever the ground truth. None without."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.outcome, Outcome):
@@ -73,22 +70,17 @@ def bounded(text: str) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its ground truth."""
+    """One question with its ground truth.
+
+    id: stable and unique; seeds are derived from it. prompt: the question as text; prompt_ids: the tokens that the
+    model is conditioned on. dataset: name of the dataset it comes from, for metrics per dataset.
+    """
 
     id: str
-    """Stable and unique; seeds are derived from it."""
-
     prompt: str
-    """The question as text."""
-
     prompt_ids: tuple[int, ...]
-    """The token ids that the model is conditioned on."""
-
     ground_truth: str
-    """The right answer."""
-
     dataset: str = ""
-    """Name of the dataset it comes from, for metrics per dataset."""
 
 
 @runtime_checkable

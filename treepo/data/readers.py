@@ -4,7 +4,8 @@ import csv
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ MAX_MESSAGE_LEN = 300
 MIN_DATASETS_VERSION = 4
 """Before, `datasets` ran loading scripts that came with a dataset."""
 
+_INSTALL = "pip install 'treepo[datasets]'"
+_COPY_HINT = (
+    "; a copy can be named instead: a file, or a folder that save_to_disk of datasets wrote, as FORMAT=PATH, and "
+    "earlier downloads are read with HF_HUB_OFFLINE=1"
+)
 _SPLIT_NAME = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
@@ -53,7 +59,7 @@ def _read_hub(source: Source, label: str) -> Iterator[PlacedRecord]:
         )
     # Whatever is wrong with the download, in the words of the library.
     except Exception as error:
-        raise RecordError(f"cannot read {str(source)!r} from the hub: {_one_line(error)}{_copy_hint()}") from error
+        raise RecordError(f"cannot read {str(source)!r} from the hub: {_one_line(error)}{_COPY_HINT}") from error
     yield from _dataset_rows(data, source.split, name=str(source), label=label)
 
 
@@ -71,14 +77,11 @@ def _import_datasets() -> Any:
     try:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
-        raise RecordError(
-            "datasets on the hub and saved folders need the package datasets: pip install 'treepo[datasets]'"
-        ) from error
-    if int(datasets.__version__.split(".")[0]) < MIN_DATASETS_VERSION:
-        raise RecordError(
-            f"datasets {datasets.__version__} may run code of a dataset; {MIN_DATASETS_VERSION} is needed: "
-            f"pip install 'treepo[datasets]'"
-        )
+        raise RecordError(f"datasets on the hub and saved folders need the package datasets: {_INSTALL}") from error
+    version = datasets.__version__
+    if int(version.split(".")[0]) < MIN_DATASETS_VERSION:
+        message = f"datasets {version} may run code of a dataset; {MIN_DATASETS_VERSION} is needed: {_INSTALL}"
+        raise RecordError(message)
     return datasets
 
 
@@ -92,42 +95,42 @@ def _check_reachable(repository: str, source: Source) -> None:
         raise RecordError(f"cannot read {str(source)!r} from the hub: {_one_line(error)}") from error
     # A name that cannot be resolved, a refused connection, a time-out: the HTTP library's own errors.
     except Exception as error:
-        raise RecordError(f"cannot reach the hub for {str(source)!r}: {_one_line(error)}{_copy_hint()}") from error
-
-
-def _copy_hint() -> str:
-    return (
-        "; a copy can be named instead: a file, or a folder that save_to_disk of datasets wrote, as FORMAT=PATH, and "
-        "earlier downloads are read with HF_HUB_OFFLINE=1"
-    )
+        raise RecordError(f"cannot reach the hub for {str(source)!r}: {_one_line(error)}{_COPY_HINT}") from error
 
 
 def _dataset_rows(data: Any, split: str, name: str, label: str) -> Iterator[PlacedRecord]:
     """The rows of the split that is named, or of the only one there is."""
     # One split has columns, several are a mapping of splits.
     if isinstance(data, dict):
-        names = sorted(data)
-        if split and split not in names:
-            raise RecordError(f"no split {split!r} in {name!r}; there are {names}")
-        if not split and len(names) != 1:
-            raise RecordError(f"{name!r} holds several splits: name one of {names} after @")
-        data = data[split or names[0]]
+        _check_split(split, data, name)
+        data = data[split or next(iter(data))]
     # As Arrow has them: images and sounds beside the texts are not decoded.
     return _rows(data.with_format("arrow").iter(batch_size=BATCH_ROWS), name, label)
 
 
 def _rows(batches: Iterable[pa.RecordBatch | pa.Table], name: str, label: str) -> Iterator[PlacedRecord]:
+    return _numbered((record for batch in batches for record in batch.to_pylist()), name, label)
+
+
+def _numbered(records: Iterable[Record], name: str, label: str) -> Iterator[PlacedRecord]:
+    """The records with their rows; raises RecordError if there are none, or if reading them fails."""
     number = 0
-    try:
-        for batch in batches:
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{label}: row {number}", record
-    # ValueError: text that is not UTF-8, and times that Python has no type for.
-    except (OSError, OverflowError, ValueError, pa.ArrowException) as error:
-        raise RecordError(f"cannot read {name!r}: {_one_line(error)}") from error
+    with _reading(name):
+        for number, record in enumerate(records, start=1):
+            yield f"{label}: row {number}", record
     if not number:
         raise RecordError(f"{name!r} is empty")
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except RecordError:
+        raise
+    # ValueError: text that is not UTF-8, and times that Python has no type for.
+    except (OSError, OverflowError, ValueError, pa.ArrowException, csv.Error) as error:
+        raise RecordError(f"cannot read {name!r}: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:
@@ -157,14 +160,18 @@ def _read_folder(path: Path, split: str, label: str) -> Iterator[PlacedRecord]:
     if not files:
         raise RecordError(f"cannot read {str(path)!r}: the folder holds no file that ends in {', '.join(SUFFIXES)}")
     splits = {file: _split_of(file.relative_to(path)) for file in files}
-    names = sorted(set(splits.values()))
-    if split and split not in names:
-        raise RecordError(f"no split {split!r} in {str(path)!r}; there are {[name for name in names if name]}")
-    if not split and len(names) > 1:
-        raise RecordError(f"{str(path)!r} holds several splits: name one of {[name for name in names if name]} after @")
+    _check_split(split, set(splits.values()), str(path))
     for file in files:
         if splits[file] == split or not split:
             yield from _read_file(file, f"{label}/{file.relative_to(path).as_posix()}")
+
+
+def _check_split(split: str, names: Collection[str], source: str) -> None:
+    shown = sorted(name for name in names if name)
+    if split and split not in names:
+        raise RecordError(f"no split {split!r} in {source!r}; there are {shown}")
+    if not split and len(names) != 1:
+        raise RecordError(f"{source!r} holds several splits: name one of {shown} after @")
 
 
 def _split_of(path: Path) -> str:
@@ -176,10 +183,8 @@ def _split_of(path: Path) -> str:
 
 
 def _read_text(path: Path) -> str:
-    try:
+    with _reading(str(path)):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"cannot read {str(path)!r}: {error}") from error
     if not text.strip():
         raise RecordError(f"{str(path)!r} is empty")
     return text
@@ -200,11 +205,7 @@ def _read_json(path: Path, label: str) -> Iterator[PlacedRecord]:
     if not text.lstrip().startswith("["):
         yield from _read_json_lines(path, label)
         return
-    values = _parse_json(text, label)
-    if not values:
-        raise RecordError(f"{str(path)!r} is empty")
-    for number, value in enumerate(values, start=1):
-        place = f"{label}: row {number}"
+    for place, value in _numbered(_parse_json(text, label), str(path), label):
         yield place, _as_object(value, place)
 
 
@@ -227,24 +228,14 @@ def _as_object(value: Any, place: str) -> Record:
 
 
 def _read_parquet(path: Path, label: str) -> Iterator[PlacedRecord]:
-    try:
-        with pq.ParquetFile(path) as file:
-            yield from _rows(file.iter_batches(BATCH_ROWS), str(path), label)
-    except (OSError, pa.ArrowException) as error:
-        raise RecordError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
+    with _reading(str(path)), pq.ParquetFile(path) as file:
+        yield from _rows(file.iter_batches(BATCH_ROWS), str(path), label)
 
 
 def _read_csv(path: Path, label: str) -> Iterator[PlacedRecord]:
     """Rows after a line of field names; a cell may hold line breaks, so a record is known by its row."""
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
-                place = f"{label}: row {number}"
-                if None in row or None in row.values():
-                    raise RecordError("not as many cells as there are field names", place)
-                yield place, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RecordError(f"cannot read {str(path)!r}: {_one_line(error)}") from error
-    if not number:
-        raise RecordError(f"{str(path)!r} is empty")
+    with _reading(str(path)), path.open(encoding="utf-8-sig", newline="") as file:
+        for place, row in _numbered(csv.DictReader(file, strict=True), str(path), label):
+            if None in row or None in row.values():
+                raise RecordError("not as many cells as there are field names", place)
+            yield place, row

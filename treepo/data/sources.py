@@ -13,19 +13,16 @@ from treepo.errors import SettingError
 
 @dataclass(frozen=True)
 class DatasetPreset:
-    """A published dataset."""
+    """A published dataset: where it is, and which fields of its records hold what.
 
-    form: RecordFormat
-    """Which fields of its records hold what."""
+    hub: its name on the Hugging Face hub, followed by the folder of the repository that holds it, if any. split: the
+    one that is used where none is named. config: its configuration on the hub, if it has several.
+    """
 
     hub: str
-    """Its name on the Hugging Face hub, followed by the folder of the repository that holds it, if any."""
-
     split: str
-    """The split that is used where none is named."""
-
+    form: RecordFormat
     config: str = ""
-    """Its configuration on the hub, if it has several."""
 
 
 # The questions ask for "Answer: ..." on a line of its own; a prompt template asks for what the verifier reads.
@@ -35,75 +32,60 @@ _DAPO_PREFIX = (
 )
 _DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
 
-PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(
-    {
-        # openai/grade-school-math, grade_school_math/data: read as published.
-        "gsm8k": DatasetPreset(
-            RecordFormat("question", "answer", answer_after="####"), "openai/gsm8k", "train", "main"
-        ),
-        # openai/prm800k, prm800k/math_splits/test.jsonl: read as published.
-        "math500": DatasetPreset(
-            RecordFormat("problem", "answer", id_field="unique_id"), "HuggingFaceH4/MATH-500", split="test"
-        ),
-        # The card of DigitalLearningGmbH/MATH-lighteval (problem, level, type, solution), the Parquet copy of
-        # hendrycks/math. Levels 3 to 5 are what SimpleRL-Zoo (arXiv 2503.18892) and others train on.
-        "math": DatasetPreset(
-            RecordFormat(
-                "problem",
-                "solution",
-                answer_in_box=True,
-                only_field="level",
-                only=("Level 3", "Level 4", "Level 5", "3", "4", "5"),
-            ),
-            "DigitalLearningGmbH/MATH-lighteval",
-            split="train",
-        ),
-        # QwenLM/Qwen2.5-Math, evaluation/data: read as published; the hub's card names the same fields.
-        "aime24": DatasetPreset(
-            RecordFormat("problem", "answer", id_field="id"), "HuggingFaceH4/aime_2024", split="train"
-        ),
-        # test.jsonl of math-ai/aime25 at 563bb840: fields answer, id, problem.
-        "aime25": DatasetPreset(RecordFormat("problem", "answer", id_field="id"), "math-ai/aime25", split="test"),
-        # QwenLM/Qwen2.5-Math, evaluation/data: read as published; math-ai/amc23 has answer, id, question, url.
-        "amc23": DatasetPreset(RecordFormat("question", "answer", id_field="id"), "math-ai/amc23", split="test"),
-        # math-ai/minervamath, fields question and answer; its answers are those boxed in the solutions of
-        # QwenLM/Qwen2.5-Math, evaluation/data/minerva_math, units left out.
-        "minerva": DatasetPreset(RecordFormat("question", "answer"), "math-ai/minervamath", split="test"),
-        # The card of Hothan/OlympiadBench: final_answer is a list; context and unit are null in most records. Context
-        # before question as in make_input of OpenBMB/OlympiadBench, inference/code/evaluators/evaluator.py, ba5b26a7.
-        "olympiad": DatasetPreset(
-            RecordFormat("question", "final_answer", context_field="context", unit_field="unit", id_field="id"),
-            "Hothan/OlympiadBench",
-            split="train",
-            config="OE_TO_maths_en_COMP",
-        ),
-        # The card of BytedTsinghua-SIA/DAPO-Math-17k and the texts in verl, recipe/dapo. The file holds every problem
-        # about a hundred times; reading drops the repetitions.
-        "dapo17k": DatasetPreset(
-            RecordFormat(
-                "prompt",
-                "reward_model.ground_truth",
-                id_field="extra_info.index",
-                prefix=_DAPO_PREFIX,
-                suffix=_DAPO_SUFFIX,
-            ),
-            "BytedTsinghua-SIA/DAPO-Math-17k",
-            split="train",
-        ),
-        # hkust-nlp/SimpleRL-Zoo-Data has a folder per difficulty and prompt, and the bare question in extra_info.
-        "simplerl": DatasetPreset(
-            RecordFormat("extra_info.question", "reward_model.ground_truth"),
-            "hkust-nlp/SimpleRL-Zoo-Data/simplelr_qwen_level3to5",
-            split="train",
-        ),
-        # The card of agentica-org/DeepScaleR-Preview-Dataset: problem, answer, solution.
-        "deepscaler": DatasetPreset(
-            RecordFormat("problem", "answer"), "agentica-org/DeepScaleR-Preview-Dataset", split="train"
-        ),
-    }
-)
-"""Datasets by the names under which sources may give them."""
+_BY_ID = RecordFormat("problem", "answer", id_field="id")
+_MATH_LEVELS = ("Level 3", "Level 4", "Level 5", "3", "4", "5")
 
+_PRESETS = {
+    # openai/grade-school-math, grade_school_math/data: read as published.
+    "gsm8k": DatasetPreset(
+        "openai/gsm8k", "train", RecordFormat("question", "answer", answer_after="####"), config="main"
+    ),
+    # openai/prm800k, prm800k/math_splits/test.jsonl: read as published.
+    "math500": DatasetPreset("HuggingFaceH4/MATH-500", "test", RecordFormat("problem", "answer", id_field="unique_id")),
+    # The card of DigitalLearningGmbH/MATH-lighteval (problem, level, type, solution), the Parquet copy of
+    # hendrycks/math. Levels 3 to 5 are what SimpleRL-Zoo (arXiv 2503.18892) and others train on.
+    "math": DatasetPreset(
+        "DigitalLearningGmbH/MATH-lighteval",
+        "train",
+        RecordFormat("problem", "solution", answer_in_box=True, only_field="level", only=_MATH_LEVELS),
+    ),
+    # QwenLM/Qwen2.5-Math, evaluation/data: read as published; the hub's card names the same fields.
+    "aime24": DatasetPreset("HuggingFaceH4/aime_2024", "train", _BY_ID),
+    # test.jsonl of math-ai/aime25 at 563bb840: fields answer, id, problem.
+    "aime25": DatasetPreset("math-ai/aime25", "test", _BY_ID),
+    # QwenLM/Qwen2.5-Math, evaluation/data: read as published; math-ai/amc23 has answer, id, question, url.
+    "amc23": DatasetPreset("math-ai/amc23", "test", RecordFormat("question", "answer", id_field="id")),
+    # math-ai/minervamath, fields question and answer; its answers are those boxed in the solutions of
+    # QwenLM/Qwen2.5-Math, evaluation/data/minerva_math, units left out.
+    "minerva": DatasetPreset("math-ai/minervamath", "test", RecordFormat("question", "answer")),
+    # The card of Hothan/OlympiadBench: final_answer is a list; context and unit are null in most records. Context
+    # before question as in make_input of OpenBMB/OlympiadBench, inference/code/evaluators/evaluator.py, ba5b26a7.
+    "olympiad": DatasetPreset(
+        "Hothan/OlympiadBench",
+        "train",
+        RecordFormat("question", "final_answer", context_field="context", unit_field="unit", id_field="id"),
+        config="OE_TO_maths_en_COMP",
+    ),
+    # The card of BytedTsinghua-SIA/DAPO-Math-17k and the texts in verl, recipe/dapo. The file holds every problem
+    # about a hundred times; reading drops the repetitions.
+    "dapo17k": DatasetPreset(
+        "BytedTsinghua-SIA/DAPO-Math-17k",
+        "train",
+        RecordFormat(
+            "prompt", "reward_model.ground_truth", id_field="extra_info.index", prefix=_DAPO_PREFIX, suffix=_DAPO_SUFFIX
+        ),
+    ),
+    # hkust-nlp/SimpleRL-Zoo-Data has a folder per difficulty and prompt, and the bare question in extra_info.
+    "simplerl": DatasetPreset(
+        "hkust-nlp/SimpleRL-Zoo-Data/simplelr_qwen_level3to5",
+        "train",
+        RecordFormat("extra_info.question", "reward_model.ground_truth"),
+    ),
+    # The card of agentica-org/DeepScaleR-Preview-Dataset: problem, answer, solution.
+    "deepscaler": DatasetPreset("agentica-org/DeepScaleR-Preview-Dataset", "train", RecordFormat("problem", "answer")),
+}
+PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(_PRESETS)
+"""Datasets by the names under which sources may give them."""
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 """Suffixes of files that hold records, in small or capital letters."""
@@ -114,19 +96,17 @@ _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
 
 @dataclass(frozen=True)
 class Source:
-    """A file, a folder or a dataset on the hub."""
+    """A file, a folder or a dataset on the hub.
+
+    where: path of the file or folder, or org/name on the hub, optionally followed by a folder of that repository.
+    format: the preset whose format its records have; empty for the format of the run's settings. split: of a folder or
+    a dataset on the hub. config: configuration of a dataset on the hub.
+    """
 
     where: str
-    """Path of the file or folder, or org/name on the hub, optionally followed by a folder of that repository."""
-
     format: str = ""
-    """Name of the preset whose format its records have; empty for the format of the run's settings."""
-
     split: str = ""
-    """Which split of a folder or of a dataset on the hub."""
-
     config: str = ""
-    """Which configuration of a dataset on the hub."""
 
     @property
     def is_local(self) -> bool:

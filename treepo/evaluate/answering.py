@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from treepo.data.problem import Decode, Problem, Task, Verdict
+from treepo.data.problem import Decode, Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.estimates import EstimateSettings, aggregate
@@ -15,61 +15,45 @@ from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import Result
 from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
-from treepo.tree import Trajectory, Tree
-from treepo.verify.rewards import verify_trees
+from treepo.tree import Tree
+from treepo.verify.rewards import VerifiedTree, verify_trees
 
 
-@dataclass(frozen=True, eq=False)
-class Answered:
-    """A problem, the tree of its answers, and per leaf the response as text and the verdict on it."""
-
-    problem: Problem
-    tree: Tree
-    responses: list[str]
-    verdicts: list[Verdict]
-
-    def records(self, model: str, setting: str) -> list[AnswerRecord]:
-        """One record per leaf, in the order of `Tree.leaves`."""
-        leaves = zip(self.tree.trajectories(), self.responses, self.verdicts, strict=True)
-        return [self._record(model, setting, i, *leaf) for i, leaf in enumerate(leaves)]
-
-    def _record(
-        self, model: str, setting: str, sample: int, trajectory: Trajectory, response: str, verdict: Verdict
-    ) -> AnswerRecord:
-        return AnswerRecord(
+def answer_records(verified: VerifiedTree, model: str, setting: str) -> list[AnswerRecord]:
+    """One record per leaf, in the order of `Tree.leaves`."""
+    leaves = zip(verified.trajectories, verified.responses, verified.verdicts, strict=True)
+    problem = verified.problem
+    return [
+        AnswerRecord(
             model=model,
             setting=setting,
-            dataset=self.problem.dataset,
-            problem=self.problem.id,
-            sample=sample,
-            prompt=self.problem.prompt,
-            ground_truth=self.problem.ground_truth,
+            dataset=problem.dataset,
+            problem=problem.id,
+            sample=i,
+            prompt=problem.prompt,
+            ground_truth=problem.ground_truth,
             response=response,
             extracted_answer=verdict.extracted_answer,
             correct=verdict.correct,
             outcome=verdict.outcome.value,
             num_tokens=len(trajectory.token_ids),
             stop=trajectory.stop.value,
-            seed=self.tree.nodes[trajectory.leaf].seed,
+            seed=verified.tree.nodes[trajectory.leaf].seed,
         )
+        for i, (trajectory, response, verdict) in enumerate(leaves)
+    ]
 
 
 def grow_in_parts(
     sampler: TreeSampler, problems: Sequence[Problem], seed: int, num_together: int = 32
-) -> Iterator[list[tuple[Problem, Tree]]]:
-    """Grow a tree for each problem and yield them with their problems as they are done, `num_together` at a time.
+) -> Iterator[tuple[list[Problem], list[Tree]]]:
+    """Grow a tree for each problem and yield (problems, their trees) as they are done, `num_together` at a time.
 
     A tree depends on the seed, its problem and the model alone, so that what was done before need not be asked again.
     """
     trees = sampler.grow(problems, seed)
     while part := list(islice(trees, num_together)):
-        yield [(problems[i], tree) for i, tree in part]
-
-
-def verify_answers(task: Task, grown: Sequence[tuple[Problem, Tree]], decode: Decode) -> list[Answered]:
-    """Decode and judge the answers of all trees at once."""
-    verified = verify_trees(task, [problem for problem, _ in grown], [tree for _, tree in grown], decode)
-    return [Answered(*pair, one.responses, one.verdicts) for pair, one in zip(grown, verified, strict=True)]
+        yield [problems[i] for i, _ in part], [tree for _, tree in part]
 
 
 class Meter:
@@ -107,23 +91,6 @@ class Meter:
 SAMPLED, GREEDY = "sampled", "greedy"
 
 
-def accuracy(
-    engine: Engine,
-    task: Task,
-    problems: Sequence[Problem],
-    decode: Decode,
-    response_len: int,
-    num_samples: int = 1,
-    temperature: float = 1.0,
-    seed: int = 0,
-) -> float:
-    """The mean reward of `num_samples` independent answers per problem; temperature 0 is greedy."""
-    rules = GrowthRules.star(num_samples, response_len, decode, task.answers)
-    sampler = TreeSampler(engine, rules, SamplingParams(temperature))
-    grown = [(problems[i], tree) for i, tree in sampler.grow(problems, seed)]
-    return float(np.mean([verdict.correct for one in verify_answers(task, grown, decode) for verdict in one.verdicts]))
-
-
 @dataclass(frozen=True)
 class Validation:
     """The problems of every evaluation during training, and how they are sampled.
@@ -151,7 +118,7 @@ class Validation:
         if not self.problems:
             return {}
         with self.processes.synced_errors(), growing():
-            own = self._answers(engine, SAMPLED, self.num_samples, 1.0), self._answers(engine, GREEDY, 1, 0.0)
+            own = self._records(engine, SAMPLED, self.num_samples, 1.0), self._records(engine, GREEDY, 1, 0.0)
         found = self.processes.gather(own)
         return self.processes.broadcast(self._metrics(found) if found else {})
 
@@ -168,16 +135,37 @@ class Validation:
                 metrics |= {f"eval/{s.dataset}/{name}": s.avg.value for s in result.datasets}
         return metrics
 
-    def _answers(self, engine: Engine, setting: str, num_samples: int, temperature: float) -> list[AnswerRecord]:
+    def _records(self, engine: Engine, setting: str, num_samples: int, temperature: float) -> list[AnswerRecord]:
+        answered = self.sample(engine, num_samples, temperature)
+        return [record for one in answered for record in answer_records(one, "", setting)]
+
+    def sample(self, engine: Engine, num_samples: int, temperature: float) -> list[VerifiedTree]:
         """Sample and verify answers to this process's share of the problems."""
         rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
         sampler = TreeSampler(engine, rules, SamplingParams(temperature))
-        chosen = self.processes.shard(range(len(self.problems)))
-        grown = [(self.problems[i], tree) for i, tree in sampler.grow(self.problems, self.seed, chosen)]
-        return [r for one in verify_answers(self.task, grown, self.decode) for r in one.records("", setting)]
+        grown = list(sampler.grow(self.problems, self.seed, self.processes.shard(range(len(self.problems)))))
+        asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]
+        return verify_trees(self.task, asked, trees, self.decode)
 
 
 def _result(setting: str, num_samples: int, records: list[AnswerRecord]) -> Result:
     estimates = EstimateSettings(pass_ks=(num_samples,), num_resamples=1)
     (result,) = aggregate(to_table(records), {("", setting): Cost()}, estimates)
     return result
+
+
+def accuracy(
+    engine: Engine,
+    task: Task,
+    problems: Sequence[Problem],
+    decode: Decode,
+    response_len: int,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> float:
+    """The mean reward of `num_samples` independent answers per problem; temperature 0 is greedy."""
+    answered = Validation(task, problems, decode, response_len, num_samples, seed).sample(
+        engine, num_samples, temperature
+    )
+    return float(np.mean([verdict.correct for one in answered for verdict in one.verdicts]))

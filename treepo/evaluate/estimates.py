@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -107,19 +108,14 @@ def mean_with_interval(
     sums = np.zeros(num_resamples)
     for values in sets:
         if len(values) > 0:
-            sums += _resampled_sums(values, rng, num_resamples)
+            # How often each distinct value is drawn is multinomial: few values instead of many problems, and no order.
+            distinct, counts = np.unique(values, return_counts=True)
+            sums += rng.multinomial(len(values), counts / len(values), size=num_resamples) @ distinct
     mean = math.fsum(value for values in sets for value in values) / num_problems
     tail = (1 - level) / 2
     low, high = np.quantile(sums / num_problems, [tail, 1 - tail])
     # Sums are rounded in another order than the mean: it must not lie outside for that.
     return Estimate(mean, min(float(low), mean), max(float(high), mean))
-
-
-def _resampled_sums(values: np.ndarray, rng: np.random.Generator, num_resamples: int) -> np.ndarray:
-    """Sums of as many values drawn with replacement, float64 [num_resamples]."""
-    # How often each distinct value is drawn is multinomial: few values instead of many problems, and no order.
-    distinct, counts = np.unique(values, return_counts=True)
-    return rng.multinomial(len(values), counts / len(values), size=num_resamples) @ distinct
 
 
 @dataclass(frozen=True)
@@ -154,73 +150,47 @@ def aggregate(
     Raises ValueError if a `correct` does not lie within 0 and 1.
     """
     settings = settings or EstimateSettings()
-    problems: dict[tuple[str, str], list[_ProblemAnswers]] = {}
-    for problem in _by_problem(answers):
-        problems.setdefault((problem.key.model, problem.key.setting), []).append(problem)
+    groups: dict[tuple[str, str], dict[ProblemKey, list[dict[str, Any]]]] = {}
+    for row in answers.select(COLUMNS).to_pylist():
+        key = ProblemKey(*(row[name] for name in ProblemKey._fields))
+        groups.setdefault((key.model, key.setting), {}).setdefault(key, []).append(row)
     found: list[Result] = []
-    first: dict[str, list[_ProblemEstimates]] = {}
-    for (model, setting), own in problems.items():
-        k, pass_ks, estimated = _estimated(own, settings)
-        result = Result(model, setting, k, *_dataset_results(estimated, pass_ks, settings), costs[model, setting])
-        found.append(replace(result, gain=_gain(estimated, first, settings)) if found else result)
-        first = first or estimated
+    first: dict[str, list[_Problem]] = {}
+    for (model, setting), problems in groups.items():
+        nums = [len(rows) for rows in problems.values()]
+        k = max(nums)
+        powers_of_two = sorted({*(2**i for i in range(k.bit_length())), k})
+        pass_ks = [pass_k for pass_k in settings.pass_ks or powers_of_two if pass_k <= min(nums)]
+        datasets: dict[str, list[_Problem]] = {}
+        for key, rows in problems.items():
+            problem = _Problem(key, rows, _estimates(key, rows, k, pass_ks, settings))
+            datasets.setdefault(key.dataset, []).append(problem)
+        result = Result(model, setting, k, *_dataset_results(datasets, pass_ks, settings), costs[model, setting])
+        found.append(replace(result, gain=_gain(datasets, first, settings)) if found else result)
+        first = first or datasets
     return found
 
 
 @dataclass(frozen=True)
-class _ProblemAnswers:
-    """The answers to one problem, by column."""
+class _Problem:
+    """A problem, a row of COLUMNS per answer to it, and its estimates by label."""
 
     key: ProblemKey
-    extracted_answer: list[str | None]
-    correct: list[float]
-    outcome: list[str]
-    num_tokens: list[int]
-
-
-@dataclass(frozen=True)
-class _ProblemEstimates:
-    """The answers to one problem and its estimates, by label."""
-
-    answers: _ProblemAnswers
+    rows: list[dict[str, Any]]
     estimates: dict[str, float]
 
 
-def _by_problem(answers: pa.Table) -> Iterable[_ProblemAnswers]:
-    problems: dict[ProblemKey, _ProblemAnswers] = {}
-    for *names, extracted_answer, correct, outcome, num_tokens in zip(
-        *(answers[c].to_pylist() for c in COLUMNS), strict=True
-    ):
-        key = ProblemKey(*names)
-        problem = problems.setdefault(key, _ProblemAnswers(key, [], [], [], []))
-        problem.extracted_answer.append(extracted_answer)
-        problem.correct.append(correct)
-        problem.outcome.append(outcome)
-        problem.num_tokens.append(num_tokens)
-    return problems.values()
-
-
-def _estimated(
-    problems: Sequence[_ProblemAnswers], settings: EstimateSettings
-) -> tuple[int, list[int], dict[str, list[_ProblemEstimates]]]:
-    """(k, the largest number of answers to a problem; every k of pass@k; the problems by dataset)."""
-    nums = [len(problem.correct) for problem in problems]
-    k = max(nums)
-    pass_ks = [pass_k for pass_k in settings.pass_ks or _powers_of_two(k) if pass_k <= min(nums)]
-    datasets: dict[str, list[_ProblemEstimates]] = {}
-    for problem in problems:
-        estimates = _estimate_problem(problem, k, pass_ks, settings)
-        datasets.setdefault(problem.key.dataset, []).append(_ProblemEstimates(problem, estimates))
-    return k, pass_ks, datasets
-
-
-def _powers_of_two(k: int) -> list[int]:
-    """The powers of two up to k, and k."""
-    return sorted({*(2**i for i in range(k.bit_length())), k})
+def _estimates(
+    key: ProblemKey, rows: Sequence[dict[str, Any]], k: int, pass_ks: Sequence[int], settings: EstimateSettings
+) -> dict[str, float]:
+    correct = np.array([row["correct"] for row in rows])
+    rng = np.random.default_rng(derive_seed(settings.seed, "maj", key.dataset, key.problem))
+    maj = maj_at_k(correct, [row["extracted_answer"] for row in rows], k, rng, settings.num_votes)
+    return {"avg": avg_at_k(correct), "maj": maj} | {f"pass@{k}": pass_at_k(correct, k) for k in pass_ks}
 
 
 def _dataset_results(
-    datasets: dict[str, list[_ProblemEstimates]], pass_ks: Sequence[int], settings: EstimateSettings
+    datasets: dict[str, list[_Problem]], pass_ks: Sequence[int], settings: EstimateSettings
 ) -> tuple[tuple[DatasetResult, ...], DatasetResult]:
     """(one per dataset, all of them together)."""
     parts = tuple(_dataset_result(name, [problems], pass_ks, settings) for name, problems in datasets.items())
@@ -230,65 +200,46 @@ def _dataset_results(
     return parts, _dataset_result(OVERALL, [datasets[name] for name in sorted(datasets)], pass_ks, settings)
 
 
-def _gain(
-    datasets: dict[str, list[_ProblemEstimates]], first: dict[str, list[_ProblemEstimates]], settings: EstimateSettings
-) -> Gain | None:
-    differences: dict[str, list[np.ndarray]] = {"avg": [], "maj": []}
-    for name in sorted(datasets.keys() & first.keys()):
-        theirs = {p.answers.key.problem: p.estimates for p in first[name]}
-        pairs = [
-            (p.estimates, theirs[p.answers.key.problem]) for p in datasets[name] if p.answers.key.problem in theirs
-        ]
-        for label, values in differences.items():
-            values.append(np.array([ours[label] - other[label] for ours, other in pairs]))
-    num_problems = sum(map(len, differences["avg"]))
-    if not num_problems:
-        return None
-
-    def estimate(label: str) -> Estimate:
-        rng = np.random.default_rng(derive_seed(settings.seed, "gain", label))
-        return mean_with_interval(differences[label], rng, settings.num_resamples)
-
-    return Gain(num_problems, estimate("avg"), estimate("maj"))
-
-
-def _pass(k: int) -> str:
-    return f"pass@{k}"
-
-
-def _estimate_problem(
-    problem: _ProblemAnswers, k: int, pass_ks: Sequence[int], settings: EstimateSettings
-) -> dict[str, float]:
-    correct = np.array(problem.correct)
-    rng = np.random.default_rng(derive_seed(settings.seed, "maj", problem.key.dataset, problem.key.problem))
-    passed = {_pass(pass_k): pass_at_k(correct, pass_k) for pass_k in pass_ks}
-    return {
-        "avg": avg_at_k(correct),
-        "maj": maj_at_k(correct, problem.extracted_answer, k, rng, settings.num_votes),
-        **passed,
-    }
-
-
 def _dataset_result(
-    dataset: str, parts: Sequence[Sequence[_ProblemEstimates]], pass_ks: Sequence[int], settings: EstimateSettings
+    dataset: str, parts: Sequence[Sequence[_Problem]], pass_ks: Sequence[int], settings: EstimateSettings
 ) -> DatasetResult:
     """Estimates over all problems of some datasets."""
 
     def estimate(label: str) -> Estimate:
-        rng = np.random.default_rng(derive_seed(settings.seed, "interval", dataset, label))
         values = [np.array([problem.estimates[label] for problem in problems]) for problems in parts]
-        return mean_with_interval(values, rng, settings.num_resamples)
+        return _with_interval(values, settings, "interval", dataset, label)
 
-    answered = [problem.answers for problems in parts for problem in problems]
-    outcomes = Counter(outcome for problem in answered for outcome in problem.outcome)
-    num_answers = outcomes.total()
+    rows = [row for problems in parts for problem in problems for row in problem.rows]
+    outcomes = Counter(row["outcome"] for row in rows)
     return DatasetResult(
-        dataset,
-        len(answered),
-        num_answers,
-        estimate("avg"),
-        estimate("maj"),
-        {pass_k: estimate(_pass(pass_k)) for pass_k in pass_ks},
-        sum(sum(problem.num_tokens) for problem in answered) / num_answers,
-        {outcome: outcomes[outcome] / num_answers for outcome in sorted(outcomes)},
+        dataset=dataset,
+        num_problems=sum(map(len, parts)),
+        num_answers=len(rows),
+        avg=estimate("avg"),
+        maj=estimate("maj"),
+        pass_at={k: estimate(f"pass@{k}") for k in pass_ks},
+        tokens_per_answer=sum(row["num_tokens"] for row in rows) / len(rows),
+        outcomes={outcome: outcomes[outcome] / len(rows) for outcome in sorted(outcomes)},
     )
+
+
+def _gain(
+    datasets: dict[str, list[_Problem]], first: dict[str, list[_Problem]], settings: EstimateSettings
+) -> Gain | None:
+    pairs = []
+    for name in sorted(datasets.keys() & first.keys()):
+        theirs = {p.key.problem: p.estimates for p in first[name]}
+        pairs.append([(p.estimates, theirs[p.key.problem]) for p in datasets[name] if p.key.problem in theirs])
+    if not any(pairs):
+        return None
+
+    def estimate(label: str) -> Estimate:
+        differences = [np.array([ours[label] - other[label] for ours, other in part]) for part in pairs]
+        return _with_interval(differences, settings, "gain", label)
+
+    return Gain(sum(map(len, pairs)), estimate("avg"), estimate("maj"))
+
+
+def _with_interval(sets: Sequence[np.ndarray], settings: EstimateSettings, *stream: str) -> Estimate:
+    rng = np.random.default_rng(derive_seed(settings.seed, *stream))
+    return mean_with_interval(sets, rng, settings.num_resamples)

@@ -1,8 +1,7 @@
 """Fingerprints of a model's weights and of its queries, so that answers are never mixed with those to other queries."""
 
-import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from treepo.data.problem import Problem
 from treepo.errors import SettingError
 from treepo.evaluate.store import FINGERPRINTS, replacing
+from treepo.utils.numeric import digest_of_parts
 
 NUM_SAMPLED = 64
 """Numbers of each tensor that go into the fingerprint of a model."""
@@ -67,7 +67,7 @@ def problem_key(dataset: str, problem_id: str) -> str:
 
 def problem_digest(problem: Problem) -> str:
     """Differs for another prompt or another ground truth."""
-    return _digest([json.dumps([list(problem.prompt_ids), problem.ground_truth]).encode()])
+    return digest_of_parts([json.dumps([list(problem.prompt_ids), problem.ground_truth]).encode()]).hex()
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -77,11 +77,4 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().flatten()
         sampled = flat[:: max(1, len(flat) // NUM_SAMPLED)].float().cpu().numpy()
         parts += [name.encode(), str(tuple(tensor.shape)).encode(), sampled.tobytes()]
-    return _digest(parts)
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
+    return digest_of_parts(parts).hex()

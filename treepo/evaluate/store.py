@@ -1,6 +1,5 @@
 """A folder of answers and their costs, in Parquet files that survive interruptions."""
 
-import hashlib
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from treepo.errors import SettingError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
 from treepo.utils.io import LOCK, lock_dir
 from treepo.utils.io import replacing as replacing_file
+from treepo.utils.numeric import digest
 
 UNFINISHED = "unfinished-"
 """Names of files that are being written begin with this, until they are renamed."""
@@ -67,11 +67,16 @@ def read_costs(path: Path) -> dict[str, PartCost]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to, which then takes the place of `path`; raises SettingError if that fails."""
+    with _writing(path, "write"), replacing_file(path, path.with_name(UNFINISHED + path.name)) as unfinished:
+        yield unfinished
+
+
+@contextmanager
+def _writing(path: Path, action: str) -> Iterator[None]:
     try:
-        with replacing_file(path, path.with_name(UNFINISHED + path.name)) as unfinished:
-            yield unfinished
+        yield
     except OSError as error:
-        raise SettingError("out", f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise SettingError("out", f"cannot {action} {str(path)!r}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -110,10 +115,8 @@ class AnswerStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Make the folder and keep other processes from writing to it; raises SettingError if one does."""
-        try:
+        with _writing(self.folder, "write to"):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingError("out", f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
         with lock_dir(self.folder):
             yield
 
@@ -123,15 +126,13 @@ class AnswerStore:
         Unfinished files of an interrupted process are removed. settings: everything that answers depend on, as JSON.
         Raises SettingError saying what differs if there are answers under others.
         """
-        try:
+        with _writing(self.folder, "write to"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._require_ours()
             _require_settings(self.folder / SETTINGS, settings, may_begin=not self._files())
             for path in self.folder.glob(f"{UNFINISHED}*"):
                 path.unlink()
             self._remove_compacted()
-        except OSError as error:
-            raise SettingError("out", f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
 
     def _require_ours(self) -> None:
         """Raise SettingError if there are files that are not those of such a folder."""
@@ -211,10 +212,9 @@ class AnswerStore:
     def _next_part(self, records: Sequence[AnswerRecord]) -> str:
         """Counted, which keeps the order, and named after its answers: it takes no other answers' place."""
         samples = json.dumps([[*record.key, record.sample] for record in records])
-        digest = hashlib.blake2b(samples.encode(), digest_size=6).hexdigest()
         names = [*self._compacted(), *(path.name for path in self._parts())]
         number = 1 + max((int(name.split("-")[1]) for name in names), default=0)
-        return f"part-{number:06d}-{digest}.parquet"
+        return f"part-{number:06d}-{digest(samples, size=6).hex()}.parquet"
 
     def _remove_compacted(self) -> None:
         compacted = self._compacted()
@@ -235,19 +235,22 @@ def _total(costs: Sequence[Cost]) -> Cost:
 def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) -> None:
     """Write the settings, or compare them with those written before."""
     new = json.loads(json.dumps(settings, allow_nan=False))
-    if may_begin and path.exists() and _kind(path) != new.get(KIND):
-        raise SettingError("out", f"{str(path.parent)!r} holds a {path.name} of something else; give a new folder")
-    if may_begin or not path.exists():
-        if not may_begin:
-            raise SettingError("out", f"{str(path.parent)!r} holds answers but no {path.name}")
+    before, now = None, _flat(new)
+    if path.exists():
+        try:
+            before = _flat(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            if not may_begin:
+                raise SettingError("out", f"{str(path)!r} cannot be read as settings: {error}") from error
+            before = {KIND: "unreadable"}
+    if may_begin:
+        if before is not None and before.get(KIND) != now.get(KIND):
+            raise SettingError("out", f"{str(path.parent)!r} holds a {path.name} of something else; give a new folder")
         with replacing(path) as unfinished:
             unfinished.write_text(json.dumps(new, indent=1) + "\n", encoding="utf-8")
         return
-    try:
-        before = _flat(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError) as error:
-        raise SettingError("out", f"{str(path)!r} cannot be read as settings: {error}") from error
-    now = _flat(new)
+    if before is None:
+        raise SettingError("out", f"{str(path.parent)!r} holds answers but no {path.name}")
     differing = [
         f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())
@@ -255,13 +258,6 @@ def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) 
     ]
     if differing:
         raise SettingError("out", f"{str(path.parent)!r} has answers under other settings: {'; '.join(differing)}")
-
-
-def _kind(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get(KIND)
-    except (OSError, ValueError, AttributeError):
-        return path.name
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The construction of one tree: which segments to decode next, and how the decoded ones become nodes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import numpy as np
@@ -52,28 +52,17 @@ class GrowthRules:
 
 
 class BuilderState(Enum):
-    """What a TreeBuilder does next. DECODING -> BRANCHING or FALLBACK -> DECODING ... -> COMPLETE or EXHAUSTED."""
+    """What a TreeBuilder waits for. START -> DECODING_* ... -> COMPLETE or EXHAUSTED.
+
+    DECODING_TO_END: active and finished paths reach the width, and the active ones are decoded to their ends.
+    EXHAUSTED: the tree gets no more trajectories, since the fallback gave it up or its token budget is spent.
+    """
 
     START = auto()
-    """The tree is its prompt alone."""
-
     DECODING_SEGMENTS = auto()
-    """One segment of each active path is being decoded."""
-
     DECODING_TO_END = auto()
-    """Active and finished paths reach the width: the active ones are being decoded to their ends."""
-
-    BRANCHING = auto()
-    """Some paths are active: they get their children."""
-
-    FALLBACK = auto()
-    """No path is active, and trajectories are missing: some are grown again from inside finished ones."""
-
     COMPLETE = auto()
-    """The tree has as many trajectories as its width."""
-
     EXHAUSTED = auto()
-    """The tree gets no more trajectories: the fallback gave it up, or its token budget is spent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +74,6 @@ class Segment:
     max_new_tokens: int
     seed: int
     from_fallback: bool
-
-
-@dataclass(frozen=True, eq=False)
-class PendingPath:
-    """Decoded tokens below `parent` that are not in the tree yet."""
-
-    parent: int
-    prefix_ids: np.ndarray
-    token_ids: np.ndarray
-    logprobs: np.ndarray
-    seed: int
-    ended: bool
-    from_fallback: bool = False
 
 
 class TreeBuilder:
@@ -139,22 +115,19 @@ class TreeBuilder:
         return self.state in {BuilderState.COMPLETE, BuilderState.EXHAUSTED}
 
     def _advance(self) -> list[Segment]:
-        """Make nodes of what was decoded, choose the next state, and act on it."""
+        """Make nodes of what was decoded; then fork the active paths, fall back without any, or end the tree."""
         num_before = len(self.finished)
-        pending = (self._pending(i) for i in range(len(self.segments)))
-        paths = [rest for path in pending if (rest := self._grow_node(path))]
+        decoded = [(segment, self.results[i]) for i, segment in enumerate(self.segments)]
+        paths = [rest for path in decoded if (rest := self._grow_node(*path))]
         assert len(self.finished) + len(paths) <= self.shape.width
         while paths and self.state is BuilderState.DECODING_TO_END:
-            paths = [rest for path in paths if (rest := self._grow_node(path))]
+            paths = [rest for path in paths if (rest := self._grow_node(*path))]
         if paths:
-            self.state = BuilderState.BRANCHING
-            nodes = [path.parent for path in paths]
+            nodes = [segment.parent for segment, _ in paths]
             counts = self._branch(nodes, len(self.finished) - num_before)
             return self._next_level(list(zip(nodes, counts, strict=True)), from_fallback=False)
-        if len(self.finished) < self.shape.width:
-            self.state = BuilderState.FALLBACK
-            if forks := self._fall_back():
-                return self._next_level(forks, from_fallback=True)
+        if len(self.finished) < self.shape.width and (forks := self._fall_back()):
+            return self._next_level(forks, from_fallback=True)
         is_complete = len(self.finished) == self.shape.width
         self.state = BuilderState.COMPLETE if is_complete else BuilderState.EXHAUSTED
         if self.num_short:
@@ -166,8 +139,7 @@ class TreeBuilder:
         num_finished = len(self.finished)
         lengths = [self.tree.response_len(node) for node in nodes]
         shape = self._affordable(float(np.mean(lengths)) + self.shape.segment_len)
-        depth = shape.num_segments(lengths[0])
-        level = Level(shape, self.tree, nodes, num_finished, num_just_finished, depth)
+        level = Level(shape, self.tree, nodes, num_finished, num_just_finished, shape.num_segments(lengths[0]))
         counts = self.rules.branching(level, self.rng)
         missing = max(shape.width - num_finished, len(nodes))
         if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > missing:
@@ -181,30 +153,18 @@ class TreeBuilder:
         """The shape with the width that its token budget, if it has one, allows now."""
         return self.shape.within_budget([f.response_len for f in self.finished], next_len)
 
-    def _pending(self, index: int) -> PendingPath:
-        segment, result = self.segments[index], self.results[index]
-        return PendingPath(
-            parent=segment.parent,
-            prefix_ids=segment.prefix_ids,
-            token_ids=result.token_ids,
-            logprobs=result.logprobs,
-            seed=segment.seed,
-            ended=result.ended,
-            from_fallback=segment.from_fallback,
-        )
-
-    def _grow_node(self, path: PendingPath) -> PendingPath | None:
+    def _grow_node(self, segment: Segment, result: SampleResult) -> tuple[Segment, SampleResult] | None:
         """Add one segment of a path to the tree; return the rest of the path if it stays active."""
         prompt_len = len(self.tree.prompt_ids)
-        length = self.shape.segment_at(len(path.prefix_ids) - prompt_len)
-        token_ids, more_ids = np.split(path.token_ids, [length])
-        logprobs, more_logprobs = np.split(path.logprobs, [length])
-        ids = np.concatenate([path.prefix_ids, token_ids])
+        length = self.shape.segment_at(len(segment.prefix_ids) - prompt_len)
+        token_ids, more_ids = np.split(result.token_ids, [length])
+        logprobs, more_logprobs = np.split(result.logprobs, [length])
+        ids = np.concatenate([segment.prefix_ids, token_ids])
         response = ids[prompt_len:]
         end = PathEnd(
             response_ids=response.tolist(),
             segment_ids=token_ids.tolist(),
-            ended=path.ended and len(more_ids) == 0,
+            ended=result.ended and len(more_ids) == 0,
             num_segments=self.shape.num_segments(len(response)),
             shape=self.shape,
             decode=self.rules.decode,
@@ -220,10 +180,11 @@ class TreeBuilder:
                 self.num_short += 1
                 self.tree.num_dropped += len(token_ids)
                 return None
-        node = self.tree.add(Node(path.parent, token_ids, logprobs, path.seed, stop, path.from_fallback))
+        node = self.tree.add(Node(segment.parent, token_ids, logprobs, segment.seed, stop, segment.from_fallback))
         self.num_children.append(0)
         if stop is None:
-            return PendingPath(node, ids, more_ids, more_logprobs, path.seed, path.ended)
+            rest = replace(segment, parent=node, prefix_ids=ids, from_fallback=False)
+            return rest, replace(result, token_ids=more_ids, logprobs=more_logprobs)
         logprobs = self.tree.trajectory(node).sampled_logprobs
         self.finished.append(FinishedPath(node, stop, logprobs, end.has_open_answer()))
         return None
@@ -294,7 +255,6 @@ class TreeBuilder:
         first = self.num_children[node]
         self.num_children[node] += count
         seed = self.tree.nodes[node].seed
-        seeds = [derive_seed(seed, response_len, first + i) for i in range(count)]
-        if first == 0 and count == 1:
-            seeds = [seed]
+        is_only = first == 0 and count == 1
+        seeds = [seed] if is_only else [derive_seed(seed, response_len, first + i) for i in range(count)]
         return [Segment(node, prefix, length, s, from_fallback) for s in seeds]

@@ -39,7 +39,16 @@ class TreeSampler:
             for index, segment in enumerate(segments):
                 request_id = next(request_ids)
                 under_way[request_id] = (position, index)
-                self.engine.submit(self._request(request_id, segment, position))
+                self.engine.submit(
+                    SampleRequest(
+                        request_id=request_id,
+                        prefix_ids=segment.prefix_ids,
+                        max_new_tokens=segment.max_new_tokens,
+                        seed=segment.seed,
+                        sampling=self.sampling,
+                        group=position,
+                    )
+                )
 
         try:
             while waiting or under_way:
@@ -59,16 +68,6 @@ class TreeSampler:
             # If the caller stops early, the next call must not get results of trees that nobody waits for.
             for position in growing:
                 self.engine.abort_group(position)
-
-    def _request(self, request_id: int, segment: Segment, position: int) -> SampleRequest:
-        return SampleRequest(
-            request_id=request_id,
-            prefix_ids=segment.prefix_ids,
-            max_new_tokens=segment.max_new_tokens,
-            seed=segment.seed,
-            sampling=self.sampling,
-            group=position,
-        )
 
     def _has_room(self, num_growing: int, tree_sizes: Sequence[int]) -> bool:
         """Whether the engine has free slots, and a cache for one more tree of the mean size of those that finished.

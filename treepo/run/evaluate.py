@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from treepo.errors import SettingError
-from treepo.evaluate.answering import Meter, grow_in_parts, verify_answers
+from treepo.evaluate.answering import Meter, answer_records, grow_in_parts
 from treepo.evaluate.fingerprint import check_fingerprint, problem_key
 from treepo.evaluate.records import ProblemKey
 from treepo.evaluate.store import AnswerStore
@@ -20,6 +20,7 @@ from treepo.run.evaluation_plan import Evaluation, answer_settings
 from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.utils.numeric import derive_seed
+from treepo.verify.rewards import verify_trees
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +67,11 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
             parts = grow_in_parts(sampler, missing, derive_seed(config.train.seed, "eval"))
             meter, num_done, correct, start = Meter(engine, num_accelerators), 0, 0.0, perf_counter()
             with terminal.progress(f"{Path(name).name}, {label}") as progress:
-                for part in parts:
-                    cost = meter.charge([tree for _, tree in part], perf_counter() - start)
-                    verified = verify_answers(task, part, policy.decode)
-                    store.append([record for one in verified for record in one.records(name, label)], cost)
-                    num_done += len(part)
+                for asked, trees in parts:
+                    cost = meter.charge(trees, perf_counter() - start)
+                    verified = verify_trees(task, asked, trees, policy.decode)
+                    store.append([record for one in verified for record in answer_records(one, name, label)], cost)
+                    num_done += len(trees)
                     correct += sum(float(np.mean([v.correct for v in one.verdicts])) for one in verified)
                     progress(num_done, len(missing), correct / num_done)
                     start = perf_counter()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
 from treepo.utils import ProgressCallback
@@ -56,14 +57,13 @@ class BaseModelSettings:
     weight_decay: float = 0.0
 
 
+DEFAULTS = BaseModelSettings()
+
+
 def find_or_make_base_model(
-    cache_folder: Path,
-    seed: int,
-    report: ProgressCallback | None = None,
-    settings: BaseModelSettings | None = None,
+    cache_folder: Path, seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
 ) -> Path:
     """Return the Hugging Face folder of the base model, pretraining it if it is not there yet."""
-    settings = settings or BaseModelSettings()
     made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
     folder = cache_folder / f"chain-sums-{digest(made_by, size=6).hex()}"
     if folder.is_dir():
@@ -85,22 +85,16 @@ def find_or_make_base_model(
 
 
 def make_base_model(
-    seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings | None = None
+    seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a base model on worked answers, careful and careless steps mixed.
 
     The same seed gives the same weights on the same number of threads. The global random state is left unchanged.
     """
-    settings = settings or BaseModelSettings()
     tokenizer = make_chain_tokenizer()
     model = initial_model(seed, tokenizer, settings)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.peak_lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    decay = settings.weight_decay
+    optimizer = torch.optim.AdamW(model.parameters(), betas=settings.betas, weight_decay=decay, fused=True)
     batches = pretraining_batches(seed, tokenizer, settings)
     for step in range(settings.num_steps):
         for group in optimizer.param_groups:
@@ -165,18 +159,14 @@ def pretraining_batches(seed: int, tokenizer: PreTrainedTokenizerFast, settings:
         rows.sort(key=lambda row: len(row[0]))
         size = math.ceil(len(rows) / settings.num_buckets)
         yield [
-            (
-                pad_right([ids for ids, _ in part], PAD_ID),
-                pad_right([labels for _, labels in part], IGNORED),
-            )
+            (pad_right([ids for ids, _ in part], PAD_ID), pad_right([labels for _, labels in part], IGNORED))
             for part in (rows[i : i + size] for i in range(0, len(rows), size))
         ]
 
 
 def pad_right(rows: list[list[int]], padding: int) -> torch.Tensor:
     """Return rows of unequal length as one tensor [B, T], T the longest."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
 
 
 def backward(model: Qwen2ForCausalLM, batch: Batch) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from treepo.data.formats import last_box
@@ -188,16 +187,12 @@ class ChainSums:
     def _draw_problems(self, rng: random.Random, count: int, is_eval: bool) -> list[Problem]:
         if count < 0:
             raise ValueError(f"count must not be negative, not {count}")
-
-        def distinct_chains() -> Iterator[Chain]:
-            seen: set[str] = set()
-            while True:
-                chain = draw_chain(rng)
-                if is_eval_prompt(chain.prompt) == is_eval and chain.prompt not in seen:
-                    seen.add(chain.prompt)
-                    yield chain
-
+        chains: dict[str, Chain] = {}
+        while len(chains) < count:
+            chain = draw_chain(rng)
+            if is_eval_prompt(chain.prompt) == is_eval:
+                chains[chain.prompt] = chain
         return [
             Problem(c.prompt, c.prompt, encode_prompt(self.tokenizer, c.prompt), str(c.value), "chain_sums")
-            for c in islice(distinct_chains(), count)
+            for c in chains.values()
         ]

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import SettingError, VerifierStartError
 from treepo.verify.base import Verifier
-from treepo.verify.process import WorkerProcess, pack_message, start_worker
+from treepo.verify.process import WorkerProcess, pack_message
 from treepo.verify.verifiers import FunctionVerifier
 
 MAX_WORKERS = 8
@@ -79,9 +79,9 @@ class VerifierPool:
         Raises VerifierStartError if the verifier refuses its settings or a worker cannot start. An exception,
         KeyboardInterrupt too, ends all workers.
         """
-        with self._lock, BatchScheduler(self, pairs) as scheduler:
+        with self._lock, selectors.DefaultSelector() as selector:
             try:
-                return scheduler.run()
+                return BatchScheduler(self, pairs, selector).run()
             except BaseException:
                 _end_all(self.workers)
                 raise
@@ -108,10 +108,9 @@ class VerifierPool:
             message = f"fields of {cls.__name__} must be what JSON can hold: {error}"
             raise VerifierStartError("verifier", message) from error
         try:
-            worker = start_worker(order)
+            worker = WorkerProcess(order, START_LIMIT_S)
         except OSError as error:
             raise VerifierStartError("verifier_pool.num_workers", f"no process could be started: {error}") from error
-        worker.deadline = time.monotonic() + START_LIMIT_S
         self.workers.append(worker)
         return worker
 
@@ -128,21 +127,15 @@ def _end_all(workers: list[WorkerProcess]) -> None:
 
 
 class BatchScheduler:
-    """Has a pool's workers judge a batch of (response, ground truth) pairs. A context manager."""
+    """Has a pool's workers judge a batch of (response, ground truth) pairs."""
 
-    def __init__(self, pool: VerifierPool, pairs: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, pool: VerifierPool, pairs: Sequence[tuple[str, str]], selector: selectors.BaseSelector) -> None:
         self.pool = pool
         self.pairs = pairs
         self.time_limit_s = pool.settings.time_limit_s
         self._waiting = deque(range(len(pairs)))
         self._verdicts: dict[int, Verdict] = {}
-        self._selector = selectors.DefaultSelector()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._selector.close()
+        self._selector = selector
 
     def run(self) -> list[Verdict]:
         """The verdicts in the order of the pairs; raises VerifierStartError if no worker can start."""
@@ -174,11 +167,9 @@ class BatchScheduler:
         """Send a worker waiting pairs until it has `count` of them to judge."""
         if not worker.assigned:
             worker.deadline = time.monotonic() + self.time_limit_s
-        while self._waiting and len(worker.assigned) < count:
-            index = self._waiting.popleft()
-            worker.assigned.append(index)
-            worker.queue(pack_message(self.pairs[index]))
-        worker.write()
+        sent = [self._waiting.popleft() for _ in range(min(len(self._waiting), count - len(worker.assigned)))]
+        worker.assigned.extend(sent)
+        worker.write(b"".join(pack_message(self.pairs[index]) for index in sent))
         if worker.is_sending and worker.requests not in self._selector.get_map():
             self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
 
@@ -253,7 +244,7 @@ class BatchScheduler:
 
     def _dismiss(self, worker: WorkerProcess, patience_s: float = 0.0) -> tuple[int | None, str]:
         """End a worker; returns the pair it was judging, if any, and how it ended. Others judge the rest."""
-        for pipe in (worker.requests, worker.replies, worker.errors):
+        for pipe in worker.pipes:
             if pipe in self._selector.get_map():
                 self._selector.unregister(pipe)
         self.pool.workers.remove(worker)

@@ -1,21 +1,19 @@
 """A worker process as the pool sees it, and the messages between the two.
 
-A message is a length, 8 bytes, then that many bytes of JSON in ASCII: whatever a text holds, NULs or half surrogate
-pairs, is an escape sequence on the way.
+A message is one line of JSON in ASCII: whatever a text holds, line breaks, NULs or half surrogate pairs, is an escape
+sequence on the way.
 """
 
 import contextlib
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO
-
-_LENGTH = struct.Struct(">Q")
+from typing import Any, BinaryIO
 
 CHUNK = 1 << 16
 MAX_LAST_WORDS = 2000
@@ -27,65 +25,61 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 def pack_message(message: object) -> bytes:
     """The bytes of one message."""
-    body = json.dumps(message).encode("ascii")
-    return _LENGTH.pack(len(body)) + body
+    return json.dumps(message).encode("ascii") + b"\n"
 
 
 def read_message(stream: BinaryIO) -> Any | None:
     """The next message of a blocking stream; None when it ended."""
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (size,) = _LENGTH.unpack(head)
-    body = stream.read(size)
-    return json.loads(body) if len(body) == size else None
+    line = stream.readline()
+    return json.loads(line) if line.endswith(b"\n") else None
 
 
 def take_message(received: bytearray) -> Any | None:
     """Remove the first message from the bytes received so far and return it; None if it is not complete."""
-    if len(received) < _LENGTH.size:
+    end = received.find(b"\n")
+    if end < 0:
         return None
-    (size,) = _LENGTH.unpack_from(received)
-    end = _LENGTH.size + size
-    if len(received) < end:
-        return None
-    body = bytes(received[_LENGTH.size : end])
-    del received[:end]
-    return json.loads(body)
+    line = bytes(received[:end])
+    del received[: end + 1]
+    return json.loads(line)
 
 
 class WorkerProcess:
     """A worker process, the pairs that it has to judge, and the time by which it must reply."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
+    def __init__(self, order: bytes, limit_s: float) -> None:
+        """Start a new process (no fork) of this interpreter with the same `sys.path`, and send it its order.
+
+        order: a packed message; see `worker.main`. limit_s: time until it must be ready. Raises OSError if the system
+        cannot start a process.
+        """
+        path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "treepo.verify.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            # In its own session: Ctrl-C at the terminal ends the run, which then ends its workers.
+            start_new_session=True,
+        )
+        requests, replies, errors = self.process.stdin, self.process.stdout, self.process.stderr
+        assert requests is not None and replies is not None and errors is not None
+        self.pipes = requests, replies, errors
+        self.requests, self.replies, self.errors = self.pipes
+        for pipe in self.pipes:
+            os.set_blocking(pipe.fileno(), False)
         self.parent_pid = os.getpid()
         self.is_ready = False
         self.assigned: deque[int] = deque()
         """Indices of the pairs it was sent and has not answered; it judges the first."""
-        self.deadline = 0.0
+        self.deadline = time.monotonic() + limit_s
         """On time.monotonic's clock."""
         self._received = bytearray()
         self._unsent = bytearray()
         self._last_words = b""
-
-    @property
-    def requests(self) -> IO[bytes]:
-        """The pipe to it."""
-        assert self.process.stdin is not None
-        return self.process.stdin
-
-    @property
-    def replies(self) -> IO[bytes]:
-        """The pipe from it."""
-        assert self.process.stdout is not None
-        return self.process.stdout
-
-    @property
-    def errors(self) -> IO[bytes]:
-        """Its standard error."""
-        assert self.process.stderr is not None
-        return self.process.stderr
+        self.write(order)
 
     @property
     def is_busy(self) -> bool:
@@ -97,16 +91,16 @@ class WorkerProcess:
         """Whether something waits to be written."""
         return bool(self._unsent)
 
-    def queue(self, message: bytes) -> None:
-        """Add a packed message to the bytes that are to be written."""
-        self._unsent += message
+    def write(self, messages: bytes = b"") -> None:
+        """Write as much as the pipe takes now, packed messages after what waits.
 
-    def write(self) -> None:
-        """Write as much as the pipe takes now. A dead worker's messages are dropped; its end shows in `read`."""
+        A dead worker's messages are dropped; its end shows in `read`.
+        """
+        self._unsent += messages
         try:
             del self._unsent[: os.write(self.requests.fileno(), self._unsent[:CHUNK])]
         except BlockingIOError:
-            return
+            pass
         except BrokenPipeError:
             self._unsent.clear()
 
@@ -155,33 +149,9 @@ class WorkerProcess:
         return f"{_described(self.process.returncode)}{': ' if words else ''}{words}"
 
     def _close_pipes(self) -> None:
-        for pipe in (self.requests, self.replies, self.errors):
+        for pipe in self.pipes:
             # Unbuffered, so nothing is flushed into a closed pipe.
             pipe.close()
-
-
-def start_worker(order: bytes) -> WorkerProcess:
-    """Start a new process (no fork) of this interpreter with the same `sys.path`, and send it its order.
-
-    order: a packed message; see `worker.main`. Raises OSError if the system cannot start a process.
-    """
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "treepo.verify.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
-        # In its own session: Ctrl-C at the terminal ends the run, which then ends its workers.
-        start_new_session=True,
-    )
-    worker = WorkerProcess(process)
-    for pipe in (worker.requests, worker.replies, worker.errors):
-        os.set_blocking(pipe.fileno(), False)
-    worker.queue(order)
-    worker.write()
-    return worker
 
 
 def _described(status: int) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -160,8 +161,10 @@ def total(components: Mapping[str, np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class VerifiedTree:
-    """The trajectories of one tree, their responses as text and the verdicts on them, in the order of `Tree.leaves`."""
+    """A tree of responses to a problem: its trajectories, their responses as text and the verdicts on them, by leaf."""
 
+    problem: Problem
+    tree: Tree
     trajectories: list[Trajectory]
     responses: list[str]
     verdicts: list[Verdict]
@@ -173,10 +176,8 @@ def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree],
     responses = [[decode(t.token_ids.tolist()) for t in of_tree] for of_tree in trajectories]
     pairs = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
     verdicts = iter(task.verify(pairs))
-    return [
-        VerifiedTree(of_tree, texts, [next(verdicts) for _ in texts])
-        for of_tree, texts in zip(trajectories, responses, strict=True)
-    ]
+    leaves = zip(problems, trees, trajectories, responses, strict=True)
+    return [VerifiedTree(*of_tree, verdicts=list(islice(verdicts, len(of_tree[-1])))) for of_tree in leaves]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +204,15 @@ def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: in
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
     )
-    components = reward(answers)
-    _check(type(reward).__name__, components, len(trajectories))
+    components, name = reward(answers), type(reward).__name__
+    if not components:
+        raise StrategyError(f"reward: {name} returned no component")
+    for key, values in components.items():
+        if key in RESERVED:
+            raise StrategyError(f"reward: {name} returned a component named {key!r}, which is that of their sum")
+        if np.shape(values) != (len(trajectories),) or not np.isfinite(values).all():
+            wanted = f"{len(trajectories)} finite numbers"
+            raise StrategyError(f"reward: {name} must return {wanted} as {key!r}, got {values!r}")
     return ScoredLeaves(verified.verdicts, answers.correct, components, total(components))
 
 
@@ -221,13 +229,3 @@ def verdict_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
     outcomes = Counter(verdict.outcome for s in scored for verdict in s.verdicts)
     others = [outcome for outcome in Outcome if outcome is not Outcome.GRADED]
     return {f"verify/{outcome.replace(' ', '_')}": outcomes[outcome] / outcomes.total() for outcome in others}
-
-
-def _check(name: str, components: dict[str, np.ndarray], num_leaves: int) -> None:
-    if not components:
-        raise StrategyError(f"reward: {name} returned no component")
-    for key, values in components.items():
-        if key in RESERVED:
-            raise StrategyError(f"reward: {name} returned a component named {key!r}, which is that of their sum")
-        if np.shape(values) != (num_leaves,) or not np.isfinite(values).all():
-            raise StrategyError(f"reward: {name} must return {num_leaves} finite numbers as {key!r}, got {values!r}")
