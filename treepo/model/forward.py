@@ -5,16 +5,18 @@ Letters: N tokens · M logits wanted · H query heads · G key-value heads · D 
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
-from treepo.model.attention import AttentionContext
 from treepo.model.fsdp import own_class
 
-Forward = Callable[[Tensor, Tensor, AttentionContext, Tensor], Tensor]
+if TYPE_CHECKING:
+    from treepo.model.attention import AttentionContext
+
+Forward = Callable[[Tensor, Tensor, "AttentionContext", Tensor], Tensor]
 """(ids int64 [N], positions int64 [N], context, which tokens' logits int64 [M]) -> logits [M, V]."""
 
 FUSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -36,7 +38,7 @@ class PlainForward:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext, logits_at: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
         return self.model(
             input_ids=ids[None],
             position_ids=positions[None],
@@ -79,7 +81,7 @@ class FusedForward:
         self.layers = [_parameters(layer) for layer in model.model.layers]
         self.cos = self.sin = torch.empty(0)
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext, logits_at: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
         decoder, add_norm = self.model.model, self.operations.add_norm
         cos, sin = self._rotations(positions)
         hidden, added = embedding(ids, decoder.embed_tokens.weight), None
@@ -92,7 +94,7 @@ class FusedForward:
         return linear(normed, self.model.lm_head.weight)
 
     def _attention(
-        self, index: int, layer: SimpleNamespace, hidden: Tensor, cos: Tensor, sin: Tensor, context: AttentionContext
+        self, index: int, layer: SimpleNamespace, hidden: Tensor, cos: Tensor, sin: Tensor, context: "AttentionContext"
     ) -> Tensor:
         shape = len(hidden), -1, layer.head_size
         query, key, value = (linear(hidden, *p).view(shape) for p in (layer.q, layer.k, layer.v))
