@@ -28,9 +28,9 @@ from treepo.bench.common import describe_machine, load_or_make
 from treepo.bench.settings import ArchitectureSettings
 from treepo.bench.tables import table
 from treepo.engine.base import SampleRequest
-from treepo.engine.settings import VllmSettings
+from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.engine.vllm.start import start_vllm
 from treepo.model.settings import ModelSettings
 from treepo.report.bench_results import ROLLOUT_NAME, read_rollout
 
@@ -90,13 +90,10 @@ def measure_overhead(num_requests: int, repeats: int) -> Overhead:
     response_len, rng = 64, np.random.default_rng(0)
     policy = load_or_make(ModelSettings(), ArchitectureSettings(**MODELS["0.8M"]), 256, seed=0)
     generators = RequestGenerators()
-    limits = VllmLimits(
-        max_model_len=192,
-        max_num_seqs=num_requests,
-        max_num_batched_tokens=num_requests * 192,
-        max_cache_tokens=300_000,
+    limits = EngineSettings(
+        max_num_seqs=num_requests, max_num_batched_tokens=num_requests * 192, max_cache_tokens=300_000
     )
-    core = start_vllm(VllmSettings(), limits, policy.model, generators)
+    core = start_vllm(VllmSettings(max_model_len=192), limits, policy.model, generators)
     engine = VllmEngine(core, generators, ())
     prompts = [rng.integers(3, 29, size=rng.integers(40, 71)).astype(np.int32) for _ in range(num_requests // 16)]
     requests = [SampleRequest(i, prompts[i % len(prompts)], response_len, 1000 + i) for i in range(num_requests)]

@@ -15,11 +15,11 @@ from tests.learn.reference import all_logprobs
 from tests.models import make_tiny_model
 from treepo.engine.base import Engine, SampleRequest, SampleResult, SamplingParams
 from treepo.engine.sampling import uniforms
-from treepo.engine.settings import VllmSettings
+from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.engine.vllm.start import start_vllm
 
 MakeEngine = Callable[..., Engine]
 
@@ -51,8 +51,9 @@ def plain(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int
 def _core(kind: str, dtype: torch.dtype, max_num_seqs: int) -> tuple[Any, RequestGenerators]:
     """One vLLM of each sort for the whole session: when one of several ends, the others break."""
     generators = RequestGenerators()
-    limits = VllmLimits(max_model_len=512, max_num_seqs=max_num_seqs, max_num_batched_tokens=512, max_cache_tokens=8192)
-    return start_vllm(VllmSettings(), limits, make_model(kind, dtype=dtype), generators), generators
+    limits = EngineSettings(max_num_seqs=max_num_seqs, max_num_batched_tokens=512, max_cache_tokens=8192)
+    settings = VllmSettings(max_model_len=512)
+    return start_vllm(settings, limits, make_model(kind, dtype=dtype), generators), generators
 
 
 def vllm(model: PreTrainedModel, eos_ids: Sequence[int] = (), max_num_seqs: int = 256) -> Engine:

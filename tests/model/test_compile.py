@@ -44,15 +44,16 @@ def load() -> None:
     load_kernels.cache_clear()
     kernels = load_kernels("decode_attention.c")
     assert kernels is not None
-    assert kernels.gate.parameters == ("n", "gate", "up")
+    x = (ctypes.c_float * 8)()
+    kernels.gate(n=8, gate=x, up=x)
 
 
 def test_prototypes_are_those_of_the_source() -> None:
     """Types and names; helpers of the file are not exported."""
-    found = {name: (result, parameters) for name, result, parameters in prototypes(SOURCE)}
+    found = {name: (result, list(types.items())) for name, (result, types) in prototypes(SOURCE).items()}
     assert found == {
-        "scale": ("void", [(ctypes.c_long, "n"), (ctypes.c_float, "by"), (ctypes.c_void_p, "x")]),
-        "total": ("float", [(ctypes.c_int, "n"), (ctypes.c_void_p, "x")]),
+        "scale": (None, [("n", ctypes.c_long), ("by", ctypes.c_float), ("x", ctypes.c_void_p)]),
+        "total": (ctypes.c_float, [("n", ctypes.c_int), ("x", ctypes.c_void_p)]),
     }
 
 
@@ -74,7 +75,7 @@ def test_every_exported_function_is_bound(name: str) -> None:
     assert kernels is not None
     source = (SOURCES / name).read_text()
     exported = {line.split("(")[0].split()[-1] for line in source.splitlines() if line.startswith(("void ", "long "))}
-    assert exported == {bound for bound, _, _ in prototypes(source)} == vars(kernels).keys()
+    assert exported == prototypes(source).keys() == vars(kernels).keys()
 
 
 def test_arguments_are_checked_against_the_prototype() -> None:
@@ -83,11 +84,11 @@ def test_arguments_are_checked_against_the_prototype() -> None:
     assert kernels is not None
     x = (ctypes.c_float * 8)()
     for arguments in ((8, x), (8, x, x, x)):
-        with pytest.raises(AssertionError, match="takes"):
+        with pytest.raises(TypeError, match="missing|takes"):
             kernels.gate(*arguments)
-    with pytest.raises(KeyError):
+    with pytest.raises(TypeError, match="'up' missing"):
         kernels.gate(8, gate=x)
-    with pytest.raises(AssertionError, match="takes"):
+    with pytest.raises(TypeError, match="takes"):
         kernels.gate(8, gate=x, up=x, down=x)
     with pytest.raises(ctypes.ArgumentError):
         kernels.gate(8.0, x, x)

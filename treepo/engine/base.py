@@ -1,5 +1,6 @@
 """The engine protocol: token ids in, one segment out."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
@@ -105,8 +106,12 @@ class EngineCounters:
 class Engine(Protocol):
     """Decodes segments; requests may be submitted while others run, and none depends on another.
 
-    Whoever opens an engine closes it; `contextlib.closing` does that at the end of a block.
+    Defaults are those of an engine without a cache or a limit. Whoever opens an engine closes it; `contextlib.closing`
+    does that at the end of a block.
     """
+
+    counters: EngineCounters
+    """What it has done so far."""
 
     @property
     def num_free_slots(self) -> int:
@@ -116,31 +121,25 @@ class Engine(Protocol):
     @property
     def kv_cache_tokens(self) -> int:
         """Tokens that the cache holds; beyond these, prefixes are computed again when they are needed."""
-        ...
+        return sys.maxsize
 
     @property
     def peak_tokens(self) -> int:
         """Most tokens that were in the cache at a time since the weights last changed; 0 if the engine has none."""
-        ...
+        return 0
 
     @property
     def cache_bytes(self) -> int | None:
         """Bytes that cached keys and values take in this process; None if the engine has none or does not know."""
-        ...
+        return None
 
     @property
     def max_model_len(self) -> int:
         """Most tokens of a sequence, prefix and response."""
-        ...
-
-    @property
-    def counters(self) -> EngineCounters:
-        """What it has done so far."""
-        ...
+        return sys.maxsize
 
     def submit(self, request: SampleRequest) -> None:
         """Queue a request. Raises SettingError if it can never fit."""
-        ...
 
     def step(self) -> list[SampleResult]:
         """Advance every running request by at least a token and return the segments that are finished.
@@ -151,19 +150,15 @@ class Engine(Protocol):
 
     def abort_group(self, group: int) -> None:
         """End the requests of a group without results and forget what was cached for it."""
-        ...
 
     def sleep(self) -> None:
         """Free memory until the weights change; nothing is submitted before that, and no request may be running."""
-        ...
 
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Sample from these weights from now on and forget what was cached; no request may be running."""
-        ...
 
     def close(self) -> None:
         """End all requests and release memory, threads and connections. Closing twice does nothing more."""
-        ...
 
 
 Score = Callable[[np.ndarray, float], np.ndarray]

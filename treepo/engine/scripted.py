@@ -1,12 +1,11 @@
 """A deterministic engine without a model, for tests, docs and examples."""
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
+from treepo.engine.base import Engine, EngineCounters, SampleRequest, SampleResult
 from treepo.utils.numeric import derive_seed
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ Script = Callable[[np.ndarray, int], tuple[int, float]]
 """(ids so far, seed of this position) -> (next token id, its log-probability)."""
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """Decodes by calling `script` for each token; up to `max_num_seqs` requests advance one token a step."""
 
     def __init__(self, script: Script, eos_ids: tuple[int, ...] = (), max_num_seqs: int = 256) -> None:
@@ -31,22 +30,6 @@ class ScriptedEngine:
     @property
     def num_free_slots(self) -> int:
         return self.max_num_seqs - len(self.running) - len(self.waiting)
-
-    @property
-    def kv_cache_tokens(self) -> int:
-        return sys.maxsize
-
-    @property
-    def peak_tokens(self) -> int:
-        return 0
-
-    @property
-    def cache_bytes(self) -> None:
-        return None
-
-    @property
-    def max_model_len(self) -> int:
-        return sys.maxsize
 
     def submit(self, request: SampleRequest) -> None:
         assert request.request_id not in self.running, f"request {request.request_id} is already running"
@@ -74,9 +57,6 @@ class ScriptedEngine:
     def abort_group(self, group: int) -> None:
         self.waiting = [r for r in self.waiting if r.group != group]
         self.running = {i: parts for i, parts in self.running.items() if parts[0].group != group}
-
-    def sleep(self) -> None:
-        pass
 
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Do nothing: a script has no weights."""

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
+from treepo.engine.base import Engine, EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 
 UNKNOWN_MODEL_LEN = 1 << 20
 """Assumed for models that do not say how many tokens a sequence may have."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Decodes through `model.generate`, one batch of equally long prefixes at a time.
 
     max_num_seqs: requests decoded at a time. autocast: type of the matrix products; that of the weights if not given.
@@ -52,14 +52,6 @@ class TransformersEngine:
         return self.max_num_seqs * UNKNOWN_MODEL_LEN
 
     @property
-    def peak_tokens(self) -> int:
-        return 0
-
-    @property
-    def cache_bytes(self) -> None:
-        return None
-
-    @property
     def max_model_len(self) -> int:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or UNKNOWN_MODEL_LEN
 
@@ -69,9 +61,6 @@ class TransformersEngine:
 
     def abort_group(self, group: int) -> None:
         self.waiting = [request for request in self.waiting if request.group != group]
-
-    def sleep(self) -> None:
-        pass
 
     def update_weights(self, model: torch.nn.Module) -> None:
         """Do nothing: the weights are those of the engine's own model."""

@@ -9,6 +9,7 @@ Letters: N tokens · H query heads · G key-value heads · D head size.
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -171,28 +172,24 @@ class TreeAttention:
         self.offsets = offsets
         self.subtree_ends = subtree_ends
         self.positions = positions
-        self.masks: dict[tuple[int | None, torch.dtype], list[Tensor]] = {}
+        self.masks: dict[tuple[int, int, int | None, torch.dtype], Tensor] = {}
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
         group_size = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(group_size, dim=1) if group_size > 1 else x for x in (key, value))
-        masks = self._masks(window, query.dtype)
         outputs = []
-        for start, end, mask in zip(self.offsets, self.offsets[1:], masks, strict=False):
+        for start, end in pairwise(self.offsets):
             q, k, v = (x[:, :, start:end] for x in (query, key, value))
-            outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale))
+            kind = start, end, window, query.dtype
+            if kind not in self.masks:
+                self.masks[kind] = self._mask(*kind)
+            outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=self.masks[kind], scale=scale))
         return torch.cat(outputs, dim=2)[0].transpose(0, 1)
 
-    def _masks(self, window: int | None, dtype: torch.dtype) -> list[Tensor]:
-        """Per tree, [1, 1, n, n]: 0 where the key is visible, -inf elsewhere; the same for all layers of a kind."""
-        if (window, dtype) not in self.masks:
-            bounds = list(zip(self.offsets, self.offsets[1:], strict=False))
-            self.masks[window, dtype] = [self._mask(s, e, window, dtype) for s, e in bounds]
-        return self.masks[window, dtype]
-
     def _mask(self, start: int, end: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[1, 1, n, n] of a tree: 0 where the key is visible, -inf elsewhere; the same for all layers of a kind."""
         index = torch.arange(start, end, device=self.subtree_ends.device)
         query, key = index[:, None], index[None, :]
         visible = (key <= query) & (query < self.subtree_ends[start:end])

@@ -50,12 +50,10 @@ def max_exact_len(config: PreTrainedConfig) -> int | None:
     say."""
     text = config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
-    if has_length_dependent_rope(config):
-        rope = text.rope_parameters
-        return getattr(text, "original_max_position_embeddings", None) or rope.get(
-            "original_max_position_embeddings", longest
-        )
-    return longest
+    if not has_length_dependent_rope(config):
+        return longest
+    name = "original_max_position_embeddings"
+    return getattr(text, name, None) or text.rope_parameters.get(name, longest)
 
 
 @torch.no_grad()
@@ -69,16 +67,26 @@ def check_logits_match(model: PreTrainedModel, reference: str = "eager") -> None
     ids = probe_ids(model)
     fork, end = PROBE_LEN // 2, PROBE_LEN
     other = torch.cat([ids[:fork], ids[fork:].flip(0)])
-    context = _RecordedTreeAttention(fork, end, len(ids) - fork, ids.device, model.dtype)
-    packed_ids = torch.cat([ids, other[fork:]])
-    positions = torch.cat([torch.arange(end), torch.arange(fork, end)]).to(ids.device)
+    total = 2 * end - fork
+    subtree_ends = torch.full((total,), total)
+    subtree_ends[fork:end] = end
+    positions = torch.cat([torch.arange(end), torch.arange(fork, end)])
+    if ids.device.type == "cpu":
+        inner = tree_attention([0, total], subtree_ends.numpy(), positions.numpy(), ids.device, model.dtype)
+    else:
+        # The attention of training would be compiled for this alone.
+        inner = TreeAttention([0, total], subtree_ends.to(ids.device), positions.to(ids.device))
+    context = _RecordingAttention(inner)
     logits = model(
-        input_ids=packed_ids[None], position_ids=positions[None], use_cache=False, attention_context=context
+        input_ids=torch.cat([ids, other[fork:]])[None],
+        position_ids=positions.to(ids.device)[None],
+        use_cache=False,
+        attention_context=context,
     ).logits[0]
     packed = torch.log_softmax(logits.float(), -1)
     model.set_attn_implementation(reference)
     try:
-        plain = [_plain(model, sequence) for sequence in (ids, other)]
+        plain = [sequence_logprobs(model, sequence, 1.0, supports_tree_attention=False) for sequence in (ids, other)]
     finally:
         model.set_attn_implementation(ATTENTION_NAME)
     wanted = torch.cat([plain[0], plain[1][fork:]])
@@ -133,34 +141,22 @@ def vocabulary_size(model: PreTrainedModel) -> int:
     return embedding.weight.shape[0]
 
 
-def _plain(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    return torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0].float(), -1)
-
-
-def _check_window(model: PreTrainedModel, context: "_RecordedTreeAttention") -> None:
+def _check_window(model: PreTrainedModel, context: "_RecordingAttention") -> None:
     """Raise UnsupportedAttentionError if the attention function was not given the model's sliding window."""
     text = model.config.get_text_config()
     window, longest = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
-    if isinstance(window, int) and getattr(text, "use_sliding_window", True) and (longest is None or window < longest):
-        layer_types = getattr(text, "layer_types", None)
-        has_windows = layer_types is None or "sliding_attention" in layer_types
-        if has_windows and context.windows == {None}:
-            kind = model.config.model_type
-            raise UnsupportedAttentionError(f"{kind!r} keeps its sliding window to itself and cannot be packed")
+    uses_window = isinstance(window, int) and getattr(text, "use_sliding_window", True)
+    has_windows = "sliding_attention" in (getattr(text, "layer_types", None) or ["sliding_attention"])
+    if uses_window and (longest is None or window < longest) and has_windows and context.windows == {None}:
+        kind = model.config.model_type
+        raise UnsupportedAttentionError(f"{kind!r} keeps its sliding window to itself and cannot be packed")
 
 
-class _RecordedTreeAttention(AttentionContext):
-    """Attention over a sequence with one fork that records the windows it is called with."""
+class _RecordingAttention:
+    """Attention that records the windows and layers it is called with."""
 
-    def __init__(self, fork: int, end: int, branch_len: int, device: torch.device, dtype: torch.dtype) -> None:
-        total = end + branch_len
-        ends = torch.cat([torch.full((fork,), total), torch.full((end - fork,), end), torch.full((branch_len,), total)])
-        positions = torch.cat([torch.arange(end), torch.arange(fork, fork + branch_len)])
-        if device.type == "cpu":
-            self.inner = tree_attention([0, total], ends.numpy(), positions.numpy(), device=device, dtype=dtype)
-        else:
-            # The attention of training would be compiled for this alone.
-            self.inner = TreeAttention([0, total], ends.to(device), positions.to(device))
+    def __init__(self, inner: AttentionContext) -> None:
+        self.inner = inner
         self.windows: set[int | None] = set()
         self.layers: set[int] = set()
 

@@ -4,17 +4,19 @@ Letters: N tokens · M logits wanted · H query heads · G key-value heads · D 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, rms_norm, silu
 
-from treepo.model.attention import AttentionContext
 from treepo.model.fsdp import own_class
 
-Forward = Callable[[Tensor, Tensor, AttentionContext, Tensor], Tensor]
+if TYPE_CHECKING:
+    from treepo.model.attention import AttentionContext
+
+Forward = Callable[[Tensor, Tensor, "AttentionContext", Tensor], Tensor]
 """(ids int64 [N], positions int64 [N], context, which tokens' logits int64 [M]) -> logits [M, V]."""
 
 FUSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -36,7 +38,7 @@ class PlainForward:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext, logits_at: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
         return self.model(
             input_ids=ids[None],
             position_ids=positions[None],
@@ -46,47 +48,22 @@ class PlainForward:
         ).logits[0]
 
 
-class AutocastForward:
-    """Another forward with its matrix products in a narrower type."""
-
-    def __init__(self, forward: Forward, dtype: torch.dtype) -> None:
-        self.forward = forward
-        self.dtype = dtype
-
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext, logits_at: Tensor) -> Tensor:
-        with torch.autocast(ids.device.type, self.dtype):
-            return self.forward(ids, positions, context, logits_at)
-
-
-class Operations(Protocol):
-    """The operations between a decoder's matrix products; arguments may be overwritten."""
+class TorchOperations:
+    """The operations between a decoder's matrix products, on any device, in any type; arguments may be overwritten."""
 
     def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         """x += added; returns x / rms(x) x weight over the last dimension."""
-        ...
-
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """x [N, H, D] cos + (x with its halves exchanged) sin, in place; cos and signed sin [N, D]."""
-        ...
-
-    def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) x up."""
-        ...
-
-
-class TorchOperations:
-    """Operations in torch, on any device, in any type."""
-
-    def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         if added is not None:
             x += added
         return rms_norm(x, weight.shape, weight, eps)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """x [N, H, D] cos + (x with its halves exchanged) sin, in place; cos and signed sin [N, D]."""
         exchanged = x.roll(x.shape[-1] // 2, -1)
         x.mul_(cos[:, None]).addcmul_(exchanged, sin[:, None])
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return silu(gate) x up."""
         return silu(gate).mul_(up)
 
 
@@ -98,13 +75,13 @@ class FusedForward:
     FUSED_TYPES.
     """
 
-    def __init__(self, model: Any, operations: Operations) -> None:
+    def __init__(self, model: Any, operations: TorchOperations) -> None:
         self.model = model
         self.operations = operations
-        self.layers = [_Layer.of(layer) for layer in model.model.layers]
+        self.layers = [_parameters(layer) for layer in model.model.layers]
         self.cos = self.sin = torch.empty(0)
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: AttentionContext, logits_at: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
         decoder, add_norm = self.model.model, self.operations.add_norm
         cos, sin = self._rotations(positions)
         hidden, added = embedding(ids, decoder.embed_tokens.weight), None
@@ -117,18 +94,18 @@ class FusedForward:
         return linear(normed, self.model.lm_head.weight)
 
     def _attention(
-        self, index: int, layer: "_Layer", hidden: Tensor, cos: Tensor, sin: Tensor, context: AttentionContext
+        self, index: int, layer: SimpleNamespace, hidden: Tensor, cos: Tensor, sin: Tensor, context: "AttentionContext"
     ) -> Tensor:
         shape = len(hidden), -1, layer.head_size
-        query, key, value = (linear(hidden, *p).view(shape) for p in (layer.query, layer.key, layer.value))
-        if layer.query_norm and layer.key_norm:
-            query = self.operations.add_norm(query, None, *layer.query_norm)
-            key = self.operations.add_norm(key, None, *layer.key_norm)
+        query, key, value = (linear(hidden, *p).view(shape) for p in (layer.q, layer.k, layer.v))
+        if layer.q_norm:
+            query = self.operations.add_norm(query, None, *layer.q_norm)
+            key = self.operations.add_norm(key, None, *layer.k_norm)
         self.operations.rotate(query, cos, sin)
         self.operations.rotate(key, cos, sin)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
         output = context(index, query, key, value, layer.scale, layer.window)
-        return linear(output.reshape(len(hidden), -1), *layer.output)
+        return linear(output.reshape(len(hidden), -1), *layer.o)
 
     def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of the positions, [N, D], from a table that grows by doubling."""
@@ -142,64 +119,23 @@ class FusedForward:
         return self.cos[positions], self.sin[positions]
 
 
-Projection = tuple[Tensor, Tensor | None]
-"""Weight and bias of a linear map."""
-
-Norm = tuple[Tensor, float]
-"""Weight and eps of an RMS norm."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """The parameters and settings of one decoder layer."""
-
-    query: Projection
-    key: Projection
-    value: Projection
-    output: Projection
-    gate: Projection
-    up: Projection
-    down: Projection
-    first_norm: Norm
-    second_norm: Norm
-    query_norm: Norm | None
-    key_norm: Norm | None
-    head_size: int
-    scale: float
-    window: int | None
-
-    @classmethod
-    def of(cls, layer: Any) -> "_Layer":
-        attention, mlp = layer.self_attn, layer.mlp
-        has_norms = hasattr(attention, "q_norm")
-        return cls(
-            query=_projection(attention.q_proj),
-            key=_projection(attention.k_proj),
-            value=_projection(attention.v_proj),
-            output=_projection(attention.o_proj),
-            gate=_projection(mlp.gate_proj),
-            up=_projection(mlp.up_proj),
-            down=_projection(mlp.down_proj),
-            first_norm=_norm(layer.input_layernorm),
-            second_norm=_norm(layer.post_attention_layernorm),
-            query_norm=_norm(attention.q_norm) if has_norms else None,
-            key_norm=_norm(attention.k_norm) if has_norms else None,
-            head_size=attention.head_dim,
-            scale=attention.scaling,
-            window=_window(attention),
-        )
+def _parameters(layer: Any) -> SimpleNamespace:
+    """The parameters and settings of a decoder layer: (weight, bias) of linear maps, (weight, eps) of norms."""
+    attention, mlp = layer.self_attn, layer.mlp
+    maps = {name: getattr(attention, f"{name}_proj") for name in "qkvo"}
+    maps |= {name: getattr(mlp, f"{name}_proj") for name in ("gate", "up", "down")}
+    # Mistral's layers have no window of their own but the model's.
+    return SimpleNamespace(
+        **{name: (module.weight, module.bias) for name, module in maps.items()},
+        first_norm=_norm(layer.input_layernorm),
+        second_norm=_norm(layer.post_attention_layernorm),
+        q_norm=_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+        k_norm=_norm(attention.k_norm) if hasattr(attention, "q_norm") else None,
+        head_size=attention.head_dim,
+        scale=attention.scaling,
+        window=getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)),
+    )
 
 
-def _projection(module: Any) -> Projection:
-    return module.weight, module.bias
-
-
-def _norm(module: Any) -> Norm:
+def _norm(module: Any) -> tuple[Tensor, float]:
     return module.weight, module.variance_epsilon
-
-
-def _window(attention: Any) -> int | None:
-    """The sliding window of a layer: its own setting, or (Mistral) the model's."""
-    if hasattr(attention, "sliding_window"):
-        return attention.sliding_window
-    return getattr(attention.config, "sliding_window", None)

@@ -122,7 +122,8 @@ def load_policy(
             raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
         if packable and not model._supports_attention_backend:
             raise UnsupportedAttentionError(f"{config.model_type!r} has its own attention, which cannot be packed")
-        _check_vocabulary(model, tokenizer)
+        if len(tokenizer) > (size := vocabulary_size(model)):
+            raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
         nn.Module.to(model, torch.device(device))
         model.eval()
         if packable:
@@ -158,12 +159,6 @@ def _check_device(device: str) -> None:
     # A torch that was built without a device says so with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError("model.device", f"cannot use {device!r}: {first_line(error)}") from error
-
-
-def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    size = vocabulary_size(model)
-    if len(tokenizer) > size:
-        raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
 
 
 def check_folder(path: str) -> None:

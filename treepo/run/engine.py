@@ -1,6 +1,7 @@
 """From settings to the engine: the embedded one, vLLM in this process, or servers of vLLM."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
@@ -15,7 +16,7 @@ from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import affordable_tokens
 from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
 from treepo.model.compatibility import TOLERANCE, probe_ids, sequence_logprobs
 from treepo.model.policy import Policy
@@ -45,22 +46,20 @@ def build_engine(
     log-probabilities itself. processes: those that each build an engine.
     Raises SettingError for an engine that cannot be had, or that does not compute what the policy does.
     """
-    if settings.kind == "servers":
-        server_engine = _connect_servers(policy, settings, servers, eos_ids, processes)
+    if settings.kind != "embedded":
+        if settings.kind == "servers":
+            engine = _connect_servers(policy, settings, servers, eos_ids, processes)
+        else:
+            engine = _start_vllm(policy, settings, vllm, max_model_len, eos_ids, trust_remote_code)
         try:
-            _check_servers(server_engine, policy, settings, recompute_old_logprobs)
+            if isinstance(engine, ServerEngine):
+                _check_servers(engine, policy, settings, recompute_old_logprobs)
+            else:
+                _check_vllm(engine, policy, vllm)
         except BaseException:
-            server_engine.close()
+            engine.close()
             raise
-        return server_engine
-    if settings.kind == "vllm":
-        vllm_engine = _start_vllm(policy, settings, vllm, max_model_len, eos_ids, trust_remote_code)
-        try:
-            _check_vllm(vllm_engine, policy, vllm)
-        except BaseException:
-            vllm_engine.close()
-            raise
-        return vllm_engine
+        return engine
     if not policy.supports_tree_attention:
         return TransformersEngine(policy.model, eos_ids, settings.max_num_seqs, autocast=autocast)
     return TorchEngine(
@@ -88,19 +87,14 @@ def _start_vllm(
     trust_remote_code: bool,
 ) -> VllmEngine:
     max_model_len = vllm.max_model_len or min(max_model_len, policy.max_len or max_model_len)
-    max_cache_tokens, on_cpu = settings.max_cache_tokens, policy.model.device.type == "cpu"
-    if max_cache_tokens is None and on_cpu:
+    on_cpu = policy.model.device.type == "cpu"
+    if settings.max_cache_tokens is None and on_cpu:
         # Enough for trees that wait for their slowest path besides those that decode.
         wanted = min(affordable_tokens(policy.model), 4 * settings.max_num_seqs * max_model_len)
-        max_cache_tokens = max(wanted, max_model_len)
-    limits = VllmLimits(
-        max_model_len=max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        max_cache_tokens=max_cache_tokens,
-    )
+        settings = replace(settings, max_cache_tokens=max(wanted, max_model_len))
     generators = RequestGenerators()
-    core = start_vllm(vllm, limits, policy.model, generators, trust_remote_code=trust_remote_code)
+    sized = replace(vllm, max_model_len=max_model_len)
+    core = start_vllm(sized, settings, policy.model, generators, trust_remote_code=trust_remote_code)
     return VllmEngine(core, generators, eos_ids, can_sleep=vllm.sleep and not on_cpu)
 
 

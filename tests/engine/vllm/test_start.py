@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,20 +12,21 @@ import torch
 
 from tests.engine.engines import make_model
 from treepo.cli.main import main
-from treepo.engine.settings import VllmSettings
+from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.vllm import start as start_module
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.engine.vllm.start import start_vllm
 from treepo.utils.foreign_errors import vllm_complaint
 
-LIMITS = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=1024)
+SETTINGS = VllmSettings(max_model_len=64)
+LIMITS = EngineSettings(max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=1024)
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], limits: VllmLimits = LIMITS) -> str:
+def refused(monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], limits: EngineSettings = LIMITS) -> str:
     """What is said where packages of these versions are installed."""
     monkeypatch.setattr(start_module, "_version", versions.get)
     with pytest.raises(ValueError, match="^engine.(kind|max_cache_tokens): ") as error:
-        start_vllm(VllmSettings(), limits, make_model(), RequestGenerators())
+        start_vllm(SETTINGS, limits, make_model(), RequestGenerators())
     return str(error.value)
 
 
@@ -44,7 +46,7 @@ def test_a_version_that_is_not_known_to_work_is_named(monkeypatch: pytest.Monkey
 
 def test_too_little_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that cannot hold one sequence is refused before vLLM is imported."""
-    limits = VllmLimits(max_model_len=64, max_num_seqs=4, max_num_batched_tokens=64, max_cache_tokens=63)
+    limits = replace(LIMITS, max_cache_tokens=63)
     said = refused(monkeypatch, {"vllm": "0.32.0"}, limits)
     assert said.startswith("engine.max_cache_tokens: must hold a sequence of 64 tokens (vllm.max_model_len, or ")
     assert said.endswith(", got 63")
@@ -166,7 +168,7 @@ def test_a_vllm_that_cannot_be_imported_is_told_in_one_line(monkeypatch: pytest.
     broken.__getattr__ = missing  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "vllm", broken)
     with pytest.raises(ValueError, match=r"^engine.kind: vLLM cannot serve 'qwen2': libcudart.so.13: no such file"):
-        start_vllm(VllmSettings(), LIMITS, make_model(), RequestGenerators())
+        start_vllm(SETTINGS, LIMITS, make_model(), RequestGenerators())
 
 
 def test_another_gpu_than_the_first_is_refused() -> None:

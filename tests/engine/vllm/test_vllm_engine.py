@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from tests.engine.engines import assert_scored, make_model, naive, needs_vllm, request, run_all, tokens_of, vllm
 from tests.models import save_tiny_model
 from treepo.engine.base import SamplingParams, max_logprob_diff
-from treepo.engine.settings import VllmSettings
+from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
 from treepo.model.compatibility import sequence_logprobs
 from treepo.model.lora import add_adapter, merged
@@ -31,10 +31,9 @@ KEPT: list[Any] = []
 def start(model: PreTrainedModel, settings: VllmSettings = VllmSettings(), **limits: int) -> VllmEngine:  # noqa: B008
     """An engine of its own."""
     generators = RequestGenerators()
-    wanted = replace(
-        VllmLimits(max_model_len=256, max_num_seqs=64, max_num_batched_tokens=512, max_cache_tokens=8192), **limits
-    )
-    core = start_vllm(settings, wanted, model, generators)
+    max_model_len = limits.pop("max_model_len", 256)
+    wanted = replace(EngineSettings(max_num_seqs=64, max_num_batched_tokens=512, max_cache_tokens=8192), **limits)
+    core = start_vllm(replace(settings, max_model_len=max_model_len), wanted, model, generators)
     KEPT.append(core)
     engine = VllmEngine(core, generators, ())
     engine.update_weights(model)
@@ -43,16 +42,15 @@ def start(model: PreTrainedModel, settings: VllmSettings = VllmSettings(), **lim
 
 CLOSING = """
 from tests.engine.engines import make_model, request, run_all, tokens_of
-from treepo.engine.settings import VllmSettings
-from treepo.engine.vllm.engine import VllmEngine
-from treepo.engine.vllm.generators import RequestGenerators
-from treepo.engine.vllm.start import VllmLimits, start_vllm
+from treepo.engine.settings import EngineSettings, VllmSettings
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
+from treepo.engine.vllm.start import start_vllm
 
 found, model = [], make_model()
 for _ in range(2):
     generators = RequestGenerators()
-    limits = VllmLimits(max_model_len=128, max_num_seqs=8, max_num_batched_tokens=256, max_cache_tokens=1024)
-    engine = VllmEngine(start_vllm(VllmSettings(), limits, model, generators), generators, ())
+    limits = EngineSettings(max_num_seqs=8, max_num_batched_tokens=256, max_cache_tokens=1024)
+    engine = VllmEngine(start_vllm(VllmSettings(max_model_len=128), limits, model, generators), generators, ())
     engine.update_weights(model)
     found.append(tokens_of(run_all(engine, [request([3, 4, 5], 9, seed=i) for i in range(4)])))
     engine.submit(request([3, 4], 50))

@@ -1,7 +1,6 @@
 """A server of vLLM, spoken to over HTTP: token ids in, token ids and log-probabilities out."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,30 +31,21 @@ QUERY_TIMEOUT_S = 30.0
 """Longest wait for an answer that takes no work."""
 
 
-@dataclass(frozen=True)
-class ServerLimits:
-    """What a server can do.
-
-    model: the name it serves under. max_model_len: most tokens of a sequence. kv_cache_tokens: tokens that its cache
-    holds, None if it does not say.
-    """
-
-    model: str
-    max_model_len: int
-    kv_cache_tokens: int | None
-
-
 @dataclass(eq=False)
 class Server:
-    """One server and its state.
+    """One server, its limits and its state.
 
-    version: of the weights that it should have. num_running: requests that it works on. is_alive: whether it answers,
-    with these weights; last_error says why not. check: the health check that runs now, if any.
+    model: the name it serves under. max_model_len: most tokens of a sequence. kv_cache_tokens: tokens that its cache
+    holds, None if it does not say. version: of the weights that it should have. num_running: requests that it works on.
+    is_alive: whether it answers, with these weights; last_error says why not. check: the health check that runs now, if
+    any.
     """
 
     url: str
     session: "ClientSession"
-    limits: ServerLimits | None = None
+    model: str = ""
+    max_model_len: int = 0
+    kv_cache_tokens: int | None = None
     version: str = ""
     num_running: int = 0
     is_alive: bool = False
@@ -64,10 +54,9 @@ class Server:
 
     async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
         """Return (one segment, tokens of its prefix that were cached)."""
-        assert self.limits is not None
         sampling = request.sampling
         body = {
-            "model": self.limits.model,
+            "model": self.model,
             "prompt": request.prefix_ids.tolist(),
             "max_tokens": request.max_new_tokens,
             "temperature": sampling.temperature,
@@ -91,9 +80,9 @@ class Server:
     async def fetch_limits(self) -> None:
         """Ask for its model, its limits and the version of its weights."""
         model = await self.get("/v1/models", lambda text: json.loads(text)["data"][0])
-        kv_cache_tokens = await self.get("/metrics", _kv_cache_tokens)
+        self.kv_cache_tokens = await self.get("/metrics", _kv_cache_tokens)
         try:
-            self.limits = ServerLimits(str(model["id"]), int(model["max_model_len"]), kv_cache_tokens)
+            self.model, self.max_model_len = str(model["id"]), int(model["max_model_len"])
         except (LookupError, TypeError, ValueError) as error:
             raise ServerError(f"{self.url}/v1/models tells no max_model_len") from error
         try:
@@ -142,12 +131,6 @@ class Server:
             raise ServerError(f"{self.url}{path}: {str(error) or type(error).__name__}") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise ServerError(f"{self.url}{path} answers something else: {error!r}") from error
-
-
-def authorization() -> dict[str, str]:
-    """Return the header for servers that were started with an API key."""
-    key = os.environ.get("VLLM_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def allow_sockets(count: int) -> None:

@@ -1,6 +1,7 @@
 """ServerEngine: servers of vLLM behind one engine."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
@@ -10,8 +11,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
-from treepo.engine.server.client import Server, allow_sockets, authorization
+from treepo.engine.base import Engine, EngineCounters, SampleRequest, SampleResult
+from treepo.engine.server.client import Server, allow_sockets
 from treepo.engine.server.fleet import Fleet
 from treepo.engine.server.weight_sync import WeightSync
 from treepo.engine.settings import ServerSettings
@@ -30,7 +31,7 @@ NUM_OTHER_FILES = 512
 """Files that the process may have open besides its connections."""
 
 
-class ServerEngine:
+class ServerEngine(Engine):
     """Sends requests to servers; those of one group go to one server, whose cache they share, while it is alive.
 
     A request whose server fails goes to another one. A server that failed is used again once it answers with the
@@ -90,9 +91,11 @@ class ServerEngine:
         from aiohttp import ClientSession, ClientTimeout, TCPConnector  # noqa: PLC0415 - an extra
 
         timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
+        key = os.environ.get("VLLM_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         # All requests run at once, each on its own connection.
         allow_sockets(self.max_num_seqs * len(self.settings.urls) + NUM_OTHER_FILES)
-        self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=authorization())
+        self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=headers)
         self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
         for server in self.fleet.servers:
             await server.fetch_limits()
@@ -127,19 +130,11 @@ class ServerEngine:
     @property
     def kv_cache_tokens(self) -> int:
         """Tokens that the caches of all servers hold; unlimited where a server does not say."""
-        return sum(server.limits.kv_cache_tokens or sys.maxsize for server in self.fleet.alive if server.limits)
-
-    @property
-    def peak_tokens(self) -> int:
-        return 0
-
-    @property
-    def cache_bytes(self) -> None:
-        return None
+        return sum(server.kv_cache_tokens or sys.maxsize for server in self.fleet.alive)
 
     @property
     def max_model_len(self) -> int:
-        return min(server.limits.max_model_len for server in self.fleet.servers if server.limits)
+        return min(server.max_model_len for server in self.fleet.servers)
 
     def submit(self, request: SampleRequest) -> None:
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
@@ -176,10 +171,7 @@ class ServerEngine:
                 del self.running[name]
                 future.cancel()
         if self.loop:
-            self.loop.call_soon_threadsafe(self.fleet.forget, group)
-
-    def sleep(self) -> None:
-        """Do nothing: servers share no memory with the trainer."""
+            self.loop.call_soon_threadsafe(self.fleet.home.pop, group, None)
 
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Send the model's weights to the servers that answer and clear their caches.

@@ -101,14 +101,10 @@ class Fleet:
         await asyncio.gather(*(self._check(server) for server in self.servers if not server.is_alive))
 
     async def watch(self) -> None:
-        """Check servers that failed, again and again."""
+        """Check servers that failed every WATCH_S seconds."""
         while True:
             await asyncio.sleep(WATCH_S)
             await self.revive()
-
-    def forget(self, group: int) -> None:
-        """Forget the home of a group."""
-        self.home.pop(group, None)
 
     async def _complete_on(
         self, server: Server, request: SampleRequest, eos_ids: Sequence[int]
@@ -159,10 +155,9 @@ class Fleet:
         if home is not None and home.is_alive and home is not last:
             return home
         choice = [server for server in self.alive if server is not last] or self.alive
-        if not choice:
-            return None
-        self.home[group] = min(choice, key=lambda server: server.num_running)
-        return self.home[group]
+        if choice:
+            self.home[group] = min(choice, key=lambda server: server.num_running)
+        return self.home[group] if choice else None
 
     def _errors(self) -> str:
         return "; ".join(server.last_error for server in self.servers if server.last_error)

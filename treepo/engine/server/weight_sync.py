@@ -33,11 +33,10 @@ class WeightSync(Protocol):
 
     async def close(self) -> None:
         """Release what it holds between updates."""
-        ...
 
 
 @dataclass(frozen=True)
-class DiskSync:
+class DiskSync(WeightSync):
     """Saves the weights to a folder that the servers read; works on any device.
 
     folder: empty for the machine's folder for temporary files. Weights lie in it while servers read them.
@@ -56,9 +55,6 @@ class DiskSync:
             await asyncio.to_thread(save_weights, model, Path(name))
             body = {"method": "reload_weights", "kwargs": {"weights_path": name}}
             return await gather_done(servers, lambda server: server.post("/collective_rpc", body))
-
-    async def close(self) -> None:
-        pass
 
 
 def save_weights(model: "PreTrainedModel", folder: Path) -> None:

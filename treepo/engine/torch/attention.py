@@ -3,7 +3,7 @@
 Letters: N queries · H query heads · G key-value heads · D head size · B blocks · R rows · C slots of a row.
 """
 
-from typing import Protocol
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from treepo.engine.torch.kv_cache import BLOCK, KVCache
-from treepo.model.kernels.compile import Kernels
+from treepo.model.forward import TorchOperations
 
 MIN_KEYS_PER_THREAD = 2048
 """Keys read (queries x their lengths) below which a second thread costs more than it saves."""
@@ -38,34 +38,18 @@ class BlockTable:
         self.bounds = np.concatenate([[0], inner, [len(lens)]]).astype(np.int32)
 
 
-class Kernel(Protocol):
-    """Stores keys and values in slots, and attends over them."""
-
-    def supports(self, key: Tensor, value: Tensor) -> bool:
-        """Return whether it can store keys and values [N, G, D] of this size and type."""
-        ...
-
-    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        """Put key, value [N, G, D] into slots int32 [N] of keys [B, G, D, 8], values [B, G, 8, D]."""
-        ...
-
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
-    ) -> Tensor:
-        """Return [N, H, D]: attention of each query [N, H, D] over its slots, or the last `window` of them."""
-        ...
-
-
 class GatherKernel:
-    """The kernel in torch, on any device: it gathers the keys of each query's row side by side.
+    """Stores keys and values in slots, and attends over them: in torch, on any device.
 
-    Other kernels are tested against it.
+    It gathers the keys of each query's row side by side. Other kernels inherit from it and are tested against it.
     """
 
     def supports(self, key: Tensor, value: Tensor) -> bool:
+        """Return whether it can store keys and values [N, G, D] of this size and type."""
         return True
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
+        """Put key, value [N, G, D] into slots int32 [N] of keys [B, G, D, 8], values [B, G, 8, D]."""
         at = torch.from_numpy(slots).to(key.device).long()
         keys[at // BLOCK, :, :, at % BLOCK] = key
         values[at // BLOCK, :, at % BLOCK] = value
@@ -73,6 +57,7 @@ class GatherKernel:
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
+        """Return [N, H, D]: attention of each query [N, H, D] over its slots, or the last `window` of them."""
         step = max(1, MAX_GATHERED // int(table.lens.max()))
         outputs = []
         for first in range(0, len(query), step):
@@ -100,7 +85,7 @@ class CachedAttention:
     """
 
     def __init__(
-        self, cache: KVCache, kernel: Kernel, table: BlockTable, new: np.ndarray, new_slots: np.ndarray
+        self, cache: KVCache, kernel: GatherKernel, table: BlockTable, new: np.ndarray, new_slots: np.ndarray
     ) -> None:
         self.cache = cache
         self.kernel = kernel
@@ -130,10 +115,10 @@ TILE = 16
 """Queries that a thread works on at a time; see decode_attention.c."""
 
 
-class CpuKernel:
-    """Kernel and Operations for contiguous float32 tensors on the CPU."""
+class CpuKernel(GatherKernel, TorchOperations):
+    """Attention and a decoder's operations in C, for contiguous float32 tensors on the CPU."""
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: SimpleNamespace) -> None:
         self.kernels = kernels
         self.scratch = np.zeros(0, np.float32)
         self.table: BlockTable | None = None

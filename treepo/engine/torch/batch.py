@@ -10,8 +10,8 @@ import numpy as np
 
 from treepo.engine.base import SampleRequest, SamplingParams
 from treepo.engine.sampling import BatchSamplingParams
-from treepo.engine.torch.attention import BlockTable
-from treepo.engine.torch.kv_cache import BLOCK, BlockManager, spans_of
+from treepo.engine.torch.attention import BlockTable, CachedAttention, GatherKernel
+from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, spans_of
 from treepo.engine.torch.prefix_cache import RadixNode
 
 MIN_TOKENS = 16
@@ -149,29 +149,11 @@ def _widened(array: np.ndarray, width: int) -> np.ndarray:
     return np.pad(array, ((0, 0), (0, max(more, array.shape[1] // 2)))) if more > 0 else array
 
 
-@dataclass(frozen=True, eq=False)
-class ForwardBatch:
-    """N tokens of a forward, and the rows that sample from its M logits.
-
-    ids, positions int64 [N]; table: each token sees its row up to itself. new int64: the tokens whose keys and values
-    are stored, in new_slots int32. logits_at int64 [M]: the tokens whose logits are wanted. sampling_rows int64 [S]:
-    rows that sample a token, logits_rows int64 [S]: from which of the logits.
-    """
-
-    ids: np.ndarray
-    positions: np.ndarray
-    table: BlockTable
-    new: np.ndarray
-    new_slots: np.ndarray
-    logits_at: np.ndarray
-    sampling_rows: np.ndarray
-    logits_rows: np.ndarray
-
-
 class BatchBuilder:
     """Collects the tokens of a forward: prefix tokens of admitted requests, then the last token of each running row.
 
-    Requests that are admitted with the same prefix sample from the same logits: it is computed once.
+    Requests that are admitted with the same prefix sample from the same logits: it is computed once. logits_at: the
+    tokens whose logits are wanted. sampling_rows: rows that sample a token, logits_rows: from which of the logits.
     """
 
     def __init__(self, rows: RunningBatch) -> None:
@@ -210,9 +192,9 @@ class BatchBuilder:
         self.parts.append((rows, positions, is_new))
         self.num_tokens += len(rows)
 
-    def build(self) -> ForwardBatch:
-        """Return all that was added, padded with a token whose results are not used: so the bits of a row do not depend
-        on how many others there are."""
+    def build(self, cache: KVCache, kernel: GatherKernel) -> tuple[np.ndarray, np.ndarray, CachedAttention]:
+        """Return (ids, positions int64 [N], attention) of all that was added, padded with a token whose results are not
+        used: so the bits of a row do not depend on how many others there are."""
         padding = MIN_TOKENS - self.num_tokens
         if padding > 0:
             rows, positions, _ = self.parts[0]
@@ -220,13 +202,6 @@ class BatchBuilder:
         self.logits_at.extend([self.num_tokens - 1] * (MIN_TOKENS - len(self.logits_at)))
         rows, positions, is_new = (np.concatenate(part) for part in zip(*self.parts, strict=True))
         held, new = self.rows, np.flatnonzero(is_new)
-        return ForwardBatch(
-            ids=held.ids[rows, positions].astype(np.int64),
-            positions=positions,
-            table=BlockTable(starts=held.starts, counts=held.counts, slots=held.slots, rows=rows, lens=positions + 1),
-            new=new,
-            new_slots=held.slots[rows[new], positions[new]],
-            logits_at=np.array(self.logits_at, np.int64),
-            sampling_rows=np.array(self.sampling_rows, np.int64),
-            logits_rows=np.array(self.logits_rows, np.int64),
-        )
+        table = BlockTable(starts=held.starts, counts=held.counts, slots=held.slots, rows=rows, lens=positions + 1)
+        attention = CachedAttention(cache, kernel, table, new, held.slots[rows[new], positions[new]])
+        return held.ids[rows, positions].astype(np.int64), positions, attention

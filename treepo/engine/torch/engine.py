@@ -14,13 +14,13 @@ from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import sample_tokens, uniforms
-from treepo.engine.torch.attention import CachedAttention, CpuKernel, GatherKernel, Kernel
-from treepo.engine.torch.batch import BatchBuilder, ForwardBatch, RunningBatch, Sequence
+from treepo.engine.torch.attention import CpuKernel, GatherKernel
+from treepo.engine.torch.batch import BatchBuilder, RunningBatch, Sequence
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, affordable_tokens
 from treepo.engine.torch.prefix_cache import PrefixCache, RadixNode
 from treepo.errors import SettingError
 from treepo.model.compatibility import has_length_dependent_rope
-from treepo.model.forward import AutocastForward, Forward, FusedForward, PlainForward, TorchOperations, supports_fused
+from treepo.model.forward import Forward, FusedForward, PlainForward, TorchOperations, supports_fused
 from treepo.model.kernels.compile import load_kernels
 
 
@@ -44,6 +44,7 @@ class TorchEngine:
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
+        self.autocast = autocast
         self.eos_ids = np.array(list(eos_ids), np.int64)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
@@ -96,8 +97,8 @@ class TorchEngine:
             return []
         builder.add_running(running)
         self.kv_cache.reserve(self.blocks.num_created)
-        batch = builder.build()
-        return self._collect(batch.sampling_rows, *self._sample(batch))
+        sampling = np.array(builder.sampling_rows, np.int64)
+        return self._collect(sampling, *self._sample(builder, sampling))
 
     def sleep(self) -> None:
         """Forget all prefixes and free the memory of the cache."""
@@ -195,16 +196,16 @@ class TorchEngine:
             self.rows.append_slot(row, node.last_slot + 1)
         builder.add_admitted(row, num_cached, node)
 
-    def _sample(self, batch: ForwardBatch) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(self, builder: BatchBuilder, sampling: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run the forward; return the next token of each sampling row and its log-probability."""
-        device, rows, sampling = self._device(), self.rows, batch.sampling_rows
-        attention = CachedAttention(self.kv_cache, self.kernel, batch.table, batch.new, batch.new_slots)
-        inputs = batch.ids, batch.positions, batch.logits_at
-        ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in inputs)
-        logits = self.forward(ids, positions, attention, logits_at)
+        device, rows = self._device(), self.rows
+        *inputs, attention = builder.build(self.kv_cache, self.kernel)
+        ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in (*inputs, np.array(builder.logits_at)))
+        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+            logits = self.forward(ids, positions, attention, logits_at)
         numbers = uniforms(rows.seeds[sampling], rows.num_known[sampling])
         self.counters = self.counters.plus(num_decoded=len(sampling))
-        return sample_tokens(logits, batch.logits_rows, rows.params.of_rows(sampling), numbers)
+        return sample_tokens(logits, np.array(builder.logits_rows), rows.params.of_rows(sampling), numbers)
 
     def _collect(self, sampling: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and return the segments that are complete."""
@@ -236,7 +237,7 @@ class TorchEngine:
         return next(self.model.parameters()).device
 
 
-def make_kernel(device: torch.device) -> Kernel:
+def make_kernel(device: torch.device) -> GatherKernel:
     """Return the fastest attention on a device: compiled C, Triton, or torch where neither can be had."""
     if device.type == "cpu":
         kernels = load_kernels("decode_attention.c")
@@ -248,13 +249,10 @@ def make_kernel(device: torch.device) -> Kernel:
     return TritonKernel()
 
 
-def make_forward(model: nn.Module, kernel: Kernel, autocast: torch.dtype | None = None) -> Forward:
+def make_forward(model: nn.Module, kernel: GatherKernel, autocast: torch.dtype | None) -> Forward:
     """Return the fastest forward of a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
     if not supports_fused(model) or has_length_dependent_rope(config):
-        forward: Forward = PlainForward(model)
-    elif isinstance(kernel, CpuKernel) and autocast is None and next(model.parameters()).dtype == torch.float32:
-        forward = FusedForward(model, kernel)
-    else:
-        forward = FusedForward(model, TorchOperations())
-    return forward if autocast is None else AutocastForward(forward, autocast)
+        return PlainForward(model)
+    is_float32 = autocast is None and next(model.parameters()).dtype == torch.float32
+    return FusedForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())

@@ -96,19 +96,16 @@ class PrefixCache:
         """Return int32: the slots of all tokens from the root to the end of a node."""
         return np.concatenate([above.slots for above in node.path()][::-1])
 
-    def acquire(self, node: RadixNode) -> None:
+    def acquire(self, node: RadixNode, count: int = 1) -> None:
         """Add a reference to a node and those above it: they are not evicted."""
-        self._count(node, 1)
+        self.clock += 1
+        for above in node.path():
+            above.ref_count += count
+            above.last_used = self.clock
 
     def release(self, node: RadixNode) -> None:
         """Remove a reference."""
-        self._count(node, -1)
-
-    def _count(self, node: RadixNode, change: int) -> None:
-        self.clock += 1
-        for above in node.path():
-            above.ref_count += change
-            above.last_used = self.clock
+        self.acquire(node, -1)
 
     def evict(self, num_blocks: int) -> bool:
         """Evict the least recently used nodes without references until so many blocks are free.

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from treepo.engine.torch.attention import BlockTable
+from treepo.engine.torch.attention import BlockTable, GatherKernel
 from treepo.engine.torch.kv_cache import BLOCK
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -23,8 +23,8 @@ MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
 
-class TritonKernel:
-    """Kernel on GPUs. Slots go to the device once per forward, not once per layer."""
+class TritonKernel(GatherKernel):
+    """Attention on GPUs. Slots go to the device once per forward, not once per layer."""
 
     def __init__(self) -> None:
         self.table: BlockTable | None = None

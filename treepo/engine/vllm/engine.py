@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 REQUEST_NAME = "treepo"
 """Key under which vLLM's sampling parameters of a request carry its name."""
@@ -117,9 +117,6 @@ def make_processor(generators: RequestGenerators) -> type:
             return generators.sample_tokens(logits)
 
     return RequestProcessor
-
-
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 
 class VllmEngine:

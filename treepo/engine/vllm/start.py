@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from treepo.engine.settings import VllmSettings
+from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.torch.kv_cache import bytes_per_token
 from treepo.engine.vllm.engine import RequestGenerators, make_processor
 from treepo.errors import SettingError
@@ -55,18 +54,11 @@ MIN_CACHE_BYTES = 1 << 26
 """Least memory that vLLM on the CPU is given for keys and values; how much it uses is given in blocks."""
 
 
-@dataclass(frozen=True)
-class VllmLimits:
-    """What vLLM has to serve.
-
-    max_model_len: tokens of a sequence. max_num_seqs: requests at a time. max_num_batched_tokens: of one forward.
-    max_cache_tokens: tokens that its cache holds; None for what gpu_memory_utilization leaves on a GPU.
-    """
-
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_cache_tokens: int | None
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def installed() -> dict[str, str]:
@@ -92,16 +84,9 @@ def check_device(device: torch.device) -> None:
         raise SettingError("engine.kind", message)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
 def start_vllm(
     settings: VllmSettings,
-    limits: VllmLimits,
+    engine: EngineSettings,
     model: PreTrainedModel,
     generators: RequestGenerators,
     *,
@@ -109,54 +94,53 @@ def start_vllm(
 ) -> Any:
     """Return an LLMEngine for a model of this kind, with random weights: the model's come by `update_weights`.
 
-    generators: what its rows sample with. Raises SettingError if vLLM is missing, refuses the model, or has too little
-    memory.
+    settings: with max_model_len. engine: its limits; without max_cache_tokens vLLM's cache takes what
+    gpu_memory_utilization leaves. generators: what its rows sample with. Raises SettingError if vLLM is missing,
+    refuses the model, or has too little memory.
     """
     check_installed()
     os.environ.update(ENVIRONMENT)
     for name, value in PREFERENCES.items():
         os.environ.setdefault(name, value)
     check_device(model.device)
-    if limits.max_cache_tokens is not None and limits.max_cache_tokens < limits.max_model_len:
-        message = (
-            f"must hold a sequence of {limits.max_model_len} tokens (vllm.max_model_len, or data.max_prompt_len and "
-            "the longest response)"
-        )
-        raise SettingError("engine.max_cache_tokens", message, limits.max_cache_tokens)
+    length = settings.max_model_len
+    assert length is not None
+    if engine.max_cache_tokens is not None and engine.max_cache_tokens < length:
+        origin = "vllm.max_model_len, or data.max_prompt_len and the longest response"
+        message = f"must hold a sequence of {length} tokens ({origin})"
+        raise SettingError("engine.max_cache_tokens", message, engine.max_cache_tokens)
     with _generators_kept(), TemporaryDirectory() as folder, warnings.catch_warnings():
         # Of its own use of torch.
         warnings.simplefilter("ignore")
-        arguments = engine_arguments(settings, limits, model) | {"model": _config_folder(model, Path(folder))}
+        arguments = engine_arguments(settings, engine, model) | {"model": _config_folder(model, Path(folder))}
         try:
             from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
 
-            processors: list[Any] = [make_processor(generators)]
-            return LLMEngine.from_engine_args(
-                EngineArgs(**arguments, trust_remote_code=trust_remote_code, logits_processors=processors)
-            )
+            arguments |= {"trust_remote_code": trust_remote_code, "logits_processors": [make_processor(generators)]}
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
         except Exception as error:
             message = f"vLLM cannot serve {model.config.model_type!r}: {vllm_complaint(error)} {REMEDIES}"
             raise SettingError("engine.kind", message) from error
 
 
-def engine_arguments(settings: VllmSettings, limits: VllmLimits, model: PreTrainedModel) -> dict[str, Any]:
-    """Return vLLM's EngineArgs that follow from settings and limits."""
+def engine_arguments(settings: VllmSettings, engine: EngineSettings, model: PreTrainedModel) -> dict[str, Any]:
+    """Return vLLM's EngineArgs that follow from settings."""
     on_cpu = model.device.type == "cpu"
     block_size = settings.block_size_on(model.device.type)
     memory: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_utilization}
-    if limits.max_cache_tokens is not None:
-        memory["num_gpu_blocks_override"] = -(-limits.max_cache_tokens // block_size) + 1
+    if engine.max_cache_tokens is not None:
+        memory["num_gpu_blocks_override"] = -(-engine.max_cache_tokens // block_size) + 1
         if on_cpu:
             # Otherwise vLLM wants a share of the machine.
-            num_bytes = limits.max_cache_tokens * bytes_per_token(model)
+            num_bytes = engine.max_cache_tokens * bytes_per_token(model)
             memory["kv_cache_memory_bytes"] = max(num_bytes, MIN_CACHE_BYTES)
     return {
         "skip_tokenizer_init": True,
         "load_format": "dummy",
         "dtype": str(model.dtype).removeprefix("torch.") if settings.dtype == "same" else settings.dtype,
-        "max_model_len": limits.max_model_len,
-        "max_num_seqs": limits.max_num_seqs,
-        "max_num_batched_tokens": max(limits.max_num_batched_tokens, limits.max_num_seqs),
+        "max_model_len": settings.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
         "block_size": block_size,
         "enable_prefix_caching": True,
         "enforce_eager": on_cpu,

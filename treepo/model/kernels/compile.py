@@ -7,11 +7,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from treepo.utils.io import default_cache_folder, is_own, private_folder
@@ -24,74 +23,51 @@ C_TYPES = {"int": ctypes.c_int, "long": ctypes.c_long, "float": ctypes.c_float, 
 PROTOTYPE = re.compile(r"^(void|int|long|float) (\w+)\(([^)]*)\)\s*\{", re.MULTILINE)
 """The head of an exported function: it begins a line, without `static`."""
 
-
-@dataclass(frozen=True)
-class CFunction:
-    """A function of a kernel, callable with its parameters by position or by their names in C.
-
-    Arguments are checked against the prototype in the C source: ctypes alone would accept too many.
-    """
-
-    function: Any
-    parameters: tuple[str, ...]
-
-    def __call__(self, *args: object, **named: object) -> Any:
-        if named:
-            args += tuple(named.pop(name) for name in self.parameters[len(args) :])
-        assert len(args) == len(self.parameters) and not named, f"{self.function.__name__} takes {self.parameters}"
-        return self.function(*args)
+PARAMETER = re.compile(r"(?:const )?(\w+) (\*?)(\w+)")
 
 
-class Kernels:
-    """The exported functions of a compiled C file, as attributes."""
-
-    def __init__(self, library: ctypes.CDLL, source: str) -> None:
-        for name, result, parameters in prototypes(source):
-            function = library[name]
-            function.restype = C_TYPES[result]
-            function.argtypes = [kind for kind, _ in parameters]
-            setattr(self, name, CFunction(function, tuple(parameter for _, parameter in parameters)))
-
-    def __getattr__(self, name: str) -> CFunction:
-        raise AttributeError(f"no function {name!r} is exported")
-
-
-def prototypes(source: str) -> Iterator[tuple[str, str, list[tuple[Any, str]]]]:
-    """(name, type of the result, (ctypes type, name) of each parameter) of the functions that a C file exports."""
+def prototypes(source: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return name -> (type of the result, type of each parameter by name) of the functions that a C file exports."""
+    found = {}
     for result, name, listed in PROTOTYPE.findall(re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)):
-        parameters = []
-        for parameter in listed.split(","):
-            kind, star, own = re.fullmatch(r"\s*(?:const )?(\w+) (\*?)(\w+)\s*", parameter).groups()  # type: ignore[union-attr]
-            parameters.append((ctypes.c_void_p if star else C_TYPES[kind], own))
-        yield name, result, parameters
+        parameters = [PARAMETER.fullmatch(text.strip()).groups() for text in listed.split(",")]  # type: ignore[union-attr]
+        types = {own: ctypes.c_void_p if star else C_TYPES[kind] for kind, star, own in parameters}
+        found[name] = C_TYPES[result], types
+    return found
 
 
 @cache
-def load_kernels(name: str) -> Kernels | None:
-    """The functions of a C file of this folder, or None where it cannot be compiled."""
+def load_kernels(name: str) -> SimpleNamespace | None:
+    """Return the functions of a C file of this folder, or None where it cannot be compiled.
+
+    They take their parameters by position or by their names in C, and raise TypeError where one is missing or too many.
+    """
     source = Path(__file__).with_name(name)
     compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     if compiler is None:
         return None
-    for flags in ((*FLAGS, "-fopenmp"), FLAGS):
-        library = _load_or_build(source, (compiler, *flags))
-        if library is not None:
-            return Kernels(library, source.read_text())
-    return None
+    library = _load_or_build(source, (compiler, *FLAGS, "-fopenmp")) or _load_or_build(source, (compiler, *FLAGS))
+    if library is None:
+        return None
+    # With names given, ctypes checks the number of arguments, too.
+    functions = {
+        name: ctypes.CFUNCTYPE(result, *types.values())((name, library), tuple((1, own) for own in types))
+        for name, (result, types) in prototypes(source.read_text()).items()
+    }
+    return SimpleNamespace(**functions)
 
 
 def _load_or_build(source: Path, command: tuple[str, ...]) -> ctypes.CDLL | None:
     """The library in the cache folder, built if it is not there; where nothing can be kept, built for this process."""
-    folder = kept = None
-    # RuntimeError: the user has no home.
+    # RuntimeError: the user has no home. OSError: the disk may be full, or the folder on one that is only read.
     with suppress(OSError, RuntimeError):
         folder = private_folder(default_cache_folder() / "kernels")
         kept = folder / f"{source.stem}-{_build_key(source, command)}.so"
-        if kept.is_file() and is_own(kept):
-            return ctypes.CDLL(str(kept))
-    if kept is not None:
-        # The disk may be full, or the folder on one that is only read.
-        with suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        # A damaged library is built anew.
+        with suppress(OSError):
+            if kept.is_file() and is_own(kept):
+                return ctypes.CDLL(str(kept))
+        with tempfile.TemporaryDirectory(dir=folder) as unfinished:
             if (built := _build(source, command, Path(unfinished))) is not None:
                 library = ctypes.CDLL(str(built))
                 # Processes that build at the same time replace each other's library by an equal one.

@@ -3,14 +3,13 @@
 Letters: N tokens · H query heads · G key-value heads · D head size.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-
-from treepo.model.kernels.compile import Kernels
 
 TILE_ROWS = 36
 """Queries worked on together, times the heads that share a key. 24 to 72 differ little."""
@@ -27,7 +26,7 @@ class CpuTreeAttention:
     positions: int64 [N], depth of each token in its tree; in depth-first order it says which tokens are above.
     """
 
-    def __init__(self, kernels: Kernels, offsets: list[int], positions: np.ndarray) -> None:
+    def __init__(self, kernels: SimpleNamespace, offsets: list[int], positions: np.ndarray) -> None:
         self.kernels = kernels
         self.positions = positions.astype(np.int32)
         bounds = np.stack([offsets[:-1], offsets[1:]], axis=1).astype(np.int32)
