@@ -16,7 +16,7 @@ test: .venv/installed  ## run all tests
 	$(BIN)/python -m pytest
 
 test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the CPU
-	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest -m vllm
+	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine -m vllm
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Fixtures for the whole suite."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 # Threads that spin long while they wait make small models many times slower when another process is busy.
@@ -32,3 +33,8 @@ def chain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gsm8k() -> Path:
     """The published GSM8K training file, in the folder TREEPO_DATA or beside the repository in shared/data."""
     return real_file("gsm8k_train.jsonl")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("vllm") and find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed; make test-vllm")

@@ -9,6 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.trees import add_segment, complete_tree, copy_of, logprobs_of, random_tree, tree_of, trees
 from treepo.tree import ROOT, Node, StopReason, Tree
 
+pytestmark = pytest.mark.quick
+
 tokens = st.lists(st.integers(0, 3), min_size=1, max_size=5)
 
 

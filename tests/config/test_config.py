@@ -20,6 +20,8 @@ from treepo.learn.losses import GSPO
 from treepo.tree import Tree
 from treepo.verify.rewards import ShapedReward
 
+pytestmark = pytest.mark.quick
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 

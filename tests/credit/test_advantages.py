@@ -10,6 +10,8 @@ from treepo.credit.base import Advantages
 from treepo.learn.packing import pack
 from treepo.tree import Node
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("shape", "per_node", "fits"),

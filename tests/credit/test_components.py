@@ -14,6 +14,8 @@ from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.tree import ROOT, Node, StopReason, Tree
 
+pytestmark = pytest.mark.quick
+
 flags = st.booleans()
 of_leaves = st.builds(
     lambda estimator, leaves: replace(estimator, leaves=leaves, whiten=False),

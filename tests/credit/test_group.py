@@ -14,6 +14,8 @@ from treepo.credit.base import Estimator, whiten
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
 from treepo.credit.subgroup import TreePO
 
+pytestmark = pytest.mark.quick
+
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
 reward_lists = st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.3, 1.0]), min_size=2, max_size=12)
 VERL = json.loads(Path(__file__).with_name("verl_0.9.1.json").read_text())

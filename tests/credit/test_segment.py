@@ -17,6 +17,8 @@ from treepo.credit.group import GRPO, DrGRPO
 from treepo.credit.segment import SPO, FadingDifference, SegmentEstimator, TreeRL, ValueDifference
 from treepo.tree import ROOT, Node, StopReason, Tree
 
+pytestmark = pytest.mark.quick
+
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
 OPTIONS = [*itertools.product(["children", "leaves"], [True, False])]
 ESTIMATORS = [make(values, join) for make in (ValueDifference, SPO, TreeRL) for values, join in OPTIONS]

@@ -13,6 +13,8 @@ from treepo.credit.group import GRPO, DrGRPO
 from treepo.credit.subgroup import TreePO
 from treepo.tree import ROOT, Tree
 
+pytestmark = pytest.mark.quick
+
 REWARDS = np.array([1.0, 1, -1, 1, -1, -1, -1, -1])
 
 

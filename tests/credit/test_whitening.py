@@ -9,6 +9,8 @@ from tests.trees import add_segment, trees
 from treepo.credit.base import Advantages, whiten
 from treepo.tree import ROOT, Tree
 
+pytestmark = pytest.mark.quick
+
 leaf_rows = st.lists(st.tuples(st.floats(-2, 2), st.integers(1, 9)), min_size=1, max_size=6)
 batches = st.lists(leaf_rows, min_size=1, max_size=5).map(
     lambda trees: ([np.array([a for a, _ in t]) for t in trees], [np.array([n for _, n in t]) for t in trees])

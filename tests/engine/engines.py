@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,8 @@ def _kind_of(model: PreTrainedModel) -> str:
     return {"gemma3_text": "gemma3"}.get(model.config.model_type, model.config.model_type)
 
 
-needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed; make test-vllm")
+needs_vllm = pytest.mark.vllm
+"""Skipped by tests/conftest.py where vLLM is not installed."""
 
 ENGINES = [embedded, plain, pytest.param(vllm, marks=needs_vllm)]
 

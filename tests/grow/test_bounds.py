@@ -14,6 +14,8 @@ from treepo.grow.shape import TreeShape as Shape
 from treepo.grow.stopping import StopRules
 from treepo.tree import Node, StopReason, Tree
 
+pytestmark = pytest.mark.quick
+
 CHAIN = InitialFork(1, 1)
 
 

@@ -20,6 +20,8 @@ from treepo.grow.shape import TreeShape
 from treepo.tree import Node, Tree
 from treepo.utils.numeric import largest_remainder
 
+pytestmark = pytest.mark.quick
+
 
 def level(width: int, num_children: int, active: int, finished: int, just: int) -> Level:
     """A level of a tree of the given width and number of children."""

@@ -16,6 +16,8 @@ from treepo.grow.fallback import Backtrack, BacktrackPoint, FinishedPath, NoFall
 from treepo.grow.shape import TreeShape
 from treepo.tree import ROOT, StopReason
 
+pytestmark = pytest.mark.quick
+
 USABLE = (StopReason.ANSWER, StopReason.EOS)
 UNUSABLE = tuple(reason for reason in StopReason if reason not in USABLE)
 

@@ -1,5 +1,6 @@
 """A tree that cannot fork any more is decoded in one go; it must be the tree that segment by segment would give."""
 
+import pytest
 from hypothesis import given, settings
 
 from tests.grow.scripts import EOS, Noise, World, problems, same_tree, worlds
@@ -8,6 +9,8 @@ from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import StopReason
+
+pytestmark = pytest.mark.quick
 
 
 @settings(max_examples=500, deadline=None)

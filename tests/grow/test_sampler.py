@@ -35,6 +35,8 @@ from treepo.grow.stopping import StopRules as Stops
 from treepo.tree import ROOT, StopReason, Tree
 from treepo.utils.numeric import derive_seed
 
+pytestmark = pytest.mark.quick
+
 many = settings(max_examples=700, deadline=None)
 some = settings(max_examples=250, deadline=None)
 

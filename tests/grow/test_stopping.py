@@ -16,6 +16,8 @@ from treepo.grow.stopping import PathEnd, StopRules, repeats
 from treepo.tree import StopReason
 from treepo.verify import ChoiceVerifier, FinalAnswer
 
+pytestmark = pytest.mark.quick
+
 BOX = [PIECES.index("\\boxed{"), PIECES.index("1"), PIECES.index("}")]
 A = PIECES.index("a")
 SHAPE = TreeShape(depth=100, segment_len=100)

@@ -14,6 +14,8 @@ from treepo.grow.fallback import Backtrack, BacktrackPoint, NoFallback
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 
+pytestmark = pytest.mark.quick
+
 BRANCHINGS = [
     RandomBranching(1, 4),
     TokenBudgetBranching(12),

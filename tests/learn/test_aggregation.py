@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from treepo.learn.losses import Aggregation, ConstantLength, Penalties, TokenMean, TrajectoryMean, kl_estimates
 
+pytestmark = pytest.mark.quick
+
 LENS = st.lists(st.integers(1, 100), min_size=1, max_size=20).map(lambda lens: np.array(lens, float))
 
 

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +11,8 @@ from tests.learn.test_packing import advantages_of, prefixes_of
 from tests.trees import random_tree
 from treepo.learn.packing import PackedTree, pack
 from treepo.learn.scoring import collate, micro_batches
+
+pytestmark = pytest.mark.quick
 
 
 def packed_trees(seed: int, num_trees: int) -> list[PackedTree]:

@@ -13,6 +13,8 @@ from treepo.credit.base import Advantages
 from treepo.learn.packing import PackedTree, pack, pack_in_parts, split_packed
 from treepo.tree import Tree
 
+pytestmark = pytest.mark.quick
+
 
 def content(packed: PackedTree) -> list[tuple[tuple[int, ...], float, int, float]]:
     """For each target, sorted: the path to it, what the engine reported, the leaves below, and the sum of their weights

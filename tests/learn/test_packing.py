@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from treepo.learn.packing import (
     split_points,
 )
 from treepo.tree import ROOT, StopReason, Tree
+
+pytestmark = pytest.mark.quick
 
 
 def advantages_of(tree: Tree, seed: int = 0) -> np.ndarray:

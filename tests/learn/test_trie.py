@@ -1,11 +1,14 @@
 """Distinct tokens as nodes of a trie, against sorted prefixes."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.learn.reference import flatten
 from treepo.learn.trie import START, PrefixTrie
+
+pytestmark = pytest.mark.quick
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=8).map(lambda ids: [0, *ids]), min_size=1, max_size=8)
 

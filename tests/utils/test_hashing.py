@@ -6,6 +6,8 @@ import pytest
 
 from treepo.utils.numeric import derive_seed, digest, digest_of_parts
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize("size", [6, 8, 16])
 def test_a_digest_is_blake2b(size):

@@ -13,6 +13,8 @@ import pytest
 from treepo.errors import SettingError
 from treepo.utils.io import check_unused, lock_dir, prepare_output_dir, replace_text
 
+pytestmark = pytest.mark.quick
+
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write that fails leaves what was there."""

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from treepo.utils.numeric import largest_remainder, softmax
 
+pytestmark = pytest.mark.quick
+
 
 @given(st.lists(st.floats(-700, 700), min_size=1, max_size=8), st.floats(-1e5, 1e5))
 def test_softmax_sums_to_one_and_ignores_a_shift(logits, shift):

@@ -1,10 +1,13 @@
 """Common prefixes of token sequences."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.utils.numeric import common_prefix_len
+
+pytestmark = pytest.mark.quick
 
 IDS = st.lists(st.integers(0, 2), max_size=12)
 
