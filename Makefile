@@ -10,10 +10,10 @@ demo: .venv/installed  ## post-train a small model with trees and show what it l
 	$(BIN)/treepo train
 
 quick: .venv/installed  ## run the tests that follow every edit, in less than a minute
-	$(BIN)/python -m pytest -m quick --hypothesis-profile quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m quick --hypothesis-profile quick -n auto
 
-test: .venv/installed  ## run all tests
-	$(BIN)/python -m pytest
+test: .venv/installed  ## run all tests, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the CPU
 	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine -m vllm

@@ -84,7 +84,6 @@ def test_the_terminal_follows_the_run_and_gets_its_cursor_back(tmp_path):
         lambda: cut(tmp_path, 1),
         lambda: write(tmp_path, line(1), line(2)),
         terminal=True,
-        width=40,
     )
     assert text.index("waiting") < text.index("no step of 2") < text.index("step 1 of 2") < text.index("complete")
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from treepo.bench.settings import RolloutBenchConfig
 from treepo.cli.common import split_overrides
 from treepo.config.help import setting_docs
-from treepo.config.load import read_recipe, resolve, to_toml
+from treepo.config.load import read_recipe, resolve, resolve_as, to_toml
 from treepo.config.schema import BUILT_IN_TASK, Config
 from treepo.credit.group import GRPO
 from treepo.credit.segment import SPO
@@ -81,6 +82,7 @@ def test_one_number_or_text_stands_for_several():
     data = resolve({"data": {"train": "a.jsonl", "weights": 5, "only_field": "level", "only": 99}}).data
     assert (data.train, data.weights, data.only) == (("a.jsonl",), (5.0,), ("99",))
     assert resolve({"data": {"only_field": "level", "only": [3, "4"]}}).data.only == ("3", "4")
+    assert resolve_as(RolloutBenchConfig, {"grid": {"widths": 4}}).grid.widths == (4,)
 
 
 def test_a_class_that_lacks_a_method_is_named(monkeypatch):

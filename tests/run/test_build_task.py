@@ -8,7 +8,9 @@ import pytest
 
 from tests.models import save_tiny_model
 from treepo.config.load import resolve
+from treepo.config.schema import BUILT_IN_TASK
 from treepo.data.prompts import PromptTemplate
+from treepo.errors import SettingError
 from treepo.model.policy import Policy, load_policy
 from treepo.run.task import build_task
 from treepo.tasks.chain_sums import MAX_PROMPT_TOKENS
@@ -193,3 +195,10 @@ def test_mistakes_name_the_setting(data: dict[str, Any], message: str, policy: P
     given = {k: v.replace("FILE", path) if isinstance(v, str) else v for k, v in data.items()}
     with pytest.raises(ValueError, match=message):
         build(policy, data=given)
+
+
+@pytest.mark.parametrize("section", [{"verifier": {"use": "NumericVerifier"}}, {"prompt": {"system": "Think."}}])
+def test_the_built_in_task_refuses_a_verifier_or_prompt_of_its_own(section: dict[str, Any], policy: Policy) -> None:
+    """It took them, and went on with its own without a word."""
+    with pytest.raises(SettingError, match=f"^{next(iter(section))}: the built-in task has its own"):
+        build_task(resolve(BUILT_IN_TASK, section), policy, 10_000)

@@ -11,7 +11,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import tomli_w
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -168,7 +168,8 @@ def _checked(path: str, hint: Any, value: object) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingError(path, "must be a finite number", value)
     value = declared = tuple(value) if isinstance(value, list) else value
-    if hint in (tuple[str, ...], tuple[float, ...]) and not isinstance(declared, tuple):
+    bare = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+    if get_args(bare)[1:] == (Ellipsis,) and not isinstance(declared, tuple):
         declared = (declared,)
     if hint == tuple[str, ...]:
         declared = tuple(str(v) if type(v) is int else v for v in cast(tuple[Any, ...], declared))

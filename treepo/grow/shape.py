@@ -41,7 +41,7 @@ class TreeShape:
 
     align: int = 1
     """Tokens per block of the engine's cache: the first segment is lengthened, and the last one shortened, so that
-    paths fork one token past a boundary between blocks. 1 changes nothing, and suits the torch engine."""
+    paths fork one token past a boundary between blocks. 1 changes nothing, and suits the embedded engine."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "segment_len", "num_children", "align"):

@@ -55,7 +55,7 @@ def _check_fits(problem: Problem, config: Config, policy: Policy, engine: Engine
         raise SettingError(
             "prompt",
             f"its {prompt_len} tokens and responses of {response_len} (tree: depth x segment_len, or max_response_len) "
-            f"do not fit into the model's {policy.max_len} positions",
+            f"do not fit into the model's {policy.max_len} positions; give --recipe RUN/config.toml or a smaller tree",
         )
     if needed > engine.max_model_len:
         raise SettingError(

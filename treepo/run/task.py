@@ -29,6 +29,9 @@ def build_task(config: Config, policy: Policy, max_model_len: int) -> Task:
     if not config.data.is_given:
         if not isinstance(policy.tokenizer.bos_token_id, int):
             raise SettingError("data.train", "the built-in task needs a tokenizer with a bos token; give datasets")
+        for name in ("verifier", "prompt"):
+            if getattr(config, name) != getattr(Config(), name):
+                raise SettingError(name, "the built-in task has its own; give datasets (data.train, data.eval)")
         return ChainSums(policy.tokenizer, config.train.seed)
     train, evaluation = _load(config, policy, max_prompt_len)
     if config.data.train and not any(d.problems for d in train):
