@@ -152,7 +152,7 @@ class NcclSync:
 
         host, _, port = self.address.rpartition(":")
         info = NCCLTrainerInitInfo(host, int(port), 1 + sum(control.sizes), rank=0)
-        return NCCLTrainerWeightTransferEngine.trainer_init(info, client=control, source=Source(model))
+        return NCCLTrainerWeightTransferEngine.trainer_init(info, client=control, source=TransferSource(model))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Control:
 
 
 @dataclass
-class Source:
+class TransferSource:
     """A model's weights in the form that vLLM's weight transfer reads, anew for every update."""
 
     model: "PreTrainedModel"
