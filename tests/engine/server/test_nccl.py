@@ -11,7 +11,7 @@ from tests.engine.engines import make_model, needs_vllm, run_all
 from tests.engine.server.conftest import Connect, MakeStubs
 from tests.engine.server.stub import StubServer
 from tests.engine.server.test_servers import some_requests
-from treepo.engine.server.weight_sync import Control, NcclSync, Source
+from treepo.engine.server.weight_sync import Control, NcclSync, TransferSource
 from treepo.errors import EngineError
 from treepo.model.lora import exported_weights
 
@@ -23,7 +23,7 @@ SETTLE = ["/reset_prefix_cache", "/update_weight_version"]
 class Transfer:
     """What vLLM's side of the trainer does, without the broadcast."""
 
-    def __init__(self, control: Control, source: Source) -> None:
+    def __init__(self, control: Control, source: TransferSource) -> None:
         self.control, self.source = control, source
         self.num_shutdowns = 0
         self.sent: list[PreTrainedModel] = []
@@ -46,7 +46,7 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Transfer]]:
     opened: list[Transfer] = []
 
     def open_transfer(self: NcclSync, control: Control, model: PreTrainedModel) -> Transfer:
-        opened.append(Transfer(control, Source(model)))
+        opened.append(Transfer(control, TransferSource(model)))
         return opened[-1]
 
     monkeypatch.setattr(NcclSync, "_open", open_transfer)
