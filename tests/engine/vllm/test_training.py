@@ -78,7 +78,7 @@ def test_trees_are_measured_over_vllm(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "treepo", "bench", "rollout", "--engine.kind", "vllm", *grid, *sizes]
     subprocess.run(command, check=True, capture_output=True)
     (workload,) = json.loads((tmp_path / "rollout.json").read_text())["workloads"]
-    counts = {figures["name"]: figures["counts"] for figures in workload["contenders"]}
+    counts = {variant["name"]: variant["counts"] for variant in workload["variants"]}
     assert list(counts) == ["sequential", "tree 3x32 k2 b2", "tree 3x32 k2 b2 a32"]
     assert {c["num_trajectories"] for c in counts.values()} == {12}
     assert counts["tree 3x32 k2 b2 a32"]["num_prefilled"] < counts["tree 3x32 k2 b2"]["num_prefilled"]
