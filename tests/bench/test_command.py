@@ -46,7 +46,7 @@ def test_help_lists_every_setting(capsys):
     ("args", "message"),
     [
         (["rollou"], "invalid choice: 'rollou'"),
-        (["rollout", "--grid.widths", "4"], "grid.widths"),
+        (["rollout", "--grid.widths", "four"], "grid.widths"),
         (["rollout", "--grid.widths", "[]"], "grid.widths"),
         (["rollout", "--grid.widths", "[0]"], "grid.widths"),
         (["rollout", "--grid.depths", "[99999999]"], "grid.depth: must be within"),

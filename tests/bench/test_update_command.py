@@ -63,7 +63,7 @@ def test_help_lists_the_settings_of_both(capsys):
     ("args", "message"),
     [
         (["--synthetic.sharing", "[]"], "synthetic.sharing"),
-        (["--synthetic.sharing", "2"], "synthetic.sharing"),
+        (["--synthetic.sharing", "two"], "synthetic.sharing"),
         (["--synthetic.sharing", "[20]"], "synthetic.sharing: no tree of 16 leaves"),
         (["--synthetic.leaves", "12"], "synthetic.leaves: must be a power of two"),
         (["--bench.trees", "none"], "bench.trees"),
