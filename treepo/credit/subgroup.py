@@ -51,7 +51,7 @@ class TreePO(LeafEstimator):
         return [self._components(reward, count, own) for reward, count, own in self._leaves(tree, rewards)]
 
     def _leaves(self, tree: Tree, rewards: np.ndarray) -> "Iterator[tuple[float, float, list[_Group]]]":
-        """Of each leaf its reward, what it counts, and the groups it is compared with: none if it counts nothing."""
+        """Each leaf's reward, its weight, and the groups it is compared with; no group if the weight is 0."""
         counts = self.counts(tree)
         groups = {
             node: _Group(node, rewards, counts, [i for i in own if counts[i] > 0])

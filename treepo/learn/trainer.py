@@ -71,7 +71,7 @@ class StepClock:
         self.last = now
 
     def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
-        """Seconds by name, and trajectories and their tokens per second of the unsharded step."""
+        """Seconds by name, and trajectories and their tokens per second of the whole step."""
         seconds = self.last - self.start
         lengths = np.concatenate([tree.response_lens() for tree in trees])
         rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}

@@ -110,7 +110,7 @@ class RunTracker:
     """What trackio and Weights & Biases have in common: runs of a project, which take metrics and tables."""
 
     name: str
-    """Of the package."""
+    """Name of the package."""
 
     def __init__(self, project: str) -> None:
         self.project = project

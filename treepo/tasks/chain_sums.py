@@ -29,7 +29,7 @@ ANSWERS = FinalAnswer()
 """A box, as in most mathematical datasets."""
 
 MAX_PROMPT_TOKENS = 22
-"""Of a problem with six steps: bos, two digits, three tokens per step, a colon."""
+"""Prompt of a problem with six steps: bos, two digits, three tokens per step, a colon."""
 
 
 def make_chain_tokenizer() -> PreTrainedTokenizerFast:

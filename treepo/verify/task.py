@@ -13,7 +13,7 @@ from treepo.verify.pool import VerifierPool
 logger = logging.getLogger(__name__)
 
 TOLERATED_SHARE = 0.1
-"""Of ground truths that are not recognised: real datasets hold a few, and a wrong verifier fails on most."""
+"""Share of ground truths that may go unrecognised: real datasets hold a few, and a wrong verifier fails on most."""
 
 MIN_LOST = 8
 """Responses that must all time out or crash before the verifier is to blame."""
