@@ -15,7 +15,7 @@ def encode(text: str) -> list[int]:
 def read(*sources: str):
     sets = load_datasets(sources, RecordFormat(), encode, 1 << 20)
     assert (sets.num_too_long, sets.num_duplicates) == (0, 0)
-    return sets.sets
+    return sets.datasets
 
 
 @pytest.mark.parametrize(
