@@ -148,11 +148,12 @@ def load_datasets(
     for source, label, name in zip(parsed, all_labels, dataset_names(parsed), strict=True):
         preset = PRESETS.get(source.format)
         forms = (preset.form, *preset.other_forms) if preset else (default_format,)
+        num_bad = len(bad)
         try:
             problems, dropped = loader.load(source, forms, label, name)
             if not problems:
                 wanted = f"has {forms[0].only_field!r} in {list(forms[0].only)}"
-                raise RecordError(f"no record of {str(source)!r} {f'can be used: {bad[-1]}' if bad else wanted}")
+                raise RecordError(f"no record of {str(source)!r} {f'can be used: {bad[-1]}' if len(bad) > num_bad else wanted}")
         except RecordError as error:
             raise SettingError(setting, str(error)) from error
         fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)

@@ -8,15 +8,19 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import SettingError, VerifierStartError
 from treepo.verify.base import Verifier
+from treepo.verify.columns import WantedColumns
 from treepo.verify.process import WorkerProcess, pack_message
 from treepo.verify.verifiers import FunctionVerifier
+
+Request = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
+"""A response, its ground truth, and the columns of the problem's record, from which the verifier gets those it wants."""
 
 MAX_WORKERS = 8
 """Workers where their number is not set."""
@@ -69,15 +73,17 @@ class VerifierPool:
         self.settings = settings or VerifierPoolSettings()
         self.crashes: list[str] = []
         """The first few crashes, a line each."""
+        self.wanted = WantedColumns()
+        """What the verifier asks for besides response and ground truth, as a worker that is ready has told."""
         self.workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _end_all, self.workers)
 
-    def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """The verdicts on pairs of (response, ground truth), in their order.
+    def verify(self, pairs: Sequence[Request]) -> list[Verdict]:
+        """The verdicts on pairs of (response, ground truth), or on these with columns, in their order.
 
-        Raises VerifierStartError if the verifier refuses its settings or a worker cannot start. An exception,
-        KeyboardInterrupt too, ends all workers.
+        Raises VerifierStartError if the verifier refuses its settings, a worker cannot start, or a column that the
+        verifier needs is not among those given. An exception, KeyboardInterrupt too, ends all workers.
         """
         with self._lock, selectors.DefaultSelector() as selector:
             try:
@@ -127,9 +133,9 @@ def _end_all(workers: list[WorkerProcess]) -> None:
 
 
 class BatchScheduler:
-    """Has a pool's workers judge a batch of (response, ground truth) pairs."""
+    """Has a pool's workers judge a batch of (response, ground truth) pairs, with columns or without."""
 
-    def __init__(self, pool: VerifierPool, pairs: Sequence[tuple[str, str]], selector: selectors.BaseSelector) -> None:
+    def __init__(self, pool: VerifierPool, pairs: Sequence[Request], selector: selectors.BaseSelector) -> None:
         self.pool = pool
         self.pairs = pairs
         self.time_limit_s = pool.settings.time_limit_s
@@ -169,9 +175,21 @@ class BatchScheduler:
             worker.deadline = time.monotonic() + self.time_limit_s
         sent = [self._waiting.popleft() for _ in range(min(len(self._waiting), count - len(worker.assigned)))]
         worker.assigned.extend(sent)
-        worker.write(b"".join(pack_message(self.pairs[index]) for index in sent))
+        worker.write(b"".join(pack_message(self._request(index)) for index in sent))
         if worker.is_sending and worker.requests not in self._selector.get_map():
             self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
+
+    def _request(self, index: int) -> Request:
+        """What a worker is sent: a verifier that takes two arguments gets two, and no columns are sent."""
+        response, ground_truth, *given = self.pairs[index]
+        if not given:
+            return response, ground_truth
+        (columns,), wanted = given, self.pool.wanted
+        if missing := wanted.missing(columns):
+            names = ", ".join(map(repr, columns)) or "none"
+            raise self.pool.start_error(f"needs the column {missing[0]!r}, which a record lacks; there are {names}")
+        selected = wanted.select(columns)
+        return (response, ground_truth, selected) if selected else (response, ground_truth)
 
     def _handle_events(self) -> None:
         """Wait until a pipe is ready or a worker is overdue, and handle what is ready."""
@@ -218,6 +236,7 @@ class BatchScheduler:
             raise VerifierStartError(*message["refused"])
         if not worker.is_ready:
             worker.is_ready = True
+            self.pool.wanted = WantedColumns(**message["columns"])
         else:
             index = worker.assigned.popleft()
             # The clock of the next pair starts.

@@ -40,7 +40,7 @@ class VerifiedTask(DatasetTask):
         """
         num_known = len(self.pool.crashes)
         try:
-            verdicts = self.pool.verify([(response, problem.ground_truth) for problem, response in pairs])
+            verdicts = self.pool.verify([(response, problem.ground_truth, problem.columns) for problem, response in pairs])
         except VerifierStartError as error:
             raise VerifierError(str(error)) from error
         for crash in self.pool.crashes[num_known:]:

@@ -1,5 +1,6 @@
 """The main function of a worker process: it judges what the pool sends, within limits of memory and time."""
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -7,13 +8,16 @@ import resource
 import signal
 import sys
 import traceback
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO, cast
 
 from treepo.data.problem import Verdict, bounded
 from treepo.errors import NOT_GIVEN, SettingError
 from treepo.utils.io import make_importable
 from treepo.verify.base import Verifier
+from treepo.verify.columns import wanted_columns
 from treepo.verify.process import pack_message, read_message
+from treepo.verify.verifiers import FunctionVerifier
 
 GRACE_S = 2.0
 """Beyond the time limit, which the parent keeps, until the system ends a worker whose parent is gone."""
@@ -64,15 +68,17 @@ def main() -> None:
     try:
         verifier = make_verifier(order["verifier"], order["fields"])
         getattr(verifier, "load", lambda: None)()
+        wanted = wanted_columns(verifier.imported() if isinstance(verifier, FunctionVerifier) else verifier)
     # A custom verifier may raise anything, sys.exit at import too: the pool is told before the worker ends.
     except BaseException as error:  # noqa: BLE001
         _send(replies, {"refused": _refusal(error, order)})
         return
     halfway = limit_memory(order["memory_limit_mib"])
-    _send(replies, {"ready": True})
-    while (pair := read_message(requests)) is not None:
+    _send(replies, {"ready": True, "columns": dataclasses.asdict(wanted)})
+    # A request is [response, ground truth], and the columns by name if the verifier wants any.
+    while (request := read_message(requests)) is not None:
         end_after(order["time_limit_s"] + GRACE_S)
-        reply = _verify(verifier, *pair)
+        reply = _verify(verifier, *request)
         end_after(0)
         # Memory that a large answer leaves taken would be missing for the next one.
         is_last = halfway is not None and (address_space() or 0) > halfway
@@ -115,9 +121,11 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _verify(verifier: Verifier, response: str, ground_truth: str) -> dict[str, Any]:
+def _verify(
+    verifier: Verifier, response: str, ground_truth: str, columns: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     try:
-        verdict = verifier(response, ground_truth)
+        verdict = cast(Any, verifier)(response, ground_truth, **(columns or {}))
         if not isinstance(verdict, Verdict):
             raise TypeError(f"a verifier must return a Verdict, got {verdict!r:.100}")
         extracted = None if verdict.extracted_answer is None else bounded(verdict.extracted_answer)
