@@ -3,12 +3,13 @@
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from treepo.data.fields import Record, WrittenNumber
+from treepo.data.fields import Record
+from treepo.data.json_text import WrittenNumber
 from treepo.errors import RecordError
 
 MAX_DEPTH = 50
@@ -27,25 +28,15 @@ def as_columns(record: Record) -> dict[str, Any]:
 def _plain(value: Any, name: str, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise RecordError(f"field {name!r} is nested more than {MAX_DEPTH} deep")
-    match value:
-        case WrittenNumber():
-            return _number(value)
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case Decimal():
-            return f"{value:f}" if value.is_finite() else None
-        case date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case bytes():
-            return base64.b64encode(value).decode()
-        case Mapping():
-            return {str(key): _plain(inner, name, depth + 1) for key, inner in value.items()}
-        case list() | tuple():
-            return [_plain(inner, name, depth + 1) for inner in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, name, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, name, depth + 1) for inner in value]
+    if value is None or type(value) in (bool, int, str):
+        return value
+    for kind, convert in _CONVERSIONS:
+        if isinstance(value, kind):
+            return convert(value)
     raise RecordError(f"field {name!r} holds a {type(value).__name__}, which JSON cannot hold")
 
 
@@ -56,3 +47,14 @@ def _number(written: WrittenNumber) -> int | float | str:
     except ValueError:
         return str(written)
     return number if math.isfinite(number) else str(written)
+
+
+_CONVERSIONS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (WrittenNumber, _number),
+    (str | int, lambda value: value),
+    (float, lambda value: value if math.isfinite(value) else None),
+    (Decimal, lambda value: f"{value:f}" if value.is_finite() else None),
+    (date | time, lambda value: value.isoformat()),
+    (timedelta, lambda value: value.total_seconds()),
+    (bytes, lambda value: base64.b64encode(value).decode()),
+)

@@ -152,8 +152,10 @@ def load_datasets(
         try:
             problems, dropped = loader.load(source, forms, label, name)
             if not problems:
-                wanted = f"has {forms[0].only_field!r} in {list(forms[0].only)}"
-                raise RecordError(f"no record of {str(source)!r} {f'can be used: {bad[-1]}' if len(bad) > num_bad else wanted}")
+                reason = f"has {forms[0].only_field!r} in {list(forms[0].only)}"
+                if len(bad) > num_bad:
+                    reason = f"can be used; {bad[num_bad]}"
+                raise RecordError(f"no record of {str(source)!r} {reason}")
         except RecordError as error:
             raise SettingError(setting, str(error)) from error
         fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)
@@ -171,9 +173,7 @@ class _Loader:
     keep_repeats: bool
     on_bad: Callable[[RecordError], None]
 
-    def load(
-        self, source: Source, forms: Sequence[RecordFormat], label: str, name: str
-    ) -> tuple[list[Problem], int]:
+    def load(self, source: Source, forms: Sequence[RecordFormat], label: str, name: str) -> tuple[list[Problem], int]:
         """The source's problems, and how many records were dropped for asking what an earlier one asks."""
         problems: list[Problem] = []
         first_key: dict[str, tuple[str, str]] = {}

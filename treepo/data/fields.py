@@ -11,10 +11,6 @@ Record = Mapping[str, Any]
 """One record of a dataset: fields by name, nested ones as mappings and lists."""
 
 
-class WrittenNumber(str):
-    """A number as it is written in JSON: 1.50 is not 1.5."""
-
-
 def field_value(record: Record, name: str) -> Any:
     """The value of a field; of a nested one if the name has dots and the record has no field of just that name.
 

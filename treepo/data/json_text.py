@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from treepo.data.fields import WrittenNumber
 from treepo.errors import RecordError
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
+
+
+class WrittenNumber(str):
+    """A number as it is written: 1.50 is not 1.5."""
 
 
 def parse_json(text: str) -> Any:

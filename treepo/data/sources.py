@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
+from treepo.data.suffixes import SUFFIXES, record_suffix
 from treepo.errors import SettingError
 
 
@@ -97,10 +98,6 @@ _PRESETS = {
 PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(_PRESETS)
 """Datasets by the names under which sources may give them."""
 
-_TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
-"""Suffixes of files that hold records, in small or capital letters."""
-
 _PATTERN_SIGN = re.compile(r"[*?[]")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
@@ -158,11 +155,6 @@ class Source:
         config = f"#{self.config}" if self.config else ""
         split = f"@{self.split}" if self.split else ""
         return f"{self.where}{config}{split}"
-
-
-def record_suffix(name: str) -> str:
-    """The one of SUFFIXES that a file's name ends in, in small letters; empty if none."""
-    return max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len, default="")
 
 
 def parse_source(text: str, setting: str = "data.train") -> Source:

@@ -20,7 +20,7 @@ from treepo.verify.process import WorkerProcess, pack_message
 from treepo.verify.verifiers import FunctionVerifier
 
 Request = tuple[str, str] | tuple[str, str, Mapping[str, Any]]
-"""A response, its ground truth, and the columns of the problem's record, from which the verifier gets those it wants."""
+"""A response, its ground truth, and the columns of the problem's record, of which the verifier gets those it wants."""
 
 MAX_WORKERS = 8
 """Workers where their number is not set."""
