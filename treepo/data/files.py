@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from treepo.data.fields import Record
 from treepo.data.json_text import iterate_list, parse_json
-from treepo.data.suffixes import SUFFIXES, record_suffix
+from treepo.data.locations import SUFFIXES, record_suffix
 from treepo.errors import RecordError
 
 Found = tuple[str, Record | RecordError]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from treepo.data.conversations import Conversation, Prompt, Turn, asked_turns, own_prefill, own_system
 from treepo.data.formats import RecordFormat
+from treepo.data.locations import Source
 from treepo.data.readers import read_records
-from treepo.data.sources import Source
 from treepo.errors import RecordError, SettingError
 
 if TYPE_CHECKING:

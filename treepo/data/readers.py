@@ -8,8 +8,7 @@ from typing import Any
 
 from treepo.data.fields import Record
 from treepo.data.files import BATCH_ROWS, Found, one_line, read_file, table_rows
-from treepo.data.sources import Source
-from treepo.data.suffixes import SUFFIXES, record_suffix
+from treepo.data.locations import SUFFIXES, Source, record_suffix
 from treepo.errors import RecordError
 
 PlacedRecord = tuple[str, Record]

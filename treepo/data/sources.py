@@ -1,16 +1,14 @@
 """Where datasets come from: files, folders, datasets on the hub, presets."""
 
-import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
-from treepo.data.suffixes import SUFFIXES, record_suffix
+from treepo.data.locations import SUFFIXES, Source, path_exists, record_suffix
 from treepo.errors import SettingError
 
 
@@ -98,63 +96,8 @@ _PRESETS = {
 PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(_PRESETS)
 """Datasets by the names under which sources may give them."""
 
-_PATTERN_SIGN = re.compile(r"[*?[]")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file, a folder, the files that a pattern matches, or a dataset on the hub.
-
-    where: path of the file or folder, a pattern such as data/*.jsonl (** matches any folders), or org/name on the hub,
-    optionally followed by a folder of that repository.
-    format: the preset whose format its records have; empty for the format of the run's settings. split: of a folder or
-    a dataset on the hub. config: configuration of a dataset on the hub.
-    """
-
-    where: str
-    format: str = ""
-    split: str = ""
-    config: str = ""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is an existing file or folder, or a pattern of files."""
-        return _exists(self.where) or self.is_pattern
-
-    @property
-    def is_pattern(self) -> bool:
-        """Whether it stands for the files that it matches; the path of an existing file or folder never does."""
-        return bool(_PATTERN_SIGN.search(self.where)) and not _exists(self.where)
-
-    @property
-    def folder(self) -> Path:
-        """The folder in which the files of a pattern lie, or folders with them."""
-        parts = Path(self.where).parts
-        return Path(*takewhile(lambda part: not _PATTERN_SIGN.search(part), parts[:-1]))
-
-    @property
-    def matches(self) -> list[Path]:
-        """The files of records that a pattern matches, sorted."""
-        if not self.is_pattern:
-            return []
-        try:
-            found = {Path(path) for path in glob.glob(self.where, recursive=True)}
-        # A text with a null character.
-        except ValueError:
-            return []
-        return sorted(path for path in found if record_suffix(path.name) and path.is_file())
-
-    @property
-    def is_found(self) -> bool:
-        """Whether the file or folder exists, or files match the pattern."""
-        return _exists(self.where) or bool(self.matches)
-
-    def __str__(self) -> str:
-        config = f"#{self.config}" if self.config else ""
-        split = f"@{self.split}" if self.split else ""
-        return f"{self.where}{config}{split}"
 
 
 def parse_source(text: str, setting: str = "data.train") -> Source:
@@ -183,7 +126,7 @@ def _located(text: str, form: str) -> Source:
         return Source(text, form)
     before, sign, split = text.rpartition("@")
     where, split = (before, split) if sign else (text, "")
-    if _exists(where):
+    if path_exists(where):
         return Source(where, form, split)
     where, _, config = where.partition("#")
     return Source(where, form, split, config)
@@ -209,14 +152,6 @@ def _check(source: Source, text: str, setting: str) -> None:
         else:
             message = f"no such file or folder, and no such dataset; there are {sorted(PRESETS)}"
         raise SettingError(setting, f"cannot read {where!r}: {message}")
-
-
-def _exists(path: str) -> bool:
-    try:
-        return bool(path) and Path(path).exists()
-    # A text too long for a path, or with a null character.
-    except (OSError, ValueError):
-        return False
 
 
 def labels(sources: Sequence[Source]) -> list[str]:

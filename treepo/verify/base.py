@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from treepo.data.formats import find_last_box, has_open_box
+from treepo.data.boxes import find_last_box, has_open_box
 from treepo.data.problem import AnswerFormat, Verdict
 from treepo.errors import SettingError
 

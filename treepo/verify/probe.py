@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Iterator, Sequence
 
+from treepo.data.boxes import last_box
 from treepo.data.datasets import Dataset
-from treepo.data.formats import last_box
 from treepo.data.problem import Outcome, Problem
 from treepo.verify.pool import VerifierPool
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from treepo.data.formats import is_only_box
+from treepo.data.boxes import is_only_box
 from treepo.data.problem import Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
 from treepo.tree import StopReason, Trajectory, Tree
