@@ -52,6 +52,13 @@ def table_rows(batches: Iterable[pa.RecordBatch | pa.Table], name: str, label: s
     return _numbered((record for batch in batches for record in batch.to_pylist()), name, label)
 
 
+def validated(batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[pa.RecordBatch | pa.Table]:
+    """Arrow's own batches, whose offsets may point anywhere, checked before they are read; raises ArrowInvalid."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
+
+
 def one_line(error: BaseException) -> str:
     """The message of a library's error, shortened; its class where it says nothing."""
     return " ".join(str(error).split())[:MAX_MESSAGE_LEN] or type(error).__name__
@@ -136,7 +143,7 @@ def _read_arrow(path: Path, label: str) -> Iterator[Found]:
         reader = pa.ipc.open_file(file) if has_magic else pa.ipc.open_stream(file)
         _check_names(list(reader.schema), str(path))
         batches = map(reader.get_batch, range(reader.num_record_batches)) if has_magic else reader
-        yield from table_rows(batches, str(path), label)
+        yield from table_rows(validated(batches), str(path), label)
 
 
 def _check_names(fields: Sequence[pa.Field], name: str) -> None:

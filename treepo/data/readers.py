@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treepo.data.fields import Record
-from treepo.data.files import BATCH_ROWS, Found, one_line, read_file, table_rows
+from treepo.data.files import BATCH_ROWS, Found, one_line, read_file, table_rows, validated
 from treepo.data.locations import SUFFIXES, Source, record_suffix
 from treepo.errors import RecordError
 
@@ -123,7 +123,7 @@ def _dataset_rows(data: Any, split: str, name: str, label: str) -> Iterator[Foun
         _check_split(split, data, name)
         data = data[split or next(iter(data))]
     # As Arrow has them: images and sounds beside the texts are not decoded.
-    return table_rows(data.with_format("arrow").iter(batch_size=BATCH_ROWS), name, label)
+    return table_rows(validated(data.with_format("arrow").iter(batch_size=BATCH_ROWS)), name, label)
 
 
 def _read_folder(path: Path, split: str, label: str) -> Iterator[Found]:

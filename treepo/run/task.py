@@ -37,12 +37,7 @@ def build_task(config: Config, policy: Policy | TokenizerOnly, max_model_len: in
     """
     max_prompt_len = _max_prompt_len(config, policy, max_model_len)
     if not config.data.is_given:
-        if not isinstance(policy.tokenizer.bos_token_id, int):
-            raise SettingError("data.train", "the built-in task needs a tokenizer with a bos token; give datasets")
-        for name in ("verifier", "prompt"):
-            if getattr(config, name) != getattr(Config(), name):
-                raise SettingError(name, "the built-in task has its own; give datasets (data.train, data.eval)")
-        return ChainSums(policy.tokenizer, config.train.seed)
+        return _built_in_task(config, policy)
     train, evaluation = _load(config, policy, max_prompt_len)
     if config.data.train and not any(d.problems for d in train):
         raise SettingError("data.train", "all problems are in the evaluation; name others in data.eval")
@@ -53,14 +48,29 @@ def build_task(config: Config, policy: Policy | TokenizerOnly, max_model_len: in
     pool = VerifierPool(config.verifier, config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     try:
-        for dataset in (*train, *evaluation):
-            sample = sampled(dataset.problems)
-            check_verifier(pool, [p.ground_truth for p in sample], dataset.name, [p.columns for p in sample])
-            probe_dataset(pool, dataset)
+        for dataset in train:
+            _probe(pool, dataset, "training")
+        for dataset in evaluation:
+            _probe(pool, dataset, "evaluation")
     except BaseException:
         task.close()
         raise
     return task
+
+
+def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
+    if not isinstance(policy.tokenizer.bos_token_id, int):
+        raise SettingError("data.train", "the built-in task needs a tokenizer with a bos token; give datasets")
+    for name in ("verifier", "prompt"):
+        if getattr(config, name) != getattr(Config(), name):
+            raise SettingError(name, "the built-in task has its own; give datasets (data.train, data.eval)")
+    return ChainSums(policy.tokenizer, config.train.seed)
+
+
+def _probe(pool: VerifierPool, dataset: Dataset, use: str) -> None:
+    sample = sampled(dataset.problems)
+    check_verifier(pool, [p.ground_truth for p in sample], dataset.name, [p.columns for p in sample])
+    probe_dataset(pool, dataset, use)
 
 
 def answers_of(config: Config) -> AnswerFormat:

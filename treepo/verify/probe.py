@@ -28,22 +28,23 @@ def sampled(problems: Sequence[Problem]) -> list[Problem]:
     return [problems[i * len(problems) // count] for i in range(count)]
 
 
-def probe_dataset(pool: VerifierPool, dataset: Dataset) -> None:
+def probe_dataset(pool: VerifierPool, dataset: Dataset, use: str) -> None:
     """Log what is odd about a dataset's known answers, with the share and the setting that mends it.
 
-    The verifier must know what it wants, as it does once it has judged (see `check_verifier`). Raises SettingError if
-    it needs a column that a record lacks, and whatever `VerifierPool.verify` raises.
+    use: what the dataset is for, such as training. The pool must have judged before, so that it knows which columns
+    the verifier wants. Raises SettingError if it needs one that a record lacks, and whatever `VerifierPool.verify`
+    raises.
     """
-    problems, name = dataset.problems, dataset.name
+    problems, name = dataset.problems, f"{dataset.name!r} ({use})"
     for problem in problems:
         if missing := pool.wanted.missing(problem.columns):
             raise pool.start_error(f"needs the column {missing[0]!r}, which the record of {problem.id} lacks")
     for line in odd_answers([p.ground_truth for p in problems]):
-        logger.warning("known answers of %r: %s", name, line)
+        logger.warning("known answers of %s: %s", name, line)
     sample = sampled(problems)
     if unread := read_as_text_only(pool, sample):
         logger.warning(
-            "known answers of %r: %s recognised letter by letter alone by %s, such as %s: the same answer in another "
+            "known answers of %s: %s recognised letter by letter alone by %s, such as %s: the same answer in another "
             "spelling counts as wrong; another verifier may know them (verifier.use), or they are in another field "
             "(data.answer_field) or a part of this one (data.answer_after, data.answer_in_box)",
             name,
