@@ -28,6 +28,9 @@ RESERVED_KWARGS = {
 }
 """Arguments of `apply_chat_template` that are no variables of a template, and those that this module passes itself."""
 
+_TEMPLATE_CODE = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
+_TEMPLATE_TEXT = re.compile(r"'[^']*'|\"[^\"]*\"")
+
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -146,7 +149,8 @@ class PromptEncoder:
         tokenizer, template = self.tokenizer, self.template
         if template.chat == "always" and not tokenizer.chat_template:
             raise SettingError("prompt.chat", "the tokenizer has no chat template", template.chat)
-        self._check_kwargs()
+        if template.chat_template_kwargs:
+            self._check_kwargs()
         # Not verbose: the caller reports prompts that do not fit.
         if isinstance(prompt, str) and self.is_templated(prompt):
             has_bos = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
@@ -197,11 +201,13 @@ class PromptEncoder:
         """Raise SettingError for a variable that the chat template would ignore."""
         source = self.tokenizer.chat_template or ""
         text = "\n".join(map(str, source.values())) if isinstance(source, Mapping) else str(source)
+        code = " ".join(_TEMPLATE_TEXT.sub("", found) for found in _TEMPLATE_CODE.findall(text))
+        names = set(re.findall(r"\w+", code))
         for name, value in self.template.chat_template_kwargs.items():
             path = f"prompt.chat_template_kwargs.{name}"
             if not text:
                 raise SettingError(path, "the tokenizer has no chat template", value)
-            if not re.search(rf"\b{re.escape(name)}\b", text):
+            if name not in names:
                 raise SettingError(path, "the chat template has no such variable", value)
 
 

@@ -81,9 +81,12 @@ def read_as_text_only(pool: VerifierPool, problems: Sequence[Problem]) -> list[P
     distinct = list({problem.ground_truth: problem for problem in reversed(problems)}.values())[::-1]
     if len(distinct) < 2:
         return []
-    unread = _unparsed(pool, list(zip(distinct, [*distinct[1:], distinct[0]], strict=True)))
-    read = [other for i, other in enumerate([*distinct[1:], distinct[0]]) if distinct[i] not in unread]
-    return _unparsed(pool, [(problem, read[0]) for problem in unread]) if read else unread
+    others = [*distinct[1:], distinct[0]]
+    unread = _unparsed(pool, list(zip(distinct, others, strict=True)))
+    read = [other for problem, other in zip(distinct, others, strict=True) if problem not in unread]
+    # One of the two was not understood, which may be the other: most verifiers know a number.
+    reference = read[0] if read else Problem("", "", (), "1")
+    return _unparsed(pool, [(problem, reference) for problem in unread])
 
 
 def _unparsed(pool: VerifierPool, pairs: Sequence[tuple[Problem, Problem]]) -> list[Problem]:
