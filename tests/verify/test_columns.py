@@ -66,16 +66,16 @@ def function(name: str) -> VerifierPool:
 def test_parameters_that_are_columns_are_passed_by_name():
     """Only response and ground truth reached the function."""
     with function("by_tests") as pool:
-        verdicts = pool.verify([("2*x", "", COLUMNS), ("x", "", COLUMNS), ("2*x", "", COLUMNS | {"level": 1.5})])
+        verdicts = pool.verify([("2*x", ""), ("x", ""), ("2*x", "")], [COLUMNS, COLUMNS, COLUMNS | {"level": 1.5}])
     assert [v.correct for v in verdicts] == [1.0, 0.0, 0.5]
     assert pool.crashes == []
 
 
 def test_all_columns_are_passed_where_all_are_asked_for():
     with function("keeps_all") as pool:
-        assert [v.correct for v in pool.verify([("r", "g", COLUMNS)])] == [1.0], pool.crashes
+        assert [v.correct for v in pool.verify([("r", "g")], [COLUMNS])] == [1.0], pool.crashes
     with VerifierPool(Echo(), ONE) as pool:
-        (verdict,) = pool.verify([("r", "g", COLUMNS)])
+        (verdict,) = pool.verify([("r", "g")], [COLUMNS])
     assert verdict.extracted_answer == repr(("r", "g", 3, ["a b", "answer", "tests"]))
 
 
@@ -87,7 +87,7 @@ def test_a_verifier_of_two_arguments_gets_two_and_nothing_is_sent(make: Callable
         (worker,) = pool.workers
         write = worker.write
         monkeypatch.setattr(worker, "write", lambda messages=b"": (written.append(messages), write(messages)))
-        assert [v.correct for v in pool.verify([("r", "g", COLUMNS | {"long": "x" * 10**7})])] == [1.0]
+        assert [v.correct for v in pool.verify([("r", "g")], [COLUMNS | {"long": "x" * 10**7}])] == [1.0]
     assert 0 < sum(map(len, written)) < 1000
 
 
@@ -95,9 +95,9 @@ def test_a_column_that_is_needed_and_missing_is_a_mistake_in_the_settings():
     with function("by_tests") as pool:
         message = "^verifier.function: needs the column 'tests', which a record lacks; there are 'level', 'answer', got"
         with pytest.raises(SettingError, match=message):
-            pool.verify([("x", "", {"level": 1, "answer": "1"})])
+            pool.verify([("x", "")], [{"level": 1, "answer": "1"}])
         problems = [Problem(f"p{i}", "?", (1,), str(i), "d", COLUMNS) for i in range(20)]
-        pool.verify([("x", "", COLUMNS)])
+        pool.verify([("x", "")], [COLUMNS])
         # Not among those that are tried.
         problems[19] = Problem("p19", "?", (1,), "19", "d", {"level": 1})
         message = "^verifier.function: needs the column 'tests', which the record of p19 lacks"

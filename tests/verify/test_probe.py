@@ -14,13 +14,6 @@ RATIONALE = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nAltogether 48+24 =
 SENTENCE = "all squares of primes"
 
 
-class Columned(InProcess):
-    """Judges in this process, without columns."""
-
-    def verify(self, pairs):
-        return super().verify([pair[:2] for pair in pairs])
-
-
 def problems(*ground_truths: str) -> list[Problem]:
     return [Problem(f"p{i}", f"{i}?", (1,), text) for i, text in enumerate(ground_truths)]
 
@@ -60,7 +53,7 @@ def test_answers_that_look_like_answers_are_passed_over(answers):
 )
 def test_answers_that_are_recognised_as_text_alone_are_found(texts, unread):
     """The verifier judges the same text right, and every other spelling of it wrong."""
-    pool = Columned(NumericVerifier())
+    pool = InProcess(NumericVerifier())
     found = [p.ground_truth for p in read_as_text_only(pool, problems(*texts))]
     assert found == unread
     if len(texts) > 1:
@@ -69,12 +62,12 @@ def test_answers_that_are_recognised_as_text_alone_are_found(texts, unread):
 
 @pytest.mark.parametrize(("verifier", "texts"), [(ExactVerifier(), [SENTENCE, "1"]), (ChoiceVerifier(), ["A", "(B)"])])
 def test_verifiers_that_compare_letters_understand_them(verifier, texts):
-    assert read_as_text_only(Columned(verifier), problems(*texts)) == []
+    assert read_as_text_only(InProcess(verifier), problems(*texts)) == []
 
 
 def test_the_log_names_dataset_use_share_and_settings(caplog):
     caplog.set_level(logging.WARNING)
-    probe_dataset(Columned(NumericVerifier()), Dataset("mine", tuple(problems("1", SENTENCE, "2"))), "training")
+    probe_dataset(InProcess(NumericVerifier()), Dataset("mine", tuple(problems("1", SENTENCE, "2"))), "training")
     (message,) = caplog.messages
     assert message.startswith("known answers of 'mine' (training): 1 of 3 (33.3%) of those tried are recognised letter")
     assert SENTENCE in message and "verifier.use" in message and "data.answer_field" in message

@@ -92,8 +92,8 @@ def read_as_text_only(pool: VerifierPool, problems: Sequence[Problem]) -> list[P
 def _unparsed(pool: VerifierPool, pairs: Sequence[tuple[Problem, Problem]]) -> list[Problem]:
     """The first problem of each pair whose two answers are not compared, since one of them is not understood."""
     example = pool.verifier.example_response
-    asked = [(example(other.ground_truth), problem.ground_truth, problem.columns) for problem, other in pairs]
-    verdicts = pool.verify(asked)
+    asked = [(example(other.ground_truth), problem.ground_truth) for problem, other in pairs]
+    verdicts = pool.verify(asked, [problem.columns for problem, _ in pairs])
     return [pair[0] for pair, v in zip(pairs, verdicts, strict=True) if v.outcome is Outcome.UNPARSED]
 
 

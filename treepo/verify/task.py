@@ -41,9 +41,8 @@ class VerifiedTask(DatasetTask):
         """
         num_known = len(self.pool.crashes)
         try:
-            verdicts = self.pool.verify(
-                [(response, problem.ground_truth, problem.columns) for problem, response in pairs]
-            )
+            answers = [(response, problem.ground_truth) for problem, response in pairs]
+            verdicts = self.pool.verify(answers, [problem.columns for problem, _ in pairs])
         except VerifierStartError as error:
             raise VerifierError(str(error)) from error
         for crash in self.pool.crashes[num_known:]:
@@ -69,7 +68,7 @@ def check_verifier(
     are not; and whatever `VerifierPool.verify` raises.
     """
     pairs = [(pool.verifier.example_response(text), text) for text in ground_truths]
-    verdicts = pool.verify([(*p, c) for p, c in zip(pairs, columns, strict=True)] if columns else pairs)
+    verdicts = pool.verify(pairs, columns or None)
     failed = [
         f"{text[:MAX_SHOWN_LEN]!r}: {'judged wrong' if v.outcome is Outcome.GRADED else v.outcome}"
         for text, v in zip(ground_truths, verdicts, strict=True)
