@@ -1,0 +1,349 @@
+r"""Tokens of an answer: numbers, letters, words, commands and signs, with where blanks were."""
+
+import re
+from typing import NamedTuple
+
+from treepo.verify.expressions.text import UnreadableError
+from treepo.verify.expressions.words import CONSTANTS, FUNCTIONS, GREEK, is_word
+
+NUMBER, LETTER, WORD, COMMAND, SIGN = "number", "letter", "word", "command", "sign"
+
+
+class Token(NamedTuple):
+    """A piece of an answer.
+
+    kind: NUMBER, LETTER (one letter, or a Greek one by its name), WORD, COMMAND (with its backslash) or SIGN. text: of a
+    number its digits without marks of thousands. spaced: whether a blank goes before it. upright: whether it is text
+    within mathematics, as in \text{cm}.
+    """
+
+    kind: str
+    text: str
+    spaced: bool = False
+    upright: bool = False
+
+
+_GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "varepsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "vartheta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "rho",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "varphi",
+    "chi",
+    "psi",
+    "omega",
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Lambda",
+    "Xi",
+    "Pi",
+    "Sigma",
+    "Upsilon",
+    "Phi",
+    "Psi",
+    "Omega",
+    "ell",
+    "hbar",
+]
+_LETTERS = {f"\\{name}": f"\\{name.removeprefix('var')}" for name in _GREEK}
+_IGNORED = {
+    *(f"\\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")),
+    *("\\left", "\\right", "\\middle", "\\displaystyle", "\\textstyle", "\\scriptstyle", "\\limits", "\\nolimits"),
+    *("\\rm", "\\bf", "\\it", "\\sf", "\\tt", "\\boldmath", "\\hfill", "\\mathstrut", "\\strut", "\\nobreak"),
+    *("\\(", "\\)", "\\[", "\\]", "\\underline", "\\boxed", "\\fbox", "\\bold", "\\bm", "\\mathbf", "\\boldsymbol"),
+    *("\\mathit", "\\mathcal", "\\mathscr", "\\mathfrak", "\\mathsf", "\\pmb", "\\ensuremath", "\\smash", "\\mathop"),
+    *("\\mathord", "\\mathbin", "\\mathrel", "\\normalsize", "\\large", "\\Large", "\\small", "\\emph", "\\cdotp"),
+}
+_UPRIGHT = {
+    *("\\text", "\\textbf", "\\textit", "\\textrm", "\\textsf", "\\texttt", "\\textnormal", "\\mbox", "\\hbox"),
+    *("\\mathrm", "\\operatorname", "\\unit", "\\textup", "\\textsc"),
+}
+_SPACES = {"\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\>", "\\quad", "\\qquad", "\\enspace", "\\thinspace", "\\hspace"}
+_SAME = {
+    "\\dfrac": "\\frac",
+    "\\tfrac": "\\frac",
+    "\\cfrac": "\\frac",
+    "\\dbinom": "\\binom",
+    "\\tbinom": "\\binom",
+    "\\leq": "\\le",
+    "\\leqslant": "\\le",
+    "\\geq": "\\ge",
+    "\\geqslant": "\\ge",
+    "\\lt": "<",
+    "\\gt": ">",
+    "\\neq": "\\ne",
+    "\\lbrace": "\\{",
+    "\\rbrace": "\\}",
+    "\\lbrack": "[",
+    "\\rbrack": "]",
+    "\\ast": "*",
+    "\\times": "*",
+    "\\cdot": "*",
+    "\\div": "/",
+    "\\colon": ":",
+    "\\vert": "|",
+    "\\lvert": "|",
+    "\\rvert": "|",
+    "\\mid": "|",
+    "\\|": "\\Vert",
+    "\\lVert": "\\Vert",
+    "\\rVert": "\\Vert",
+    "\\dots": "\\ldots",
+    "\\cdots": "\\ldots",
+    "\\dotsc": "\\ldots",
+    "\\dotsb": "\\ldots",
+    "\\varnothing": "\\emptyset",
+    "\\backslash": "\\setminus",
+    "\\smallsetminus": "\\setminus",
+    "\\infin": "\\infty",
+    "\\degree": "\\circ",
+    "\\longrightarrow": "\\to",
+    "\\rightarrow": "\\to",
+    "\\sim": "\\approx",
+    "\\simeq": "\\approx",
+    "\\cong": "\\approx",
+    "\\doteq": "\\approx",
+    "\\land": "\\wedge",
+    "\\lor": "\\vee",
+    "\\isin": "\\in",
+    "\\reals": "\\R",
+    "\\widehat": "\\hat",
+    "\\overrightarrow": "\\vec",
+    "\\prime": "'",
+    "\\lparen": "(",
+    "\\rparen": ")",
+    "\\%": "%",
+    "\\&": "\\and",
+    "\\tan^{-1}": "\\arctan",
+    "\\dprime": "''",
+    "\\slash": "/",
+    "\\euro": "\\euro",
+    "\\pounds": "\\pounds",
+    "\\bigcup": "\\cup",
+    "\\bigcap": "\\cap",
+    "\\coloneqq": "=",
+}
+_PLAIN_SIGNS = {"<=": "\\le", ">=": "\\ge", "!=": "\\ne", "=<": "\\le", "=>": "\\to", "->": "\\to", "**": "^"}
+_PLAIN_SIGNS |= {"+-": "\\pm", "+/-": "\\pm", "==": "=", "~=": "\\approx", ":=": "=", "...": "\\ldots"}
+
+_DIGITS = re.compile(
+    r"(?P<first>[1-9][0-9]{0,2})(?P<mark>,|,\\!\s?|\{,\}(?:\\!)?|\\,|\\;|\\:|\\ |~|\\!|'|\s)[0-9]{3}(?:(?P=mark)[0-9]{3})*"
+    r"(?![0-9])"
+)
+_PLAIN_NUMBER = re.compile(r"[0-9]+")
+_FRACTION_PART = re.compile(r"\.[0-9]+(?:\\,[0-9]+)*|\.(?![0-9.])")
+_DECIMAL_COMMA = re.compile(r"[0-9]+\{,\}[0-9]+(?![0-9])|0,[0-9]{3,}(?![0-9,.]|\s?,)")
+_EXPONENT = re.compile(r"[eE][-+]?[0-9]{1,9}(?![0-9.A-Za-z])")
+_RUN = re.compile(r"[A-Za-z]+")
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|.)", re.DOTALL)
+_PLAIN_SIGN = re.compile(r"\+/-|\.\.\.|<=|>=|!=|=<|=>|->|\*\*|==|~=|:=")
+_BLACKBOARD = re.compile(r"\s?\{?\s?([RZNQCP])\s?\}?")
+_ENVIRONMENT = re.compile(r"\s?\{([A-Za-z]{1,20})\*?\}(?:\s?\{[clr| ]{1,20}\})?")
+_SPACE_ARGUMENT = re.compile(r"\s?\{[^{}]{0,20}\}")
+_ABBREVIATION = re.compile(
+    r"[ap]\.\s?m\.?|sq\.|ft\.|in\.|hr\.|hrs\.|min\.|sec\.|lbs?\.|oz\.|yd\.|mi\.|approx\.", re.IGNORECASE
+)
+
+
+class _Lexer:
+    """One pass over the text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.spaced = False
+        self.tokens: list[Token] = []
+        self.upright: list[int] = []
+        """Number of open braces at which each \text that is open ends."""
+        self.depth = 0
+        self.separating = separating_commas(text)
+
+    def read(self) -> list[Token]:
+        while self.at < len(self.text):
+            character = self.text[self.at]
+            if character in " ~":
+                self.at, self.spaced = self.at + 1, True
+            elif character.isdigit() or (character == "." and self.text[self.at + 1 : self.at + 2].isdigit()):
+                self._number()
+            elif character.isascii() and character.isalpha():
+                self._letters()
+            elif character == "\\":
+                self._command()
+            else:
+                self._sign(character)
+        if self.depth:
+            raise UnreadableError("braces do not match")
+        return self.tokens
+
+    def _add(self, kind: str, text: str) -> None:
+        self.tokens.append(Token(kind, text, self.spaced, bool(self.upright)))
+        self.spaced = False
+
+    def _number(self) -> None:
+        text, at = self.text, self.at
+        digits, decimals = "", ""
+        if match := _DECIMAL_COMMA.match(text, at):
+            is_thousands = _DIGITS.fullmatch(match[0])
+            if not is_thousands:
+                digits, decimals = re.split(r"\{,\}|,", match[0], maxsplit=1)
+                at = match.end()
+        if not digits and (match := _DIGITS.match(text, at)) and self._is_thousands(match):
+            digits, at = re.sub(r"[^0-9]", "", match[0]), match.end()
+        elif not digits and (match := _PLAIN_NUMBER.match(text, at)):
+            digits, at = match[0], match.end()
+        if not decimals and (match := _FRACTION_PART.match(text, at)):
+            decimals, at = match[0][1:].replace("\\,", ""), match.end()
+            if not decimals and at < len(text) and text[at] == "(":
+                # 0.(3) is a repeating decimal, not a product.
+                raise UnreadableError("a point before a bracket")
+            if not decimals:
+                at -= 1
+        exponent = ""
+        if not self.upright and (match := _EXPONENT.match(text, at)):
+            exponent, at = match[0], match.end()
+        self._add(NUMBER, digits + ("." + decimals if decimals else "") + exponent)
+        self.at = at
+
+    def _is_thousands(self, match: re.Match[str]) -> bool:
+        """Whether the marks between the digits only group them."""
+        mark, rest = match["mark"], self.text[match.end() : match.end() + 3]
+        groups = re.sub(r"[^0-9]+", " ", match[0]).split()[1:]
+        has_noughts = all(group[0] == "0" for group in groups)
+        if mark == ",":
+            return has_noughts or not (
+                re.match(r",[0-9]", rest) or any(at in self.separating for at in range(match.start(), match.end()))
+            )
+        # 1 234 5 is no number, and 1 100/3 is a mixed one.
+        return not re.match(r"\s?[0-9]", rest) and not (mark.isspace() and re.match(r"\s?/", rest))
+
+    def _letters(self) -> None:
+        if match := _ABBREVIATION.match(self.text, self.at):
+            self._add(WORD, match[0].replace(".", "").replace(" ", "").lower())
+            self.at = match.end()
+            return
+        match = _RUN.match(self.text, self.at)
+        assert match
+        self.at = match.end()
+        run = match[0]
+        if run in GREEK and not self.upright:
+            self._add(LETTER, f"\\{run}")
+            return
+        if len(run) > 1 and (self.upright or is_word(run) or run in FUNCTIONS or run in CONSTANTS):
+            self._add(WORD, run)
+            return
+        for name in ("arcsin", "arccos", "arctan", "sin", "cos", "tan", "log", "ln"):
+            if run.startswith(name) and len(run) == len(name) + 1 and not self.upright:
+                self._add(WORD, name)
+                run = run[len(name) :]
+                break
+        for letter in run:
+            self._add(LETTER, letter)
+
+    def _command(self) -> None:
+        match = _COMMAND.match(self.text, self.at)
+        if match is None:
+            raise UnreadableError("a backslash at the end")
+        name, self.at = match[0], match.end()
+        if name in {"\\begin", "\\end"}:
+            environment = _ENVIRONMENT.match(self.text, self.at)
+            if environment is None:
+                raise UnreadableError("an environment without a name")
+            self.at = environment.end()
+            self._add(COMMAND, name)
+            self._add(WORD, environment[1])
+        elif name in {"\\mathbb", "\\mathds"}:
+            letter = _BLACKBOARD.match(self.text, self.at)
+            if letter is None:
+                raise UnreadableError("an unknown blackboard letter")
+            self.at = letter.end()
+            self._add(COMMAND, f"\\{letter[1]}")
+        elif name in _UPRIGHT:
+            self._open_text()
+        elif name in _SPACES:
+            if name == "\\hspace" and (skipped := _SPACE_ARGUMENT.match(self.text, self.at)):
+                self.at = skipped.end()
+            if name in {"\\quad", "\\qquad"}:
+                self._add(COMMAND, "\\quad")
+            self.spaced = True
+        elif name in _IGNORED:
+            if name in {"\\left", "\\right"} and self.text[self.at : self.at + 1] == ".":
+                self.at += 1
+        elif name in _LETTERS:
+            self._add(LETTER, _LETTERS[name])
+        elif name == "\\$":
+            self._add(COMMAND, name)
+        else:
+            known = _SAME.get(name, name)
+            self._add(COMMAND if known.startswith("\\") else SIGN, known)
+
+    def _open_text(self) -> None:
+        while self.text[self.at : self.at + 1] == " ":
+            self.at += 1
+        if self.text[self.at : self.at + 1] == "*":
+            self.at += 1
+        if self.text[self.at : self.at + 1] != "{":
+            return
+        self.at += 1
+        self.depth += 1
+        self.upright.append(self.depth)
+
+    def _sign(self, character: str) -> None:
+        if match := _PLAIN_SIGN.match(self.text, self.at):
+            sign = _PLAIN_SIGNS[match[0]]
+            self._add(COMMAND if sign.startswith("\\") else SIGN, sign)
+            self.at = match.end()
+            return
+        self.at += 1
+        if character == "{":
+            self.depth += 1
+        elif character == "}":
+            self.depth -= 1
+            if self.upright and self.upright[-1] == self.depth + 1:
+                self.upright.pop()
+                # A group of text is no brace; what follows it is apart from its last word.
+                return
+            if self.depth < 0:
+                raise UnreadableError("braces do not match")
+        self._add(SIGN, character)
+
+
+def separating_commas(text: str) -> set[int]:
+    """Where commas without a blank separate in brackets: in (1,234), but not in (1,234, 5) or outside of brackets."""
+    separating: set[int] = set()
+    levels: list[tuple[list[int], list[bool]]] = [([], [])]
+    for at, character in enumerate(text):
+        if character in "([" or text[at : at + 2] == "\\{":
+            levels.append(([], []))
+        elif (character in ")]" or text[at : at + 2] == "\\}") and len(levels) > 1:
+            commas, spaced = levels.pop()
+            separating |= set() if spaced else set(commas)
+        elif character == ",":
+            following = text[at + 1 : at + 2]
+            if following.isdigit():
+                levels[-1][0].append(at)
+            elif following in " \\":
+                levels[-1][1].append(True)
+    return separating
+
+
+def tokenised(text: str) -> list[Token]:
+    """The tokens of normalised text; raises UnreadableError for braces that do not match."""
+    return _Lexer(text).read()
