@@ -310,7 +310,7 @@ def _same_based(first: Based, second: Based, rules: Rules) -> bool:
 
 def _based_and_number(based: Based, value: Value, rules: Rules) -> bool:
     """The same digits without their base, where units may be left out."""
-    if rules.units == "strict" or value.unit is not None or not based.digits.isdigit():
+    if rules.units == "strict" or value.unit is not None or not based.digits.isdecimal():
         return False
     return value.node == Number(Fraction(int(based.digits)))
 

@@ -240,7 +240,7 @@ class Parser:
         token = self.peek()
         if self.take("{"):
             return self._rest_of_group("{")
-        if token.kind == NUMBER and token.text.isdigit():
+        if token.kind == NUMBER and token.text.isdecimal():
             # \frac12: each digit is an argument of its own.
             head, rest = token.text[0], token.text[1:]
             if len(rest) > 1:
@@ -273,11 +273,11 @@ class Parser:
         """A number, with the fraction behind it that makes it a mixed one."""
         whole = self._repeating(token)
         start = self.at
-        if not token.text.isdigit():
+        if not token.text.isdecimal():
             return whole
         first, slash, last = self.peek(), self.peek(1), self.peek(2)
         is_plain = first.kind == NUMBER and slash.text == "/" and last.kind == NUMBER
-        if is_plain and first.text.isdigit() and last.text.isdigit():
+        if is_plain and first.text.isdecimal() and last.text.isdecimal():
             self.at += 3
             top, bottom = int(first.text), int(last.text)
         elif first.text == "\\frac" and (found := self._plain_fraction()):
@@ -319,7 +319,7 @@ class Parser:
         if not self.take("\\overline", "\\bar", "\\dot"):
             return number(token.text)
         digits = self._raw_group()
-        if not digits.isdigit():
+        if not digits.isdecimal():
             self.fail("what repeats is no digits")
         start = number(token.text)
         assert isinstance(start, Number)

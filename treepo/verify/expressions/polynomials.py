@@ -72,7 +72,7 @@ def _times(first: Monomial, second: Monomial) -> tuple[Monomial, Fraction]:
         powers[name] = powers.get(name, Fraction(0)) + power
     for name in list(powers):
         power = powers[name]
-        if name.isdigit():
+        if name.isdecimal():
             whole = power.numerator // power.denominator
             if abs(whole) > MAX_EXPONENT:
                 raise TooLargeError
@@ -181,6 +181,6 @@ def _text(polynomial: Polynomial) -> str:
 
 
 def _factor(name: str, power: Fraction) -> str:
-    if name.isdigit() and power == Fraction(1, 2):
+    if name.isdecimal() and power == Fraction(1, 2):
         return f"sqrt({name})"
     return name if power == 1 else f"{name}^{power}" if power.denominator == 1 and power > 0 else f"{name}^({power})"

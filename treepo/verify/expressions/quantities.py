@@ -251,7 +251,7 @@ def read_ratio(tokens: Sequence[Token]) -> Ratio | None:
     if any(not part for part in parts):
         raise UnreadableError("a colon without a number")
     nodes = tuple(parse(part) for part in parts)
-    digits = [part[0].text for part in parts if len(part) == 1 and part[0].kind == NUMBER and part[0].text.isdigit()]
+    digits = [part[0].text for part in parts if len(part) == 1 and part[0].kind == NUMBER and part[0].text.isdecimal()]
     clock = _clock(digits) if len(digits) == len(parts) <= 3 else None
     if half and clock is None:
         raise UnreadableError("no time of day")
@@ -261,7 +261,7 @@ def read_ratio(tokens: Sequence[Token]) -> Ratio | None:
 def _spelled_time(tokens: Sequence[Token], body: Sequence[Token], half: str) -> Ratio | None:
     if len(tokens) == 1 and tokens[0].text.lower() in {"noon", "midnight"}:
         return Ratio((), (12, 0, 0), "pm" if tokens[0].text.lower() == "noon" else "am", is_spelled=True)
-    if len(body) == len(tokens) or len(body) != 1 or body[0].kind != NUMBER or not body[0].text.isdigit():
+    if len(body) == len(tokens) or len(body) != 1 or body[0].kind != NUMBER or not body[0].text.isdecimal():
         return None
     return Ratio((number(body[0].text),), (int(body[0].text[:4]), 0, 0), half, is_spelled=True)
 

@@ -342,7 +342,7 @@ def _name_of_element(tokens: Sequence[Token]) -> str | None:
 def _based(tokens: Sequence[Token]) -> Based | None:
     """Digits with a base below them."""
     texts = [token.text for token in tokens if token.text not in {"{", "}"}]
-    if len(texts) < 3 or texts[-2] != "_" or not texts[-1].isdigit() or len(texts[-1]) > 2:
+    if len(texts) < 3 or texts[-2] != "_" or not texts[-1].isdecimal() or len(texts[-1]) > 2:
         return None
     digits, base = "".join(texts[:-2]).strip("()"), int(texts[-1])
     is_number = tokens[0].kind == NUMBER or base > 10

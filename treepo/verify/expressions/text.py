@@ -154,6 +154,7 @@ _RAISED_RUN = re.compile(f"[{''.join(_RAISED)}]+")
 _LOWERED_RUN = re.compile(f"[{''.join(_LOWERED)}]+")
 _BLANKS = re.compile(r"\s+")
 _CURRENCY = re.compile(r"(?:^|[\s({\[,=+<>-])(\$)(?=\s?\.?[0-9])")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
 _EMPHASIS = re.compile(r"(\*\*\*|\*\*|\*|__|`)(.*)\1", re.DOTALL)
 
 
@@ -169,6 +170,9 @@ def normalised(text: str) -> str:
         text = _ascii(text)
     if text[:1] in "*_`" and (match := _EMPHASIS.fullmatch(text)):
         text = match[2]
+    if "\\\\" in text and "\\begin" not in text:
+        # Backslashes of a quoted string, each written twice; rows end in matrices only.
+        text = _DOUBLED.sub(r"\\", text)
     if "$" in text:
         text = _without_dollars(text)
     return _BLANKS.sub(" ", text.replace("o'clock", "oclock")).strip()

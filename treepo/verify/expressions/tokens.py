@@ -148,6 +148,7 @@ _DIGITS = re.compile(
     r"(?P<first>[1-9][0-9]{0,2})(?P<mark>,|,\\!\s?|\{,\}(?:\\!)?|\\,|\\;|\\:|\\ |~|\\!|'|\s)[0-9]{3}(?:(?P=mark)[0-9]{3})*"
     r"(?![0-9])"
 )
+_BEGIN_OF_NUMBER = re.compile(r"\.?[0-9]")
 _PLAIN_NUMBER = re.compile(r"[0-9]+")
 _FRACTION_PART = re.compile(r"\.[0-9]+(?:\\,[0-9]+)*|\.(?![0-9.])")
 _DECIMAL_COMMA = re.compile(r"[0-9]+\{,\}[0-9]+(?![0-9])|0,[0-9]{3,}(?![0-9,.]|\s?,)")
@@ -181,7 +182,7 @@ class _Lexer:
             character = self.text[self.at]
             if character in " ~":
                 self.at, self.spaced = self.at + 1, True
-            elif character.isdigit() or (character == "." and self.text[self.at + 1 : self.at + 2].isdigit()):
+            elif _BEGIN_OF_NUMBER.match(self.text, self.at):
                 self._number()
             elif character.isascii() and character.isalpha():
                 self._letters()
@@ -262,6 +263,9 @@ class _Lexer:
         if match is None:
             raise UnreadableError("a backslash at the end")
         name, self.at = match[0], match.end()
+        if name.startswith("\\quad"):
+            # \quad with the next letter behind it, where a line break was lost.
+            name, self.at = "\\quad", match.start() + len("\\quad")
         if name in {"\\begin", "\\end"}:
             environment = _ENVIRONMENT.match(self.text, self.at)
             if environment is None:
@@ -337,7 +341,7 @@ def separating_commas(text: str) -> set[int]:
             separating |= set() if spaced else set(commas)
         elif character == ",":
             following = text[at + 1 : at + 2]
-            if following.isdigit():
+            if following.isdecimal():
                 levels[-1][0].append(at)
             elif following in " \\":
                 levels[-1][1].append(True)
