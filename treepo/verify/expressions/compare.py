@@ -23,7 +23,7 @@ from treepo.verify.expressions.labels import WORDS
 from treepo.verify.expressions.nodes import Node, Number, Symbol
 from treepo.verify.expressions.numeric import UndefinedError, exact
 from treepo.verify.expressions.sets import infinity_sign, single, united
-from treepo.verify.expressions.units import DEGREE, PERCENT, Unit
+from treepo.verify.expressions.units import DEGREE, PERCENT, RADIAN, Unit
 
 T = TypeVar("T")
 Strictness = Literal["lenient", "strict"]
@@ -70,7 +70,7 @@ def _same_labelled(first: Answer, second: Answer, rules: Rules) -> bool:
     if isinstance(other, Relation):
         return labelled.relation is not None and same(labelled.relation, other, rules)
     if isinstance(other, Items) and other.labels and len(set(other.labels)) > 1:
-        return labelled.label.startswith("(") and _same_names(labelled, other) and same(labelled.answer, other, rules)
+        return _same_assignment(labelled, other, rules)
     return same(labelled.answer, other, rules) if first is labelled else same(other, labelled.answer, rules)
 
 
@@ -78,8 +78,13 @@ def _inner(labelled: Labelled) -> Answer:
     return labelled.relation or labelled.answer
 
 
-def _same_names(labelled: Labelled, items: Items) -> bool:
-    return labelled.label.strip("()").split(",") == list(items.labels)
+def _same_assignment(labelled: Labelled, items: Items, rules: Rules) -> bool:
+    """(x, y) = (1, 2) is y = 2, x = 1."""
+    names = labelled.label.strip("()").split(",")
+    if not labelled.label.startswith("(") or sorted(names) != sorted(items.labels) or len(set(names)) < len(names):
+        return False
+    by_name = dict(zip(items.labels, items.elements, strict=True))
+    return same(labelled.answer, Items(tuple(by_name[name] for name in names), "("), rules)
 
 
 def _same_values(first: Value, second: Value, rules: Rules) -> bool:
@@ -97,11 +102,19 @@ def _same_values(first: Value, second: Value, rules: Rules) -> bool:
     if quantity.product is not None and _safely(agree, quantity.product):
         return True
     if quantity.unit == PERCENT:
-        own = rules.percent == "lenient" and agree(quantity.node)
+        own = rules.percent == "lenient" and _is_at_least_one(quantity.node) and agree(quantity.node)
         return own or agree(scaled(quantity.node, Fraction(1, 100)))
     if quantity.unit == DEGREE and agree(radians(quantity.node)):
         return True
+    if quantity.unit == RADIAN:
+        return agree(quantity.node)
     return rules.units == "lenient" and not quantity.is_compound and agree(quantity.node)
+
+
+def _is_at_least_one(node: Node) -> bool:
+    """0.5% is not 0.5, while 50% may be given as 50."""
+    value = exact(node)
+    return value is None or abs(value) >= 1
 
 
 def _safely(agree: Callable[[Node], bool], node: Node) -> bool:
@@ -116,6 +129,9 @@ def _same_quantities(first: Value, second: Value, rules: Rules) -> bool:
     assert one is not None and other is not None
     if first.note and second.note and first.note != second.note:
         return False
+    if {one, other} == {DEGREE, RADIAN}:
+        angles = (radians(value.node) if value.unit == DEGREE else value.node for value in (first, second))
+        return same_nodes(*angles, rules)
     if one.dimension != other.dimension:
         return _is_degree_of(one, other) and same_nodes(first.node, second.node, rules)
     if rules.units == "strict" and one.factor != other.factor:

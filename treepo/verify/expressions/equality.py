@@ -125,10 +125,10 @@ def _is_rounded(node: Node, value: Any) -> bool:
         return False
     place = node.place + max(0, node.num_digits - MAX_DIGITS)
     unit = Fraction(10) ** place
-    if isinstance(value, Fraction):
-        return abs(node.value - value) < unit
-    difference = value - _as(value, node.value)
-    return bool(abs(difference) < _as(value, unit))
+    is_exact = isinstance(value, Fraction)
+    own, half, whole = (part if is_exact else _as(value, part) for part in (node.value, unit / 2, unit))
+    missing = (value - own) * (1 if node.value > 0 else -1)
+    return bool(-half <= missing < whole)
 
 
 def _as(like: Any, value: Fraction) -> Any:

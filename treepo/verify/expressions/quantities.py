@@ -96,7 +96,7 @@ def _may_start_unit(tokens: Sequence[Token], at: int) -> bool:
         return False
     if token.text == "\\mu" and at + 1 < len(tokens):
         return tokens[at + 1].upright and unit_of("\\mu" + tokens[at + 1].text) is not None
-    is_plain = before.kind == NUMBER or before.text == "}"
+    is_plain = before.kind == NUMBER or before.text in {"}", "\\circ"}
     if token.upright:
         return unit_of(token.text) is not None and is_plain
     rest = [t for t in tokens[at:] if t.text not in {"{", "}"}]
@@ -144,22 +144,30 @@ def _with_unit(tokens: Sequence[Token], unit_tokens: Sequence[Token]) -> Value:
 
 
 def _temperature(own: Unit, unit: Unit) -> Unit:
-    letter = {"coulomb": "C"}
-    named = {
-        unit_of("C"): unit_of("celsius"),
-        unit_of("F"): unit_of("fahrenheit"),
-        unit_of("celsius"): unit_of("celsius"),
-    }
-    named[unit_of("fahrenheit")] = unit_of("fahrenheit")
-    found = named.get(unit) if letter else None
-    if own != DEGREE or found is None:
-        raise UnreadableError("two units")
-    return found
+    """Degrees of a scale: those before a C or F, or the word for it; raises UnreadableError for other pairs."""
+    for scale, letter in (("celsius", "C"), ("fahrenheit", "F")):
+        if own == DEGREE and unit in {unit_of(scale), unit_of(letter)}:
+            return unit_of(scale) or DEGREE
+    raise UnreadableError("two units")
 
 
 def _without_unit(tokens: Sequence[Token]) -> Value:
-    node, unit = _sign_behind(parse(tokens))
-    return Value(node, unit)
+    """An expression, perhaps with one sign of degrees or per cent, which belongs to all of it: 270/7 degrees."""
+    for sign, unit in (
+        (("^", "\\circ"), DEGREE),
+        (("^", "{", "\\circ", "}"), DEGREE),
+        (("\\circ",), DEGREE),
+        (("%",), PERCENT),
+    ):
+        head, tail = tokens[: -len(sign)], tokens[-len(sign) :]
+        if head and tuple(token.text for token in tail) == sign and not any(_ends_scope(token) for token in head[1:]):
+            return Value(parse(head), unit) if not _ends_scope(head[0]) or head[0].text == "-" else Value(parse(tokens))
+    return Value(parse(tokens))
+
+
+def _ends_scope(token: Token) -> bool:
+    """Whether a sign of degrees behind it belongs to less than the whole expression."""
+    return token.text in {"+", "-", "\\circ", "%"} or token.text.removeprefix("\\") in FUNCTIONS
 
 
 def _sign_behind(node: Node) -> tuple[Node, Unit | None]:

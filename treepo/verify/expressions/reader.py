@@ -26,12 +26,13 @@ from treepo.verify.expressions.sets import ALL, complement, intersected, united
 from treepo.verify.expressions.text import MAX_DEPTH, UnreadableError, check_depth, normalised
 from treepo.verify.expressions.tokens import COMMAND, LETTER, NUMBER, SIGN, WORD, Token, tokenised
 from treepo.verify.expressions.words import (
+    ALL_REAL,
     CONSTANTS,
     EMPTY,
     FUNCTIONS,
     NUMBER_WORDS,
     SAME_TEXT,
-    without_prefix,
+    PREFIX_WORDS,
 )
 
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "{": "}"}
@@ -46,9 +47,9 @@ MAX_TOKENS = 600
 
 def read(text: str) -> Answer:
     """The answer that the whole text is; raises UnreadableError, or UndefinedError for a division by zero."""
-    plain = without_prefix(normalised(text))
+    plain = normalised(text)
     check_depth(plain)
-    tokens = tokenised(plain)
+    tokens = _without_prefix(tokenised(plain))
     if len(tokens) > MAX_TOKENS:
         raise UnreadableError("too many signs")
     return _Reader().answer(tokens)
@@ -225,6 +226,18 @@ class _Reader:
         return Matrix(tuple(tuple(parse(cell) for cell in split_at(row, "&")) for row in rows))
 
 
+def _without_prefix(tokens: Sequence[Token]) -> Sequence[Token]:
+    """The tokens without "the answer is" before them."""
+    words = []
+    for at, token in enumerate(tokens):
+        if token.kind == WORD and len(words) < 6:
+            words.append(token.text.lower())
+        elif token.text not in {":", "=", ",", "\\therefore"}:
+            is_prefix = "answer" in words and set(words) <= PREFIX_WORDS
+            return tokens[at:] if is_prefix or (at and not words and tokens[0].text == "\\therefore") else tokens
+    return tokens
+
+
 def _with_sign(token: Token, is_upper: bool) -> Token:
     r"""The token, or + or - for \pm and \mp."""
     if token.kind != COMMAND or token.text not in {"\\pm", "\\mp"}:
@@ -283,7 +296,7 @@ def _separator(tokens: Sequence[Token], at: int) -> str:
         return ","
     if token.kind == WORD and token.text.lower() in {"and", "or"}:
         return token.text.lower()
-    if token.kind == COMMAND and token.text in {"\\and", "\\wedge", "\\vee"}:
+    if token.kind in {COMMAND, SIGN} and token.text in {"&", "\\and", "\\wedge", "\\vee"}:
         return "or" if token.text == "\\vee" else "and"
     if token.text == "\\quad" and 0 < at < len(tokens) - 1:
         before, behind = tokens[at - 1], tokens[at + 1]
@@ -296,13 +309,15 @@ def _text(tokens: Sequence[Token], only_known: bool = False) -> Answer | None:
     """Words that are an answer of their own; None for anything else. only_known: only texts with a meaning."""
     is_text = all(t.kind in {WORD, LETTER} or (t.kind == SIGN and t.text in "-'.,()\"?!&") for t in tokens)
     words = [token for token in tokens if token.kind == WORD]
+    if [token.text for token in tokens] == ["N", "O"]:
+        return Text("no")
     if not is_text or not any(token.text not in FUNCTIONS and token.text not in CONSTANTS for token in words):
         return None
     spaced = "".join((" " if token.spaced else "") + token.text for token in tokens)
     plain = " ".join(spaced.lower().replace(".", "").strip(" ,?!\"'").split())
     if plain in EMPTY:
         return Intervals(())
-    if SAME_TEXT.get(plain) == "all real":
+    if plain in ALL_REAL:
         return Intervals(ALL)
     if plain in SAME_TEXT:
         return Text(SAME_TEXT[plain])
@@ -345,7 +360,7 @@ def _based(tokens: Sequence[Token]) -> Based | None:
     if len(texts) < 3 or texts[-2] != "_" or not texts[-1].isdecimal() or len(texts[-1]) > 2:
         return None
     digits, base = "".join(texts[:-2]).strip("()"), int(texts[-1])
-    is_number = tokens[0].kind == NUMBER or base > 10
+    is_number = digits[:1].isdecimal() or base > 10
     if not (2 <= base <= 36 and digits.isalnum() and digits.isascii() and is_number):
         return None
     if any(int(digit, 36) >= base for digit in digits):

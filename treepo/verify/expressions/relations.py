@@ -77,8 +77,9 @@ def _labelled(label: str, tokens: Sequence[Token], answer: Answer, read: Read) -
     if not isinstance(left, Value):
         return Labelled(label, answer)
     relation = Relation(Apply("add", (left.node, negated(answer.node))), "=")
-    # x = 2x - 5 says nothing that x is.
-    return relation if symbols(left.node) & symbols(answer.node) else Labelled(label, answer, relation)
+    # x = 2x - 5 does not say what x is.
+    is_solved = left.node not in subtrees(answer.node)
+    return Labelled(label, answer, relation) if is_solved else relation
 
 
 def _value_of_chain(answers: list[Answer], signs: list[str]) -> Answer:

@@ -6,6 +6,8 @@ Everything here takes linear time, whatever the text.
 import re
 import unicodedata
 
+from treepo.verify.expressions.characters import CHARACTERS, LOWERED, RAISED
+
 MAX_ANSWER_LEN = 1000
 """Characters of an answer that is read as mathematics."""
 
@@ -17,141 +19,8 @@ class UnreadableError(ValueError):
     """The text is no answer that can be read; it equals only the same text."""
 
 
-_GREEK = {
-    "α": "alpha",
-    "β": "beta",
-    "γ": "gamma",
-    "δ": "delta",
-    "ε": "epsilon",
-    "ζ": "zeta",
-    "η": "eta",
-    "θ": "theta",
-    "ι": "iota",
-    "κ": "kappa",
-    "λ": "lambda",
-    "μ": "mu",
-    "µ": "mu",
-    "ν": "nu",
-    "ξ": "xi",
-    "π": "pi",
-    "ρ": "rho",
-    "σ": "sigma",
-    "τ": "tau",
-    "υ": "upsilon",
-    "φ": "phi",
-    "ϕ": "phi",
-    "χ": "chi",
-    "ψ": "psi",
-    "ω": "omega",
-    "Γ": "Gamma",
-    "Δ": "Delta",
-    "Θ": "Theta",
-    "Λ": "Lambda",
-    "Ξ": "Xi",
-    "Π": "Pi",
-    "Σ": "Sigma",
-    "Φ": "Phi",
-    "Ψ": "Psi",
-    "Ω": "Omega",
-    "∆": "Delta",
-}
-_SIGNS = {
-    "≤": "le",
-    "⩽": "le",
-    "≦": "le",
-    "≥": "ge",
-    "⩾": "ge",
-    "≧": "ge",
-    "≠": "ne",
-    "≈": "approx",
-    "≃": "approx",
-    "≅": "approx",
-    "∞": "infty",
-    "∪": "cup",
-    "∩": "cap",
-    "∖": "setminus",
-    "∅": "emptyset",
-    "∈": "in",
-    "⊂": "subset",
-    "∉": "notin",
-    "±": "pm",
-    "∓": "mp",
-    "×": "times",
-    "✕": "times",
-    "⨯": "times",
-    "÷": "div",
-    "·": "cdot",
-    "⋅": "cdot",
-    "∙": "cdot",
-    "•": "cdot",
-    "∗": "cdot",
-    "⟨": "langle",
-    "⟩": "rangle",
-    "〈": "langle",
-    "〉": "rangle",
-    "⌊": "lfloor",
-    "⌋": "rfloor",
-    "⌈": "lceil",
-    "⌉": "rceil",
-    "∠": "angle",
-    "△": "triangle",
-    "∑": "sum",
-    "∏": "prod",
-    "∫": "int",
-    "∂": "partial",
-    "→": "to",
-    "⇒": "Rightarrow",
-    "…": "ldots",
-    "⋯": "ldots",
-    "ℝ": "R",
-    "ℤ": "Z",
-    "ℕ": "N",
-    "ℚ": "Q",
-    "ℂ": "C",
-    "¬": "neg",
-    "∧": "wedge",
-    "∨": "vee",
-    "≡": "equiv",
-    "√": "surd",
-    "∛": "cubicroot",
-    "∜": "fourthroot",
-    "°": "degree",
-    "º": "degree",
-    "˚": "degree",
-    "∣": "vert",
-    "¢": "cent",
-    "€": "euro",
-    "£": "pounds",
-    "¥": "yen",
-    "∝": "propto",
-}
-_PLAIN = {
-    **dict.fromkeys("−–—‒―﹣－‐‑", "-"),
-    **dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
-    **dict.fromkeys("\u200b\u200c\u200d\u2060\u2061\u2062\u2063\ufeff\u00ad", ""),
-    **dict.fromkeys("’‘ʼ′", "'"),
-    **dict.fromkeys("“”″", '"'),
-    "℃": "\\degree C",
-    "℉": "\\degree F",
-    "⁄": "/",
-    "∕": "/",
-    "∶": ":",
-    "。": ".",
-    "、": ",",
-    "ℯ": "e",
-    "ⅈ": "i",
-    "ℓ": "\\ell ",
-    "‖": "\\Vert ",
-    "ı": "i",
-    "―": "-",
-}
-_CHARACTERS = str.maketrans(
-    {**{c: f"\\{name} " for c, name in (_GREEK | _SIGNS).items()}, **_PLAIN},
-)
-_RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣʸᵃᵇᶜᵈᵏᵐᵗ", "0123456789+-=()nixyabcdkmt", strict=True))
-_LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₐₑₓₙₖₘₜᵢⱼ", "0123456789+-aexnkmtij", strict=True))
-_RAISED_RUN = re.compile(f"[{''.join(_RAISED)}]+")
-_LOWERED_RUN = re.compile(f"[{''.join(_LOWERED)}]+")
+_RAISED_RUN = re.compile(f"[{''.join(RAISED)}]+")
+_LOWERED_RUN = re.compile(f"[{''.join(LOWERED)}]+")
 _BLANKS = re.compile(r"\s+")
 _CURRENCY = re.compile(r"(?:^|[\s({\[,=+<>-])(\$)(?=\s?\.?[0-9])")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
@@ -179,9 +48,9 @@ def normalised(text: str) -> str:
 
 
 def _ascii(text: str) -> str:
-    text = _RAISED_RUN.sub(lambda match: f"^{{{''.join(_RAISED[c] for c in match[0])}}}", text)
-    text = _LOWERED_RUN.sub(lambda match: f"_{{{''.join(_LOWERED[c] for c in match[0])}}}", text)
-    text = text.translate(_CHARACTERS)
+    text = _RAISED_RUN.sub(lambda match: f"^{{{''.join(RAISED[c] for c in match[0])}}}", text)
+    text = _LOWERED_RUN.sub(lambda match: f"_{{{''.join(LOWERED[c] for c in match[0])}}}", text)
+    text = text.translate(CHARACTERS)
     return text if text.isascii() else "".join(c if c.isascii() else _ascii_character(c) for c in text)
 
 
@@ -190,7 +59,7 @@ def _ascii_character(character: str) -> str:
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)
-    plain = unicodedata.normalize("NFKC", character).replace("−", "-").translate(_CHARACTERS)
+    plain = unicodedata.normalize("NFKC", character).replace("−", "-").translate(CHARACTERS)
     if len(plain) > 2 and "⁄" in unicodedata.normalize("NFKC", character):
         top, _, bottom = plain.partition("/")
         return f"\\frac{{{top}}}{{{bottom}}}"

@@ -3,8 +3,9 @@ r"""Tokens of an answer: numbers, letters, words, commands and signs, with where
 import re
 from typing import NamedTuple
 
+from treepo.verify.expressions.commands import GREEK, IGNORED, LETTERS, PLAIN_SIGNS, SAME, SPACES, UPRIGHT
 from treepo.verify.expressions.text import UnreadableError
-from treepo.verify.expressions.words import CONSTANTS, FUNCTIONS, GREEK, is_word
+from treepo.verify.expressions.words import CONSTANTS, FUNCTIONS, is_word
 
 NUMBER, LETTER, WORD, COMMAND, SIGN = "number", "letter", "word", "command", "sign"
 
@@ -23,127 +24,6 @@ class Token(NamedTuple):
     upright: bool = False
 
 
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "varepsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "vartheta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "varphi",
-    "chi",
-    "psi",
-    "omega",
-    "Gamma",
-    "Delta",
-    "Theta",
-    "Lambda",
-    "Xi",
-    "Pi",
-    "Sigma",
-    "Upsilon",
-    "Phi",
-    "Psi",
-    "Omega",
-    "ell",
-    "hbar",
-]
-_LETTERS = {f"\\{name}": f"\\{name.removeprefix('var')}" for name in _GREEK}
-_IGNORED = {
-    *(f"\\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")),
-    *("\\left", "\\right", "\\middle", "\\displaystyle", "\\textstyle", "\\scriptstyle", "\\limits", "\\nolimits"),
-    *("\\rm", "\\bf", "\\it", "\\sf", "\\tt", "\\boldmath", "\\hfill", "\\mathstrut", "\\strut", "\\nobreak"),
-    *("\\(", "\\)", "\\[", "\\]", "\\underline", "\\boxed", "\\fbox", "\\bold", "\\bm", "\\mathbf", "\\boldsymbol"),
-    *("\\mathit", "\\mathcal", "\\mathscr", "\\mathfrak", "\\mathsf", "\\pmb", "\\ensuremath", "\\smash", "\\mathop"),
-    *("\\mathord", "\\mathbin", "\\mathrel", "\\normalsize", "\\large", "\\Large", "\\small", "\\emph", "\\cdotp"),
-}
-_UPRIGHT = {
-    *("\\text", "\\textbf", "\\textit", "\\textrm", "\\textsf", "\\texttt", "\\textnormal", "\\mbox", "\\hbox"),
-    *("\\mathrm", "\\operatorname", "\\unit", "\\textup", "\\textsc"),
-}
-_SPACES = {"\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\>", "\\quad", "\\qquad", "\\enspace", "\\thinspace", "\\hspace"}
-_SAME = {
-    "\\dfrac": "\\frac",
-    "\\tfrac": "\\frac",
-    "\\cfrac": "\\frac",
-    "\\dbinom": "\\binom",
-    "\\tbinom": "\\binom",
-    "\\leq": "\\le",
-    "\\leqslant": "\\le",
-    "\\geq": "\\ge",
-    "\\geqslant": "\\ge",
-    "\\lt": "<",
-    "\\gt": ">",
-    "\\neq": "\\ne",
-    "\\lbrace": "\\{",
-    "\\rbrace": "\\}",
-    "\\lbrack": "[",
-    "\\rbrack": "]",
-    "\\ast": "*",
-    "\\times": "*",
-    "\\cdot": "*",
-    "\\div": "/",
-    "\\colon": ":",
-    "\\vert": "|",
-    "\\lvert": "|",
-    "\\rvert": "|",
-    "\\mid": "|",
-    "\\|": "\\Vert",
-    "\\lVert": "\\Vert",
-    "\\rVert": "\\Vert",
-    "\\dots": "\\ldots",
-    "\\cdots": "\\ldots",
-    "\\dotsc": "\\ldots",
-    "\\dotsb": "\\ldots",
-    "\\varnothing": "\\emptyset",
-    "\\backslash": "\\setminus",
-    "\\smallsetminus": "\\setminus",
-    "\\infin": "\\infty",
-    "\\degree": "\\circ",
-    "\\longrightarrow": "\\to",
-    "\\rightarrow": "\\to",
-    "\\sim": "\\approx",
-    "\\simeq": "\\approx",
-    "\\cong": "\\approx",
-    "\\doteq": "\\approx",
-    "\\land": "\\wedge",
-    "\\lor": "\\vee",
-    "\\isin": "\\in",
-    "\\reals": "\\R",
-    "\\widehat": "\\hat",
-    "\\overrightarrow": "\\vec",
-    "\\prime": "'",
-    "\\lparen": "(",
-    "\\rparen": ")",
-    "\\%": "%",
-    "\\&": "\\and",
-    "\\tan^{-1}": "\\arctan",
-    "\\dprime": "''",
-    "\\slash": "/",
-    "\\euro": "\\euro",
-    "\\pounds": "\\pounds",
-    "\\bigcup": "\\cup",
-    "\\bigcap": "\\cap",
-    "\\coloneqq": "=",
-}
-_PLAIN_SIGNS = {"<=": "\\le", ">=": "\\ge", "!=": "\\ne", "=<": "\\le", "=>": "\\to", "->": "\\to", "**": "^"}
-_PLAIN_SIGNS |= {"+-": "\\pm", "+/-": "\\pm", "==": "=", "~=": "\\approx", ":=": "=", "...": "\\ldots"}
-
 _DIGITS = re.compile(
     r"(?P<first>[1-9][0-9]{0,2})(?P<mark>,|,\\!\s?|\{,\}(?:\\!)?|\\,|\\;|\\:|\\ |~|\\!|'|\s)[0-9]{3}(?:(?P=mark)[0-9]{3})*"
     r"(?![0-9])"
@@ -153,10 +33,11 @@ _PLAIN_NUMBER = re.compile(r"[0-9]+")
 _FRACTION_PART = re.compile(r"\.[0-9]+(?:\\,[0-9]+)*|\.(?![0-9.])")
 _DECIMAL_COMMA = re.compile(r"[0-9]+\{,\}[0-9]+(?![0-9])|0,[0-9]{3,}(?![0-9,.]|\s?,)")
 _EXPONENT = re.compile(r"[eE][-+]?[0-9]{1,9}(?![0-9.A-Za-z])")
+_REPEATING = re.compile(r"\(([0-9]{1,40})\)")
 _RUN = re.compile(r"[A-Za-z]+")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|.)", re.DOTALL)
 _PLAIN_SIGN = re.compile(r"\+/-|\.\.\.|<=|>=|!=|=<|=>|->|\*\*|==|~=|:=")
-_BLACKBOARD = re.compile(r"\s?\{?\s?([RZNQCP])\s?\}?")
+_BLACKBOARD = re.compile(r"\s?\{?\s?([RZNQCPEF])\s?\}?")
 _ENVIRONMENT = re.compile(r"\s?\{([A-Za-z]{1,20})\*?\}(?:\s?\{[clr| ]{1,20}\})?")
 _SPACE_ARGUMENT = re.compile(r"\s?\{[^{}]{0,20}\}")
 _ABBREVIATION = re.compile(
@@ -212,9 +93,9 @@ class _Lexer:
             digits, at = match[0], match.end()
         if not decimals and (match := _FRACTION_PART.match(text, at)):
             decimals, at = match[0][1:].replace("\\,", ""), match.end()
-            if not decimals and at < len(text) and text[at] == "(":
-                # 0.(3) is a repeating decimal, not a product.
-                raise UnreadableError("a point before a bracket")
+            if not decimals and (repeating := _REPEATING.match(text, at)):
+                self._repeating(digits, repeating)
+                return
             if not decimals:
                 at -= 1
         exponent = ""
@@ -222,6 +103,12 @@ class _Lexer:
             exponent, at = match[0], match.end()
         self._add(NUMBER, digits + ("." + decimals if decimals else "") + exponent)
         self.at = at
+
+    def _repeating(self, digits: str, match: re.Match[str]) -> None:
+        r"""0.(3) as 0.\\overline{3}; it is no product."""
+        for kind, text in ((NUMBER, digits or "0"), (SIGN, "."), (COMMAND, "\\overline"), (NUMBER, match[1])):
+            self._add(kind, text)
+        self.at = match.end()
 
     def _is_thousands(self, match: re.Match[str]) -> bool:
         """Whether the marks between the digits only group them."""
@@ -279,23 +166,23 @@ class _Lexer:
                 raise UnreadableError("an unknown blackboard letter")
             self.at = letter.end()
             self._add(COMMAND, f"\\{letter[1]}")
-        elif name in _UPRIGHT:
+        elif name in UPRIGHT:
             self._open_text()
-        elif name in _SPACES:
+        elif name in SPACES:
             if name == "\\hspace" and (skipped := _SPACE_ARGUMENT.match(self.text, self.at)):
                 self.at = skipped.end()
             if name in {"\\quad", "\\qquad"}:
                 self._add(COMMAND, "\\quad")
             self.spaced = True
-        elif name in _IGNORED:
+        elif name in IGNORED:
             if name in {"\\left", "\\right"} and self.text[self.at : self.at + 1] == ".":
                 self.at += 1
-        elif name in _LETTERS:
-            self._add(LETTER, _LETTERS[name])
+        elif name in LETTERS:
+            self._add(LETTER, LETTERS[name])
         elif name == "\\$":
             self._add(COMMAND, name)
         else:
-            known = _SAME.get(name, name)
+            known = SAME.get(name, name)
             self._add(COMMAND if known.startswith("\\") else SIGN, known)
 
     def _open_text(self) -> None:
@@ -311,7 +198,7 @@ class _Lexer:
 
     def _sign(self, character: str) -> None:
         if match := _PLAIN_SIGN.match(self.text, self.at):
-            sign = _PLAIN_SIGNS[match[0]]
+            sign = PLAIN_SIGNS[match[0]]
             self._add(COMMAND if sign.startswith("\\") else SIGN, sign)
             self.at = match.end()
             return

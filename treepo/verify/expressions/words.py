@@ -1,287 +1,110 @@
 """Words in answers: functions, constants, hedges, and words that are an answer of their own."""
 
-import re
-
+from treepo.verify.expressions.tables import table_of, words_of
 from treepo.verify.expressions.units import UNIT_NAMES
 
-FUNCTIONS = {
-    **{
-        name: name
-        for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch")
-    },
-    **{
-        name: name
-        for name in ("arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "arsinh", "arcosh", "artanh")
-    },
-    "asin": "arcsin",
-    "acos": "arccos",
-    "atan": "arctan",
-    "sen": "sin",
-    "tg": "tan",
-    "ctg": "cot",
-    "cosec": "csc",
-    "arctg": "arctan",
-    "arcsinh": "arsinh",
-    "arccosh": "arcosh",
-    "arctanh": "artanh",
-    "sgn": "sgn",
-    "sign": "sgn",
-    "log": "log",
-    "ln": "ln",
-    "lg": "log",
-    "exp": "exp",
-    "sqrt": "sqrt",
-    "cbrt": "cbrt",
-    "abs": "abs",
-    "floor": "floor",
-    "ceil": "ceil",
-    "gcd": "gcd",
-    "lcm": "lcm",
-    "max": "max",
-    "min": "min",
-    "binom": "binom",
-    "det": "det",
-    "Re": "Re",
-    "Im": "Im",
-    "arg": "arg",
-    "cis": "cis",
-    "Arg": "arg",
-}
+FUNCTIONS = table_of(
+    """
+    sin: sin sen
+    cos: cos
+    tan: tan tg
+    cot: cot ctg
+    sec: sec
+    csc: csc cosec
+    sinh: sinh
+    cosh: cosh
+    tanh: tanh
+    coth: coth
+    sech: sech
+    csch: csch
+    arcsin: arcsin asin
+    arccos: arccos acos
+    arctan: arctan atan arctg
+    arccot: arccot
+    arcsec: arcsec
+    arccsc: arccsc
+    arsinh: arsinh arcsinh
+    arcosh: arcosh arccosh
+    artanh: artanh arctanh
+    sgn: sgn sign
+    log: log lg
+    ln: ln
+    exp: exp
+    sqrt: sqrt
+    cbrt: cbrt
+    abs: abs
+    floor: floor
+    ceil: ceil
+    gcd: gcd
+    lcm: lcm
+    max: max
+    min: min
+    binom: binom
+    det: det
+    Re: Re
+    Im: Im
+    arg: arg Arg
+    cis: cis
+    """
+)
 """How functions are written, and one name for each."""
 
-CONSTANTS = {"pi": "\\pi", "infinity": "\\infty", "infty": "\\infty", "inf": "\\infty", "oo": "\\infty"}
+CONSTANTS = table_of(
+    r"""
+    \pi: pi
+    \infty: infinity infty inf oo
+    """
+)
 """Constants that are written as words."""
 
-GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "sigma", "phi", "omega", "rho", "tau"}
-
-HEDGES = set(
-    [
-        "or",
-        "and",
-        "more",
-        "less",
-        "fewer",
-        "greater",
-        "than",
-        "at",
-        "least",
-        "most",
-        "about",
-        "around",
-        "approximately",
-        "approx",
-        "roughly",
-        "nearly",
-        "almost",
-        "over",
-        "under",
-        "up",
-        "to",
-        "not",
-        "any",
-        "every",
-        "other",
-        "another",
-        "either",
-        "neither",
-        "both",
-        "if",
-        "when",
-        "where",
-        "for",
-        "except",
-        "but",
-        "maybe",
-        "perhaps",
-        "possibly",
-        "plus",
-        "minus",
-        "times",
-        "else",
-        "with",
-        "without",
-        "from",
-        "between",
-        "through",
-        "until",
-        "some",
-        "above",
-        "below",
-        "beyond",
-        "before",
-        "after",
-        "there",
-        "exceeding",
-        "unless",
-        "whichever",
-        "depending",
-        "otherwise",
-        "versus",
-        "vs",
-        "half",
-        "quarter",
-        "third",
-        "double",
-        "twice",
-    ]
+HEDGES = words_of(
+    """
+    about above after almost and another any approx approximately around at before below between beyond both but
+    depending double either else every exceeding except fewer for from greater half if least less maybe minus
+    more most nearly neither not or other otherwise over perhaps plus possibly quarter roughly some than there
+    third through times to twice under unless until up versus vs when where whichever with without
+    """
 )
 """Words that change what a number says; a number with one of them is no number."""
 
-FILLERS = set(
-    ["total", "altogether", "each", "left", "remaining", "exactly", "only", "in", "all", "overall", "the", "a", "an"]
-)
+FILLERS = words_of("a all altogether an each exactly in left only overall remaining the total")
 """Words behind a number and its unit that change nothing."""
 
-SCALES = {
-    "hundred": 10**2,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-    "dozen": 12,
-    "hundreds": 10**2,
-    "thousands": 10**3,
-    "millions": 10**6,
-    "billions": 10**9,
-    "dozens": 12,
-}
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+SCALES = _SCALES | {f"{word}s": value for word, value in _SCALES.items()}
+"""Words that multiply the number before them."""
 
-NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-            "twenty",
-        ]
-    )
-}
+_COUNTED = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty
+"""
+NUMBER_WORDS = {word: value for value, word in enumerate(_COUNTED.split())}
+
+PREFIX_WORDS = words_of("so thus therefore hence the my our final correct right answer is")
+"""Words of "the answer is", which says nothing."""
 
 EMPTY = {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set"}
 """Texts that name the empty set."""
 
+ALL_REAL = {"all real numbers", "all reals", "all real values", "real numbers", "any real number"}
+"""Texts that name the set of all real numbers."""
+
 SAME_TEXT = {
     **dict.fromkeys(("dne", "does not exist", "doesn't exist", "the limit does not exist"), "does not exist"),
     **dict.fromkeys(("infinitely many", "infinitely many solutions", "infinite solutions"), "infinitely many"),
-    **dict.fromkeys(
-        ("all real numbers", "all reals", "all real values", "real numbers", "any real number"), "all real"
-    ),
-    "not defined": "undefined",
-    "is undefined": "undefined",
+    **dict.fromkeys(("undefined", "not defined", "is undefined"), "undefined"),
 }
+"""Texts that say the same."""
 
-ANSWER_WORDS = set(
-    [
-        "yes",
-        "no",
-        "true",
-        "false",
-        "odd",
-        "even",
-        "none",
-        "east",
-        "west",
-        "north",
-        "south",
-        "all",
-        "always",
-        "never",
-        "sometimes",
-        "both",
-        "neither",
-        "dne",
-        "is",
-        "are",
-        "the",
-        "of",
-        "men",
-        "women",
-        "red",
-        "boy",
-        "girl",
-        "hen",
-        "pig",
-        "cow",
-        "cup",
-        "cups",
-        "day",
-        "way",
-        "box",
-        "boxes",
-        "bag",
-        "pen",
-        "cat",
-        "dog",
-        "ant",
-        "bee",
-        "fly",
-        "car",
-        "bus",
-        "bat",
-        "hat",
-        "pie",
-        "egg",
-        "toy",
-        "sun",
-        "mon",
-        "tue",
-        "wed",
-        "thu",
-        "fri",
-        "sat",
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "may",
-        "jun",
-        "jul",
-        "aug",
-        "sep",
-        "oct",
-        "nov",
-        "dec",
-        "max",
-        "min",
-        "spring",
-        "summer",
-        "bar",
-        "row",
-        "jar",
-        "can",
-        "cans",
-        "mat",
-        "rug",
-        "fan",
-        "fox",
-        "map",
-        "man",
-        "kid",
-    ]
+ANSWER_WORDS = words_of(
+    """
+    all always am ant apr are aug bag bar bat bee both box boxes boy bus can cans car cat cow cup cups day dec
+    dne dog east egg even false fan feb fly fox fri girl hat hen is jan jar jul jun kid man map mar mat max may
+    men midnight min mon neither never no none noon north nov oct odd of pen per pie pig pm red row rug sat sep
+    sometimes south spring summer sun the thu toy true tue way wed west women yes
+    """
 )
-
-_ANSWER_PREFIX = re.compile(
-    r"(?:so |thus |therefore |hence )?,?\s?(?:the |my |our )?(?:final |correct |right )?answer\s?(?:is|:|=)\s?:?\s?",
-    re.IGNORECASE,
-)
+"""Short words, which spelling alone does not tell from products of letters."""
 
 
 def is_word(run: str) -> bool:
@@ -293,9 +116,3 @@ def is_word(run: str) -> bool:
         return True
     has_word_case = run.islower() or run.istitle() or (run.isupper() and len(run) > 4)
     return len(run) >= 4 and has_word_case and any(vowel in lower for vowel in "aeiouy") and len(set(lower)) > 2
-
-
-def without_prefix(text: str) -> str:
-    """The text without "the answer is" before it."""
-    match = _ANSWER_PREFIX.match(text)
-    return text[match.end() :] if match else text
