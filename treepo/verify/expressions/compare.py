@@ -64,6 +64,8 @@ def _same_labelled(first: Answer, second: Answer, rules: Rules) -> bool:
     if isinstance(first, Labelled) and isinstance(second, Labelled):
         if first.label == second.label or WORDS in {first.label, second.label}:
             return same(first.answer, second.answer, rules)
+        if _is_function_of_letter(first.label, second.label) or _is_function_of_letter(second.label, first.label):
+            return same(first.answer, second.answer, rules)
         return bool(first.relation and second.relation) and same(_inner(first), _inner(second), rules)
     labelled, other = (first, second) if isinstance(first, Labelled) else (second, first)
     assert isinstance(labelled, Labelled)
@@ -72,6 +74,11 @@ def _same_labelled(first: Answer, second: Answer, rules: Rules) -> bool:
     if isinstance(other, Items) and other.labels and len(set(other.labels)) > 1:
         return _same_assignment(labelled, other, rules)
     return same(labelled.answer, other, rules) if first is labelled else same(other, labelled.answer, rules)
+
+
+def _is_function_of_letter(function: str, letter: str) -> bool:
+    """f(x) = ... and y = ... are the same."""
+    return letter == "y" and len(function) == 4 and function[1] == "(" and function[-1] == ")"
 
 
 def _inner(labelled: Labelled) -> Answer:

@@ -29,7 +29,11 @@ def label_of(tokens: Sequence[Token]) -> str | None:
         or _is_tuple(tokens)
         or _is_ratio(tokens)
         or _is_derivative(texts)
-        or (texts[0] in _DECORATED and all(t.kind in {LETTER, NUMBER} or t.text in {"{", "}", "'"} for t in tokens[1:]))
+        or (
+            texts[0] in _DECORATED
+            and all(t.kind in {LETTER, NUMBER} or t.text in {"{", "}", "'", "_"} for t in tokens[1:])
+        )
+        or (texts[0] == "\\Delta" and _is_letter(tokens[1:]))
         or (texts[:2] == ["m", "\\angle"] and label_of(tokens[1:]) is not None)
         or (texts[0] in _LARGE and len(tokens) > 1)
     )
@@ -38,6 +42,8 @@ def label_of(tokens: Sequence[Token]) -> str | None:
 
 def _is_letter(tokens: Sequence[Token]) -> bool:
     """A letter, perhaps with a subscript and primes."""
+    if not tokens:
+        return False
     if tokens[0].kind != LETTER or tokens[0].text in {"e", "i"}:
         return False
     rest = list(tokens[1:])
@@ -72,7 +78,8 @@ def _is_function(tokens: Sequence[Token]) -> bool:
     if head[0].kind == COMMAND and len(head) == 1 and head[0].text in {"\\P", "\\E", "\\Pr"}:
         return True
     is_number = all(token.kind == NUMBER or token.text in {"-", ","} for token in inside)
-    return bool(inside) and _is_letter(head) and (head[0].text not in _VARIABLES or is_number)
+    is_named = head[0].text not in _VARIABLES or len(head) > 1 or (len(inside) == 1 and inside[0].kind == LETTER)
+    return bool(inside) and _is_letter(head) and (is_named or is_number)
 
 
 def _is_segment(tokens: Sequence[Token]) -> bool:

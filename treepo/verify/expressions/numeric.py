@@ -183,6 +183,10 @@ class Evaluation:
     def _rounded(self, value: Any, error: int = EXACT) -> tuple[Any, int]:
         return value, max(error, self.magnitude(value) - self.precision) + 1
 
+    def _note_gap(self, *arguments: Any) -> None:
+        """A tiny argument may be added to 1 within a function: exp(x) is 1 + x."""
+        self.gap = max([self.gap, *(-self.magnitude(argument) for argument in arguments if argument)])
+
     def _symbol(self, name: str) -> tuple[Any, int]:
         if name in {"\\pi", "e"}:
             return self._rounded(+self.mp.pi if name == "\\pi" else +self.mp.e)
@@ -236,6 +240,7 @@ class Evaluation:
         if self.magnitude(argument[0]) > MAX_MAGNITUDE or argument[1] > 0:
             raise UndefinedError("too large")
         value = self.mp.exp(argument[0])
+        self._note_gap(argument[0])
         return self._rounded(value, self.magnitude(value) + argument[1] + 1)
 
     def _log_e(self, argument: tuple[Any, int]) -> tuple[Any, int]:
@@ -304,6 +309,7 @@ class Evaluation:
         if any(self.magnitude(value) > limit for value in values):
             raise UndefinedError("too large")
         result = function(self.mp, *values)
+        self._note_gap(*values)
         error = self.magnitude(result) - self.precision + 8
         for index, (value, own) in enumerate(arguments):
             shift = max(self.magnitude(value), own) - self.precision // 3 if value else -self.precision // 3

@@ -53,7 +53,7 @@ def added(first: Value, second: Value) -> Value:
     if units[0] is None or units[1] is None or units[0].dimension != units[1].dimension:
         raise UnreadableError("two numbers")
     ratio = units[1].factor / units[0].factor
-    if ratio >= 1 or first.product is not None or second.product is not None:
+    if ratio >= 1:
         raise UnreadableError("a smaller unit before a larger one")
     return Value(Apply("add", (first.node, scaled(second.node, ratio))), units[0], is_compound=True)
 
@@ -83,7 +83,7 @@ def _may_start_unit(tokens: Sequence[Token], at: int) -> bool:
     token, before = tokens[at], tokens[at - 1]
     if before.text in {"+", "-", "/", "^", "_", "(", "{", "\\frac", "\\sqrt"} or before.text in _CURRENCIES:
         return False
-    if token.text in _CURRENCIES:
+    if token.text in _CURRENCIES or _is_unit_fraction(tokens[at:]):
         return True
     if token.kind == WORD:
         if token.text in FUNCTIONS or token.text in CONSTANTS:
@@ -91,16 +91,25 @@ def _may_start_unit(tokens: Sequence[Token], at: int) -> bool:
             return token.text == "min" and at == len(tokens) - 1
         if token.upright or token.text in HEDGES:
             return True
-        return (token.spaced and before.kind != LETTER) or (token.text in ATTACHED and before.kind == NUMBER)
+        is_attached = token.text in ATTACHED or (len(token.text) > 3 and unit_of(token.text) is not None)
+        return (token.spaced and before.kind != LETTER) or (is_attached and before.kind == NUMBER)
     if token.kind != LETTER or before.kind == LETTER:
         return False
     if token.text == "\\mu" and at + 1 < len(tokens):
         return tokens[at + 1].upright and unit_of("\\mu" + tokens[at + 1].text) is not None
+    if token.text in {"C", "F"} and at == len(tokens) - 1 and "\\circ" in {t.text for t in tokens[max(0, at - 2) : at]}:
+        return True
     is_plain = before.kind == NUMBER or before.text in {"}", "\\circ"}
     if token.upright:
         return unit_of(token.text) is not None and is_plain
-    rest = [t for t in tokens[at:] if t.text not in {"{", "}"}]
+    end = next((k for k in range(at + 1, len(tokens)) if _begins_number(tokens, k)), len(tokens))
+    rest = [t for t in tokens[at:end] if t.text not in {"{", "}"}]
     return token.spaced and token.text in _LETTER_UNITS and before.kind == NUMBER and _is_unit(rest)
+
+
+def _is_unit_fraction(tokens: Sequence[Token]) -> bool:
+    r"""Whether \\frac{\\text{m}}{\\text{s}} comes next."""
+    return len(tokens) > 6 and tokens[0].text == "\\frac" and tokens[2].upright and tokens[2].kind in {LETTER, WORD}
 
 
 def _is_unit(tokens: Sequence[Token]) -> bool:
@@ -151,8 +160,22 @@ def _temperature(own: Unit, unit: Unit) -> Unit:
     raise UnreadableError("two units")
 
 
+def _degrees_and_minutes(tokens: Sequence[Token]) -> Value | None:
+    """30 degrees 15' 20", the parts of an angle; None for anything else."""
+    texts = [token.text for token in tokens if token.text not in {"^", "{", "}"}]
+    marks = [text if text != '"' else "''" for text in texts if not text[:1].isdecimal()]
+    numbers = [text for text in texts if text[:1].isdecimal()]
+    if texts[1::2] != marks or marks[:2] != ["\\circ", "'"] or len(numbers) != len(marks):
+        return None
+    if marks[2:] not in ([], ["''"]):
+        return None
+    return Value(Number(sum((Fraction(text) / 60**at for at, text in enumerate(numbers)), Fraction(0))), DEGREE)
+
+
 def _without_unit(tokens: Sequence[Token]) -> Value:
     """An expression, perhaps with one sign of degrees or per cent, which belongs to all of it: 270/7 degrees."""
+    if (angle := _degrees_and_minutes(tokens)) is not None:
+        return angle
     for sign, unit in (
         (("^", "\\circ"), DEGREE),
         (("^", "{", "\\circ", "}"), DEGREE),
@@ -185,6 +208,10 @@ def _sign_behind(node: Node) -> tuple[Node, Unit | None]:
 
 def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
     """The unit that the tokens are, and words behind it; raises UnreadableError for hedges and anything else."""
+    if tokens and tokens[0].text == "\\frac":
+        # \\frac{m}{s} is m/s.
+        tokens = [Token(SIGN, "/") if t.text == "}" and tokens[at + 1 :] else t for at, t in enumerate(tokens[1:], 1)]
+        tokens = [token for token in tokens if token.text not in {"{", "}"}]
     unit, note, nouns = NONE, [], []
     power, pending, at = 1, 1, 0
     while at < len(tokens):
@@ -220,6 +247,10 @@ def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
         else:
             raise UnreadableError("no unit")
     unit, _ = _with_nouns(unit, nouns, power)
+    names = [name for name, _ in unit.dimension]
+    if "degree" in names and {"degree_C", "degree_F"} & set(names):
+        # Degrees Celsius are one unit.
+        unit = Unit(tuple(pair for pair in unit.dimension if pair[0] != "degree"), unit.factor)
     return unit, " ".join(note)
 
 

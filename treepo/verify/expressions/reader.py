@@ -113,7 +113,7 @@ class _Reader:
             return read_relation(parts, signs, self.item)
         if (answer := self._set(tokens)) is not None:
             return answer
-        if any(token.text == ":" for token in tokens) or tokens[-1].kind == WORD:
+        if any(token.text in {":", "to"} for token in tokens) or tokens[-1].kind == WORD:
             if (answer := self._with_colon(tokens)) is not None:
                 return answer
         if (answer := self._brackets(tokens)) is not None:
@@ -122,6 +122,7 @@ class _Reader:
 
     def _with_colon(self, tokens: Sequence[Token]) -> Answer | None:
         """A ratio, a time of day, or words before a colon."""
+        tokens = [Token(SIGN, ":") if token.kind == WORD and token.text == "to" else token for token in tokens]
         parts = split_at(tokens, ":")
         if len(parts) == 2 and parts[0] and parts[1] and parts[0][0].kind != NUMBER:
             label = label_of(parts[0])
@@ -357,6 +358,8 @@ def _name_of_element(tokens: Sequence[Token]) -> str | None:
 def _based(tokens: Sequence[Token]) -> Based | None:
     """Digits with a base below them."""
     texts = [token.text for token in tokens if token.text not in {"{", "}"}]
+    if len(texts) >= 3 and texts[-1].lower() in NUMBER_WORDS:
+        texts[-1] = str(NUMBER_WORDS[texts[-1].lower()])
     if len(texts) < 3 or texts[-2] != "_" or not texts[-1].isdecimal() or len(texts[-1]) > 2:
         return None
     digits, base = "".join(texts[:-2]).strip("()"), int(texts[-1])

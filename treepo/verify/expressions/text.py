@@ -23,6 +23,7 @@ _RAISED_RUN = re.compile(f"[{''.join(RAISED)}]+")
 _LOWERED_RUN = re.compile(f"[{''.join(LOWERED)}]+")
 _BLANKS = re.compile(r"\s+")
 _CURRENCY = re.compile(r"(?:^|[\s({\[,=+<>-])(\$)(?=\s?\.?[0-9])")
+_PRIMES = re.compile(r"\^\s?\{\s?(?:\\prime\s?){1,3}\}|\^\s?\\prime(?![A-Za-z])")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
 _EMPHASIS = re.compile(r"(\*\*\*|\*\*|\*|__|`)(.*)\1", re.DOTALL)
 
@@ -39,6 +40,9 @@ def normalised(text: str) -> str:
         text = _ascii(text)
     if text[:1] in "*_`" and (match := _EMPHASIS.fullmatch(text)):
         text = match[2]
+    text = _PRIMES.sub(lambda match: "'" * match[0].count("p"), text.rstrip("\\ "))
+    if "\\\\begin" in text:
+        text = text.replace("\\\\", "\\")
     if "\\\\" in text and "\\begin" not in text:
         # Backslashes of a quoted string, each written twice; rows end in matrices only.
         text = _DOUBLED.sub(r"\\", text)

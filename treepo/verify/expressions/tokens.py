@@ -32,8 +32,11 @@ _BEGIN_OF_NUMBER = re.compile(r"\.?[0-9]")
 _PLAIN_NUMBER = re.compile(r"[0-9]+")
 _FRACTION_PART = re.compile(r"\.[0-9]+(?:\\,[0-9]+)*|\.(?![0-9.])")
 _DECIMAL_COMMA = re.compile(r"[0-9]+\{,\}[0-9]+(?![0-9])|0,[0-9]{3,}(?![0-9,.]|\s?,)")
-_EXPONENT = re.compile(r"[eE][-+]?[0-9]{1,9}(?![0-9.A-Za-z])")
+_EXPONENT = re.compile(r"[eE][-+]?[0-9]{1,9}(?![0-9A-Za-z]|\.[0-9])")
 _REPEATING = re.compile(r"\(([0-9]{1,40})\)")
+_ROW_SPACE = re.compile(r"\s?\[\s?-?[0-9.]{1,6}\s?(?:pt|em|ex|mm|cm|in)\s?\]")
+_COLOURS = {"\\color", "\\textcolor", "\\colorbox", "\\tag", "\\label"}
+_COLOUR = re.compile(r"\s?(?:\[[^\[\]{}]{0,20}\])?\s?\{[^{}]{0,40}\}")
 _RUN = re.compile(r"[A-Za-z]+")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|.)", re.DOTALL)
 _PLAIN_SIGN = re.compile(r"\+/-|\.\.\.|<=|>=|!=|=<|=>|->|\*\*|==|~=|:=")
@@ -174,6 +177,12 @@ class _Lexer:
             if name in {"\\quad", "\\qquad"}:
                 self._add(COMMAND, "\\quad")
             self.spaced = True
+        elif name == "\\\\" and (skipped := _ROW_SPACE.match(self.text, self.at)):
+            self.at = skipped.end()
+            self._add(COMMAND, name)
+        elif name in _COLOURS:
+            argument = _COLOUR.match(self.text, self.at)
+            self.at = argument.end() if argument else self.at
         elif name in IGNORED:
             if name in {"\\left", "\\right"} and self.text[self.at : self.at + 1] == ".":
                 self.at += 1

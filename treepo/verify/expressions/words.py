@@ -111,7 +111,7 @@ def is_word(run: str) -> bool:
     """Whether letters that stand together are a word rather than a product; such as it is, by spelling."""
     lower = run.lower()
     if len(run) == 2 and not run.islower() and run not in UNIT_NAMES:
-        return run.istitle() and lower in ANSWER_WORDS
+        return lower in {"am", "pm"} or (run.istitle() and lower in ANSWER_WORDS)
     if run in UNIT_NAMES or lower in ANSWER_WORDS or lower in HEDGES or lower in SCALES or lower in NUMBER_WORDS:
         return True
     has_word_case = run.islower() or run.istitle() or (run.isupper() and len(run) > 4)
