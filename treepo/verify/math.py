@@ -13,7 +13,7 @@ from treepo.verify.expressions.answers import Answer
 from treepo.verify.expressions.compare import Rules, same
 from treepo.verify.expressions.equality import Tolerance
 from treepo.verify.expressions.numeric import UndefinedError
-from treepo.verify.expressions.reader import read
+from treepo.verify.expressions.reader import read, spelling
 from treepo.verify.expressions.text import UnreadableError
 from treepo.verify.expressions.writing import canonical_text
 
@@ -63,30 +63,28 @@ class MathVerifier(FinalAnswer):
         if _WHOLE.fullmatch(found) and _WHOLE.fullmatch(ground_truth) and not (self.rel_tol or self.abs_tol):
             return Verdict(float(int(found) == int(ground_truth)), Outcome.GRADED, str(int(found)))
         answer, known = _read(found), _read(ground_truth)
-        text = bounded(_plain(found) if answer is None else canonical_text(answer))
-        if _plain(found) == _plain(ground_truth):
-            return Verdict(1.0, Outcome.GRADED, text)
-        if answer is None or known is None:
-            return Verdict(0.0, Outcome.UNPARSED, text)
-        try:
-            return Verdict(float(same(answer, known, self._rules())), Outcome.GRADED, text)
-        except UndefinedError:
-            return Verdict(0.0, Outcome.UNPARSED, text)
+        text = bounded(spelling(found) if answer is None else canonical_text(answer))
+        is_same = self._same(answer, known)
+        if not is_same and spelling(found) == spelling(ground_truth):
+            is_same = True
+        return Verdict(float(is_same or 0), Outcome.UNPARSED if is_same is None else Outcome.GRADED, text)
 
     def are_equal(self, first: str, second: str) -> bool:
         """Whether two extracted answers are the same answer, as `__call__` would judge either by the other."""
-        if _plain(first) == _plain(second):
-            return True
         answers = _read(first), _read(second)
-        if answers[0] is None or answers[1] is None:
-            return False
-        try:
-            return same(answers[0], answers[1], self._rules()) or same(answers[1], answers[0], self._rules())
-        except UndefinedError:
-            return False
+        return bool(self._same(*answers) or self._same(*answers[::-1])) or spelling(first) == spelling(second)
 
-    def _rules(self) -> Rules:
-        return Rules(self.units, self.percent, self.order, Tolerance(self.rel_tol, self.abs_tol))
+    def _same(self, answer: Answer | None, known: Answer | None) -> bool | None:
+        """Whether the answers are the same; None if one is None, or has no value that can be computed."""
+        if answer is None or known is None:
+            return None
+        try:
+            return same(answer, known, Rules(self.units, self.percent, self.order, self._tolerance()))
+        except UndefinedError:
+            return None
+
+    def _tolerance(self) -> Tolerance:
+        return Tolerance(self.rel_tol, self.abs_tol)
 
 
 def _read(text: str) -> Answer | None:
@@ -94,8 +92,3 @@ def _read(text: str) -> Answer | None:
         return read(text)
     except (UnreadableError, UndefinedError):
         return None
-
-
-def _plain(text: str) -> str:
-    """Without dollar signs and with single spaces."""
-    return " ".join(text.replace("\\$", "").replace("$", "").split())

@@ -55,6 +55,18 @@ def read(text: str) -> Answer:
     return _Reader().answer(tokens)
 
 
+def spelling(text: str) -> str:
+    """The text in one spelling: without signs that only say how it looks, and without punctuation around it.
+
+    For answers that cannot be read: the same spelling is the same answer.
+    """
+    try:
+        tokens = _stripped(tokenised(normalised(text)))
+    except UnreadableError:
+        return " ".join(text.split())
+    return " ".join(token.text for token in tokens)
+
+
 class _Reader:
     """Reads answers within answers, to a bounded depth."""
 
