@@ -1,5 +1,7 @@
 """Whether two expressions are equal: exactly where both are rational, otherwise by their values at several points."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,6 +17,10 @@ MAX_SLOW_PRECISION = 1000
 """Most bits of the second comparison, and where it computes factorials of numbers that are not whole."""
 
 NUM_POINTS = 4
+NUM_STEPS = 120
+"""Points at which functions with steps are compared: halves from 0."""
+
+_STEPPED = {"floor", "ceil", "gcd", "lcm", "sgn", "max", "min"}
 
 MIN_DIGITS = 6
 """Fewest significant digits of a decimal that may stand for a number that it is rounded from."""
@@ -86,12 +92,32 @@ def _are_equal_functions(first: Node, second: Node) -> bool:
             return False
         num_real += 1
     if num_real:
-        return True
+        has_steps = any(
+            isinstance(n, Apply) and n.function in _STEPPED for side in (first, second) for n in subtrees(side)
+        )
+        return not has_steps or _agree_at_steps(first, second, sorted(symbols(first) | symbols(second)))
     if complex_point is None:
         raise UndefinedError("no value at any point")
     evaluation = Evaluation(PRECISION, complex_point)
     left, right = evaluation.value(first), evaluation.value(second)
     return not _differ(evaluation, left, right) and _agree_closely(first, second, evaluation.gap, complex_point)
+
+
+def _agree_at_steps(first: Node, second: Node, names: Sequence[str]) -> bool:
+    """Whether functions with steps are equal at small whole numbers and between them, wherever they have a value."""
+    for point in range(NUM_STEPS):
+        draws = random.Random(point)
+        values = {name: Fraction(draws.randint(0, NUM_STEPS), 2) for name in names}
+        if len(names) == 1:
+            values = {names[0]: Fraction(point, 2)}
+        evaluation = Evaluation(PRECISION, 0, values)
+        try:
+            left, right = evaluation.value(first), evaluation.value(second)
+        except UndefinedError:
+            continue
+        if _differ(evaluation, left, right):
+            return False
+    return True
 
 
 def _is_real(evaluation: Evaluation, value: tuple[Any, int]) -> bool:

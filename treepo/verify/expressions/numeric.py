@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -141,11 +141,12 @@ class Evaluation:
     """Computes expressions at one point, to one precision.
 
     point: the number of the point; symbols have values that depend on it and on their names. Point 0 has positive
-    values around 1, point 1 larger ones, points 2 and 3 negative and mixed ones. After a computation `gap` is the
+    values around 1, point 1 larger ones, points 2 and 3 negative and mixed ones. values: of symbols that have given ones. After a computation `gap` is the
     largest difference of magnitude, in bits, of two summands.
     """
 
-    def __init__(self, precision: int, point: int) -> None:
+    def __init__(self, precision: int, point: int, values: Mapping[str, Fraction] | None = None) -> None:
+        self.values = values or {}
         self.mp = _context(precision)
         self.precision = precision
         self.point = point
@@ -184,8 +185,8 @@ class Evaluation:
         return value, max(error, self.magnitude(value) - self.precision) + 1
 
     def _note_gap(self, *arguments: Any) -> None:
-        """A tiny argument may be added to 1 within a function: exp(x) is 1 + x."""
-        self.gap = max([self.gap, *(-self.magnitude(argument) for argument in arguments if argument)])
+        """A tiny argument may be added to 1 within a function: exp(x) is 1 + x, cos(x) is 1 - x^2/2."""
+        self.gap = max([self.gap, *(-2 * self.magnitude(argument) for argument in arguments if argument)])
 
     def _symbol(self, name: str) -> tuple[Any, int]:
         if name in {"\\pi", "e"}:
@@ -194,6 +195,8 @@ class Evaluation:
             return self.mp.mpc(0, 1), EXACT
         if name == "\\infty":
             raise UndefinedError("infinity is no number")
+        if name in self.values:
+            return self._rounded(self.mp.mpf(self.values[name].numerator) / self.values[name].denominator)
         drawn = self._drawn(name, str(self.point))
         size = (1, 12, 1, 3)[self.point]
         value = size * (drawn + self.mp.mpf(1) / 3)

@@ -4,6 +4,7 @@ Sums bind weaker than products, these than signs, these than powers. Things side
 bracket, a letter, a power or a command makes them one: 48(24) and 2x are, 48 24 is nothing.
 """
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -22,13 +23,14 @@ _UNICODE_ROOTS = {"\\surd": 2, "\\cubicroot": 3, "\\fourthroot": 4}
 _NAMED_SYMBOLS = {"\\angle", "\\triangle", "\\partial", "\\nabla", "\\R", "\\Z", "\\N", "\\Q", "\\C", "\\P"}
 _STARTS = {"(", "[", "{", "\\frac", "\\sqrt", "\\binom", "\\lfloor", "\\lceil", "\\infty", "\\pi"}
 _STARTS |= _DECORATIONS.keys() | _LARGE.keys() | _UNICODE_ROOTS.keys() | _NAMED_SYMBOLS
+_DIFFERENTIAL = re.compile(r"(?:d|\\partial)(?:\^\{?[2-9]\}?)?(?:[A-Za-z]|\\[a-z]+)?(?:\^\{?[2-9]\}?)?")
 _RELATIONS = {"=", "\\to", ",", "<", "\\le", ">", "\\ge", "\\ne", "\\in"}
 
 
 def parse(tokens: Sequence[Token]) -> Node:
     """The expression that all the tokens write; raises UnreadableError."""
     parser = _Parser(tokens)
-    node = parser.sum()
+    node = parser.fraction()
     if parser.peek() is not END:
         parser.fail("something follows the expression")
     return node
@@ -48,6 +50,15 @@ class _Parser(Cursor):
             while self.peek().kind == SIGN and self.peek().text in {"+", "-"}:
                 terms.append(self._signed_term())
         return terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
+
+    def fraction(self) -> Node:
+        r"""A sum, or a \over b, or n \choose k."""
+        node = self.sum()
+        if self.peek().text not in {"\\over", "\\choose"}:
+            return node
+        is_quotient = self.next().text == "\\over"
+        bottom = self.sum()
+        return _quotient(node, bottom) if is_quotient else Apply("binom", (node, bottom))
 
     def _sign(self) -> int:
         """1, or -1 for an odd number of minus signs; at most four signs are read."""
@@ -157,6 +168,8 @@ class _Parser(Cursor):
             return Apply({"\\lfloor": "floor", "\\lceil": "ceil"}[text], (node,)) if "\\" in text else node
         if text in {"\\pi", "\\infty"}:
             return Symbol(text)
+        if text == "\\frac" and (derivative := self._derivative()) is not None:
+            return derivative
         if text in {"\\frac", "\\binom"}:
             top, bottom = self._argument(), self._argument()
             return _quotient(top, bottom) if text == "\\frac" else Apply("binom", (top, bottom))
@@ -171,6 +184,16 @@ class _Parser(Cursor):
         if text in _NAMED_SYMBOLS:
             return self._named(text)
         return self.fail(f"{token.text} begins no expression")
+
+    def _derivative(self) -> Node | None:
+        r"""\frac{dy}{dx}, which is no quotient of products; None for other fractions."""
+        start = self.at
+        if self.peek().text == "{" and self.peek(1).text in {"d", "\\partial"}:
+            parts = self.raw_group(), self.raw_group() if self.peek().text == "{" else ""
+            if all(_DIFFERENTIAL.fullmatch(part) for part in parts) and len(parts[1]) > 1:
+                return Symbol("/".join(parts))
+        self.at = start
+        return None
 
     def _absolute(self) -> Node:
         self.open_bars += 1
@@ -187,13 +210,9 @@ class _Parser(Cursor):
         return Symbol(" ".join(letters))
 
     def _rest_of_group(self, opening: str) -> Node:
-        """What is in a bracket that has been opened; {a \\over b} and {n \\choose k}, too."""
+        """What is in a bracket that has been opened."""
         bars, self.open_bars = self.open_bars, 0
-        node = self.sum()
-        if opening == "{" and self.peek().text in {"\\over", "\\choose"}:
-            is_quotient = self.next().text == "\\over"
-            bottom = self.sum()
-            node = _quotient(node, bottom) if is_quotient else Apply("binom", (node, bottom))
+        node = self.fraction() if opening == "{" else self.sum()
         self.open_bars = bars
         self.expect(_CLOSING[opening])
         return node
@@ -233,6 +252,10 @@ class _Parser(Cursor):
 
     def _symbol(self, name: str) -> Node:
         """A letter with its subscript and primes, or the value of a function that it names."""
+        if name == "d" and self.peek(1).text == "/" and self.peek(2).text == "d" and self.peek(3).kind == LETTER:
+            top, bottom = self.next().text, self.peek(2).text
+            self.at += 3
+            return Symbol(f"d{top}/d{bottom}")
         index: Node | None = None
         if self.take("_"):
             start = self.at

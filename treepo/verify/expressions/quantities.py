@@ -12,11 +12,14 @@ from treepo.verify.expressions.parser import parse
 from treepo.verify.expressions.text import UnreadableError
 from treepo.verify.expressions.tokens import LETTER, NUMBER, SIGN, WORD, Token
 from treepo.verify.expressions.units import ATTACHED, DEGREE, NONE, PERCENT, Unit, combined, counted, unit_of
-from treepo.verify.expressions.words import CONSTANTS, FILLERS, FUNCTIONS, HEDGES, SCALES
+from treepo.verify.expressions.words import CONSTANTS, FILLERS, FUNCTIONS, HEDGES, MASS_NOUNS, NOTES, SCALES
 
 _CURRENCIES = {"\\$": "dollar", "\\euro": "euro", "\\pounds": "pound_sterling", "\\yen": "yen", "\\cent": "cent"}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_BEHIND = {"squared": 2, "cubed": 3}
+MAX_NOUNS = 4
+"""Words for what is counted."""
+
 _LETTER_UNITS = set("mgsALNJWCVFThdlK")
 """Letters that may be units where a blank goes before them."""
 
@@ -137,7 +140,7 @@ def _with_unit(tokens: Sequence[Token], unit_tokens: Sequence[Token]) -> Value:
             product = parse([*tokens, *unit_tokens])
         except UnreadableError:
             product = None
-    unit, note = read_unit(unit_tokens)
+    unit, note = _one_thing(node, unit_tokens) or read_unit(unit_tokens)
     node, own = _sign_behind(node)
     if own is not None:
         unit = (
@@ -150,6 +153,16 @@ def _with_unit(tokens: Sequence[Token], unit_tokens: Sequence[Token]) -> Value:
     if not unit.dimension:
         return Value(scaled(node, unit.factor), None, product=product, note=note)
     return Value(node, unit, product=product, note=note)
+
+
+def _one_thing(node: Node, tokens: Sequence[Token]) -> tuple[Unit, str] | None:
+    """1 apple, half an apple: a noun in the singular; None for more, and for units of measurement."""
+    words = [token.text.lower() for token in tokens]
+    is_one = isinstance(node, Number) and 0 < abs(node.value) <= 1
+    is_noun = len(tokens) == 1 and tokens[0].kind == WORD and unit_of(words[0]) is None
+    if not (is_one and is_noun) or words[0] in HEDGES or words[0] in FILLERS:
+        return None
+    return counted(words[0]), ""
 
 
 def _temperature(own: Unit, unit: Unit) -> Unit:
@@ -224,6 +237,7 @@ def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
         elif token.text in {"*", "-", "\\quad", "."} or (word in FILLERS and word != "in"):
             continue
         elif word == "of":
+            _check_plain_words(tokens[at:])
             break
         elif word in _POWERS:
             pending = _POWERS[word]
@@ -239,8 +253,12 @@ def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
             if found is None and token.kind == LETTER:
                 raise UnreadableError("a letter that is no unit")
             exponent, at = _exponent(tokens, at)
-            if found is None:
-                (note if unit.dimension and power > 0 else nouns).append(word)
+            if found is None and unit.dimension and power > 0:
+                if word not in NOTES:
+                    raise UnreadableError("a word behind a unit")
+                note.append(word)
+            elif found is None:
+                nouns.append(word)
             else:
                 unit = combined(unit, found, power * pending * exponent)
             pending = 1
@@ -255,8 +273,18 @@ def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
 
 
 def _with_nouns(unit: Unit, nouns: list[str], power: int) -> tuple[Unit, list[str]]:
-    """The unit times the last noun: 5 red apples are apples."""
-    return (combined(unit, counted(nouns[-1]), power) if nouns else unit), []
+    """The unit times the last noun: 5 red apples are apples; raises UnreadableError for what is no noun of several."""
+    if not nouns:
+        return unit, []
+    is_plural = (nouns[-1].endswith("s") and not nouns[-1].endswith(("ss", "us"))) or nouns[-1] in MASS_NOUNS
+    if len(nouns) > MAX_NOUNS or (power > 0 and not is_plural):
+        raise UnreadableError("no name of things that are counted")
+    return combined(unit, counted(nouns[-1]), power), []
+
+
+def _check_plain_words(tokens: Sequence[Token]) -> None:
+    if any(token.kind not in {WORD, LETTER} or token.text.lower() in HEDGES for token in tokens):
+        raise UnreadableError("no plain words")
 
 
 def _exponent(tokens: Sequence[Token], at: int) -> tuple[int, int]:

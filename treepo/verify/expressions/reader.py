@@ -21,7 +21,7 @@ from treepo.verify.expressions.lists import assembled
 from treepo.verify.expressions.nodes import Number
 from treepo.verify.expressions.parser import parse
 from treepo.verify.expressions.quantities import read_ratio, read_value
-from treepo.verify.expressions.relations import read_relation, split_relation
+from treepo.verify.expressions.relations import RELATION_SIGNS, read_relation, split_relation
 from treepo.verify.expressions.sets import ALL, complement, intersected, united
 from treepo.verify.expressions.text import MAX_DEPTH, UnreadableError, check_depth, normalised
 from treepo.verify.expressions.tokens import COMMAND, LETTER, NUMBER, SIGN, WORD, Token, tokenised
@@ -99,7 +99,7 @@ class _Reader:
     def items(self, tokens: Sequence[Token]) -> list[Answer]:
         """One answer, or the two that plus or minus makes of it."""
         tokens = _stripped(tokens)
-        if any(token.text in {"\\pm", "\\mp"} and token.kind == COMMAND for token in tokens):
+        if _has_sign_outside_of_sets(tokens):
             return [self.item([_with_sign(token, is_upper) for token in tokens]) for is_upper in (True, False)]
         return [self.item(tokens)]
 
@@ -251,6 +251,16 @@ def _without_prefix(tokens: Sequence[Token]) -> Sequence[Token]:
     return tokens
 
 
+def _has_sign_outside_of_sets(tokens: Sequence[Token]) -> bool:
+    r"""Whether there is a \pm that is not in braces, where each element has its own."""
+    depth = 0
+    for token in tokens:
+        depth += (token.text == "\\{") - (token.text == "\\}")
+        if depth == 0 and token.kind == COMMAND and token.text in {"\\pm", "\\mp"}:
+            return True
+    return False
+
+
 def _with_sign(token: Token, is_upper: bool) -> Token:
     r"""The token, or + or - for \pm and \mp."""
     if token.kind != COMMAND or token.text not in {"\\pm", "\\mp"}:
@@ -309,7 +319,8 @@ def _separator(tokens: Sequence[Token], at: int) -> str:
         return ","
     if token.kind == WORD and token.text.lower() in {"and", "or"}:
         return token.text.lower()
-    if token.kind in {COMMAND, SIGN} and token.text in {"&", "\\and", "\\wedge", "\\vee"}:
+    is_logic = token.text in {"\\wedge", "\\vee"} and any(other.text in RELATION_SIGNS for other in tokens)
+    if token.kind in {COMMAND, SIGN} and (token.text in {"&", "\\and"} or is_logic):
         return "or" if token.text == "\\vee" else "and"
     if token.text == "\\quad" and 0 < at < len(tokens) - 1:
         before, behind = tokens[at - 1], tokens[at + 1]

@@ -13,7 +13,7 @@ from treepo.verify.expressions.sets import ALL, MINUS_INFINITY, intersected, uni
 from treepo.verify.expressions.text import UnreadableError
 from treepo.verify.expressions.tokens import NUMBER, Token
 
-_SIGNS = {"=": "=", "\\approx": "~", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\in": "in"}
+RELATION_SIGNS = {"=": "=", "\\approx": "~", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\in": "in"}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _UNREADABLE = {"\\to", "\\Rightarrow", "\\implies", "\\iff", "\\equiv", "\\notin", "\\propto", "\\subset", "\\subseteq"}
 
@@ -27,9 +27,9 @@ def split_relation(tokens: Sequence[Token]) -> tuple[list[Sequence[Token]], list
         depth += change_of_depth(token)
         if depth == 0 and token.text in _UNREADABLE:
             raise UnreadableError("a sign that is not read")
-        if depth == 0 and token.text in _SIGNS and token.kind != NUMBER:
+        if depth == 0 and token.text in RELATION_SIGNS and token.kind != NUMBER:
             parts.append(tokens[start:at])
-            signs.append(_SIGNS[token.text])
+            signs.append(RELATION_SIGNS[token.text])
             start = at + 1
     return [*parts, tokens[start:]], signs
 

@@ -59,6 +59,9 @@ CONSTANTS = table_of(
 
 HEDGES = words_of(
     """
+    is was are were be been being does do did has have had will would should can could may might isn't equals equal
+    wrong false incorrect untrue squared cubed doubled tripled halved reduced increased decreased raised divided
+    halves thirds quarters fifths tenths hundredths multiplied added subtracted nor though although unlike instead rather whereas while exceeds
     about above after almost and another any approx approximately around at before below between beyond both but
     depending double either else every exceeding except fewer for from greater half if least less maybe minus
     more most nearly neither not or other otherwise over perhaps plus possibly quarter roughly some than there
@@ -69,6 +72,23 @@ HEDGES = words_of(
 
 FILLERS = words_of("a all altogether an each exactly in left only overall remaining the total")
 """Words behind a number and its unit that change nothing."""
+
+NOTES = words_of(
+    """
+    long tall high wide deep thick old away north south east west northeast northwest southeast southwest up down left
+    right forward backward ago later earlier faster slower longer shorter taller older younger profit loss gain
+    clockwise counterclockwise anticlockwise
+    """
+)
+"""Words that may stand behind a unit; two answers that have some must have the same."""
+
+MASS_NOUNS = words_of(
+    """
+    people men women children mice geese feet teeth sheep fish deer aircraft oxen yuan yen won baht rand money water
+    rupees rmb kwacha dong forint points
+    """
+)
+"""Nouns of several things that do not end in s."""
 
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 SCALES = _SCALES | {f"{word}s": value for word, value in _SCALES.items()}
