@@ -102,8 +102,17 @@ PLAIN = {
     **{chr(code): "" for code in (0x200B, 0x200C, 0x200D, 0x2060, 0x2061, 0x2062, 0x2063, 0xFEFF, 0xAD)},
     **dict.fromkeys("\u2019\u2018\u02bc\u2032", "'"),
     **dict.fromkeys("\u201c\u201d\u2033", '"'),
-    **{"\u2103": "\\degree C", "\u2109": "\\degree F", "\u2044": "/", "\u2215": "/", "\u2236": ":"},
-    **{"\u3002": ".", "\u3001": ",", "\u212f": "e", "\u2148": "i", "\u2113": "\\ell ", "\u2016": "\\Vert "},
+    "\u2103": "\\degree C",
+    "\u2109": "\\degree F",
+    "\u2044": "/",
+    "\u2215": "/",
+    "\u2236": ":",
+    "\u3002": ".",
+    "\u3001": ",",
+    "\u212f": "e",
+    "\u2148": "i",
+    "\u2113": "\\ell ",
+    "\u2016": "\\Vert ",
 }
 """Characters and the text in their place: signs of minus, blanks, quotation marks, and others."""
 

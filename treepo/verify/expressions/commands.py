@@ -18,6 +18,7 @@ IGNORED = words_of(
     \hfill \it \large \left \limits \mathbf \mathbin \mathcal \mathfrak \mathit \mathop \mathord \mathrel
     \mathscr \mathsf \mathstrut \middle \nobreak \nolimits \normalsize \pmb \right \rm \scriptstyle \sf \small
     \smash \strut \textstyle \tt \underline
+    \color \textcolor \colorbox \tag \label
     """
 ) | {f"\\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")}
 """Commands that only say how what follows looks."""

@@ -137,8 +137,8 @@ def _same_quantities(first: Value, second: Value, rules: Rules) -> bool:
     if first.note and second.note and first.note != second.note:
         return False
     if {one, other} == {DEGREE, RADIAN}:
-        angles = (radians(value.node) if value.unit == DEGREE else value.node for value in (first, second))
-        return same_nodes(*angles, rules)
+        left, right = (radians(value.node) if value.unit == DEGREE else value.node for value in (first, second))
+        return same_nodes(left, right, rules)
     if one.dimension != other.dimension:
         return _is_degree_of(one, other) and same_nodes(first.node, second.node, rules)
     if rules.units == "strict" and one.factor != other.factor:
@@ -164,7 +164,7 @@ def same_nodes(first: Node, second: Node, rules: Rules) -> bool:
     return are_equal(first, second, rules.tolerance)
 
 
-def _same_texts(first: Text, second: Text, rules: Rules) -> bool:
+def _same_texts(first: Text, second: Text, _: Rules) -> bool:
     return first.text == second.text
 
 
@@ -254,7 +254,7 @@ def _same_as_intervals(items: Items, intervals: Intervals, rules: Rules) -> bool
     return own is not None and _same_intervals(own, intervals, rules)
 
 
-def _same_relations(first: Relation, second: Relation, rules: Rules) -> bool:
+def _same_relations(first: Relation, second: Relation, _: Rules) -> bool:
     if first.sign != second.sign:
         return False
     has_direction = first.sign in {"<", "<="}
@@ -327,7 +327,7 @@ def _ratio_and_number(ratio: Ratio, value: Value, rules: Rules) -> bool:
     return same_nodes(Number(parts[0] / parts[1]), value.node, rules)
 
 
-def _same_based(first: Based, second: Based, rules: Rules) -> bool:
+def _same_based(first: Based, second: Based, _: Rules) -> bool:
     return first.base == second.base and first.digits == second.digits
 
 
@@ -338,7 +338,7 @@ def _based_and_number(based: Based, value: Value, rules: Rules) -> bool:
     return value.node == Number(Fraction(int(based.digits)))
 
 
-def _text_and_value(text: Text, value: Value, rules: Rules) -> bool:
+def _text_and_value(text: Text, value: Value, _: Rules) -> bool:
     return isinstance(value.node, Symbol) and text.text == value.node.name and value.unit is None
 
 

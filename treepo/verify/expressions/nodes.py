@@ -12,8 +12,8 @@ MAX_POWER_OF_TEN = 2000
 class Number:
     """An exact rational number.
 
-    num_digits: significant digits of a decimal as it was written; 0 for whole numbers and fractions. place: the power of
-    ten of its last digit.
+    num_digits: significant digits of a decimal as it was written; 0 for whole numbers and fractions. place: the power
+    of ten of its last digit.
     """
 
     value: Fraction
@@ -38,7 +38,7 @@ class Apply:
 
 Node = Number | Symbol | Apply
 
-PI, E, I, INFINITY = Symbol("\\pi"), Symbol("e"), Symbol("i"), Symbol("\\infty")
+PI, INFINITY = Symbol("\\pi"), Symbol("\\infty")
 ZERO, ONE = Number(Fraction(0)), Number(Fraction(1))
 
 

@@ -118,7 +118,7 @@ _EXACT: dict[str, Callable[..., Fraction | None]] = {
     "root": lambda value, degree: _root(value, 1 / degree) if degree > 0 else None,
     "factorial": _factorial,
     "binom": _binomial,
-    "abs": abs,
+    "abs": lambda value: max(value, -value),
     "floor": lambda value: Fraction(math.floor(value)),
     "ceil": lambda value: Fraction(math.ceil(value)),
     "gcd": _whole(math.gcd),
@@ -141,8 +141,8 @@ class Evaluation:
     """Computes expressions at one point, to one precision.
 
     point: the number of the point; symbols have values that depend on it and on their names. Point 0 has positive
-    values around 1, point 1 larger ones, points 2 and 3 negative and mixed ones. values: of symbols that have given ones. After a computation `gap` is the
-    largest difference of magnitude, in bits, of two summands.
+    values around 1, point 1 larger ones, points 2 and 3 negative and mixed ones. values: those of symbols that have
+    given ones. After a computation `gap` is the largest difference of magnitude, in bits, of two summands.
     """
 
     def __init__(self, precision: int, point: int, values: Mapping[str, Fraction] | None = None) -> None:
@@ -346,13 +346,13 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "factorial": lambda mp, x: mp.factorial(x),
     "binom": lambda mp, n, k: mp.binomial(n, k),
     "degree": lambda mp, x: x * mp.pi / 180,
-    "percent": lambda mp, x: x / 100,
+    "percent": lambda _, x: x / 100,
     "Re": lambda mp, x: mp.re(x),
     "Im": lambda mp, x: mp.im(x),
     "conj": lambda mp, x: mp.conj(x),
     "arg": lambda mp, x: mp.arg(x),
     "cis": lambda mp, x: mp.expj(x),
     "sgn": lambda mp, x: mp.sign(x),
-    "max": lambda mp, *values: max(values),
-    "min": lambda mp, *values: min(values),
+    "max": lambda _, *values: max(values),
+    "min": lambda _, *values: min(values),
 }

@@ -157,8 +157,7 @@ class _Parser(Cursor):
                 return Symbol(CONSTANTS[token.text])
             if token.kind in {SIGN, COMMAND, WORD}:
                 self.at -= 1
-                node = self._applied_function() if self._is_function() else self._after_sign(self.next())
-                return node
+                return self._applied_function() if self._is_function() else self._after_sign(self.next())
             return self.fail("an expression is missing")
 
     def _after_sign(self, token: Token) -> Node:

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from treepo.verify.expressions.nodes import Apply, Node, Number, Symbol
+from treepo.verify.expressions.nodes import Node, Number, Symbol
 from treepo.verify.expressions.numeric import exact
 
 MAX_TERMS = 60

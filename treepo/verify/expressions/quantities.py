@@ -4,21 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from treepo.verify.expressions.answers import Ratio, Value
+from treepo.verify.expressions.answers import Value
 from treepo.verify.expressions.equality import scaled
-from treepo.verify.expressions.labels import change_of_depth, split_at
-from treepo.verify.expressions.nodes import Apply, Node, Number, number
+from treepo.verify.expressions.labels import change_of_depth
+from treepo.verify.expressions.nodes import Apply, Node, Number
 from treepo.verify.expressions.parser import parse
 from treepo.verify.expressions.text import UnreadableError
 from treepo.verify.expressions.tokens import LETTER, NUMBER, SIGN, WORD, Token
+from treepo.verify.expressions.unit_phrases import CURRENCIES, read_unit
 from treepo.verify.expressions.units import ATTACHED, DEGREE, NONE, PERCENT, Unit, combined, counted, unit_of
-from treepo.verify.expressions.words import CONSTANTS, FILLERS, FUNCTIONS, HEDGES, MASS_NOUNS, NOTES, SCALES
-
-_CURRENCIES = {"\\$": "dollar", "\\euro": "euro", "\\pounds": "pound_sterling", "\\yen": "yen", "\\cent": "cent"}
-_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-_POWERS_BEHIND = {"squared": 2, "cubed": 3}
-MAX_NOUNS = 4
-"""Words for what is counted."""
+from treepo.verify.expressions.words import CONSTANTS, FILLERS, FUNCTIONS, HEDGES, SCALES
 
 _LETTER_UNITS = set("mgsALNJWCVFThdlK")
 """Letters that may be units where a blank goes before them."""
@@ -64,7 +59,7 @@ def added(first: Value, second: Value) -> Value:
 def _leading_currency(tokens: Sequence[Token]) -> tuple[list[Token], Unit, Sequence[Token]] | None:
     sign = [token for token in tokens[:1] if token.text in {"-", "+"}]
     head = tokens[len(sign) : len(sign) + 1]
-    unit = unit_of(_CURRENCIES[head[0].text]) if head and head[0].text in _CURRENCIES else None
+    unit = unit_of(CURRENCIES[head[0].text]) if head and head[0].text in CURRENCIES else None
     return None if unit is None else (sign, unit, tokens[len(sign) + 1 :])
 
 
@@ -84,9 +79,9 @@ def _start_of_unit(tokens: Sequence[Token]) -> int | None:
 
 def _may_start_unit(tokens: Sequence[Token], at: int) -> bool:
     token, before = tokens[at], tokens[at - 1]
-    if before.text in {"+", "-", "/", "^", "_", "(", "{", "\\frac", "\\sqrt"} or before.text in _CURRENCIES:
+    if before.text in {"+", "-", "/", "^", "_", "(", "{", "\\frac", "\\sqrt"} or before.text in CURRENCIES:
         return False
-    if token.text in _CURRENCIES or _is_unit_fraction(tokens[at:]):
+    if token.text in CURRENCIES or _is_unit_fraction(tokens[at:]):
         return True
     if token.kind == WORD:
         if token.text in FUNCTIONS or token.text in CONSTANTS:
@@ -217,124 +212,3 @@ def _sign_behind(node: Node) -> tuple[Node, Unit | None]:
     if not is_negative:
         return value, unit
     return (replace(value, value=-value.value) if isinstance(value, Number) else Apply("neg", (value,))), unit
-
-
-def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
-    """The unit that the tokens are, and words behind it; raises UnreadableError for hedges and anything else."""
-    if tokens and tokens[0].text == "\\frac":
-        # \\frac{m}{s} is m/s.
-        tokens = [Token(SIGN, "/") if t.text == "}" and tokens[at + 1 :] else t for at, t in enumerate(tokens[1:], 1)]
-        tokens = [token for token in tokens if token.text not in {"{", "}"}]
-    unit, note, nouns = NONE, [], []
-    power, pending, at = 1, 1, 0
-    while at < len(tokens):
-        token = tokens[at]
-        at += 1
-        word = token.text.lower()
-        if token.text in {"/", "per"} or word == "per":
-            unit, nouns = _with_nouns(unit, nouns, power)
-            power = -1
-        elif token.text in {"*", "-", "\\quad", "."} or (word in FILLERS and word != "in"):
-            continue
-        elif word == "of":
-            _check_plain_words(tokens[at:])
-            break
-        elif word in _POWERS:
-            pending = _POWERS[word]
-        elif token.kind in {WORD, LETTER} or token.text in _CURRENCIES:
-            name = _CURRENCIES.get(token.text, token.text)
-            if name == "\\mu" and at < len(tokens):
-                name, at = name + tokens[at].text, at + 1
-            if word in HEDGES:
-                raise UnreadableError("a word that changes what a number says")
-            if word == "in" and at < len(tokens) and tokens[at].text in {"total", "all"}:
-                continue
-            found = unit_of(name)
-            if found is None and token.kind == LETTER:
-                raise UnreadableError("a letter that is no unit")
-            exponent, at = _exponent(tokens, at)
-            if found is None and unit.dimension and power > 0:
-                if word not in NOTES:
-                    raise UnreadableError("a word behind a unit")
-                note.append(word)
-            elif found is None:
-                nouns.append(word)
-            else:
-                unit = combined(unit, found, power * pending * exponent)
-            pending = 1
-        else:
-            raise UnreadableError("no unit")
-    unit, _ = _with_nouns(unit, nouns, power)
-    names = [name for name, _ in unit.dimension]
-    if "degree" in names and {"degree_C", "degree_F"} & set(names):
-        # Degrees Celsius are one unit.
-        unit = Unit(tuple(pair for pair in unit.dimension if pair[0] != "degree"), unit.factor)
-    return unit, " ".join(note)
-
-
-def _with_nouns(unit: Unit, nouns: list[str], power: int) -> tuple[Unit, list[str]]:
-    """The unit times the last noun: 5 red apples are apples; raises UnreadableError for what is no noun of several."""
-    if not nouns:
-        return unit, []
-    is_plural = (nouns[-1].endswith("s") and not nouns[-1].endswith(("ss", "us"))) or nouns[-1] in MASS_NOUNS
-    if len(nouns) > MAX_NOUNS or (power > 0 and not is_plural):
-        raise UnreadableError("no name of things that are counted")
-    return combined(unit, counted(nouns[-1]), power), []
-
-
-def _check_plain_words(tokens: Sequence[Token]) -> None:
-    if any(token.kind not in {WORD, LETTER} or token.text.lower() in HEDGES for token in tokens):
-        raise UnreadableError("no plain words")
-
-
-def _exponent(tokens: Sequence[Token], at: int) -> tuple[int, int]:
-    """The power behind a unit, and where the tokens go on."""
-    texts = [token.text for token in tokens[at : at + 5]]
-    if texts[:1] and texts[0].lower() in _POWERS_BEHIND:
-        return _POWERS_BEHIND[texts[0].lower()], at + 1
-    if texts[:1] == ["^"]:
-        plain = [text for text in texts[1:] if text not in {"{", "}"}]
-        is_negative = plain[:1] == ["-"]
-        digits = plain[is_negative] if len(plain) > is_negative else ""
-        if digits in {"1", "2", "3", "4"}:
-            has_braces = texts[1] == "{"
-            length = 2 + is_negative + 2 * has_braces
-            return (-1 if is_negative else 1) * int(digits), at + length
-        raise UnreadableError("the power of a unit")
-    return 1, at
-
-
-def read_ratio(tokens: Sequence[Token]) -> Ratio | None:
-    """Numbers with colons between them, or a time of day; None for anything else."""
-    half = ""
-    words = [token.text.lower() for token in tokens if token.kind == WORD]
-    body = list(tokens)
-    if words and words[-1] in {"am", "pm", "oclock"} and body[-1].kind == WORD:
-        half = words[-1].replace("oclock", "")
-        body.pop()
-    parts = split_at(body, ":")
-    if len(parts) == 1:
-        return _spelled_time(tokens, body, half)
-    if any(not part for part in parts):
-        raise UnreadableError("a colon without a number")
-    nodes = tuple(parse(part) for part in parts)
-    digits = [part[0].text for part in parts if len(part) == 1 and part[0].kind == NUMBER and part[0].text.isdecimal()]
-    clock = _clock(digits) if len(digits) == len(parts) <= 3 else None
-    if half and clock is None:
-        raise UnreadableError("no time of day")
-    return Ratio(nodes, clock, half)
-
-
-def _spelled_time(tokens: Sequence[Token], body: Sequence[Token], half: str) -> Ratio | None:
-    if len(tokens) == 1 and tokens[0].text.lower() in {"noon", "midnight"}:
-        return Ratio((), (12, 0, 0), "pm" if tokens[0].text.lower() == "noon" else "am", is_spelled=True)
-    if len(body) == len(tokens) or len(body) != 1 or body[0].kind != NUMBER or not body[0].text.isdecimal():
-        return None
-    return Ratio((number(body[0].text),), (int(body[0].text[:4]), 0, 0), half, is_spelled=True)
-
-
-def _clock(digits: Sequence[str]) -> tuple[int, int, int] | None:
-    if any(len(part) != 2 for part in digits[1:]) or len(digits[0]) > 2:
-        return None
-    hours, minutes, seconds = (*map(int, digits), 0)[:3]
-    return (hours, minutes, seconds) if hours <= 24 and minutes < 60 and seconds < 60 else None

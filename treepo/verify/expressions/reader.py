@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 from treepo.verify.expressions.answers import (
     Answer,
-    Based,
     Intervals,
     Items,
     Labelled,
@@ -18,22 +16,14 @@ from treepo.verify.expressions.answers import (
 from treepo.verify.expressions.compare import as_intervals
 from treepo.verify.expressions.labels import change_of_depth, label_of, split_at
 from treepo.verify.expressions.lists import assembled
-from treepo.verify.expressions.nodes import Number
 from treepo.verify.expressions.parser import parse
-from treepo.verify.expressions.quantities import read_ratio, read_value
+from treepo.verify.expressions.phrases import based_of, text_of, without_prefix
+from treepo.verify.expressions.quantities import read_value
 from treepo.verify.expressions.relations import RELATION_SIGNS, read_relation, split_relation
 from treepo.verify.expressions.sets import ALL, complement, intersected, united
 from treepo.verify.expressions.text import MAX_DEPTH, UnreadableError, check_depth, normalised
-from treepo.verify.expressions.tokens import COMMAND, LETTER, NUMBER, SIGN, WORD, Token, tokenised
-from treepo.verify.expressions.words import (
-    ALL_REAL,
-    CONSTANTS,
-    EMPTY,
-    FUNCTIONS,
-    NUMBER_WORDS,
-    SAME_TEXT,
-    PREFIX_WORDS,
-)
+from treepo.verify.expressions.times import read_ratio
+from treepo.verify.expressions.tokens import COMMAND, NUMBER, SIGN, WORD, Token, tokenised
 
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "{": "}"}
 _KINDS = {"(": "(", "[": "[", "\\langle": "<", "\\{": "set"}
@@ -49,7 +39,7 @@ def read(text: str) -> Answer:
     """The answer that the whole text is; raises UnreadableError, or UndefinedError for a division by zero."""
     plain = normalised(text)
     check_depth(plain)
-    tokens = _without_prefix(tokenised(plain))
+    tokens = without_prefix(tokenised(plain))
     if len(tokens) > MAX_TOKENS:
         raise UnreadableError("too many signs")
     return _Reader().answer(tokens)
@@ -85,12 +75,12 @@ class _Reader:
     def _answer(self, tokens: Sequence[Token]) -> Answer:
         if not tokens:
             raise UnreadableError("nothing")
-        if ";" in (texts := [token.text for token in tokens]) and len(parts := split_at(tokens, ";")) > 1:
+        if len(parts := split_at(tokens, ";")) > 1:
             return assembled([self.answer(part) for part in parts], {";"})
-        known = _text(tokens, only_known=True)
+        known = text_of(tokens, only_known=True)
         if known is not None:
             return known
-        parts, signs = _split_list(tokens, texts)
+        parts, signs = _split_list(tokens)
         if len(parts) > 1:
             return assembled([answer for part in parts for answer in self.items(part)], signs)
         found = self.items(parts[0])
@@ -117,7 +107,7 @@ class _Reader:
             raise UnreadableError("nothing")
         if [token.text for token in tokens] == ["\\ldots"]:
             return DOTS
-        text = _text(tokens)
+        text = text_of(tokens)
         if text is not None:
             return text
         parts, signs = split_relation(tokens)
@@ -125,15 +115,16 @@ class _Reader:
             return read_relation(parts, signs, self.item)
         if (answer := self._set(tokens)) is not None:
             return answer
-        if any(token.text in {":", "to"} for token in tokens) or tokens[-1].kind == WORD:
-            if (answer := self._with_colon(tokens)) is not None:
-                return answer
+        if (answer := self._with_colon(tokens)) is not None:
+            return answer
         if (answer := self._brackets(tokens)) is not None:
             return answer
-        return self._matrix(tokens) or _based(tokens) or read_value(tokens)
+        return self._matrix(tokens) or based_of(tokens) or read_value(tokens)
 
     def _with_colon(self, tokens: Sequence[Token]) -> Answer | None:
-        """A ratio, a time of day, or words before a colon."""
+        """A ratio, a time of day, or words before a colon; None without a colon and without a word at the end."""
+        if tokens[-1].kind != WORD and not any(token.text in {":", "to"} for token in tokens):
+            return None
         tokens = [Token(SIGN, ":") if token.kind == WORD and token.text == "to" else token for token in tokens]
         parts = split_at(tokens, ":")
         if len(parts) == 2 and parts[0] and parts[1] and parts[0][0].kind != NUMBER:
@@ -239,18 +230,6 @@ class _Reader:
         return Matrix(tuple(tuple(parse(cell) for cell in split_at(row, "&")) for row in rows))
 
 
-def _without_prefix(tokens: Sequence[Token]) -> Sequence[Token]:
-    """The tokens without "the answer is" before them."""
-    words = []
-    for at, token in enumerate(tokens):
-        if token.kind == WORD and len(words) < 6:
-            words.append(token.text.lower())
-        elif token.text not in {":", "=", ",", "\\therefore"}:
-            is_prefix = "answer" in words and set(words) <= PREFIX_WORDS
-            return tokens[at:] if is_prefix or (at and not words and tokens[0].text == "\\therefore") else tokens
-    return tokens
-
-
 def _has_sign_outside_of_sets(tokens: Sequence[Token]) -> bool:
     r"""Whether there is a \pm that is not in braces, where each element has its own."""
     depth = 0
@@ -291,7 +270,7 @@ def _end_of_bracket(tokens: Sequence[Token]) -> int:
     raise UnreadableError("brackets do not match")
 
 
-def _split_list(tokens: Sequence[Token], texts: Sequence[str]) -> tuple[list[Sequence[Token]], set[str]]:
+def _split_list(tokens: Sequence[Token]) -> tuple[list[Sequence[Token]], set[str]]:
     """The parts of a list and what separates them: commas, "and", "or", and wide blanks between mathematics."""
     parts: list[Sequence[Token]] = []
     signs: set[str] = set()
@@ -329,29 +308,6 @@ def _separator(tokens: Sequence[Token], at: int) -> str:
     return ""
 
 
-def _text(tokens: Sequence[Token], only_known: bool = False) -> Answer | None:
-    """Words that are an answer of their own; None for anything else. only_known: only texts with a meaning."""
-    is_text = all(t.kind in {WORD, LETTER} or (t.kind == SIGN and t.text in "-'.,()\"?!&") for t in tokens)
-    words = [token for token in tokens if token.kind == WORD]
-    if [token.text for token in tokens] == ["N", "O"]:
-        return Text("no")
-    if not is_text or not any(token.text not in FUNCTIONS and token.text not in CONSTANTS for token in words):
-        return None
-    spaced = "".join((" " if token.spaced else "") + token.text for token in tokens)
-    plain = " ".join(spaced.lower().replace(".", "").strip(" ,?!\"'").split())
-    if plain in EMPTY:
-        return Intervals(())
-    if plain in ALL_REAL:
-        return Intervals(ALL)
-    if plain in SAME_TEXT:
-        return Text(SAME_TEXT[plain])
-    if only_known or plain in {"noon", "midnight"}:
-        return None
-    if plain in NUMBER_WORDS:
-        return Value(Number(Fraction(NUMBER_WORDS[plain])))
-    return Text(plain)
-
-
 def _empty(tokens: Sequence[Token]) -> Intervals | None:
     return Intervals(()) if [token.text for token in tokens] == ["\\emptyset"] else None
 
@@ -376,19 +332,3 @@ def _name_of_element(tokens: Sequence[Token]) -> str | None:
     if len(sets) > 1 or (sets and [token.text for token in sets[0]] != ["\\R"]):
         return None
     return label_of(name)
-
-
-def _based(tokens: Sequence[Token]) -> Based | None:
-    """Digits with a base below them."""
-    texts = [token.text for token in tokens if token.text not in {"{", "}"}]
-    if len(texts) >= 3 and texts[-1].lower() in NUMBER_WORDS:
-        texts[-1] = str(NUMBER_WORDS[texts[-1].lower()])
-    if len(texts) < 3 or texts[-2] != "_" or not texts[-1].isdecimal() or len(texts[-1]) > 2:
-        return None
-    digits, base = "".join(texts[:-2]).strip("()"), int(texts[-1])
-    is_number = digits[:1].isdecimal() or base > 10
-    if not (2 <= base <= 36 and digits.isalnum() and digits.isascii() and is_number):
-        return None
-    if any(int(digit, 36) >= base for digit in digits):
-        raise UnreadableError("a digit that the base does not have")
-    return Based(digits.upper().lstrip("0") or "0", base)

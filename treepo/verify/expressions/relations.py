@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from treepo.verify.expressions.answers import Answer, Intervals, Items, Labelled, Piece, Relation, Value
 from treepo.verify.expressions.compare import Rules, same
@@ -105,12 +106,12 @@ def _is_about(first: Answer, second: Answer) -> bool:
 
 def _without_label(answers: list[Answer], signs: list[str]) -> Answer:
     """2+3=5 is 5; an equation in letters is itself."""
-    if all(same(first, second, Rules()) for first, second in zip(answers, answers[1:], strict=False)):
+    if all(same(first, second, Rules()) for first, second in pairwise(answers)):
         return answers[-1]
     nodes = [answer.node for answer in answers if isinstance(answer, Value) and answer.unit is None]
     has_letters = [bool(_letters(node)) for node in nodes]
     if len(nodes) == len(answers) and any(has_letters) and "~" not in signs:
-        relations = [Relation(_difference(a, b), "=") for a, b in zip(nodes, nodes[1:], strict=False)]
+        relations = [Relation(_difference(a, b), "=") for a, b in pairwise(nodes)]
         return relations[0] if len(relations) == 1 else Items(tuple(relations), "list")
     return _value_of_chain(answers, signs)
 

@@ -63,11 +63,12 @@ def _ascii_character(character: str) -> str:
     digit = unicodedata.decimal(character, None)
     if digit is not None:
         return str(digit)
-    plain = unicodedata.normalize("NFKC", character).replace("−", "-").translate(CHARACTERS)
-    if len(plain) > 2 and "⁄" in unicodedata.normalize("NFKC", character):
+    compatible = unicodedata.normalize("NFKC", character)
+    plain = compatible.translate(CHARACTERS)
+    if unicodedata.category(character) == "No" and plain.count("/") == 1:
         top, _, bottom = plain.partition("/")
         return f"\\frac{{{top}}}{{{bottom}}}"
-    is_plain = len(unicodedata.normalize("NFKC", character)) == 1 and unicodedata.category(character)[0] in "LPSN"
+    is_plain = len(compatible) == 1 and unicodedata.category(character)[0] in "LPSN"
     is_circled = 0x2460 <= ord(character) <= 0x24FF
     return plain if is_plain and plain.isascii() and not is_circled else character
 

@@ -13,8 +13,8 @@ NUMBER, LETTER, WORD, COMMAND, SIGN = "number", "letter", "word", "command", "si
 class Token(NamedTuple):
     """A piece of an answer.
 
-    kind: NUMBER, LETTER (one letter, or a Greek one by its name), WORD, COMMAND (with its backslash) or SIGN. text: of a
-    number its digits without marks of thousands. spaced: whether a blank goes before it. upright: whether it is text
+    kind: NUMBER, LETTER (one letter, or a Greek one by its name), WORD, COMMAND (with its backslash) or SIGN. text: of
+    a number its digits without marks of thousands. spaced: whether a blank goes before it. upright: whether it is text
     within mathematics, as in \text{cm}.
     """
 
@@ -25,8 +25,8 @@ class Token(NamedTuple):
 
 
 _DIGITS = re.compile(
-    r"(?P<first>[1-9][0-9]{0,2})(?P<mark>,|,\\!\s?|\{,\}(?:\\!)?|\\,|\\;|\\:|\\ |~|\\!|'|\s)[0-9]{3}(?:(?P=mark)[0-9]{3})*"
-    r"(?![0-9])"
+    r"(?P<first>[1-9][0-9]{0,2})(?P<mark>,|,\\!\s?|\{,\}(?:\\!)?|\\,|\\;|\\:|\\ |~|\\!|'|\s)"
+    r"[0-9]{3}(?:(?P=mark)[0-9]{3})*(?![0-9])"
 )
 _BEGIN_OF_NUMBER = re.compile(r"\.?[0-9]")
 _PLAIN_NUMBER = re.compile(r"[0-9]+")
@@ -35,10 +35,10 @@ _DECIMAL_COMMA = re.compile(r"[0-9]+\{,\}[0-9]+(?![0-9])|0,[0-9]{3,}(?![0-9,.]|\
 _EXPONENT = re.compile(r"[eE][-+]?[0-9]{1,9}(?![0-9A-Za-z]|\.[0-9])")
 _REPEATING = re.compile(r"\(([0-9]{1,40})\)")
 _ROW_SPACE = re.compile(r"\s?\[\s?-?[0-9.]{1,6}\s?(?:pt|em|ex|mm|cm|in)\s?\]")
-_COLOURS = {"\\color", "\\textcolor", "\\colorbox", "\\tag", "\\label"}
 _COLOUR = re.compile(r"\s?(?:\[[^\[\]{}]{0,20}\])?\s?\{[^{}]{0,40}\}")
 _RUN = re.compile(r"[A-Za-z]+")
-_COMMAND = re.compile(r"\\(?:[A-Za-z]+\*?|.)", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:quad|[A-Za-z]+\*?|.)", re.DOTALL)
+"""\\\\quad may have the next letter behind it, where a line break was lost."""
 _PLAIN_SIGN = re.compile(r"\+/-|\.\.\.|<=|>=|!=|=<|=>|->|\*\*|==|~=|:=")
 _BLACKBOARD = re.compile(r"\s?\{?\s?([RZNQCPEF])\s?\}?")
 _ENVIRONMENT = re.compile(r"\s?\{([A-Za-z]{1,20})\*?\}(?:\s?\{[clr| ]{1,20}\})?")
@@ -46,6 +46,15 @@ _SPACE_ARGUMENT = re.compile(r"\s?\{[^{}]{0,20}\}")
 _ABBREVIATION = re.compile(
     r"[ap]\.\s?m\.?|sq\.|ft\.|in\.|hr\.|hrs\.|min\.|sec\.|lbs?\.|oz\.|yd\.|mi\.|approx\.", re.IGNORECASE
 )
+
+
+_ARGUMENTS = {
+    **dict.fromkeys(("\\left", "\\right"), re.compile(r"\.")),
+    **dict.fromkeys(("\\color", "\\textcolor", "\\colorbox", "\\tag", "\\label"), _COLOUR),
+    "\\hspace": _SPACE_ARGUMENT,
+    "\\\\": _ROW_SPACE,
+}
+"""What is passed over behind a command."""
 
 
 class _Lexer:
@@ -153,46 +162,32 @@ class _Lexer:
         if match is None:
             raise UnreadableError("a backslash at the end")
         name, self.at = match[0], match.end()
-        if name.startswith("\\quad"):
-            # \quad with the next letter behind it, where a line break was lost.
-            name, self.at = "\\quad", match.start() + len("\\quad")
+        if name in _ARGUMENTS and (skipped := _ARGUMENTS[name].match(self.text, self.at)):
+            self.at = skipped.end()
         if name in {"\\begin", "\\end"}:
-            environment = _ENVIRONMENT.match(self.text, self.at)
-            if environment is None:
-                raise UnreadableError("an environment without a name")
-            self.at = environment.end()
             self._add(COMMAND, name)
-            self._add(WORD, environment[1])
+            self._add(WORD, self._argument(_ENVIRONMENT))
         elif name in {"\\mathbb", "\\mathds"}:
-            letter = _BLACKBOARD.match(self.text, self.at)
-            if letter is None:
-                raise UnreadableError("an unknown blackboard letter")
-            self.at = letter.end()
-            self._add(COMMAND, f"\\{letter[1]}")
+            self._add(COMMAND, f"\\{self._argument(_BLACKBOARD)}")
         elif name in UPRIGHT:
             self._open_text()
         elif name in SPACES:
-            if name == "\\hspace" and (skipped := _SPACE_ARGUMENT.match(self.text, self.at)):
-                self.at = skipped.end()
             if name in {"\\quad", "\\qquad"}:
                 self._add(COMMAND, "\\quad")
             self.spaced = True
-        elif name == "\\\\" and (skipped := _ROW_SPACE.match(self.text, self.at)):
-            self.at = skipped.end()
-            self._add(COMMAND, name)
-        elif name in _COLOURS:
-            argument = _COLOUR.match(self.text, self.at)
-            self.at = argument.end() if argument else self.at
-        elif name in IGNORED:
-            if name in {"\\left", "\\right"} and self.text[self.at : self.at + 1] == ".":
-                self.at += 1
         elif name in LETTERS:
             self._add(LETTER, LETTERS[name])
-        elif name == "\\$":
-            self._add(COMMAND, name)
-        else:
+        elif name not in IGNORED:
             known = SAME.get(name, name)
             self._add(COMMAND if known.startswith("\\") else SIGN, known)
+
+    def _argument(self, pattern: re.Pattern[str]) -> str:
+        """The first group of the pattern, which must come next."""
+        match = pattern.match(self.text, self.at)
+        if match is None:
+            raise UnreadableError("an argument is missing")
+        self.at = match.end()
+        return match[1]
 
     def _open_text(self) -> None:
         while self.text[self.at : self.at + 1] == " ":

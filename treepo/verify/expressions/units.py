@@ -145,8 +145,17 @@ _SYMBOLS = words_of(
 """Names that take no s."""
 
 _PREFIXES = {
-    **{"p": ("pico", -12), "n": ("nano", -9), "\\mu": ("micro", -6), "u": ("", -6), "m": ("milli", -3)},
-    **{"c": ("centi", -2), "d": ("deci", -1), "k": ("kilo", 3), "M": ("mega", 6), "G": ("giga", 9), "T": ("tera", 12)},
+    "p": ("pico", -12),
+    "n": ("nano", -9),
+    "\\mu": ("micro", -6),
+    "u": ("", -6),
+    "m": ("milli", -3),
+    "c": ("centi", -2),
+    "d": ("deci", -1),
+    "k": ("kilo", 3),
+    "M": ("mega", 6),
+    "G": ("giga", 9),
+    "T": ("tera", 12),
 }
 _WITH_PREFIXES = words_of("m g s L l A N J W Pa Hz V eV mol F C T B cal ohm")
 

@@ -59,13 +59,14 @@ CONSTANTS = table_of(
 
 HEDGES = words_of(
     """
-    is was are were be been being does do did has have had will would should can could may might isn't equals equal
-    wrong false incorrect untrue squared cubed doubled tripled halved reduced increased decreased raised divided
-    halves thirds quarters fifths tenths hundredths multiplied added subtracted nor though although unlike instead rather whereas while exceeds
-    about above after almost and another any approx approximately around at before below between beyond both but
-    depending double either else every exceeding except fewer for from greater half if least less maybe minus
-    more most nearly neither not or other otherwise over perhaps plus possibly quarter roughly some than there
-    third through times to twice under unless until up versus vs when where whichever with without
+    about above added after almost although and another any approx approximately are around at be been before
+    being below between beyond both but can could cubed decreased depending did divided do does double doubled
+    either else equal equals every exceeding exceeds except false fewer fifths for from greater had half halved
+    halves has have hundredths if incorrect increased instead is isn't least less may maybe might minus more
+    most multiplied nearly neither nor not or other otherwise over perhaps plus possibly quarter quarters raised
+    rather reduced roughly should some squared subtracted tenths than there third thirds though through times to
+    tripled twice under unless unlike until untrue up versus vs was were when where whereas whichever while will
+    with without would wrong
     """
 )
 """Words that change what a number says; a number with one of them is no number."""
