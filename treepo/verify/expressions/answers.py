@@ -110,4 +110,12 @@ class Based:
     base: int
 
 
-Answer = Value | Text | Items | Intervals | Relation | Labelled | Matrix | Ratio | Based
+@dataclass(frozen=True)
+class Choice:
+    """An option with its letter: (B) 12."""
+
+    letter: str
+    answer: "Answer"
+
+
+Answer = Value | Text | Items | Intervals | Relation | Labelled | Matrix | Ratio | Based | Choice

@@ -35,7 +35,7 @@ SPACES = words_of(r"\, \; \: \! \> \quad \qquad \enspace \thinspace \hspace") | 
 
 SAME = table_of(
     r"""
-    \frac: \dfrac \tfrac \cfrac
+    \frac: \nicefrac \sfrac \dfrac \tfrac \cfrac
     \binom: \dbinom \tbinom
     \le: \leq \leqslant
     \ge: \geq \geqslant

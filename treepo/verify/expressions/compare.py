@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from treepo.verify.expressions.answers import (
     Answer,
     Based,
+    Choice,
     Intervals,
     Items,
     Labelled,
@@ -50,13 +51,34 @@ def same(first: Answer, second: Answer, rules: Rules) -> bool:
     """
     if first == second:
         return True
+    if isinstance(first, Choice) or isinstance(second, Choice):
+        return _same_choices(first, second, rules)
     if isinstance(first, Labelled) or isinstance(second, Labelled):
         return _same_labelled(first, second, rules)
+    if isinstance(first, Items) != isinstance(second, Items):
+        first, second = _element(first), _element(second)
     for one, other in ((first, second), (second, first)):
         compare = _COMPARISONS.get((type(one), type(other)))
         if compare is not None:
             return compare(one, other, rules)
     return False
+
+
+def _same_choices(first: Answer, second: Answer, rules: Rules) -> bool:
+    """(B) 12 is B, and 12, but not (C) 12."""
+    if isinstance(first, Choice) and isinstance(second, Choice):
+        return first.letter == second.letter
+    choice, other = (first, second) if isinstance(first, Choice) else (second, first)
+    assert isinstance(choice, Choice)
+    if other == Value(Symbol(choice.letter)):
+        return True
+    return same(choice.answer, other, rules) if first is choice else same(other, choice.answer, rules)
+
+
+def _element(answer: Answer) -> Answer:
+    """The only element of a set or list, or the answer itself."""
+    is_single = isinstance(answer, Items) and len(answer.elements) == 1 and answer.kind in {"set", "list"}
+    return answer.elements[0] if isinstance(answer, Items) and is_single else answer
 
 
 def _same_labelled(first: Answer, second: Answer, rules: Rules) -> bool:

@@ -16,6 +16,9 @@ MAX_PRECISION = 6000
 MAX_SLOW_PRECISION = 1000
 """Most bits of the second comparison, and where it computes factorials of numbers that are not whole."""
 
+SMALL_GAP = 50
+"""Bits of cancellation in functions of letters that the first comparison has to spare."""
+
 NUM_POINTS = 4
 NUM_STEPS = 120
 """Points at which functions with steps are compared: halves from 0."""
@@ -88,7 +91,7 @@ def _are_equal_functions(first: Node, second: Node) -> bool:
             continue
         if _differ(evaluation, left, right):
             return False
-        if num_real == 0 and not _agree_closely(first, second, evaluation.gap, point):
+        if num_real == 0 and evaluation.gap > SMALL_GAP and not _agree_closely(first, second, evaluation.gap, point):
             return False
         num_real += 1
     if num_real:

@@ -7,7 +7,7 @@ from treepo.verify.expressions.answers import Answer, Based, Intervals, Text, Va
 from treepo.verify.expressions.nodes import Number
 from treepo.verify.expressions.sets import ALL
 from treepo.verify.expressions.text import UnreadableError
-from treepo.verify.expressions.tokens import LETTER, SIGN, WORD, Token
+from treepo.verify.expressions.tokens import LETTER, NUMBER, SIGN, WORD, Token
 from treepo.verify.expressions.words import (
     ALL_REAL,
     CONSTANTS,
@@ -20,15 +20,44 @@ from treepo.verify.expressions.words import (
 
 
 def without_prefix(tokens: Sequence[Token]) -> Sequence[Token]:
-    """The tokens without "the answer is" before them."""
+    """The tokens without "the answer is", "there are", or "option" before them."""
     words = []
     for at, token in enumerate(tokens):
         if token.kind == WORD and len(words) < 6:
             words.append(token.text.lower())
         elif token.text not in {":", "=", ",", "\\therefore"}:
-            is_prefix = "answer" in words and set(words) <= PREFIX_WORDS
+            has_key = "answer" in words or words[:2] in (["there", "are"], ["there", "is"])
+            is_label = words and words[-1] in {"option", "choice"} and _is_letter_alone(tokens[at:])
+            is_prefix = (has_key or is_label) and set(words) <= PREFIX_WORDS
             return tokens[at:] if is_prefix or (at and not words and tokens[0].text == "\\therefore") else tokens
     return tokens
+
+
+def _is_letter_alone(tokens: Sequence[Token]) -> bool:
+    plain = [token for token in tokens if token.text not in {"(", ")", ".", "{", "}"}]
+    return len(plain) == 1 and plain[0].kind == LETTER
+
+
+def choice_of(tokens: Sequence[Token]) -> tuple[str, Sequence[Token]] | None:
+    """The letter of an option and what stands behind it: (B) 12; None for anything else."""
+    if len(tokens) < 4 or tokens[0].text != "(" or tokens[2].text != ")":
+        return None
+    letter, behind = tokens[1], tokens[3]
+    is_label = letter.kind == LETTER and letter.text in "ABCDEFGH" and (behind.spaced or letter.upright)
+    begins = behind.kind in {NUMBER, WORD} or behind.text in {"\\frac", "\\sqrt", "\\$", "\\quad"}
+    return (letter.text, tokens[3:]) if is_label and begins else None
+
+
+def behind_all_real(tokens: Sequence[Token]) -> Sequence[Token] | None:
+    """What stands behind "all real numbers except"; None for anything else."""
+    words = []
+    for at, token in enumerate(tokens):
+        if token.kind == WORD:
+            words.append(token.text.lower())
+        else:
+            text = " ".join(words).removesuffix(" for")
+            return tokens[at:] if text.removesuffix(" except") in ALL_REAL and text.endswith(" except") else None
+    return None
 
 
 def text_of(tokens: Sequence[Token], only_known: bool = False) -> Answer | None:

@@ -15,6 +15,7 @@ from treepo.verify.expressions.unit_phrases import CURRENCIES, read_unit
 from treepo.verify.expressions.units import ATTACHED, DEGREE, NONE, PERCENT, Unit, combined, counted, unit_of
 from treepo.verify.expressions.words import CONSTANTS, FILLERS, FUNCTIONS, HEDGES, SCALES
 
+_CURRENCY_CODES = {"USD", "EUR", "GBP", "JPY"}
 _LETTER_UNITS = set("mgsALNJWCVFThdlK")
 """Letters that may be units where a blank goes before them."""
 
@@ -25,7 +26,7 @@ def read_value(tokens: Sequence[Token]) -> Value:
         sign, unit, rest = currency
         inner = read_value(rest)
         if inner.unit is not None and inner.unit != unit:
-            raise UnreadableError("two units")
+            unit = _per(unit, inner.unit)
         return Value(
             parse([*sign, Token(SIGN, "("), *rest_of_value(rest), Token(SIGN, ")")]) if sign else inner.node, unit
         )
@@ -37,6 +38,13 @@ def read_value(tokens: Sequence[Token]) -> Value:
     if behind == len(tokens):
         return first
     return added(first, read_value(tokens[behind:]))
+
+
+def _per(currency: Unit, unit: Unit) -> Unit:
+    """$5 per hour; raises UnreadableError for a unit that is not below the line."""
+    if any(power > 0 for _, power in unit.dimension):
+        raise UnreadableError("two units")
+    return combined(currency, unit)
 
 
 def rest_of_value(tokens: Sequence[Token]) -> Sequence[Token]:
@@ -59,7 +67,8 @@ def added(first: Value, second: Value) -> Value:
 def _leading_currency(tokens: Sequence[Token]) -> tuple[list[Token], Unit, Sequence[Token]] | None:
     sign = [token for token in tokens[:1] if token.text in {"-", "+"}]
     head = tokens[len(sign) : len(sign) + 1]
-    unit = unit_of(CURRENCIES[head[0].text]) if head and head[0].text in CURRENCIES else None
+    name = CURRENCIES.get(head[0].text, head[0].text) if head else ""
+    unit = unit_of(name) if name in CURRENCIES.values() or name in _CURRENCY_CODES else None
     return None if unit is None else (sign, unit, tokens[len(sign) + 1 :])
 
 
@@ -83,23 +92,35 @@ def _may_start_unit(tokens: Sequence[Token], at: int) -> bool:
         return False
     if token.text in CURRENCIES or _is_unit_fraction(tokens[at:]):
         return True
+    if token.text == "/" and at + 1 < len(tokens):
+        return tokens[at + 1].upright and unit_of(tokens[at + 1].text) is not None
+    if token.text == "(" and at + 1 < len(tokens) and tokens[at + 1].kind == WORD:
+        return token.spaced and tokens[at + 1].text not in FUNCTIONS and tokens[at + 1].text not in CONSTANTS
     if token.kind == WORD:
-        if token.text in FUNCTIONS or token.text in CONSTANTS:
-            # The word min is a unit where it ends the answer.
-            return token.text == "min" and at == len(tokens) - 1
-        if token.upright or token.text in HEDGES:
-            return True
-        is_attached = token.text in ATTACHED or (len(token.text) > 3 and unit_of(token.text) is not None)
-        return (token.spaced and before.kind != LETTER) or (is_attached and before.kind == NUMBER)
-    if token.kind != LETTER or before.kind == LETTER:
-        return False
+        return _is_word_of_unit(tokens, at)
+    return token.kind == LETTER and before.kind != LETTER and _is_letter_of_unit(tokens, at)
+
+
+def _is_word_of_unit(tokens: Sequence[Token], at: int) -> bool:
+    token, before = tokens[at], tokens[at - 1]
+    if token.text in FUNCTIONS or token.text in CONSTANTS:
+        # The word min is a unit where it ends the answer.
+        return token.text == "min" and at == len(tokens) - 1
+    if token.upright or token.text in HEDGES:
+        return True
+    is_attached = token.text in ATTACHED or (len(token.text) > 3 and unit_of(token.text) is not None)
+    return (token.spaced and before.kind != LETTER) or (is_attached and before.kind == NUMBER)
+
+
+def _is_letter_of_unit(tokens: Sequence[Token], at: int) -> bool:
+    r"""Upright letters, a bare C behind a sign of degrees, and bare letters with a blank before them: 5 m."""
+    token, before = tokens[at], tokens[at - 1]
     if token.text == "\\mu" and at + 1 < len(tokens):
         return tokens[at + 1].upright and unit_of("\\mu" + tokens[at + 1].text) is not None
     if token.text in {"C", "F"} and at == len(tokens) - 1 and "\\circ" in {t.text for t in tokens[max(0, at - 2) : at]}:
         return True
-    is_plain = before.kind == NUMBER or before.text in {"}", "\\circ"}
     if token.upright:
-        return unit_of(token.text) is not None and is_plain
+        return unit_of(token.text) is not None and (before.kind == NUMBER or before.text in {"}", "\\circ"})
     end = next((k for k in range(at + 1, len(tokens)) if _begins_number(tokens, k)), len(tokens))
     rest = [t for t in tokens[at:end] if t.text not in {"{", "}"}]
     return token.spaced and token.text in _LETTER_UNITS and before.kind == NUMBER and _is_unit(rest)

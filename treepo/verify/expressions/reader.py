@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from treepo.verify.expressions.answers import (
     Answer,
+    Choice,
     Intervals,
     Items,
     Labelled,
@@ -17,10 +18,10 @@ from treepo.verify.expressions.compare import as_intervals
 from treepo.verify.expressions.labels import change_of_depth, label_of, split_at
 from treepo.verify.expressions.lists import assembled
 from treepo.verify.expressions.parser import parse
-from treepo.verify.expressions.phrases import based_of, text_of, without_prefix
+from treepo.verify.expressions.phrases import based_of, behind_all_real, choice_of, text_of, without_prefix
 from treepo.verify.expressions.quantities import read_value
 from treepo.verify.expressions.relations import RELATION_SIGNS, read_relation, split_relation
-from treepo.verify.expressions.sets import ALL, complement, intersected, united
+from treepo.verify.expressions.sets import ALL, complement, intersected, single, united
 from treepo.verify.expressions.text import MAX_DEPTH, UnreadableError, check_depth, normalised
 from treepo.verify.expressions.times import read_ratio
 from treepo.verify.expressions.tokens import COMMAND, NUMBER, SIGN, WORD, Token, tokenised
@@ -54,7 +55,7 @@ def spelling(text: str) -> str:
         tokens = _stripped(tokenised(normalised(text)))
     except UnreadableError:
         return " ".join(text.split())
-    return " ".join(token.text for token in tokens)
+    return " ".join(token.text.lower() if token.kind == WORD else token.text for token in tokens)
 
 
 class _Reader:
@@ -80,7 +81,13 @@ class _Reader:
         known = text_of(tokens, only_known=True)
         if known is not None:
             return known
+        if (choice := choice_of(tokens)) is not None:
+            return Choice(choice[0], self.answer(choice[1]))
+        if (excluded := behind_all_real(tokens)) is not None:
+            return Intervals(complement(self._points(self.answer(excluded))))
         parts, signs = _split_list(tokens)
+        if not parts:
+            raise UnreadableError("nothing between separators")
         if len(parts) > 1:
             return assembled([answer for part in parts for answer in self.items(part)], signs)
         found = self.items(parts[0])
@@ -155,6 +162,13 @@ class _Reader:
             else:
                 pieces = intersected(pieces, other.pieces if sign == "\\cap" else complement(other.pieces))
         return Intervals(pieces)
+
+    def _points(self, answer: Answer) -> tuple[Piece, ...]:
+        """Numbers that are left out of a set."""
+        values = [e for e in (answer.elements if isinstance(answer, Items) else [answer]) if isinstance(e, Value)]
+        if not values or (isinstance(answer, Items) and len(values) < len(answer.elements)):
+            raise UnreadableError("no numbers")
+        return tuple(single(value.node) for value in values)
 
     def _operand(self, tokens: Sequence[Token]) -> Intervals:
         answer = self.item(tokens)
@@ -250,9 +264,9 @@ def _with_sign(token: Token, is_upper: bool) -> Token:
 def _stripped(tokens: Sequence[Token]) -> Sequence[Token]:
     """Without punctuation around, and without braces around all."""
     while tokens:
-        if tokens[-1].text in {".", ",", ";", ":", "\\quad", "\\\\"} and tokens[-1].kind != NUMBER:
+        if tokens[-1].text in {".", ",", ";", ":", '"', "\\quad", "\\\\"} and tokens[-1].kind != NUMBER:
             tokens = tokens[:-1]
-        elif tokens[0].text in {"\\quad", ":", "&"}:
+        elif tokens[0].text in {"\\quad", ":", "&", '"'}:
             tokens = tokens[1:]
         elif tokens[0].text == "{" and tokens[-1].text == "}" and _end_of_bracket(tokens) == len(tokens) - 1:
             tokens = tokens[1:-1]

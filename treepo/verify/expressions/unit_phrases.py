@@ -15,7 +15,7 @@ MAX_NOUNS = 4
 
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_BEHIND = {"squared": 2, "cubed": 3}
-_SEPARATORS = {"*", "-", "\\quad", "."}
+_SEPARATORS = {"*", "-", "\\quad", ".", "(", ")"}
 
 
 def read_unit(tokens: Sequence[Token]) -> tuple[Unit, str]:
@@ -68,6 +68,9 @@ class _Phrase:
         if word == "in":
             # 5 in total, but 5 in is a length.
             return self.at < len(self.tokens) and self.tokens[self.at].text in {"total", "all"}
+        if word in {"more", "additional", "extra", "fewer"}:
+            # 5 more apples, but 5 or more.
+            return self.at == 1 and self.at < len(self.tokens) and self.tokens[self.at].kind == WORD
         return token.text in _SEPARATORS or word in FILLERS
 
     def _word(self, token: Token, word: str) -> None:

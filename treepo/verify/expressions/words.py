@@ -101,7 +101,7 @@ _COUNTED = """
 """
 NUMBER_WORDS = {word: value for value, word in enumerate(_COUNTED.split())}
 
-PREFIX_WORDS = words_of("so thus therefore hence the my our final correct right answer is")
+PREFIX_WORDS = words_of("so thus therefore hence the my our final correct right answer is are there option choice")
 """Words of "the answer is", which says nothing."""
 
 EMPTY = {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set"}

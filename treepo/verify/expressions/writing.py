@@ -5,6 +5,7 @@ from fractions import Fraction
 from treepo.verify.expressions.answers import (
     Answer,
     Based,
+    Choice,
     Intervals,
     Items,
     Labelled,
@@ -28,6 +29,8 @@ def canonical_text(answer: Answer) -> str:
         return canonical_text(answer.answer)
     if isinstance(answer, Value):
         return node_text(answer.node)
+    if isinstance(answer, Choice):
+        return answer.letter
     if isinstance(answer, Text):
         return answer.text
     if isinstance(answer, Items):
