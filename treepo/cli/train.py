@@ -1,13 +1,14 @@
 """`treepo train`: starts or resumes a run, in each of its processes."""
 
+import shlex
 from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, output_folder, process_rank, run_settings_help
-from treepo.errors import LostError, PeerError, SettingError
+from treepo.cli.common import CommandParser, going_on, output_folder, process_rank, run_settings_help
+from treepo.errors import SettingError
 
 
 def make_parser() -> CommandParser:
@@ -73,16 +74,16 @@ def run(options: Namespace, console: Console) -> None:
             out = job.processes.broadcast(out)
             parts, progress = prepare(config, out, terminal, job), NOT_BEGUN
             stack.callback(parts.close)
+        # From here on the folder has all settings.
+        stack.enter_context(going_on(shlex.join(["treepo", "train", "--resume", str(out)])))
+        if not is_resumed:
             with job.processes.synced_errors():
                 if job.processes.is_first:
                     stack.enter_context(lock_dir(out))
             record_initial_state(parts, out)
-        if job.processes.is_first:
-            record_environment(out, options.command_line)
+        with job.processes.synced_errors():
+            if job.processes.is_first:
+                record_environment(out, options.command_line)
         if progress == NOT_BEGUN:
             seed_random(config.train.seed + job.processes.rank)
-        try:
-            train(parts, out, terminal, progress)
-        except (PeerError, LostError) as error:
-            error.add_note(f"to go on: treepo train --resume {out}")
-            raise
+        train(parts, out, terminal, progress)
