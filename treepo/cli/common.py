@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from treepo.errors import NO_ROOM, RESOURCE_ERRORS, LostError, PeerError, SettingError, WriteError
+from treepo.errors import NO_ROOM, RESOURCE_ERRORS, SettingError, WriteError
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -78,11 +78,11 @@ GO_ON = "to go on: "
 
 
 @contextmanager
-def going_on(command: str) -> Iterator[None]:
-    """Say which command goes on where disk or memory have no room, or another process is lost, unless that was said."""
+def going_on(command: str, *also: type[Exception]) -> Iterator[None]:
+    """Say which command goes on where disk or memory have no room, unless that was said. also: other such errors."""
     try:
         yield
-    except (*RESOURCE_ERRORS, PeerError, LostError) as error:
+    except (*RESOURCE_ERRORS, *also) as error:
         if not any(note.startswith(GO_ON) for note in getattr(error, "__notes__", ())):
             error.add_note(GO_ON + command)
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from treepo.cli.common import CommandParser, going_on, output_folder, process_rank, run_settings_help
-from treepo.errors import SettingError
+from treepo.errors import LostError, PeerError, SettingError
 
 
 def make_parser() -> CommandParser:
@@ -75,7 +75,8 @@ def run(options: Namespace, console: Console) -> None:
             parts, progress = prepare(config, out, terminal, job), NOT_BEGUN
             stack.callback(parts.close)
         # From here on the folder has all settings.
-        stack.enter_context(going_on(shlex.join(["treepo", "train", "--resume", str(out)])))
+        again = shlex.join(["treepo", "train", "--resume", str(out)])
+        stack.enter_context(going_on(again, PeerError, LostError))
         if not is_resumed:
             with job.processes.synced_errors():
                 if job.processes.is_first:

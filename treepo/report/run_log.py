@@ -67,7 +67,7 @@ def rewrite(path: Path, lines: Sequence[bytes]) -> None:
     """Let a file hold these of its lines alone. A full disk does not matter where it holds no others. Raises
     WriteError."""
     content = b"".join(lines)
-    if content != (path.read_bytes() if path.exists() else b""):
+    if not path.exists() or path.read_bytes() != content:
         with writing(path, "nothing"):
             replace_bytes(path, content)
 

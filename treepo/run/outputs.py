@@ -17,7 +17,7 @@ from treepo.config.load import to_toml
 from treepo.config.schema import Config, TrackingSettings
 from treepo.errors import NonFiniteUpdateError, SettingError, WriteError
 from treepo.learn.trainer import StepResult
-from treepo.report.page.report import REPORT_NAME, write_run_report
+from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
 from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
 from treepo.report.trees import KeptTree, write_trees
@@ -129,8 +129,7 @@ def restore_models(out: Path) -> None:
 def write_report(run: "Run", out: Path) -> None:
     """Write the page of the run. Raises WriteError; another error is a warning, and fails nothing."""
     try:
-        with writing(out / REPORT_NAME, "the report"):
-            write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
     except WriteError:
         raise
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
