@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.evaluate.answers import TRUE, answers
 from tests.real_data import real_records
-from treepo.errors import SettingError, WriteError
+from treepo.errors import WriteError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey
 from treepo.evaluate.store import AnswerStore
 

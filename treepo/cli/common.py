@@ -92,6 +92,15 @@ def going_on(command: str, *also: type[Exception]) -> Iterator[None]:
         found = WriteError.of(error, Path(error.filename or "a file"), "what it was to hold")
         found.add_note(GO_ON + command)
         raise found from error
+    except RuntimeError as error:
+        # torch loads here, unless the error is its own.
+        from treepo.utils.foreign_errors import first_line, is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        found = MemoryError(f"out of memory ({first_line(error)})")
+        found.add_note(GO_ON + command)
+        raise found from error
 
 
 def run_settings_help() -> str:
