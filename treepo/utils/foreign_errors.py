@@ -3,7 +3,10 @@
 Each function names the libraries and the versions whose texts it was tested with (tests/utils/test_foreign_errors.py).
 """
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -20,6 +23,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+@contextmanager
+def memory_as_error() -> Iterator[None]:
+    """Raise MemoryError, with one line, where an allocator finds no memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"out of memory ({first_line(error)})") from error
+
+
+def as_os_error(error: Exception) -> Exception:
+    """The OSError that an error of another library stands for, or the error itself.
+
+    safetensors 0.8: SafetensorError, whose text ends with Rust's "(os error 28)", and a path if there is one.
+    """
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else error
 
 
 def is_lost_process(error: BaseException) -> bool:
