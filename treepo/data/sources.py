@@ -123,13 +123,13 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
 
 def absolute_source(text: str) -> str:
     """The same source with the whole path of its file or folder, if it is one."""
-    if _exists(text):
+    if Source(text).is_found:
         return os.path.abspath(text)
     head, sign, rest = text.partition("=")
     if not sign or not _FORMAT_NAME.fullmatch(head):
         head, rest = "", text
     source = _located(rest, head)
-    if not _exists(source.where):
+    if not source.is_found:
         return text
     split = f"@{source.split}" if source.split else ""
     return f"{head}{'=' if head else ''}{os.path.abspath(source.where)}{split}"

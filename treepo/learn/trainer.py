@@ -25,7 +25,6 @@ from treepo.learn.updater import Updater, mini_batches
 from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
-from treepo.utils.foreign_errors import memory_as_error
 from treepo.utils.numeric import derive_seed
 from treepo.utils.signals import PhaseCallback, StepGuard, StepState, no_progress
 from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
@@ -176,7 +175,7 @@ class Trainer:
             start = len(rollout.has_signal)
             wanted = problems[start : start + count]
             own = self.processes.shard(range(len(wanted)), start)
-            with self.processes.synced_errors(), guard.growing(), memory_as_error():
+            with self.processes.synced_errors(), guard.growing():
                 trees = self.grow(wanted, step, rollout.num_rounds, own, progress)
                 clock.lap("grow")
                 rollout.scored += self.verify([wanted[i] for i in own], trees)
