@@ -8,7 +8,6 @@ from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SamplingParams
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.tree import Tree
-from treepo.utils.foreign_errors import memory_as_error
 from treepo.utils.numeric import derive_seed
 
 
@@ -63,9 +62,7 @@ class TreeSampler:
                     position, builder = waiting.popleft()
                     growing[position] = builder
                     submit(position, builder.start())
-                with memory_as_error():
-                    results = self.engine.step()
-                finished = [(under_way.pop(result.request_id), result) for result in results]
+                finished = [(under_way.pop(r.request_id), r) for r in self.engine.step()]
                 for (position, index), result in finished:
                     num_done -= len(growing[position].finished)
                     submit(position, growing[position].receive(index, result))

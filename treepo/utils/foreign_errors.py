@@ -5,8 +5,6 @@ Each function names the libraries and the versions whose texts it was tested wit
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -23,17 +21,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
-
-
-@contextmanager
-def memory_as_error() -> Iterator[None]:
-    """Raise MemoryError, with one line, where an allocator finds no memory."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise MemoryError(f"out of memory ({first_line(error)})") from error
 
 
 def as_os_error(error: Exception) -> Exception:
