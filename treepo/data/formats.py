@@ -1,58 +1,16 @@
 """Which fields of a record hold the question and the ground truth."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from treepo.data.boxes import last_box
 from treepo.errors import RecordError, SettingError
-
-_MARKS = re.compile(r"\\boxed\{|\\.|[{}]")
-
-
-def find_last_box(text: str) -> tuple[int, int] | None:
-    r"""Where the content of the last complete \boxed{...} begins and ends, or None if no box is closed.
-
-    Braces nest; escaped ones do not count. Of boxes within a box, the innermost that opens last is returned.
-    """
-    open_braces: list[tuple[int, bool]] = []
-    last: tuple[int, int] | None = None
-    for mark in _MARKS.finditer(text):
-        match mark.group():
-            case "{" | "\\boxed{" as opening:
-                open_braces.append((mark.end(), opening != "{"))
-            case "}" if open_braces:
-                start, is_box = open_braces.pop()
-                if is_box and (last is None or start > last[0]):
-                    last = (start, mark.start())
-    return last
-
-
-def last_box(text: str) -> str | None:
-    r"""The content of the last complete \boxed{...}, or None; see `find_last_box`."""
-    found = find_last_box(text)
-    return None if found is None else text[slice(*found)]
-
-
-def has_open_box(text: str) -> bool:
-    r"""Whether the last \boxed{ of the text is never closed."""
-    start = text.rfind("\\boxed{")
-    return start >= 0 and find_last_box(text[start:]) is None
-
-
-def is_only_box(text: str) -> bool:
-    r"""Whether exactly one \boxed{ stands in the text, and it is closed and holds more than blanks."""
-    num_opened = sum(mark.group() == "\\boxed{" for mark in _MARKS.finditer(text))
-    return num_opened == 1 and bool((last_box(text) or "").strip())
-
 
 Record = Mapping[str, Any]
 """One record of a dataset: fields by name, nested ones as mappings and lists."""
-
-_BRACED_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_UNBRACED_BOX = re.compile(r"\\boxed\s+([^$\n]+)")
 
 
 @dataclass(frozen=True)
@@ -199,12 +157,8 @@ def _without_dollars(text: str) -> str:
 
 
 def _boxed(text: str, name: str) -> str:
-    r"""The last box of a solution. MATH also has \fbox{...} and, for single numbers, \boxed without braces.
-
-    Source: last_boxed_only_string and remove_boxed, hendrycks/math, modeling/dataset/util.py.
-    """
-    braced = _UNBRACED_BOX.sub(r"\\boxed{\1}", _BRACED_BOX.sub(r"\\boxed{", text))
-    content = last_box(braced)
+    r"""The last box of a solution. MATH also has \fbox{...} and, for single numbers, \boxed without braces."""
+    content = last_box(text)
     if content is None:
         raise RecordError(f"no complete \\boxed in field {name!r}")
     if not content.strip():

@@ -9,7 +9,7 @@ from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
 from treepo.verify.base import FinalAnswer
-from treepo.verify.verifiers import read_number
+from treepo.verify.numbers import read_number
 
 MAX_PARSED_LEN = 500
 """Characters of an answer that is given to the parser."""
