@@ -8,6 +8,7 @@ from treepo.data.problem import AnswerFormat, Task
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
+from treepo.run.reasoning import for_prompts
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
@@ -40,7 +41,8 @@ def build_task(config: Config, policy: Policy, max_model_len: int) -> Task:
         raise SettingError("data.weights", f"all problems of {empty[0]!r} are in the evaluation")
     if not evaluation:
         logger.warning("no problem is held out: nothing will be evaluated")
-    pool = VerifierPool(config.verifier, config.verifier_pool)
+    prompts = (problem.prompt_ids for dataset in (*train, *evaluation) for problem in dataset.problems)
+    pool = VerifierPool(for_prompts(config.verifier, prompts, policy.decode), config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     try:
         for dataset in (*train, *evaluation):
