@@ -27,7 +27,8 @@ class Answers:
     correct: float64 [L], the task's own reward. texts: decoded, without special tokens; untrusted. lengths: int64 [L],
     response tokens, EOS included. finished: bool [L], whether a trajectory ended by itself (EOS, or a complete answer
     where that ends it) rather than at a limit or for repetition. max_response_tokens: the longest response allowed.
-    written: how answers are written, as the verifier reads them.
+    problem: what was asked, with its known answer and all columns of its record. written: how answers are written, as
+    the verifier reads them.
     """
 
     correct: np.ndarray
@@ -35,6 +36,7 @@ class Answers:
     lengths: np.ndarray
     finished: np.ndarray
     max_response_tokens: int
+    problem: Problem
     written: AnswerFormat = FinalAnswer()
 
 
@@ -213,6 +215,7 @@ def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: in
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
         written=verified.written,
+        problem=verified.problem,
     )
     components, name = reward(answers), type(reward).__name__
     if not components:
