@@ -76,6 +76,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if missing := sorted(set(SCHEMA.names) - set(file.schema_arrow.names)):
+                raise ValueError(f"no column {missing[0]!r}, as in files of another version")
             if not file.schema_arrow.equals(SCHEMA):
                 raise ValueError("other columns")
             yield file
