@@ -2,12 +2,15 @@
 
 import json
 import random
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from tests.real_data import real_records
 
 Pairs = list[tuple[str, str]]
 
+CASES = Path(__file__).with_name("cases")
 MATH_VERIFY = Path(__file__).with_name("math_verify_pairs.json")
 
 
@@ -32,3 +35,12 @@ def shuffled(pairs: Pairs, seed: int) -> Pairs:
 def math_verify_pairs() -> list[dict[str, str | bool]]:
     """math-verify's own pairs: `response`, `known`, what its tests expect (`right`) and, for some, why we differ."""
     return json.loads(MATH_VERIFY.read_text(encoding="utf-8"))["pairs"]
+
+
+def answer_cases() -> dict[str, list[dict[str, Any]]]:
+    """By kind: what `answer` is, a `response`, and whether a careful teacher calls it `correct`."""
+    by_kind = defaultdict(list)
+    for line in (CASES / "answers.jsonl").read_text(encoding="utf-8").splitlines():
+        case = json.loads(line)
+        by_kind[case["kind"]].append(case)
+    return dict(by_kind)
