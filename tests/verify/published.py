@@ -11,7 +11,8 @@ from tests.real_data import real_records
 Pairs = list[tuple[str, str]]
 
 CASES = Path(__file__).with_name("cases")
-MATH_VERIFY = Path(__file__).with_name("math_verify_pairs.json")
+PROJECTS = ("math_verify", "mario_eval", "nemo_skills", "olympiadbench", "hendrycks_math")
+"""Whose own test pairs are in cases/."""
 
 
 def gsm8k_solutions(name: str) -> Pairs:
@@ -32,15 +33,18 @@ def shuffled(pairs: Pairs, seed: int) -> Pairs:
     return [(response, answer) for (response, _), answer in zip(pairs, answers, strict=True)]
 
 
-def math_verify_pairs() -> list[dict[str, str | bool]]:
-    """math-verify's own pairs: `response`, `known`, what its tests expect (`right`) and, for some, why we differ."""
-    return json.loads(MATH_VERIFY.read_text(encoding="utf-8"))["pairs"]
+Case = dict[str, Any]
 
 
-def answer_cases() -> dict[str, list[dict[str, Any]]]:
+def answer_cases() -> dict[str, list[Case]]:
     """By kind: what `answer` is, a `response`, and whether a careful teacher calls it `correct`."""
     by_kind = defaultdict(list)
-    for line in (CASES / "answers.jsonl").read_text(encoding="utf-8").splitlines():
-        case = json.loads(line)
+    for case in read_cases("answers"):
         by_kind[case["kind"]].append(case)
     return dict(by_kind)
+
+
+def read_cases(name: str) -> list[Case]:
+    """The rows of a file in cases/; its README says what they hold."""
+    lines = (CASES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.verify.hostile import hostile_answers
-from tests.verify.published import gsm8k_solutions, math500_solutions, math_verify_pairs, shuffled
+from tests.verify.published import gsm8k_solutions, math500_solutions, shuffled
 from treepo.data.problem import Outcome
 from treepo.verify.math import MathVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
@@ -35,13 +35,6 @@ def test_with_shuffled_answers_only_equal_ones_are(pool):
     mixed = shuffled(pairs, 0)
     right = [verdict.correct == 1 for verdict in pool.verify(mixed)]
     assert right == [known == answer for (_, known), (_, answer) in zip(pairs, mixed, strict=True)]
-
-
-def test_math_verifys_own_pairs_agree_but_for_what_is_listed(pool):
-    pairs = math_verify_pairs()[::6]
-    verdicts = pool.verify([(str(pair["response"]), str(pair["known"])) for pair in pairs])
-    for pair, verdict in zip(pairs, verdicts, strict=True):
-        assert (verdict.correct == pair["right"]) != ("differs" in pair), pair
 
 
 def test_equal_answers_to_a_problem_are_one_vote(pool):
