@@ -1,14 +1,18 @@
-"""Pairs of a response and a ground truth from published sets; skip the test where a set is absent."""
+"""Responses and ground truths from published sets and from cases/; skip the test where a set is absent."""
 
 import json
 import random
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.real_data import real_records
+from tests.verify.respelling import mutated, respelled
+from treepo.data.formats import find_last_box
 
 Pairs = list[tuple[str, str]]
+Case = dict[str, Any]
 
 CASES = Path(__file__).with_name("cases")
 PROJECTS = ("math_verify", "mario_eval", "nemo_skills", "olympiadbench", "hendrycks_math")
@@ -33,9 +37,6 @@ def shuffled(pairs: Pairs, seed: int) -> Pairs:
     return [(response, answer) for (response, _), answer in zip(pairs, answers, strict=True)]
 
 
-Case = dict[str, Any]
-
-
 def answer_cases() -> dict[str, list[Case]]:
     """By kind: what `answer` is, a `response`, and whether a careful teacher calls it `correct`."""
     by_kind = defaultdict(list)
@@ -48,3 +49,54 @@ def read_cases(name: str) -> list[Case]:
     """The rows of a file in cases/; its README says what they hold."""
     lines = (CASES / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def known_answers(minerva: Path | None = None, olympiad: Path | None = None) -> dict[str, list[str]]:
+    """The different ground truths of published sets; Minerva's and OlympiadBench's from files as Qwen2.5-Math has them."""
+    gsm8k = gsm8k_solutions("gsm8k_test.jsonl")[:500]
+    found = {"GSM8K": [known for _, known in gsm8k], "MATH-500": [known for _, known in math500_solutions()]}
+    if minerva is not None:
+        solutions = [json.loads(line)["solution"] for line in minerva.read_text(encoding="utf-8").splitlines()]
+        boxes = [(solution, find_last_box(solution)) for solution in solutions]
+        found["Minerva"] = [solution[slice(*box)].strip() for solution, box in boxes if box is not None]
+    if olympiad is not None:
+        rows = [json.loads(line) for line in olympiad.read_text(encoding="utf-8").splitlines()]
+        found["OlympiadBench"] = [row["final_answer"][0].replace("$", "").strip() for row in rows]
+    return {name: list(dict.fromkeys(answers)) for name, answers in found.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A response, the answer that is known, and whether it is right."""
+
+    group: str
+    kind: str
+    answer: str
+    response: str
+    correct: bool
+
+
+def all_rows(minerva: Path | None = None, olympiad: Path | None = None) -> list[Row]:
+    """The cases, other projects' pairs, and known answers respelled and changed."""
+    rows = [
+        Row("cases", case["kind"], case["answer"], case["response"], case["correct"]) for case in read_cases("answers")
+    ]
+    for project in PROJECTS:
+        rows += [
+            Row(project, case["test"], case["answer"], case["response"], case["correct"])
+            for case in read_cases(project)
+        ]
+    for name, answers in known_answers(minerva, olympiad).items():
+        rows += spelling_rows(name, answers)
+    return rows
+
+
+def spelling_rows(name: str, answers: list[str]) -> list[Row]:
+    """Every answer as it is, in every other spelling, and changed."""
+    rows = []
+    for answer in answers:
+        spellings = [("as it is", answer, True)]
+        spellings += [(rule, given, True) for rule, given in respelled(answer)]
+        spellings += [(f"another {change}", given, False) for change, given in mutated(answer)]
+        rows += [Row(name, kind, answer, f"\\boxed{{{given}}}", correct) for kind, given, correct in spellings]
+    return rows
