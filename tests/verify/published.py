@@ -52,7 +52,7 @@ def read_cases(name: str) -> list[Case]:
 
 
 def known_answers(minerva: Path | None = None, olympiad: Path | None = None) -> dict[str, list[str]]:
-    """The different ground truths of published sets; Minerva's and OlympiadBench's from files as Qwen2.5-Math has them."""
+    """The different ground truths of published sets; two of them from files as Qwen2.5-Math ships them."""
     gsm8k = gsm8k_solutions("gsm8k_test.jsonl")[:500]
     found = {"GSM8K": [known for _, known in gsm8k], "MATH-500": [known for _, known in math500_solutions()]}
     if minerva is not None:
