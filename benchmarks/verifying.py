@@ -4,9 +4,9 @@
     python benchmarks/verifying.py --hostile 500 --seed 1
 
 The reference solutions of GSM8K and MATH-500 (in the folder TREEPO_DATA) should all be right. With answers shuffled
-between problems, they should be right as often as the two answers are equal. The cases, other projects' pairs, and known
-answers respelled and changed (tests/verify/cases, tests/verify/respelling.py) should be judged as a careful teacher does;
-Minerva's and OlympiadBench's answers come from files as Qwen2.5-Math ships them. Hostile answers
+between problems, they should be right as often as the two answers are equal. The cases, other projects' pairs, and
+known answers respelled and changed (tests/verify/cases, tests/verify/respelling.py) should be judged as a careful
+teacher does; Minerva's and OlympiadBench's answers come from files as Qwen2.5-Math ships them. Hostile answers
 (tests/verify/hostile.py) should all be wrong; each may take a second. benchmarks/graders.py compares with others.
 """
 
