@@ -32,7 +32,7 @@ def _slashes(answer: str) -> str | None:
     r"""\frac{3}{4} as (3/4), or as 3/4 where it is the whole answer; none behind a digit: a mixed number."""
     if found := re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", answer):
         return f"{found[1]}{found[2]}/{found[3]}"
-    return re.sub(r"(?<![\d}])\\frac\{(\d+)\}\{(\d+)\}", r"(\1/\2)", answer)
+    return re.sub(r"(?<![\d}])(?<![\d}] )\\frac\{(\d+)\}\{(\d+)\}", r"(\1/\2)", answer)
 
 
 def _stacked(answer: str) -> str | None:
