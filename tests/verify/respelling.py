@@ -68,7 +68,7 @@ def _tight(answer: str) -> str:
 
 def _wide(answer: str) -> str | None:
     """Spaces beside signs that stand between two operands."""
-    if re.search(r"\\text|\\mbox|\\begin|[A-Za-z]{3,}-", answer):
+    if re.search(r"\\text|\\mbox|\\begin|[A-Za-z]{3,}-|\d\.?e[-+]?\d", answer):
         return None
     return re.sub(r"(?<=[\w)}])\s*([-+=])\s*(?=[\w(\\])", r" \1 ", answer)
 
