@@ -76,8 +76,8 @@ class Row:
     correct: bool
 
 
-def all_rows(minerva: Path | None = None, olympiad: Path | None = None) -> list[Row]:
-    """The cases, other projects' pairs, and known answers respelled and changed."""
+def all_rows(minerva: Path | None = None, olympiad: Path | None = None, every: int = 1) -> list[Row]:
+    """The cases, other projects' pairs, and the sets' known answers, all or every n-th, respelled and changed."""
     rows = [
         Row("cases", case["kind"], case["answer"], case["response"], case["correct"]) for case in read_cases("answers")
     ]
@@ -87,7 +87,7 @@ def all_rows(minerva: Path | None = None, olympiad: Path | None = None) -> list[
             for case in read_cases(project)
         ]
     for name, answers in known_answers(minerva, olympiad).items():
-        rows += spelling_rows(name, answers)
+        rows += spelling_rows(name, answers[::every])
     return rows
 
 
