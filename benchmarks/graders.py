@@ -10,23 +10,22 @@ error or takes too long for is judged wrong. Results: results/graders.json.
 """
 
 import argparse
-import importlib
 import json
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.other_graders import MathVerify, OtherGrader, math_verify_says
 from tests.verify.published import Row, all_rows, gsm8k_solutions, math500_solutions
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.base import FinalAnswer, Verifier
+from treepo.verify.base import Verifier
 from treepo.verify.math import MathVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 
@@ -37,52 +36,6 @@ EVERY = 3
 """Of the sets' known answers, every third is respelled: some graders take a tenth of a second."""
 
 BOXES = "the box itself"
-
-
-@dataclass(frozen=True)
-class OtherGrader:
-    """A function (given, known) of another project, as a verifier."""
-
-    function: str
-    """module:function"""
-
-    def load(self) -> None:
-        self._import()
-
-    def __call__(self, response: str, ground_truth: str) -> Verdict:
-        given = FinalAnswer().extract(response)
-        if given is None:
-            return Verdict(0.0, Outcome.NO_ANSWER, None)
-        return Verdict(float(bool(self._import()(given.strip(), ground_truth))), Outcome.GRADED, given)
-
-    def example_response(self, ground_truth: str) -> str:
-        return FinalAnswer().example_response(ground_truth)
-
-    def _import(self) -> Callable[[str, str], Any]:
-        module, _, name = self.function.partition(":")
-        return getattr(importlib.import_module(module), name)
-
-
-@dataclass(frozen=True)
-class MathVerify:
-    """The package math-verify, as its page says to use it; the pool keeps the time."""
-
-    def load(self) -> None:
-        importlib.import_module("math_verify")
-
-    def __call__(self, response: str, ground_truth: str) -> Verdict:
-        return Verdict(float(math_verify_says(response, ground_truth)), Outcome.GRADED, None)
-
-    def example_response(self, ground_truth: str) -> str:
-        return FinalAnswer().example_response(ground_truth)
-
-
-def math_verify_says(response: str, ground_truth: str) -> bool:
-    """Whether math-verify calls a response right, without time limits of its own."""
-    library = importlib.import_module("math_verify")
-    known = library.parse(f"\\boxed{{{ground_truth}}}", parsing_timeout=None)
-    given = library.parse(response, parsing_timeout=None)
-    return bool(library.verify(known, given, timeout_seconds=None))
 
 
 def judge(grader: Verifier, rows: list[Row]) -> list[Verdict]:
