@@ -100,3 +100,19 @@ def spelling_rows(name: str, answers: list[str]) -> list[Row]:
         spellings += [(f"another {change}", given, False) for change, given in mutated(answer)]
         rows += [Row(name, kind, answer, f"\\boxed{{{given}}}", correct) for kind, given, correct in spellings]
     return rows
+
+
+def disagreements() -> list[str]:
+    """A line in Markdown per project and reason why its pairs are judged otherwise, as docs/verifying.md shows them."""
+    lines = []
+    for project in PROJECTS:
+        by_reason = defaultdict(list)
+        for case in read_cases(project):
+            if "why" in case:
+                by_reason[case["why"]].append(case)
+        for reason, cases in by_reason.items():
+            case = min(cases, key=lambda case: len(case["answer"] + case["response"]))
+            # A bar would end the cell.
+            shown = f"`{case['answer']}` / `{' '.join(case['response'].split())}`".replace("|", "\\|")
+            lines.append(f"| {project} | {reason} | {len(cases)} | {shown} |")
+    return lines

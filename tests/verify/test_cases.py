@@ -1,8 +1,10 @@
 """Answers that a careful teacher judged, and the pairs that other projects test their graders with: `cases/`."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.verify.published import PROJECTS, Case, answer_cases, read_cases
+from tests.verify.published import PROJECTS, Case, answer_cases, disagreements, read_cases
 from treepo.verify.math import MathVerifier
 
 CASES = answer_cases()
@@ -35,3 +37,8 @@ def test_only_pairs_that_say_why_differ_from_their_project(project):
     for case in read_cases(project):
         assert ("theirs" in case) == bool(case.get("why")), case
         assert case.get("theirs") is not case["correct"], case
+
+
+def test_the_documentation_lists_every_reason():
+    page = (Path(__file__).parents[2] / "docs" / "verifying.md").read_text(encoding="utf-8")
+    assert [line for line in disagreements() if line not in page] == []
