@@ -30,18 +30,20 @@ def make_parser() -> CommandParser:
 
 def run(options: Namespace, console: Console) -> None:
     """Train as the settings say; raises Interrupted on Ctrl-C and SIGTERM, after a checkpoint."""
-    # torch and transformers load here, not for --help.
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.config.load import read_recipe, resolve
-    from treepo.config.schema import BUILT_IN_TASK, is_data_given
-    from treepo.distributed import init_distributed
-    from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
-    from treepo.run.checkpointing import NOT_BEGUN
-    from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
-    from treepo.run.train import prepare, train
-    from treepo.utils.io import lock_dir
+
+    with Terminal(console).stage("loading PyTorch and transformers"):
+        # Here, not for --help.
+        from transformers.utils.logging import disable_progress_bar
+
+        from treepo.config.load import read_recipe, resolve
+        from treepo.config.schema import BUILT_IN_TASK, is_data_given
+        from treepo.distributed import init_distributed
+        from treepo.learn.train_state import seed_random
+        from treepo.run.checkpointing import NOT_BEGUN
+        from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
+        from treepo.run.train import prepare, train
+        from treepo.utils.io import lock_dir
 
     disable_progress_bar()
     terminal, overrides = Terminal(console), options.settings

@@ -68,6 +68,9 @@ class EvalSettings:
     num_samples: Count = 2
     """Answers per problem, at temperature 1."""
 
+    at_start: bool = True
+    """Evaluate before training, too."""
+
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations during training; 0 for none."""
 

@@ -16,8 +16,8 @@ class ModelSettings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
 
-    device: str = "cpu"
-    """Device of the model: cpu, cuda, cuda:1."""
+    device: str = "auto"
+    """Device of the model: cpu, cuda, cuda:1; auto takes a GPU if there is one, else the CPU."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""

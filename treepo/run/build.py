@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from treepo.config.schema import Config
 from treepo.data.problem import Task
-from treepo.distributed import DistContext, Job
+from treepo.distributed import DistContext, Job, resolve_device
 from treepo.errors import SettingError
 from treepo.evaluate.answering import Validation
 from treepo.learn.train_state import TrainState
@@ -18,6 +18,7 @@ from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
+from treepo.utils.signals import PhaseCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ class Run:
         """The processes that train together."""
         return self.job.processes
 
-    def evaluate(self, growing: Callable[[], AbstractContextManager[object]] = nullcontext) -> dict[str, float]:
+    def evaluate(
+        self,
+        growing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        progress: PhaseCallback = no_progress,
+    ) -> dict[str, float]:
         """Metrics of held-out problems; see Validation."""
         settings = self.config.eval
         validation = Validation(
@@ -48,7 +53,7 @@ class Run:
             self.processes,
         )
         with unsharded(self.policy.model):
-            return validation.metrics(self.trainer.engine, growing)
+            return validation.metrics(self.trainer.engine, growing, progress)
 
     @property
     def train_state(self) -> TrainState:
@@ -75,7 +80,7 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     """
     if config.data.is_given and not config.data.train:
         raise SettingError("data.train", "no dataset to train on; treepo eval is for held-out datasets alone")
-    job = job or Job(config.model.device)
+    job = job or Job(resolve_device(config.model.device))
     with job.processes.synced_errors():
         # One process makes the base model, if it is not there yet.
         if job.processes.is_first:
