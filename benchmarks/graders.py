@@ -40,7 +40,7 @@ BOXES = "the box itself"
 
 def judge(grader: Verifier, rows: list[Row]) -> list[Verdict]:
     """The verdicts of one worker."""
-    settings = VerifierPoolSettings(num_workers=1, time_limit_s=TIME_LIMIT_S)
+    settings = VerifierPoolSettings(num_workers=1, cpu_limit_s=TIME_LIMIT_S)
     with VerifierPool(grader, settings) as pool:
         return pool.verify([(row.response, row.answer) for row in rows])
 

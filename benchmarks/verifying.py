@@ -137,7 +137,7 @@ def main(num_hostile: int, seed: int, minerva: Path | None, olympiad: Path | Non
     print(f"{'case':22} {'answers':>8} {'right':>6} {'expected':>9} {'per s':>8}  outcomes")
     for case in [*published(minerva, olympiad), hostile]:
         row = measure(
-            case, VerifierPoolSettings(time_limit_s=HOSTILE_LIMIT_S) if case is hostile else VerifierPoolSettings()
+            case, VerifierPoolSettings(cpu_limit_s=HOSTILE_LIMIT_S) if case is hostile else VerifierPoolSettings()
         )
         rows.append(row)
         outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
