@@ -101,17 +101,12 @@ def lines(results: list[dict[str, Any]]) -> Iterator[str]:
         yield f"| {group} | {first['right']} | {first['wrong']} | {' | '.join(cells)} |"
 
 
-def describe() -> dict[str, Any]:
-    """Versions and the machine."""
-    cpu = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    names = ("math-verify", "latex2sympy2-extended", "sympy")
-    machine = {"python": platform.python_version(), "system": platform.system(), "processor": cpu[0] if cpu else ""}
-    return machine | {name: version(name) for name in names}
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def describe() -> dict[str, str]:
+    """Versions and the processor."""
+    cpus = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
+    processor = cpus[0].partition(":")[2].strip() if cpus else platform.machine()
+    machine = {"python": platform.python_version(), "system": platform.system(), "processor": processor}
+    return machine | {name: version(name) for name in ("math-verify", "latex2sympy2-extended", "sympy")}
 
 
 def main(others: list[str], minerva: Path | None, olympiad: Path | None) -> None:

@@ -123,10 +123,11 @@ def measure(case: Case, settings: VerifierPoolSettings) -> dict[str, Any]:
 
 
 def describe() -> dict[str, str | int]:
-    """Versions, and the number of workers."""
-    names = ("math-verify", "latex2sympy2-extended", "sympy")
-    machine = {"python": platform.python_version(), "system": platform.system(), "processor": platform.machine()}
-    return machine | {name: version(name) for name in names} | {"workers": VerifierPoolSettings().workers_wanted(1000)}
+    """Versions, the processor, and the number of workers."""
+    cpus = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
+    processor = cpus[0].partition(":")[2].strip() if cpus else platform.machine()
+    machine = {"python": platform.python_version(), "system": platform.system(), "processor": processor}
+    return machine | {"mpmath": version("mpmath"), "workers": VerifierPoolSettings().workers_wanted(1000)}
 
 
 def main(num_hostile: int, seed: int, minerva: Path | None, olympiad: Path | None) -> None:
