@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.real_data import real_records
 from tests.verify.respelling import mutated, respelled
-from treepo.data.formats import find_last_box
+from treepo.verify.base import FinalAnswer
 
 Pairs = list[tuple[str, str]]
 Case = dict[str, Any]
@@ -57,8 +57,7 @@ def known_answers(minerva: Path | None = None, olympiad: Path | None = None) -> 
     found = {"GSM8K": [known for _, known in gsm8k], "MATH-500": [known for _, known in math500_solutions()]}
     if minerva is not None:
         solutions = [json.loads(line)["solution"] for line in minerva.read_text(encoding="utf-8").splitlines()]
-        boxes = [(solution, find_last_box(solution)) for solution in solutions]
-        found["Minerva"] = [solution[slice(*box)].strip() for solution, box in boxes if box is not None]
+        found["Minerva"] = [answer.strip() for answer in map(FinalAnswer().extract, solutions) if answer is not None]
     if olympiad is not None:
         rows = [json.loads(line) for line in olympiad.read_text(encoding="utf-8").splitlines()]
         found["OlympiadBench"] = [row["final_answer"][0].replace("$", "").strip() for row in rows]
