@@ -177,7 +177,7 @@ def test_ids_may_come_from_a_field(tmp_path):
     read = load_datasets([write(tmp_path / "p.jsonl", *rows)], form, encode, 10)
     assert [p.id for p in read.datasets[0].problems] == ["p.jsonl#x/1", "p.jsonl#2"]
     path = write(tmp_path / "p.jsonl", *rows, {"prompt": "c", "answer": 1, "uid": "2"})
-    with pytest.raises(ValueError, match="data.train: field 'uid' has 'p.jsonl#2' for two questions"):
+    with pytest.raises(ValueError, match="data.train: p.jsonl:3: the id 'p.jsonl#2' is that of another question"):
         load_datasets([path], form, encode, 10)
 
 

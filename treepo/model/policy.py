@@ -96,7 +96,7 @@ def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> A
 def load_policy(
     path: str,
     *,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
     packable: bool = True,

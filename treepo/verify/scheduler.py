@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from treepo.data.problem import Outcome
 from treepo.errors import VerifierStartError
+from treepo.verify.columns import WantedColumns
 from treepo.verify.process import Assigned, BadReplyError, Call, WorkerProcess, pack_message
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class BatchScheduler:
             call, call_id = self.calls[index], os.urandom(8).hex()
             worker.assigned.append(Assigned(index, call_id))
             request = {"id": call_id, "method": call.method, "args": call.args}
-            worker.write(pack_message(request | ({"columns": call.columns} if call.columns else {})))
+            columns = {} if call.columns is None else self.pool.select(call.columns)
+            # None are sent to a verifier that takes two arguments.
+            worker.write(pack_message(request | ({"columns": columns} if columns else {})))
         if worker.is_sending and worker.requests not in self.selector.get_map():
             self.selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
 
@@ -136,6 +139,7 @@ class BatchScheduler:
             if "refused" in message:
                 raise VerifierStartError(*message["refused"])
             worker.is_ready = True
+            self.pool.wanted = WantedColumns(**message.get("columns", {}))
             return
         if not worker.assigned or message.get("id") != worker.assigned[0].id:
             if worker.answered is not None and message.get("id") == worker.answered.id:
