@@ -32,6 +32,7 @@ from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 RESULTS = Path(__file__).parent / "results" / "graders.json"
 TIME_LIMIT_S = 5.0
 NUM_REPEATS = 5
+SHOWN = 20
 EVERY = 3
 """Of the sets' known answers, every third is respelled: some graders take a tenth of a second."""
 
@@ -63,7 +64,7 @@ def _summary(name: str, group: str, judged: list[tuple[Row, Verdict]]) -> dict[s
         "false_negatives": sum(row.correct for row, _ in otherwise),
         "false_positives": sum(not row.correct for row, _ in otherwise),
         "no_verdict": sum(verdict.outcome in (Outcome.TIMEOUT, Outcome.CRASHED) for _, verdict in judged),
-        "otherwise": [f"{row.kind}: {row.response[-150:]} for {row.answer}" for row, _ in otherwise[:100]],
+        "otherwise": [f"{row.kind}: {row.response[-150:]} for {row.answer}" for row, _ in otherwise[:SHOWN]],
     }
 
 

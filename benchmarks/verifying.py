@@ -149,7 +149,9 @@ def main(num_hostile: int, seed: int, minerva: Path | None, olympiad: Path | Non
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     peaks = {"pool with all answers": own, "largest worker": max(row["worker_mib"] for row in rows)}
     print(f"peak memory in MiB: {peaks}")
-    report = {"command": "python benchmarks/verifying.py", "machine": describe(), "peak_mib": peaks, "cases": rows}
+    files = "".join(f" --{name} ..." for name, path in (("minerva", minerva), ("olympiad", olympiad)) if path)
+    command = f"python benchmarks/verifying.py{files} --hostile {num_hostile} --seed {seed}"
+    report = {"command": command, "machine": describe(), "peak_mib": peaks, "cases": rows}
     (RESULTS / "verifying.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -15,6 +15,7 @@ Pairs = list[tuple[str, str]]
 Case = dict[str, Any]
 
 CASES = Path(__file__).with_name("cases")
+BOX = "\\boxed{"
 PROJECTS = ("math_verify", "mario_eval", "nemo_skills", "olympiadbench", "hendrycks_math")
 """Whose own test pairs are in cases/."""
 
@@ -114,4 +115,13 @@ def disagreements() -> list[str]:
             # A bar would end the cell.
             shown = f"`{case['answer']}` / `{' '.join(case['response'].split())}`".replace("|", "\\|")
             lines.append(f"| {project} | {reason} | {len(cases)} | {shown} |")
+    return lines
+
+
+def readings() -> list[str]:
+    """A line in Markdown per answer that may be read in two ways."""
+    lines = []
+    for case in read_cases("readings"):
+        answer, verdict = case["response"][len(BOX) : -1], "right" if case["correct"] else "wrong"
+        lines.append(f"| `{case['answer']}` | `{answer}` | {verdict}: {case['why']} |")
     return lines

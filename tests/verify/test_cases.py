@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.verify.published import PROJECTS, Case, answer_cases, disagreements, read_cases
+from tests.verify.published import PROJECTS, Case, answer_cases, disagreements, read_cases, readings
 from treepo.verify.math import MathVerifier
 
 CASES = answer_cases()
@@ -26,6 +26,10 @@ def test_verdicts_are_a_careful_teachers(kind):
     assert differing(CASES[kind]) == []
 
 
+def test_of_two_readings_the_documented_one_is_the_default():
+    assert differing(read_cases("readings")) == []
+
+
 @pytest.mark.parametrize("project", PROJECTS)
 def test_verdicts_on_other_projects_pairs(project):
     assert differing(read_cases(project)) == []
@@ -39,6 +43,6 @@ def test_only_pairs_that_say_why_differ_from_their_project(project):
         assert case.get("theirs") is not case["correct"], case
 
 
-def test_the_documentation_lists_every_reason():
+def test_the_documentation_lists_every_reason_and_reading():
     page = (Path(__file__).parents[2] / "docs" / "verifying.md").read_text(encoding="utf-8")
-    assert [line for line in disagreements() if line not in page] == []
+    assert [line for line in disagreements() + readings() if line not in page] == []
