@@ -17,6 +17,7 @@ from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
+from treepo.model.saving import save_model
 from treepo.utils.foreign_errors import first_line
 
 
@@ -52,16 +53,16 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
 
-        A sharded model must be `unsharded`; one of its processes writes.
+        A sharded model must be `unsharded`; one of its processes writes. Raises OSError if it cannot be written; what
+        was there before stays.
         """
         model = self._plain_model()
-        (merged(model) if has_adapter(model) else model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(merged(model) if has_adapter(model) else model, folder, self.tokenizer)
 
     def save_adapter(self, folder: Path) -> None:
         """Write only the adapters, as peft loads them; see `save`."""
         assert has_adapter(self.model), "there is an adapter to save"
-        self._plain_model().save_pretrained(folder)
+        save_model(self._plain_model(), folder)
 
     def _plain_model(self) -> PreTrainedModel:
         return self.model if self.meta_model is None else materialize(self.meta_model, self.model)

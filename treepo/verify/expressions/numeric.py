@@ -21,6 +21,9 @@ MAX_FACTORIAL = 1500
 MAX_MAGNITUDE = 1500
 """Bits before the point of an exponent, an angle, or the argument of a factorial."""
 
+MAX_GAP_OF_NUMBER = 4000
+"""Largest gap that is noted for an exact number, whose bits are more than the precision."""
+
 EXACT = -(10**12)
 """The error, as a power of two, of a number without one."""
 
@@ -169,6 +172,9 @@ class Evaluation:
             return self._symbol(node.name)
         rational = exact(node)
         if rational is not None:
+            # 1 + 10^(-200) is rounded to 1.
+            bits = max(rational.numerator.bit_length(), rational.denominator.bit_length())
+            self.gap = max(self.gap, min(bits, MAX_GAP_OF_NUMBER))
             return self._rounded(self.mp.mpf(rational.numerator) / rational.denominator)
         rule = getattr(self, f"_{node.function}", None) if node.function in _RULES else None
         if rule is not None:

@@ -34,6 +34,8 @@ DOTS = Text("...")
 """What stands for elements that are not written."""
 
 MAX_TOKENS = 600
+MAX_SETS = 8
+"""Sets with signs of intersection and difference between them."""
 
 
 def read(text: str) -> Answer:
@@ -154,13 +156,17 @@ class _Reader:
         if not signs:
             return Intervals(ALL) if [token.text for token in tokens] == ["\\R"] else _empty(tokens)
         operands.append(marked[start:])
-        sets = [self._operand(operand) for operand in operands]
-        pieces = sets[0].pieces
+        sets = [self._operand(operand).pieces for operand in operands]
+        if set(signs) == {"\\cup"}:
+            return Intervals(united(tuple(piece for pieces in sets for piece in pieces)))
+        if len(sets) > MAX_SETS:
+            raise UnreadableError("too many sets")
+        pieces = sets[0]
         for sign, other in zip(signs, sets[1:], strict=True):
             if sign == "\\cup":
-                pieces = united(pieces + other.pieces)
+                pieces = united(pieces + other)
             else:
-                pieces = intersected(pieces, other.pieces if sign == "\\cap" else complement(other.pieces))
+                pieces = intersected(pieces, other if sign == "\\cap" else complement(other))
         return Intervals(pieces)
 
     def _points(self, answer: Answer) -> tuple[Piece, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 from treepo.verify.expressions.answers import Piece
 from treepo.verify.expressions.equality import PRECISION
 from treepo.verify.expressions.nodes import INFINITY, Apply, Node, negated, symbols
-from treepo.verify.expressions.numeric import Evaluation, UndefinedError
+from treepo.verify.expressions.numeric import Evaluation, UndefinedError, exact
 
 MINUS_INFINITY = negated(INFINITY)
 ALL = (Piece(MINUS_INFINITY, INFINITY, False, False),)
@@ -35,6 +35,9 @@ class Order:
             return 0
         if any(infinite):
             return (infinite[0] > infinite[1]) - (infinite[0] < infinite[1])
+        rational = exact(first), exact(second)
+        if rational[0] is not None and rational[1] is not None:
+            return (rational[0] > rational[1]) - (rational[0] < rational[1])
         left, right = self._value(first), self._value(second)
         difference = left[0] - right[0]
         if self.evaluation.magnitude(difference) <= max(left[1], right[1]) + 2:

@@ -25,7 +25,7 @@ _BLANKS = re.compile(r"\s+")
 _CURRENCY = re.compile(r"(?:^|[\s({\[,=+<>-])(\$)(?=\s?\.?[0-9])")
 _PRIMES = re.compile(r"\^\s?\{\s?(?:\\prime\s?){1,3}\}|\^\s?\\prime(?![A-Za-z])")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
-_EMPHASIS = re.compile(r"(\*\*\*|\*\*|\*|__|`)(.*)\1", re.DOTALL)
+_EMPHASIS = re.compile(r"(\*\*\*|\*\*|\*|__|`)(.*)\1[\s.,;]*", re.DOTALL)
 
 
 def normalised(text: str) -> str:
@@ -38,8 +38,7 @@ def normalised(text: str) -> str:
     text = text.strip()
     if not text.isascii():
         text = _ascii(text)
-    if text[:1] in "*_`" and (match := _EMPHASIS.fullmatch(text)):
-        text = match[2]
+    text = _without_emphasis(text)
     text = _PRIMES.sub(lambda match: "'" * match[0].count("p"), text.rstrip("\\ "))
     if "\\\\begin" in text:
         text = text.replace("\\\\", "\\")
@@ -47,7 +46,7 @@ def normalised(text: str) -> str:
         # Backslashes of a quoted string, each written twice; rows end in matrices only.
         text = _DOUBLED.sub(r"\\", text)
     if "$" in text:
-        text = _without_dollars(text)
+        text = _without_emphasis(_without_dollars(text).strip())
     return _BLANKS.sub(" ", text.replace("o'clock", "oclock")).strip()
 
 
@@ -71,6 +70,12 @@ def _ascii_character(character: str) -> str:
     is_plain = len(compatible) == 1 and unicodedata.category(character)[0] in "LPSN"
     is_circled = 0x2460 <= ord(character) <= 0x24FF
     return plain if is_plain and plain.isascii() and not is_circled else character
+
+
+def _without_emphasis(text: str) -> str:
+    """Without the marks of Markdown around all of it."""
+    match = _EMPHASIS.fullmatch(text) if text[:1] in "*_`" else None
+    return match[2] if match else text
 
 
 def _without_dollars(text: str) -> str:

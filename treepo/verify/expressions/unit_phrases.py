@@ -15,6 +15,8 @@ MAX_NOUNS = 4
 
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _POWERS_BEHIND = {"squared": 2, "cubed": 3}
+_PLACES = {"in", "at", "on", "from", "for"}
+_ARTICLES = {"the", "a", "an", "each", "this", "his", "her", "their"}
 _SEPARATORS = {"*", "-", "\\quad", ".", "(", ")"}
 
 
@@ -54,7 +56,7 @@ class _Phrase:
             if token.text == "/" or word == "per":
                 self._end_nouns()
                 self.sign = -1
-            elif word == "of":
+            elif word == "of" or self._begins_place(word):
                 self._check_plain_words()
                 break
             elif word in _POWERS:
@@ -64,10 +66,18 @@ class _Phrase:
         self._end_nouns()
         return self._result(), " ".join(self.notes)
 
+    def _begins_place(self, word: str) -> bool:
+        """Whether what follows says where: students in the class."""
+        has_before = bool(self.nouns or self.unit.dimension)
+        return has_before and word in _PLACES and self._next() in _ARTICLES
+
+    def _next(self) -> str:
+        return self.tokens[self.at].text.lower() if self.at < len(self.tokens) else ""
+
     def _is_passed_over(self, token: Token, word: str) -> bool:
         if word == "in":
             # 5 in total, but 5 in is a length.
-            return self.at < len(self.tokens) and self.tokens[self.at].text in {"total", "all"}
+            return self._next() in {"total", "all"}
         if word in {"more", "additional", "extra", "fewer"}:
             # 5 more apples, but 5 or more.
             return self.at == 1 and self.at < len(self.tokens) and self.tokens[self.at].kind == WORD
@@ -115,7 +125,8 @@ class _Phrase:
         if not self.nouns:
             return
         last = self.nouns[-1]
-        is_plural = (last.endswith("s") and not last.endswith(("ss", "us"))) or last in MASS_NOUNS
+        is_plural = last.endswith("s") and not last.endswith(("ss", "us"))
+        is_plural = is_plural or last in MASS_NOUNS or last.endswith(("children", "people", "men"))
         if len(self.nouns) > MAX_NOUNS or (self.sign > 0 and not is_plural):
             raise UnreadableError("no name of things that are counted")
         self.unit = combined(self.unit, counted(last), self.sign)
@@ -132,4 +143,7 @@ class _Phrase:
         if "degree" in names and names & {"degree_C", "degree_F"}:
             # Degrees Celsius are one unit.
             return Unit(tuple(pair for pair in self.unit.dimension if pair[0] != "degree"), self.unit.factor)
+        if not names and self.unit.factor != 1:
+            # Hours per week are a unit, not a share of the week.
+            return Unit((("share", 1),), self.unit.factor)
         return self.unit

@@ -91,7 +91,15 @@ MASS_NOUNS = words_of(
 )
 """Nouns of several things that do not end in s."""
 
-_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "ten": 10,
+}
 SCALES = _SCALES | {f"{word}s": value for word, value in _SCALES.items()}
 """Words that multiply the number before them."""
 
