@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,9 @@ class DataSettings(RecordFormat):
 
     max_prompt_len: Count = 1024
     """Problems with more prompt tokens are dropped."""
+
+    on_bad_record: Literal["error", "skip"] = "error"
+    """Whether a record that cannot be used ends the run, or is passed over, counted and named in the log."""
 
     @property
     def is_given(self) -> bool:

@@ -144,6 +144,7 @@ class Trainer:
         for batch in prepared * self.num_iterations:
             progress("updating", len(updates), len(prepared) * self.num_iterations)
             updates.append(self.updater.update(batch))
+        self.updater.check_weights()
         self.sync_weights()
         clock.lap("update")
         metrics = sum_counters(self.engine.counters - counters, self.processes).metrics() | advantages.metrics

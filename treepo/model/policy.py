@@ -17,7 +17,8 @@ from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
-from treepo.model.tokenizer import load_tokenizer, save_tokenizer
+from treepo.model.saving import save_model
+from treepo.model.tokenizer import load_tokenizer
 from treepo.utils.foreign_errors import first_line
 
 
@@ -55,17 +56,17 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
 
-        The tokenizer is the one that was loaded, in the same files.
-        A sharded model must be `unsharded`; one of its processes writes.
+        The tokenizer is the one that was loaded, in the same files. A sharded model must be `unsharded`; one of its
+        processes writes. Raises OSError if it cannot be written; what was there before stays.
         """
         model = self._plain_model()
-        (merged(model) if has_adapter(model) else model).save_pretrained(folder)
-        save_tokenizer(self.tokenizer, self.tokenizer_files, folder)
+        whole = merged(model) if has_adapter(model) else model
+        save_model(whole, folder, self.tokenizer, self.tokenizer_files)
 
     def save_adapter(self, folder: Path) -> None:
         """Write only the adapters, as peft loads them; see `save`."""
         assert has_adapter(self.model), "there is an adapter to save"
-        self._plain_model().save_pretrained(folder)
+        save_model(self._plain_model(), folder)
 
     def _plain_model(self) -> PreTrainedModel:
         return self.model if self.meta_model is None else materialize(self.meta_model, self.model)
@@ -100,7 +101,7 @@ def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> A
 def load_policy(
     path: str,
     *,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
     packable: bool = True,

@@ -41,6 +41,10 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
     """What makes a training step useless, or nearly so; None if nothing does. metrics: those of the step."""
     if found := _of_answers(metrics):
         return found
+    if (unchanged := metrics.get("update/frac_unchanged", 0.0)) >= NEARLY_ALL:
+        cause = "a step of optim.lr is too small for the type of the weights to hold; keep them in float32"
+        text = f'{_percent(unchanged)} of the weights did not change: {cause} (model.dtype = "float32"'
+        return Finding("unchanged", f'{text} with train.autocast = "bfloat16"), or raise optim.lr')
     if metrics.get("problems/trained", 1):
         return None
     num, solved, failed = (int(metrics[f"problems/{name}"]) for name in ("grown", "solved", "failed"))

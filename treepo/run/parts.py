@@ -17,7 +17,7 @@ from treepo.run.engine import build_engine, check_align
 from treepo.run.task import answers_of
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
-from treepo.utils.io import default_cache_folder
+from treepo.utils.io import default_cache_folder, preparing
 from treepo.utils.numeric import derive_seed
 from treepo.verify.task import VerifiedTask
 
@@ -34,11 +34,9 @@ def base_model_path(config: Config, progress: ProgressCallback) -> str:
 
 def find_base_model(progress: ProgressCallback) -> str:
     """The folder of the built-in task's base model, made if it is not there."""
-    folder = default_cache_folder()
-    try:
+    folder = default_cache_folder().absolute()
+    with preparing(folder, "TREEPO_CACHE", "the base model"):
         return str(find_or_make_base_model(folder, seed=0, report=progress))
-    except OSError as error:
-        raise SettingError("TREEPO_CACHE", f"cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
 def build_policy(config: Config, progress: ProgressCallback, device: str | None = None) -> Policy:
@@ -67,6 +65,11 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
         # Not while the error is handled: it keeps what was loaded alive.
         policy = load(packable=False)
         logger.warning("nothing is shared: trajectories are sampled and trained one by one, since %s", reason)
+    if not policy.eos_ids:
+        logger.warning(
+            "the model has no end-of-sequence token (eos_token_id of generation_config.json or the tokenizer): answers "
+            'end at a complete answer, with stopping.answer = "answer", or at the longest response'
+        )
     if config.lora.rank:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
     if config.train.gradient_checkpointing:

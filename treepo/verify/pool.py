@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import SettingError, VerifierStartError
 from treepo.verify.base import Verifier
+from treepo.verify.columns import WantedColumns
 from treepo.verify.process import Call, WorkerProcess, pack_message
 from treepo.verify.scheduler import BatchScheduler, Failure
 from treepo.verify.verifiers import FunctionVerifier
@@ -64,6 +65,8 @@ class VerifierPool:
         self.settings = settings or VerifierPoolSettings()
         self.crashes: list[str] = []
         """The first few crashes, a line each."""
+        self.wanted = WantedColumns()
+        """What the verifier asks for besides response and ground truth, as a worker that is ready has told."""
         self.workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _end_all, self.workers)
@@ -73,8 +76,9 @@ class VerifierPool:
     ) -> list[Verdict]:
         """The verdicts on pairs of (response, ground truth), in their order.
 
-        columns: per pair those of the problem's record that the verifier takes. Raises VerifierStartError if the
-        verifier refuses its settings or a worker cannot start. An exception, KeyboardInterrupt too, ends all workers.
+        columns: per pair those of the problem's record, of which the verifier gets those it wants. Raises
+        VerifierStartError if the verifier refuses its settings, a worker cannot start, or a column that the verifier
+        needs is not among those given. An exception, KeyboardInterrupt too, ends all workers.
         """
         all_columns = columns or [None] * len(pairs)
         results = self.run([Call("verify", pair, own) for pair, own in zip(pairs, all_columns, strict=True)])
@@ -123,6 +127,13 @@ class VerifierPool:
             raise VerifierStartError("verifier_pool.num_workers", f"no process could be started: {error}") from error
         self.workers.append(worker)
         return worker
+
+    def select(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that a ready worker is sent; raises VerifierStartError if one that is needed is not there."""
+        if missing := self.wanted.missing(columns):
+            names = ", ".join(map(repr, columns)) or "none"
+            raise self.start_error(f"needs the column {missing[0]!r}, which a record lacks; there are {names}")
+        return self.wanted.select(columns)
 
     def start_error(self, message: str) -> VerifierStartError:
         """The error for a worker that did not become ready, which names the setting that chose the verifier."""

@@ -71,7 +71,7 @@ class Call:
     method: str
     args: Sequence[Any]
     columns: Mapping[str, Any] | None = None
-    """Keyword arguments: the columns of the problem's record, if the method takes any."""
+    """The columns of the problem's record; those that the verifier wants are keyword arguments."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from treepo.data.problem import Outcome
 from treepo.errors import VerifierStartError
+from treepo.verify.columns import WantedColumns
 from treepo.verify.process import Assigned, BadReplyError, Call, WorkerProcess, pack_message
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ class BatchScheduler:
             call, call_id = Call("sync", ()) if index is None else self.calls[index], os.urandom(8).hex()
             worker.assigned.append(Assigned(index, call_id))
             request = {"id": call_id, "method": call.method, "args": call.args}
-            requests.append(pack_message(request | ({"columns": call.columns} if call.columns else {})))
+            columns = {} if call.columns is None else self.pool.select(call.columns)
+            # None are sent to a verifier that takes two arguments.
+            requests.append(pack_message(request | ({"columns": columns} if columns else {})))
         worker.write(b"".join(requests))
         if worker.is_sending and worker.requests not in self.selector.get_map():
             self.selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
@@ -173,8 +176,9 @@ class BatchScheduler:
 
     def _handle_start(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
         match message:
-            case {"ready": True}:
+            case {"ready": True, "columns": dict(columns)}:
                 worker.is_ready = True
+                self.pool.wanted = WantedColumns(**columns)
                 worker.deadline = time.monotonic() + self.settings.time_limit_s
             case {"refused": [str(path), str(reason)]}:
                 raise VerifierStartError(path, reason)

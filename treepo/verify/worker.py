@@ -1,5 +1,6 @@
 """The main function of a worker process: it judges what the pool sends, within limits of memory and time."""
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -13,8 +14,10 @@ from treepo.data.problem import Verdict, bounded
 from treepo.errors import NOT_GIVEN, SettingError
 from treepo.utils.io import make_importable
 from treepo.verify.base import Verifier
+from treepo.verify.columns import wanted_columns
 from treepo.verify.forks import ForkGuard
 from treepo.verify.process import pack_message, read_message
+from treepo.verify.verifiers import FunctionVerifier
 
 GRACE_S = 2.0
 """Beyond the time limit, which the parent keeps, until the system ends a worker whose parent is gone."""
@@ -71,12 +74,13 @@ def main() -> None:
     try:
         verifier = make_verifier(order["verifier"], order["fields"])
         getattr(verifier, "load", lambda: None)()
+        wanted = wanted_columns(verifier.imported() if isinstance(verifier, FunctionVerifier) else verifier)
     # A custom verifier may raise anything, sys.exit at import too: the pool is told before the worker ends.
     except BaseException as error:  # noqa: BLE001
         _send(replies, {"refused": _refusal(error, order)})
         return
     halfway = limit_memory(order["memory_limit_mib"])
-    _send(replies, {"ready": True})
+    _send(replies, {"ready": True, "columns": dataclasses.asdict(wanted)})
     while (request := read_message(requests)) is not None:
         end_after(order["time_limit_s"] + GRACE_S, order["cpu_limit_s"])
         reply = _answer(verifier, request, forks)
@@ -138,7 +142,7 @@ def _answer(verifier: Verifier, request: dict[str, Any], forks: ForkGuard) -> di
         return {"error": _described(error)}
 
 
-def _verify(verifier: Verifier, response: str, ground_truth: str, **columns: Any) -> dict[str, Any]:
+def _verify(verifier: Any, response: str, ground_truth: str, /, **columns: Any) -> dict[str, Any]:
     verdict = verifier(response, ground_truth, **columns)
     if not isinstance(verdict, Verdict):
         raise TypeError(f"a verifier must return a Verdict, got {verdict!r:.100}")

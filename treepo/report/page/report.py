@@ -23,7 +23,7 @@ from treepo.report.charts.read import charts_of, with_source
 from treepo.report.page.payload import RunFolder, ShownRun, distinct, page_payload
 from treepo.report.page.trees import AdvantageBreakdown
 from treepo.tasks.chain_sums import make_chain_tokenizer
-from treepo.utils.io import replace_text
+from treepo.utils.io import replace_text, writing
 from treepo.utils.text import replace_surrogates, sanitize
 
 MAX_PLAIN = 200_000
@@ -95,9 +95,14 @@ FindEstimator = Callable[[Mapping[str, Any]], tuple[Estimator | None, str]]
 
 
 def write_run_report(folder: Path, decode: Decode, estimator: Estimator, written: datetime) -> None:
-    """Write the page of one run into its folder. decode: token ids to text. written: the time that the page shows."""
+    """Write the page of one run into its folder. decode: token ids to text. written: the time that the page shows.
+
+    Raises WriteError.
+    """
     run = _shown_run(RunFolder(folder), decode, estimator)
-    replace_text(folder / REPORT_NAME, page_html(page_payload(run.name, [run], [], written)))
+    page = page_html(page_payload(run.name, [run], [], written))
+    with writing(folder / REPORT_NAME, "the report"):
+        replace_text(folder / REPORT_NAME, page)
 
 
 def payload_of(paths: Sequence[Path], written: datetime, find_estimator: FindEstimator) -> dict[str, Any]:
