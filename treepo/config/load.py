@@ -18,7 +18,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from treepo.config.schema import Config, Settings
 from treepo.errors import SettingError
-from treepo.utils.io import make_importable
+from treepo.utils.imports import make_importable
 
 T = TypeVar("T")
 Section = dataclasses.Field[Any]

@@ -54,6 +54,8 @@ class FakeServer:
         Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
+        # Closing alone does not wake the thread that waits for connections.
+        self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
     def _serve(self) -> None:

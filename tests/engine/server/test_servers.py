@@ -135,7 +135,7 @@ def test_a_low_limit_of_open_files_is_raised(make_stubs: MakeStubs, connect: Con
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     stubs = make_stubs()
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 40, limits[1]))
         engine = connect(stubs)
         assert len(run_all(engine, some_requests(100, length=2))) == 100
         assert engine.fleet.servers[0].last_error == ""
