@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from treepo.data.formats import Record
 from treepo.data.sources import SUFFIXES, Source
 from treepo.errors import RecordError
+from treepo.utils.files import check_plain
 
 PlacedRecord = tuple[str, Record]
 """The place of a record, for messages and ids, and the record."""
@@ -147,6 +148,8 @@ def _read_file(path: Path, label: str) -> Iterator[PlacedRecord]:
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise RecordError(f"cannot read {str(path)!r}: its name must end in one of {', '.join(readers)}")
+    with _reading(str(path)):
+        check_plain(path.stat(), str(path))
     return readers[suffix](path, label)
 
 

@@ -9,7 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.errors import SettingError, UnsupportedAttentionError
@@ -17,6 +24,7 @@ from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
+from treepo.model.safety import check_config_sizes, check_model_files, check_tokenizer
 from treepo.utils.foreign_errors import first_line
 
 
@@ -112,10 +120,14 @@ def load_policy(
     check_folder(path)
     register_attention()
     try:
+        check_config_sizes(PreTrainedConfig.get_config_dict(path)[0])
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         if packable:
             check_config(config)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        load_tokenizer = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code)
+        if Path(path).is_dir():
+            check_tokenizer(load_tokenizer, Path(path))
+        tokenizer = load_tokenizer()
         model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
         if missing := sorted(info["missing_keys"]):
             # transformers would only warn, and go on with random weights in their place.
@@ -178,3 +190,4 @@ def check_folder(path: str) -> None:
         raise SettingError("model.path", f"no tokenizer in {str(folder)!r}")
     if not any(folder.glob("*.safetensors")):
         raise SettingError("model.path", f"no safetensors weights in {str(folder)!r}")
+    check_model_files(folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from treepo.report.trees import KeptTree
+from treepo.utils.files import open_plain, read_plain
 from treepo.utils.io import replace_lines
 from treepo.utils.text import sanitize
 
@@ -23,21 +24,21 @@ class MetricsLog:
 
     def append(self, step: int, metrics: Metrics) -> None:
         """Write the object of one step; it is on disk when this returns."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with open_plain(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def read(self) -> list[Metrics]:
         """All objects, oldest first."""
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_plain(self.path).decode("utf-8").splitlines()]
 
     def cut(self, last_step: int) -> None:
         """Drop the objects of later steps, and a line that was not written to its end.
 
         Raises ValueError unless one object is left for each step up to `last_step`, from 0.
         """
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        lines = read_plain(self.path).splitlines(keepends=True) if self.path.exists() else []
         kept = lines[: last_step + 1]
         if [_step_of(line) for line in kept] != list(range(last_step + 1)):
             raise ValueError(f"resume: {str(self.path)!r} lacks a line for a step before {last_step + 1}")
@@ -84,7 +85,7 @@ def choose_samples(
 
 def append_samples(path: Path, step: int, samples: Sequence[SampleRow]) -> None:
     """Write one JSON object per sample."""
-    with path.open("a", encoding="utf-8") as file:
+    with open_plain(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
 
 
@@ -92,7 +93,7 @@ def cut_samples(path: Path, last_step: int) -> None:
     """Drop the samples of later steps, and a line that was not written to its end, when a run is resumed."""
     if not path.exists():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = read_plain(path).splitlines(keepends=True)
     kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= last_step]
     replace_lines(path, kept)
 

@@ -28,6 +28,7 @@ from treepo.report.run_log import MetricsLog, cut_samples
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN
+from treepo.utils.files import open_plain, read_plain
 from treepo.utils.io import replace_text
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def check_initial_state(run: Run, out: Path) -> None:
         record_initial_state(run, out)
         return
     try:
-        before = TypeAdapter(dict[str, str]).validate_json(path.read_bytes())
+        before = TypeAdapter(dict[str, str]).validate_json(read_plain(path))
     except (OSError, ValueError) as error:
         raise SettingError("resume", f"{str(path)!r} cannot be read: {error}") from error
     now = _initial_state(run)
@@ -100,7 +101,7 @@ def record_environment(out: Path, command: str) -> None:
         "processes": os.environ.get("WORLD_SIZE", "1"),
         **({"gpus": ", ".join(names)} if names else {}),
     }
-    with (out / ENVIRONMENT_NAME).open("a", encoding="utf-8") as file:
+    with open_plain(out / ENVIRONMENT_NAME, "a", encoding="utf-8") as file:
         file.write(json.dumps(environment) + "\n")
 
 

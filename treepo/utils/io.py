@@ -73,6 +73,8 @@ def replace_lines(path: Path, lines: list[bytes]) -> None:
 @contextmanager
 def replacing(path: Path, unfinished: Path) -> Iterator[Path]:
     """Yield `unfinished` to write to; it takes the place of `path` once all of it is on disk."""
+    # What is there may be a link that somebody else has made.
+    unfinished.unlink(missing_ok=True)
     yield unfinished
     sync(unfinished)
     unfinished.replace(path)
@@ -131,7 +133,8 @@ def lock_dir(path: Path, option: str = "out") -> Iterator[None]:
         raise SettingError(option, f"another process writes to {str(path)[:200]!r}") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise SettingError(option, f"cannot use {str(path)[:100]!r}: {error.strerror}") from error
+            reason = f"its file {LOCK} is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise SettingError(option, f"cannot use {str(path)[:100]!r}: {reason}") from error
         logger.warning(
             "%r cannot be locked (%s): make sure that no other process writes there", str(path), error.strerror
         )
