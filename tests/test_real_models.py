@@ -64,6 +64,7 @@ def test_no_problem_that_fits_is_an_error(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text('{"prompt": "a long question", "answer": "1"}\n' * 3)
     args = ["train", "--model.path", str(folder), "--data.train", str(tmp_path / "p.jsonl")]
     args += as_arguments("tree", TREE)
+    capsys.readouterr()
     assert main([*args, "--data.max_prompt_len", "5", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("treepo: data.train: no problem has at most 5 prompt tokens")

@@ -145,6 +145,13 @@ class Job:
     mesh: DeviceMesh | None = None
 
 
+def resolve_device(device: str) -> str:
+    """The device that `model.device` stands for: for auto, cuda if it can be used, else cpu."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextmanager
 def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
     """Join the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
@@ -152,6 +159,7 @@ def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0
 
     device: `model.device`. Raises SettingError.
     """
+    device = resolve_device(device)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Job(device)

@@ -41,8 +41,9 @@ def printed(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 
 def printed_tree(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[str, list[tuple[str, str]]]:
-    """(prompt, leaves) above the line that sums up."""
-    return read_printed(printed(capsys, *args).partition("trajectories:")[0].rpartition("\n")[0])
+    """(prompt, leaves) between the line that names the model and the one that sums up."""
+    tree = printed(capsys, *args).partition("trajectories:")[0].rpartition("\n")[0]
+    return read_printed(tree.partition(" threads\n")[2])
 
 
 def kept_tree(out: Path) -> Tree:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grow.reference import has_closed_box, is_escaped
-from treepo.data.formats import has_open_box, last_box
+from treepo.data.boxes import has_open_box, last_box
 
 
 @pytest.mark.parametrize(

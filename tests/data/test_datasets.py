@@ -177,7 +177,7 @@ def test_ids_may_come_from_a_field(tmp_path):
     read = load_datasets([write(tmp_path / "p.jsonl", *rows)], form, encode, 10)
     assert [p.id for p in read.datasets[0].problems] == ["p.jsonl#x/1", "p.jsonl#2"]
     path = write(tmp_path / "p.jsonl", *rows, {"prompt": "c", "answer": 1, "uid": "2"})
-    with pytest.raises(ValueError, match="data.train: field 'uid' has 'p.jsonl#2' for two questions"):
+    with pytest.raises(ValueError, match="data.train: p.jsonl:3: the id 'p.jsonl#2' is that of another question"):
         load_datasets([path], form, encode, 10)
 
 
@@ -205,6 +205,7 @@ def test_what_the_encoder_says_is_passed_on_as_it_is(tmp_path):
 
 def test_reading_needs_no_model():
     """Neither torch nor transformers, nor `datasets`, which few need, are loaded before they are used."""
-    code = "import sys, treepo.data; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    heavy = "('torch', 'transformers', 'datasets')"
+    code = f"import sys, treepo.data.datasets; print([m for m in {heavy} if m in sys.modules])"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

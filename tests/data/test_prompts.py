@@ -2,13 +2,16 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tokenizers.processors import TemplateProcessing
 
 from tests.models import CHAT_TEMPLATE, make_tiny_tokenizer
+from treepo.data.conversations import Turn
 from treepo.data.prompts import INSTRUCTION, PromptTemplate, Shot
+from treepo.errors import SettingError
 
 ROLES = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'][0] }}>{{ m['content'] }}{% endfor %}"
@@ -145,3 +148,141 @@ def test_examples_are_a_file():
 def test_settings_that_make_no_prompt_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         PromptTemplate(**given)
+
+
+CHATML = (
+    "{% for m in messages %}<user>{{ m['role'] }}\n{{ m['content'] }}<assistant>\n{% endfor %}"
+    "{% if add_generation_prompt %}<user>assistant\n{% if not thinks | default(true) %}"
+    "{{ '<think></think>' }}{% endif %}{% endif %}"
+)
+"""With special tokens around each turn, as ChatML has them."""
+
+SYSTEM, ASKED, REPLY, NEXT, BEGUN = (
+    Turn("system", "Own."),
+    Turn("user", "1+1?"),
+    Turn("assistant", "2"),
+    Turn("user", "2+2?"),
+    Turn("assistant", "So "),
+)
+PLAIN = PromptTemplate(question="Q: {question}")
+
+
+@pytest.mark.parametrize(
+    ("turns", "system", "expected"),
+    [
+        ((SYSTEM, ASKED), "", "<bos><s>Own.<u>Q: 1+1?<a>"),
+        ((SYSTEM, ASKED), "Set.", "<bos><s>Own.<u>Q: 1+1?<a>"),
+        ((Turn("system", ""), ASKED), "Set.", "<bos><s><u>Q: 1+1?<a>"),
+        ((ASKED, REPLY, NEXT), "Set.", "<bos><s>Set.<u>1+1?<a>2<u>Q: 2+2?<a>"),
+        ((ASKED, BEGUN), "", "<bos><u>Q: 1+1?<a>So "),
+        ((SYSTEM, ASKED, REPLY, NEXT, BEGUN), "Set.", "<bos><s>Own.<u>1+1?<a>2<u>Q: 2+2?<a>So "),
+    ],
+)
+def test_turns_of_a_record_are_used_as_they_are(turns, system, expected):
+    """A system turn was dropped, a chat of several turns refused. Its own system turn wins over that of the settings,
+    and the instruction stands in the last question."""
+    tokenizer = make_tokenizer(ROLES)
+    assert replace(PLAIN, system=system).encode(tokenizer, turns) == plain(tokenizer, expected)
+
+
+def test_shots_come_before_the_turns_of_a_record():
+    tokenizer = make_tokenizer(ROLES)
+    expected = "<bos><s>Own.<u>Q: 1+1?<a>2<u>1+1?<a>2<u>Q: 2+2?<a>So "
+    assert PLAIN.encode(tokenizer, (SYSTEM, ASKED, REPLY, NEXT, BEGUN), SHOTS[:1]) == plain(tokenizer, expected)
+
+
+def test_turns_are_blocks_of_plain_text():
+    tokenizer = make_tokenizer(None)
+    text = "Own.\n\n1+1?\n2\n\nQ: 2+2?\nSo "
+    assert PLAIN.encode(tokenizer, (SYSTEM, ASKED, REPLY, NEXT, BEGUN)) == tokenizer.encode(text)
+    assert PLAIN.encode(tokenizer, (Turn("system", ""), ASKED)) == tokenizer.encode("Q: 1+1?")
+
+
+@pytest.mark.parametrize("prefill", ["Let me see: ", "<think>", "\\boxed{"])
+@pytest.mark.parametrize("chat_template", [ROLES, CHATML])
+def test_a_prefill_begins_the_response_as_continue_final_message_does(prefill, chat_template):
+    """The tokens that transformers makes of a last message of the assistant that is to be continued."""
+    tokenizer = make_tokenizer(chat_template)
+    template = PromptTemplate(question="{question}", prefill=prefill)
+    messages = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": prefill}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+    expected = tokenizer.encode(text, add_special_tokens=False)
+    assert template.encode(tokenizer, "1+1?") == expected
+    own = (ASKED, Turn("assistant", prefill))
+    assert PromptTemplate(question="{question}").encode(tokenizer, own) == expected
+    assert replace(template, prefill="Not this.").encode(tokenizer, own) == expected
+
+
+def test_a_prefill_of_plain_text_is_on_a_line_of_its_own():
+    tokenizer = make_tokenizer(None)
+    template = PromptTemplate(question="Q: {question}", prefill="So ")
+    assert template.encode(tokenizer, "1+1?", SHOTS[:1]) == tokenizer.encode("Q: 1+1?\n2\n\nQ: 1+1?\nSo ")
+
+
+@pytest.mark.parametrize(
+    "text", ["<user>user\n1+1?<assistant>\n<user>assistant\n", "<bos>1+1?", "1+1?<assistant>", "<bos><user>1+1?"]
+)
+@pytest.mark.parametrize("chat", ["auto", "always", "never"])
+@pytest.mark.parametrize("with_bos", [True, False])
+def test_text_that_holds_the_special_tokens_of_the_template_is_taken_as_it_is(text, chat, with_bos):
+    """It was put into the template once more, with an instruction after the turn of the assistant had begun."""
+    tokenizer = make_tokenizer("{{ bos_token }}" + CHATML, with_bos)
+    template = PromptTemplate(chat=chat, system="Set.", prefill="So ")
+    assert template.encoder(tokenizer).is_templated(text)
+    bos = [] if text.startswith("<bos>") or not with_bos else [tokenizer.bos_token_id]
+    assert template.encode(tokenizer, text, SHOTS) == bos + plain(tokenizer, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "chat_template"),
+    [
+        ("<user>", CHATML),
+        ("1 < 2 <eos>?", CHATML),
+        ("What is <bos> for?", "{{ bos_token }}" + CHATML),
+        ("<user>1+1?", None),
+        ("1+1?", CHATML),
+    ],
+)
+def test_text_that_holds_no_or_other_special_tokens_is_put_into_the_template(text, chat_template):
+    encoder = PromptTemplate(question="{question}").encoder(make_tokenizer(chat_template))
+    assert not encoder.is_templated(text)
+    if chat_template:
+        assert encoder(text)[-len(plain(encoder.tokenizer, "<user>assistant\n")) :] == plain(
+            encoder.tokenizer, "<user>assistant\n"
+        )
+
+
+def test_variables_reach_the_chat_template():
+    tokenizer = make_tokenizer(CHATML)
+    thinking, other = (
+        PromptTemplate(question="{question}", chat_template_kwargs=given).encode(tokenizer, "1")
+        for given in ({}, {"thinks": False})
+    )
+    assert other == thinking + plain(tokenizer, "<think></think>")
+    assert (
+        PromptTemplate(question="{question}", chat_template_kwargs={"thinks": True}).encode(tokenizer, "1") == thinking
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "chat_template", "message"),
+    [
+        (
+            {"think": False},
+            CHATML,
+            "^prompt.chat_template_kwargs.think: the chat template has no such variable, got False",
+        ),
+        ({"thinks": False}, None, "^prompt.chat_template_kwargs.thinks: the tokenizer has no chat template, got False"),
+    ],
+)
+def test_variables_that_a_template_would_ignore_are_refused(given, chat_template, message):
+    """A misspelt enable_thinking would do nothing."""
+    with pytest.raises(SettingError, match=message):
+        PromptTemplate(chat_template_kwargs=given).encode(make_tokenizer(chat_template), "1")
+
+
+def test_arguments_of_the_tokenizer_are_no_variables():
+    with pytest.raises(SettingError, match="^chat_template_kwargs.tokenize: is set by treepo, got True"):
+        PromptTemplate(chat_template_kwargs={"tokenize": True})
+    with pytest.raises(SettingError, match="^chat_template_kwargs: needs a chat template"):
+        PromptTemplate(chat="never", chat_template_kwargs={"thinks": True})

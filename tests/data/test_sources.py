@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from treepo.data.datasets import load_datasets
+from treepo.data.formats import RecordFormat
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 
 
@@ -117,3 +119,49 @@ def test_labels_tell_all_sources_apart_in_any_order(root, paths):
         assert not any(other.endswith(f"/{label}") for other in others)
         _, _, shorter = label.partition("/")
         assert not shorter or any(other.endswith(f"/{shorter}") for other in others)
+
+
+def test_a_pattern_is_one_dataset_of_all_its_files(tmp_path, monkeypatch):
+    """In the order of their names; files of other kinds are passed over."""
+    for name in ("b", "a", "deep/c"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / f"{name}.jsonl").write_text(f'{{"prompt": "{name}", "answer": 1}}\n')
+    (tmp_path / "data" / "notes.txt").write_text("no records")
+    monkeypatch.chdir(tmp_path)
+    for pattern, found, name in (
+        ("data/*.jsonl", ["a", "b"], "data"),
+        ("data/*", ["a", "b"], "data"),
+        ("data/**/*.jsonl", ["a", "b", "deep/c"], "data"),
+        ("./data/[ab].jsonl", ["a", "b"], "[ab]"),
+        (f"{tmp_path}/d*/deep/c*.jsonl", ["deep/c"], "c*"),
+    ):
+        (dataset,) = load_datasets([pattern], RecordFormat(), lambda text: list(text.encode()), 100).datasets
+        assert [p.prompt for p in dataset.problems] == found
+        assert dataset.name == name
+    (dataset,) = load_datasets(["data/*.jsonl"], RecordFormat(), lambda _: [1], 100).datasets
+    assert [p.id for p in dataset.problems] == ["*.jsonl/a.jsonl:1", "*.jsonl/b.jsonl:1"]
+    assert parse_source("gsm8k=data/*.jsonl") == Source("data/*.jsonl", "gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("none/*.jsonl", r"no file that ends in \.jsonl, .* matches the pattern, got 'none/\*.jsonl'"),
+        ("*.txt", r"no file that ends in .* matches the pattern"),
+        ("*.jsonl@train", "is a pattern of files, which has no splits, got 'train'"),
+        ("nul\0*.jsonl", "matches the pattern"),
+    ],
+)
+def test_a_pattern_without_files_is_said(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.jsonl").write_text("{}")
+    (tmp_path / "p.txt").write_text("{}")
+    with pytest.raises(ValueError, match=message):
+        parse_source(text)
+
+
+def test_a_path_with_the_signs_of_a_pattern_is_a_path(tmp_path):
+    (tmp_path / "p[1].jsonl").write_text("{}")
+    assert not parse_source(str(tmp_path / "p[1].jsonl")).is_pattern
+    with pytest.raises(ValueError, match="is given twice"):
+        load_datasets([f"{tmp_path}/p*", f"{tmp_path}/./p*"], RecordFormat(), lambda _: [1], 9)

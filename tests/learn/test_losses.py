@@ -1,5 +1,6 @@
 """The losses on inputs made by hand; test_update.py compares them with the published formulas through models."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tests.learn.reference import cispo, ppo
 from treepo.learn.loss_inputs import LossInputs
-from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Loss
+from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, KLEstimator, Loss, kl_estimates
 
 ADVANTAGES = st.lists(st.integers(-500, 500).map(lambda n: n / 100), min_size=1, max_size=6)
 
@@ -150,3 +151,26 @@ def test_impossible_bounds_are_refused(make, name: str) -> None:
     """Bounds that clip everything, or nothing below 0, are named."""
     with pytest.raises(ValueError, match=f"^{name}: must"):
         make()
+
+
+@pytest.mark.parametrize("loss", [PPO(), PPO(dual_clip=3.0), CISPO(), GSPO()])
+@pytest.mark.parametrize("log_ratio", [-1e4, -200.0, 200.0, 1e4])
+@pytest.mark.parametrize("advantages", [[1.0], [-1.0], [1.0, -1.0], [0.0]])
+def test_log_ratios_that_overflow_make_no_nan(loss: Loss, log_ratio: float, advantages: list[float]) -> None:
+    """exp(200) overflows in float32, and infinity times a weight of 0 is no number."""
+    mine = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    inputs = one_target(mine, advantages)
+    fields = {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
+    narrow = LossInputs(**{n: v.float() if v.is_floating_point() else v for n, v in fields.items()})
+    value = loss(narrow)
+    value.backward()
+    assert torch.isfinite(value) and mine.grad is not None and torch.isfinite(mine.grad).all()
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_estimates_of_the_divergence_are_finite_however_far_apart(estimator: KLEstimator) -> None:
+    policy = torch.tensor([-1e3, 0.0, -0.5], requires_grad=True)
+    estimates = kl_estimates(policy, torch.tensor([0.0, -1e3, -0.6]), estimator)
+    estimates.sum().backward()
+    assert torch.isfinite(estimates).all() and policy.grad is not None and torch.isfinite(policy.grad).all()
+    assert estimates[2].item() == pytest.approx({"k1": 0.1, "k2": 0.005, "k3": math.exp(-0.1) - 0.9}[estimator], 1e-4)

@@ -404,7 +404,7 @@ def test_equal_parts() -> None:
 class BackwardSampler:
     """Trees that finish in the reverse of the order in which they were asked for."""
 
-    def grow(self, problems: list[Problem], seed: int, chosen: Sequence[int]) -> Any:
+    def grow(self, problems: list[Problem], seed: int, chosen: Sequence[int], progress: Any) -> Any:
         """Yield the last one first."""
         for i in reversed(chosen):
             yield i, Tree.from_prompt(problems[i].id, np.array(problems[i].prompt_ids), seed)

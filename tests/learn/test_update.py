@@ -389,6 +389,35 @@ def test_the_first_step_of_adam_has_the_size_of_the_rate() -> None:
         torch.testing.assert_close(step, -1e-4 * p.grad[moved].sign(), rtol=2e-4, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "lr", "low", "high"),
+    [("bfloat16", 1e-6, 0.9, 1.0), ("bfloat16", 0.1, 0.0, 0.1)],
+)
+def test_steps_that_narrow_weights_cannot_hold_are_counted(dtype: str, lr: float, low: float, high: float) -> None:
+    """A learning rate of 1e-6 left nearly all bfloat16 weights as they were, without a word."""
+    model = make_tiny_model(dtype=getattr(torch, dtype))
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    metrics = adam_of(model, OptimSettings(lr=lr, warmup_steps=0, weight_decay=0.0)).update(some_packed(model))
+    after = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert low <= metrics["update/frac_unchanged"] <= high
+    grads = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
+    expected = (before == after)[grads != 0].float().mean()
+    assert metrics["update/frac_unchanged"] == pytest.approx(float(expected), abs=0.02)
+    assert "update/frac_unchanged" not in adam_of(make_tiny_model(), OptimSettings()).update(
+        some_packed(make_tiny_model())
+    )
+
+
+def test_weights_that_the_last_update_made_infinite_are_an_error() -> None:
+    """A weight decay of 1e300 left no finite weight, and the run ended as if it had gone well."""
+    model = make_tiny_model()
+    updater = adam_of(model, OptimSettings(lr=1e-3, warmup_steps=0, weight_decay=1e300))
+    updater.check_weights()
+    updater.update(some_packed(model))
+    with pytest.raises(FloatingPointError, match="a weight is not finite after the update: see optim.lr and optim.w"):
+        updater.check_weights()
+
+
 def test_updates_raise_what_is_good() -> None:
     """A few updates on the same trees make leaves of positive advantage likelier and the others less likely."""
     model = make_tiny_model()

@@ -12,8 +12,15 @@ from transformers import (
 )
 
 from tests.models import KINDS, make_tiny_model, make_tiny_tokenizer, save_tiny_model
-from treepo.model.attention import TreeAttention
-from treepo.model.compatibility import check_logits_match, max_exact_len
+from treepo.model import compatibility
+from treepo.model.attention import ATTENTION_NAME, TreeAttention, register_attention
+from treepo.model.compatibility import (
+    check_logits_match,
+    has_plain_head,
+    in_type,
+    max_exact_len,
+    training_settings_ignored,
+)
 from treepo.model.policy import load_policy
 
 TINY = {
@@ -119,3 +126,99 @@ def test_rotary_positions_that_depend_on_the_length_bound_it():
     config = Phi3Config(**TINY, original_max_position_embeddings=32, rope_parameters=factors)
     assert max_exact_len(config) == 32
     assert max_exact_len(Phi3Config(**TINY)) == 64
+
+
+ARCHITECTURES = {
+    "llama": {"sliding_window": 8},
+    "mistral": {"sliding_window": 6},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": False},
+    "qwen3": {},
+    "gemma3_text": {},
+    "phi3": {},
+    "olmo2": {},
+    "granite": {},
+    "cohere": {},
+    "gpt_neox": {},
+    "mixtral": {"num_local_experts": 4},
+}
+
+
+def initialised(kind: str, std: float, dtype: torch.dtype, **settings) -> PreTrainedModel:
+    register_attention()
+    config = AutoConfig.for_model(kind, **{**TINY, "num_hidden_layers": 3, **settings})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=std)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("std", [0.002, 0.02, 0.3])
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_causal_models_are_served_in_every_type_at_any_scale(kind, std, dtype):
+    """SmolLM2 was refused in bfloat16: the limit was one for all models. A window in the settings of a Llama, which has
+    none, was taken for one that it keeps to itself."""
+    check_logits_match(initialised(kind, std, dtype, **ARCHITECTURES[kind]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("std", [0.002, 0.02, 0.3])
+def test_a_bidirectional_model_is_refused_at_any_scale(std, dtype):
+    """Freshly initialised, its logits were so small that their differences passed for rounding."""
+    with pytest.raises(ValueError, match="'bert' computes something else than causal attention"):
+        check_logits_match(initialised("bert", std, dtype))
+
+
+def test_a_window_that_only_the_mask_knows_is_refused(monkeypatch):
+    """The window of a Mistral that does not reach its attention function: packing would see beyond it."""
+    model = initialised("mistral", 0.3, torch.float32, sliding_window=40)
+    forward = compatibility._RecordingAttention.__call__
+
+    def without_window(self, layer, query, key, value, scale, window):
+        return forward(self, layer, query, key, value, scale, None)
+
+    monkeypatch.setattr(compatibility._RecordingAttention, "__call__", without_window)
+    with pytest.raises(ValueError, match="keeps its sliding window to itself"):
+        check_logits_match(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "is_plain"),
+    [
+        ("llama", {}, True),
+        ("granite", {"logits_scaling": 1.0}, True),
+        ("granite", {"logits_scaling": 8.0}, False),
+        ("cohere", {"logit_scale": 0.0625}, False),
+        ("gemma2", {"final_logit_softcapping": 30.0}, False),
+        ("gemma2", {"final_logit_softcapping": None}, True),
+    ],
+)
+@pytest.mark.parametrize("std", [0.002, 0.3])
+def test_what_follows_the_head_is_found_however_small_the_logits_are(kind, settings, is_plain, std):
+    """Capped at 30 or scaled, tiny logits hardly change: the loss was computed without, and was wrong as they grew."""
+    model = initialised(kind, std, torch.float32, **settings)
+    model.set_attn_implementation("eager")
+    assert has_plain_head(model, supports_tree_attention=False) is is_plain
+
+
+def test_weights_keep_their_type_and_values_after_a_computation_in_another():
+    model = initialised("llama", 0.02, torch.bfloat16)
+    model.set_attn_implementation("eager")
+    before = {name: (p.data_ptr(), p.dtype, p.clone()) for name, p in model.named_parameters()}
+    with in_type(model, torch.float64):
+        assert model(input_ids=torch.arange(4)[None]).logits.dtype == torch.float64
+    with pytest.raises(IndexError), in_type(model, torch.float64):
+        model(input_ids=torch.tensor([[10**6]]))
+    for name, parameter in model.named_parameters():
+        address, dtype, values = before[name]
+        assert (parameter.data_ptr(), parameter.dtype) == (address, dtype)
+        assert torch.equal(parameter, values)
+
+
+def test_dropout_and_auxiliary_losses_that_are_not_applied_are_named():
+    config = AutoConfig.for_model("mixtral", **TINY, attention_dropout=0.1, router_aux_loss_coef=0.001)
+    assert training_settings_ignored(config) == ["attention_dropout = 0.1", "router_aux_loss_coef = 0.001"]
+    assert training_settings_ignored(AutoConfig.for_model("qwen2", **TINY)) == []

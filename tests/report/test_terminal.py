@@ -1,6 +1,7 @@
 """What a run shows while it works."""
 
 from io import StringIO
+from time import sleep
 
 import pytest
 from hypothesis import example, given, settings
@@ -30,10 +31,11 @@ def shown(is_terminal: bool, num_steps: int, first: int, seconds_per_step: float
     """All that a run writes which takes this long for each step and began at the step `first`."""
     file = StringIO()
     console = Console(file=file, force_terminal=is_terminal, width=80, color_system=None, legacy_windows=False)
-    times = iter(seconds_per_step * i for i in range(num_steps + 1))
-    with Terminal(console).training(num_steps, lambda: next(times)) as show:
+    now = 0.0
+    with Terminal(console).training(num_steps, lambda: now) as view:
         for step in range(first, num_steps + 1):
-            show(step, STEP)
+            now += seconds_per_step
+            view.show_step(step, STEP)
     return file.getvalue()
 
 
@@ -116,15 +118,64 @@ def test_in_a_terminal_a_bar_stands_below_the_lines():
     assert text.count("step   ") == 3
 
 
-def test_other_work_says_every_tenth_where_there_is_no_terminal():
-    """25 reports of 25 things make ten lines, and no bar."""
-    file = StringIO()
-    with Terminal(Console(file=file, width=80)).progress("making the base model") as report:
-        for i in range(1, 26):
-            report(i, 25, 1.0)
+def test_other_work_speaks_after_two_seconds_and_ever_more_rarely_where_there_is_no_terminal():
+    """Reports every second for ten minutes: lines at 2, 4, 8 ... seconds, then each minute, and at the end; no bar."""
+    file, now = StringIO(), 0.0
+    with Terminal(Console(file=file, width=80)).progress("making the base model", lambda: now) as report:
+        for second in range(601):
+            now = float(second)
+            report(second, 600, 1.0)
     lines = file.getvalue().splitlines()
-    assert len(lines) == 10
-    assert lines[-1] == "making the base model (1.000) 25/25"
+    assert [int(line.split()[5].partition("/")[0]) for line in lines] == [
+        *(2, 4, 8, 16, 32, 64, 124, 184, 244, 304, 364, 424, 484, 544),
+        600,
+    ]
+    assert lines[0] == "making the base model (1.000) 2/600, 0:09:58 left"
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_first_step_shows_that_it_grows(is_terminal):
+    """Nothing moved for minutes while a large model grew its first trees, or was evaluated."""
+    file, now = StringIO(), 0.0
+    console = Console(file=file, force_terminal=is_terminal, width=80, color_system=None, legacy_windows=False)
+    with Terminal(console).training(3, lambda: now) as view:
+        for tenth in range(31):
+            now = tenth / 10
+            view.show_phase("growing", tenth, 60)
+    done, left = (30, 3) if is_terminal else (20, 4)
+    assert f"growing {done}/60, 0:00:0{left} left" in file.getvalue()
+    assert is_terminal or len(file.getvalue().splitlines()) == 1
+
+
+def test_a_stage_that_takes_long_speaks():
+    """Loading PyTorch from a slow disk showed nothing at all."""
+    file = StringIO()
+    with Terminal(Console(file=file, width=80)).stage("loading", first_s=0.01):
+        sleep(0.1)
+    assert file.getvalue().splitlines() == ["loading (0:00:00) ..."]
+    file.truncate(0)
+    with Terminal(Console(file=file, width=80)).stage("loading"):
+        pass
+    assert "loading" not in file.getvalue()
+
+
+def test_a_run_without_a_signal_does_not_end_like_a_success(tmp_path):
+    """The table of a run that could learn nothing read like any other."""
+    useless = {
+        **dict.fromkeys(("tokens/decoded", "tokens/total"), 10.0),
+        **dict.fromkeys(("problems/grown", "problems/failed"), 4),
+    }
+    useless |= {"problems/trained": 0, "problems/solved": 0, "eval/avg": 0.25, "eval/greedy": 0.5}
+    file = StringIO()
+    Terminal(Console(file=file, width=80)).summary([useless, useless], tmp_path, [])
+    text = file.getvalue()
+    assert "Nothing was learned" in text and "0 of 2" in text
+    assert "warning: 2 of 2 steps: no tree carries a signal" in text
+    file.truncate(0)
+    Terminal(Console(file=file, width=80)).summary([useless | {"problems/trained": 2}], tmp_path, [])
+    assert "Summary of the run" in file.getvalue() and "warning" not in file.getvalue()
+    # Without an evaluation before training there is one figure, and no arrow.
+    assert "25.0% │" in file.getvalue() and "->" not in file.getvalue()
 
 
 def test_work_that_is_done_already_shows_nothing():

@@ -202,3 +202,77 @@ def test_the_built_in_task_refuses_a_verifier_or_prompt_of_its_own(section: dict
     """It took them, and went on with its own without a word."""
     with pytest.raises(SettingError, match=f"^{next(iter(section))}: the built-in task has its own"):
         build_task(resolve(BUILT_IN_TASK, section), policy, 10_000)
+
+
+def test_bad_records_end_the_run_or_are_named_in_the_log(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twelve of them: ten are named, all are counted."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" + "no JSON\n" * (i < 12) for i, r in enumerate(sums(30))))
+    with pytest.raises(SettingError, match=r"^data.train: a.jsonl:2: not JSON"):
+        build(policy, data={"train": str(path)})
+    task = build(policy, data={"train": str(path), "on_bad_record": "skip"})
+    assert sum(len(d.problems) for d in (*task.train, *task.eval)) == 30
+    (message,) = [line for line in caplog.messages if "skipped" in line]
+    assert message.startswith("data.train: 12 bad records skipped: a.jsonl:2: not JSON")
+    assert message.count("not JSON") == 10 and message.endswith("; ...")
+
+
+def test_repeated_questions_are_dropped_in_training_alone(policy: Policy, tmp_path: Path) -> None:
+    """An evaluation set lost them, and its figures were over another number of questions than others report."""
+    train, evaluation = (
+        write(tmp_path / f"{name}.jsonl", *sums(3, first), *sums(2, first)) for name, first in (("t", 0), ("e", 10))
+    )
+    task = build(policy, data={"train": train, "eval": evaluation})
+    assert [p.id for p in task.train[0].problems] == ["t.jsonl:1", "t.jsonl:2", "t.jsonl:3"]
+    assert [p.id for p in task.eval_problems(9)] == [f"e.jsonl:{n}" for n in range(1, 6)]
+
+
+def test_prompts_in_a_shape_of_their_own_are_told_once(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What [prompt] does nothing for: special tokens of the template, an own system turn, an own prefill."""
+    chats = [
+        [{"role": "system", "content": "Own."}, {"role": "user", "content": f"{i}?"}]
+        + [{"role": "assistant", "content": "So "}] * (i % 2)
+        for i in range(10)
+    ]
+    templated = [{"prompt": f"<user>{i}+0?<assistant>", "answer": "1"} for i in range(5)]
+    path = write(tmp_path / "a.jsonl", *({"prompt": chat, "answer": "1"} for chat in chats), *templated)
+    build(policy, data={"eval": path}, prompt={"question": "{question}", "system": "Set.", "prefill": "Set: "})
+    assert [line for line in caplog.messages if line.startswith("data.eval: ")] == [
+        "data.eval: 5 of 15 prompts already hold special tokens of the chat template: they are used as they are, and "
+        "the settings of [prompt] do nothing for them",
+        "data.eval: 10 of 15 prompts have a system turn of their own, which is used instead of prompt.system",
+        "data.eval: 5 of 15 prompts end in a turn of the assistant, which is used instead of prompt.prefill",
+    ]
+    caplog.clear()
+    build(policy, data={"eval": write(tmp_path / "a.jsonl", *({"prompt": chat, "answer": "1"} for chat in chats))})
+    assert caplog.messages == []
+
+
+def test_a_missing_column_ends_the_run_before_it_starts(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the last record of a hundred, too."""
+    (tmp_path / "own_judge.py").write_text("def judge(response, ground_truth, level):\n    return level == 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    records = [record | {"level": 3} for record in sums(99)]
+    verifier = {"use": "FunctionVerifier", "function": "own_judge:judge"}
+    build(policy, data={"eval": write(tmp_path / "a.jsonl", *records)}, verifier=verifier)
+    with pytest.raises(SettingError, match="^verifier.function: needs the column 'level', which .* a.jsonl:100 lacks"):
+        build(policy, data={"eval": write(tmp_path / "a.jsonl", *records, *sums(1, 200))}, verifier=verifier)
+    with pytest.raises(SettingError, match="^verifier.function: needs the column 'level', which a record lacks"):
+        build(policy, data={"eval": write(tmp_path / "a.jsonl", *sums(9))}, verifier=verifier)
+
+
+def test_rationales_as_known_answers_are_told(policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """GSM8K's own file as one's own trained on rationales without a word; with the setting that is named it is fine."""
+    records = [{"prompt": f"{i}+1?", "answer": f"{i} and one\nare <<{i}+1={i + 1}>>\n#### {i + 1}"} for i in range(30)]
+    path = write(tmp_path / "raw.jsonl", *records)
+    build(policy, data={"eval": path})
+    assert any("'raw' (evaluation): 30 of 30 (100%) hold ####" in m and "answer_after" in m for m in caplog.messages)
+    caplog.clear()
+    task = build(policy, data={"eval": path, "answer_after": "####"})
+    assert caplog.messages == [] and task.eval_problems(1)[0].ground_truth == "1"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treepo.data.formats import last_box
+from treepo.data.boxes import last_box
 from treepo.data.problem import AnswerFormat, Outcome, Verdict
 from treepo.verify.base import FinalAnswer, answer_format
 from treepo.verify.math import MathVerifier

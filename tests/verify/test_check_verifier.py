@@ -13,7 +13,7 @@ from treepo.verify.verifiers import ChoiceVerifier
 class InProcess(VerifierPool):
     """Judges in this process."""
 
-    def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def verify(self, pairs: Sequence[tuple[str, str]], columns: object = None) -> list[Verdict]:
         return [self.verifier(response, ground_truth) for response, ground_truth in pairs]
 
 
@@ -55,7 +55,7 @@ def test_the_first_crash_is_named():
 
 def test_wrong_is_wrong():
     class Backwards(InProcess):
-        def verify(self, pairs):
+        def verify(self, pairs, columns=None):
             return [Verdict(0.0, Outcome.GRADED, None) for _ in pairs]
 
     with pytest.raises(ValueError, match="'A': judged wrong"):

@@ -84,9 +84,47 @@ def test_failures_fail_alone_and_are_told():
 
 
 def test_what_hangs_is_ended_and_others_are_judged(pool):
-    """Also in C code that never comes back to Python, where signal handlers do not run."""
+    """Also in C code that never comes back to Python, where signal handlers do not run; by either limit."""
     verdicts = ask(pool, *["a"] * 20, "spin", *["b"] * 20)
     assert verdicts == [RIGHT] * 20 + [Verdict(0.0, Outcome.TIMEOUT, None)] + [WRONG] * 20
+
+
+ODD_WRITERS = ["junk", "half a message", "another", "a list", "endless", "twice", "hold"]
+
+
+@pytest.mark.parametrize("odd", ODD_WRITERS)
+def test_a_function_that_writes_into_the_pipe_costs_its_own_answer_alone(odd):
+    """Replies had no number: one that was written besides, or twice, shifted the verdicts on all later answers."""
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1, time_limit_s=20)) as own:
+        responses = [*"abab", odd, *"abab" * 5]
+        expected = [RIGHT if response == "a" else WRONG for response in responses]
+        expected[4] = Verdict(0.0, Outcome.CRASHED, None)
+        start = time.monotonic()
+        assert ask(own, *responses) == expected
+        # Nobody waits for the limit where the worker is gone and another process holds its pipe.
+        assert time.monotonic() - start < 15
+
+
+def test_a_function_that_forks_answers_once():
+    """The copy went on in the worker's place: it answered, too, and took requests."""
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2)) as own:
+        responses = ["a", "fork", "b"] * 20
+        assert ask(own, *responses) == [RIGHT, RIGHT, WRONG] * 20
+
+
+def test_what_an_earlier_answer_left_behind_costs_no_later_one():
+    """A thread that writes into the pipe when another answer is judged: that one is judged anew."""
+    with VerifierPool(JUDGE, VerifierPoolSettings(num_workers=1)) as own:
+        verdicts = ask(own, "later", *["nap", "b"] * 20)
+        assert verdicts[1:] == [RIGHT, WRONG] * 20
+
+
+def test_processor_time_is_limited_whatever_else_runs():
+    """On a busy machine the same answer took more wall time, and its verdict became another one."""
+    limits = VerifierPoolSettings(num_workers=4, cpu_limit_s=1.5, time_limit_s=60)
+    with VerifierPool(JUDGE, limits) as own:
+        # Four at a time on fewer cores: each takes longer than its processor time.
+        assert ask(own, *["work"] * 8, "spin") == [*[RIGHT] * 8, Verdict(0.0, Outcome.TIMEOUT, None)]
 
 
 def test_what_is_printed_does_not_get_between(pool):
@@ -206,7 +244,7 @@ def test_workers_end_with_their_parent():
         "from tests.verify.test_pool import *\n"
         "own = VerifierPool(JUDGE, VerifierPoolSettings(num_workers=2, time_limit_s=0.5))\n"
         "print(*{v.extracted_answer for v in ask(own, *['pid'] * 50)} - {None}, flush=True)\n"
-        "import treepo.verify.pool as r; r.time.monotonic = lambda: 0.0\n"
+        "import treepo.verify.scheduler as r; r.time.monotonic = lambda: 0.0\n"
         "ask(own, 'sleep')\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -223,6 +261,7 @@ def test_workers_end_with_their_parent():
     ("settings", "message"),
     [
         ({"num_workers": -1}, "num_workers: must be at least 0, got -1"),
+        ({"cpu_limit_s": 0.0}, "cpu_limit_s: must be above 0 and at most 86400, got 0.0"),
         ({"time_limit_s": 0.0}, "time_limit_s: must be above 0 and at most 86400, got 0.0"),
         ({"time_limit_s": float("nan")}, "time_limit_s: must be above 0"),
         ({"memory_limit_mib": 1}, "memory_limit_mib: must be from 16 to 2\\^30, got 1"),

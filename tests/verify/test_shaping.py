@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treepo.data.problem import Problem
 from treepo.verify.rewards import Answers, ShapedReward, length_effect, length_reward, overlong_penalty, total
 
 BOX = r"so \boxed{1}"
+PROBLEM = Problem("p", "1?", (1,), "1")
 
 
 def answers_of(correct, lengths, texts=None, finished=None, limit=100) -> Answers:
     """Answers, well formed unless said otherwise."""
     texts = texts or [BOX] * len(lengths)
     finished = [True] * len(lengths) if finished is None else finished
-    return Answers(np.array(correct, float), tuple(texts), np.array(lengths), np.array(finished), limit)
+    return Answers(np.array(correct, float), tuple(texts), np.array(lengths), np.array(finished), limit, PROBLEM)
 
 
 @st.composite
@@ -36,7 +38,12 @@ def groups(draw, min_size=1) -> Answers:
 def permuted(answers: Answers, order) -> Answers:
     texts = tuple(answers.texts[i] for i in order)
     return Answers(
-        answers.correct[order], texts, answers.lengths[order], answers.finished[order], answers.max_response_tokens
+        answers.correct[order],
+        texts,
+        answers.lengths[order],
+        answers.finished[order],
+        answers.max_response_tokens,
+        answers.problem,
     )
 
 

@@ -49,7 +49,7 @@ def test_a_module_that_leaves_at_import_is_named(text, reason, tmp_path, monkeyp
 
 def test_a_module_that_hangs_at_import_is_named_with_the_limit(tmp_path, monkeypatch):
     """It took 120 s and ended in a traceback."""
-    monkeypatch.setattr("treepo.verify.pool.START_LIMIT_S", 0.5)
+    monkeypatch.setattr("treepo.verify.process.START_LIMIT_S", 0.5)
     said = refusal(write_module(tmp_path, monkeypatch, "hangs", "import time\ntime.sleep(600)\n"))
     assert said == "verifier.function: a worker was not ready within 0.5 s, ended by SIGKILL, got 'hangs:judge'"
 

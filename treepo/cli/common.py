@@ -37,7 +37,8 @@ class CommandParser(argparse.ArgumentParser):
 def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """(settings, other arguments): `--section.key VALUE` and `--section.key=VALUE` as nested settings.
 
-    A value is read as TOML (1e-4, true, [0.9, 0.95]) and taken as text if it is none.
+    A value is read as TOML (1e-4, true, [0.9, 0.95]) and taken as text if it is none. `--section.key.name VALUE` is one
+    entry of a setting that is a table.
     """
     overrides: dict[str, dict[str, Any]] = {}
     rest = []
@@ -51,10 +52,13 @@ def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], lis
             value = next(remaining, "--")
             if value.startswith("--"):
                 raise SettingError(name, "no value given")
-        section, _, key = name.replace("-", "_").partition(".")
-        if key in overrides.get(section, {}):
+        section, key, *entry = name.replace("-", "_").split(".", 2)
+        table = overrides.setdefault(section, {})
+        if entry:
+            table, key = table.setdefault(key, {}), entry[0]
+        if not isinstance(table, dict) or key in table:
             raise SettingError(name, "given twice")
-        overrides.setdefault(section, {})[key] = _value(value)
+        table[key] = _value(value)
     return overrides, rest
 
 

@@ -37,16 +37,19 @@ def make_parser() -> CommandParser:
 
 def run(options: Namespace, console: Console) -> None:
     """Let each model answer, then show and keep the metrics of all answers in the folder."""
-    # torch and transformers load here, not for --help.
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.evaluate.estimates import COLUMNS, EstimateSettings, aggregate
-    from treepo.evaluate.results import to_json
-    from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
-    from treepo.evaluate.table import rich_table, text_tables
     from treepo.report.terminal import Terminal
-    from treepo.run.evaluate import answer
-    from treepo.run.evaluation_plan import plan_evaluation
+
+    with Terminal(console).stage("loading PyTorch and transformers"):
+        # Here, not for --help.
+        from transformers.utils.logging import disable_progress_bar
+
+        from treepo.evaluate.estimates import COLUMNS, EstimateSettings, aggregate
+        from treepo.evaluate.results import to_json
+        from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
+        from treepo.evaluate.table import rich_table, text_tables
+        from treepo.report.diagnosis import diagnose_result
+        from treepo.run.evaluate import answer
+        from treepo.run.evaluation_plan import plan_evaluation
 
     disable_progress_bar()
     out = output_folder(options.out, "eval-")
@@ -62,6 +65,9 @@ def run(options: Namespace, console: Console) -> None:
                 path.write_text(to_json(found), encoding="utf-8")
             except OSError as error:
                 raise SettingError("json", f"cannot write to {str(path)!r}: {error.strerror}") from error
+    for result in found:
+        if finding := diagnose_result(result.overall):
+            logger.warning("%s, %s: %s", result.model, result.setting, finding)
     for table in text_tables(found):
         console.print(rich_table(table))
     logger.info("All answers are in %s, all metrics in %s beside it.", out / ANSWERS, RESULTS)

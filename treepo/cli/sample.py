@@ -38,14 +38,16 @@ def make_parser() -> CommandParser:
 
 def run(options: Namespace, console: Console) -> None:
     """Grow the tree and show it; raises FloatingPointError if logits are not finite."""
-    # torch and transformers load here, not for --help.
-    from transformers.utils.logging import disable_progress_bar
-
     from treepo.report.terminal import Terminal
-    from treepo.report.tree_view import TreeView, summary
-    from treepo.report.trees import KeptTree, write_trees
-    from treepo.run.sample import sample_tree
-    from treepo.utils.io import check_unused
+
+    with Terminal(console).stage("loading PyTorch and transformers"):
+        # Here, not for --help.
+        from transformers.utils.logging import disable_progress_bar
+
+        from treepo.report.tree_view import TreeView, summary
+        from treepo.report.trees import KeptTree, write_trees
+        from treepo.run.sample import sample_tree
+        from treepo.utils.io import check_unused
 
     disable_progress_bar()
     config, out = _settings(options), None if options.out is None else Path(options.out)

@@ -3,11 +3,16 @@
 from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from treepo.cli.common import CommandParser, output_folder, process_rank, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
+
+if TYPE_CHECKING:
+    from treepo.config.schema import Config
+    from treepo.report.terminal import Terminal
 
 
 def make_parser() -> CommandParser:
@@ -25,33 +30,37 @@ def make_parser() -> CommandParser:
         help="go on with the run in DIR from its last checkpoint, as if it had never stopped; "
         "docs/runs.md lists the settings that may change",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the first prompt as the model would get it, its known answer and the verdict on it; train nothing, "
+        "write nothing",
+    )
     return parser
 
 
 def run(options: Namespace, console: Console) -> None:
     """Train as the settings say; raises Interrupted on Ctrl-C and SIGTERM, after a checkpoint."""
-    # torch and transformers load here, not for --help.
-    from transformers.utils.logging import disable_progress_bar
-
-    from treepo.config.load import read_recipe, resolve
-    from treepo.config.schema import BUILT_IN_TASK, is_data_given
-    from treepo.distributed import init_distributed
-    from treepo.learn.train_state import seed_random
     from treepo.report.terminal import Terminal
-    from treepo.run.checkpointing import NOT_BEGUN
-    from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
-    from treepo.run.train import prepare, train
-    from treepo.utils.io import lock_dir
+
+    with Terminal(console).stage("loading PyTorch and transformers"):
+        # Here, not for --help.
+        from transformers.utils.logging import disable_progress_bar
+
+        from treepo.distributed import init_distributed
+        from treepo.learn.train_state import seed_random
+        from treepo.run.checkpointing import NOT_BEGUN
+        from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
+        from treepo.run.train import prepare, train
+        from treepo.utils.io import lock_dir
 
     disable_progress_bar()
     terminal, overrides = Terminal(console), options.settings
     is_resumed = options.resume is not None
-    if is_resumed and (options.recipe is not None or options.out is not None):
-        raise SettingError(
-            "resume", "a run goes on with its own settings in its own folder; give no recipe and no --out"
-        )
-    if options.resume == "":
-        raise SettingError("resume", "no folder given")
+    _check_resume(options)
+    if options.dry_run:
+        _dry_run(options, terminal)
+        return
     out = Path(options.resume) if is_resumed else output_folder(options.out)
     with ExitStack() as stack:
         if is_resumed:
@@ -59,8 +68,7 @@ def run(options: Namespace, console: Console) -> None:
             if process_rank() == 0:
                 stack.enter_context(lock_dir(out, "resume"))
         else:
-            base = {} if is_data_given(overrides) else BUILT_IN_TASK
-            config = resolve(read_recipe(Path(options.recipe)) if options.recipe else base, overrides)
+            config = _settings(options)
         limits = config.processes
         job = stack.enter_context(init_distributed(config.model.device, limits.shard_size, limits.timeout_s))
         if is_resumed:
@@ -84,3 +92,37 @@ def run(options: Namespace, console: Console) -> None:
         except (PeerError, LostError) as error:
             error.add_note(f"to go on: treepo train --resume {out}")
             raise
+
+
+def _check_resume(options: Namespace) -> None:
+    """Raise SettingError for what does not go together with --resume."""
+    if options.resume is None:
+        return
+    if options.recipe is not None or options.out is not None:
+        raise SettingError(
+            "resume", "a run goes on with its own settings in its own folder; give no recipe and no --out"
+        )
+    if options.resume == "":
+        raise SettingError("resume", "no folder given")
+    if options.dry_run:
+        raise SettingError("dry-run", "shows how a new run begins; give no --resume")
+
+
+def _settings(options: Namespace) -> "Config":
+    """The settings of a new run: those of the recipe or of the built-in task, with the command line's on top."""
+    from treepo.config.load import read_recipe, resolve
+    from treepo.config.schema import BUILT_IN_TASK, is_data_given
+
+    base = {} if is_data_given(options.settings) else BUILT_IN_TASK
+    return resolve(read_recipe(Path(options.recipe)) if options.recipe else base, options.settings)
+
+
+def _dry_run(options: Namespace, terminal: "Terminal") -> None:
+    """Show what a run with these settings would begin with."""
+    from treepo.run.preview import preview
+    from treepo.utils.io import check_unused
+
+    if options.out is not None:
+        check_unused(output_folder(options.out))
+    if process_rank() == 0:
+        preview(_settings(options), terminal)

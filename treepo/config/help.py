@@ -7,7 +7,7 @@ writes the page anew.
 import dataclasses
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -88,6 +88,8 @@ def describe_type(hint: Any) -> str:
             text.format(getattr(c, name)) for c in constraints for name, text in BOUNDS.items() if hasattr(c, name)
         ]
         return ", ".join([describe_type(args[0]), *bounds])
+    if origin is Mapping:
+        return "table"
     if origin in (Union, UnionType):
         return " or ".join("not given" if arg is NoneType else describe_type(arg) for arg in args)
     if origin is tuple:

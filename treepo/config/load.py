@@ -19,6 +19,7 @@ from treepo.config.schema import Config, Settings
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
+from treepo.verify import Verifier
 
 T = TypeVar("T")
 Section = dataclasses.Field[Any]
@@ -47,8 +48,13 @@ def resolve_as(cls: type[T], *layers: Settings) -> T:
             before = merged.setdefault(section, {})
             if "use" in values and values["use"] != before.get("use"):
                 before.clear()
-            before.update(values)
+            before.update({key: _on_top(before.get(key), value) for key, value in values.items()})
     return cls(**{name: _build(sections[name], values) for name, values in merged.items()})
+
+
+def _on_top(before: object, value: object) -> object:
+    """A value over an earlier one; of two tables the entries of both."""
+    return {**before, **value} if isinstance(before, Mapping) and isinstance(value, Mapping) else value
 
 
 def read_recipe(path: Path) -> Settings:
@@ -143,7 +149,8 @@ def _misfit(section: Section, chosen: object) -> str:
     if not (isinstance(chosen, type) and dataclasses.is_dataclass(chosen)):
         return "is not a dataclass"
     wanted, given = _arguments(section.type), _arguments(chosen)
-    if given != wanted:
+    # A verifier may ask for columns of the record besides (see treepo.verify.columns).
+    if given != wanted and not (section.type is Verifier and given[: len(wanted)] == wanted):
         return f"is called with {given}, but must be with {wanted}"
     declared = (*vars(cast(Any, section.type)), *inspect.get_annotations(cast(Any, section.type)))
     missing = [name for name in declared if not (name.startswith("_") or hasattr(chosen, name))]

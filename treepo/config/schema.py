@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,9 @@ class DataSettings(RecordFormat):
     max_prompt_len: Count = 1024
     """Problems with more prompt tokens are dropped."""
 
+    on_bad_record: Literal["error", "skip"] = "error"
+    """Whether a record that cannot be used ends the run, or is passed over, counted and named in the log."""
+
     @property
     def is_given(self) -> bool:
         """Whether there are problems other than those of the built-in task."""
@@ -67,6 +70,9 @@ class EvalSettings:
 
     num_samples: Count = 2
     """Answers per problem, at temperature 1."""
+
+    at_start: bool = True
+    """Evaluate before training, too."""
 
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between evaluations during training; 0 for none."""

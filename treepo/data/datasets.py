@@ -1,6 +1,5 @@
 """Datasets of problems: loading them, splitting them, and serving them step by step."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -10,9 +9,11 @@ from math import ceil
 
 import numpy as np
 
+from treepo.data.columns import as_columns
+from treepo.data.conversations import Prompt, own_prefill, question_of
 from treepo.data.formats import RecordFormat
 from treepo.data.problem import Problem
-from treepo.data.readers import read_records
+from treepo.data.readers import raise_error, read_records
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 from treepo.errors import RecordError, SettingError
 from treepo.utils.numeric import derive_seed, digest, largest_remainder
@@ -91,13 +92,13 @@ class Mixture:
         return assigned
 
 
-Encode = Callable[[str], list[int]]
-"""A question to the token ids that the model is conditioned on."""
+Encode = Callable[[Prompt], Sequence[int]]
+"""What a record asks to the token ids that the model is conditioned on."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The problems of one source, in its order, no two with the same text. name: its name in metrics."""
+    """The problems of one source, in its order, all with different ids. name: its name in metrics."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -108,12 +109,13 @@ class LoadedDatasets:
     """The datasets of several sources, and how many of their records were dropped.
 
     num_too_long: problems with more prompt tokens than allowed. num_duplicates: records with the same question as an
-    earlier record of the same source.
+    earlier record of the same source. bad_records: where each record is that cannot be used, and why.
     """
 
     datasets: tuple[Dataset, ...]
-    num_too_long: int
-    num_duplicates: int
+    num_too_long: int = 0
+    num_duplicates: int = 0
+    bad_records: tuple[str, ...] = ()
 
 
 def load_datasets(
@@ -123,53 +125,97 @@ def load_datasets(
     max_prompt_len: int,
     setting: str = "data.train",
     other_sources: Sequence[str] = (),
+    *,
+    skip_bad: bool = False,
+    keep_repeats: bool = False,
 ) -> LoadedDatasets:
     """Load one dataset from each source.
 
     default_format: the format of sources that name none. setting: the one that gave the sources, for errors.
     other_sources: the run's other sources, whose problems get other ids. Ids are LABEL:LINE in JSON lines, LABEL: row
     ROW elsewhere, and LABEL#ID in a format with an id field, where LABEL is the source's name and as many folders
-    before it as tell it from the others. Raises SettingError naming the setting, file, line and field.
+    before it as tell it from the others. skip_bad: pass over records that cannot be used. keep_repeats: keep records
+    with the same question as an earlier one. Raises SettingError naming the setting, file, line and field.
     """
     parsed = [parse_source(source, setting) for source in sources]
     all_labels = labels([*parsed, *(parse_source(source, setting) for source in other_sources)])[: len(parsed)]
     for source, label in zip(parsed, all_labels, strict=True):
         if all_labels.count(label) > 1:
             raise SettingError(setting, f"{str(source)!r} is given twice")
+    bad: list[RecordError] = []
+    loader = _Loader(encode, keep_repeats, bad.append if skip_bad else raise_error)
     datasets, num_too_long, num_duplicates = [], 0, 0
     for source, label, name in zip(parsed, all_labels, dataset_names(parsed), strict=True):
-        form = PRESETS[source.format].form if source.format else default_format
+        preset = PRESETS.get(source.format)
+        forms = (preset.form, *preset.other_forms) if preset else (default_format,)
+        num_bad = len(bad)
         try:
-            records = list(_read_problems(source, form, label, name))
-            first: dict[str, Problem] = {}
-            for record in records:
-                first.setdefault(text_key(record.prompt), record)
-            problems = list(first.values())
+            problems, dropped = loader.load(source, forms, label, name)
             if not problems:
-                raise RecordError(f"no record of {str(source)!r} has {form.only_field!r} in {list(form.only)}")
-            if repeated := [key for key, count in Counter(p.id for p in problems).items() if count > 1]:
-                raise RecordError(f"field {form.id_field!r} has {repeated[0]!r} for two questions")
+                reason = f"has {forms[0].only_field!r} in {list(forms[0].only)}"
+                if len(bad) > num_bad:
+                    reason = f"can be used; {bad[num_bad]}"
+                raise RecordError(f"no record of {str(source)!r} {reason}")
         except RecordError as error:
             raise SettingError(setting, str(error)) from error
-        encoded = [replace(problem, prompt_ids=tuple(encode(problem.prompt))) for problem in problems]
-        if empty := [problem.id for problem in encoded if not problem.prompt_ids]:
-            raise SettingError(setting, f"{empty[0]}: the prompt has no tokens")
-        fitting = tuple(problem for problem in encoded if len(problem.prompt_ids) <= max_prompt_len)
-        num_too_long += len(encoded) - len(fitting)
-        num_duplicates += len(records) - len(problems)
+        fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)
+        num_too_long += len(problems) - len(fitting)
+        num_duplicates += dropped
         datasets.append(Dataset(name, fitting))
-    return LoadedDatasets(tuple(datasets), num_too_long, num_duplicates)
+    return LoadedDatasets(tuple(datasets), num_too_long, num_duplicates, tuple(map(str, bad)))
 
 
-def _read_problems(source: Source, form: RecordFormat, label: str, name: str) -> Iterator[Problem]:
-    """The source's problems, not encoded yet."""
-    for place, record in read_records(source, label):
-        try:
-            if form.takes(record):
+@dataclass(frozen=True)
+class _Loader:
+    """How records become problems. on_bad: called with what is wrong with a record that cannot be used."""
+
+    encode: Encode
+    keep_repeats: bool
+    on_bad: Callable[[RecordError], None]
+
+    def load(self, source: Source, forms: Sequence[RecordFormat], label: str, name: str) -> tuple[list[Problem], int]:
+        """The source's problems, and how many records were dropped for asking what an earlier one asks."""
+        problems: list[Problem] = []
+        first_key: dict[str, tuple[str, str]] = {}
+        seen, num_dropped = set[tuple[str, str]](), 0
+        for place, prompt, problem in self._read(source, forms, label, name):
+            key = text_key(problem.prompt), own_prefill(prompt) or ""
+            if key in seen and not self.keep_repeats:
+                num_dropped += 1
+                continue
+            problem_id = problem.id
+            if first_key.get(problem_id, key) != key:
+                self.on_bad(RecordError(f"the id {problem_id!r} is that of another question", place))
+                continue
+            count = 1
+            while problem_id in first_key:
+                count += 1
+                problem_id = f"{problem.id} ({count})"
+            prompt_ids = tuple(self.encode(prompt))
+            if not prompt_ids:
+                self.on_bad(RecordError("the prompt has no tokens", place))
+                continue
+            seen.add(key)
+            first_key[problem_id] = key
+            problems.append(replace(problem, id=problem_id, prompt_ids=prompt_ids))
+        return problems, num_dropped
+
+    def _read(
+        self, source: Source, forms: Sequence[RecordFormat], label: str, name: str
+    ) -> Iterator[tuple[str, Prompt, Problem]]:
+        """The place of each record that is used, what it asks, and its problem, not encoded yet."""
+        for place, record in read_records(source, label, self.on_bad):
+            form = next((form for form in forms if form.fits(record)), forms[0])
+            try:
+                if not form.takes(record):
+                    continue
+                prompt = form.prompt(record)
                 key = f"{label}#{form.id(record)}" if form.id_field else place
-                yield Problem(key, form.question(record), (), form.ground_truth(record), name)
-        except RecordError as error:
-            raise error.at(place) from error
+                problem = Problem(key, question_of(prompt), (), form.ground_truth(record), name, as_columns(record))
+            except RecordError as error:
+                self.on_bad(error.at(place))
+                continue
+            yield place, prompt, problem
 
 
 def text_key(text: str) -> str:

@@ -1,55 +1,19 @@
 """Which fields of a record hold the question and the ground truth."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
 
+from treepo.data.boxes import last_box
+from treepo.data.conversations import (
+    Prompt,
+    asked_turns,
+    find_messages,
+    question_of,
+    read_conversation,
+    with_last_question,
+)
+from treepo.data.fields import Record, field_value, has_field, optional_text, text_of
 from treepo.errors import RecordError, SettingError
-
-_MARKS = re.compile(r"\\boxed\{|\\.|[{}]")
-
-
-def find_last_box(text: str) -> tuple[int, int] | None:
-    r"""Where the content of the last complete \boxed{...} begins and ends, or None if no box is closed.
-
-    Braces nest; escaped ones do not count. Of boxes within a box, the innermost that opens last is returned.
-    """
-    open_braces: list[tuple[int, bool]] = []
-    last: tuple[int, int] | None = None
-    for mark in _MARKS.finditer(text):
-        match mark.group():
-            case "{" | "\\boxed{" as opening:
-                open_braces.append((mark.end(), opening != "{"))
-            case "}" if open_braces:
-                start, is_box = open_braces.pop()
-                if is_box and (last is None or start > last[0]):
-                    last = (start, mark.start())
-    return last
-
-
-def last_box(text: str) -> str | None:
-    r"""The content of the last complete \boxed{...}, or None; see `find_last_box`."""
-    found = find_last_box(text)
-    return None if found is None else text[slice(*found)]
-
-
-def has_open_box(text: str) -> bool:
-    r"""Whether the last \boxed{ of the text is never closed."""
-    start = text.rfind("\\boxed{")
-    return start >= 0 and find_last_box(text[start:]) is None
-
-
-def is_only_box(text: str) -> bool:
-    r"""Whether exactly one \boxed{ stands in the text, and it is closed and holds more than blanks."""
-    num_opened = sum(mark.group() == "\\boxed{" for mark in _MARKS.finditer(text))
-    return num_opened == 1 and bool((last_box(text) or "").strip())
-
-
-Record = Mapping[str, Any]
-"""One record of a dataset: fields by name, nested ones as mappings and lists."""
 
 _BRACED_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _UNBRACED_BOX = re.compile(r"\\boxed\s+([^$\n]+)")
@@ -60,7 +24,7 @@ class RecordFormat:
     """Which fields hold what. Nested fields are named with dots: reward_model.ground_truth."""
 
     prompt_field: str = "prompt"
-    """Field with the question: text, or a chat with one turn of the user."""
+    """Field with the question: text, or a list of messages (a chat), also as JSON text."""
 
     answer_field: str = "answer"
     """Field with the ground truth; numbers are taken as they are written, several answers are joined by commas."""
@@ -103,17 +67,32 @@ class RecordFormat:
         """Whether the record is used; raises RecordError if it lacks `only_field`."""
         return not self.only_field or str(field_value(record, self.only_field)) in self.only
 
+    def fits(self, record: Record) -> bool:
+        """Whether the record has the fields of the question and of the ground truth."""
+        return has_field(record, self.prompt_field) and has_field(record, self.answer_field)
+
+    def prompt(self, record: Record) -> Prompt:
+        """What the record asks; raises RecordError naming a field that is missing or unusable."""
+        name, value = self.prompt_field, field_value(record, self.prompt_field)
+        messages = find_messages(value, name)
+        if messages is None:
+            return self._with_context(record, text_of(value, name))
+        conversation = read_conversation(messages, name)
+        return with_last_question(conversation, self._with_context(record, asked_turns(conversation)[-1].content))
+
     def question(self, record: Record) -> str:
-        """The question; raises RecordError naming a field that is missing or unusable."""
-        value = field_value(record, self.prompt_field)
-        text = _text(_user_turn(value, self.prompt_field) if isinstance(value, list) else value, self.prompt_field)
+        """The text of the question; raises what `prompt` raises."""
+        return question_of(self.prompt(record))
+
+    def _with_context(self, record: Record, text: str) -> str:
+        """The question without prefix and suffix, after its context, and with its unit."""
         if self.prefix or self.suffix:
             text = text.strip().removeprefix(self.prefix.strip()).removesuffix(self.suffix.strip()).strip()
-        if self.context_field and (context := _optional(record, self.context_field)):
+        if self.context_field and (context := optional_text(record, self.context_field)):
             text = f"{context}\n{text}"
-        if self.unit_field and (unit := _optional(record, self.unit_field)):
+        if self.unit_field and (unit := optional_text(record, self.unit_field)):
             text = f"{text}\nGive the answer in units of {unit}, without writing the unit."
-        return _text(text, self.prompt_field)
+        return text_of(text, self.prompt_field)
 
     def ground_truth(self, record: Record) -> str:
         """The ground truth; raises RecordError naming a field that is missing or unusable."""
@@ -122,8 +101,8 @@ class RecordFormat:
         if isinstance(value, list):
             if not value:
                 raise RecordError(f"field {name!r} is an empty list")
-            return ", ".join(_without_dollars(_text(item, name)) for item in value)
-        text = _text(value, name)
+            return ", ".join(_without_dollars(text_of(item, name)) for item in value)
+        text = text_of(value, name)
         if self.answer_in_box:
             return _boxed(text, name)
         if self.answer_after:
@@ -136,59 +115,7 @@ class RecordFormat:
 
     def id(self, record: Record) -> str:
         """The record's unique id; raises RecordError naming the field if it is unusable."""
-        return _text(field_value(record, self.id_field), self.id_field).strip()
-
-
-def field_value(record: Record, name: str) -> Any:
-    """The value of a field; of a nested one if the name has dots and the record has no field of just that name.
-
-    Raises RecordError naming the field and those that are there.
-    """
-    if name in record:
-        return record[name]
-    value: Any = record
-    for part in name.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            raise RecordError(f"no field {name!r}; there are {sorted(_field_names(record))}")
-        value = value[part]
-    return value
-
-
-def _field_names(record: Record, before: str = "") -> Iterator[str]:
-    for name, value in record.items():
-        if isinstance(value, Mapping) and value:
-            yield from _field_names(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}"
-
-
-def _text(value: Any, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise RecordError(f"field {name!r} must be text or a number, got {_shortened(value)}")
-    if isinstance(value, float | Decimal) and not math.isfinite(value):
-        raise RecordError(f"field {name!r} must be a finite number, got {value!r}")
-    # Without an exponent: Parquet's decimals have a fixed number of places.
-    text = f"{value:f}" if isinstance(value, Decimal) else str(value)
-    if not text.strip():
-        raise RecordError(f"field {name!r} is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RecordError(f"field {name!r} holds half a surrogate pair, which is not text") from error
-    return text
-
-
-def _optional(record: Record, name: str) -> str:
-    value = field_value(record, name)
-    return "" if value is None or value == "" else _text(value, name).strip()
-
-
-def _user_turn(turns: list[Any], name: str) -> Any:
-    """The content of a chat's only user turn; a system turn before it is left out."""
-    roles = [turn.get("role") if isinstance(turn, Mapping) else None for turn in turns]
-    if roles not in (["user"], ["system", "user"]):
-        raise RecordError(f"field {name!r} must be text or a chat of one user turn, got {_shortened(turns)}")
-    return turns[-1].get("content")
+        return text_of(field_value(record, self.id_field), self.id_field).strip()
 
 
 def _without_dollars(text: str) -> str:
@@ -210,8 +137,3 @@ def _boxed(text: str, name: str) -> str:
     if not content.strip():
         raise RecordError(f"the last \\boxed in field {name!r} is empty")
     return content.strip()
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from treepo.utils.numeric import digest
 
@@ -73,7 +73,8 @@ class Problem:
     """One question with its ground truth.
 
     id: stable and unique; seeds are derived from it. prompt: the question as text; prompt_ids: the tokens that the
-    model is conditioned on. dataset: name of the dataset it comes from, for metrics per dataset.
+    model is conditioned on. dataset: name of the dataset it comes from, for metrics per dataset. columns: all fields of
+    its record, as JSON can hold them, for verifiers and rewards.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Problem:
     prompt_ids: tuple[int, ...]
     ground_truth: str
     dataset: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @runtime_checkable

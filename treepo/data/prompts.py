@@ -1,16 +1,19 @@
-"""From a question to the token ids that the model is conditioned on."""
+"""From a question or a conversation to the token ids that the model is conditioned on."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from treepo.data.conversations import Conversation, Prompt, Turn, asked_turns, own_prefill, own_system
 from treepo.data.formats import RecordFormat
+from treepo.data.locations import Source
 from treepo.data.readers import read_records
-from treepo.data.sources import Source
 from treepo.errors import RecordError, SettingError
 
 if TYPE_CHECKING:
@@ -18,6 +21,16 @@ if TYPE_CHECKING:
 
 
 QUESTION = "{question}"
+RESERVED_KWARGS = {
+    *("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length", "messages"),
+    *("padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize", "tokenizer_kwargs"),
+    *("truncation", "sanitize_control_tokens"),
+}
+"""Arguments of `apply_chat_template` that are no variables of a template, and those that this module passes itself."""
+
+_TEMPLATE_CODE = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
+_TEMPLATE_TEXT = re.compile(r"'[^']*'|\"[^\"]*\"")
+
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -37,10 +50,17 @@ class PromptTemplate:
     """Whether the tokenizer's chat template is applied: if there is one, always, or never."""
 
     system: str = ""
-    """The system message; none if empty."""
+    """The system message of prompts that have none of their own; none if empty."""
 
     question: str = QUESTION + INSTRUCTION
-    """The user turn, with {question} for the question."""
+    """The user's turn, with {question} for the question; in a conversation the last one."""
+
+    prefill: str = ""
+    """The beginning of every response, which the model goes on with, of prompts that have none of their own. It is a
+    part of the prompt: neither trained on nor seen by the verifier."""
+
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as enable_thinking = false."""
 
     few_shot: str = ""
     """JSON-lines file of examples, with the fields question and answer, that go before the question."""
@@ -55,6 +75,14 @@ class PromptTemplate:
             raise SettingError("num_shots", "must not be negative", self.num_shots)
         if self.num_shots and not self.few_shot:
             raise SettingError("num_shots", "needs few_shot, a file of examples", self.num_shots)
+        self._check_kwargs()
+
+    def _check_kwargs(self) -> None:
+        for name, value in self.chat_template_kwargs.items():
+            if name in RESERVED_KWARGS:
+                raise SettingError(f"chat_template_kwargs.{name}", "is set by treepo", value)
+        if self.chat_template_kwargs and self.chat == "never":
+            raise SettingError("chat_template_kwargs", "needs a chat template, but chat is 'never'")
 
     def read_shots(self) -> tuple[Shot, ...]:
         """The examples; raises SettingError if the file cannot be read, or has fewer than `num_shots`."""
@@ -78,44 +106,114 @@ class PromptTemplate:
             raise SettingError("prompt.num_shots", message, self.num_shots)
         return tuple(shots[: self.num_shots or len(shots)])
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, question: str, shots: Sequence[Shot] = ()) -> list[int]:
-        """Token ids of a question, with the shots before it.
+    def encode(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, shots: Sequence[Shot] = ()) -> list[int]:
+        """Token ids of a prompt, with the shots before it; see `PromptEncoder`."""
+        return PromptEncoder(self, tokenizer, tuple(shots))(prompt)
 
-        In a chat the shots are turns of user and assistant, and the prompt ends where the assistant's turn begins. As
-        plain text, the system message and each shot (its answer on a new line) end in an empty line. Raises
-        SettingError if the template cannot be applied.
-        """
-        if self.chat == "always" and not tokenizer.chat_template:
-            raise SettingError("prompt.chat", "the tokenizer has no chat template", self.chat)
-        # Not verbose: the caller reports prompts that do not fit.
-        if self.chat == "never" or not tokenizer.chat_template:
-            return tokenizer.encode(self._text(question, shots), verbose=False)
-        turns = self._turns(question, shots)
-        try:
-            rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        # The template is a program that comes with the model; it and transformers' checks may raise anything.
-        except Exception as error:
-            first_line = str(error).strip().split("\n")[0] or type(error).__name__
-            raise SettingError("model.path", f"the chat template cannot be applied: {first_line}") from error
-        return tokenizer.encode(str(rendered), add_special_tokens=False, verbose=False)
-
-    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
         """`encode` with this tokenizer and the shots, which are read now; raises what `read_shots` raises."""
-        shots = self.read_shots()
-        return lambda question: self.encode(tokenizer, question, shots)
+        return PromptEncoder(self, tokenizer, self.read_shots())
+
+    def turns(self, prompt: Prompt, shots: Sequence[Shot] = ()) -> tuple[Conversation, str]:
+        """The turns up to the last one of the user, and the beginning of the response."""
+        system, prefill = own_system(prompt), own_prefill(prompt)
+        if system is None and self.system:
+            system = self.system
+        *earlier, last = asked_turns(prompt)
+        turns = [] if system is None else [Turn("system", system)]
+        for shot in shots:
+            turns += [Turn("user", self._fill(shot.question)), Turn("assistant", shot.answer)]
+        turns += [*earlier, replace(last, content=self._fill(last.content))]
+        return tuple(turns), self.prefill if prefill is None else prefill
 
     def _fill(self, question: str) -> str:
         # Not str.format: questions and instructions are full of braces.
         return self.question.replace(QUESTION, question)
 
-    def _turns(self, question: str, shots: Sequence[Shot]) -> list[dict[str, str]]:
-        turns = [{"role": "system", "content": self.system}] if self.system else []
-        for shot in shots:
-            turns.append({"role": "user", "content": self._fill(shot.question)})
-            turns.append({"role": "assistant", "content": shot.answer})
-        return [*turns, {"role": "user", "content": self._fill(question)}]
 
-    def _text(self, question: str, shots: Sequence[Shot]) -> str:
-        blocks = [self.system] if self.system else []
-        blocks += [f"{self._fill(shot.question)}\n{shot.answer}" for shot in shots]
-        return "\n\n".join([*blocks, self._fill(question)])
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Encodes prompts by a template for one tokenizer, with shots before each.
+
+    In a chat the shots are turns of user and assistant before those of the conversation, and the prompt ends where the
+    assistant's turn begins, or in the prefill. As plain text, the system message and each question with its answer (on
+    a new line) end in an empty line. Text that already holds special tokens of the chat template is taken as it is.
+    """
+
+    template: PromptTemplate
+    tokenizer: PreTrainedTokenizerBase
+    shots: tuple[Shot, ...] = ()
+
+    def __call__(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt; raises SettingError if the chat template cannot be applied."""
+        tokenizer, template = self.tokenizer, self.template
+        if template.chat == "always" and not tokenizer.chat_template:
+            raise SettingError("prompt.chat", "the tokenizer has no chat template", template.chat)
+        if template.chat_template_kwargs:
+            self._check_kwargs()
+        # Not verbose: the caller reports prompts that do not fit.
+        if isinstance(prompt, str) and self.is_templated(prompt):
+            has_bos = bool(tokenizer.bos_token) and prompt.startswith(str(tokenizer.bos_token))
+            return tokenizer.encode(prompt, add_special_tokens=not has_bos, verbose=False)
+        turns, prefill = template.turns(prompt, self.shots)
+        if template.chat == "never" or not tokenizer.chat_template:
+            return tokenizer.encode(_as_plain_text(turns, prefill), verbose=False)
+        return tokenizer.encode(self._apply(turns) + prefill, add_special_tokens=False, verbose=False)
+
+    def is_templated(self, prompt: Prompt) -> bool:
+        """Whether a plain text already holds special tokens that the chat template puts around turns."""
+        if not isinstance(prompt, str) or not self.tokenizer.chat_template:
+            return False
+        found = [token for token in self._special_tokens if token in prompt]
+        # Its bos counts at the beginning only: in Llama's vocabulary that is <s>, which HTML has too.
+        bos = self.tokenizer.bos_token
+        marks = [token for token in found if token != bos or prompt.startswith(token)]
+        marks = [token for token in marks if token in self._rendered_example]
+        rest = prompt
+        for mark in marks:
+            rest = rest.replace(mark, "")
+        return bool(marks) and bool(rest.strip())
+
+    @cached_property
+    def _special_tokens(self) -> list[str]:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        special = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        return sorted(special - {""})
+
+    @cached_property
+    def _rendered_example(self) -> str:
+        return self._apply((Turn("user", "0"),))
+
+    def _apply(self, turns: Conversation) -> str:
+        """The chat as text, up to where the assistant's turn begins."""
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.template.chat_template_kwargs
+            )
+        # The template is a program that comes with the model; it and transformers' checks may raise anything.
+        except Exception as error:
+            first_line = str(error).strip().split("\n")[0] or type(error).__name__
+            raise SettingError("model.path", f"the chat template cannot be applied: {first_line}") from error
+        return str(rendered)
+
+    def _check_kwargs(self) -> None:
+        """Raise SettingError for a variable that the chat template would ignore."""
+        source = self.tokenizer.chat_template or ""
+        text = "\n".join(map(str, source.values())) if isinstance(source, Mapping) else str(source)
+        code = " ".join(_TEMPLATE_TEXT.sub("", found) for found in _TEMPLATE_CODE.findall(text))
+        names = set(re.findall(r"\w+", code))
+        for name, value in self.template.chat_template_kwargs.items():
+            path = f"prompt.chat_template_kwargs.{name}"
+            if not text:
+                raise SettingError(path, "the tokenizer has no chat template", value)
+            if name not in names:
+                raise SettingError(path, "the chat template has no such variable", value)
+
+
+def _as_plain_text(turns: Conversation, prefill: str) -> str:
+    first, *others = [turn for turn in turns if turn.content or turn.role != "system"]
+    text = first.content
+    for turn in others:
+        text += ("\n" if turn.role == "assistant" else "\n\n") + turn.content
+    return f"{text}\n{prefill}" if prefill else text

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
+from treepo.data.locations import SUFFIXES, Source, path_exists, record_suffix
 from treepo.errors import SettingError
 
 
@@ -16,13 +17,15 @@ class DatasetPreset:
     """A published dataset: where it is, and which fields of its records hold what.
 
     hub: its name on the Hugging Face hub, followed by the folder of the repository that holds it, if any. split: the
-    one that is used where none is named. config: its configuration on the hub, if it has several.
+    one that is used where none is named. config: its configuration on the hub, if it has several. other_forms: those of
+    copies elsewhere; each record is read in the first form whose fields it has.
     """
 
     hub: str
     split: str
     form: RecordFormat
     config: str = ""
+    other_forms: tuple[RecordFormat, ...] = ()
 
 
 # The questions ask for "Answer: ..." on a line of its own; a prompt template asks for what the verifier reads.
@@ -56,10 +59,16 @@ _PRESETS = {
     # QwenLM/Qwen2.5-Math, evaluation/data: read as published; math-ai/amc23 has answer, id, question, url.
     "amc23": DatasetPreset("math-ai/amc23", "test", RecordFormat("question", "answer", id_field="id")),
     # math-ai/minervamath, fields question and answer; its answers are those boxed in the solutions of
-    # QwenLM/Qwen2.5-Math, evaluation/data/minerva_math, units left out.
-    "minerva": DatasetPreset("math-ai/minervamath", "test", RecordFormat("question", "answer")),
+    # QwenLM/Qwen2.5-Math, evaluation/data/minerva_math, units left out. Those files are read as published.
+    "minerva": DatasetPreset(
+        "math-ai/minervamath",
+        "test",
+        RecordFormat("question", "answer"),
+        other_forms=(RecordFormat("problem", "solution", answer_in_box=True),),
+    ),
     # The card of Hothan/OlympiadBench: final_answer is a list; context and unit are null in most records. Context
     # before question as in make_input of OpenBMB/OlympiadBench, inference/code/evaluators/evaluator.py, ba5b26a7.
+    # The files of QwenLM/Qwen2.5-Math, evaluation/data/olympiadbench, have the same fields and are read as published.
     "olympiad": DatasetPreset(
         "Hothan/OlympiadBench",
         "train",
@@ -87,36 +96,8 @@ _PRESETS = {
 PRESETS: Mapping[str, DatasetPreset] = MappingProxyType(_PRESETS)
 """Datasets by the names under which sources may give them."""
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-"""Suffixes of files that hold records, in small or capital letters."""
-
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w.-]+)*")
 _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file, a folder or a dataset on the hub.
-
-    where: path of the file or folder, or org/name on the hub, optionally followed by a folder of that repository.
-    format: the preset whose format its records have; empty for the format of the run's settings. split: of a folder or
-    a dataset on the hub. config: configuration of a dataset on the hub.
-    """
-
-    where: str
-    format: str = ""
-    split: str = ""
-    config: str = ""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is an existing file or folder."""
-        return _exists(self.where)
-
-    def __str__(self) -> str:
-        config = f"#{self.config}" if self.config else ""
-        split = f"@{self.split}" if self.split else ""
-        return f"{self.where}{config}{split}"
 
 
 def parse_source(text: str, setting: str = "data.train") -> Source:
@@ -125,7 +106,7 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
     A path that exists is used as it is, whatever characters it holds. setting: the one that gave the source, for
     errors. Raises SettingError for an unknown format, a file or folder that does not exist, or a split of a file.
     """
-    if _exists(text):
+    if Source(text).is_found:
         return Source(text)
     head, sign, rest = text.partition("=")
     if not sign or not _FORMAT_NAME.fullmatch(head):
@@ -141,11 +122,11 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
 
 
 def _located(text: str, form: str) -> Source:
-    if _exists(text):
+    if Source(text).is_found:
         return Source(text, form)
     before, sign, split = text.rpartition("@")
     where, split = (before, split) if sign else (text, "")
-    if _exists(where):
+    if path_exists(where):
         return Source(where, form, split)
     where, _, config = where.partition("#")
     return Source(where, form, split, config)
@@ -155,7 +136,12 @@ def _check(source: Source, text: str, setting: str) -> None:
     where = source.where
     if not where:
         raise SettingError(setting, "names no file, folder or dataset", text)
-    if source.is_local:
+    if source.is_pattern:
+        if source.split:
+            raise SettingError(setting, f"{where!r} is a pattern of files, which has no splits", source.split)
+        if not source.matches:
+            raise SettingError(setting, f"no file that ends in {', '.join(SUFFIXES)} matches the pattern", where)
+    elif source.is_local:
         if source.split and not Path(where).is_dir():
             raise SettingError(setting, f"{where!r} is a file, which has no splits", source.split)
     elif where.lower().endswith(SUFFIXES) or not _HUB_NAME.fullmatch(where):
@@ -166,14 +152,6 @@ def _check(source: Source, text: str, setting: str) -> None:
         else:
             message = f"no such file or folder, and no such dataset; there are {sorted(PRESETS)}"
         raise SettingError(setting, f"cannot read {where!r}: {message}")
-
-
-def _exists(path: str) -> bool:
-    try:
-        return bool(path) and Path(path).exists()
-    # A text too long for a path, or with a null character.
-    except (OSError, ValueError):
-        return False
 
 
 def labels(sources: Sequence[Source]) -> list[str]:
@@ -192,12 +170,26 @@ def labels(sources: Sequence[Source]) -> list[str]:
 
 def dataset_names(sources: Sequence[Source]) -> list[str]:
     """A name for each source in metrics per dataset: its format or its file's name; its label where those agree."""
-    names = [source.format or Path(source.where).stem for source in sources]
+    names = [source.format or _file_name(source) for source in sources]
     return [label if names.count(name) > 1 else name for name, label in zip(names, labels(sources), strict=True)]
 
 
+def _file_name(source: Source) -> str:
+    """The name of a file, a folder or a pattern without what it ends in; the folder's for a pattern such as *.jsonl."""
+    path = Path(source.where)
+    name = path.name[: len(path.name) - len(record_suffix(path.name))] if record_suffix(path.name) else path.stem
+    is_nameless = source.is_pattern and not any(character.isalnum() for character in name)
+    return source.folder.absolute().name if is_nameless else name
+
+
 def _parts(source: Source) -> tuple[str, ...]:
-    """The parts of a label, ending in the split; org/name of the hub is one part, since the name alone says little."""
+    """The parts of a label, ending in the split; org/name of the hub is one part, since the name alone says little.
+
+    The part of a pattern that begins with its first sign is one part, too.
+    """
+    if source.is_pattern:
+        folder = source.folder
+        return (*Path(os.path.abspath(folder)).parts, Path(source.where).relative_to(folder).as_posix())
     if not source.is_local:
         return ("", str(source))
     *folders, name = Path(os.path.abspath(source.where)).parts

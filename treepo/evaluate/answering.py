@@ -16,6 +16,7 @@ from treepo.evaluate.results import Result
 from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.tree import Tree
+from treepo.utils.signals import PhaseCallback, no_progress
 from treepo.verify.rewards import VerifiedTree, verify_trees
 
 
@@ -108,17 +109,24 @@ class Validation:
     processes: DistContext = SINGLE_PROCESS
 
     def metrics(
-        self, engine: Engine, growing: Callable[[], AbstractContextManager[object]] = nullcontext
+        self,
+        engine: Engine,
+        growing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        progress: PhaseCallback = no_progress,
     ) -> dict[str, float]:
         """eval/avg and eval/greedy; with several samples also eval/maj and eval/pass, of num_samples answers; with
         several datasets also eval/DATASET/avg and eval/DATASET/greedy. Empty without problems.
 
-        growing: a context that is entered while answers are sampled.
+        growing: a context that is entered while answers are sampled. progress: called with answers of this process.
         """
         if not self.problems:
             return {}
         with self.processes.synced_errors(), growing():
-            own = self._records(engine, SAMPLED, self.num_samples, 1.0), self._records(engine, GREEDY, 1, 0.0)
+            num_own = len(self.processes.shard(range(len(self.problems))))
+            num_sampled, total = num_own * self.num_samples, num_own * (self.num_samples + 1)
+            sampled = self.sample(engine, self.num_samples, 1.0, lambda done, _: progress("evaluating", done, total))
+            greedy = self.sample(engine, 1, 0.0, lambda done, _: progress("evaluating", num_sampled + done, total))
+            own = _records(sampled, SAMPLED), _records(greedy, GREEDY)
         found = self.processes.gather(own)
         return self.processes.broadcast(self._metrics(found) if found else {})
 
@@ -135,17 +143,24 @@ class Validation:
                 metrics |= {f"eval/{s.dataset}/{name}": s.avg.value for s in result.datasets}
         return metrics
 
-    def _records(self, engine: Engine, setting: str, num_samples: int, temperature: float) -> list[AnswerRecord]:
-        answered = self.sample(engine, num_samples, temperature)
-        return [record for one in answered for record in answer_records(one, "", setting)]
-
-    def sample(self, engine: Engine, num_samples: int, temperature: float) -> list[VerifiedTree]:
-        """Sample and verify answers to this process's share of the problems."""
+    def sample(
+        self,
+        engine: Engine,
+        num_samples: int,
+        temperature: float,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[VerifiedTree]:
+        """Sample and verify answers to this process's share of the problems; progress: see `TreeSampler.grow`."""
         rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
         sampler = TreeSampler(engine, rules, SamplingParams(temperature))
-        grown = list(sampler.grow(self.problems, self.seed, self.processes.shard(range(len(self.problems)))))
+        own = self.processes.shard(range(len(self.problems)))
+        grown = list(sampler.grow(self.problems, self.seed, own, progress))
         asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]
         return verify_trees(self.task, asked, trees, self.decode)
+
+
+def _records(answered: Sequence[VerifiedTree], setting: str) -> list[AnswerRecord]:
+    return [record for one in answered for record in answer_records(one, "", setting)]
 
 
 def _result(setting: str, num_samples: int, records: list[AnswerRecord]) -> Result:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from treepo.evaluate.records import Cost, ProblemKey
 from treepo.evaluate.results import OVERALL, Count, DatasetResult, Estimate, Gain, Result
+from treepo.tree import StopReason
 from treepo.utils.numeric import derive_seed
 
 
@@ -136,7 +137,7 @@ class EstimateSettings:
     """Seed of the votes and of the resamples."""
 
 
-COLUMNS = (*ProblemKey._fields, "extracted_answer", "correct", "outcome", "num_tokens")
+COLUMNS = (*ProblemKey._fields, "extracted_answer", "correct", "outcome", "num_tokens", "stop")
 """Columns of the answers that are aggregated: no texts."""
 
 
@@ -220,6 +221,7 @@ def _dataset_result(
         pass_at={k: estimate(f"pass@{k}") for k in pass_ks},
         tokens_per_answer=sum(row["num_tokens"] for row in rows) / len(rows),
         outcomes={outcome: outcomes[outcome] / len(rows) for outcome in sorted(outcomes)},
+        clipped_ratio=sum(row["stop"] in {StopReason.LENGTH, StopReason.DEPTH} for row in rows) / len(rows),
     )
 
 

@@ -31,7 +31,7 @@ class DatasetResult:
     num_problems: problems that were answered; num_answers: answers to all of them. avg, maj: means of avg@k and maj@k
     over the problems. pass_at: mean of pass@k by k, for every k up to the smallest number of answers to a problem.
     tokens_per_answer: mean length of a response. outcomes: share of the answers by outcome of the verifier, for the
-    outcomes that occur.
+    outcomes that occur. clipped_ratio: share of the answers that were cut off; None in results of earlier versions.
     """
 
     dataset: str
@@ -42,6 +42,7 @@ class DatasetResult:
     pass_at: dict[int, Estimate]
     tokens_per_answer: float
     outcomes: dict[str, float]
+    clipped_ratio: float | None = None
 
 
 @dataclass(frozen=True)

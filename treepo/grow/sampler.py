@@ -1,7 +1,7 @@
 """Growing many trees over one engine: the one place where trees and engines meet."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 from treepo.data.problem import Problem
@@ -20,16 +20,22 @@ class TreeSampler:
         self.sampling = sampling
 
     def grow(
-        self, problems: Sequence[Problem], seed: int, chosen: Sequence[int] | None = None
+        self,
+        problems: Sequence[Problem],
+        seed: int,
+        chosen: Sequence[int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[int, Tree]]:
         """Yield (position in `problems`, its finished tree) as the trees finish.
 
         chosen: the positions of the problems to grow, in rising order; all if not given. A tree depends on `seed`, its
         problem and the model alone: not on the other problems, not on the engine's batch. A problem that occurs twice
         gets two different trees, whether both are grown here or not. Not more trees grow at a time than the engine can
-        hold, so that those under way go first.
+        hold, so that those under way go first. progress: called after each step of the engine with (trajectories done,
+        the most there will be).
         """
-        waiting = deque(self._builders(problems, seed, range(len(problems)) if chosen is None else chosen))
+        chosen = range(len(problems)) if chosen is None else chosen
+        waiting, num_done = deque(self._builders(problems, seed, chosen)), 0
         growing: dict[int, TreeBuilder] = {}
         under_way: dict[int, tuple[int, int]] = {}
         request_ids = count()
@@ -58,12 +64,16 @@ class TreeSampler:
                     submit(position, builder.start())
                 finished = [(under_way.pop(r.request_id), r) for r in self.engine.step()]
                 for (position, index), result in finished:
+                    num_done -= len(growing[position].finished)
                     submit(position, growing[position].receive(index, result))
+                    num_done += len(growing[position].finished)
                     if growing[position].done:
                         self.engine.abort_group(position)
                         tree = growing.pop(position).tree
                         tree_sizes.append(len(tree.prompt_ids) + tree.num_decoded())
                         yield position, tree
+                if progress is not None:
+                    progress(num_done, len(chosen) * self.rules.shape.width)
         finally:
             # If the caller stops early, the next call must not get results of trees that nobody waits for.
             for position in growing:

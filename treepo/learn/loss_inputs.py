@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from treepo.learn.packing import PackedTree
+from treepo.utils.numeric import MAX_LOG_RATIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +78,13 @@ class LossInputs:
 
     @property
     def ratios(self) -> Tensor:
-        """[S]: exp(policy - old logprob), with gradient."""
-        return (self.policy_logprobs - self.old_logprobs).exp()
+        """[S]: exp(policy - old logprob), with gradient where that lies within e^-20 and e^20."""
+        return _bounded_exp(self.policy_logprobs - self.old_logprobs)
+
+    @property
+    def trajectory_ratios(self) -> Tensor:
+        """[L]: the geometric mean of the ratios of a trajectory's tokens, with gradient, within the same bounds."""
+        return _bounded_exp(self.trajectory_sums(self.policy_logprobs - self.old_logprobs) / self.lens)
 
     def trajectory_sums(self, values: Tensor) -> Tensor:
         """[S] -> [L]: for each trajectory the sum over its tokens, with gradient."""
@@ -86,6 +92,11 @@ class LossInputs:
         targets = torch.repeat_interleave(counts)
         within = torch.arange(len(targets), device=targets.device) - (counts.cumsum(0) - counts)[targets]
         return values.new_zeros(len(self.lens)).index_add(0, self.leaf_starts[targets] + within, values[targets])
+
+
+def _bounded_exp(log_ratios: Tensor) -> Tensor:
+    # One that overflows would make a NaN of every term that multiplies it by 0. Source: verl, compute_policy_loss.
+    return log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def importance_weights(packed: PackedTree, importance_cap: float | None) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 import numpy as np
 
 from treepo.errors import SettingError
+from treepo.utils.numeric import MAX_LOG_RATIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,7 +189,7 @@ class GSPO:
         _check_clip(self.clip_low, self.clip_high)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        ratio, advantages = self._ratio(inputs).detach(), inputs.advantages
+        ratio, advantages = inputs.trajectory_ratios.detach(), inputs.advantages
         counted = inputs.trajectory_sums(inputs.importance)
         # 0, with the gradient of each token's log-probability for as much as the token counts.
         slopes = inputs.importance * (inputs.policy_logprobs - inputs.policy_logprobs.detach())
@@ -198,14 +199,11 @@ class GSPO:
         return -(inputs.leaf_weights * gains).sum()
 
     def num_clipped(self, inputs: LossInputs) -> Tensor:
-        return (inputs.lens * self._is_held(self._ratio(inputs), inputs.advantages)).sum()
+        return (inputs.lens * self._is_held(inputs.trajectory_ratios, inputs.advantages)).sum()
 
     def _is_held(self, ratio: Tensor, advantages: Tensor) -> Tensor:
         too_high, too_low = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
         return (too_high & (advantages > 0)) | (too_low & (advantages < 0))
-
-    def _ratio(self, inputs: LossInputs) -> Tensor:
-        return (inputs.trajectory_sums(inputs.policy_logprobs - inputs.old_logprobs) / inputs.lens).exp()
 
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -243,11 +241,12 @@ def kl_estimates(policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEst
     """Per token an estimate of KL(policy | reference) from what the policy sampled; d = policy - reference logprob.
 
     k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d. Source: Schulman, "Approximating KL divergence" (2020); k3 is the one of
-    GRPO, arXiv 2402.03300, eq. 4.
+    GRPO, arXiv 2402.03300, eq. 4; its d is held within -MAX_LOG_RATIO and MAX_LOG_RATIO, since it is exponentiated.
     """
     difference = policy_logprobs - ref_logprobs
     if estimator == "k1":
         return difference
     if estimator == "k2":
         return difference.square() / 2
+    difference = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return (-difference).expm1() + difference

@@ -233,6 +233,40 @@ def mismatch_metrics(gaps: np.ndarray, processes: DistContext = SINGLE_PROCESS) 
     return {"mismatch/mean": total / count, **largest, "mismatch/kl": kl / count}
 
 
+MAX_WATCHED = 4096
+"""Weights of one tensor that are watched."""
+
+
+@dataclass(frozen=True)
+class WatchedWeights:
+    """Some weights that are narrower than float32 and have a gradient, before an update.
+
+    In such a type an update that is small beside its weight changes nothing. per tensor: a view of every n-th weight, a
+    copy of it, and where its gradient is not 0.
+    """
+
+    tensors: list[tuple[Tensor, Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, trained: Sequence[Tensor]) -> "WatchedWeights":
+        found = []
+        for weight in trained:
+            own = to_local(weight.detach())
+            if weight.grad is None or own.element_size() >= torch.float32.itemsize or not own.is_contiguous():
+                continue
+            step = max(1, own.numel() // MAX_WATCHED)
+            view, grad = own.view(-1)[::step], to_local(weight.grad).reshape(-1)[::step]
+            found.append((view, view.clone(), grad != 0))
+        return cls(found)
+
+    def metrics(self, processes: DistContext = SINGLE_PROCESS) -> dict[str, float]:
+        """update/frac_unchanged, after the update: the share of them that kept their value; nothing without any."""
+        counts = [((now == before)[moved].sum(), moved.sum()) for now, before, moved in self.tensors]
+        own = np.array([[float(same), float(every)] for same, every in counts]).reshape(-1, 2).sum(0)
+        same, every = processes.all_reduce(own).tolist()
+        return {"update/frac_unchanged": same / every} if every else {}
+
+
 def mean_update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean of each metric over the updates of a step, and mismatch/* of the first one, before which no weight had
     changed. Empty without updates."""

@@ -26,7 +26,7 @@ from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
-from treepo.utils.signals import StepGuard, StepState
+from treepo.utils.signals import PhaseCallback, StepGuard, StepState, no_progress
 from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
 
 
@@ -102,18 +102,26 @@ class Trainer:
     reward: Reward = ShapedReward()
     processes: DistContext = SINGLE_PROCESS
 
-    def step(self, step: int, *, guard: StepGuard | None = None, with_entropies: bool = False) -> StepResult:
+    def step(
+        self,
+        step: int,
+        *,
+        guard: StepGuard | None = None,
+        with_entropies: bool = False,
+        progress: PhaseCallback = no_progress,
+    ) -> StepResult:
         """Make training step number `step`, from 1.
 
         guard: is GROWING while trees are grown and verified, when no process waits in the middle of something for
         another, and UPDATING from before the first change of the weights; the caller completes the step.
-        with_entropies: compute the entropies of the trees, with one more forward.
+        with_entropies: compute the entropies of the trees, with one more forward. progress: called while trees grow,
+        with trajectories of this process, and with the updates that are made.
         """
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
         counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
         with unsharded(self.policy.model):
-            rollout = self.rollout(step, guard, clock)
+            rollout = self.rollout(step, guard, clock, progress)
             cache_bytes = self.engine.cache_bytes
             self.engine.sleep()
         trained = [i for i, carries_signal in enumerate(rollout.has_signal) if carries_signal][: self.prompts_per_step]
@@ -132,7 +140,11 @@ class Trainer:
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
         prepared = [self.updater.prepare(batch) for batch in batches]
-        updates = [self.updater.update(batch) for _ in range(self.num_iterations) for batch in prepared]
+        updates: list[dict[str, float]] = []
+        for batch in prepared * self.num_iterations:
+            progress("updating", len(updates), len(prepared) * self.num_iterations)
+            updates.append(self.updater.update(batch))
+        self.updater.check_weights()
         self.sync_weights()
         clock.lap("update")
         metrics = sum_counters(self.engine.counters - counters, self.processes).metrics() | advantages.metrics
@@ -153,7 +165,7 @@ class Trainer:
             metrics, shard.trees, shard.rewards, shard.advantages, shard.entropies if with_entropies else None
         )
 
-    def rollout(self, step: int, guard: StepGuard, clock: StepClock) -> Rollout:
+    def rollout(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback = no_progress) -> Rollout:
         """Grow and verify trees until enough of them carry a signal."""
         problems = self.task.training_problems(step - 1, self.dynamic_sampling.max_problems(self.prompts_per_step))
         rollout = Rollout()
@@ -164,7 +176,7 @@ class Trainer:
             wanted = problems[start : start + count]
             own = self.processes.shard(range(len(wanted)), start)
             with self.processes.synced_errors(), guard.growing():
-                trees = self.grow(wanted, step, rollout.num_rounds, own)
+                trees = self.grow(wanted, step, rollout.num_rounds, own, progress)
                 clock.lap("grow")
                 rollout.scored += self.verify([wanted[i] for i in own], trees)
                 clock.lap("verify")
@@ -176,12 +188,20 @@ class Trainer:
         return rollout
 
     def grow(
-        self, problems: Sequence[Problem], step: int, num_rounds: int = 0, chosen: Sequence[int] | None = None
+        self,
+        problems: Sequence[Problem],
+        step: int,
+        num_rounds: int = 0,
+        chosen: Sequence[int] | None = None,
+        progress: PhaseCallback = no_progress,
     ) -> list[Tree]:
         """One tree per problem, in their order; another one for the same problem in another step or round. chosen: the
         positions of those to grow, all if not given."""
-        positions = range(len(problems)) if chosen is None else chosen
-        grown = dict(self.sampler.grow(problems, derive_seed(self.seed, "train", step, num_rounds), positions))
+        positions, seed = (
+            range(len(problems)) if chosen is None else chosen,
+            derive_seed(self.seed, "train", step, num_rounds),
+        )
+        grown = dict(self.sampler.grow(problems, seed, positions, lambda done, total: progress("growing", done, total)))
         return [grown[i] for i in positions]
 
     def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:

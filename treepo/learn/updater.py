@@ -19,10 +19,10 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import NonFiniteUpdateError
 from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import Aggregation, Loss, Penalties, kl_estimates
-from treepo.learn.metrics import mismatch_metrics
+from treepo.learn.metrics import WatchedWeights, mismatch_metrics
 from treepo.learn.packing import PackedTree, pack_in_parts, pack_trajectories, split_packed
 from treepo.learn.scoring import Scorer, TreeBatch, collate, dummy_tree
-from treepo.model.fsdp import full_tensor
+from treepo.model.fsdp import full_tensor, to_local
 from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
@@ -135,10 +135,23 @@ class Updater:
         norm = full_tensor(clip_grad_norm_(trained, self.max_grad_norm))
         if not torch.isfinite(norm):
             raise NonFiniteUpdateError("gradient norm", collate(parts or [dummy_tree()]))
+        watched = WatchedWeights.of(trained)
         self._step()
+        metrics |= watched.metrics(self.processes)
         metrics |= {"update/grad_norm": float(norm), "update/lr": float(self.schedule.get_last_lr()[0])}
         self.schedule.step()
         return metrics | mismatch_metrics(gaps, self.processes)
+
+    def check_weights(self) -> None:
+        """Raise FloatingPointError, with the settings to change, for a trained weight that is not finite.
+
+        After the last update nothing else would notice: the next step's logits do.
+        """
+        with self.processes.synced_errors():
+            for group in self.optimizer.param_groups:
+                if not all(torch.isfinite(to_local(p)).all() for p in group["params"]):
+                    message = "a weight is not finite after the update: see optim.lr and optim.weight_decay"
+                    raise FloatingPointError(message)
 
     def tree_entropies(self, trees: Sequence[Tree]) -> list[list[np.ndarray]]:
         """Per tree and node float32 [n], in nats: the entropy of softmax(logits / temperature) before each token.

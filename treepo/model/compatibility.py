@@ -4,10 +4,14 @@ The engine calls the same attention function with other contexts; beyond this ch
 attention once.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from treepo.errors import SettingError, UnsupportedAttentionError
@@ -21,7 +25,7 @@ LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
 """Kinds of rotary positions that change with the length of the sequence."""
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
-"""Difference of log-probabilities that rounding explains; a wrong attention is off by several."""
+"""Difference of log-probabilities between engines and the trainer that rounding explains."""
 
 PROBE_LEN = 24
 
@@ -36,6 +40,18 @@ def check_config(config: PreTrainedConfig) -> None:
     for name in UNSUPPORTED_SETTINGS:
         if getattr(text, name, None) is not None:
             raise UnsupportedAttentionError(f"{kind!r} has attention with {name}, which cannot be packed")
+
+
+def training_settings_ignored(config: PreTrainedConfig) -> list[str]:
+    """Return the settings of dropout and auxiliary losses that are in use in a model's own training, as name = value.
+
+    Ratios of probabilities need the same model while sampling and training, so dropout is off; losses of a mixture of
+    experts' router are no part of the losses here.
+    """
+    values = config.get_text_config().to_dict()
+    dropout = [n for n in sorted(values) if re.search(r"drop(out|_?path)?|pdrop", n) and "classifier" not in n]
+    router = [n for n in ("router_aux_loss_coef", "router_z_loss_coef", "aux_loss_alpha") if n in values]
+    return [f"{n} = {values[n]:g}" for n in (*dropout, *router) if isinstance(values[n], int | float) and values[n] > 0]
 
 
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
@@ -58,56 +74,162 @@ def max_exact_len(config: PreTrainedConfig) -> int | None:
 
 @torch.no_grad()
 def check_logits_match(model: PreTrainedModel, reference: str = "eager") -> None:
-    """Raise UnsupportedAttentionError unless a packed tree has the log-probabilities of plain forwards.
+    """Raise UnsupportedAttentionError unless a packed tree has the logits of plain forwards.
 
-    The tree is a sequence with one fork. model: with the attention of `treepo.model.attention`. reference: the
+    The tree is a sequence with one fork. It is computed twice: in float64 (float32 where that fails), where a wrong
+    attention shows however small its effect on the logits is; and in the model's own type, where it may be no further
+    from float64 than the model's own forward is. model: with the attention of `treepo.model.attention`. reference: the
     attention of transformers to compare with.
     """
     kind = model.config.model_type
-    ids = probe_ids(model)
-    fork, end = PROBE_LEN // 2, PROBE_LEN
-    other = torch.cat([ids[:fork], ids[fork:].flip(0)])
-    total = 2 * end - fork
-    subtree_ends = torch.full((total,), total)
-    subtree_ends[fork:end] = end
-    positions = torch.cat([torch.arange(end), torch.arange(fork, end)])
-    if ids.device.type == "cpu":
-        inner = tree_attention([0, total], subtree_ends.numpy(), positions.numpy(), ids.device, model.dtype)
-    else:
-        # The attention of training would be compiled for this alone.
-        inner = TreeAttention([0, total], subtree_ends.to(ids.device), positions.to(ids.device))
-    context = _RecordingAttention(inner)
-    logits = model(
-        input_ids=torch.cat([ids, other[fork:]])[None],
-        position_ids=positions.to(ids.device)[None],
-        use_cache=False,
-        attention_context=context,
-    ).logits[0]
-    packed = torch.log_softmax(logits.float(), -1)
-    model.set_attn_implementation(reference)
+    probe, wide = _ForkProbe.of(model), torch.float64
     try:
-        plain = [sequence_logprobs(model, sequence, 1.0, supports_tree_attention=False) for sequence in (ids, other)]
-    finally:
-        model.set_attn_implementation(ATTENTION_NAME)
-    wanted = torch.cat([plain[0], plain[1][fork:]])
-    if not torch.isfinite(wanted).all():
-        raise SettingError("model.path", f"the logits of {kind!r} are not finite")
-    # Weighed by probability: narrow types are inexact about tokens that hardly ever follow.
-    if (wanted.exp() * (packed - wanted).abs()).sum(-1).max() > TOLERANCE[model.dtype]:
+        packed, plain, other, context = probe.wide_logits(model, reference, wide)
+    # Mixtures of experts have operations for narrower types alone, some devices none for float64.
+    except (RuntimeError, TypeError):
+        wide = torch.float32
+        packed, plain, other, context = probe.wide_logits(model, reference, wide)
+    own_packed, _ = probe.packed_logits(model, model.dtype)
+    own_plain = probe.plain_logits(model, reference)
+    for logits, in_dtype in ((plain, ""), (own_plain, f" in {str(model.dtype)[6:]} (model.dtype)")):
+        if not torch.isfinite(logits).all():
+            raise SettingError("model.path", f"the logits of {kind!r} are not finite{in_dtype}")
+    scale = _rms(plain - plain.mean(-1, keepdim=True)).max()
+    # How much the first token matters to those after it, and so what a wrong attention would change.
+    effect = _rms(other - plain)[1:].max()
+    # Norms and softmax round to float32 whatever the type.
+    if _rms(packed - plain).max() > 1e-3 * effect + 1e-5 * scale:
         message = f"{kind!r} computes something else than causal attention, which cannot be packed"
         raise UnsupportedAttentionError(message)
-    _check_window(model, context)
+    # Not the largest: in a mixture of experts rounding may choose other experts for a token.
+    ours, own = (_rms(logits - plain).quantile(0.75) for logits in (own_packed, own_plain))
+    if model.dtype != wide and ours > 4 * own + 4 * torch.finfo(model.dtype).eps * scale:
+        message = f"{kind!r} in {str(model.dtype)[6:]} differs from its own attention by more than rounding"
+        raise UnsupportedAttentionError(message)
+    _check_window(model, context, probe, reference)
+
+
+@dataclass(frozen=True)
+class _ForkProbe:
+    """A sequence ids [PROBE_LEN] and another one that leaves it halfway, to be computed packed and one by one."""
+
+    ids: Tensor
+    other: Tensor
+    fork: int
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "_ForkProbe":
+        ids = probe_ids(model)
+        fork = len(ids) // 2
+        return cls(ids, torch.cat([ids[:fork], ids[fork:].flip(0)]), fork)
+
+    def wide_logits(
+        self, model: PreTrainedModel, reference: str, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor, "_RecordingAttention"]:
+        """In a wide type: (packed, one by one, one by one with another first token, context of the packed ones)."""
+        with in_type(model, dtype):
+            packed, context = self.packed_logits(model, dtype)
+            plain = self.plain_logits(model, reference)
+            return packed, plain, self.plain_logits(model, reference, first_token=self.ids[1]), context
+
+    def packed_logits(self, model: PreTrainedModel, dtype: torch.dtype) -> tuple[Tensor, "_RecordingAttention"]:
+        """float64 [tokens of the tree, V] of a model that computes in a type, with the attention context, which has
+        seen every layer's window."""
+        end, total = len(self.ids), 2 * len(self.ids) - self.fork
+        ends = torch.full((total,), total)
+        ends[self.fork : end] = end
+        positions = torch.cat([torch.arange(end), torch.arange(self.fork, end)])
+        device = self.ids.device
+        if device.type == "cpu":
+            inner = tree_attention([0, total], ends.numpy(), positions.numpy(), device, dtype)
+        else:
+            # On a GPU the attention of training would be compiled for this alone.
+            inner = TreeAttention([0, total], ends.to(device), positions.to(device))
+        context = _RecordingAttention(inner)
+        logits = model(
+            input_ids=torch.cat([self.ids, self.other[self.fork :]])[None],
+            position_ids=positions.to(device)[None],
+            use_cache=False,
+            attention_context=context,
+        ).logits[0]
+        return logits.double(), context
+
+    def plain_logits(self, model: PreTrainedModel, reference: str, first_token: Tensor | None = None) -> Tensor:
+        """float64 [tokens of the tree, V] from the model's own forwards. first_token: another one than the probe's."""
+        found = []
+        model.set_attn_implementation(reference)
+        try:
+            for sequence in (self.ids, self.other):
+                ids = sequence if first_token is None else torch.cat([first_token[None], sequence[1:]])
+                found.append(model(input_ids=ids[None], use_cache=False).logits[0].double())
+        finally:
+            model.set_attn_implementation(ATTENTION_NAME)
+        return torch.cat([found[0], found[1][self.fork :]])
+
+
+def _rms(values: Tensor) -> Tensor:
+    """[N, V] -> [N]."""
+    return values.square().mean(-1).sqrt()
+
+
+@contextmanager
+def in_type(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Let the model compute in another type, with each module's own weights converted only while it runs.
+
+    A copy of all of them might not fit into memory.
+    """
+    narrow: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
+
+    def widen(module: nn.Module, _: object) -> None:
+        floats = [p for p in module.parameters(recurse=False) if p.is_floating_point()]
+        narrow[module] = [(p, p.data) for p in floats]
+        for parameter in floats:
+            parameter.data = parameter.data.to(dtype)
+
+    def restore(module: nn.Module, *_: object) -> None:
+        for parameter, values in narrow.pop(module, []):
+            parameter.data = values
+
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(widen))
+        handles.append(module.register_forward_hook(restore, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in list(narrow):
+            restore(module)
 
 
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True) -> bool:
-    """Return whether logits are the output embeddings applied to the last hidden states, with nothing after that."""
+    """Return whether logits are the output embeddings applied to the last hidden states, with nothing after that.
+
+    The output embeddings are made to return large numbers of a test: what caps or scales them shows, however small the
+    model's own logits are.
+    """
     head = model.get_output_embeddings()
     if head is None:
         return False
     inputs = _one_sequence(probe_ids(model), supports_tree_attention)
     hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
-    return hidden is not None and torch.allclose(head(hidden), model(**inputs).logits, rtol=1e-2, atol=1e-4)
+    seen: list[Tensor] = []
+
+    def replace_output(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append(given[0])
+        return torch.linspace(-200, 200, output.numel(), dtype=output.dtype, device=output.device).view_as(output)
+
+    handle = head.register_forward_hook(replace_output)
+    try:
+        logits = model(**inputs).logits
+    finally:
+        handle.remove()
+    if hidden is None or len(seen) != 1 or not torch.equal(seen[0], hidden):
+        return False
+    expected = torch.linspace(-200, 200, logits.numel(), dtype=hidden.dtype, device=logits.device).view_as(logits)
+    return torch.equal(logits, expected.to(logits.dtype))
 
 
 @torch.no_grad()
@@ -141,13 +263,22 @@ def vocabulary_size(model: PreTrainedModel) -> int:
     return embedding.weight.shape[0]
 
 
-def _check_window(model: PreTrainedModel, context: "_RecordingAttention") -> None:
-    """Raise UnsupportedAttentionError if the attention function was not given the model's sliding window."""
+def _check_window(model: PreTrainedModel, context: "_RecordingAttention", probe: _ForkProbe, reference: str) -> None:
+    """Raise UnsupportedAttentionError if a sliding window shortens the attention that does not reach its function.
+
+    A window in the settings of a model that makes no use of it changes nothing.
+    """
     text = model.config.get_text_config()
-    window, longest = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
-    uses_window = isinstance(window, int) and getattr(text, "use_sliding_window", True)
-    has_windows = "sliding_attention" in (getattr(text, "layer_types", None) or ["sliding_attention"])
-    if uses_window and (longest is None or window < longest) and has_windows and context.windows == {None}:
+    window = getattr(text, "sliding_window", None)
+    if not isinstance(window, int) or context.windows != {None}:
+        return
+    before = probe.plain_logits(model, reference)
+    text.sliding_window = 2
+    try:
+        after = probe.plain_logits(model, reference)
+    finally:
+        text.sliding_window = window
+    if not torch.equal(before, after):
         kind = model.config.model_type
         raise UnsupportedAttentionError(f"{kind!r} keeps its sliding window to itself and cannot be packed")
 

@@ -78,7 +78,9 @@ class FusedForward:
     def __init__(self, model: Any, operations: TorchOperations) -> None:
         self.model = model
         self.operations = operations
-        self.layers = [_parameters(layer) for layer in model.model.layers]
+        # Mistral's layers have no window of their own but the model's, which others ignore.
+        window = model.config.sliding_window if model.config.model_type == "mistral" else None
+        self.layers = [_parameters(layer, window) for layer in model.model.layers]
         self.cos = self.sin = torch.empty(0)
 
     def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
@@ -119,12 +121,14 @@ class FusedForward:
         return self.cos[positions], self.sin[positions]
 
 
-def _parameters(layer: Any) -> SimpleNamespace:
-    """The parameters and settings of a decoder layer: (weight, bias) of linear maps, (weight, eps) of norms."""
+def _parameters(layer: Any, window: int | None) -> SimpleNamespace:
+    """The parameters and settings of a decoder layer: (weight, bias) of linear maps, (weight, eps) of norms.
+
+    window: that of layers that have none of their own.
+    """
     attention, mlp = layer.self_attn, layer.mlp
     maps = {name: getattr(attention, f"{name}_proj") for name in "qkvo"}
     maps |= {name: getattr(mlp, f"{name}_proj") for name in ("gate", "up", "down")}
-    # Mistral's layers have no window of their own but the model's.
     return SimpleNamespace(
         **{name: (module.weight, module.bias) for name, module in maps.items()},
         first_norm=_norm(layer.input_layernorm),
@@ -133,7 +137,7 @@ def _parameters(layer: Any) -> SimpleNamespace:
         k_norm=_norm(attention.k_norm) if hasattr(attention, "q_norm") else None,
         head_size=attention.head_dim,
         scale=attention.scaling,
-        window=getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)),
+        window=getattr(attention, "sliding_window", window),
     )
 
 

@@ -9,14 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.errors import SettingError, UnsupportedAttentionError
@@ -24,7 +17,7 @@ from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
-from treepo.model.safety import check_config_sizes, check_model_files, check_tokenizer
+from treepo.model.safety import check_before_loading, check_model_files
 from treepo.utils.foreign_errors import first_line
 
 
@@ -104,7 +97,7 @@ def _recomputed(forward: Callable[..., Any], *inputs: Any, **settings: Any) -> A
 def load_policy(
     path: str,
     *,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "cpu",
     trust_remote_code: bool = False,
     packable: bool = True,
@@ -120,13 +113,11 @@ def load_policy(
     check_folder(path)
     register_attention()
     try:
-        check_config_sizes(PreTrainedConfig.get_config_dict(path)[0])
+        load_tokenizer = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code)
+        check_before_loading(path, load_tokenizer)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         if packable:
             check_config(config)
-        load_tokenizer = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code)
-        if Path(path).is_dir():
-            check_tokenizer(load_tokenizer, Path(path))
         tokenizer = load_tokenizer()
         model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
         if missing := sorted(info["missing_keys"]):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from treepo.errors import SettingError
 from treepo.utils.files import check_plain, read_plain
@@ -47,6 +47,13 @@ def check_model_files(folder: Path) -> None:
             read_plain(config, CONFIG_BYTES)
         except OSError as error:
             raise SettingError("model.path", f"cannot read {str(config)[:200]!r}: {error.strerror}") from error
+
+
+def check_before_loading(path: str, load_tokenizer: Callable[[], PreTrainedTokenizerBase]) -> None:
+    """Raise SettingError for a model that would take any time or memory to load, or whose tokenizer would."""
+    check_config_sizes(PreTrainedConfig.get_config_dict(path)[0])
+    if Path(path).is_dir():
+        check_tokenizer(load_tokenizer, Path(path))
 
 
 def check_config_sizes(config: Mapping[str, Any]) -> None:

@@ -13,11 +13,12 @@ class ModelSettings:
     path: str = ""
     """Hugging Face model folder or name; empty for the built-in task's base model."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights. To train in bfloat16, keep them in float32 and set train.autocast: small steps are lost in
+    narrower weights."""
 
-    device: str = "cpu"
-    """Device of the model: cpu, cuda, cuda:1."""
+    device: str = "auto"
+    """Device of the model: cpu, cuda, cuda:1; auto takes a GPU if there is one, else the CPU."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""

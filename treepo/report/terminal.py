@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from time import perf_counter
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from treepo.report.diagnosis import diagnose_run
 from treepo.report.run_log import Metrics
 from treepo.utils import ProgressCallback
 from treepo.utils.text import sanitize
@@ -65,32 +67,122 @@ def _short(number: float) -> str:
     return f"{number:.{digits}f}{unit}"
 
 
+FIRST_LINE_S = 2.0
+MAX_PAUSE_S = 60.0
+
+
+class Pace:
+    """When work that goes on is to be mentioned again, where a line that is written stays: after two seconds, then at
+    intervals that double up to a minute."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.start = clock()
+        self.due = self.start + FIRST_LINE_S
+
+    def is_due(self) -> bool:
+        """Whether a line is due now; it counts as written then."""
+        now = self.clock()
+        if now < self.due:
+            return False
+        self.due = now + min(max(now - self.start, FIRST_LINE_S), MAX_PAUSE_S)
+        return True
+
+    def left(self, done: int, total: int) -> str:
+        """The time that is left at the pace so far, as text; empty while nothing is done."""
+        if not done:
+            return ""
+        return f", {duration((self.clock() - self.start) / done * (total - done))} left"
+
+
+class TrainingView:
+    """A line for each step, and what goes on meanwhile: in a bar below, or in lines where the output is no terminal."""
+
+    def __init__(self, terminal: "Terminal", bar: Progress, num_steps: int, clock: Callable[[], float]) -> None:
+        self.terminal = terminal
+        self.bar = bar
+        self.task = bar.add_task("", total=num_steps)
+        self.num_steps = num_steps
+        self.clock = clock
+        self.start, self.num_done = clock(), 0
+        self.state = ""
+        self.phase, self.pace = "", Pace(clock)
+
+    def show_step(self, step: int, metrics: Metrics) -> None:
+        """Show a step that is done, with the time left by the steps of this process."""
+        self.num_done += 1
+        # A resumed run spent no time on the steps before.
+        self.state = state_line((self.clock() - self.start) / self.num_done * (self.num_steps - step), metrics)
+        self.phase = ""
+        for line in step_lines(step, metrics):
+            self.terminal.say(line)
+        if self.terminal.console.is_terminal:
+            self.bar.start()
+            self.bar.update(self.task, completed=step, description=self.state)
+        else:
+            self.terminal.say(f"          {step}/{self.num_steps} {self.state}")
+
+    def show_phase(self, phase: str, done: int, total: int) -> None:
+        """Show what goes on, once it has taken a while; a PhaseCallback."""
+        if phase != self.phase:
+            self.phase, self.pace = phase, Pace(self.clock)
+        if self.terminal.console.is_terminal:
+            # The state of the last step stays in view while phases are short.
+            if not self.state or self.clock() >= self.pace.start + FIRST_LINE_S:
+                self.bar.start()
+                self.bar.update(self.task, description=f"{phase} {done}/{total}{self.pace.left(done, total)}")
+        elif self.pace.is_due():
+            self.terminal.say(f"          {phase} {done}/{total}{self.pace.left(done, total)}")
+
+
 class Terminal:
     """Prints lines, progress and the results of a run."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, style: str = "") -> None:
         """Print one line or several, sanitized and without markup."""
         lines = "\n".join(map(sanitize, line.split("\n")))
-        self.console.print(lines, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        self.console.print(lines, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def progress(self, name: str) -> Iterator[ProgressCallback]:
-        """A progress bar that the yielded callback moves; a line per tenth where the output is no terminal."""
+    def stage(self, name: str, first_s: float = 1.5) -> Iterator[None]:
+        """Say what goes on if it takes a while, and again now and then, while work that cannot be counted is done.
+
+        first_s: seconds until the first line.
+        """
+        is_over, start = Event(), perf_counter()
+
+        def speak() -> None:
+            pause = first_s
+            while not is_over.wait(pause):
+                self.say(f"{name} ({duration(perf_counter() - start)}) ...")
+                pause = min(max(2 * pause, 10.0), MAX_PAUSE_S)
+
+        speaker = Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            speaker.join()
+
+    @contextmanager
+    def progress(self, name: str, clock: Callable[[], float] = perf_counter) -> Iterator[ProgressCallback]:
+        """A progress bar that the yielded callback moves; lines now and then where the output is no terminal.
+
+        clock: in seconds.
+        """
         name = sanitize(name)
         columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
         progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
-        task = progress.add_task(name, total=None)
-        tenths = 0
+        task, pace = progress.add_task(name, total=None), Pace(clock)
 
         def report(done: int, total: int, value: float) -> None:
-            nonlocal tenths
             if not self.console.is_terminal:
-                if 10 * done // max(total, 1) > tenths:
-                    tenths = 10 * done // max(total, 1)
-                    self.say(f"{name} ({value:.3f}) {done}/{total}")
+                if pace.is_due() or done == total:
+                    self.say(f"{name} ({value:.3f}) {done}/{total}{pace.left(done, total) if done < total else ''}")
                 return
             # Started only here: nothing is shown for work that turns out to be done already.
             progress.start()
@@ -103,50 +195,38 @@ class Terminal:
                 progress.stop()
 
     @contextmanager
-    def training(
-        self, num_steps: int, clock: Callable[[], float] = perf_counter
-    ) -> Iterator[Callable[[int, Metrics], None]]:
-        """A line for each step that the yielded function is called with; progress in a bar below, or in lines where
-        the output is no terminal. clock: in seconds."""
+    def training(self, num_steps: int, clock: Callable[[], float] = perf_counter) -> Iterator[TrainingView]:
+        """What training shows. clock: in seconds."""
         columns = BarColumn(bar_width=6), MofNCompleteColumn(), TextColumn("{task.description}", markup=False)
-        progress = Progress(*columns, console=self.console)
-        task = progress.add_task("", total=num_steps)
-        start, num_done = clock(), 0
-
-        def show(step: int, metrics: Metrics) -> None:
-            nonlocal num_done
-            num_done += 1
-            # By the steps of this process: a resumed run spent no time on those before.
-            state = state_line((clock() - start) / num_done * (num_steps - step), metrics)
-            for line in step_lines(step, metrics):
-                self.say(line)
-            if self.console.is_terminal:
-                progress.start()
-                progress.update(task, completed=step, description=state)
-            else:
-                self.say(f"          {step}/{num_steps} {state}")
-
+        bar = Progress(*columns, console=self.console)
         try:
-            yield show
+            yield TrainingView(self, bar, num_steps, clock)
         finally:
-            if progress.live.is_started:
-                progress.stop()
+            if bar.live.is_started:
+                bar.stop()
 
     def summary(self, log: Sequence[Metrics], out: Path, next_commands: Sequence[tuple[str, str]]) -> None:
-        """The table at the end of a run, and the next commands: (purpose, command)."""
-        table = Table(title="Summary of the run", show_header=False, min_width=60)
+        """The table at the end of a run, what made it useless if anything did, and the next commands: (purpose,
+        command)."""
+        steps = [m for m in log if "tokens/decoded" in m]
+        findings, num_trained = diagnose_run(steps), sum(m["problems/trained"] > 0 for m in steps)
+        title = "Summary of the run" if num_trained or not steps else "Nothing was learned: no step carried a signal"
+        table = Table(title=title, show_header=False, min_width=60, title_style="bold red" if findings else None)
         table.add_column(style="bold")
         table.add_column(justify="right")
         evaluated = [m for m in log if "eval/avg" in m]
-        if evaluated:
-            for name, title in (("eval/avg", "temperature 1"), ("eval/greedy", "greedy")):
-                before, after = evaluated[0][name], evaluated[-1][name]
-                table.add_row(f"held-out accuracy, {title}", f"{before:.1%} -> {after:.1%}")
-        steps = [m for m in log if "tokens/decoded" in m]
+        for name, label in (("eval/avg", "temperature 1"), ("eval/greedy", "greedy")):
+            values = [f"{metrics[name]:.1%}" for metrics in evaluated]
+            if values:
+                # Without an evaluation at the start there is nothing to compare with.
+                table.add_row(f"held-out accuracy, {label}", " -> ".join([values[0], *values[1:][-1:]]))
         if steps:
+            table.add_row("steps with a signal to learn from", f"{num_trained} of {len(steps)}")
             for row in _rows(steps):
                 table.add_row(*row)
         self.console.print(table)
+        for finding in findings:
+            self.say(f"warning: {finding}", style="red")
         self.say(f"Model, settings and metrics are in {out}.")
         if (out / "report.html").exists():
             self.say(f"Curves and trees, to look at in a browser: {out / 'report.html'}")

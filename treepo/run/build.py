@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 
 from treepo.config.schema import Config
 from treepo.data.problem import Task
-from treepo.distributed import DistContext, Job
-from treepo.errors import SettingError
+from treepo.distributed import DistContext, Job, resolve_device
 from treepo.evaluate.answering import Validation
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.parts import base_model_path, build_policy, build_sampler, close_parts, engine_for
-from treepo.run.task import build_task
+from treepo.run.task import build_task, check_trainable
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
+from treepo.utils.signals import PhaseCallback, no_progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,11 @@ class Run:
         """The processes that train together."""
         return self.job.processes
 
-    def evaluate(self, growing: Callable[[], AbstractContextManager[object]] = nullcontext) -> dict[str, float]:
+    def evaluate(
+        self,
+        growing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        progress: PhaseCallback = no_progress,
+    ) -> dict[str, float]:
         """Metrics of held-out problems; see Validation."""
         settings = self.config.eval
         validation = Validation(
@@ -48,7 +52,7 @@ class Run:
             self.processes,
         )
         with unsharded(self.policy.model):
-            return validation.metrics(self.trainer.engine, growing)
+            return validation.metrics(self.trainer.engine, growing, progress)
 
     @property
     def train_state(self) -> TrainState:
@@ -73,9 +77,8 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     progress: called while the base model is made. job: the processes of the run; this one alone if not given. Raises
     SettingError for a setting that cannot work.
     """
-    if config.data.is_given and not config.data.train:
-        raise SettingError("data.train", "no dataset to train on; treepo eval is for held-out datasets alone")
-    job = job or Job(config.model.device)
+    check_trainable(config)
+    job = job or Job(resolve_device(config.model.device))
     with job.processes.synced_errors():
         # One process makes the base model, if it is not there yet.
         if job.processes.is_first:

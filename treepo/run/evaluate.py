@@ -41,13 +41,13 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
     longest = max(evaluation.samplings, key=lambda sampling: sampling.config.tree.max_response_tokens).config
     # Adapters that nothing has trained yet change nothing.
     config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
-    with terminal.progress("making the base model") as progress:
+    with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
     if config.engine.kind == "vllm":
         for sampling in evaluation.samplings:
             check_align("tree.align", sampling.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     is_served = config.engine.kind == "servers"
-    num_accelerators = len(config.servers.urls) if is_served else int(config.model.device != "cpu")
+    num_accelerators = len(config.servers.urls) if is_served else int(policy.model.device.type != "cpu")
     engine, task = engine_for(config, policy), None
     try:
         task = build_task(config, policy, engine.max_model_len)

@@ -7,7 +7,7 @@ import torch
 
 from treepo.config.schema import Config
 from treepo.data.problem import AnswerFormat, Decode, Task
-from treepo.distributed import SINGLE_PROCESS, DistContext
+from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.grow import GrowthRules, TreeSampler
@@ -48,11 +48,14 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
     warning.
     """
     path, settings = base_model_path(config, progress), config.model
+    device = resolve_device(device or settings.device)
+    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    logger.info("model %s on %s, %s%s", path, device, settings.dtype, threads)
     load = partial(
         load_policy,
         path,
         dtype=settings.dtype,
-        device=device or settings.device,
+        device=device,
         trust_remote_code=settings.trust_remote_code,
     )
     policy, reason = None, ""
@@ -64,6 +67,11 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
         # Not while the error is handled: it keeps what was loaded alive.
         policy = load(packable=False)
         logger.warning("nothing is shared: trajectories are sampled and trained one by one, since %s", reason)
+    if not policy.eos_ids:
+        logger.warning(
+            "the model has no end-of-sequence token (eos_token_id of generation_config.json or the tokenizer): answers "
+            'end at a complete answer, with stopping.answer = "answer", or at the longest response'
+        )
     if config.lora.rank:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
     if config.train.gradient_checkpointing:

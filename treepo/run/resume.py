@@ -152,7 +152,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
     config: see `continued_settings`. The first process must hold the folder's lock. Raises SettingError for a model or
     problems other than those that the run was started with.
     """
-    with terminal.progress("making the base model") as progress:
+    with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         run = build_run(config, progress, job)
     try:
         restored = _restore(run, out)

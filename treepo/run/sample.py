@@ -20,7 +20,7 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
     Raises SettingError for settings that cannot work and for a prompt that the model cannot be asked,
     FloatingPointError if logits are not finite.
     """
-    with terminal.progress("making the base model") as progress:
+    with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
     problem = _problem(config, policy, prompt)
     engine = engine_for(config, policy)

@@ -7,11 +7,12 @@ from pathlib import Path
 from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
-from treepo.distributed import Job, lost_as_error
+from treepo.distributed import Job, lost_as_error, resolve_device
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import Progress
-from treepo.report.run_log import MetricsLog
-from treepo.report.terminal import Terminal
+from treepo.report.diagnosis import StepWatch
+from treepo.report.run_log import Metrics, MetricsLog
+from treepo.report.terminal import Terminal, TrainingView
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import NOT_BEGUN, RunCheckpoints
 from treepo.run.outputs import (
@@ -35,12 +36,12 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     Raises SettingError for settings that cannot work and for a folder that already holds something, before anything is
     written there.
     """
-    job = job or Job(config.model.device)
+    job = job or Job(resolve_device(config.model.device))
     with job.processes.synced_errors():
         if job.processes.is_first:
             check_unused(out)
     check_installed(config.tracking)
-    with terminal.progress("making the base model") as report:
+    with terminal.stage("loading the model"), terminal.progress("making the base model") as report:
         run = build_run(config, report, job)
     try:
         with job.processes.synced_errors():
@@ -72,20 +73,24 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
     and PeerError or LostError is raised if another one cannot continue.
     """
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
+    watch = StepWatch()
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
-        with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as show:
+        with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
             for step in range(progress.step + 1, num_steps + 1):
                 metrics = {}
                 if step > 0:
                     saves_trees = _is_due(step, settings.train.save_trees_every)
                     with failed_batch_kept(run, step, out):
-                        result = run.trainer.step(step, guard=checkpoints.guard, with_entropies=saves_trees)
+                        result = run.trainer.step(
+                            step, guard=checkpoints.guard, with_entropies=saves_trees, progress=view.show_phase
+                        )
                     if saves_trees and is_first:
                         save_trees(run, step, out, result, tracking)
                     metrics = result.metrics
-                if step in {0, num_steps} or _is_due(step, settings.eval.every):
-                    metrics = metrics | run.evaluate(nullcontext if step else checkpoints.guard.growing)
+                if _is_evaluated(step, settings):
+                    growing = nullcontext if step else checkpoints.guard.growing
+                    metrics = metrics | run.evaluate(growing, view.show_phase)
                 is_best, checkpoint_time = checkpoints.complete_step(step, metrics)
                 if is_best:
                     save_best(run, out)
@@ -94,15 +99,28 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                     log.append(step, metrics)
                 checkpoints.write()
                 tracking.log(step, metrics)
-                if step > 0:
-                    show(step, metrics)
-                elif metrics:
-                    accuracies = 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
-                    logger.info("held out before training: %.1f%% (greedy %.1f%%)", *accuracies)
+                _show(step, metrics, view, watch)
         run.keep(lambda: save_last(run, out))
         if is_first:
             write_report(run, out)
             terminal.summary(log.read(), out, next_commands(settings, out))
+
+
+def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> None:
+    """Show a step's metrics, and what makes it useless if anything does."""
+    if step > 0:
+        view.show_step(step, metrics)
+        if warning := watch.observe(metrics):
+            logger.warning("step %d: %s", step, warning)
+    elif metrics:
+        accuracies = 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
+        logger.info("held out before training: %.1f%% (greedy %.1f%%)", *accuracies)
+
+
+def _is_evaluated(step: int, settings: Config) -> bool:
+    if step == 0:
+        return settings.eval.at_start
+    return step == settings.train.num_steps or _is_due(step, settings.eval.every)
 
 
 def _is_due(step: int, every: int) -> bool:

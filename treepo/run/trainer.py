@@ -1,5 +1,6 @@
 """From settings to what learns: the scorer, the reference of a KL penalty, the updater and the trainer."""
 
+import logging
 from copy import deepcopy
 
 from torch.distributed.device_mesh import DeviceMesh
@@ -13,15 +14,19 @@ from treepo.learn.scoring import Scorer
 from treepo.learn.train_state import make_optimizer
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
-from treepo.model.compatibility import has_plain_head
+from treepo.model.compatibility import has_plain_head, training_settings_ignored
 from treepo.model.fsdp import shard
 from treepo.model.lora import has_adapter
 from treepo.model.policy import Policy
 from treepo.run.parts import autocast_of
 
+logger = logging.getLogger(__name__)
+
 
 def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Scorer:
     """The scorer of packed trees under a policy that is not sharded yet."""
+    if ignored := training_settings_ignored(policy.model.config):
+        logger.info("the model is trained without its dropout and auxiliary losses: %s", ", ".join(ignored))
     return Scorer(
         policy.model,
         temperature=config.engine.temperature,

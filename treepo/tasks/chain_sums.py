@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treepo.data.formats import last_box
+from treepo.data.boxes import last_box
 from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
 from treepo.utils.numeric import digest
 from treepo.verify.base import FinalAnswer

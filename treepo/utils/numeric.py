@@ -6,6 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 
+MAX_LOG_RATIO = 20.0
+"""Bound of log-ratios of probabilities before they are exponentiated."""
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """float64 [n]: exp(logits) scaled to sum to 1; the largest logit is subtracted first, so nothing overflows."""

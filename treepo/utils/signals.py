@@ -1,9 +1,10 @@
-"""The guard of a training step: its states, and Ctrl-C and SIGTERM, which stop a run where nothing is half done."""
+"""What a training step tells the outside and hears from it: its phase, its state, and Ctrl-C and SIGTERM, which stop a
+run where nothing is half done."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 from time import monotonic
@@ -14,6 +15,13 @@ from treepo.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTE = b"treepo: stopping at the next point where nothing is half done; once more to stop at once\n"
+
+PhaseCallback = Callable[[str, int, int], None]
+"""Called with (what is being done, units done, units in all), often; the receiver chooses what it shows."""
+
+
+def no_progress(phase: str, done: int, total: int) -> None:
+    """Show nothing: the PhaseCallback of callers that want none."""
 
 
 class StepState(Enum):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from treepo.data.formats import find_last_box, has_open_box
+from treepo.data.boxes import find_last_box, has_open_box
 from treepo.data.problem import AnswerFormat, Verdict
 from treepo.errors import SettingError
 
@@ -17,8 +17,12 @@ class Verifier(Protocol):
     cannot work; and those of `AnswerFormat`, which say where in a text an answer ends (without them: a complete box).
     """
 
-    def __call__(self, response: str, ground_truth: str) -> Verdict:
-        """Return the verdict on a response, which is untrusted text of any length; an exception becomes CRASHED."""
+    def __call__(self, response: str, ground_truth: str, /) -> Verdict:
+        """Return the verdict on a response, which is untrusted text of any length; an exception becomes CRASHED.
+
+        Parameters after these two are passed by keyword: each the column of the problem's record that has its name,
+        **columns all of them.
+        """
         ...
 
     def example_response(self, ground_truth: str) -> str:

@@ -1,33 +1,25 @@
-"""Judging answers in worker processes that can be killed: the pool, and how it schedules a batch."""
+"""Judging answers in worker processes that can be killed: the pool and its limits."""
 
 import dataclasses
 import os
-import selectors
-import signal
 import threading
-import time
 import weakref
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import SettingError, VerifierStartError
 from treepo.verify.base import Verifier
-from treepo.verify.process import WorkerProcess, pack_message
+from treepo.verify.columns import WantedColumns
+from treepo.verify.process import Call, WorkerProcess, pack_message
+from treepo.verify.scheduler import BatchScheduler, Failure
 from treepo.verify.verifiers import FunctionVerifier
 
 MAX_WORKERS = 8
 """Workers where their number is not set."""
 
-MAX_AHEAD = 32
-"""Responses sent to a worker before it has judged the first: otherwise both sides mostly wait to be scheduled."""
-
 MAX_CRASHES_KEPT = 5
-
-START_LIMIT_S = 60.0
-"""Until a worker must be ready: importing a verifier from a slow disk takes its time."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +29,11 @@ class VerifierPoolSettings:
     num_workers: int = 0
     """Processes; 0: one per core that this process may use, at most 8."""
 
-    time_limit_s: float = 5.0
-    """Wall time for one answer; then its process is killed and the answer is wrong."""
+    cpu_limit_s: float = 5.0
+    """Processor time for one answer; then its process is killed and the answer is wrong."""
+
+    time_limit_s: float = 60.0
+    """Wall time for one answer, for what waits instead of working. Long, so that a busy machine changes no verdict."""
 
     memory_limit_mib: int = 2048
     """Address space of a process beyond what it has once its verifier is loaded; not kept on macOS."""
@@ -46,8 +41,9 @@ class VerifierPoolSettings:
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise SettingError("num_workers", "must be at least 0", self.num_workers)
-        if not 0 < self.time_limit_s <= 86400:
-            raise SettingError("time_limit_s", "must be above 0 and at most 86400", self.time_limit_s)
+        for name in ("cpu_limit_s", "time_limit_s"):
+            if not 0 < getattr(self, name) <= 86400:
+                raise SettingError(name, "must be above 0 and at most 86400", getattr(self, name))
         if not 16 <= self.memory_limit_mib <= 2**30:
             raise SettingError("memory_limit_mib", "must be from 16 to 2^30", self.memory_limit_mib)
 
@@ -69,22 +65,40 @@ class VerifierPool:
         self.settings = settings or VerifierPoolSettings()
         self.crashes: list[str] = []
         """The first few crashes, a line each."""
+        self.wanted = WantedColumns()
+        """What the verifier asks for besides response and ground truth, as a worker that is ready has told."""
         self.workers: list[WorkerProcess] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _end_all, self.workers)
 
-    def verify(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+    def verify(
+        self, pairs: Sequence[tuple[str, str]], columns: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[Verdict]:
         """The verdicts on pairs of (response, ground truth), in their order.
 
-        Raises VerifierStartError if the verifier refuses its settings or a worker cannot start. An exception,
-        KeyboardInterrupt too, ends all workers.
+        columns: per pair those of the problem's record, of which the verifier gets those it wants. Raises
+        VerifierStartError if the verifier refuses its settings, a worker cannot start, or a column that the verifier
+        needs is not among those given. An exception, KeyboardInterrupt too, ends all workers.
         """
-        with self._lock, selectors.DefaultSelector() as selector:
+        all_columns = columns or [None] * len(pairs)
+        results = self.run([Call("verify", pair, own) for pair, own in zip(pairs, all_columns, strict=True)])
+        return [_verdict(result) for result in results]
+
+    def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the verifier's `are_equal` takes the two answers of each pair for one; no, if it fails."""
+        return [result is True for result in self.run([Call("are_equal", pair) for pair in pairs])]
+
+    def run(self, calls: Sequence[Call]) -> list[Any | Failure]:
+        """What each call returned, or why it failed; raises what `verify` raises."""
+        with self._lock:
             try:
-                return BatchScheduler(self, pairs, selector).run()
+                results = BatchScheduler(self, calls).run()
             except BaseException:
                 _end_all(self.workers)
                 raise
+        crashed = [r.reason for r in results if isinstance(r, Failure) and r.outcome is Outcome.CRASHED]
+        self.crashes += crashed[: MAX_CRASHES_KEPT - len(self.crashes)]
+        return results
 
     def close(self) -> None:
         """End the workers; the next `verify` would start new ones."""
@@ -101,18 +115,25 @@ class VerifierPool:
         """A new worker, which still loads its verifier; raises VerifierStartError if there can be none."""
         cls, settings = type(self.verifier), self.settings
         fields = {f.name: getattr(self.verifier, f.name) for f in dataclasses.fields(cast(Any, cls))}
-        limits = {"memory_limit_mib": settings.memory_limit_mib, "time_limit_s": settings.time_limit_s}
+        limits = {name: getattr(settings, name) for name in ("memory_limit_mib", "cpu_limit_s", "time_limit_s")}
         try:
             order = pack_message({"verifier": f"{cls.__module__}:{cls.__qualname__}", "fields": fields, **limits})
         except TypeError as error:
             message = f"fields of {cls.__name__} must be what JSON can hold: {error}"
             raise VerifierStartError("verifier", message) from error
         try:
-            worker = WorkerProcess(order, START_LIMIT_S)
+            worker = WorkerProcess(order)
         except OSError as error:
             raise VerifierStartError("verifier_pool.num_workers", f"no process could be started: {error}") from error
         self.workers.append(worker)
         return worker
+
+    def select(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns that a ready worker is sent; raises VerifierStartError if one that is needed is not there."""
+        if missing := self.wanted.missing(columns):
+            names = ", ".join(map(repr, columns)) or "none"
+            raise self.start_error(f"needs the column {missing[0]!r}, which a record lacks; there are {names}")
+        return self.wanted.select(columns)
 
     def start_error(self, message: str) -> VerifierStartError:
         """The error for a worker that did not become ready, which names the setting that chose the verifier."""
@@ -126,128 +147,11 @@ def _end_all(workers: list[WorkerProcess]) -> None:
         workers.pop().end()
 
 
-class BatchScheduler:
-    """Has a pool's workers judge a batch of (response, ground truth) pairs."""
-
-    def __init__(self, pool: VerifierPool, pairs: Sequence[tuple[str, str]], selector: selectors.BaseSelector) -> None:
-        self.pool = pool
-        self.pairs = pairs
-        self.time_limit_s = pool.settings.time_limit_s
-        self._waiting = deque(range(len(pairs)))
-        self._verdicts: dict[int, Verdict] = {}
-        self._selector = selector
-
-    def run(self) -> list[Verdict]:
-        """The verdicts in the order of the pairs; raises VerifierStartError if no worker can start."""
-        for worker in list(self.pool.workers):
-            if worker.process.poll() is None:
-                self._watch(worker)
-            else:
-                # It died between two batches: no answer is to blame.
-                self.pool.workers.remove(worker)
-                worker.end()
-        while len(self._verdicts) < len(self.pairs):
-            self._assign_work()
-            self._handle_events()
-            self._end_overdue()
-        return [self._verdicts[i] for i in range(len(self.pairs))]
-
-    def _assign_work(self) -> None:
-        """Start the workers that are missing and send pairs to those that have few left."""
-        wanted = self.pool.settings.workers_wanted(len(self.pairs) - len(self._verdicts))
-        while self._waiting and len(self.pool.workers) < wanted:
-            self._watch(self.pool.start_worker())
-        # Fewer towards the end, so that no worker idles while another still has several to judge.
-        ahead = max(1, min(MAX_AHEAD, len(self._waiting) // (4 * max(1, wanted))))
-        for worker in self.pool.workers:
-            if worker.is_ready and len(worker.assigned) <= ahead // 2:
-                self._assign(worker, ahead)
-
-    def _assign(self, worker: WorkerProcess, count: int) -> None:
-        """Send a worker waiting pairs until it has `count` of them to judge."""
-        if not worker.assigned:
-            worker.deadline = time.monotonic() + self.time_limit_s
-        sent = [self._waiting.popleft() for _ in range(min(len(self._waiting), count - len(worker.assigned)))]
-        worker.assigned.extend(sent)
-        worker.write(b"".join(pack_message(self.pairs[index]) for index in sent))
-        if worker.is_sending and worker.requests not in self._selector.get_map():
-            self._selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
-
-    def _handle_events(self) -> None:
-        """Wait until a pipe is ready or a worker is overdue, and handle what is ready."""
-        deadline = min(worker.deadline for worker in self.pool.workers if worker.is_busy)
-        for key, _ in self._selector.select(max(0.0, deadline - time.monotonic())):
-            handle, worker = key.data
-            if worker in self.pool.workers:
-                handle(worker)
-
-    def _end_overdue(self) -> None:
-        now = time.monotonic()
-        for worker in [w for w in self.pool.workers if w.is_busy and w.deadline <= now]:
-            lost, ending = self._dismiss(worker)
-            if not worker.is_ready:
-                raise self.pool.start_error(f"a worker was not ready within {START_LIMIT_S:g} s, {ending}")
-            assert lost is not None
-            self._fail(lost, Outcome.TIMEOUT, ending)
-
-    def _write(self, worker: WorkerProcess) -> None:
-        worker.write()
-        if not worker.is_sending:
-            self._selector.unregister(worker.requests)
-
-    def _read_errors(self, worker: WorkerProcess) -> None:
-        if not worker.read_errors():
-            self._selector.unregister(worker.errors)
-
-    def _read(self, worker: WorkerProcess) -> None:
-        try:
-            for message in worker.read():
-                self._handle_message(worker, message)
-        except EOFError:
-            # It is about to end: waiting a moment tells how.
-            lost, ending = self._dismiss(worker, patience_s=1.0)
-            if not worker.is_ready:
-                raise self.pool.start_error(f"a worker could not start, {ending}") from None
-            if lost is not None:
-                # Its own alarm goes off when this process was held up for longer than the limit.
-                is_late = worker.process.returncode == -signal.SIGALRM
-                self._fail(lost, Outcome.TIMEOUT if is_late else Outcome.CRASHED, ending)
-
-    def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
-        if "refused" in message:
-            raise VerifierStartError(*message["refused"])
-        if not worker.is_ready:
-            worker.is_ready = True
-        else:
-            index = worker.assigned.popleft()
-            # The clock of the next pair starts.
-            worker.deadline = time.monotonic() + self.time_limit_s
-            if "error" in message:
-                self._fail(index, Outcome.CRASHED, message["error"])
-            else:
-                fields = message["verdict"]
-                self._verdicts[index] = Verdict(**fields | {"outcome": Outcome(fields["outcome"])})
-        if message.get("last"):
-            # The worker ends by itself; others judge the rest.
-            self._waiting.extendleft(reversed(worker.assigned))
-            worker.assigned.clear()
-            self._dismiss(worker)
-
-    def _fail(self, index: int, outcome: Outcome, reason: str) -> None:
-        self._verdicts[index] = Verdict(0.0, outcome, None)
-        if outcome is Outcome.CRASHED and len(self.pool.crashes) < MAX_CRASHES_KEPT:
-            self.pool.crashes.append(reason)
-
-    def _watch(self, worker: WorkerProcess) -> None:
-        self._selector.register(worker.replies, selectors.EVENT_READ, (self._read, worker))
-        self._selector.register(worker.errors, selectors.EVENT_READ, (self._read_errors, worker))
-
-    def _dismiss(self, worker: WorkerProcess, patience_s: float = 0.0) -> tuple[int | None, str]:
-        """End a worker; returns the pair it was judging, if any, and how it ended. Others judge the rest."""
-        for pipe in worker.pipes:
-            if pipe in self._selector.get_map():
-                self._selector.unregister(pipe)
-        self.pool.workers.remove(worker)
-        lost, *rest = worker.assigned or (None,)
-        self._waiting.extendleft(index for index in reversed(rest) if index is not None)
-        return lost, worker.end(patience_s)
+def _verdict(result: Any | Failure) -> Verdict:
+    if isinstance(result, Failure):
+        return Verdict(0.0, result.outcome, None)
+    try:
+        return Verdict(**{**result, "outcome": Outcome(result["outcome"])})
+    # Something else than a worker wrote it.
+    except (KeyError, TypeError, ValueError):
+        return Verdict(0.0, Outcome.CRASHED, None)

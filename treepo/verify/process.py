@@ -1,7 +1,8 @@
 """A worker process as the pool sees it, and the messages between the two.
 
 A message is one line of JSON in ASCII: whatever a text holds, line breaks, NULs or half surrogate pairs, is an escape
-sequence on the way.
+sequence on the way. A request carries an id that cannot be guessed, and its reply the same one: what a verifier, or a
+process that it left behind, writes into the pipe by itself is told from a reply.
 """
 
 import contextlib
@@ -12,10 +13,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 16
+START_LIMIT_S = 60.0
+"""Until a worker must be ready: importing a verifier from a slow disk takes its time."""
+
+MAX_REPLY_LEN = 1 << 20
+"""Bytes of a reply; texts in it are cut much earlier."""
+
 MAX_LAST_WORDS = 2000
 """Bytes kept of what a worker wrote to its standard error."""
 
@@ -44,14 +52,46 @@ def take_message(received: bytearray) -> Any | None:
     return json.loads(line)
 
 
-class WorkerProcess:
-    """A worker process, the pairs that it has to judge, and the time by which it must reply."""
+class BadReplyError(Exception):
+    """What came through a worker's pipe was not written by the worker."""
 
-    def __init__(self, order: bytes, limit_s: float) -> None:
+
+@dataclass(frozen=True)
+class Call:
+    """A method of the verifier to be called with these arguments in a worker."""
+
+    method: str
+    args: Sequence[Any]
+    columns: Mapping[str, Any] | None = None
+    """The columns of the problem's record; those that the verifier wants are keyword arguments."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """A call that a worker was sent, by its place in the batch, and the id that its reply must carry."""
+
+    index: int
+    id: str
+
+
+def _take_reply(received: bytearray) -> dict[str, Any] | None:
+    """As `take_message`; raises BadReplyError for what no worker writes."""
+    try:
+        message = take_message(received)
+    except (ValueError, RecursionError) as error:
+        raise BadReplyError(f"no reply: {error!s:.100}") from error
+    if message is not None and not isinstance(message, dict):
+        raise BadReplyError(f"no reply: {message!r:.100}")
+    return message
+
+
+class WorkerProcess:
+    """A worker process, the calls that it has to make, and the time by which it must reply."""
+
+    def __init__(self, order: bytes) -> None:
         """Start a new process (no fork) of this interpreter with the same `sys.path`, and send it its order.
 
-        order: a packed message; see `worker.main`. limit_s: time until it must be ready. Raises OSError if the system
-        cannot start a process.
+        order: a packed message; see `worker.main`. Raises OSError if the system cannot start a process.
         """
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
         self.process = subprocess.Popen(
@@ -72,9 +112,16 @@ class WorkerProcess:
             os.set_blocking(pipe.fileno(), False)
         self.parent_pid = os.getpid()
         self.is_ready = False
-        self.assigned: deque[int] = deque()
-        """Indices of the pairs it was sent and has not answered; it judges the first."""
-        self.deadline = time.monotonic() + limit_s
+        self.assigned: deque[Assigned] = deque()
+        """What it was sent and has not answered; it works at the first."""
+        self.answered: Assigned | None = None
+        """What it answered last in this batch."""
+        self.has_answered = False
+        """Whether it has ever answered anything."""
+        self.pidfd = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else None
+        """Readable once the process has ended, even if one that it started holds its pipes open; None on macOS."""
+        self.start_limit_s = START_LIMIT_S
+        self.deadline = time.monotonic() + START_LIMIT_S
         """On time.monotonic's clock."""
         self._received = bytearray()
         self._unsent = bytearray()
@@ -104,17 +151,25 @@ class WorkerProcess:
         except BrokenPipeError:
             self._unsent.clear()
 
-    def read(self) -> Iterator[Any]:
-        """Yield the messages that have arrived; raises EOFError once the worker has closed its end."""
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the messages that have arrived.
+
+        Raises EOFError once the worker has closed its end or has ended, and BadReplyError for what is no message.
+        """
+        has_ended = self.process.poll() is not None
         try:
             chunk = os.read(self.replies.fileno(), CHUNK)
         except BlockingIOError:
+            chunk = b"" if has_ended else None
+        if chunk is None:
             return
         if not chunk:
             raise EOFError
         self._received += chunk
-        while (message := take_message(self._received)) is not None:
+        while (message := _take_reply(self._received)) is not None:
             yield message
+        if len(self._received) > MAX_REPLY_LEN:
+            raise BadReplyError("a reply is too long")
 
     def read_errors(self) -> bool:
         """Read its standard error, of which the end is kept; False once the worker has closed it."""
@@ -152,6 +207,9 @@ class WorkerProcess:
         for pipe in self.pipes:
             # Unbuffered, so nothing is flushed into a closed pipe.
             pipe.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
 
 
 def _described(status: int) -> str:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from treepo.data.formats import is_only_box
+from treepo.data.boxes import is_only_box
 from treepo.data.problem import Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
 from treepo.tree import StopReason, Trajectory, Tree
@@ -27,6 +27,7 @@ class Answers:
     correct: float64 [L], the task's own reward. texts: decoded, without special tokens; untrusted. lengths: int64 [L],
     response tokens, EOS included. finished: bool [L], whether a trajectory ended by itself (EOS, or a complete answer
     where that ends it) rather than at a limit or for repetition. max_response_tokens: the longest response allowed.
+    problem: what was asked, with its known answer and all columns of its record.
     """
 
     correct: np.ndarray
@@ -34,6 +35,7 @@ class Answers:
     lengths: np.ndarray
     finished: np.ndarray
     max_response_tokens: int
+    problem: Problem
 
 
 class Reward(Protocol):
@@ -203,6 +205,7 @@ def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: in
         lengths=np.array([len(t.token_ids) for t in trajectories]),
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
+        problem=verified.problem,
     )
     components, name = reward(answers), type(reward).__name__
     if not components:

@@ -1,8 +1,9 @@
 """A task of datasets whose responses are judged by a pool of verifiers."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from treepo.data.datasets import DatasetTask
 from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
@@ -40,7 +41,8 @@ class VerifiedTask(DatasetTask):
         """
         num_known = len(self.pool.crashes)
         try:
-            verdicts = self.pool.verify([(response, problem.ground_truth) for problem, response in pairs])
+            answers = [(response, problem.ground_truth) for problem, response in pairs]
+            verdicts = self.pool.verify(answers, [problem.columns for problem, _ in pairs])
         except VerifierStartError as error:
             raise VerifierError(str(error)) from error
         for crash in self.pool.crashes[num_known:]:
@@ -56,13 +58,17 @@ class VerifiedTask(DatasetTask):
         self.pool.close()
 
 
-def check_verifier(pool: VerifierPool, ground_truths: Sequence[str], dataset: str) -> None:
+def check_verifier(
+    pool: VerifierPool, ground_truths: Sequence[str], dataset: str, columns: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Judge ground truths as the verifier itself would write them, and log those not judged right.
 
+    columns: of the record of each, if they are known.
     Raises SettingError naming up to three of them if none is judged right, or if several and more than TOLERATED_SHARE
     are not; and whatever `VerifierPool.verify` raises.
     """
-    verdicts = pool.verify([(pool.verifier.example_response(text), text) for text in ground_truths])
+    pairs = [(pool.verifier.example_response(text), text) for text in ground_truths]
+    verdicts = pool.verify(pairs, columns or None)
     failed = [
         f"{text[:MAX_SHOWN_LEN]!r}: {'judged wrong' if v.outcome is Outcome.GRADED else v.outcome}"
         for text, v in zip(ground_truths, verdicts, strict=True)

@@ -201,6 +201,8 @@ class NumericVerifier(FinalAnswer):
 class FunctionVerifier(FinalAnswer):
     """Any Python function (response, ground_truth) that returns a bool, a number from 0 to 1, or a Verdict.
 
+    Its other parameters are columns of the problem's record, by name.
+
     `mark` and `tag` only say where an answer ends and which one is counted in votes; the function reads what it likes.
     """
 
@@ -219,14 +221,14 @@ class FunctionVerifier(FinalAnswer):
 
     def load(self) -> None:
         """Import the function; raises SettingError if that fails."""
-        self._import()
+        self.imported()
 
-    def __call__(self, response: str, ground_truth: str) -> Verdict:
+    def __call__(self, response: str, ground_truth: str, /, **columns: Any) -> Verdict:
         """Return what the function says, with the final answer unless it returns a Verdict; raises what it raises.
 
         Raises ValueError if the function returns anything else.
         """
-        result = self._import()(response, ground_truth)
+        result = self.imported()(response, ground_truth, **columns)
         if isinstance(result, Verdict):
             return result
         # NumPy's and torch's scalars are asked for Python's: np.bool_ is no number.
@@ -241,7 +243,8 @@ class FunctionVerifier(FinalAnswer):
             return super().example_response(ground_truth)
         return self.template.replace("{answer}", ground_truth)
 
-    def _import(self) -> Callable[[str, str], Any]:
+    def imported(self) -> Callable[..., Any]:
+        """The function; raises SettingError if it cannot be imported."""
         module, _, name = self.function.partition(":")
         make_importable(module)
         try:

@@ -1,5 +1,6 @@
 """The main function of a worker process: it judges what the pool sends, within limits of memory and time."""
 
+import dataclasses
 import importlib
 import logging
 import os
@@ -13,7 +14,9 @@ from treepo.data.problem import Verdict, bounded
 from treepo.errors import NOT_GIVEN, SettingError
 from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
+from treepo.verify.columns import wanted_columns
 from treepo.verify.process import pack_message, read_message
+from treepo.verify.verifiers import FunctionVerifier
 
 GRACE_S = 2.0
 """Beyond the time limit, which the parent keeps, until the system ends a worker whose parent is gone."""
@@ -46,10 +49,14 @@ def limit_memory(more_mib: int) -> int | None:
     return (used + limit) // 2
 
 
-def end_after(seconds: float) -> None:
-    """Let the system end this process after so many seconds of wall time, whatever it is doing then; 0: never."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def end_after(wall_s: float, cpu_s: float) -> None:
+    """Let the system end this process after so many seconds, whatever it is doing then; 0: never."""
+    for timer, number, seconds in (
+        (signal.ITIMER_REAL, signal.SIGALRM, wall_s),
+        (signal.ITIMER_PROF, signal.SIGPROF, cpu_s),
+    ):
+        signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(timer, seconds)
 
 
 def main() -> None:
@@ -64,19 +71,23 @@ def main() -> None:
     try:
         verifier = make_verifier(order["verifier"], order["fields"])
         getattr(verifier, "load", lambda: None)()
+        wanted = wanted_columns(verifier.imported() if isinstance(verifier, FunctionVerifier) else verifier)
     # A custom verifier may raise anything, sys.exit at import too: the pool is told before the worker ends.
     except BaseException as error:  # noqa: BLE001
         _send(replies, {"refused": _refusal(error, order)})
         return
-    halfway = limit_memory(order["memory_limit_mib"])
-    _send(replies, {"ready": True})
-    while (pair := read_message(requests)) is not None:
-        end_after(order["time_limit_s"] + GRACE_S)
-        reply = _verify(verifier, *pair)
-        end_after(0)
+    halfway, own_pid = limit_memory(order["memory_limit_mib"]), os.getpid()
+    _send(replies, {"ready": True, "columns": dataclasses.asdict(wanted)})
+    while (request := read_message(requests)) is not None:
+        end_after(order["time_limit_s"] + GRACE_S, order["cpu_limit_s"])
+        reply = _answer(verifier, request)
+        if os.getpid() != own_pid:
+            # The verifier forked, and this is the copy: it must neither answer nor take the next request.
+            os._exit(0)
+        end_after(0, 0)
         # Memory that a large answer leaves taken would be missing for the next one.
         is_last = halfway is not None and (address_space() or 0) > halfway
-        _send(replies, reply | {"last": is_last})
+        _send(replies, reply | {"id": request["id"], "last": is_last})
         if is_last:
             return
 
@@ -115,20 +126,29 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
-def _verify(verifier: Verifier, response: str, ground_truth: str) -> dict[str, Any]:
+def _answer(verifier: Verifier, request: dict[str, Any]) -> dict[str, Any]:
+    """The value that the call returned, or the error that it raised."""
+    method = {"verify": _verify, "are_equal": _are_equal}[request["method"]]
     try:
-        verdict = verifier(response, ground_truth)
-        if not isinstance(verdict, Verdict):
-            raise TypeError(f"a verifier must return a Verdict, got {verdict!r:.100}")
-        extracted = None if verdict.extracted_answer is None else bounded(verdict.extracted_answer)
-        reply = {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "extracted_answer": extracted}
+        return {"value": method(verifier, *request["args"], **request.get("columns", {}))}
     except MemoryError:
         # Nothing is reliable now: the process ends, and the pool starts another one.
         raise
     # An exception concerns this response alone.
     except Exception as error:  # noqa: BLE001
         return {"error": _described(error)}
-    return {"verdict": reply}
+
+
+def _verify(verifier: Any, response: str, ground_truth: str, /, **columns: Any) -> dict[str, Any]:
+    verdict = verifier(response, ground_truth, **columns)
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"a verifier must return a Verdict, got {verdict!r:.100}")
+    extracted = None if verdict.extracted_answer is None else bounded(verdict.extracted_answer)
+    return {"correct": float(verdict.correct), "outcome": verdict.outcome.value, "extracted_answer": extracted}
+
+
+def _are_equal(verifier: Any, first: str, second: str) -> bool:
+    return bool(verifier.are_equal(first, second))
 
 
 def _described(error: BaseException) -> str:

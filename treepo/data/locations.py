@@ -1,0 +1,82 @@
+"""Where records lie: a file, a folder, the files that a pattern matches, or a dataset on the hub."""
+
+import glob
+import re
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+_TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
+"""Suffixes of files that hold records, in small or capital letters."""
+
+
+def record_suffix(name: str) -> str:
+    """The one of SUFFIXES that a file's name ends in, in small letters; empty if none."""
+    return max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len, default="")
+
+
+def path_exists(path: str) -> bool:
+    """Whether a text is the path of an existing file or folder."""
+    try:
+        return bool(path) and Path(path).exists()
+    # A text too long for a path, or with a null character.
+    except (OSError, ValueError):
+        return False
+
+
+_PATTERN_SIGN = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, a folder, the files that a pattern matches, or a dataset on the hub.
+
+    where: path of the file or folder, a pattern such as data/*.jsonl (** matches any folders), or org/name on the hub,
+    optionally followed by a folder of that repository.
+    format: the preset whose format its records have; empty for the format of the run's settings. split: of a folder or
+    a dataset on the hub. config: configuration of a dataset on the hub.
+    """
+
+    where: str
+    format: str = ""
+    split: str = ""
+    config: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is an existing file or folder, or a pattern of files."""
+        return path_exists(self.where) or self.is_pattern
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it stands for the files that it matches; the path of an existing file or folder never does."""
+        return bool(_PATTERN_SIGN.search(self.where)) and not path_exists(self.where)
+
+    @property
+    def folder(self) -> Path:
+        """The folder in which the files of a pattern lie, or folders with them."""
+        parts = Path(self.where).parts
+        return Path(*takewhile(lambda part: not _PATTERN_SIGN.search(part), parts[:-1]))
+
+    @property
+    def matches(self) -> list[Path]:
+        """The files of records that a pattern matches, sorted."""
+        if not self.is_pattern:
+            return []
+        try:
+            found = {Path(path) for path in glob.glob(self.where, recursive=True)}
+        # A text with a null character.
+        except ValueError:
+            return []
+        return sorted(path for path in found if record_suffix(path.name) and path.is_file())
+
+    @property
+    def is_found(self) -> bool:
+        """Whether the file or folder exists, or files match the pattern."""
+        return path_exists(self.where) or bool(self.matches)
+
+    def __str__(self) -> str:
+        config = f"#{self.config}" if self.config else ""
+        split = f"@{self.split}" if self.split else ""
+        return f"{self.where}{config}{split}"

@@ -1,0 +1,87 @@
+"""What `treepo train --dry-run` shows: the first prompt as the model would get it, and what is known about it."""
+
+from treepo.config.schema import Config
+from treepo.data.problem import Problem, Task, Verdict
+from treepo.errors import SettingError
+from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
+from treepo.report.terminal import Terminal
+from treepo.run.outputs import check_installed
+from treepo.run.task import build_task, check_trainable
+from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.verify.base import FinalAnswer
+from treepo.verify.task import VerifiedTask
+
+RULE = "-" * 80
+
+
+def preview(config: Config, terminal: Terminal) -> None:
+    """Build the task of a run without its model's weights, and show its first prompt; nothing is grown or written.
+
+    Raises SettingError for settings that cannot work, as far as they can be told without the weights.
+    """
+    check_trainable(config)
+    check_installed(config.tracking)
+    model = _load(config)
+    task = build_task(config, model, _engine_room(config))
+    try:
+        _show_settings(config, task, terminal)
+        _show_problem(task, model, terminal)
+    finally:
+        if isinstance(task, VerifiedTask):
+            task.close()
+    terminal.say("dry run: nothing was grown, nothing was written")
+
+
+def _load(config: Config) -> TokenizerOnly:
+    if config.model.path:
+        return load_tokenizer_only(config.model.path, config.model.trust_remote_code)
+    if config.data.is_given:
+        raise SettingError("model.path", f"the problems of {config.data.train[0]!r} need a model; none is given")
+    return TokenizerOnly(make_chain_tokenizer())
+
+
+def _engine_room(config: Config) -> int:
+    """Most tokens of a sequence that the settings allow the engine; a real one may have memory for fewer."""
+    room = config.data.max_prompt_len + config.tree.max_response_tokens
+    limits = {"embedded": config.engine.max_cache_tokens, "vllm": config.vllm.max_model_len}
+    return min(room, limits.get(config.engine.kind) or room)
+
+
+def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
+    tree, train = config.tree, config.train
+    verifier = type(config.verifier).__name__ if config.data.is_given else "that of the built-in task"
+    terminal.say(f"model      {config.model.path or 'base model of the built-in task'}")
+    terminal.say(
+        f"tree       {tree.width} trajectories of at most {tree.depth} segments of {tree.segment_len} tokens, "
+        f"{tree.max_response_tokens} in all"
+    )
+    terminal.say(f"training   {train.num_steps} steps of {train.prompts_per_step} problems, lr {config.optim.lr:g}")
+    terminal.say(f"credit     {type(config.credit).__name__}, loss {type(config.loss).__name__}")
+    terminal.say(f"engine     {config.engine.kind}")
+    terminal.say(f"verifier   {verifier}")
+    if not isinstance(task, VerifiedTask):
+        terminal.say("problems   drawn anew at every step")
+        return
+    for name, datasets in (("train", task.train), ("eval", task.eval)):
+        for dataset in datasets:
+            terminal.say(f"{name:<10} {dataset.name}: {len(dataset.problems)} problems")
+
+
+def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
+    (problem,) = task.training_problems(0, 1)
+    prompt = model.tokenizer.decode(
+        list(problem.prompt_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    response, verdict = _judge_example(task, problem)
+    extracted = "none" if verdict.extracted_answer is None else repr(verdict.extracted_answer)
+    terminal.say(f"\nfirst prompt, {problem.id}: {len(problem.prompt_ids)} tokens\n{RULE}\n{prompt}\n{RULE}")
+    terminal.say(f"known answer   {problem.ground_truth!r}")
+    terminal.say(f"as a response  {response!r}")
+    terminal.say(f"verdict        {verdict.correct:g} ({verdict.outcome}), extracted answer {extracted}")
+
+
+def _judge_example(task: Task, problem: Problem) -> tuple[str, Verdict]:
+    """The known answer as the verifier would write it, and what it says of it."""
+    verifier = task.pool.verifier if isinstance(task, VerifiedTask) else FinalAnswer()
+    response = verifier.example_response(problem.ground_truth)
+    return response, task.verify([(problem, response)])[0]
