@@ -185,9 +185,7 @@ def test_answers_of_an_earlier_version_are_told_apart(tmp_path):
     store.append(answers(1), COST)
     (path,) = tmp_path.glob("part-*")
     pq.write_table(pq.read_table(path).drop_columns("vote"), path)
-    with pytest.raises(
-        ValueError, match="no column 'vote', as in files of another version$"
-    ):
+    with pytest.raises(ValueError, match="no column 'vote', as in files of another version$"):
         store.read()
 
 

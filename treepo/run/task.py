@@ -1,6 +1,7 @@
 """From settings to a task: its problems, and the verifier that judges the responses."""
 
 import logging
+from functools import partial
 
 from treepo.config.schema import Config
 from treepo.data.conversations import Prompt, own_prefill, own_system
@@ -9,7 +10,7 @@ from treepo.data.problem import AnswerFormat, Task
 from treepo.data.prompts import PromptEncoder
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
-from treepo.model.policy import Policy
+from treepo.model.policy import Policy, decoded
 from treepo.model.tokenizer_only import TokenizerOnly
 from treepo.run.reasoning import for_prompts
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
@@ -47,7 +48,8 @@ def build_task(config: Config, policy: Policy | TokenizerOnly, max_model_len: in
     if not evaluation:
         logger.warning("no problem is held out: nothing will be evaluated")
     prompts = (problem.prompt_ids for dataset in (*train, *evaluation) for problem in dataset.problems)
-    pool = VerifierPool(for_prompts(config.verifier, prompts, policy.decode), config.verifier_pool)
+    verifier = for_prompts(config.verifier, prompts, partial(decoded, policy.tokenizer))
+    pool = VerifierPool(verifier, config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     try:
         for dataset in train:
