@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
     "sample": ("treepo.cli.sample", "grow one tree for a prompt and show it"),
     "eval": ("treepo.cli.evaluate", "measure how often models are right, and at what cost"),
+    "verify": ("treepo.cli.verify", "judge responses in a file, to test a verifier on your data"),
     "report": ("treepo.cli.report", "write an HTML page about runs, evaluations and benchmarks"),
     "watch": ("treepo.cli.watch", "follow a run in the terminal or in a browser"),
     "bench": ("treepo.cli.bench", "measure trees against sequential sampling and padded updates"),
@@ -26,13 +27,15 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake.
 
+    1 if a command found what it was asked to look for (`treepo verify --expected`), or could not go on.
+
     TREEPO_DEBUG=1 in the environment shows the traceback of a mistake, too.
     """
     # Threads of GNU OpenMP spin long while they wait: beside a busy process that makes small models several times
     # slower, and spinning briefly costs little on a quiet machine. Must be set before torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except USER_ERRORS as error:
         return _fail(error, 2)
     except (FloatingPointError, MemoryError, PeerError, LostError) as error:
@@ -46,32 +49,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(args: Sequence[str]) -> None:
+def _run(args: Sequence[str]) -> int:
     settings, rest = split_overrides(args)
     if not rest or rest[0] in {"--help", "-h"}:
         print(help_text())
-        return
+        return 0
     name, *others = rest
     if name == "--version":
         print(f"treepo {treepo.__version__}")
-        return
+        return 0
     if name not in COMMANDS:
         raise SettingError("command line", f"no command {name!r}; there are {', '.join(COMMANDS)}")
     command = import_module(COMMANDS[name][0])
     parser = command.make_parser()
     if {"--help", "-h"} & set(others):
         print(parser.format_help())
-        return
+        return 0
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
     from treepo.cli.console import logging_to_console
 
-    with logging_to_console() as console:
-        command.run(options, console)
+    # With --json as a flag, standard output holds data alone.
+    with logging_to_console(stderr=getattr(options, "json", None) is True) as console:
+        return command.run(options, console) or 0
 
 
 def help_text() -> str:
