@@ -13,9 +13,8 @@ from treepo.verify.expressions.answers import Answer
 from treepo.verify.expressions.compare import Rules, same
 from treepo.verify.expressions.equality import Tolerance
 from treepo.verify.expressions.numeric import UndefinedError
-from treepo.verify.expressions.reader import read, spelling
+from treepo.verify.expressions.reader import plain_text, read, spelling
 from treepo.verify.expressions.text import UnreadableError
-from treepo.verify.expressions.writing import canonical_text
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 
@@ -63,7 +62,7 @@ class MathVerifier(FinalAnswer):
         if _WHOLE.fullmatch(found) and _WHOLE.fullmatch(ground_truth) and not (self.rel_tol or self.abs_tol):
             return Verdict(float(int(found) == int(ground_truth)), Outcome.GRADED, str(int(found)))
         answer, known = _read(found), _read(ground_truth)
-        text = bounded(spelling(found) if answer is None else canonical_text(answer))
+        text = bounded(plain_text(found, answer))
         is_same = self._same(answer, known)
         if not is_same and spelling(found) == spelling(ground_truth):
             is_same = True
