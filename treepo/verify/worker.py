@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import logging
 import os
 import resource
 import signal
@@ -123,8 +122,6 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.close(nothing)
-    # It warns that its own time limits are off; the pool keeps one instead.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
     return requests, replies
 
 
