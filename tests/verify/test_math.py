@@ -53,7 +53,6 @@ def extracted(answer: str) -> str:
         (r"so \boxed{720}", "72", False),
         (r"\boxed{72} or rather \boxed{71}", "72", False),
         (r"\boxed{71} or rather \boxed{72}", "72", True),
-        (r"\boxed{72} or rather \boxed{71", "72", True),
     ],
 )
 def test_answers(response, answer, right):

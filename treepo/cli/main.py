@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.common import process_rank, split_overrides
-from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
+from treepo.cli.common import going_on, process_rank, split_overrides
+from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.text import sanitize
 
 COMMANDS = {
@@ -24,7 +24,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake.
+    """Run one command; returns the exit code: 0; 2 with one line on standard error for a user's mistake; 3 with one
+    where disk or memory have no room; docs/runs.md has the others.
 
     TREEPO_DEBUG=1 in the environment shows the traceback of a mistake, too.
     """
@@ -35,7 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(list(sys.argv[1:] if argv is None else argv))
     except USER_ERRORS as error:
         return _fail(error, 2)
-    except (FloatingPointError, MemoryError, PeerError, LostError) as error:
+    except RESOURCE_ERRORS as error:
+        return _fail(error, 3)
+    except PeerError as error:
+        return _fail(error, 3 if {kind.__name__ for kind in RESOURCE_ERRORS} & {*error.kinds} else 1)
+    except (FloatingPointError, LostError) as error:
         return _fail(error, 1)
     except Interrupted as error:
         return _fail(error, 128 + error.signum)
@@ -70,7 +75,7 @@ def _run(args: Sequence[str]) -> None:
     # rich loads here: `treepo --help` has to answer at once.
     from treepo.cli.console import logging_to_console
 
-    with logging_to_console() as console:
+    with going_on(options.command_line), logging_to_console() as console:
         command.run(options, console)
 
 
