@@ -179,6 +179,16 @@ def test_a_damaged_part_is_named_in_one_line(damage, tmp_path):
             read()
 
 
+def test_answers_of_an_earlier_version_are_told_apart(tmp_path):
+    """They have no votes, which cannot be made up without the verifier."""
+    store = begun(tmp_path)
+    store.append(answers(1), COST)
+    (path,) = tmp_path.glob("part-*")
+    pq.write_table(pq.read_table(path).drop_columns("vote"), path)
+    with pytest.raises(ValueError, match="no column 'vote', as in files of another version$"):
+        store.read()
+
+
 def test_a_flipped_byte_in_a_response_is_found(tmp_path):
     store = begun(tmp_path)
     store.append(answers(1, response=random.Random(0).randbytes(500).hex()), COST)

@@ -10,6 +10,7 @@ from importlib import import_module
 import treepo
 from treepo.cli.common import going_on, process_rank, split_overrides
 from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
+from treepo.utils.imports import drop_current_folder
 from treepo.utils.text import sanitize
 
 COMMANDS = {
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads of GNU OpenMP spin long while they wait: beside a busy process that makes small models several times
     # slower, and spinning briefly costs little on a quiet machine. Must be set before torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    path = drop_current_folder()
     try:
         _run(list(sys.argv[1:] if argv is None else argv))
     except USER_ERRORS as error:
@@ -51,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
         return 130
+    finally:
+        # As it was for a program that called this, with what settings have added.
+        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
     return 0
 
 

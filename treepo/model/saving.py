@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
@@ -13,21 +13,28 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treepo.model.fsdp import plain_weights
 from treepo.model.lora import has_adapter
+from treepo.model.tokenizer import save_tokenizer
 from treepo.utils.foreign_errors import as_os_error
 from treepo.utils.io import replacing_folder
 
 
-def save_model(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+def save_model(
+    model: PreTrainedModel,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer_files: Mapping[str, bytes] | None = None,
+) -> None:
     """Write a model, with its tokenizer if given, or its adapter alone if it has one, to a folder that is there as a
     whole or as it was before.
 
+    tokenizer_files: what the tokenizer is saved as besides, by name; see `LoadedTokenizer`.
     Raises OSError if it cannot be written, or if what was written does not hold the weights.
     """
     with replacing_folder(folder) as partial:
         try:
             model.save_pretrained(partial)
             if tokenizer is not None:
-                tokenizer.save_pretrained(partial)
+                save_tokenizer(tokenizer, tokenizer_files or {}, partial)
         except SafetensorError as error:
             raise as_os_error(error) from error
         check_saved(partial, saved_weights(model))

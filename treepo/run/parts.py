@@ -14,7 +14,6 @@ from treepo.grow import GrowthRules, TreeSampler
 from treepo.model.lora import add_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
-from treepo.run.task import answers_of
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
 from treepo.utils.io import default_cache_folder, preparing
@@ -115,9 +114,9 @@ def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> Growt
     )
 
 
-def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
-    """The sampler that grows trees as the settings say."""
-    return TreeSampler(engine, growth_rules(config, policy.decode, answers_of(config)), config.engine.sampling_params)
+def build_sampler(config: Config, policy: Policy, engine: Engine, answers: AnswerFormat) -> TreeSampler:
+    """The sampler that grows trees as the settings say. answers: how answers are written, as a task says."""
+    return TreeSampler(engine, growth_rules(config, policy.decode, answers), config.engine.sampling_params)
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from treepo.credit.base import Estimator
 from treepo.errors import SettingError
 from treepo.model.policy import decoded
+from treepo.model.tokenizer import load_tokenizer
 from treepo.report.charts.base import Chart
 from treepo.report.charts.read import charts_of, with_source
 from treepo.report.page.payload import RunFolder, ShownRun, distinct, page_payload
@@ -162,6 +163,6 @@ def find_decode(folder: RunFolder) -> Decode | None:
 
 def _load_tokenizer(path: str) -> PreTrainedTokenizerBase | None:
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return load_tokenizer(path, local_files_only=True).tokenizer
     except Exception:  # noqa: BLE001 - a folder without a tokenizer, or with a damaged one, raises many things
         return None
