@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from treepo.errors import SettingError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
+from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import LOCK, lock_dir, preparing, writing
 from treepo.utils.io import replacing as replacing_file
 from treepo.utils.numeric import digest
@@ -75,7 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_plain(path) as plain, pq.ParquetFile(plain, page_checksum_verification=True) as file:
             if missing := sorted(set(SCHEMA.names) - set(file.schema_arrow.names)):
                 raise ValueError(f"no column {missing[0]!r}, as in files of another version")
             if not file.schema_arrow.equals(SCHEMA):
@@ -240,8 +241,8 @@ def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) 
     before, now = None, _flat(new)
     if path.exists():
         try:
-            before = _flat(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError) as error:
+            before = _flat(json.loads(read_plain(path, JSON_BYTES)))
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             if not may_begin:
                 raise SettingError("out", f"{str(path)!r} cannot be read as settings: {error}") from error
             before = {KIND: "unreadable"}

@@ -17,6 +17,7 @@ from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
+from treepo.model.safety import check_before_loading, check_model_files
 from treepo.model.saving import save_model
 from treepo.model.tokenizer import load_tokenizer
 from treepo.utils.foreign_errors import first_line
@@ -117,10 +118,12 @@ def load_policy(
     check_folder(path)
     register_attention()
     try:
+        load = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
+        check_before_loading(path, lambda: load().tokenizer)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         if packable:
             check_config(config)
-        loaded = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        loaded = load()
         tokenizer = loaded.tokenizer
         model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
         if missing := sorted(info["missing_keys"]):
@@ -184,3 +187,4 @@ def check_folder(path: str) -> None:
         raise SettingError("model.path", f"no tokenizer in {str(folder)!r}")
     if not any(folder.glob("*.safetensors")):
         raise SettingError("model.path", f"no safetensors weights in {str(folder)!r}")
+    check_model_files(folder)

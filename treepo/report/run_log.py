@@ -12,6 +12,7 @@ import numpy as np
 
 from treepo.errors import SettingError
 from treepo.report.trees import KeptTree
+from treepo.utils.files import open_plain, read_plain
 from treepo.utils.io import replace_bytes, writing
 from treepo.utils.text import sanitize
 
@@ -28,14 +29,14 @@ class MetricsLog:
 
     def append(self, step: int, metrics: Metrics) -> None:
         """Write the object of one step; it is on disk when this returns. Raises WriteError."""
-        with writing(self.path, f"the metrics of step {step}"), self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path, f"the metrics of step {step}"), open_plain(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def read(self) -> list[Metrics]:
         """All objects, oldest first."""
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in read_plain(self.path).decode("utf-8").splitlines()]
 
     def last_whole_step(self) -> int:
         """The last step up to which there is one whole object for each, from 0; -1 if there is none."""
@@ -58,7 +59,7 @@ def read_lines(path: Path) -> list[bytes]:
     try:
         if path.exists() and not path.is_file():
             raise SettingError("resume", f"{str(path)!r} is no file")
-        return path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return read_plain(path).splitlines(keepends=True) if path.exists() else []
     except OSError as error:
         raise SettingError("resume", f"{str(path)!r} cannot be read: {error.strerror}") from error
 
@@ -118,7 +119,7 @@ def choose_samples(
 
 def append_samples(path: Path, step: int, samples: Sequence[SampleRow]) -> None:
     """Write one JSON object per sample. Raises WriteError."""
-    with writing(path, f"the samples of step {step}"), path.open("a", encoding="utf-8") as file:
+    with writing(path, f"the samples of step {step}"), open_plain(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
 
 

@@ -66,8 +66,8 @@ class RunCheckpoints:
                 self.writer.wait()
                 if error is None or (self.guard.state is StepState.COMPLETE and is_stop(error)):
                     self._save_last_step(is_stopped=error is not None)
-                    if isinstance(error, RESOURCE_ERRORS):
-                        error.add_note(f"checkpoints: {self.writer.store.last()}")
+                if isinstance(error, RESOURCE_ERRORS):
+                    error.add_note(f"checkpoints: {self.writer.store.last()}")
         finally:
             self.guard.__exit__(kind, error, at)
 
@@ -118,5 +118,5 @@ class RunCheckpoints:
     def check_written(self) -> None:
         """Raise WriteError if the last checkpoint could not be written."""
         if self.writer.failure:
-            step = self.progress.step
-            raise WriteError(self.out / CHECKPOINTS, self.writer.failure, f"the checkpoint of step {step}")
+            lost = f"the checkpoint of step {self.progress.step}; {self.writer.store.last()}"
+            raise WriteError(self.out / CHECKPOINTS, self.writer.failure, lost)

@@ -76,6 +76,9 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
         with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
+            if progress != NOT_BEGUN and progress.best_step == progress.step:
+                # The process before may have ended before it saved it.
+                save_best(run, out)
             for step in range(progress.step + 1, num_steps + 1):
                 metrics, result = {}, None
                 saves_trees = _is_due(step, settings.train.save_trees_every)

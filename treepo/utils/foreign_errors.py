@@ -41,8 +41,11 @@ def is_lost_process(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters."""
-    return str(error).strip().partition("\n")[0][:200]
+    """The first line of an error's text, with the next one if it only announces that, at most 200 characters."""
+    first, _, rest = str(error).strip().partition("\n")
+    if first.endswith(":"):
+        first = f"{first} {rest.strip().partition(chr(10))[0]}".strip()
+    return first[:200]
 
 
 VLLM_SETTINGS = {

@@ -4,11 +4,8 @@ import errno
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,19 +43,6 @@ def is_own(path: Path) -> bool:
     """Return whether a file or folder (or the link itself) belongs to this user and nobody else may write it."""
     status = path.lstat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def make_importable(module: str) -> None:
-    """Let a module that a setting names be imported from the current folder, if it lies there and nowhere else.
-
-    From then on the folder stays at the end of `sys.path`, for what the module imports from beside it. Unless a setting
-    names a module there, nothing is imported from the current folder.
-    """
-    top, folder = module.partition(".")[0], os.getcwd()
-    if not top or top in sys.modules or folder in sys.path:
-        return
-    if find_spec(top) is None and PathFinder.find_spec(top, [folder]) is not None:
-        sys.path.append(folder)
 
 
 PARTIAL, BEFORE = ".partial", ".before"
@@ -260,7 +244,8 @@ def lock_dir(path: Path, option: str = "out") -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise WriteError.of(error, path / LOCK, "nothing") from error
         if error.errno not in NO_LOCKS:
-            raise SettingError(option, f"cannot use {str(path)[:100]!r}: {error.strerror}") from error
+            reason = f"its file {LOCK} is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise SettingError(option, f"cannot use {str(path)[:100]!r}: {reason}") from error
         logger.warning(
             "%r cannot be locked (%s): make sure that no other process writes there", str(path), error.strerror
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from treepo.data.problem import Outcome, Verdict, bounded
 from treepo.errors import SettingError
-from treepo.utils.io import make_importable
+from treepo.utils.imports import make_importable
 from treepo.verify.base import FinalAnswer
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from treepo.data.problem import Verdict, bounded
 from treepo.errors import NOT_GIVEN, SettingError
-from treepo.utils.io import make_importable
+from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.columns import wanted_columns
 from treepo.verify.forks import ForkGuard
