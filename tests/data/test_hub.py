@@ -69,7 +69,8 @@ def test_a_broken_folder_is_named(datasets, tmp_path):
 def error_in_a_process(home: Path, **environment: str) -> str:
     """What is printed where gsm8k is read from a hub that the environment describes, which is read at import."""
     code = (
-        "from treepo.data import RecordFormat, load_datasets\n"
+        "from treepo.data.datasets import load_datasets\n"
+        "from treepo.data.formats import RecordFormat\n"
         "try: load_datasets(['gsm8k'], RecordFormat(), lambda text: [1], 100)\n"
         "except ValueError as error: print(error)"
     )

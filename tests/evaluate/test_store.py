@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.evaluate.answers import TRUE, answers
 from tests.real_data import real_records
-from treepo.errors import SettingError
+from treepo.errors import WriteError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey
 from treepo.evaluate.store import AnswerStore
 
@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_whole_problems_or_none(tmp_path):
 def test_an_error_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):
     store = begun(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(SettingError, match="out: cannot write '.*part-000001.*': disk full"):
+    with pytest.raises(WriteError, match=r"part-000001.* cannot be written \(disk full\); lost: what was answered"):
         store.append(answers(1), COST)
     assert store.done() == set()
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from treepo.config.load import resolve
@@ -16,7 +15,6 @@ from treepo.verify.base import FinalAnswer
 from treepo.verify.columns import WantedColumns, wanted_columns
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.probe import probe_dataset
-from treepo.verify.rewards import Answers
 from treepo.verify.task import VerifiedTask
 from treepo.verify.verifiers import FunctionVerifier
 
@@ -155,9 +153,3 @@ def test_classes_may_ask_for_columns_and_other_strategies_for_nothing(tmp_path: 
     for section, name in (("verifier", "Swapped"), ("reward", "Paid")):
         with pytest.raises(SettingError, match="but must be with"):
             resolve({section: {"use": f"own_columns:{name}"}})
-
-
-def test_the_reward_sees_the_problem():
-    problem = Problem("p", "1?", (1,), "1", "d", {"level": 3})
-    answers = Answers(np.ones(1), ("1",), np.array([1]), np.array([True]), 5, problem)
-    assert answers.problem.columns["level"] == 3 and answers.problem.ground_truth == "1"

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.data.problem import Outcome, Verdict
-from treepo.verify.math import MAX_PARSED_DEPTH, MAX_PARSED_LEN, MathVerifier
+from treepo.errors import SettingError
+from treepo.verify.expressions.text import MAX_ANSWER_LEN, MAX_DEPTH
+from treepo.verify.math import MathVerifier
 
 VERIFIER = MathVerifier()
 
@@ -69,8 +71,8 @@ def test_without_a_complete_box_there_is_no_answer(response):
     "box",
     [
         "9" * 10_000,
-        "(" * (MAX_PARSED_DEPTH + 1) + "72" + ")" * (MAX_PARSED_DEPTH + 1),
-        " ".join("x" * MAX_PARSED_LEN),
+        "(" * (3 * MAX_DEPTH) + "72" + ")" * (3 * MAX_DEPTH),
+        " ".join("x" * MAX_ANSWER_LEN),
     ],
 )
 def test_what_is_too_much_to_parse_is_right_only_as_text(box):
@@ -148,7 +150,7 @@ def test_a_fraction_is_itself_however_it_is_written(above, below, factor):
     ],
 )
 def test_very_small_numbers_are_not_all_equal(box, answer, right):
-    """math-verify rounds to 6 decimals: every decimal below half a millionth was every other."""
+    """A comparison to 6 decimals takes every decimal below half a millionth for every other."""
     assert VERIFIER(f"\\boxed{{{box}}}", answer).correct == right
 
 
@@ -167,26 +169,64 @@ def test_thousands_do_not_begin_with_nought():
 
 
 def test_an_upright_e_is_no_unit():
-    r"""math-verify drops \mathrm{e}, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
+    r"""\mathrm{e} was dropped as a unit, so that 1 - 1/e and 1 + 1/\mathrm{e} were left equally broken."""
     assert VERIFIER(r"\boxed{1 - \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{e}").correct == 1.0
     assert VERIFIER(r"\boxed{1 + \frac{1}{\mathrm{e}}}", r"1 - \frac{1}{\mathrm{e}}").correct == 0.0
 
 
-def test_texts_cut_by_math_verify_are_not_compared():
-    """Of answers that hold units it may keep half a fraction, and then take different ones for equal."""
+def test_units_within_expressions_are_not_dropped():
+    """Of answers that hold units half a fraction was kept, and then different ones were taken for equal."""
     assert VERIFIER(r"\boxed{1 + \frac{1}{\mathrm{m}}}", r"1 + \frac{1}{\mathrm{s}}").correct == 0.0
 
 
-def test_a_comparison_that_fails_says_so():
-    """By default math-verify answers "differs" whatever happened, running out of memory too."""
-    with pytest.raises(ValueError, match="nan"):
-        VERIFIER("\\boxed{\\lim_{x \\to 0} \\frac{0}{0} + 3}", "\\frac{7}{0}")
+def test_a_value_that_does_not_exist_equals_nothing_and_says_so():
+    """A comparison that failed for its own reasons counted as "differs"."""
+    verdict = VERIFIER("\\boxed{\\lim_{x \\to 0} \\frac{0}{0} + 3}", "\\frac{7}{0}")
+    assert (verdict.correct, verdict.outcome) == (0.0, Outcome.UNPARSED)
 
 
-def test_unequal_whole_numbers_need_no_sympy(monkeypatch):
-    monkeypatch.setattr("treepo.verify.math._symbolic", lambda: pytest.fail("not needed"))
-    assert VERIFIER("\\boxed{1,000}", "1001") == Verdict(0.0, Outcome.GRADED, "1000")
-    assert VERIFIER("\\boxed{0.50}", "\\frac12") == Verdict(1.0, Outcome.GRADED, "1/2")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"units": "some"}, "units: must be lenient or strict, got 'some'"),
+        ({"percent": ""}, "percent: must be lenient or strict, got ''"),
+        ({"order": "any"}, "order: must be lenient or strict, got 'any'"),
+        ({"rel_tol": -1.0}, "rel_tol: must be a number of at least 0, got -1.0"),
+        ({"abs_tol": float("nan")}, "abs_tol: must be a number of at least 0, got nan"),
+    ],
+)
+def test_impossible_settings_are_named(wrong, message):
+    with pytest.raises(SettingError, match=message):
+        MathVerifier(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("strict", "answer", "lenient_only", "both"),
+    [
+        ({"units": "strict"}, "5\\text{ km}", ["5", "5000 m"], ["5 km", "5\\text{ kilometers}", "5.0\\,\\mathrm{km}"]),
+        ({"units": "strict"}, "5", ["5 apples", "\\$5", "5\\text{ km}"], ["5.0"]),
+        ({"units": "strict"}, "90^\\circ", ["90"], ["90 degrees", "\\frac{\\pi}{2}"]),
+        ({"units": "strict"}, "52_8", ["52"], ["52_{8}"]),
+        ({"percent": "strict"}, "50\\%", ["50"], ["50%", "0.5", "\\frac12"]),
+        ({"order": "strict"}, "1, 2", ["2, 1"], ["1,2", "1 \\text{ and } 2"]),
+        ({"order": "strict"}, "\\{1, 2\\}", [], ["\\{2, 1\\}"]),
+    ],
+)
+def test_strict_settings_turn_one_leniency_off(strict, answer, lenient_only, both):
+    verifier = MathVerifier(**strict)
+    for text in lenient_only + both:
+        assert VERIFIER.are_equal(text, answer)
+        assert verifier.are_equal(text, answer) == verifier.are_equal(answer, text) == (text in both), text
+
+
+def test_a_tolerance_is_a_share_of_the_ground_truth_or_absolute():
+    for answer, close, far in (("\\frac{1}{3}", "0.333", "0.33"), ("100\\pi", "314.2", "315"), ("200", "200.1", "201")):
+        for text, right in ((close, 1.0), (far, 0.0)):
+            assert MathVerifier(rel_tol=1e-3)(f"\\boxed{{{text}}}", answer).correct == right
+            assert MathVerifier()(f"\\boxed{{{text}}}", answer).correct == 0.0
+    assert MathVerifier(abs_tol=0.5)("\\boxed{1000.4}", "1000").correct == 1.0
+    assert MathVerifier(abs_tol=0.5)("\\boxed{(1.4, 2)}", "(1, 2)").correct == 1.0
+    assert MathVerifier(abs_tol=0.5)("\\boxed{1000.6}", "1000").correct == 0.0
 
 
 @pytest.mark.parametrize(

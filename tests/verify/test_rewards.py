@@ -78,7 +78,7 @@ def test_parts_are_logged_and_add_up() -> None:
 
 
 def test_a_reward_sees_its_trees_answers() -> None:
-    """Texts, lengths and ends as they are in the tree; the limit is the longest response."""
+    """Texts, lengths and ends as they are in the tree; the limit is the longest response; the problem with columns."""
     seen: list[Answers] = []
 
     class Noting(ShapedReward):
@@ -88,9 +88,11 @@ def test_a_reward_sees_its_trees_answers() -> None:
 
     trainer = replace(make_trainer(), reward=Noting())
     (problem,) = trainer.task.training_problems(0, 1)
+    problem = replace(problem, columns={"level": 3})
     (tree,) = trainer.grow([problem], step=0)
     trainer.verify([problem], [tree])
     (answers,) = seen
+    assert answers.problem is problem
     leaves = tree.leaves()
     assert answers.lengths.tolist() == [tree.response_len(leaf) for leaf in leaves]
     assert list(answers.texts) == [trainer.policy.decode(tree.ids(leaf)[2:].tolist()) for leaf in leaves]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.common import process_rank, split_overrides
-from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
+from treepo.cli.common import going_on, process_rank, split_overrides
+from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.text import sanitize
 
 COMMANDS = {
@@ -25,9 +25,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake.
-
-    1 if a command found what it was asked to look for (`treepo verify --expected`), or could not go on.
+    """Run one command; returns the exit code: 0, or what the command says; 2 with one line on standard error for a
+    user's mistake; 3 with one where disk or memory have no room; docs/runs.md has the others.
 
     TREEPO_DEBUG=1 in the environment shows the traceback of a mistake, too.
     """
@@ -38,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except USER_ERRORS as error:
         return _fail(error, 2)
-    except (FloatingPointError, MemoryError, PeerError, LostError) as error:
+    except RESOURCE_ERRORS as error:
+        return _fail(error, 3)
+    except PeerError as error:
+        return _fail(error, 3 if {kind.__name__ for kind in RESOURCE_ERRORS} & {*error.kinds} else 1)
+    except (FloatingPointError, LostError) as error:
         return _fail(error, 1)
     except Interrupted as error:
         return _fail(error, 128 + error.signum)
@@ -73,7 +76,8 @@ def _run(args: Sequence[str]) -> int:
     from treepo.cli.console import logging_to_console
 
     # With --json as a flag, standard output holds data alone.
-    with logging_to_console(stderr=getattr(options, "json", None) is True) as console:
+    is_data = getattr(options, "json", None) is True
+    with going_on(options.command_line), logging_to_console(stderr=is_data) as console:
         return command.run(options, console) or 0
 
 

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from treepo.errors import SettingError
 from treepo.model.compatibility import max_exact_len
 from treepo.model.policy import check_folder
+from treepo.model.tokenizer import load_tokenizer
 from treepo.utils.foreign_errors import first_line
 
 
@@ -23,7 +24,7 @@ def load_tokenizer_only(path: str, trust_remote_code: bool = False) -> Tokenizer
     check_folder(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code).tokenizer
     except Exception as error:
         message = first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error

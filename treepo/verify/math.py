@@ -1,84 +1,73 @@
-"""Mathematical answers, compared as text, as numbers, and by math-verify."""
+"""Mathematical answers, read whole and compared by what they mean."""
 
 import importlib
+import math
+import re
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import accumulate
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from treepo.data.problem import Outcome, Verdict, bounded
+from treepo.errors import SettingError
 from treepo.verify.base import FinalAnswer
-from treepo.verify.numbers import read_number
 
-MAX_PARSED_LEN = 500
-"""Characters of an answer that is given to the parser."""
-
-MAX_PARSED_DEPTH = 10
-"""Brackets within brackets of an answer that is given to the parser, whose time grows steeply with them."""
-
-ROUNDING = Fraction(1, 10_000)
-"""Largest difference between a decimal and the number that it may be rounded from, as a share of that."""
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 
 
 @dataclass(frozen=True)
 class MathVerifier(FinalAnswer):
-    """The answer is the ground truth: as text, as the same number, or by math-verify.
+    """The answer means the same as the ground truth: as a number, an expression, a set, a quantity, or as words.
 
-    Boxes may nest; of boxes within a box the innermost that opens last counts. An answer of more than MAX_PARSED_LEN
-    characters is right only letter by letter.
+    Nothing in an answer is passed over that the settings do not name; what cannot be read is right only as the same
+    text. See docs/verifying.md for what is the same by default and what with each setting.
     """
 
+    units: Literal["lenient", "strict"] = "lenient"
+    """lenient: a unit may be left out, and 100 cm is 1 m. strict: the same unit in both, or none in both."""
+
+    percent: Literal["lenient", "strict"] = "lenient"
+    """lenient: 50% is 0.5 and 50. strict: it is 0.5 only."""
+
+    order: Literal["lenient", "strict"] = "lenient"
+    """lenient: a list without brackets may be given in any order. strict: in the same order only."""
+
+    rel_tol: float = 0.0
+    """Largest difference of two numbers that counts as equal, as a share of the ground truth."""
+
+    abs_tol: float = 0.0
+    """Largest difference of two numbers that counts as equal."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("units", "percent", "order"):
+            if getattr(self, name) not in {"lenient", "strict"}:
+                raise SettingError(name, "must be lenient or strict", getattr(self, name))
+        for name in ("rel_tol", "abs_tol"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise SettingError(name, "must be a number of at least 0", getattr(self, name))
+
     def load(self) -> None:
-        """Import math-verify, and let it build its tables."""
-        _parse("\\frac{1}{2}(x+1)^2")
+        """Import the reader of answers and what computes numbers that are not rational."""
+        _judging()
+        importlib.import_module("mpmath")
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:
         found = self.extract(response)
         if found is None or not found.strip():
             return Verdict(0.0, Outcome.NO_ANSWER, None)
-        extracted, expected = _plain(found), _plain(ground_truth)
-        number, expected_number = read_number(extracted), read_number(expected)
-        if number is not None and expected_number is not None:
-            # Whole numbers are equal only if they are the same; math-verify rounds others to 6 decimals.
-            are_whole = number.denominator == expected_number.denominator == 1
-            if number == expected_number or are_whole:
-                return Verdict(float(number == expected_number), Outcome.GRADED, bounded(str(number)))
-        parsed = _parse(extracted)
-        text = extracted if number is None else str(number)
-        if parsed and number is None:
-            text = _symbolic().canonical_text(parsed)
-        if extracted == expected:
-            return Verdict(1.0, Outcome.GRADED, bounded(text))
-        parsed_expected = _parse(expected)
-        is_right = (
-            bool(parsed and parsed_expected)
-            and _may_be_equal(number, expected_number)
-            and _symbolic().are_equal(parsed_expected, parsed)
-        )
-        is_understood = all(parts and not isinstance(parts[0], str) for parts in (parsed, parsed_expected))
-        outcome = Outcome.GRADED if is_right or is_understood else Outcome.UNPARSED
-        return Verdict(float(is_right), outcome, bounded(text))
+        if _WHOLE.fullmatch(found) and _WHOLE.fullmatch(ground_truth) and not (self.rel_tol or self.abs_tol):
+            return Verdict(float(int(found) == int(ground_truth)), Outcome.GRADED, str(int(found)))
+        is_same, text = _judging().judge(found, ground_truth, self._rules())
+        return Verdict(float(is_same or 0), Outcome.UNPARSED if is_same is None else Outcome.GRADED, bounded(text))
+
+    def are_equal(self, first: str, second: str) -> bool:
+        """Whether two extracted answers are the same answer, as `__call__` would judge either by the other."""
+        return _judging().are_equal(first, second, self._rules())
+
+    def _rules(self) -> Any:
+        return _judging().rules(self.units, self.percent, self.order, rel_tol=self.rel_tol, abs_tol=self.abs_tol)
 
 
-def _plain(text: str) -> str:
-    """Without dollar signs and with single spaces."""
-    return " ".join(text.replace("\\$", "").replace("$", "").split())
-
-
-def _may_be_equal(number: Fraction | None, expected: Fraction | None) -> bool:
-    """Whether two numbers differ by rounding at most; math-verify's 6 decimals are none of a very small number."""
-    return number is None or expected is None or abs(number - expected) <= ROUNDING * abs(expected)
-
-
-def _parse(text: str) -> list[Any]:
-    """What math-verify reads: an expression, if it could make one, and the text as it normalises it; [] if too much."""
-    nesting = accumulate(1 if c in "({[" else -1 if c in ")}]" else 0 for c in text)
-    if len(text) > MAX_PARSED_LEN or max(nesting, default=0) > MAX_PARSED_DEPTH:
-        return []
-    return _symbolic().read(text)
-
-
-def _symbolic() -> ModuleType:
-    # Imported late: sympy takes most of a second, and only workers need it.
-    return importlib.import_module("treepo.verify.symbolic")
+def _judging() -> ModuleType:
+    # Imported late: only workers need it, and settings are read without.
+    return importlib.import_module("treepo.verify.expressions.judging")
