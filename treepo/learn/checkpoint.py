@@ -14,7 +14,7 @@ from torch import Tensor
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import DamagedError, LostError, PeerError
 from treepo.learn.train_state import TrainState, save_tensors
-from treepo.utils.io import PARTIAL, sync, write_text
+from treepo.utils.io import PARTIAL, remove, sync, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ def write_manifest(folder: Path) -> None:
 
 def check_manifest(folder: Path) -> None:
     """Raise DamagedError unless the folder holds exactly the files of its manifest, bit for bit."""
+    if (folder / MANIFEST).exists() and not (folder / MANIFEST).is_file():
+        raise DamagedError(f"{MANIFEST} is no file")
     try:
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         files = _files(folder)
@@ -115,7 +117,7 @@ class CheckpointStore:
                 if self.processes.is_first:
                     # What a process left that was ended while it wrote.
                     for path in self.folder.glob(f"step-*{PARTIAL}"):
-                        shutil.rmtree(path)
+                        remove(path)
                     partial.mkdir(parents=True)
             save_tensors(partial, snapshot.tensors, self.processes.group)
             with self.processes.synced_errors():
@@ -133,7 +135,7 @@ class CheckpointStore:
         write_manifest(partial)
         if final.exists():
             # It is damaged, or the run would have been resumed from it.
-            shutil.rmtree(final)
+            remove(final)
         partial.rename(final)
         sync(self.folder)
         self._prune(snapshot.progress)
