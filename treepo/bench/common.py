@@ -171,7 +171,7 @@ class Bench(ABC, Generic[C, W]):
         model, settings = self.policy.model, self.config.model
         return BenchReport(
             command=command,
-            machine=describe_machine(settings.device),
+            machine=describe_machine(str(model.device)),
             model={
                 "path": settings.path or self.unnamed,
                 "type": model.config.model_type,

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from treepo.distributed import resolve_device
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
@@ -109,11 +110,12 @@ def load_policy(
 ) -> Policy:
     """Load a folder or the name of a model on the hub.
 
-    packable: whether its attention is to be told which tokens see which, as packing and the embedded engine need;
-    without it a model runs as in transformers, one trajectory per row. Raises SettingError for model.path if there is
-    no model, no tokenizer, no safetensors weights, or if they do not fit each other; UnsupportedAttentionError if the
-    model is to be packable and is not.
+    device: see ModelSettings. packable: whether its attention is to be told which tokens see which, as packing and the
+    embedded engine need; without it a model runs as in transformers, one trajectory per row. Raises SettingError for
+    model.path if there is no model, no tokenizer, no safetensors weights, or if they do not fit each other;
+    UnsupportedAttentionError if the model is to be packable and is not.
     """
+    device = resolve_device(device)
     _check_device(device)
     check_folder(path)
     register_attention()

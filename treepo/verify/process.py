@@ -35,6 +35,10 @@ MARK = "TREEPO_VERIFIER_WORKER"
 MAX_SCANS = 20
 """How often descendants are looked for: one that is killed may have forked just before."""
 
+MAX_EMPTY_SCANS = 5
+EXEC_S = 0.005
+"""How often, and how far apart, they are looked for where some process shows no environment."""
+
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Libraries that start a thread per core would take address space for each."""
 
@@ -229,18 +233,33 @@ def _described(status: int) -> str:
 
 def _kill_marked(mark: bytes) -> None:
     """Kill the processes that were started with this mark in their environment, in whatever process group (Linux)."""
+    patience = MAX_EMPTY_SCANS
     for _ in range(MAX_SCANS):
-        found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if _has_mark(path, mark)]
-        if not found:
-            return
+        environments = {path.parent: _read_environment(path) for path in Path("/proc").glob("[0-9]*/environ")}
+        found = [int(folder.name) for folder, values in environments.items() if values and mark in values]
         for pid in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+        if not found:
+            patience -= 1
+            is_unclear = any(values == b"" and _runs_a_program(folder) for folder, values in environments.items())
+            if not is_unclear or patience <= 0:
+                return
+            time.sleep(EXEC_S)
 
 
-def _has_mark(path: Path, mark: bytes) -> bool:
+def _read_environment(path: Path) -> bytes | None:
+    """Empty for a moment while a process executes a program; None for one that has ended or is somebody else's."""
     try:
-        return mark in path.read_bytes()
-    # It has ended, or belongs to somebody else.
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _runs_a_program(folder: Path) -> bool:
+    """Whether it is neither one of the kernel's nor one that has ended."""
+    try:
+        os.readlink(folder / "exe")
     except OSError:
         return False
+    return True
