@@ -186,10 +186,10 @@ def test_ends_truncation_and_extreme_seeds(engine: ServerEngine) -> None:
     """An end-of-sequence token is in the answer and nothing behind it; the model's own one does not end anything."""
     whole = run_all(engine, [request(PROMPTS[1], 60, seed=1)])[0].token_ids.tolist()
     cut = next(i for i in range(3, 60) if whole[i] not in whole[:i])
-    engine.eos_ids = [whole[cut]]
+    engine.vocabulary = Vocabulary(10**6, (whole[cut],))
     result = run_all(engine, [request(PROMPTS[1], 60, seed=1)])[0]
     assert (result.token_ids.tolist(), result.ended) == (whole[: cut + 1], True)
-    engine.eos_ids = []
+    engine.vocabulary = Vocabulary(10**6, ())
     hot = run_all(engine, [request(PROMPTS[1], 100, seed=i, temperature=2.0) for i in range(40)])
     assert any(make().config.eos_token_id in tokens[:-1] for tokens in tokens_of(hot))
     assert all(len(result.token_ids) == 100 for result in hot)
