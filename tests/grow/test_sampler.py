@@ -117,6 +117,12 @@ def reference_settings(world: World) -> reference.Settings:
     )
 
 
+def boundaries_of(world: World, tree: Tree) -> list[int]:
+    """Response tokens at which a segment of the tree may begin; they depend on the initial fork that was drawn."""
+    num_first = world.fork(world.shape, np.random.default_rng(derive_seed(tree.nodes[ROOT].seed, "choices")))
+    return replace(reference_settings(world), num_first=num_first).boundaries
+
+
 def responses(tree: Tree) -> list[tuple[list[int], str]]:
     """Per leaf its response and why it ended."""
     return [(t.token_ids.tolist(), str(t.stop)) for t in tree.trajectories()]
@@ -202,8 +208,7 @@ def check_invariants(world: World) -> None:
     """Everything that holds of a tree grown with fallbacks to boundaries."""
     shape, engine = world.shape, world.engine()
     tree = world.grow(engine)
-    num_first = world.fork(shape, np.random.default_rng(derive_seed(tree.nodes[ROOT].seed, "choices")))
-    boundaries = replace(reference_settings(world), num_first=num_first).boundaries
+    boundaries = boundaries_of(world, tree)
     assert has_its_width(tree, shape)
     num_short = sum(tree.response_len(leaf) < shape.min_response_len for leaf in tree.leaves())
     assert num_short == 0 or tree.num_dropped >= shape.width, "short ones count only when as many were dropped"
@@ -247,7 +252,7 @@ def test_fallback_resumes_at_segment_boundaries_of_complete_trajectories(world: 
             continue
         for cut in cuts:
             assert cut.leaf in complete
-            assert cut.num_kept in reference_settings(world).boundaries
+            assert cut.num_kept in boundaries_of(world, tree)
             assert cut.num_kept < complete[cut.leaf].response_len
 
 
