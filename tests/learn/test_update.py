@@ -29,7 +29,7 @@ from tests.learn.reference import (
     trajectory_mean,
 )
 from tests.models import KINDS, make_tiny_model
-from treepo.errors import NonFiniteUpdateError
+from treepo.errors import NonFiniteUpdateError, SettingError
 from treepo.learn.losses import (
     CISPO,
     GSPO,
@@ -406,6 +406,12 @@ def test_steps_that_narrow_weights_cannot_hold_are_counted(dtype: str, lr: float
     assert "update/frac_unchanged" not in adam_of(make_tiny_model(), OptimSettings()).update(
         some_packed(make_tiny_model())
     )
+
+
+def test_weights_in_float16_are_not_trained() -> None:
+    """The first step of Adam divided by second moments that are 0 in float16, and most weights were no number."""
+    with pytest.raises(SettingError, match=r"^model\.dtype: weights in float16 cannot be trained"):
+        adam_of(make_tiny_model(dtype=torch.float16), OptimSettings(lr=1e-3))
 
 
 def test_weights_that_the_last_update_made_infinite_are_an_error() -> None:

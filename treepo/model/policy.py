@@ -14,9 +14,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
-from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
+from treepo.model.causality import check_causal
+from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
+from treepo.model.probe import vocabulary_size
 from treepo.utils.foreign_errors import first_line
 
 
@@ -35,10 +37,12 @@ class Policy:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Token ids that end a response, from the generation settings and the tokenizer."""
+        """Token ids that end a response, from the generation settings and the tokenizer, without those that the model
+        has no embedding for: it never samples them."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = list(configured) if isinstance(configured, list) else [configured]
-        return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if isinstance(i, int)}))
+        ids = list(configured) if isinstance(configured, list | tuple) else [configured]
+        size = vocabulary_size(self.model)
+        return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if type(i) is int and 0 <= i < size}))
 
     @property
     def max_len(self) -> int | None:
@@ -105,8 +109,8 @@ def load_policy(
 
     packable: whether its attention is to be told which tokens see which, as packing and the embedded engine need;
     without it a model runs as in transformers, one trajectory per row. Raises SettingError for model.path if there is
-    no model, no tokenizer, no safetensors weights, or if they do not fit each other; UnsupportedAttentionError if the
-    model is to be packable and is not.
+    no model, no tokenizer, no safetensors weights, if they do not fit each other, or if later tokens change what the
+    model predicts; UnsupportedAttentionError if the model is to be packable and is not.
     """
     _check_device(device)
     check_folder(path)
@@ -128,6 +132,7 @@ def load_policy(
         model.eval()
         if packable:
             check_logits_match(model)
+        check_causal(model)
     except UnsupportedAttentionError:
         raise
     except Exception as error:
