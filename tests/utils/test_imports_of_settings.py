@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from treepo.utils.io import make_importable
+from treepo.utils.imports import make_importable
 
 
 @pytest.fixture

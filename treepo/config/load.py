@@ -8,7 +8,6 @@ import importlib
 import inspect
 import math
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -18,7 +17,8 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from treepo.config.schema import Config, Settings
 from treepo.errors import SettingError
-from treepo.utils.io import make_importable
+from treepo.utils.imports import make_importable
+from treepo.utils.settings_file import read_toml
 from treepo.verify import Verifier
 
 T = TypeVar("T")
@@ -60,9 +60,10 @@ def _on_top(before: object, value: object) -> object:
 def read_recipe(path: Path) -> Settings:
     """The settings of a TOML file; raises SettingError if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    # Numbers of thousands of digits are a plain ValueError of the parser, deep nesting is a RecursionError.
-    except (OSError, RecursionError, ValueError) as error:
+        return read_toml(path)
+    except OSError as error:
+        raise SettingError("recipe", f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    except ValueError as error:
         raise SettingError("recipe", f"cannot read {str(path)!r}: {error}") from error
 
 

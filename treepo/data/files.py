@@ -18,6 +18,7 @@ from treepo.data.fields import Record
 from treepo.data.json_text import iterate_list, parse_json
 from treepo.data.locations import SUFFIXES, record_suffix
 from treepo.errors import RecordError
+from treepo.utils.files import check_plain
 
 Found = tuple[str, Record | RecordError]
 """The place of a record, for messages and ids, and the record, or what is wrong with it alone."""
@@ -44,6 +45,8 @@ def read_file(path: Path, label: str) -> Iterator[Found]:
     }
     if not suffix:
         raise RecordError(f"cannot read {str(path)!r}: its name must end in one of {', '.join(SUFFIXES)}")
+    with _reading(str(path)):
+        check_plain(path.stat(), str(path))
     return readers[suffix.removesuffix(".gz")](path, label)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from treepo.data.problem import Problem
 from treepo.errors import SettingError
 from treepo.evaluate.store import FINGERPRINTS, replacing
+from treepo.utils.files import read_plain
 from treepo.utils.numeric import digest_of_parts
 
 NUM_SAMPLED = 64
@@ -39,7 +40,7 @@ def check_fingerprint(
     """
     path = folder / FINGERPRINTS
     try:
-        recorded = FILE.validate_json(path.read_bytes()) if path.exists() else {}
+        recorded = FILE.validate_json(read_plain(path)) if path.exists() else {}
     except (OSError, ValidationError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SettingError("out", f"{str(path)!r} cannot be read: {reason}") from error

@@ -14,7 +14,7 @@ from torch import Tensor
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import DamagedError, LostError, PeerError
 from treepo.learn.train_state import TrainState, save_tensors
-from treepo.utils.io import PARTIAL, sync, write_text
+from treepo.utils.io import PARTIAL, remove, sync, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ def write_manifest(folder: Path) -> None:
 
 def check_manifest(folder: Path) -> None:
     """Raise DamagedError unless the folder holds exactly the files of its manifest, bit for bit."""
+    if (folder / MANIFEST).exists() and not (folder / MANIFEST).is_file():
+        raise DamagedError(f"{MANIFEST} is no file")
     try:
         known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         files = _files(folder)
@@ -97,6 +99,11 @@ class CheckpointStore:
         names = [path.name for path in self.folder.glob("step-*") if path.is_dir()]
         return sorted(int(name[5:]) for name in names if name[5:].isdecimal())
 
+    def last(self) -> str:
+        """Which checkpoint is the last, in words."""
+        steps = self.steps()
+        return f"the last one is of step {steps[-1]}" if steps else "there is none yet"
+
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint under another name, give it its own, and drop those that are not kept.
 
@@ -110,7 +117,7 @@ class CheckpointStore:
                 if self.processes.is_first:
                     # What a process left that was ended while it wrote.
                     for path in self.folder.glob(f"step-*{PARTIAL}"):
-                        shutil.rmtree(path)
+                        remove(path)
                     partial.mkdir(parents=True)
             save_tensors(partial, snapshot.tensors, self.processes.group)
             with self.processes.synced_errors():
@@ -128,14 +135,17 @@ class CheckpointStore:
         write_manifest(partial)
         if final.exists():
             # It is damaged, or the run would have been resumed from it.
-            shutil.rmtree(final)
+            remove(final)
         partial.rename(final)
         sync(self.folder)
         self._prune(snapshot.progress)
 
-    def newest(self) -> int | None:
-        """The step of the newest checkpoint that is as it was written; a warning names each that is not."""
+    def newest(self, last_step: int | None = None) -> int | None:
+        """The step of the newest checkpoint, up to `last_step` if given, that is as it was written; a warning names
+        each that is not."""
         for step in reversed(self.steps()):
+            if last_step is not None and step > last_step:
+                continue
             try:
                 check_manifest(self._path(step))
             except DamagedError as error:
@@ -168,12 +178,13 @@ class CheckpointStore:
 class CheckpointWriter:
     """Writes snapshots to a store in a thread; a warning says what could not be written.
 
+    failure: why the last one could not; empty if it could.
     The thread is a daemon, so that a process that is asked to end at once does not wait for it.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
         self.store = store
-        self.has_failed = False
+        self.failure = ""
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
@@ -196,12 +207,9 @@ class CheckpointWriter:
         step = snapshot.progress.step
         try:
             self.store.write(snapshot)
-            self.has_failed = False
+            self.failure = ""
         except (OSError, PeerError, LostError) as error:
-            self.has_failed = True
-            there = self.store.steps()
-            last = f"the last one is of step {there[-1]}" if there else "there is none yet"
-            reason = (isinstance(error, OSError) and error.strerror) or error
-            logger.warning("checkpoint of step %d could not be written (%s); %s", step, reason, last)
+            self.failure = (isinstance(error, OSError) and error.strerror) or str(error)
+            logger.warning("checkpoint of step %d could not be written (%s); %s", step, self.failure, self.store.last())
         except BaseException as error:  # noqa: BLE001 - raised again in `wait`, by the thread that can do so
             self._error = error

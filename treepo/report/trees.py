@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from treepo.credit.base import Advantages
 from treepo.tree import ROOT, Node, StopReason, Tree
+from treepo.utils.files import open_plain
+from treepo.utils.io import PARTIAL, replacing
 
 SCHEMA = pa.schema(
     [
@@ -53,10 +55,11 @@ class KeptTree:
 
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
-    """Write one file; its folder is made if need be."""
+    """Write one file, as a whole or not at all; its folder is made if need be. Raises OSError."""
     rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
 
 
 def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:
@@ -80,13 +83,15 @@ def read_texts(path: Path, chosen: Sequence[int] | None = None) -> list[list[str
 
 def count_trees(path: Path) -> int:
     """How many trees a file holds."""
-    return len(pq.read_table(path, columns=["tree"])["tree"].unique())
+    with open_plain(path) as file:
+        return len(pq.read_table(file, columns=["tree"])["tree"].unique())
 
 
 def _rows_by_tree(path: Path, chosen: Sequence[int] | None) -> list[list[dict[str, Any]]]:
     filters = None if chosen is None else [("tree", "in", list(chosen))]
     rows_of: dict[int, list[dict[str, Any]]] = {}
-    table = pq.read_table(path, filters=filters)
+    with open_plain(path) as file:
+        table = pq.read_table(file, filters=filters)
     missing = set(SCHEMA.names) - set(table.column_names) - LATER
     if missing:
         raise ValueError(f"{str(path)!r} is damaged: there is no column {', '.join(sorted(missing))}")

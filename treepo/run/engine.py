@@ -9,6 +9,7 @@ import torch
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, SamplingParams, max_logprob_diff
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, NcclSync
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
@@ -20,7 +21,7 @@ from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
 from treepo.model.compatibility import TOLERANCE, sequence_logprobs
 from treepo.model.policy import Policy
-from treepo.model.probe import probe_ids
+from treepo.model.probe import probe_ids, vocabulary_size
 from treepo.utils.foreign_errors import vllm_complaint
 
 MAX_SERVER_TEMPERATURE = 2.0
@@ -120,11 +121,12 @@ def _connect_servers(
         raise SettingError("engine.temperature", message, settings.temperature)
     if servers.sync == "nccl" and policy.model.device.type != "cuda":
         raise SettingError("servers.sync", "'nccl' needs the model on a GPU (model.device); use 'disk'")
+    size = vocabulary_size(policy.model)
     engine = ServerEngine(
         servers,
         NcclSync(servers.address) if servers.sync == "nccl" else DiskSync(servers.folder),
         # vLLM refuses tokens that a tokenizer has beyond the model's.
-        [i for i in eos_ids if i < policy.model.config.get_text_config().vocab_size],
+        Vocabulary(size, [i for i in eos_ids if i < policy.model.config.get_text_config().vocab_size]),
         max_num_seqs=settings.max_num_seqs,
         name=processes.broadcast(f"treepo-{uuid4().hex}"),
         leads=processes.is_first,

@@ -19,7 +19,7 @@ from treepo.evaluate.store import KIND
 from treepo.grow.builder import GrowthRules
 from treepo.model.policy import check_folder
 from treepo.run.parts import growth_rules
-from treepo.utils.io import make_importable
+from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.verifiers import FunctionVerifier
 

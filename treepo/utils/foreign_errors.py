@@ -3,6 +3,7 @@
 Each function names the libraries and the versions whose texts it was tested with (tests/utils/test_foreign_errors.py).
 """
 
+import os
 import re
 
 import torch
@@ -22,6 +23,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
+def as_os_error(error: Exception) -> Exception:
+    """The OSError that an error of another library stands for, or the error itself.
+
+    safetensors 0.8: SafetensorError, whose text ends with Rust's "(os error 28)", and a path if there is one.
+    """
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else error
+
+
 def is_lost_process(error: BaseException) -> bool:
     """Whether a collective failed because another process ended or cannot be reached.
 
@@ -31,8 +41,11 @@ def is_lost_process(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters."""
-    return str(error).strip().partition("\n")[0][:200]
+    """The first line of an error's text, with the next one if it only announces that, at most 200 characters."""
+    first, _, rest = str(error).strip().partition("\n")
+    if first.endswith(":"):
+        first = f"{first} {rest.strip().partition(chr(10))[0]}".strip()
+    return first[:200]
 
 
 VLLM_SETTINGS = {

@@ -9,12 +9,16 @@ from transformers import PreTrainedModel
 from tests.engine.engines import make_model
 from tests.engine.server.stub import StubServer
 from treepo.engine.server import client, fleet
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, WeightSync
 from treepo.engine.settings import ServerSettings
 
 MakeStubs = Callable[..., list[StubServer]]
 Connect = Callable[..., ServerEngine]
+
+VOCAB_SIZE = 16
+"""Of the stubs' models."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +55,7 @@ def connect() -> Iterator[Connect]:
         stubs: list[StubServer], eos_ids: tuple[int, ...] = (), sync: WeightSync | None = None, **settings: object
     ) -> ServerEngine:
         own = ServerSettings(urls=tuple(stub.url for stub in stubs), **settings)  # type: ignore[arg-type]
-        engine = ServerEngine(own, sync or DiskSync(), eos_ids)
+        engine = ServerEngine(own, sync or DiskSync(), Vocabulary(VOCAB_SIZE, eos_ids))
         engines.append(engine)
         engine.connect()
         return engine

@@ -9,6 +9,7 @@ from tests.engine.engines import make_model, run_all
 from tests.engine.server.conftest import Connect, MakeStubs
 from tests.engine.server.stub import StubServer
 from tests.engine.server.test_servers import assert_same, expected, some_requests
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.engine.settings import ServerSettings
@@ -17,7 +18,7 @@ from treepo.errors import EngineError
 
 def follower_of(leader: ServerEngine, stubs: list[StubServer], **settings: float) -> ServerEngine:
     how = ServerSettings(urls=tuple(stub.url for stub in stubs), **settings)  # type: ignore[arg-type]
-    engine = ServerEngine(how, DiskSync(), (), name=leader.name, leads=False)
+    engine = ServerEngine(how, DiskSync(), Vocabulary(100, ()), name=leader.name, leads=False)
     engine.connect()
     return engine
 

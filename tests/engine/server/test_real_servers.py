@@ -21,6 +21,7 @@ from tests.engine.engines import SIZES, assert_scored, make_model, naive, needs_
 from tests.engine.server.test_failures import assert_same_trees, grow
 from tests.models import make_tiny_tokenizer, save_tiny_model
 from treepo.engine.base import SampleRequest, SamplingParams
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.engine.settings import ServerSettings
@@ -115,7 +116,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Process
 def engine(processes: list[Process], monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerEngine]:
     """Over both servers, with the waits that users have, and the weights of seed 0."""
     monkeypatch.undo()
-    engine = ServerEngine(ServerSettings(urls=tuple(p.url for p in processes)), DiskSync(), [], max_num_seqs=BATCH)
+    engine = ServerEngine(
+        ServerSettings(urls=tuple(p.url for p in processes)), DiskSync(), Vocabulary(10**6, ()), max_num_seqs=BATCH
+    )
     engine.connect()
     engine.update_weights(make())
     yield engine

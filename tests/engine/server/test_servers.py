@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from tests.engine.engines import assert_scored, embedded, make_model, request, run_all, tokens_of
 from tests.engine.server.conftest import Connect, MakeStubs
 from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.engine.settings import ServerSettings
@@ -134,7 +135,7 @@ def test_a_low_limit_of_open_files_is_raised(make_stubs: MakeStubs, connect: Con
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     stubs = make_stubs()
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 40, limits[1]))
         engine = connect(stubs)
         assert len(run_all(engine, some_requests(100, length=2))) == 100
         assert engine.fleet.servers[0].last_error == ""
@@ -216,7 +217,7 @@ def test_servers_that_cannot_be_used_are_found_out_at_once(make_stubs: MakeStubs
         connect(stubs)
     stubs[0].hangs = False
     with pytest.raises(ValueError, match="^servers.urls: .*/here/v1/models answers 404: .*Not Found"):
-        ServerEngine(ServerSettings(urls=(f"{stubs[0].url}/here/",)), DiskSync(), ()).connect()
+        ServerEngine(ServerSettings(urls=(f"{stubs[0].url}/here/",)), DiskSync(), Vocabulary(100, ())).connect()
     assert "servers" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -228,7 +229,7 @@ def test_settings_are_validated() -> None:
     with pytest.raises(ValueError, match="^urls: must differ"):
         ServerSettings(urls=("http://a:1", "http://a:1/"))
     with pytest.raises(ValueError, match="^servers.urls: no server given"):
-        ServerEngine(ServerSettings(), DiskSync(), ()).connect()
+        ServerEngine(ServerSettings(), DiskSync(), Vocabulary(100, ())).connect()
     with pytest.raises(ValueError, match="^timeout_s: must be positive, got 0"):
         ServerSettings(timeout_s=0)
     with pytest.raises(ValueError, match="^max_retries: must not be negative, got -1"):
@@ -258,8 +259,9 @@ def test_a_program_that_ends_without_closing_is_not_noisy(make_stubs: MakeStubs)
     code = (
         "from treepo.engine.server.engine import ServerEngine; from treepo.engine.server.weight_sync import DiskSync; "
         "from treepo.engine.settings import ServerSettings; from treepo.engine import SampleRequest\n"
+        "from treepo.engine.server.answers import Vocabulary\n"
         "import numpy as np\n"
-        f"engine = ServerEngine(ServerSettings(urls=({stub.url!r},)), DiskSync(), ())\n"
+        f"engine = ServerEngine(ServerSettings(urls=({stub.url!r},)), DiskSync(), Vocabulary(100, ()))\n"
         "engine.connect(); engine.submit(SampleRequest(0, np.array([1, 2], np.int32), 3, 0)); print('done')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -1,15 +1,20 @@
 """A server of vLLM, spoken to over HTTP: token ids in, token ids and log-probabilities out."""
 
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from treepo.engine.base import SampleRequest, SampleResult
+from treepo.engine.server.answers import (
+    Vocabulary,
+    complaint_of,
+    kv_cache_tokens_of,
+    model_of,
+    segment_of,
+    success_of,
+    weight_version_of,
+)
 from treepo.errors import RefusedError, ServerError
 from treepo.utils.foreign_errors import vllm_server_has_nan
 from treepo.utils.numeric import derive_seed
@@ -17,7 +22,7 @@ from treepo.utils.numeric import derive_seed
 if TYPE_CHECKING:
     from asyncio import Task
 
-    from aiohttp import ClientSession
+    from aiohttp import ClientResponse, ClientSession
 
 
 T = TypeVar("T")
@@ -29,6 +34,15 @@ NOT_FOUND = 404
 
 QUERY_TIMEOUT_S = 30.0
 """Longest wait for an answer that takes no work."""
+
+MAX_ANSWER_BYTES = 4 << 20
+"""Longest answer to a question; one with a segment may have more."""
+
+BYTES_PER_TOKEN = 1 << 10
+"""Room for each token of a prompt and its response in the answer: its id, text and log-probability."""
+
+COMPLETIONS = "/v1/completions"
+MAX_REASON_CHARS = 200
 
 
 @dataclass(eq=False)
@@ -52,7 +66,7 @@ class Server:
     last_error: str = ""
     check: "Task[None] | None" = None
 
-    async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
+    async def complete(self, request: SampleRequest, vocabulary: Vocabulary) -> tuple[SampleResult, int]:
         """Return (one segment, tokens of its prefix that were cached)."""
         sampling = request.sampling
         body = {
@@ -69,22 +83,20 @@ class Server:
             "frequency_penalty": 0.0,
             # vLLM's generator begins anew with every request, so one that continues another needs its own seed.
             "seed": derive_seed(request.seed, len(request.prefix_ids)),
-            "stop_token_ids": list(eos_ids),
+            "stop_token_ids": list(vocabulary.eos_ids),
             "ignore_eos": True,
             "logprobs": 0,
             "return_token_ids": True,
             "skip_special_tokens": False,
         }
-        return await self.post("/v1/completions", body, lambda text: _segment(request, json.loads(text), eos_ids))
+        num_tokens = len(request.prefix_ids) + request.max_new_tokens
+        most = MAX_ANSWER_BYTES + BYTES_PER_TOKEN * num_tokens
+        return await self.post(COMPLETIONS, body, lambda text: segment_of(request, text, vocabulary), most)
 
     async def fetch_limits(self) -> None:
         """Ask for its model, its limits and the version of its weights."""
-        model = await self.get("/v1/models", lambda text: json.loads(text)["data"][0])
-        self.kv_cache_tokens = await self.get("/metrics", _kv_cache_tokens)
-        try:
-            self.model, self.max_model_len = str(model["id"]), int(model["max_model_len"])
-        except (LookupError, TypeError, ValueError) as error:
-            raise ServerError(f"{self.url}/v1/models tells no max_model_len") from error
+        self.model, self.max_model_len = await self.get("/v1/models", model_of)
+        self.kv_cache_tokens = await self.get("/metrics", kv_cache_tokens_of)
         try:
             self.version = await self.weight_version()
         except ServerError as error:
@@ -94,43 +106,70 @@ class Server:
 
     async def weight_version(self) -> str:
         """Return the version of its weights, as the last update set it."""
-        return await self.get("/weight_info", lambda text: str(json.loads(text)["weight_version"]))
+        return await self.get("/weight_info", weight_version_of)
 
     async def drop_cache(self) -> bool:
         """Clear its prefix cache; returns False while requests run, which it then does not."""
-        return await self.post("/reset_prefix_cache", None, lambda text: bool(json.loads(text)["success"]))
+        return await self.post("/reset_prefix_cache", None, success_of)
 
     async def get(self, path: str, read: Callable[[str], T]) -> T:
         """Return what `read` makes of the answer to a GET request."""
         return await self._request("GET", path, None, read, QUERY_TIMEOUT_S)
 
-    async def post(self, path: str, body: object = None, read: Callable[[str], T] = str) -> T:
+    async def post(
+        self, path: str, body: object = None, read: Callable[[str], T] = str, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> T:
         """Return what `read` makes of the answer to a POST request."""
-        return await self._request("POST", path, body, read, self.session.timeout.total)
+        return await self._request("POST", path, body, read, self.session.timeout.total, max_bytes)
 
     async def _request(
-        self, method: str, path: str, body: object, read: Callable[[str], T], timeout_s: float | None
+        self,
+        method: str,
+        path: str,
+        body: object,
+        read: Callable[[str], T],
+        timeout_s: float | None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> T:
         from aiohttp import ClientError, ClientTimeout  # noqa: PLC0415 - an extra
 
         timeout = ClientTimeout(timeout_s, sock_connect=self.session.timeout.sock_connect)
+        call = self.session.request(method, self.url + path, json=body, timeout=timeout, allow_redirects=False)
         try:
-            async with self.session.request(method, self.url + path, json=body, timeout=timeout) as response:
-                text = await response.text()
-                if response.status >= 400:
-                    if vllm_server_has_nan(text):
-                        raise FloatingPointError("the model's logits are not finite")
-                    message = f"{self.url}{path} answers {response.status}: {_complaint(text)}"
-                    if response.status in REFUSALS:
-                        raise RefusedError(message)
-                    raise ServerError(message, response.status)
-                return read(text)
+            async with call as response:
+                content = await _content(response, max_bytes)
+                if not 200 <= response.status < 300:
+                    place = response.headers.get("Location")
+                    text = f"it redirects to {place!a:.200}" if place else content.decode(errors="replace")
+                    raise self._refusal(path, response.status, text)
+                return read(content.decode())
         except TimeoutError as error:
             raise ServerError(f"{self.url}{path} does not answer") from error
         except (ClientError, OSError) as error:
-            raise ServerError(f"{self.url}{path}: {str(error) or type(error).__name__}") from error
+            reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+            raise ServerError(f"{self.url}{path}: {reason}") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ServerError(f"{self.url}{path} answers something else: {error!r}") from error
+            raise ServerError(f"{self.url}{path} answers something else: {error!r:.{MAX_REASON_CHARS}}") from error
+
+    def _refusal(self, path: str, status: int, text: str) -> Exception:
+        """The error of an answer that says that nothing was done."""
+        if path == COMPLETIONS and vllm_server_has_nan(text):
+            return FloatingPointError("the model's logits are not finite")
+        message = f"{self.url}{path} answers {status}: {complaint_of(text)}"
+        return RefusedError(message) if status in REFUSALS else ServerError(message, status)
+
+
+async def _content(response: "ClientResponse", max_bytes: int) -> bytes:
+    """The body of an answer. Raises ValueError if it is longer than that; compressed ones are not read, as none were
+    asked for."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ValueError("a compressed answer")
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > max_bytes:
+            raise ValueError(f"an answer of more than {max_bytes} bytes")
+    return bytes(content)
 
 
 def allow_sockets(count: int) -> None:
@@ -138,32 +177,3 @@ def allow_sockets(count: int) -> None:
     soft, hard = getrlimit(RLIMIT_NOFILE)
     if soft != RLIM_INFINITY and soft < count:
         setrlimit(RLIMIT_NOFILE, (count if hard == RLIM_INFINITY else min(count, hard), hard))
-
-
-def _kv_cache_tokens(metrics: str) -> int | None:
-    """Tokens in the caches of all engines of a server, None if its metrics do not say."""
-    caches = [dict(re.findall(r'(\w+)="(\d+)"', line)) for line in re.findall(r"vllm:cache_config_info\{.*", metrics)]
-    sizes = [int(cache["num_gpu_blocks"]) * int(cache["block_size"]) for cache in caches if "num_gpu_blocks" in cache]
-    return sum(sizes) or None
-
-
-def _segment(request: SampleRequest, answer: Any, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
-    """(segment, cached tokens) of a server's answer. Raises ValueError if it is not what was asked for."""
-    choice = answer["choices"][0]
-    tokens = np.array(choice["token_ids"], np.int32)
-    logprobs = np.array(choice["logprobs"]["token_logprobs"], np.float32)
-    cached = (answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    has_ended = len(tokens) > 0 and int(tokens[-1]) in eos_ids
-    # A server that shuts down or pauses returns what it has.
-    if tokens.shape != logprobs.shape or not (has_ended or len(tokens) == request.max_new_tokens):
-        raise ValueError(f"{len(tokens)} tokens with finish_reason {choice.get('finish_reason')!r}")
-    # What vLLM writes where there is no probability.
-    if not (logprobs > -9999).all():
-        raise FloatingPointError("the model's logits are not finite")
-    return SampleResult(request.request_id, tokens, logprobs, has_ended), int(cached)
-
-
-def _complaint(text: str) -> str:
-    """The message of an error, in one line."""
-    found = re.search(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)"', text)
-    return " ".join((found[1] if found else text).split())[:300]

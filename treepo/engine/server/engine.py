@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from treepo.engine.base import Engine, EngineCounters, SampleRequest, SampleResult
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.client import Server, allow_sockets
 from treepo.engine.server.fleet import Fleet
 from treepo.engine.server.weight_sync import WeightSync
@@ -39,16 +40,17 @@ class ServerEngine(Engine):
     seeded from the request's seed and the length of its prefix: the same trees again on the same servers, but not those
     of the other engines, and a segment in two requests differs from the same one in one.
 
-    max_num_seqs: requests that each server decodes at a time. name: of this run's weights, which no other run may use;
-    random if not given. Where several processes share the servers all of them have it, and one leads: it alone sends
-    new weights, and the others wait for them. Call `connect` before anything else.
+    vocabulary: the tokens that they may answer. max_num_seqs: requests that each server decodes at a time. name: of
+    this run's weights, which no other run may use; random if not given. Where several processes share the servers all
+    of them have it, and one leads: it alone sends new weights, and the others wait for them. Call `connect` before
+    anything else.
     """
 
     def __init__(
         self,
         settings: ServerSettings,
         sync: WeightSync,
-        eos_ids: Iterable[int],
+        vocabulary: Vocabulary,
         *,
         max_num_seqs: int = 256,
         name: str | None = None,
@@ -56,7 +58,7 @@ class ServerEngine(Engine):
     ) -> None:
         self.settings = settings
         self.sync = sync
-        self.eos_ids = list(eos_ids)
+        self.vocabulary = vocabulary
         self.max_num_seqs = max_num_seqs
         self.name = name or f"treepo-{uuid4().hex}"
         self.leads = leads
@@ -88,14 +90,18 @@ class ServerEngine(Engine):
             raise SettingError("servers.urls", str(error)) from error
 
     async def _open(self) -> None:
-        from aiohttp import ClientSession, ClientTimeout, TCPConnector  # noqa: PLC0415 - an extra
+        from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector  # noqa: PLC0415 - an extra
 
         timeout = ClientTimeout(self.settings.timeout_s, sock_connect=CONNECT_S)
         key = os.environ.get("VLLM_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
         # All requests run at once, each on its own connection.
         allow_sockets(self.max_num_seqs * len(self.settings.urls) + NUM_OTHER_FILES)
-        self.session = ClientSession(connector=TCPConnector(limit=0), timeout=timeout, headers=headers)
+        connector, cookies = TCPConnector(limit=0), DummyCookieJar()
+        # Answers are not decompressed: a short one may stand for any length.
+        self.session = ClientSession(
+            connector=connector, cookie_jar=cookies, timeout=timeout, headers=headers, auto_decompress=False
+        )
         self.fleet.servers = [Server(url.rstrip("/"), self.session) for url in self.settings.urls]
         for server in self.fleet.servers:
             await server.fetch_limits()
@@ -188,7 +194,7 @@ class ServerEngine(Engine):
 
     async def _serve(self, name: int, request: SampleRequest) -> None:
         try:
-            self.finished.put((name, await self.fleet.complete(request, self.eos_ids)))
+            self.finished.put((name, await self.fleet.complete(request, self.vocabulary)))
         except Exception as error:  # noqa: BLE001 - `step` raises it
             self.finished.put((name, error))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from treepo.engine.base import SampleRequest, SampleResult
+from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.client import Server
 from treepo.engine.server.weight_sync import WeightSync, gather_done
 from treepo.errors import EngineError, RefusedError, ServerError
@@ -42,7 +43,7 @@ class Fleet:
         """The servers that answer, with the weights that they should have."""
         return [server for server in self.servers if server.is_alive]
 
-    async def complete(self, request: SampleRequest, eos_ids: Sequence[int]) -> tuple[SampleResult, int]:
+    async def complete(self, request: SampleRequest, vocabulary: Vocabulary) -> tuple[SampleResult, int]:
         """Return (a segment, tokens of its prefix that were cached), from whichever server is alive.
 
         Raises EngineError if the request is refused or fails more than max_retries times.
@@ -56,7 +57,7 @@ class Fleet:
                 server = self._home_of(request.group, last)
             if server is not None:
                 try:
-                    return await self._complete_on(server, request, eos_ids)
+                    return await self._complete_on(server, request, vocabulary)
                 except ServerError as error:
                     last = server
                     # No other request goes there until a health check succeeds.
@@ -107,11 +108,11 @@ class Fleet:
             await self.revive()
 
     async def _complete_on(
-        self, server: Server, request: SampleRequest, eos_ids: Sequence[int]
+        self, server: Server, request: SampleRequest, vocabulary: Vocabulary
     ) -> tuple[SampleResult, int]:
         server.num_running += 1
         try:
-            answer = await server.complete(request, eos_ids)
+            answer = await server.complete(request, vocabulary)
             # A server that was restarted since the last answer has the weights that it was started with.
             if await server.weight_version() != server.version:
                 raise ServerError(f"{server.url} has lost the weights that it was given")

@@ -1,13 +1,13 @@
 """Sending new weights to servers: through a shared folder, or over NCCL."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
+from treepo.engine.server.answers import world_size_of
 from treepo.engine.server.client import Server
 from treepo.errors import RefusedError, ServerError
 from treepo.model.lora import exported_weights
@@ -110,7 +110,7 @@ class NcclSync:
         out_of_step: list[Server] = []
 
         async def ask(server: Server) -> None:
-            sizes[server] = await server.get("/get_world_size", lambda text: int(json.loads(text)["world_size"]))
+            sizes[server] = await server.get("/get_world_size", world_size_of)
             # It was restarted, or the last transfer failed.
             if await server.weight_version() != server.version:
                 out_of_step.append(server)

@@ -15,6 +15,7 @@ from treepo.report.bench_results import ROLLOUT_NAME, UPDATE_NAME, RolloutReport
 from treepo.report.charts.base import Chart
 from treepo.report.charts.bench import rollout_charts, update_charts
 from treepo.report.charts.evaluation import evaluation_charts
+from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.text import sanitize
 
 NAMES = (RESULTS, ROLLOUT_NAME, UPDATE_NAME)
@@ -42,7 +43,7 @@ def with_source(chart: Chart, name: str) -> Chart:
 
 def _charts_of_json(path: Path) -> list[Chart] | None:
     try:
-        return _charts(json.loads(path.read_bytes()))
+        return _charts(json.loads(read_plain(path, JSON_BYTES)))
     except OSError as error:
         raise SettingError("report", f"{str(path)!r} cannot be read: {error.strerror}") from error
     except ValidationError as error:

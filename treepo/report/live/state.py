@@ -3,7 +3,6 @@
 import json
 import math
 import time
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from treepo.errors import SettingError
 from treepo.report.run_log import Metrics
+from treepo.utils.files import open_plain
+from treepo.utils.settings_file import read_toml
 
 
 @dataclass
@@ -45,7 +46,7 @@ class MetricsFollower:
     def _new_text(self) -> bytes | None:
         """Complete lines after those read before; None if the last of those is no longer where it was."""
         try:
-            with self.path.open("rb") as file:
+            with open_plain(self.path) as file:
                 file.seek(self._offset - len(self._last_line))
                 if file.read(len(self._last_line)) != self._last_line:
                     return None
@@ -147,17 +148,16 @@ class RunFollower:
         try:
             if not self.path.exists() or not any(self.path.iterdir()):
                 return None
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            raise SettingError("watch", f"{str(self.path)[:100]!r} holds no run: there is no config.toml") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingError("watch", f"{str(self.path)[:100]!r} cannot be read: {error}") from error
-        try:
-            train = tomllib.loads(text).get("train")
+            train = read_toml(path).get("train")
             num_steps = train.get("num_steps") if isinstance(train, dict) else None
             if not isinstance(num_steps, int):
-                raise ValueError(f"train.num_steps must be a whole number, got {num_steps!r}")
+                raise ValueError(f"train.num_steps must be a whole number, got {num_steps!r:.100}")
             return num_steps
+        except FileNotFoundError as error:
+            raise SettingError("watch", f"{str(self.path)[:100]!r} holds no run: there is no config.toml") from error
+        except OSError as error:
+            message = f"{str(self.path)[:100]!r} cannot be read: {error.strerror or error}"
+            raise SettingError("watch", message) from error
         except ValueError as error:
             if not self.follower.path.exists():
                 # It is being written.

@@ -1,7 +1,6 @@
 """The payload of a page: everything that it shows, as JSON."""
 
 import json
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +11,8 @@ import treepo
 from treepo.report.page.series import series_of
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.trees import Breakdown, TreeReader, choose_trees
+from treepo.utils.files import read_plain
+from treepo.utils.settings_file import read_toml
 
 ENVIRONMENT_NAME = "environment.jsonl"
 
@@ -41,8 +42,8 @@ class RunFolder:
     def settings(self) -> dict[str, Any]:
         """All settings by `section.key`."""
         try:
-            tables = tomllib.loads((self.path / "config.toml").read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            tables = read_toml(self.path / "config.toml")
+        except (OSError, ValueError):
             return {}
         sections = {name: table for name, table in tables.items() if isinstance(table, dict)}
         return {f"{name}.{key}": value for name, table in sections.items() for key, value in table.items()}
@@ -70,7 +71,7 @@ class RunFolder:
 def _objects(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file that has one per line."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_plain(path).decode("utf-8", "replace").split("\n")
     except OSError:
         return []
     found = []
