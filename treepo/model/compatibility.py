@@ -5,7 +5,6 @@ attention once.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
-from treepo.model.probe import in_type, probe_ids, rms
+from treepo.model.probe import in_type, one_sequence, probe_ids, rms
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 UNSUPPORTED_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
@@ -31,9 +30,6 @@ ROUTER_SETTINGS = (
     "input_jitter_noise",
 )
 """Auxiliary losses and noise of mixtures of experts."""
-
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
-"""Difference of log-probabilities between engines and the trainer that rounding explains."""
 
 
 def check_config(config: PreTrainedConfig) -> None:
@@ -188,7 +184,7 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
     head = model.get_output_embeddings()
     if head is None:
         return False
-    inputs = _one_sequence(probe_ids(model), supports_tree_attention)
+    inputs = one_sequence(probe_ids(model), supports_tree_attention)
     hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
     seen: list[Tensor] = []
 
@@ -205,24 +201,6 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
         return False
     expected = torch.linspace(-200, 200, logits.numel(), dtype=hidden.dtype, device=logits.device).view_as(logits)
     return torch.equal(logits, expected.to(logits.dtype))
-
-
-@torch.no_grad()
-def sequence_logprobs(
-    model: PreTrainedModel, ids: Tensor, temperature: float, supports_tree_attention: bool = True
-) -> Tensor:
-    """Return float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
-    return torch.log_softmax(model(**_one_sequence(ids, supports_tree_attention)).logits[0].float() / temperature, -1)
-
-
-def _one_sequence(ids: Tensor, supports_tree_attention: bool) -> dict[str, Any]:
-    """Inputs of a forward over a sequence [n]."""
-    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
-    if supports_tree_attention:
-        positions = torch.arange(len(ids), device=ids.device)
-        inputs["position_ids"] = positions[None]
-        inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
-    return inputs
 
 
 def _check_window(model: PreTrainedModel, context: "_RecordingAttention", probe: _ForkProbe, reference: str) -> None:

@@ -5,12 +5,18 @@ Letters: N tokens · V vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treepo.model.attention import TreeAttention
+
 PROBE_LEN = 24
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
+"""Difference of log-probabilities between engines and the trainer that rounding explains."""
 
 
 def probe_ids(model: PreTrainedModel) -> Tensor:
@@ -60,3 +66,21 @@ def in_type(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             handle.remove()
         for module in list(narrow):
             restore(module)
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    model: PreTrainedModel, ids: Tensor, temperature: float, supports_tree_attention: bool = True
+) -> Tensor:
+    """Return float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
+    return torch.log_softmax(model(**one_sequence(ids, supports_tree_attention)).logits[0].float() / temperature, -1)
+
+
+def one_sequence(ids: Tensor, supports_tree_attention: bool) -> dict[str, Any]:
+    """Inputs of a forward over a sequence [n]."""
+    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
+    if supports_tree_attention:
+        positions = torch.arange(len(ids), device=ids.device)
+        inputs["position_ids"] = positions[None]
+        inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
+    return inputs
