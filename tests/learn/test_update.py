@@ -463,5 +463,5 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
 @pytest.mark.parametrize("lr", [0.0, -1.0, 1e38, math.inf, math.nan])
 def test_rates_that_no_step_can_have_are_refused(lr: float) -> None:
     """A rate of 1e38 ended in an error of torch in the first update, and one that is no number was taken."""
-    with pytest.raises(SettingError, match="^lr: must be positive and at most 1e[+]30"):
+    with pytest.raises(SettingError, match="^lr: must be (positive|at most 1e[+]30)"):
         OptimSettings(lr=lr)

@@ -71,8 +71,10 @@ class OptimSettings:
     """Gradients are scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr <= MAX_LR:
-            raise SettingError("lr", f"must be positive and at most {MAX_LR:g}", self.lr)
+        if not self.lr > 0:
+            raise SettingError("lr", "must be positive", self.lr)
+        if self.lr > MAX_LR:
+            raise SettingError("lr", f"must be at most {MAX_LR:g}", self.lr)
         if self.warmup_steps < 0:
             raise SettingError("warmup_steps", "must not be negative", self.warmup_steps)
         if not all(0 <= beta < 1 for beta in self.betas):
