@@ -29,7 +29,7 @@ from tests.learn.reference import (
     trajectory_mean,
 )
 from tests.models import KINDS, make_tiny_model
-from treepo.errors import NonFiniteUpdateError
+from treepo.errors import NonFiniteUpdateError, SettingError
 from treepo.learn.losses import (
     CISPO,
     GSPO,
@@ -408,13 +408,21 @@ def test_steps_that_narrow_weights_cannot_hold_are_counted(dtype: str, lr: float
     )
 
 
-def test_weights_that_the_last_update_made_infinite_are_an_error() -> None:
-    """A weight decay of 1e300 left no finite weight, and the run ended as if it had gone well."""
-    model = make_tiny_model()
-    updater = adam_of(model, OptimSettings(lr=1e-3, warmup_steps=0, weight_decay=1e300))
+def test_weights_in_float16_are_not_trained() -> None:
+    """The first step of Adam divided by second moments that are 0 in float16, and most weights were no number."""
+    with pytest.raises(SettingError, match=r"^model\.dtype: weights in float16 cannot be trained"):
+        adam_of(make_tiny_model(dtype=torch.float16), OptimSettings(lr=1e-3))
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 1e300}, {"lr": 1e30}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_the_last_update_made_infinite_are_an_error(settings: dict, dtype: torch.dtype) -> None:
+    """A weight decay of 1e300 left no finite weight, a rate of 1e30 none to compute with, and the run ended well."""
+    model = make_tiny_model(dtype=dtype)
+    updater = adam_of(model, OptimSettings(**{"lr": 1e-3, "warmup_steps": 0, **settings}))
     updater.check_weights()
     updater.update(some_packed(model))
-    with pytest.raises(FloatingPointError, match="a weight is not finite after the update: see optim.lr and optim.w"):
+    with pytest.raises(FloatingPointError, match="weights are not finite or too large after the update: see optim.lr"):
         updater.check_weights()
 
 
@@ -450,3 +458,10 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     """Each is named."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         OptimSettings(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, 1e38, math.inf, math.nan])
+def test_rates_that_no_step_can_have_are_refused(lr: float) -> None:
+    """A rate of 1e38 ended in an error of torch in the first update, and one that is no number was taken."""
+    with pytest.raises(SettingError, match="^lr: must be (positive|at most 1e[+]30)"):
+        OptimSettings(lr=lr)

@@ -17,11 +17,11 @@ from treepo.model.attention import ATTENTION_NAME, TreeAttention, register_atten
 from treepo.model.compatibility import (
     check_logits_match,
     has_plain_head,
-    in_type,
     max_exact_len,
     training_settings_ignored,
 )
 from treepo.model.policy import load_policy
+from treepo.model.probe import in_type
 
 TINY = {
     "hidden_size": 32,
@@ -222,3 +222,9 @@ def test_dropout_and_auxiliary_losses_that_are_not_applied_are_named():
     config = AutoConfig.for_model("mixtral", **TINY, attention_dropout=0.1, router_aux_loss_coef=0.001)
     assert training_settings_ignored(config) == ["attention_dropout = 0.1", "router_aux_loss_coef = 0.001"]
     assert training_settings_ignored(AutoConfig.for_model("qwen2", **TINY)) == []
+    noisy = AutoConfig.for_model("mixtral", **TINY, router_jitter_noise=0.01, router_aux_loss_coef=0.0)
+    assert training_settings_ignored(noisy) == ["router_jitter_noise = 0.01"]
+    # The dropout of its summaries belongs to another head.
+    config = AutoConfig.for_model("gpt2", summary_first_dropout=0.1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.2)
+    assert training_settings_ignored(config) == ["attn_pdrop = 0.2"]
+    assert training_settings_ignored(AutoConfig.for_model("dbrx")) == ["moe_loss_weight = 0.01"]

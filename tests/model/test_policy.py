@@ -119,13 +119,15 @@ def test_dtype_and_mode(saved: Path) -> None:
         ({"eos_token_id": 2}, (2,)),
         ({"eos_token_id": [9, 2, 7]}, (2, 7, 9)),
         ({"eos_token_id": None}, (2,)),
+        ({"eos_token_id": [10**6, 7, -1]}, (2, 7)),
     ],
     ids=str,
 )
 def test_every_token_that_ends_a_response_is_known(
     folder: Path, generation: dict[str, Any], expected: tuple[int, ...]
 ) -> None:
-    """One id, a list or none in the generation settings, together with the tokenizer's own."""
+    """One id, a list or none in the generation settings, together with the tokenizer's own. One that the model has no
+    embedding for ends nothing: it kept quiet that a model could not end its answers."""
     edit(folder / "generation_config.json", **generation)
     edit(folder / "config.json", eos_token_id=None)
     assert load_policy(str(folder)).eos_ids == expected

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
+from tests.models import make_tiny_model
 from treepo.config.load import resolve
 from treepo.data.problem import Outcome, Verdict
 from treepo.learn.loss_inputs import LossInputs
@@ -71,6 +72,20 @@ def test_reward_rises(chain_model, tmp_path):
     rewards = [trainer.step(step).metrics["reward/mean"] for step in range(1, 13)]
     assert rewards[0] < 0.5
     assert rewards[-1] > 0.9
+
+
+def test_a_model_without_an_end_of_sequence_token_is_said_at_the_start(chain_model, tmp_path, caplog):
+    """Every answer of such a model ran to its longest, without a word of the cause."""
+    prepare(settings(chain_model), tmp_path / "other", QUIET).close()
+    assert "end-of-sequence" not in caplog.text
+    tokenizer = make_chain_tokenizer()
+    tokenizer.eos_token = None
+    model = make_tiny_model(vocab_size=len(tokenizer), eos_token_id=None)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    prepare(settings(tmp_path / "model"), tmp_path / "out", QUIET).close()
+    (line,) = [r.getMessage() for r in caplog.records if "end-of-sequence" in r.getMessage()]
+    assert "see eos_token_id of generation_config.json" in line and 'stopping.answer = "answer"' in line
 
 
 def test_a_model_that_cannot_be_packed_is_trained_all_the_same(tmp_path, caplog):

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.learn.packing import PackedTree, pack
 from treepo.model.attention import tree_attention
-from treepo.model.compatibility import vocabulary_size
 from treepo.model.fsdp import is_sharded, run_under_fsdp
+from treepo.model.probe import vocabulary_size
 from treepo.tree import Node, StopReason, Tree
 
 TOKEN_INDICES = ("subtree_ends", "targets", "predecessors")

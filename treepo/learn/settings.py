@@ -11,6 +11,9 @@ Count = Annotated[int, Field(ge=1)]
 
 MOST = 1_000
 
+MAX_LR = 1e30
+"""Far above any use; Adam's step has to be a number of float32."""
+
 
 @dataclass(frozen=True)
 class DynamicSampling:
@@ -68,15 +71,17 @@ class OptimSettings:
     """Gradients are scaled down to this norm."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not self.lr > 0:
             raise SettingError("lr", "must be positive", self.lr)
+        if self.lr > MAX_LR:
+            raise SettingError("lr", f"must be at most {MAX_LR:g}", self.lr)
         if self.warmup_steps < 0:
             raise SettingError("warmup_steps", "must not be negative", self.warmup_steps)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise SettingError("betas", "must lie in [0, 1)", self.betas)
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise SettingError("weight_decay", "must not be negative", self.weight_decay)
-        if self.max_grad_norm <= 0:
+        if not self.max_grad_norm > 0:
             raise SettingError("max_grad_norm", "must be positive", self.max_grad_norm)
 
 

@@ -26,8 +26,15 @@ from treepo.utils.foreign_errors import is_lost_process
 
 
 def make_optimizer(model: nn.Module, settings: OptimSettings) -> tuple[Optimizer, LambdaLR]:
-    """AdamW over all parameters that are trained, and the schedule to be stepped after each update."""
+    """AdamW over all parameters that are trained, and the schedule to be stepped after each update.
+
+    Raises SettingError for parameters in float16: Adam's second moments and its epsilon are 0 there, and it divides by
+    them.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
+    if any(p.dtype == torch.float16 for p in trained):
+        message = 'weights in float16 cannot be trained; use "float32", with train.autocast = "bfloat16" to be faster'
+        raise SettingError("model.dtype", message, "float16")
     optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
     return optimizer, LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / max(settings.warmup_steps, 1)))
 

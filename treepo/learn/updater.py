@@ -143,14 +143,18 @@ class Updater:
         return metrics | mismatch_metrics(gaps, self.processes)
 
     def check_weights(self) -> None:
-        """Raise FloatingPointError, with the settings to change, for a trained weight that is not finite.
+        """Raise FloatingPointError, with the settings to change, for trained weights that are not finite, or have
+        squares that are not.
 
         After the last update nothing else would notice: the next step's logits do.
         """
         with self.processes.synced_errors():
             for group in self.optimizer.param_groups:
-                if not all(torch.isfinite(to_local(p)).all() for p in group["params"]):
-                    message = "a weight is not finite after the update: see optim.lr and optim.weight_decay"
+                # Squares that overflow do so in a model's norms, too.
+                if not all(torch.isfinite(to_local(p.detach()).norm()) for p in group["params"]):
+                    message = (
+                        "weights are not finite or too large after the update: see optim.lr and optim.weight_decay"
+                    )
                     raise FloatingPointError(message)
 
     def tree_entropies(self, trees: Sequence[Tree]) -> list[list[np.ndarray]]:

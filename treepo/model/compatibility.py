@@ -4,11 +4,7 @@ The engine calls the same attention function with other contexts; beyond this ch
 attention once.
 """
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
+from treepo.model.probe import in_type, one_sequence, probe_ids, rms
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 UNSUPPORTED_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
@@ -24,10 +21,15 @@ UNSUPPORTED_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
 LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
 """Kinds of rotary positions that change with the length of the sequence."""
 
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
-"""Difference of log-probabilities between engines and the trainer that rounding explains."""
-
-PROBE_LEN = 24
+ROUTER_SETTINGS = (
+    "router_aux_loss_coef",
+    "router_z_loss_coef",
+    "aux_loss_alpha",
+    "moe_loss_weight",
+    "router_jitter_noise",
+    "input_jitter_noise",
+)
+"""Auxiliary losses and noise of mixtures of experts."""
 
 
 def check_config(config: PreTrainedConfig) -> None:
@@ -43,15 +45,20 @@ def check_config(config: PreTrainedConfig) -> None:
 
 
 def training_settings_ignored(config: PreTrainedConfig) -> list[str]:
-    """Return the settings of dropout and auxiliary losses that are in use in a model's own training, as name = value.
+    """Return the settings of dropout, noise and auxiliary losses that are in use in a model's own training, as
+    name = value.
 
-    Ratios of probabilities need the same model while sampling and training, so dropout is off; losses of a mixture of
-    experts' router are no part of the losses here.
+    Ratios of probabilities need the same model while sampling and training, so dropout and noise are off; losses of a
+    mixture of experts' router are no part of the losses here.
     """
     values = config.get_text_config().to_dict()
-    dropout = [n for n in sorted(values) if re.search(r"drop(out|_?path)?|pdrop", n) and "classifier" not in n]
-    router = [n for n in ("router_aux_loss_coef", "router_z_loss_coef", "aux_loss_alpha") if n in values]
-    return [f"{n} = {values[n]:g}" for n in (*dropout, *router) if isinstance(values[n], int | float) and values[n] > 0]
+    # Some keep those of the attention and of the experts in settings of their own.
+    for part in [value for value in values.values() if isinstance(value, dict)]:
+        values = {name: value for name, value in part.items() if isinstance(name, str)} | values
+    # Those of classifiers and summaries are for other heads.
+    names = [n for n in sorted(values) if "drop" in n and not n.startswith(("classifier", "summary"))]
+    names += [n for n in ROUTER_SETTINGS if n in values]
+    return [f"{n} = {values[n]:g}" for n in names if isinstance(values[n], int | float) and values[n] > 0]
 
 
 def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
@@ -94,15 +101,15 @@ def check_logits_match(model: PreTrainedModel, reference: str = "eager") -> None
     for logits, in_dtype in ((plain, ""), (own_plain, f" in {str(model.dtype)[6:]} (model.dtype)")):
         if not torch.isfinite(logits).all():
             raise SettingError("model.path", f"the logits of {kind!r} are not finite{in_dtype}")
-    scale = _rms(plain - plain.mean(-1, keepdim=True)).max()
+    scale = rms(plain - plain.mean(-1, keepdim=True)).max()
     # How much the first token matters to those after it, and so what a wrong attention would change.
-    effect = _rms(other - plain)[1:].max()
+    effect = rms(other - plain)[1:].max()
     # Norms and softmax round to float32 whatever the type.
-    if _rms(packed - plain).max() > 1e-3 * effect + 1e-5 * scale:
+    if rms(packed - plain).max() > 1e-3 * effect + 1e-5 * scale:
         message = f"{kind!r} computes something else than causal attention, which cannot be packed"
         raise UnsupportedAttentionError(message)
     # Not the largest: in a mixture of experts rounding may choose other experts for a token.
-    ours, own = (_rms(logits - plain).quantile(0.75) for logits in (own_packed, own_plain))
+    ours, own = (rms(logits - plain).quantile(0.75) for logits in (own_packed, own_plain))
     if model.dtype != wide and ours > 4 * own + 4 * torch.finfo(model.dtype).eps * scale:
         message = f"{kind!r} in {str(model.dtype)[6:]} differs from its own attention by more than rounding"
         raise UnsupportedAttentionError(message)
@@ -167,42 +174,6 @@ class _ForkProbe:
         return torch.cat([found[0], found[1][self.fork :]])
 
 
-def _rms(values: Tensor) -> Tensor:
-    """[N, V] -> [N]."""
-    return values.square().mean(-1).sqrt()
-
-
-@contextmanager
-def in_type(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Let the model compute in another type, with each module's own weights converted only while it runs.
-
-    A copy of all of them might not fit into memory.
-    """
-    narrow: dict[nn.Module, list[tuple[nn.Parameter, Tensor]]] = {}
-
-    def widen(module: nn.Module, _: object) -> None:
-        floats = [p for p in module.parameters(recurse=False) if p.is_floating_point()]
-        narrow[module] = [(p, p.data) for p in floats]
-        for parameter in floats:
-            parameter.data = parameter.data.to(dtype)
-
-    def restore(module: nn.Module, *_: object) -> None:
-        for parameter, values in narrow.pop(module, []):
-            parameter.data = values
-
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(widen))
-        handles.append(module.register_forward_hook(restore, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in list(narrow):
-            restore(module)
-
-
 @torch.no_grad()
 def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True) -> bool:
     """Return whether logits are the output embeddings applied to the last hidden states, with nothing after that.
@@ -213,7 +184,7 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
     head = model.get_output_embeddings()
     if head is None:
         return False
-    inputs = _one_sequence(probe_ids(model), supports_tree_attention)
+    inputs = one_sequence(probe_ids(model), supports_tree_attention)
     hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
     seen: list[Tensor] = []
 
@@ -230,37 +201,6 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
         return False
     expected = torch.linspace(-200, 200, logits.numel(), dtype=hidden.dtype, device=logits.device).view_as(logits)
     return torch.equal(logits, expected.to(logits.dtype))
-
-
-@torch.no_grad()
-def sequence_logprobs(
-    model: PreTrainedModel, ids: Tensor, temperature: float, supports_tree_attention: bool = True
-) -> Tensor:
-    """Return float32 [n, V]: log-probabilities of what follows each token of a sequence [n], at a temperature."""
-    return torch.log_softmax(model(**_one_sequence(ids, supports_tree_attention)).logits[0].float() / temperature, -1)
-
-
-def _one_sequence(ids: Tensor, supports_tree_attention: bool) -> dict[str, Any]:
-    """Inputs of a forward over a sequence [n]."""
-    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": False}
-    if supports_tree_attention:
-        positions = torch.arange(len(ids), device=ids.device)
-        inputs["position_ids"] = positions[None]
-        inputs["attention_context"] = TreeAttention([0, len(ids)], torch.full_like(ids, len(ids)), positions)
-    return inputs
-
-
-def probe_ids(model: PreTrainedModel) -> Tensor:
-    """Return a fixed sequence of different tokens, [PROBE_LEN] where the vocabulary allows."""
-    ids = (torch.arange(PROBE_LEN) * 7919 + 3) % vocabulary_size(model)
-    return ids.to(model.device)
-
-
-def vocabulary_size(model: PreTrainedModel) -> int:
-    """Return the number of tokens that the model has an embedding for."""
-    embedding = model.get_input_embeddings()
-    assert isinstance(embedding.weight, Tensor)
-    return embedding.weight.shape[0]
 
 
 def _check_window(model: PreTrainedModel, context: "_RecordingAttention", probe: _ForkProbe, reference: str) -> None:

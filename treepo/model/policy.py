@@ -15,9 +15,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from treepo.distributed import resolve_device
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
-from treepo.model.compatibility import check_config, check_logits_match, max_exact_len, vocabulary_size
+from treepo.model.causality import check_causal
+from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
+from treepo.model.probe import vocabulary_size
 from treepo.model.safety import check_before_loading, check_model_files
 from treepo.model.saving import save_model
 from treepo.model.tokenizer import load_tokenizer
@@ -41,10 +43,12 @@ class Policy:
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Token ids that end a response, from the generation settings and the tokenizer."""
+        """Token ids that end a response, from the generation settings and the tokenizer, without those that the model
+        has no embedding for: it never samples them."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids = list(configured) if isinstance(configured, list) else [configured]
-        return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if isinstance(i, int)}))
+        ids = list(configured) if isinstance(configured, list | tuple) else [configured]
+        size = vocabulary_size(self.model)
+        return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if type(i) is int and 0 <= i < size}))
 
     @property
     def max_len(self) -> int | None:
@@ -112,8 +116,8 @@ def load_policy(
 
     device: see ModelSettings. packable: whether its attention is to be told which tokens see which, as packing and the
     embedded engine need; without it a model runs as in transformers, one trajectory per row. Raises SettingError for
-    model.path if there is no model, no tokenizer, no safetensors weights, or if they do not fit each other;
-    UnsupportedAttentionError if the model is to be packable and is not.
+    model.path if there is no model, no tokenizer, no safetensors weights, if they do not fit each other, or if later
+    tokens change what the model predicts; UnsupportedAttentionError if the model is to be packable and is not.
     """
     device = resolve_device(device)
     _check_device(device)
@@ -139,6 +143,7 @@ def load_policy(
         model.eval()
         if packable:
             check_logits_match(model)
+        check_causal(model)
     except UnsupportedAttentionError:
         raise
     except Exception as error:

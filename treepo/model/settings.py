@@ -15,7 +15,7 @@ class ModelSettings:
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights. To train in bfloat16, keep them in float32 and set train.autocast: small steps are lost in
-    narrower weights."""
+    narrower weights. float16 is for evaluating and sampling alone."""
 
     device: str = "auto"
     """Device of the model: cpu, cuda, cuda:1; auto takes a GPU if there is one, else the CPU."""

@@ -9,6 +9,9 @@ from treepo.report.run_log import Metrics
 NEARLY_ALL = 0.9
 """Share from which on a kind of answer leaves nothing to learn from."""
 
+MOST = 0.5
+"""Share of the weights that an update leaves as they were from which on it is said."""
+
 MIN_REPEAT = 5
 """Steps in a row after which it is said once more."""
 
@@ -41,8 +44,9 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
     """What makes a training step useless, or nearly so; None if nothing does. metrics: those of the step."""
     if found := _of_answers(metrics):
         return found
-    if (unchanged := metrics.get("update/frac_unchanged", 0.0)) >= NEARLY_ALL:
-        cause = "a step of optim.lr is too small for the type of the weights to hold; keep them in float32"
+    if (unchanged := metrics.get("update/frac_unchanged", 0.0)) >= MOST:
+        rate = f" ({metrics['update/lr']:.2g} here)" if "update/lr" in metrics else ""
+        cause = f"a step of optim.lr{rate} is too small for the type of the weights to hold; keep them in float32"
         text = f'{_percent(unchanged)} of the weights did not change: {cause} (model.dtype = "float32"'
         return Finding("unchanged", f'{text} with train.autocast = "bfloat16"), or raise optim.lr')
     if metrics.get("problems/trained", 1):

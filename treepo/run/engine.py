@@ -19,8 +19,8 @@ from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
-from treepo.model.compatibility import TOLERANCE, probe_ids, sequence_logprobs, vocabulary_size
 from treepo.model.policy import Policy
+from treepo.model.probe import TOLERANCE, probe_ids, sequence_logprobs, vocabulary_size
 from treepo.utils.foreign_errors import vllm_complaint
 
 MAX_SERVER_TEMPERATURE = 2.0

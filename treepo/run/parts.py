@@ -66,8 +66,9 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
         logger.warning("nothing is shared: trajectories are sampled and trained one by one, since %s", reason)
     if not policy.eos_ids:
         logger.warning(
-            "the model has no end-of-sequence token (eos_token_id of generation_config.json or the tokenizer): answers "
-            'end at a complete answer, with stopping.answer = "answer", or at the longest response'
+            "the model has no end-of-sequence token in its vocabulary (see eos_token_id of generation_config.json and "
+            'the eos_token of the tokenizer): answers end at a complete answer, with stopping.answer = "answer", or at '
+            "the longest response"
         )
     if config.lora.rank:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Scorer:
     """The scorer of packed trees under a policy that is not sharded yet."""
     if ignored := training_settings_ignored(policy.model.config):
-        logger.info("the model is trained without its dropout and auxiliary losses: %s", ", ".join(ignored))
+        logger.info("the model is trained without its dropout, noise and auxiliary losses: %s", ", ".join(ignored))
     return Scorer(
         policy.model,
         temperature=config.engine.temperature,

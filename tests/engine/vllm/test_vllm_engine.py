@@ -17,8 +17,8 @@ from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
-from treepo.model.compatibility import sequence_logprobs
 from treepo.model.lora import add_adapter, merged
+from treepo.model.probe import sequence_logprobs
 from treepo.model.settings import LoraSettings
 
 pytestmark = needs_vllm
