@@ -4,17 +4,22 @@ import hashlib
 import json
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.errors import DamagedError, LostError, PeerError
+from treepo.errors import DamagedError, LostError, PeerError, SettingError
 from treepo.learn.train_state import TrainState, save_tensors
+from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import PARTIAL, sync, write_text
+from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +27,20 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the sizes and checksums (blake2b) of all files of a folder, and sync the folder to the disk."""
+def write_manifest(folder: Path, identity: "Identity") -> None:
+    """Write whose checkpoint it is, and the sizes and checksums (blake2b) of all files of a folder; sync the folder."""
     files = {path.name: _facts(path) for path in _files(folder)}
-    write_text(folder / MANIFEST, json.dumps({"files": files}, indent=1))
+    write_text(folder / MANIFEST, json.dumps(asdict(identity) | {"files": files}, indent=1))
     sync(folder)
 
 
-def check_manifest(folder: Path) -> None:
-    """Raise DamagedError unless the folder holds exactly the files of its manifest, bit for bit."""
+def check_manifest(folder: Path) -> "Identity":
+    """Return whose checkpoint it is. Raises DamagedError unless the folder holds exactly the files of its manifest, bit
+    for bit."""
     try:
-        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        files = _files(folder)
+        manifest = json.loads(read_plain(folder / MANIFEST, JSON_BYTES))
+        identity = IDENTITY.validate_python({name: manifest[name] for name in ("run", "step")}, strict=True)
+        known, files = manifest["files"], _files(folder)
         if names := {path.name for path in files} ^ set(known):
             raise DamagedError(f"{min(names)} is missing or unknown")
         for path in files:
@@ -41,6 +48,7 @@ def check_manifest(folder: Path) -> None:
                 raise DamagedError(f"{path.name} has {path.stat().st_size} bytes, not {known[path.name]['bytes']}")
             if _facts(path) != known[path.name]:
                 raise DamagedError(f"{path.name} was changed: its checksum is another")
+        return identity
     except OSError as error:
         raise DamagedError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
     # A manifest that was damaged itself need not be text, JSON, or of the right form.
@@ -53,8 +61,19 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _facts(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, "blake2b").hexdigest()}
+    with open_plain(path) as file:
+        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest()}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose checkpoint it is. run: a random name that the run was given when it started; empty if it has none."""
+
+    run: str
+    step: int
+
+
+IDENTITY = TypeAdapter(Identity)
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,9 @@ class Progress:
     step: int
     best: float
     best_step: int
+
+
+PROGRESS = TypeAdapter(Progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +107,14 @@ class CheckpointStore:
     """The folder checkpoints/ of a run, on a disk that all processes see.
 
     keep: how many are kept, besides the best. processes: those that write together, over a group of their own if that
-    happens beside training; the first names, drops and checks, and all take part in `write`.
+    happens beside training; the first names, drops and checks, and all take part in `write`. run: the name of the run
+    in `Identity`; that of its checkpoints is not looked at if it is empty.
     """
 
     folder: Path
     keep: int
     processes: DistContext = SINGLE_PROCESS
+    run: str = ""
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
@@ -125,7 +149,7 @@ class CheckpointStore:
     def _complete(self, partial: Path, final: Path, snapshot: Snapshot) -> None:
         """Add the rest to the tensors, and give the whole its name."""
         write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
-        write_manifest(partial)
+        write_manifest(partial, Identity(self.run, snapshot.progress.step))
         if final.exists():
             # It is damaged, or the run would have been resumed from it.
             shutil.rmtree(final)
@@ -134,24 +158,53 @@ class CheckpointStore:
         self._prune(snapshot.progress)
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint that is as it was written; a warning names each that is not."""
+        """The step of the newest checkpoint that is as it was written; a warning names each that is not.
+
+        Raises SettingError for one that was written by another run, or at another step.
+        """
         for step in reversed(self.steps()):
             try:
-                check_manifest(self._path(step))
+                self._check_identity(step, check_manifest(self._path(step)))
             except DamagedError as error:
                 logger.warning("checkpoint of step %d is damaged and passed over: %s", step, error)
             else:
                 return step
         return None
 
+    def _check_identity(self, step: int, identity: Identity) -> None:
+        whose = "of another run" if self.run and identity.run != self.run else ""
+        if identity.step != step:
+            whose = f"of step {identity.step}"
+        if whose:
+            message = f"{str(self._path(step))!r} is a checkpoint {whose}; remove it to go on from those of this run"
+            raise SettingError("resume", message)
+
+    def found_run(self) -> str:
+        """The name of the run in the newest manifest that can be read; empty if there is none."""
+        for step in reversed(self.steps()):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+                manifest = json.loads(read_plain(self._path(step) / MANIFEST, JSON_BYTES))
+                return IDENTITY.validate_python({name: manifest[name] for name in ("run", "step")}).run
+        return ""
+
     def restore(self, step: int, train_state: TrainState) -> Progress:
         """Load a checkpoint that `newest` has found to be whole.
 
-        Raises ValueError if it is of another model.
+        Raises SettingError if it is of another model, or holds something else.
         """
-        state = json.loads((self._path(step) / STATE).read_text(encoding="utf-8"))
-        train_state.restore(self._path(step), state)
-        return Progress(state["step"], state["best"], state["best_step"])
+        path = self._path(step) / STATE
+        try:
+            state = json.loads(read_plain(path, JSON_BYTES))
+            progress = PROGRESS.validate_python({name: state[name] for name in ("step", "best", "best_step")})
+            train_state.restore(self._path(step), state)
+        except SettingError:
+            raise
+        # Its checksum is right, so somebody has made it.
+        except (OSError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SettingError("resume", f"{str(path)!r} holds no state of a run: {error_line(error)}") from error
+        if progress.step != step:
+            raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
+        return progress
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"

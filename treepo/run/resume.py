@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
-from pydantic import TypeAdapter
 
 import treepo
 from treepo.config.load import read_recipe, resolve, to_toml
@@ -27,13 +27,11 @@ from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN
-from treepo.utils.files import open_plain, read_plain
+from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
+from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import replace_text
 
 logger = logging.getLogger(__name__)
-
-NAME = "initial.json"
 
 NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
@@ -43,18 +41,20 @@ def record_initial_state(run: Run, out: Path) -> None:
     """Keep what the run starts with, for `check_initial_state`. Must come before its first step."""
     state = _initial_state(run)
     if run.processes.is_first:
-        replace_text(out / NAME, json.dumps(state, indent=1) + "\n")
+        # Where what was recorded is lost, its checkpoints say which run it is.
+        state["run"] = CheckpointStore(out / CHECKPOINTS, keep=1).found_run() or uuid4().hex
+        replace_text(out / INITIAL, json.dumps(state, indent=1) + "\n")
 
 
 def check_initial_state(run: Run, out: Path) -> None:
     """Raise SettingError if the model or the problems that were loaded are not those that the run was started with."""
-    path = out / NAME
+    path = out / INITIAL
     if not run.processes.broadcast(path.exists()):
         # It ended before its first step.
         record_initial_state(run, out)
         return
     try:
-        before = TypeAdapter(dict[str, str]).validate_json(read_plain(path))
+        before = INITIAL_STATE.validate_json(read_plain(path, JSON_BYTES))
     except (OSError, ValueError) as error:
         raise SettingError("resume", f"{str(path)!r} cannot be read: {error}") from error
     now = _initial_state(run)
@@ -167,7 +167,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
 
 def _restore(run: Run, out: Path) -> Progress:
     check_initial_state(run, out)
-    store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep)
+    store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run=recorded_run(out))
     step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
     if run.processes.is_first:
         last = -1 if step is None else step
