@@ -1,6 +1,8 @@
 """Every exception class of the package."""
 
+import errno
 import signal
+from pathlib import Path
 from typing import Any
 
 NOT_GIVEN = ...
@@ -36,6 +38,31 @@ class StrategyError(ValueError):
 
 class VerifierStartError(SettingError):
     """No worker can judge with this verifier."""
+
+
+class WriteError(Exception):
+    """A file or folder cannot be written: no room, no right, a disk that fails.
+
+    path: the file or folder. reason: what the system says. lost: what is not on disk because of it.
+    """
+
+    def __init__(self, path: Path, reason: str, lost: str) -> None:
+        super().__init__(path, reason, lost)
+        self.path = path
+        self.reason = reason
+        self.lost = lost
+
+    @classmethod
+    def of(cls, error: OSError, path: Path, lost: str) -> "WriteError":
+        """What the system said, about this path."""
+        return cls(path, error.strerror or str(error), lost)
+
+    def __str__(self) -> str:
+        return " ".join(f"{str(self.path)!r} cannot be written ({self.reason}); lost: {self.lost}".splitlines())
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What the system says of a disk that is full or fails, whatever the path."""
 
 
 class PeerError(Exception):
@@ -75,7 +102,10 @@ class TrackerError(Exception):
 
 
 USER_ERRORS = (SettingError, StrategyError, EngineError, TrackerError, VerifierError)
-"""What the command line shows as one line, with exit code 2. Every other error keeps its traceback."""
+"""What the command line shows as one line, with exit code 2."""
+
+RESOURCE_ERRORS = (WriteError, MemoryError)
+"""What it shows as one line, with exit code 3: no room on the disk or in memory."""
 
 
 class NonFiniteUpdateError(Exception):

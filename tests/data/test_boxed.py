@@ -1,4 +1,4 @@
-r"""Answers in \boxed{...}: nested, escaped, unclosed, many, and very many."""
+r"""Answers in \boxed{...}: nested, escaped, unclosed, without braces, many, and very many."""
 
 import time
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.grow.reference import has_closed_box, is_escaped
-from treepo.data.boxes import has_open_box, last_box
+from treepo.data.boxes import count_boxes, find_last_box, has_open_box, last_box
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from treepo.data.boxes import has_open_box, last_box
         (r"\boxed{1}}}", "1"),
         (r"}}\boxed{1}", "1"),
         (r"{{{\boxed{1}", "1"),
-        (r"\boxed{1} and \boxed{2", "1"),  # the last complete one
+        (r"\boxed{1} and \boxed{2", None),  # what is begun last counts
         (r"\boxed{1 \boxed{2}", "2"),
         (r"\boxed{1 \boxed{2} 3}", "2"),
         (r"\boxed{x}\boxed{\boxed{y}}", "y"),
@@ -39,14 +39,36 @@ from treepo.data.boxes import has_open_box, last_box
         (r"\boxed{1\}", None),
         (r"\boxed{1\\\}", None),
         (r"boxed{1}", None),
-        (r"\fbox{1}", None),
+        (r"\fbox{1}", "1"),
+        (r"\framebox{1}", "1"),
+        (r"\boxed {42}", "42"),
+        ("\\boxed\n {42}", "42"),
+        (r"\boxed 42", "42"),
+        (r"\boxed5", "5"),
+        (r"$\boxed 5$.", "5"),
+        (r"\(\boxed 5\) it is", "5"),
+        (r"\boxed 42. So", "42"),
+        (r"\boxed -3, as", "-3"),
+        (r"\boxed - 3", "- 3"),
+        (r"\boxed\frac12 it is", r"\frac12"),
+        (r"\boxed \frac{1}{ 2} it is", r"\frac{1}{ 2}"),
+        (r"\boxed 10\,000 km", r"10\,000"),
+        (r"(\boxed 5)", "5"),
+        (r"{\boxed 5}", "5"),
+        (r"\boxed (1, 2) it is", "(1, 2)"),
+        (r"\boxed\{1, 2\}", r"\{1, 2\}"),
+        (r"\boxed (1, 2", None),
+        (r"\boxed{1} and \fbox{2", None),
+        (r"\boxed{1}, in \boxed notation as \boxed.", "1"),
+        (r"\boxed{1} \boxed", "1"),
+        (r"\boxedtext{1}", None),
         (r"\\boxed{1}", None),  # a line break and the word "boxed"
         (r"{\boxed}{1}", None),
         ("\\", None),
     ],
 )
 def test_last_box(text: str, expected: str | None) -> None:
-    """The last complete box, by where it opens."""
+    """The box that opens last, if it is closed."""
     assert last_box(text) == expected
 
 
@@ -55,25 +77,21 @@ pieces = st.lists(st.sampled_from(["\\boxed{", "{", "}", "}", "\\", "\\{", "\\}"
 
 @settings(max_examples=600, deadline=None)
 @given(pieces.map("".join))
-def test_a_box_is_found_if_and_only_if_one_closes(text: str) -> None:
-    """Against a quadratic search that counts braces after every opening."""
+def test_a_box_is_found_if_and_only_if_the_last_one_closes(text: str) -> None:
+    """Against a search that counts braces after the last opening."""
     assert (last_box(text) is not None) == has_closed_box(text)
 
 
 @settings(max_examples=600, deadline=None)
 @given(pieces.map("".join))
-def test_the_content_is_what_the_last_closing_box_holds(text: str) -> None:
-    """Against the same search from the last opening backwards."""
-    opening, expected = "\\boxed{", None
-    for start in range(len(text)):
-        if text.startswith(opening, start) and not is_escaped(text, start):
-            rest = text[start + len(opening) :]
-            ends = [
-                i for i in range(len(rest)) if rest[i] == "}" and balance(rest[:i]) == 0 and not is_escaped(rest, i)
-            ]
-            if ends:
-                expected = rest[: ends[0]]
-    assert last_box(text) == expected
+def test_the_content_is_what_the_last_opening_holds(text: str) -> None:
+    """Its braces are balanced, and the box ends just behind it."""
+    found = find_last_box(text)
+    if found is not None:
+        content = text[found.start : found.end]
+        assert text[: found.start].endswith("\\boxed{") and text[found.end : found.close] == "}"
+        assert "\\boxed{" not in content.replace("\\\\", "")
+        assert balance(content) == 0
 
 
 def balance(text: str) -> int:
@@ -82,7 +100,23 @@ def balance(text: str) -> int:
     return free.count("{") - free.count("}")
 
 
-@pytest.mark.parametrize("text", ["\\boxed{", "{", "\\boxed{}", "\\", "\\boxed{{", "x\\boxed{1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "\\boxed{",
+            "{",
+            "\\boxed{}",
+            "\\",
+            "\\boxed{{",
+            "x\\boxed{1",
+            "\\boxed ",
+            "\\boxed 1",
+            "\\boxed (1",
+            "\\fbox",
+        ),
+    ],
+)
 def test_a_megabyte_takes_linear_time(text: str) -> None:
     """Whatever is repeated, also when it is closed at the very end."""
     many = text * (1_000_000 // len(text))
@@ -94,7 +128,31 @@ def test_a_megabyte_takes_linear_time(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_open"),
-    [("", False), ("\\boxed{1}", False), ("\\boxed{1", True), ("\\boxed{1} \\boxed{2", True), ("\\boxed{ {1} ", True)],
+    [
+        ("", False),
+        ("\\boxed{1}", False),
+        ("\\boxed{1", True),
+        ("\\boxed{1} \\boxed{2", True),
+        ("\\boxed{ {1} ", True),
+        ("\\boxed 4", True),
+        ("\\boxed 4 ", False),
+        ("$\\boxed 4$", False),
+        ("\\boxed (1, 2", True),
+        ("\\boxed{1} \\boxed", True),
+        ("\\boxed notation ", False),
+    ],
 )
 def test_an_open_box_is_one_that_is_never_closed(text, is_open):
     assert has_open_box(text) is is_open
+
+
+def test_a_box_without_braces_is_complete_when_it_can_no_longer_grow():
+    """During growth 4 may become 42."""
+    assert find_last_box("\\boxed 4", ended=False) is None
+    assert find_last_box("\\boxed 4", ended=True) == (7, 8, 8)
+    assert find_last_box("\\boxed 4.", ended=False) is None
+    assert find_last_box("\\boxed 4. ", ended=False) == (7, 8, 9)
+
+
+def test_boxes_are_counted_where_they_open():
+    assert count_boxes("\\boxed{1} \\fbox{2} \\boxed 3 \\boxed notation \\\\boxed{4} \\boxed{5") == 4

@@ -51,7 +51,6 @@ def test_a_mark_that_says_nothing_is_named(answer, message):
         (r"so $\boxed \frac{1}{2}$.", r"\frac{1}{2}"),
         (r"so $\boxed {4}$.", "4"),
         (r"so \fbox{5}.", "5"),
-        (r"so \boxed{6} and \boxed{7", "6"),
     ],
 )
 def test_the_last_box_of_a_solution(solution, answer):
@@ -59,7 +58,10 @@ def test_the_last_box_of_a_solution(solution, answer):
     assert RecordFormat(answer_field="solution", answer_in_box=True).ground_truth({"solution": solution}) == answer
 
 
-@pytest.mark.parametrize(("solution", "message"), [("so 2", "no complete"), (r"so \boxed{ }", "is empty")])
+@pytest.mark.parametrize(
+    ("solution", "message"),
+    [("so 2", "no complete"), (r"so \boxed{ }", "is empty"), (r"so \boxed{6} and \boxed{7", "no complete")],
+)
 def test_a_solution_without_an_answer_is_named(solution, message):
     with pytest.raises(ValueError, match=f"{message}.*"):
         RecordFormat(answer_field="solution", answer_in_box=True).ground_truth({"solution": solution})

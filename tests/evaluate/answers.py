@@ -14,6 +14,7 @@ TRUE = AnswerRecord(
     ground_truth="42",
     response="It is \\boxed{42}.",
     extracted_answer="42",
+    vote="42",
     correct=1.0,
     outcome="graded",
     num_tokens=7,

@@ -145,7 +145,7 @@ def test_many_votes_find_the_majority():
         (lambda: pass_at_k(np.array([0.0, np.nan]), 1), "correct: must lie within 0 and 1, got nan"),
         (lambda: avg_at_k(np.array([0.0, -1.0])), "correct: must lie within 0 and 1, got -1.0"),
         (lambda: maj(np.ones(3), ["1"] * 3, 0), "k: maj@0 needs k >= 1"),
-        (lambda: maj(np.ones(3), ["1"] * 2, 1), "extracted_answers: 2 answers for 3 values"),
+        (lambda: maj(np.ones(3), ["1"] * 2, 1), "votes: 2 votes for 3 values"),
     ],
 )
 def test_what_cannot_be_estimated_is_named(call, message):

@@ -17,7 +17,7 @@ CHEAP = EstimateSettings(num_votes=200, num_resamples=200)
 def judged(problem: int, correct: list[float], given: list[str | None], **fields) -> list[AnswerRecord]:
     """Answers to one problem with what the verifier says."""
     records = answers(problem, len(correct), **fields)
-    return [replace(r, correct=c, extracted_answer=g) for r, c, g in zip(records, correct, given, strict=True)]
+    return [replace(r, correct=c, extracted_answer=g, vote=g) for r, c, g in zip(records, correct, given, strict=True)]
 
 
 def found(records: list[AnswerRecord], settings: EstimateSettings = CHEAP, cost: Cost | None = None) -> list[Result]:
@@ -173,7 +173,7 @@ def test_all_gains_are_over_the_first_row():
     """Not over the row before: the third is as good as the second, and both are better than the first."""
     right = [judged(i, [1.0] * 2, ["7"] * 2, model="b") for i in range(10)]
     better = [r for records in right for r in records]
-    first = [replace(r, model="a", correct=0.0, extracted_answer="8") for r in better]
+    first = [replace(r, model="a", correct=0.0, extracted_answer="8", vote="8") for r in better]
     _, second, third = found(first + better + [replace(r, model="c") for r in better])
     assert second.gain.avg.value == third.gain.avg.value == 1.0
     assert second.gain.maj.value == third.gain.maj.value == 1.0
@@ -183,7 +183,7 @@ def test_a_gain_is_known_better_than_two_figures():
     """Answers that differ from the first in one problem of ten: the interval of the gain is the narrower one."""
     records = many(200, 4, model="a")
     better = [
-        replace(r, model="b", correct=1.0, extracted_answer="7")
+        replace(r, model="b", correct=1.0, extracted_answer="7", vote="7")
         if int(r.problem.split(":")[-1]) % 10 == 0
         else replace(r, model="b")
         for r in records

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.evaluate.answers import TRUE, answers
 from tests.real_data import real_records
-from treepo.errors import SettingError
+from treepo.errors import WriteError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey
 from treepo.evaluate.store import AnswerStore
 
@@ -160,7 +160,7 @@ def test_a_killed_process_leaves_whole_problems_or_none(tmp_path):
 def test_an_error_while_a_part_is_written_leaves_no_part(tmp_path, monkeypatch):
     store = begun(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(SettingError, match="out: cannot write '.*part-000001.*': disk full"):
+    with pytest.raises(WriteError, match=r"part-000001.* cannot be written \(disk full\); lost: what was answered"):
         store.append(answers(1), COST)
     assert store.done() == set()
 
@@ -177,6 +177,16 @@ def test_a_damaged_part_is_named_in_one_line(damage, tmp_path):
     for read in (store.read, store.done, store.costs, store.compact, lambda: store.claim(SETTINGS) or store.read()):
         with pytest.raises(ValueError, match=rf"^out: '{path}' cannot be read as answers: [^\n]+$"):
             read()
+
+
+def test_answers_of_an_earlier_version_are_told_apart(tmp_path):
+    """They have no votes, which cannot be made up without the verifier."""
+    store = begun(tmp_path)
+    store.append(answers(1), COST)
+    (path,) = tmp_path.glob("part-*")
+    pq.write_table(pq.read_table(path).drop_columns("vote"), path)
+    with pytest.raises(ValueError, match="no column 'vote', as in files of another version$"):
+        store.read()
 
 
 def test_a_flipped_byte_in_a_response_is_found(tmp_path):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from treepo.evaluate.records import Cost
 from treepo.evaluate.results import DatasetResult, Estimate, Result, relative_cost, to_json
-from treepo.evaluate.table import rich_table, text_tables
+from treepo.evaluate.table import MAJORITY, rich_table, text_tables
 
 HALF = Estimate(0.5, 0.4, 0.625)
 
@@ -76,6 +76,15 @@ def test_what_was_not_measured_has_no_figure():
     assert column(results, "Outcomes, percent of answers", "crash") == ["0.0", "25.0"]
 
 
+def test_the_majority_has_its_table_beside_the_votes_drawn_at_random():
+    """Results of earlier versions have no majority."""
+    whole = replace(SEQUENTIAL, datasets=(part("aime", majority=HALF),), overall=part("overall", majority=HALF))
+    assert column([whole], MAJORITY, "aime") == ["50.0 (40.0-62.5)"]
+    assert column([whole, SEQUENTIAL], MAJORITY, "aime") == ["50.0 (40.0-62.5)", "-"]
+    titles = [table.title for table in text_tables([whole])]
+    assert titles.index(MAJORITY) == titles.index("maj@k") + 1
+
+
 def test_a_single_set_has_no_column_of_all():
     """It repeated the set's own figures, with slightly different intervals."""
     one = [replace(r, datasets=(part("aime"),)) for r in (SEQUENTIAL, TREE)]
@@ -130,7 +139,7 @@ def test_neither_figures_nor_names_are_lost_on_a_narrow_terminal():
 
 
 def test_tables_of_no_results_have_no_rows():
-    assert [table.rows for table in text_tables([])] == [()] * 6
+    assert [table.rows for table in text_tables([])] == [()] * 7
     assert to_json([]) == "[]\n"
 
 

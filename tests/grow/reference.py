@@ -103,9 +103,9 @@ def is_escaped(text: str, i: int) -> bool:
 
 
 def has_closed_box(text: str) -> bool:
-    r"""Whether a \boxed{ finds its own closing brace, counting every brace after it that is not escaped."""
+    r"""Whether the last \boxed{ finds its closing brace, counting every brace after it that is not escaped."""
     opening = "\\boxed{"
-    for start in range(len(text)):
+    for start in reversed(range(len(text))):
         if not text.startswith(opening, start) or is_escaped(text, start):
             continue
         depth = 1
@@ -114,6 +114,7 @@ def has_closed_box(text: str) -> bool:
                 depth += 1 if text[i] == "{" else -1
             if depth == 0:
                 return True
+        return False
     return False
 
 

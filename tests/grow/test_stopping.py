@@ -180,8 +180,8 @@ def read(ids: Sequence[int]) -> str:
 @pytest.mark.parametrize(
     ("answers", "pieces", "rest"),
     [
-        (FinalAnswer(mark="####"), ["so", "#", "###", " 7", "2", "\n"], "so"),
-        (FinalAnswer(tag="answer"), ["<answer>", " 7", "2", "</answer>"], "so"),
+        (FinalAnswer(extract_from=("mark",)), ["so", "#", "###", " 7", "2", "\n"], "so"),
+        (FinalAnswer(extract_from=("tag",)), ["<answer>", " 7", "2", "</answer>"], "so"),
         (ChoiceVerifier(), ["so", "Answer: B", "\n"], "so"),
     ],
 )

@@ -116,12 +116,12 @@ def test_a_failing_write_keeps_the_previous_one_and_warns(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
     writer.start(Snapshot.of(train_state, Progress(2, 0.0, 0)))
     writer.wait()
-    assert not writer.has_failed
+    assert not writer.failure
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "write_manifest", no_space)
         writer.start(Snapshot.of(train_state, Progress(3, 0.0, 0)))
         writer.wait()
-    assert writer.has_failed
+    assert writer.failure == "No space left on device"
     assert warnings_of(caplog)[1] == (
         "checkpoint of step 3 could not be written (No space left on device); the last one is of step 2"
     )

@@ -83,6 +83,10 @@ class ToyTask:
         """What the judge says of each."""
         return [Verdict(self.judge_one(*pair), Outcome.GRADED, None) for pair in asked]
 
+    def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether they are the same text."""
+        return [first == second for first, second in pairs]
+
 
 class NotingUpdater(Updater):
     """An updater that remembers what it was given."""

@@ -117,6 +117,21 @@ def test_an_evaluations_accuracy_cost_and_gain():
         assert series["low"] == [gain["avg"]["low"], gain["maj"]["low"]]
 
 
+def test_the_majority_is_drawn_beside_the_votes_that_are_drawn_at_random(tmp_path):
+    """Results of earlier versions hold none, and lack the chart."""
+    results = json.loads(EVALUATION.read_text())["results"]
+    for result in results:
+        for part in (*result["datasets"], result["overall"]):
+            part["majority"] = {"value": 0.75, "low": 0.5, "high": 0.875}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    drawn = charts(tmp_path / "results.json")
+    for series in drawn["eval-majority-k"]["series"]:
+        assert (series["y"], series["low"], series["high"]) == ([0.75], [0.5], [0.875])
+    results[0]["overall"]["majority"] = None
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert "eval-majority-k" not in charts(tmp_path / "results.json")
+
+
 def test_votes_of_different_size_are_drawn_over_k(tmp_path):
     results = json.loads(EVALUATION.read_text())["results"][:2]
     results[1]["k"] = 4

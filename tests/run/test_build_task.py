@@ -12,8 +12,10 @@ from treepo.config.schema import BUILT_IN_TASK
 from treepo.data.prompts import PromptTemplate
 from treepo.errors import SettingError
 from treepo.model.policy import Policy, load_policy
+from treepo.run.reasoning import for_prompts
 from treepo.run.task import build_task
 from treepo.tasks.chain_sums import MAX_PROMPT_TOKENS
+from treepo.verify.numeric import NumericVerifier
 from treepo.verify.task import VerifiedTask
 
 TREE = {"width": 4, "depth": 2, "segment_len": 4}
@@ -202,6 +204,29 @@ def test_the_built_in_task_refuses_a_verifier_or_prompt_of_its_own(section: dict
     """It took them, and went on with its own without a word."""
     with pytest.raises(SettingError, match=f"^{next(iter(section))}: the built-in task has its own"):
         build_task(resolve(BUILT_IN_TASK, section), policy, 10_000)
+
+
+def test_where_prompts_end_in_think_answers_count_behind_it_alone(
+    policy: Policy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A box in reasoning that the template had opened stopped the path and was judged."""
+    path = write(tmp_path / "sums.jsonl", *sums(30))
+    with caplog.at_level("INFO", "treepo"):
+        task = build(policy, data={"train": path}, prompt={"question": "{question} <think>"})
+    assert "prompts end with <think>" in caplog.text
+    assert task.answers.answer_end("\\boxed{1}", ended=False) is None
+    assert task.answers.answer_end("</think>\\boxed{1}", ended=False) == 17
+    plain = build(policy, data={"train": path})
+    assert plain.answers.answer_end("\\boxed{1}", ended=False) == 9
+
+
+def test_prompts_of_which_some_end_in_think_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    verifier, decode = NumericVerifier(), lambda ids: "".join(map(chr, ids))
+    prompts = [list(map(ord, text)) for text in ("1+1? <think>\n", "1+1?")]
+    assert for_prompts(verifier, prompts, decode) == verifier
+    assert "1 of 2 prompts end with <think>" in caplog.text
+    assert for_prompts(verifier, prompts[:1], decode) == NumericVerifier(think_prefilled=True)
+    assert for_prompts(verifier, [], decode) == verifier
 
 
 def test_bad_records_end_the_run_or_are_named_in_the_log(

@@ -7,8 +7,9 @@ import pytest
 from tests.verify.test_check_verifier import InProcess
 from treepo.data.datasets import Dataset
 from treepo.data.problem import Problem
+from treepo.verify.numeric import NumericVerifier
 from treepo.verify.probe import odd_answers, probe_dataset, read_as_text_only, sampled
-from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, NumericVerifier
+from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier
 
 RATIONALE = "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nAltogether 48+24 = <<48+24=72>>72.\n#### 72"
 SENTENCE = "all squares of primes"

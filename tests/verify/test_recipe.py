@@ -7,8 +7,9 @@ import pytest
 from treepo.config.load import resolve_as
 from treepo.verify.base import Verifier
 from treepo.verify.math import MathVerifier
+from treepo.verify.numeric import NumericVerifier
 from treepo.verify.pool import VerifierPoolSettings
-from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NumericVerifier
+from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ def test_each_response_is_judged_by_its_own_problem(task: VerifiedTask) -> None:
     assert task.verify([]) == []
 
 
-def test_the_reward_is_the_last_complete_box(task: VerifiedTask) -> None:
+def test_the_reward_is_the_last_box(task: VerifiedTask) -> None:
     """Not -1 for all, as with the reward file that the release names: right is 1, and nothing else is."""
     responses = ["first \\boxed{1}, no: \\boxed{4}.", "4", "\\boxed{4} or \\boxed{5}", "\\boxed{4} or \\boxed{5"]
     verdicts = task.verify([(PROBLEMS[2], response) for response in responses])
-    assert [v.correct for v in verdicts] == [1.0, 0.0, 0.0, 1.0]
-    assert verdicts[1].outcome is Outcome.NO_ANSWER
+    assert [v.correct for v in verdicts] == [1.0, 0.0, 0.0, 0.0]
+    assert [v.outcome for v in verdicts[1::2]] == [Outcome.NO_ANSWER] * 2
 
 
 def test_a_worker_that_cannot_start_again_ends_the_run_in_one_line(

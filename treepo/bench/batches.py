@@ -107,7 +107,8 @@ def grown_batches(config: UpdateBenchConfig, policy: Policy) -> Iterator[UpdateB
         try:
             task = build_task(run, policy, engine.max_model_len)
             updater = build_updater(run, build_scorer(run, policy), build_reference(run, policy))
-            trainer = build_trainer(run, policy, task, build_sampler(run, policy, engine), updater)
+            sampler = build_sampler(run, policy, engine, task.answers)
+            trainer = build_trainer(run, policy, task, sampler, updater)
             problems = task.training_problems(0, config.task.problems)
             trees = trainer.grow(problems, step=1)
             rewards = [verified.rewards for verified in trainer.verify(problems, trees)]

@@ -1,6 +1,7 @@
 """`treepo bench`: measures trees against sequential sampling, and packed updates against padded ones."""
 
 import logging
+import shlex
 from argparse import Namespace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def run(options: Namespace, console: Console) -> None:
     from treepo.config.load import resolve_as
     from treepo.report.bench_results import ROLLOUT_NAME, UPDATE_NAME, write_json
     from treepo.report.terminal import Terminal
-    from treepo.utils.io import prepare_output_dir
+    from treepo.utils.io import prepare_output_dir, writing
 
     disable_progress_bar()
     terminal = Terminal(console)
@@ -64,8 +65,10 @@ def run(options: Namespace, console: Console) -> None:
     for workload in report.workloads:
         console.print(table(workload))
     if out is not None:
-        write_json(report, out / name)
-        logger.info("All figures are in %s; `treepo report %s` draws them.", out / name, out)
+        with writing(out / name, "the figures above", "out"):
+            write_json(report, out / name)
+        draw = shlex.join(["treepo", "report", str(out)])
+        logger.info("All figures are in %s; `%s` draws them.", out / name, draw)
 
 
 def _settings_help() -> str:

@@ -33,13 +33,13 @@ class ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def logging_to_console() -> Iterator[Console]:
-    """A console that shows results and, while entered, the messages of the package.
+def logging_to_console(*, stderr: bool = False) -> Iterator[Console]:
+    """A console that shows results and, while entered, the messages of the package; on standard error if asked.
 
     Of several processes of a job, the first one shows them; the others show errors alone, on standard error.
     """
     is_first = process_rank() == 0
-    console = Console(quiet=not is_first)
+    console = Console(quiet=not is_first, stderr=stderr)
     handler = ConsoleHandler(console if is_first else Console(stderr=True))
     handler.setLevel(logging.INFO if is_first else logging.ERROR)
     logger = logging.getLogger("treepo")

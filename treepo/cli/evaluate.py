@@ -1,13 +1,13 @@
 """`treepo eval`: how often models are right, with intervals and cost."""
 
 import logging
+import shlex
 from argparse import Namespace
 from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, output_folder, run_settings_help
-from treepo.errors import SettingError
+from treepo.cli.common import CommandParser, going_on, output_folder, run_settings_help
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +50,22 @@ def run(options: Namespace, console: Console) -> None:
         from treepo.report.diagnosis import diagnose_result
         from treepo.run.evaluate import answer
         from treepo.run.evaluation_plan import plan_evaluation
+        from treepo.utils.io import replace_text, writing
 
     disable_progress_bar()
     out = output_folder(options.out, "eval-")
     evaluation, store = plan_evaluation(options, out), AnswerStore(out)
-    with store.lock():
+    where = "" if options.out else f" --out {shlex.quote(str(out))}"
+    with going_on(options.command_line + where), store.lock():
         for model in evaluation.models:
             answer(evaluation, model, Terminal(console))
         store.compact()
         seed = evaluation.config.train.seed
         found = aggregate(store.read(COLUMNS), store.costs(), EstimateSettings(seed=seed))
-        for path in (out / RESULTS, *([Path(options.json)] if options.json else ())):
-            try:
-                path.write_text(to_json(found), encoding="utf-8")
-            except OSError as error:
-                raise SettingError("json", f"cannot write to {str(path)!r}: {error.strerror}") from error
+        store.write_results(to_json(found))
+        if options.json:
+            with writing(Path(options.json), "the metrics there; all answers are kept", "json"):
+                replace_text(Path(options.json), to_json(found))
     for result in found:
         if finding := diagnose_result(result.overall):
             logger.warning("%s, %s: %s", result.model, result.setting, finding)

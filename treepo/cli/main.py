@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.common import process_rank, split_overrides
-from treepo.errors import USER_ERRORS, Interrupted, LostError, PeerError, SettingError
+from treepo.cli.common import going_on, process_rank, split_overrides
+from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.imports import drop_current_folder
 from treepo.utils.text import sanitize
 
@@ -17,6 +17,7 @@ COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
     "sample": ("treepo.cli.sample", "grow one tree for a prompt and show it"),
     "eval": ("treepo.cli.evaluate", "measure how often models are right, and at what cost"),
+    "verify": ("treepo.cli.verify", "judge responses in a file, to test a verifier on your data"),
     "report": ("treepo.cli.report", "write an HTML page about runs, evaluations and benchmarks"),
     "watch": ("treepo.cli.watch", "follow a run in the terminal or in a browser"),
     "bench": ("treepo.cli.bench", "measure trees against sequential sampling and padded updates"),
@@ -25,7 +26,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with one line on standard error for a user's mistake.
+    """Run one command; returns the exit code: 0; 2 with one line on standard error for a user's mistake; 3 with one
+    where disk or memory have no room; docs/runs.md has the others.
+
+    1 if a command found what it was asked to look for (`treepo verify --expected`), or could not go on.
 
     TREEPO_DEBUG=1 in the environment shows the traceback of a mistake, too.
     """
@@ -34,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     path = drop_current_folder()
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv))
     except USER_ERRORS as error:
         return _fail(error, 2)
-    except (FloatingPointError, MemoryError, PeerError, LostError) as error:
+    except RESOURCE_ERRORS as error:
+        return _fail(error, 3)
+    except PeerError as error:
+        return _fail(error, 3 if {kind.__name__ for kind in RESOURCE_ERRORS} & {*error.kinds} else 1)
+    except (FloatingPointError, LostError) as error:
         return _fail(error, 1)
     except Interrupted as error:
         return _fail(error, 128 + error.signum)
@@ -51,32 +59,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         # As it was for a program that called this, with what settings have added.
         sys.path[:] = path + [entry for entry in sys.path if entry not in path]
-    return 0
 
 
-def _run(args: Sequence[str]) -> None:
+def _run(args: Sequence[str]) -> int:
     settings, rest = split_overrides(args)
     if not rest or rest[0] in {"--help", "-h"}:
         print(help_text())
-        return
+        return 0
     name, *others = rest
     if name == "--version":
         print(f"treepo {treepo.__version__}")
-        return
+        return 0
     if name not in COMMANDS:
         raise SettingError("command line", f"no command {name!r}; there are {', '.join(COMMANDS)}")
     command = import_module(COMMANDS[name][0])
     parser = command.make_parser()
     if {"--help", "-h"} & set(others):
         print(parser.format_help())
-        return
+        return 0
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
     from treepo.cli.console import logging_to_console
 
-    with logging_to_console() as console:
-        command.run(options, console)
+    # With --json as a flag, standard output holds data alone.
+    is_data = getattr(options, "json", None) is True
+    with going_on(options.command_line), logging_to_console(stderr=is_data) as console:
+        return command.run(options, console) or 0
 
 
 def help_text() -> str:

@@ -40,7 +40,7 @@ def run(options: Namespace, console: Console) -> None:
     # torch and transformers load here, not for --help.
     from treepo.report.page.report import REPORT_NAME, page_html, payload_of
     from treepo.report.terminal import Terminal
-    from treepo.utils.io import replace_text
+    from treepo.utils.io import replace_text, writing
 
     if options.settings:
         raise SettingError(next(iter(options.settings)), "a report has no settings")
@@ -56,10 +56,8 @@ def run(options: Namespace, console: Console) -> None:
     page = page_html(payload_of(paths, datetime.now(UTC), estimator_of))
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     out = Path(options.out) if options.out else folder / REPORT_NAME
-    try:
+    with writing(out, "the report", "out"):
         replace_text(out, page)
-    except OSError as error:
-        raise SettingError("out", f"cannot write to {str(out)[:100]!r}: {error.strerror}") from error
     Terminal(console).say(f"The report is {out} ({len(page.encode()) / 1e6:.1f} MB).")
 
 

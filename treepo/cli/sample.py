@@ -47,7 +47,7 @@ def run(options: Namespace, console: Console) -> None:
         from treepo.report.tree_view import TreeView, summary
         from treepo.report.trees import KeptTree, write_trees
         from treepo.run.sample import sample_tree
-        from treepo.utils.io import check_unused
+        from treepo.utils.io import check_unused, writing
 
     disable_progress_bar()
     config, out = _settings(options), None if options.out is None else Path(options.out)
@@ -60,10 +60,8 @@ def run(options: Namespace, console: Console) -> None:
     console.print(TreeView(tree, policy.decode), crop=False)
     logger.info("%s", summary(tree))
     if out is not None:
-        try:
+        with writing(out, "the tree above", "out"):
             write_trees(out, [KeptTree(tree)], policy.decode)
-        except OSError as error:
-            raise SettingError("out", f"cannot write to {str(out)!r}: {error}") from error
         logger.info("The tree is in %s.", out)
 
 

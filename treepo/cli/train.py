@@ -1,5 +1,6 @@
 """`treepo train`: starts or resumes a run, in each of its processes."""
 
+import shlex
 from argparse import Namespace
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, output_folder, process_rank, run_settings_help
+from treepo.cli.common import CommandParser, going_on, output_folder, process_rank, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
 
 if TYPE_CHECKING:
@@ -79,19 +80,20 @@ def run(options: Namespace, console: Console) -> None:
             out = job.processes.broadcast(out)
             parts, progress = prepare(config, out, terminal, job), NOT_BEGUN
             stack.callback(parts.close)
+        # From here on the folder has all settings.
+        again = shlex.join(["treepo", "train", "--resume", str(out)])
+        stack.enter_context(going_on(again, PeerError, LostError))
+        if not is_resumed:
             with job.processes.synced_errors():
                 if job.processes.is_first:
                     stack.enter_context(lock_dir(out))
             record_initial_state(parts, out)
-        if job.processes.is_first:
-            record_environment(out, options.command_line)
+        with job.processes.synced_errors():
+            if job.processes.is_first:
+                record_environment(out, options.command_line)
         if progress == NOT_BEGUN:
             seed_random(config.train.seed + job.processes.rank)
-        try:
-            train(parts, out, terminal, progress)
-        except (PeerError, LostError) as error:
-            error.add_note(f"to go on: treepo train --resume {out}")
-            raise
+        train(parts, out, terminal, progress)
 
 
 def _check_resume(options: Namespace) -> None:

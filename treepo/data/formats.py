@@ -1,6 +1,5 @@
 """Which fields of a record hold the question and the ground truth."""
 
-import re
 from dataclasses import dataclass
 
 from treepo.data.boxes import last_box
@@ -14,9 +13,6 @@ from treepo.data.conversations import (
 )
 from treepo.data.fields import Record, field_value, has_field, optional_text, text_of
 from treepo.errors import RecordError, SettingError
-
-_BRACED_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_UNBRACED_BOX = re.compile(r"\\boxed\s+([^$\n]+)")
 
 
 @dataclass(frozen=True)
@@ -126,12 +122,8 @@ def _without_dollars(text: str) -> str:
 
 
 def _boxed(text: str, name: str) -> str:
-    r"""The last box of a solution. MATH also has \fbox{...} and, for single numbers, \boxed without braces.
-
-    Source: last_boxed_only_string and remove_boxed, hendrycks/math, modeling/dataset/util.py.
-    """
-    braced = _UNBRACED_BOX.sub(r"\\boxed{\1}", _BRACED_BOX.sub(r"\\boxed{", text))
-    content = last_box(braced)
+    r"""The last box of a solution. MATH also has \fbox{...} and, for single numbers, \boxed without braces."""
+    content = last_box(text)
     if content is None:
         raise RecordError(f"no complete \\boxed in field {name!r}")
     if not content.strip():

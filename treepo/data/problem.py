@@ -37,8 +37,9 @@ class Verdict:
     """Whether a response is right, and which answer it gives. Raises ValueError for a field out of its range.
 
     correct: 1.0 if the response is right, 0.0 if not; custom verifiers may give any number between; 0.0 unless the
-    outcome is GRADED. extracted_answer: in a canonical form, for votes: equal for equal answers, whatever the ground
-    truth. None without.
+    outcome is GRADED. extracted_answer: the answer that the response gives, which does not depend on the ground truth,
+    for votes: answers with the same text are one answer, and so are those that the task's `are_equal` judges equal.
+    None without.
     """
 
     correct: float
@@ -126,4 +127,8 @@ class Task(Protocol):
 
     def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """Return the verdict on each pair of a problem and a response (decoded, without special tokens; untrusted)."""
+        ...
+
+    def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Return whether the two extracted answers of each pair are one answer, so that they share a vote."""
         ...

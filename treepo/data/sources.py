@@ -121,6 +121,20 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
     return source
 
 
+def absolute_source(text: str) -> str:
+    """The same source with the whole path of its file or folder, if it is one."""
+    if Source(text).is_found:
+        return os.path.abspath(text)
+    head, sign, rest = text.partition("=")
+    if not sign or not _FORMAT_NAME.fullmatch(head):
+        head, rest = "", text
+    source = _located(rest, head)
+    if not source.is_found:
+        return text
+    split = f"@{source.split}" if source.split else ""
+    return f"{head}{'=' if head else ''}{os.path.abspath(source.where)}{split}"
+
+
 def _located(text: str, form: str) -> Source:
     if Source(text).is_found:
         return Source(text, form)

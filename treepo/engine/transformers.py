@@ -4,6 +4,7 @@ It has no cache between requests: the prefix of every request is computed anew. 
 length are decoded together, so that nothing is padded.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from treepo.engine.base import Engine, EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
+from treepo.utils.foreign_errors import first_line, is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_MODEL_LEN = 1 << 20
 """Assumed for models that do not say how many tokens a sequence may have."""
@@ -71,13 +75,37 @@ class TransformersEngine(Engine):
         self.waiting.clear()
 
     def step(self) -> list[SampleResult]:
-        """Decode the requests whose prefix is as long as that of the one that waits longest, to their ends."""
+        """Decode the requests whose prefix is as long as that of the one that waits longest, to their ends.
+
+        Where memory runs out, they wait and go on with half as many at a time. Raises MemoryError, with the setting to
+        change, if it runs out with a single one.
+        """
         if not self.waiting:
             return []
         length = len(self.waiting[0].prefix_ids)
         batch = [request for request in self.waiting if len(request.prefix_ids) == length][: self.max_num_seqs]
-        chosen = {request.request_id for request in batch}
-        self.waiting = [request for request in self.waiting if request.request_id not in chosen]
+        try:
+            results = self._decode(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                message = "engine.max_num_seqs: out of memory with a single sequence that is decoded"
+                raise MemoryError(f"{message} ({first_line(error)})") from error
+            self.max_num_seqs = len(batch) // 2
+        else:
+            chosen = {request.request_id for request in batch}
+            self.waiting = [request for request in self.waiting if request.request_id not in chosen]
+            return results
+        # Not while the error is handled: it keeps the tensors of the failed forward alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning("out of memory while decoding: from now on engine.max_num_seqs is %d", self.max_num_seqs)
+        return []
+
+    def _decode(self, batch: Sequence[SampleRequest]) -> list[SampleResult]:
+        """Decode requests whose prefixes have the same length."""
+        length = len(batch[0].prefix_ids)
         sampler = _Sampler(batch)
         prefixes = torch.from_numpy(np.stack([request.prefix_ids for request in batch])).long().to(self.model.device)
         settings = GenerationConfig(

@@ -13,6 +13,7 @@ from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.estimates import EstimateSettings, aggregate
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import Result
+from treepo.evaluate.votes import vote_classes
 from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.tree import Tree
@@ -20,9 +21,15 @@ from treepo.utils.signals import PhaseCallback, no_progress
 from treepo.verify.rewards import VerifiedTree, verify_trees
 
 
-def answer_records(verified: VerifiedTree, model: str, setting: str) -> list[AnswerRecord]:
-    """One record per leaf, in the order of `Tree.leaves`."""
-    leaves = zip(verified.trajectories, verified.responses, verified.verdicts, strict=True)
+def answer_records(task: Task, answered: Sequence[VerifiedTree], model: str, setting: str) -> list[AnswerRecord]:
+    """One record per leaf of each tree, in the order of `Tree.leaves`; the task says which answers share a vote."""
+    extracted = [[verdict.extracted_answer for verdict in one.verdicts] for one in answered]
+    pairs = zip(answered, vote_classes(task, extracted), strict=True)
+    return [record for one, votes in pairs for record in _records(one, votes, model, setting)]
+
+
+def _records(verified: VerifiedTree, votes: Sequence[str | None], model: str, setting: str) -> list[AnswerRecord]:
+    leaves = zip(verified.trajectories, verified.responses, verified.verdicts, votes, strict=True)
     problem = verified.problem
     return [
         AnswerRecord(
@@ -35,13 +42,14 @@ def answer_records(verified: VerifiedTree, model: str, setting: str) -> list[Ans
             ground_truth=problem.ground_truth,
             response=response,
             extracted_answer=verdict.extracted_answer,
+            vote=vote,
             correct=verdict.correct,
             outcome=verdict.outcome.value,
             num_tokens=len(trajectory.token_ids),
             stop=trajectory.stop.value,
             seed=verified.tree.nodes[trajectory.leaf].seed,
         )
-        for i, (trajectory, response, verdict) in enumerate(leaves)
+        for i, (trajectory, response, verdict, vote) in enumerate(leaves)
     ]
 
 
@@ -126,7 +134,7 @@ class Validation:
             num_sampled, total = num_own * self.num_samples, num_own * (self.num_samples + 1)
             sampled = self.sample(engine, self.num_samples, 1.0, lambda done, _: progress("evaluating", done, total))
             greedy = self.sample(engine, 1, 0.0, lambda done, _: progress("evaluating", num_sampled + done, total))
-            own = _records(sampled, SAMPLED), _records(greedy, GREEDY)
+            own = answer_records(self.task, sampled, "", SAMPLED), answer_records(self.task, greedy, "", GREEDY)
         found = self.processes.gather(own)
         return self.processes.broadcast(self._metrics(found) if found else {})
 
@@ -157,10 +165,6 @@ class Validation:
         grown = list(sampler.grow(self.problems, self.seed, own, progress))
         asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]
         return verify_trees(self.task, asked, trees, self.decode)
-
-
-def _records(answered: Sequence[VerifiedTree], setting: str) -> list[AnswerRecord]:
-    return [record for one in answered for record in answer_records(one, "", setting)]
 
 
 def _result(setting: str, num_samples: int, records: list[AnswerRecord]) -> Result:

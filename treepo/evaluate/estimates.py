@@ -1,4 +1,4 @@
-"""avg@k, pass@k and maj@k of one problem, and confidence intervals over problems."""
+"""avg@k, pass@k, maj@k and the majority of one problem, and confidence intervals over problems."""
 
 import math
 from collections import Counter
@@ -41,40 +41,56 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
 
 def maj_at_k(
     correct: np.ndarray,
-    extracted_answers: Sequence[str | None],
+    votes: Sequence[str | None],
     k: int,
     rng: np.random.Generator,
     num_draws: int = 1000,
 ) -> float:
     """The mean value of a majority vote among k answers drawn with replacement, over `num_draws` draws.
 
-    extracted_answers: the answers as text [n]; equal texts are the same vote. A missing answer (None) is no vote, and a
-    draw without any vote counts as wrong. Answers that tie share the vote evenly. A vote is worth the mean `correct` of
-    the answers equal to it. The result depends neither on the order of the answers nor on how they are named.
+    votes: what each answer votes for [n]. A missing answer (None) is no vote, and a draw without any vote counts as
+    wrong. Answers that tie share the vote evenly. A vote is worth the mean `correct` of the answers equal to it. The
+    result depends neither on the order of the answers nor on how they are named.
     Raises ValueError if k < 1, if there are no answers, or if the numbers of answers differ.
     Source: maj@16 of arXiv 2508.17445, section 4, which draws 1,000 times.
     """
     _require_answers(correct)
     if k < 1:
         raise ValueError(f"k: maj@{k} needs k >= 1")
-    if len(extracted_answers) != len(correct):
-        raise ValueError(f"extracted_answers: {len(extracted_answers)} answers for {len(correct)} values of correct")
-    counts, values = _classes(correct, extracted_answers)
+    counts, values = _classes(correct, votes)
     num_missing = len(correct) - counts.sum()
     shares = np.append(counts, num_missing) / len(correct)
-    votes = rng.multinomial(k, shares, size=num_draws)[:, :-1]  # [D, C]
-    most = votes.max(axis=1, initial=0, keepdims=True)
-    wins = (votes == most) & (most > 0)
-    worth = (wins @ values) / np.maximum(wins.sum(axis=1), 1)
-    return float(np.mean(worth))
+    drawn = rng.multinomial(k, shares, size=num_draws)[:, :-1]  # [D, C]
+    return float(np.mean(_worth(drawn, values)))
 
 
-def _classes(correct: np.ndarray, extracted_answers: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
+def majority(correct: np.ndarray, votes: Sequence[str | None]) -> float:
+    """The value of the majority vote of all n answers, each voting once.
+
+    Answers that tie share the vote evenly, which is what picking one of them at random is worth on average. A missing
+    answer (None) is no vote, and without any vote the majority is wrong. A vote is worth the mean `correct` of the
+    answers equal to it. Raises ValueError if there are no answers, or if the numbers of answers differ.
+    """
+    _require_answers(correct)
+    counts, values = _classes(correct, votes)
+    return float(_worth(counts[None], values)[0])
+
+
+def _worth(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """float64 [D]: the mean of `values` [C] over the classes with the most of `counts` [D, C]; 0 without a vote."""
+    most = counts.max(axis=1, initial=0, keepdims=True)
+    wins = (counts == most) & (most > 0)
+    return (wins @ values) / np.maximum(wins.sum(axis=1), 1)
+
+
+def _classes(correct: np.ndarray, votes: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
     """(counts [C], mean of `correct` [C]) of the classes of equal answers, ordered by these two alone."""
+    if len(votes) != len(correct):
+        raise ValueError(f"votes: {len(votes)} votes for {len(correct)} values of correct")
     members: dict[str, list[float]] = {}
-    for answer, value in zip(extracted_answers, correct.tolist(), strict=True):
-        if answer is not None:
-            members.setdefault(answer, []).append(value)
+    for vote, value in zip(votes, correct.tolist(), strict=True):
+        if vote is not None:
+            members.setdefault(vote, []).append(value)
     classes = sorted((len(v), math.fsum(v) / len(v)) for v in members.values())
     counts, values = zip(*classes, strict=True) if classes else ((), ())
     return np.array(counts, np.int64), np.array(values, np.float64)
@@ -137,7 +153,7 @@ class EstimateSettings:
     """Seed of the votes and of the resamples."""
 
 
-COLUMNS = (*ProblemKey._fields, "extracted_answer", "correct", "outcome", "num_tokens", "stop")
+COLUMNS = (*ProblemKey._fields, "vote", "correct", "outcome", "num_tokens", "stop")
 """Columns of the answers that are aggregated: no texts."""
 
 
@@ -186,8 +202,10 @@ def _estimates(
 ) -> dict[str, float]:
     correct = np.array([row["correct"] for row in rows])
     rng = np.random.default_rng(derive_seed(settings.seed, "maj", key.dataset, key.problem))
-    maj = maj_at_k(correct, [row["extracted_answer"] for row in rows], k, rng, settings.num_votes)
-    return {"avg": avg_at_k(correct), "maj": maj} | {f"pass@{k}": pass_at_k(correct, k) for k in pass_ks}
+    votes = [row["vote"] for row in rows]
+    means = {"avg": avg_at_k(correct), "majority": majority(correct, votes)}
+    maj = {"maj": maj_at_k(correct, votes, k, rng, settings.num_votes)}
+    return means | maj | {f"pass@{k}": pass_at_k(correct, k) for k in pass_ks}
 
 
 def _dataset_results(
@@ -218,6 +236,7 @@ def _dataset_result(
         num_answers=len(rows),
         avg=estimate("avg"),
         maj=estimate("maj"),
+        majority=estimate("majority"),
         pass_at={k: estimate(f"pass@{k}") for k in pass_ks},
         tokens_per_answer=sum(row["num_tokens"] for row in rows) / len(rows),
         outcomes={outcome: outcomes[outcome] / len(rows) for outcome in sorted(outcomes)},

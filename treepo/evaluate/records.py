@@ -23,8 +23,9 @@ class AnswerRecord:
     """One answer and its verdict.
 
     model: its folder or name. setting: label of the sampling setting. problem: its id, unique in the dataset. sample:
-    number of the answer among those to the problem, from 0. extracted_answer: the same for equal answers; None if there
-    is none. correct: the verifier's score, 0 to 1. outcome: the verifier's: graded, no answer, a time-out and so on.
+    number of the answer among those to the problem, from 0. extracted_answer: None without one. vote: the extracted
+    answer that stands for all equal ones to the problem; None without an answer. correct: the verifier's score, 0 to 1.
+    outcome: the verifier's: graded, no answer, a time-out and so on.
     num_tokens: length of the response. stop: why the response ended. seed: of the random stream that sampled it.
     """
 
@@ -37,6 +38,7 @@ class AnswerRecord:
     ground_truth: str
     response: str
     extracted_answer: str | None
+    vote: str | None
     correct: float
     outcome: str
     num_tokens: int

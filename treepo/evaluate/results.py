@@ -31,7 +31,8 @@ class DatasetResult:
     num_problems: problems that were answered; num_answers: answers to all of them. avg, maj: means of avg@k and maj@k
     over the problems. pass_at: mean of pass@k by k, for every k up to the smallest number of answers to a problem.
     tokens_per_answer: mean length of a response. outcomes: share of the answers by outcome of the verifier, for the
-    outcomes that occur. clipped_ratio: share of the answers that were cut off; None in results of earlier versions.
+    outcomes that occur. clipped_ratio: share of the answers that were cut off. majority: mean over the problems of the
+    majority of all answers, each voting once. Both are None in results of earlier versions.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class DatasetResult:
     tokens_per_answer: float
     outcomes: dict[str, float]
     clipped_ratio: float | None = None
+    majority: Estimate | None = None
 
 
 @dataclass(frozen=True)

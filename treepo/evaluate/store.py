@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from treepo.errors import SettingError
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
 from treepo.utils.files import JSON_BYTES, open_plain, read_plain
-from treepo.utils.io import LOCK, lock_dir
+from treepo.utils.io import LOCK, lock_dir, preparing, writing
 from treepo.utils.io import replacing as replacing_file
 from treepo.utils.numeric import digest
 
@@ -67,23 +67,18 @@ def read_costs(path: Path) -> dict[str, PartCost]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, which then takes the place of `path`; raises SettingError if that fails."""
-    with _writing(path, "write"), replacing_file(path, path.with_name(UNFINISHED + path.name)) as unfinished:
+    """Yield a path to write to, which then takes the place of `path`; raises WriteError if that fails."""
+    lost = "what was answered since the last part; all answers before are kept"
+    with writing(path, lost), replacing_file(path, path.with_name(UNFINISHED + path.name)) as unfinished:
         yield unfinished
-
-
-@contextmanager
-def _writing(path: Path, action: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SettingError("out", f"cannot {action} {str(path)!r}: {error.strerror or error}") from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with open_plain(path) as plain, pq.ParquetFile(plain, page_checksum_verification=True) as file:
+            if missing := sorted(set(SCHEMA.names) - set(file.schema_arrow.names)):
+                raise ValueError(f"no column {missing[0]!r}, as in files of another version")
             if not file.schema_arrow.equals(SCHEMA):
                 raise ValueError("other columns")
             yield file
@@ -108,7 +103,8 @@ SAMPLE = (*ProblemKey._fields, "sample")
 class AnswerStore:
     """The answers in one folder: parts as problems are finished, one `answers.parquet` in the end.
 
-    One process may write at a time (`lock`). A SettingError names the file or folder that cannot be read or written.
+    One process may write at a time (`lock`). A SettingError names the file or folder that cannot be read or used, a
+    WriteError the file that cannot be written, say because the disk is full.
     """
 
     folder: Path
@@ -116,7 +112,7 @@ class AnswerStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Make the folder and keep other processes from writing to it; raises SettingError if one does."""
-        with _writing(self.folder, "write to"):
+        with preparing(self.folder, "out"):
             self.folder.mkdir(parents=True, exist_ok=True)
         with lock_dir(self.folder):
             yield
@@ -127,7 +123,7 @@ class AnswerStore:
         Unfinished files of an interrupted process are removed. settings: everything that answers depend on, as JSON.
         Raises SettingError saying what differs if there are answers under others.
         """
-        with _writing(self.folder, "write to"):
+        with preparing(self.folder, "out"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._require_ours()
             _require_settings(self.folder / SETTINGS, settings, may_begin=not self._files())
@@ -194,6 +190,11 @@ class AnswerStore:
             write_answers(self.folder / ANSWERS, tables, self._costs())
         self._remove_compacted()
 
+    def write_results(self, text: str) -> None:
+        """Keep the metrics of all answers beside them."""
+        with replacing(self.folder / RESULTS) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+
     def _files(self) -> list[Path]:
         """`answers.parquet` and the parts that are not in it, oldest first."""
         compacted = self._compacted()
@@ -219,9 +220,10 @@ class AnswerStore:
 
     def _remove_compacted(self) -> None:
         compacted = self._compacted()
-        for path in self._parts():
-            if path.name in compacted:
-                path.unlink()
+        with writing(self.folder, "nothing; all answers are kept"):
+            for path in self._parts():
+                if path.name in compacted:
+                    path.unlink()
 
 
 def _total(costs: Sequence[Cost]) -> Cost:

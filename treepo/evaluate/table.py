@@ -17,6 +17,7 @@ NOTHING = "-"
 ALL_DATASETS = "all datasets"
 """Heads the column of all datasets together, the last one where there are several."""
 
+MAJORITY = "Majority of the k answers, each voting once"
 LABELS = ("model", "setting", "k")
 COST_HEADER = ("problems", "avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
 GAIN_HEADER = ("problems", "avg@k", "maj@k")
@@ -33,7 +34,7 @@ class TextTable:
 
 
 def text_tables(results: Sequence[Result]) -> list[TextTable]:
-    """Accuracy by dataset, pass@k, gains, cost beside accuracy, lengths and speed, outcomes; one row per result.
+    """Accuracy and votes by dataset, pass@k, gains, cost and accuracy, lengths and speed, outcomes; a row per result.
 
     Accuracies are in percent, followed by their interval; beside the cost they are those over all datasets. Costs are
     followed by their ratio to the cost per answer of the model's first setting. Gains over the first row, in points,
@@ -47,13 +48,14 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
     tables = [
         _table("avg@k", columns, results, lambda r: _by_dataset(r, datasets, lambda part: part.avg)),
         _table("maj@k", columns, results, lambda r: _by_dataset(r, datasets, lambda part: part.maj)),
+        _table(MAJORITY, columns, results, lambda r: _by_dataset(r, datasets, lambda part: part.majority)),
         _table("pass@k, all datasets", passes, results, lambda r: [_of(r.overall.pass_at, k) for k in ks]),
         _table("Cost and accuracy", COST_HEADER, results, lambda r: _cost_cells(r, first_setting(r, results))),
         _table("Lengths and speed", SPEED_HEADER, results, lambda r: _speed_cells(r, first_setting(r, results))),
         _table("Outcomes, percent of answers", outcomes, results, lambda r: _outcome_cells(r, outcomes)),
     ]
     gains = _table("Gain over the first row, problem by problem", GAIN_HEADER, results, _gain_cells)
-    return [*tables[:3], gains, *tables[3:]] if any(result.gain for result in results) else tables
+    return [*tables[:4], gains, *tables[4:]] if any(result.gain for result in results) else tables
 
 
 def rich_table(table: TextTable) -> Table:
@@ -77,10 +79,13 @@ def _table(
     return TextTable(title, _sanitized([*LABELS, *header]), tuple(map(_sanitized, rows)))
 
 
-def _by_dataset(result: Result, datasets: Sequence[str], estimate: Callable[[DatasetResult], Estimate]) -> list[str]:
+def _by_dataset(
+    result: Result, datasets: Sequence[str], estimate: Callable[[DatasetResult], Estimate | None]
+) -> list[str]:
     estimates = {part.dataset: estimate(part) for part in result.datasets}
-    by_dataset = [_of(estimates, dataset) for dataset in datasets]
-    return [*by_dataset, _percent(estimate(result.overall))] if len(datasets) > 1 else by_dataset
+    shown = [estimates.get(dataset) for dataset in datasets]
+    shown += [estimate(result.overall)] if len(datasets) > 1 else []
+    return [NOTHING if one is None else _percent(one) for one in shown]
 
 
 def _cost_cells(result: Result, first: Result) -> list[str]:

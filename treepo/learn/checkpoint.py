@@ -62,7 +62,10 @@ def _files(folder: Path) -> list[Path]:
 
 def _facts(path: Path) -> dict[str, int | str]:
     with open_plain(path) as file:
-        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "blake2b": hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest(),
+        }
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,11 @@ class CheckpointStore:
         names = [path.name for path in self.folder.glob("step-*") if path.is_dir()]
         return sorted(int(name[5:]) for name in names if name[5:].isdecimal())
 
+    def last(self) -> str:
+        """Which checkpoint is the last, in words."""
+        steps = self.steps()
+        return f"the last one is of step {steps[-1]}" if steps else "there is none yet"
+
     def write(self, snapshot: Snapshot) -> None:
         """Write a checkpoint under another name, give it its own, and drop those that are not kept.
 
@@ -157,12 +165,15 @@ class CheckpointStore:
         sync(self.folder)
         self._prune(snapshot.progress)
 
-    def newest(self) -> int | None:
-        """The step of the newest checkpoint that is as it was written; a warning names each that is not.
+    def newest(self, last_step: int | None = None) -> int | None:
+        """The step of the newest checkpoint, up to `last_step` if given, that is as it was written; a warning names
+        each that is not.
 
         Raises SettingError for one that was written by another run, or at another step.
         """
         for step in reversed(self.steps()):
+            if last_step is not None and step > last_step:
+                continue
             try:
                 self._check_identity(step, check_manifest(self._path(step)))
             except DamagedError as error:
@@ -221,12 +232,13 @@ class CheckpointStore:
 class CheckpointWriter:
     """Writes snapshots to a store in a thread; a warning says what could not be written.
 
+    failure: why the last one could not; empty if it could.
     The thread is a daemon, so that a process that is asked to end at once does not wait for it.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
         self.store = store
-        self.has_failed = False
+        self.failure = ""
         self._thread: Thread | None = None
         self._error: BaseException | None = None
 
@@ -249,12 +261,9 @@ class CheckpointWriter:
         step = snapshot.progress.step
         try:
             self.store.write(snapshot)
-            self.has_failed = False
+            self.failure = ""
         except (OSError, PeerError, LostError) as error:
-            self.has_failed = True
-            there = self.store.steps()
-            last = f"the last one is of step {there[-1]}" if there else "there is none yet"
-            reason = (isinstance(error, OSError) and error.strerror) or error
-            logger.warning("checkpoint of step %d could not be written (%s); %s", step, reason, last)
+            self.failure = (isinstance(error, OSError) and error.strerror) or str(error)
+            logger.warning("checkpoint of step %d could not be written (%s); %s", step, self.failure, self.store.last())
         except BaseException as error:  # noqa: BLE001 - raised again in `wait`, by the thread that can do so
             self._error = error

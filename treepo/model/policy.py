@@ -1,7 +1,7 @@
 """The policy: loading a model with its tokenizer, saving it, and its weights for engines that hold a copy."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.errors import SettingError, UnsupportedAttentionError
@@ -18,6 +18,8 @@ from treepo.model.compatibility import check_config, check_logits_match, max_exa
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
 from treepo.model.safety import check_before_loading, check_model_files
+from treepo.model.saving import save_model
+from treepo.model.tokenizer import load_tokenizer
 from treepo.utils.foreign_errors import first_line
 
 
@@ -26,13 +28,15 @@ class Policy:
     """The model being trained, and its tokenizer.
 
     supports_tree_attention: whether its attention can be told which tokens see which. meta_model: of a model that is
-    sharded, a copy without weights (see `meta_copy`).
+    sharded, a copy without weights (see `meta_copy`). tokenizer_files: by name, what the tokenizer is
+    saved as (see `LoadedTokenizer`).
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     supports_tree_attention: bool = True
     meta_model: PreTrainedModel | None = None
+    tokenizer_files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -53,16 +57,17 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
 
-        A sharded model must be `unsharded`; one of its processes writes.
+        The tokenizer is the one that was loaded, in the same files. A sharded model must be `unsharded`; one of its
+        processes writes. Raises OSError if it cannot be written; what was there before stays.
         """
         model = self._plain_model()
-        (merged(model) if has_adapter(model) else model).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        whole = merged(model) if has_adapter(model) else model
+        save_model(whole, folder, self.tokenizer, self.tokenizer_files)
 
     def save_adapter(self, folder: Path) -> None:
         """Write only the adapters, as peft loads them; see `save`."""
         assert has_adapter(self.model), "there is an adapter to save"
-        self._plain_model().save_pretrained(folder)
+        save_model(self._plain_model(), folder)
 
     def _plain_model(self) -> PreTrainedModel:
         return self.model if self.meta_model is None else materialize(self.meta_model, self.model)
@@ -113,12 +118,13 @@ def load_policy(
     check_folder(path)
     register_attention()
     try:
-        load_tokenizer = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code)
-        check_before_loading(path, load_tokenizer)
+        load = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
+        check_before_loading(path, lambda: load().tokenizer)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         if packable:
             check_config(config)
-        tokenizer = load_tokenizer()
+        loaded = load()
+        tokenizer = loaded.tokenizer
         model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
         if missing := sorted(info["missing_keys"]):
             # transformers would only warn, and go on with random weights in their place.
@@ -136,7 +142,7 @@ def load_policy(
     except Exception as error:
         message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error
-    return Policy(model, tokenizer, packable)
+    return Policy(model, tokenizer, packable, tokenizer_files=loaded.files)
 
 
 def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code: bool) -> Any:

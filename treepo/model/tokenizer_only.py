@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from functools import partial
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from treepo.errors import SettingError
 from treepo.model.compatibility import max_exact_len
 from treepo.model.policy import check_folder
 from treepo.model.safety import check_before_loading
+from treepo.model.tokenizer import load_tokenizer
 from treepo.utils.foreign_errors import first_line
 
 
@@ -23,11 +24,11 @@ class TokenizerOnly:
 def load_tokenizer_only(path: str, trust_remote_code: bool = False) -> TokenizerOnly:
     """Load it from a folder or the name of a model on the hub; raises SettingError for model.path if that fails."""
     check_folder(path)
-    load_tokenizer = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code)
+    load = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     try:
-        check_before_loading(path, load_tokenizer)
+        check_before_loading(path, lambda: load().tokenizer)
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer()
+        tokenizer = load().tokenizer
     except Exception as error:
         message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error

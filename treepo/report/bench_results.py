@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 
+from treepo.utils.io import replace_bytes
 from treepo.utils.text import sanitize
 
 W = TypeVar("W")
@@ -156,8 +157,8 @@ ROLLOUT_NAME, UPDATE_NAME = "rollout.json", "update.json"
 
 
 def write_json(report: object, path: Path) -> None:
-    """Write a report, or another dataclass."""
-    path.write_bytes(TypeAdapter(type(report)).dump_json(report, indent=1) + b"\n")
+    """Write a report, or another dataclass. Raises OSError."""
+    replace_bytes(path, TypeAdapter(type(report)).dump_json(report, indent=1) + b"\n")
 
 
 def read_rollout(path: Path) -> RolloutReport:

@@ -1,17 +1,22 @@
 """The files that a run appends to: metrics.jsonl and samples.jsonl."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from treepo.errors import SettingError
 from treepo.report.trees import KeptTree
 from treepo.utils.files import open_plain, read_plain
-from treepo.utils.io import replace_lines
+from treepo.utils.io import replace_bytes, writing
 from treepo.utils.text import sanitize
+
+logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
@@ -23,8 +28,8 @@ class MetricsLog:
     path: Path
 
     def append(self, step: int, metrics: Metrics) -> None:
-        """Write the object of one step; it is on disk when this returns."""
-        with open_plain(self.path, "a", encoding="utf-8") as file:
+        """Write the object of one step; it is on disk when this returns. Raises WriteError."""
+        with writing(self.path, f"the metrics of step {step}"), open_plain(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -33,25 +38,54 @@ class MetricsLog:
         """All objects, oldest first."""
         return [json.loads(line) for line in read_plain(self.path).decode("utf-8").splitlines()]
 
+    def last_whole_step(self) -> int:
+        """The last step up to which there is one whole object for each, from 0; -1 if there is none."""
+        return len(self._whole_lines()) - 1
+
     def cut(self, last_step: int) -> None:
-        """Drop the objects of later steps, and a line that was not written to its end.
+        """Drop what comes after the object of a step, which must not be above `last_whole_step`. Raises WriteError."""
+        lines = self._whole_lines()
+        assert last_step < len(lines), "the objects of all steps before are there"
+        rewrite(self.path, lines[: last_step + 1])
 
-        Raises ValueError unless one object is left for each step up to `last_step`, from 0.
-        """
-        lines = read_plain(self.path).splitlines(keepends=True) if self.path.exists() else []
-        kept = lines[: last_step + 1]
-        if [_step_of(line) for line in kept] != list(range(last_step + 1)):
-            raise ValueError(f"resume: {str(self.path)!r} lacks a line for a step before {last_step + 1}")
-        replace_lines(self.path, kept)
+    def _whole_lines(self) -> list[bytes]:
+        lines = read_lines(self.path)
+        steps = (step_of(line) for line in lines)
+        return lines[: next((i for i, step in enumerate(steps) if step != i), len(lines))]
 
 
-def _step_of(line: bytes) -> int | None:
-    """The step of a whole line, or None."""
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a file with their ends, none if it is not there. Raises SettingError if it cannot be read."""
     try:
-        read = json.loads(line)
-    except ValueError:
+        if path.exists() and not path.is_file():
+            raise SettingError("resume", f"{str(path)!r} is no file")
+        return read_plain(path).splitlines(keepends=True) if path.exists() else []
+    except OSError as error:
+        raise SettingError("resume", f"{str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def rewrite(path: Path, lines: Sequence[bytes]) -> None:
+    """Let a file hold these of its lines alone. A full disk does not matter where it holds no others. Raises
+    WriteError."""
+    content = b"".join(lines)
+    if not path.exists() or path.read_bytes() != content:
+        with writing(path, "nothing"):
+            replace_bytes(path, content)
+
+
+def object_of(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line, or None."""
+    try:
+        read = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
         return None
-    return read.get("step") if isinstance(read, dict) and line.endswith(b"\n") else None
+    return read if isinstance(read, dict) else None
+
+
+def step_of(line: bytes) -> int | None:
+    """The step of a whole line, or None."""
+    step = (object_of(line) or {}).get("step")
+    return step if type(step) is int else None
 
 
 @dataclass(frozen=True)
@@ -84,18 +118,24 @@ def choose_samples(
 
 
 def append_samples(path: Path, step: int, samples: Sequence[SampleRow]) -> None:
-    """Write one JSON object per sample."""
-    with open_plain(path, "a", encoding="utf-8") as file:
+    """Write one JSON object per sample. Raises WriteError."""
+    with writing(path, f"the samples of step {step}"), open_plain(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps({"step": step} | asdict(sample)) + "\n" for sample in samples)
 
 
 def cut_samples(path: Path, last_step: int) -> None:
-    """Drop the samples of later steps, and a line that was not written to its end, when a run is resumed."""
-    if not path.exists():
-        return
-    lines = read_plain(path).splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= last_step]
-    replace_lines(path, kept)
+    """Drop the samples of later steps when a run is resumed, and lines that hold none, with a warning.
+
+    Raises SettingError if the file cannot be read, WriteError if it cannot be written.
+    """
+    lines = read_lines(path)
+    steps = [step_of(line) for line in lines]
+    # The last line is cut where a process ended while it wrote.
+    if damaged := sum(step is None for step, line in zip(steps, lines, strict=True) if line.endswith(b"\n")):
+        logger.warning("%r is damaged: %d of its lines hold no sample and are dropped", str(path), damaged)
+    kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= last_step]
+    if kept != lines:
+        rewrite(path, kept)
 
 
 def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers: int) -> list[SampleRow]:

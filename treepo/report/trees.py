@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from treepo.credit.base import Advantages
 from treepo.tree import ROOT, Node, StopReason, Tree
 from treepo.utils.files import open_plain
+from treepo.utils.io import PARTIAL, replacing
 
 SCHEMA = pa.schema(
     [
@@ -54,10 +55,11 @@ class KeptTree:
 
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
-    """Write one file; its folder is made if need be."""
+    """Write one file, as a whole or not at all; its folder is made if need be. Raises OSError."""
     rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
 
 
 def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:

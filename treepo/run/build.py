@@ -93,7 +93,7 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     task = None
     try:
         task = build_task(config, policy, engine.max_model_len)
-        sampler = build_sampler(config, policy, engine)
+        sampler = build_sampler(config, policy, engine, task.answers)
         trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
         return Run(config, policy, task, trainer, job)
     except BaseException:

@@ -1,6 +1,7 @@
 """When a run's checkpoints are written: as often as asked, at a new best score, at the end, and when it has to stop."""
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Self, get_args
 
 from pydantic import TypeAdapter
 
-from treepo.errors import EngineError, Interrupted, PeerError, VerifierError
+from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
 from treepo.report.run_log import Metrics
 from treepo.utils.files import JSON_BYTES, read_plain
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STOPS = Interrupted | EngineError | VerifierError
+STOPS = Interrupted | EngineError | VerifierError | WriteError | MemoryError
 """Errors after which a state that is complete may be saved. It is complete, too, where logits are not finite, but they
 may come from the weights."""
 
@@ -69,6 +70,7 @@ class RunCheckpoints:
         store = CheckpointStore(out / CHECKPOINTS, keep, run.job.background, recorded_run(out))
         self.writer = CheckpointWriter(store)
         self._last_written = progress.step
+        self._next = progress
         self._snapshot: Snapshot | None = None
 
     def __enter__(self) -> Self:
@@ -81,29 +83,36 @@ class RunCheckpoints:
                 self.writer.wait()
                 if error is None or (self.guard.state is StepState.COMPLETE and is_stop(error)):
                     self._save_last_step(is_stopped=error is not None)
+                if isinstance(error, RESOURCE_ERRORS):
+                    error.add_note(f"checkpoints: {self.writer.store.last()}")
         finally:
             self.guard.__exit__(kind, error, at)
 
-    def complete_step(self, step: int, metrics: Metrics) -> tuple[bool, Metrics]:
-        """Note that a step is complete, with its evaluation: (whether its score is the best so far, the seconds that
-        its checkpoint took, if it has one).
+    def finish_step(self, step: int, metrics: Metrics) -> tuple[bool, Metrics]:
+        """Note that a step is done, with its evaluation: (whether its score is the best so far, the seconds that its
+        checkpoint took, if it has one).
 
         The state is copied here, after what was being written before is on disk.
         """
         score = metrics.get("eval/avg", NOT_BEGUN.best)
         is_best = score > self.progress.best
-        self.progress = Progress(step, score, step) if is_best else replace(self.progress, step=step)
-        self.guard.state = StepState.COMPLETE
+        self._next = Progress(step, score, step) if is_best else replace(self.progress, step=step)
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
             return is_best, {}
         start = perf_counter()
         self.writer.wait()
-        self._snapshot = Snapshot.of(self.run.train_state, self.progress)
+        self._snapshot = Snapshot.of(self.run.train_state, self._next)
         return is_best, {"time/checkpoint_s": perf_counter() - start}
 
+    def complete_step(self) -> None:
+        """Note that the metrics of the step are on disk: from here on its state may be saved, and not before, since a
+        run is resumed with the metrics of all its steps."""
+        self.progress = self._next
+        self.guard.state = StepState.COMPLETE
+
     def write(self) -> None:
-        """Begin to write what `complete_step` copied, now that the step's metrics are on disk."""
+        """Begin to write what `finish_step` copied, now that all other files of the step are on disk."""
         if self._snapshot is not None:
             self._begin(self._snapshot)
             self._snapshot = None
@@ -115,8 +124,16 @@ class RunCheckpoints:
     def _save_last_step(self, is_stopped: bool) -> None:
         if self.progress == NOT_BEGUN:
             return
-        if self._last_written < self.progress.step or self.writer.has_failed:
+        if self._last_written < self.progress.step or self.writer.failure:
             self._begin(Snapshot.of(self.run.train_state, self.progress))
             self.writer.wait()
         if is_stopped:
-            logger.info("Stopped after step %d. To go on:  treepo train --resume %s", self.progress.step, self.out)
+            again = shlex.join(["treepo", "train", "--resume", str(self.out)])
+            saved = "" if not self.writer.failure else f", which could not be saved ({self.writer.store.last()})"
+            logger.info("Stopped after step %d%s. To go on:  %s", self.progress.step, saved, again)
+
+    def check_written(self) -> None:
+        """Raise WriteError if the last checkpoint could not be written."""
+        if self.writer.failure:
+            lost = f"the checkpoint of step {self.progress.step}; {self.writer.store.last()}"
+            raise WriteError(self.out / CHECKPOINTS, self.writer.failure, lost)

@@ -70,7 +70,7 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
                 for asked, trees in parts:
                     cost = meter.charge(trees, perf_counter() - start)
                     verified = verify_trees(task, asked, trees, policy.decode)
-                    store.append([record for one in verified for record in answer_records(one, name, label)], cost)
+                    store.append(answer_records(task, verified, name, label), cost)
                     num_done += len(trees)
                     correct += sum(float(np.mean([v.correct for v in one.verdicts])) for one in verified)
                     progress(num_done, len(missing), correct / num_done)

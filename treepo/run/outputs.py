@@ -1,7 +1,7 @@
 """What a run leaves in its folder beside metrics and checkpoints: trees, samples, models, its report."""
 
 import logging
-import shutil
+import shlex
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from treepo.config.load import to_toml
 from treepo.config.schema import Config, TrackingSettings
-from treepo.errors import NonFiniteUpdateError, SettingError
+from treepo.errors import NonFiniteUpdateError, SettingError, WriteError
 from treepo.learn.trainer import StepResult
 from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
 from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
 from treepo.report.trees import KeptTree, write_trees
+from treepo.utils.io import replace_bytes, restore_folder, writing
 from treepo.utils.text import error_line
 
 if TYPE_CHECKING:
@@ -71,53 +72,69 @@ def failed_batch_kept(run: "Run", step: int, out: Path) -> Iterator[None]:
     except NonFiniteUpdateError as error:
         rank = f"-process-{run.processes.rank}" if run.processes.world_size > 1 else ""
         path = out / f"failed-step-{step:06d}{rank}.safetensors"
-        save_file(vars(error.batch.packed) | {"offsets": np.array(error.batch.offsets)}, path)
-        raise FloatingPointError(f"step {step}: {error}; its batch is kept in {str(path)!r}") from error
+        kept = f"its batch is kept in {str(path)!r}"
+        try:
+            replace_bytes(path, save(vars(error.batch.packed) | {"offsets": np.array(error.batch.offsets)}))
+        except OSError as failure:
+            kept = f"its batch could not be kept in {str(path)!r} ({failure.strerror})"
+        raise FloatingPointError(f"step {step}: {error}; {kept}") from error
 
 
 def save_trees(run: "Run", step: int, out: Path, result: StepResult, tracking: Tracking) -> None:
-    """Save a step's trees, and samples of their trajectories."""
+    """Save a step's trees, and samples of their trajectories. Raises WriteError."""
     assert result.entropies is not None
     columns = zip(result.trees, result.rewards, result.advantages, result.entropies, strict=True)
     kept = [KeptTree(tree, rewards, advantages, entropies) for tree, rewards, advantages, entropies in columns]
-    write_trees(out / "trees" / f"step-{step:06d}.parquet", kept, run.policy.decode)
+    path = out / "trees" / f"step-{step:06d}.parquet"
+    with writing(path, f"the trees of step {step}"):
+        write_trees(path, kept, run.policy.decode)
     settings = run.config.tracking
     samples = choose_samples(kept, run.policy.decode, settings.sample_problems, settings.sample_answers)
     append_samples(out / "samples.jsonl", step, samples)
     tracking.table(step, samples)
 
 
-def save_best(run: "Run", out: Path) -> None:
-    """Save the model as the best so far, if asked for; the one before is there until this one is whole."""
-    best, partial, before = out / "best", out / "best.partial", out / "best.before"
+BEST, MODEL, ADAPTER = "best", "model", "adapter"
+"""Folders with a model or its adapter in that of a run."""
 
-    def replace() -> None:
-        for leftover in (partial, before):
-            shutil.rmtree(leftover, ignore_errors=True)
-        run.policy.save(partial)
-        if best.exists():
-            best.rename(before)
-        partial.rename(best)
-        shutil.rmtree(before, ignore_errors=True)
+
+def save_best(run: "Run", out: Path) -> None:
+    """Save the model as the best so far, if asked for. Raises WriteError."""
+
+    def save_model() -> None:
+        with writing(out / BEST, "the best model so far"):
+            run.policy.save(out / BEST)
 
     if run.config.eval.keep_best:
-        run.keep(replace)
+        run.keep(save_model)
 
 
 def save_last(run: "Run", out: Path) -> None:
-    """Save the adapter and the model that the run ended with."""
+    """Save the adapter and the model that the run ended with. Raises WriteError."""
     if run.config.lora.rank:
-        run.policy.save_adapter(out / "adapter")
+        with writing(out / ADAPTER, "the final adapter"):
+            run.policy.save_adapter(out / ADAPTER)
     if is_model_kept(run.config):
-        run.policy.save(out / "model")
+        with writing(out / MODEL, "the final model"):
+            run.policy.save(out / MODEL)
+
+
+def restore_models(out: Path) -> None:
+    """Give folders their names back that a process which ended was replacing. Raises WriteError."""
+    for name in (BEST, MODEL, ADAPTER):
+        with writing(out / name, "nothing"):
+            restore_folder(out / name)
 
 
 def write_report(run: "Run", out: Path) -> None:
-    """Write the page of the run; an error there is a warning, and fails nothing."""
+    """Write the page of the run. Raises WriteError; another error is a warning, and fails nothing."""
     try:
         write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+    except WriteError:
+        raise
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
-        logger.warning("there is no report (%s): treepo report %s tries again", error_line(error), out)
+        again = shlex.join(["treepo", "report", str(out)])
+        logger.warning("there is no report (%s): %s tries again", error_line(error), again)
 
 
 def is_model_kept(config: Config) -> bool:

@@ -14,10 +14,9 @@ from treepo.grow import GrowthRules, TreeSampler
 from treepo.model.lora import add_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
-from treepo.run.task import answers_of
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
-from treepo.utils.io import default_cache_folder
+from treepo.utils.io import default_cache_folder, preparing
 from treepo.utils.numeric import derive_seed
 from treepo.verify.task import VerifiedTask
 
@@ -34,11 +33,9 @@ def base_model_path(config: Config, progress: ProgressCallback) -> str:
 
 def find_base_model(progress: ProgressCallback) -> str:
     """The folder of the built-in task's base model, made if it is not there."""
-    folder = default_cache_folder()
-    try:
+    folder = default_cache_folder().absolute()
+    with preparing(folder, "TREEPO_CACHE", "the base model"):
         return str(find_or_make_base_model(folder, seed=0, report=progress))
-    except OSError as error:
-        raise SettingError("TREEPO_CACHE", f"cannot keep the base model in {str(folder)!r}: {error}") from error
 
 
 def build_policy(config: Config, progress: ProgressCallback, device: str | None = None) -> Policy:
@@ -117,9 +114,9 @@ def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> Growt
     )
 
 
-def build_sampler(config: Config, policy: Policy, engine: Engine) -> TreeSampler:
-    """The sampler that grows trees as the settings say."""
-    return TreeSampler(engine, growth_rules(config, policy.decode, answers_of(config)), config.engine.sampling_params)
+def build_sampler(config: Config, policy: Policy, engine: Engine, answers: AnswerFormat) -> TreeSampler:
+    """The sampler that grows trees as the settings say. answers: how answers are written, as a task says."""
+    return TreeSampler(engine, growth_rules(config, policy.decode, answers), config.engine.sampling_params)
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

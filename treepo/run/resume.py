@@ -18,18 +18,21 @@ import torch
 
 import treepo
 from treepo.config.load import read_recipe, resolve, to_toml
+from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config, Settings
 from treepo.distributed import Job
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore, Progress
 from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.payload import ENVIRONMENT_NAME
-from treepo.report.run_log import MetricsLog, cut_samples
+from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
+from treepo.run.outputs import restore_models
 from treepo.utils.files import JSON_BYTES, open_plain, read_plain
-from treepo.utils.io import replace_text
+from treepo.utils.foreign_errors import first_line
+from treepo.utils.io import replace_bytes, replace_text, writing
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +41,48 @@ NUM_COMPARED = 1000
 
 
 def record_initial_state(run: Run, out: Path) -> None:
-    """Keep what the run starts with, for `check_initial_state`. Must come before its first step."""
+    """Keep what the run starts with, for `check_initial_state`. Must come before its first step. Raises WriteError."""
     state = _initial_state(run)
-    if run.processes.is_first:
-        # Where what was recorded is lost, its checkpoints say which run it is.
-        state["run"] = CheckpointStore(out / CHECKPOINTS, keep=1).found_run() or uuid4().hex
-        replace_text(out / INITIAL, json.dumps(state, indent=1) + "\n")
+    with run.processes.synced_errors():
+        if run.processes.is_first:
+            # Where what was recorded is lost, its checkpoints say which run it is.
+            state["run"] = CheckpointStore(out / CHECKPOINTS, keep=1).found_run() or uuid4().hex
+            with writing(out / INITIAL, "the checksums of what the run starts with"):
+                replace_text(out / INITIAL, json.dumps(state, indent=1) + "\n")
 
 
 def check_initial_state(run: Run, out: Path) -> None:
-    """Raise SettingError if the model or the problems that were loaded are not those that the run was started with."""
-    path = out / INITIAL
-    if not run.processes.broadcast(path.exists()):
-        # It ended before its first step.
+    """Raise SettingError if the model or the problems that were loaded are not those that the run was started with.
+
+    Where that is not known, since the file is damaged, a warning says so, and what was loaded is taken for it.
+    """
+    before = run.processes.broadcast(_read_initial_state(out / INITIAL) if run.processes.is_first else None)
+    if before is None:
         record_initial_state(run, out)
         return
-    try:
-        before = INITIAL_STATE.validate_json(read_plain(path, JSON_BYTES))
-    except (OSError, ValueError) as error:
-        raise SettingError("resume", f"{str(path)!r} cannot be read: {error}") from error
     now = _initial_state(run)
     for name, setting in (("weights", "model.path"), ("problems", "data.train")):
         if before.get(name) != now[name]:
             raise SettingError("resume", f"{setting}: the {name} are no longer those that the run was started with")
+
+
+def _read_initial_state(path: Path) -> dict[str, str] | None:
+    """None where there is none: the run ended before its first step, or the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        state = INITIAL_STATE.validate_json(path.read_bytes() if path.is_file() else b"")
+        if state.keys() >= {"weights", "problems"}:
+            return state
+        reason = "it lacks a checksum"
+    except (OSError, ValueError) as error:
+        reason = first_line(error)
+    logger.warning(
+        "%r is damaged (%s): whether model and problems are those that the run was started with cannot be checked",
+        str(path),
+        reason,
+    )
+    return None
 
 
 def _initial_state(run: Run) -> dict[str, str]:
@@ -85,7 +107,8 @@ def _initial_state(run: Run) -> dict[str, str]:
 def record_environment(out: Path, command: str) -> None:
     """Append a line with versions and hardware to the folder of a run that starts or resumes.
 
-    command: what this process was started with; the home folder becomes `~`.
+    Lines that hold none are dropped, with a warning. command: what this process was started with; the home folder
+    becomes `~`. Raises SettingError if the file cannot be read, WriteError if it cannot be written.
     """
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     environment = {
@@ -101,8 +124,13 @@ def record_environment(out: Path, command: str) -> None:
         "processes": os.environ.get("WORLD_SIZE", "1"),
         **({"gpus": ", ".join(names)} if names else {}),
     }
-    with open_plain(out / ENVIRONMENT_NAME, "a", encoding="utf-8") as file:
-        file.write(json.dumps(environment) + "\n")
+    path = out / ENVIRONMENT_NAME
+    lines = read_lines(path)
+    kept = [line for line in lines if object_of(line) is not None]
+    if damaged := len(lines) - len(kept):
+        logger.warning("%r is damaged: %d of its lines hold no environment and are dropped", str(path), damaged)
+    with writing(path, "versions and hardware of this start"):
+        replace_bytes(path, b"".join([*kept, json.dumps(environment).encode() + b"\n"]))
 
 
 def _processor() -> str:
@@ -136,8 +164,9 @@ def continued_settings(out: Path, overrides: Settings) -> Config:
     if not (out / "config.toml").is_file():
         raise SettingError("resume", f"{str(out)[:100]!r} holds no run: there is no config.toml")
     before = read_recipe(out / "config.toml")
-    config = resolve(before, overrides)
-    changes = changed_settings(resolve(before), config)
+    # Runs of earlier versions hold paths as they were given.
+    config = with_absolute_paths(resolve(before, overrides))
+    changes = changed_settings(with_absolute_paths(resolve(before)), config)
     allowed = {f"{section}.{key}" for section, keys in MAY_CHANGE.items() for key in keys}
     if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in allowed]:
         message = f"{'; '.join(refused)}: that would be another run (docs/runs.md: what may change)"
@@ -156,23 +185,34 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
         run = build_run(config, progress, job)
     try:
         restored = _restore(run, out)
-        text = to_toml(config)
-        if job.processes.is_first and text != (out / "config.toml").read_text(encoding="utf-8"):
-            replace_text(out / "config.toml", text)
+        with job.processes.synced_errors():
+            if job.processes.is_first:
+                _keep_settings(config, out / "config.toml")
     except BaseException:
         run.close()
         raise
     return run, restored
 
 
+def _keep_settings(config: Config, path: Path) -> None:
+    text = to_toml(config)
+    if text != path.read_text(encoding="utf-8"):
+        with writing(path, "the settings that were changed now"):
+            replace_text(path, text)
+
+
 def _restore(run: Run, out: Path) -> Progress:
     check_initial_state(run, out)
     store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run=recorded_run(out))
-    step = run.processes.broadcast(store.newest() if run.processes.is_first else None)
-    if run.processes.is_first:
-        last = -1 if step is None else step
-        MetricsLog(out / "metrics.jsonl").cut(last)
-        cut_samples(out / "samples.jsonl", last)
+    step = None
+    with run.processes.synced_errors():
+        if run.processes.is_first:
+            step = _find_checkpoint(store, MetricsLog(out / "metrics.jsonl"), run.config.train.num_steps)
+            restore_models(out)
+            last = -1 if step is None else step
+            MetricsLog(out / "metrics.jsonl").cut(last)
+            cut_samples(out / "samples.jsonl", last)
+    step = run.processes.broadcast(step)
     if step is None:
         logger.info("There is no checkpoint to resume from: the run starts anew.")
         return NOT_BEGUN
@@ -181,6 +221,25 @@ def _restore(run: Run, out: Path) -> Progress:
     run.trainer.sync_weights()
     logger.info("Resumed after step %d.", step)
     return progress
+
+
+def _find_checkpoint(store: CheckpointStore, log: MetricsLog, num_steps: int) -> int | None:
+    """The step of the newest whole checkpoint whose metrics are there, too; None if there is no checkpoint.
+
+    Raises SettingError if there are only later ones, or if the run has come further than it is to go.
+    """
+    last_logged = log.last_whole_step()
+    later = [step for step in store.steps() if step > last_logged]
+    step = store.newest(last_logged)
+    if later:
+        damage = f"{str(log.path)!r} holds no whole line for step {last_logged + 1}"
+        if step is None:
+            message = f"{damage}, and no checkpoint is from before it; a run that begins anew needs another folder"
+            raise SettingError("resume", message)
+        logger.warning("%s: later checkpoints (%s) are passed over", damage, ", ".join(map(str, later)))
+    if step is not None and step > num_steps:
+        raise SettingError("train.num_steps", f"the run has made {step} steps already", num_steps)
+    return step
 
 
 def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

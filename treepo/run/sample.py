@@ -1,5 +1,6 @@
 """One tree for one prompt, grown as in training."""
 
+from dataclasses import replace
 from functools import partial
 
 from treepo.config.schema import Config
@@ -9,6 +10,8 @@ from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.run.parts import build_policy, build_sampler, close_parts, engine_for
+from treepo.run.reasoning import for_prompts
+from treepo.run.task import answers_of
 from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
@@ -23,10 +26,12 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
     with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
     problem = _problem(config, policy, prompt)
+    config = replace(config, verifier=for_prompts(config.verifier, [problem.prompt_ids], policy.decode))
     engine = engine_for(config, policy)
     try:
         _check_fits(problem, config, policy, engine)
-        ((_, tree),) = build_sampler(config, policy, engine).grow([problem], derive_seed(config.train.seed, "sample"))
+        sampler = build_sampler(config, policy, engine, answers_of(config))
+        ((_, tree),) = sampler.grow([problem], derive_seed(config.train.seed, "sample"))
     finally:
         close_parts(engine)
     return tree, policy

@@ -1,6 +1,7 @@
 """From settings to a task: its problems, and the verifier that judges the responses."""
 
 import logging
+from functools import partial
 
 from treepo.config.schema import Config
 from treepo.data.conversations import Prompt, own_prefill, own_system
@@ -9,8 +10,9 @@ from treepo.data.problem import AnswerFormat, Task
 from treepo.data.prompts import PromptEncoder
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
-from treepo.model.policy import Policy
+from treepo.model.policy import Policy, decoded
 from treepo.model.tokenizer_only import TokenizerOnly
+from treepo.run.reasoning import for_prompts
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
@@ -45,7 +47,9 @@ def build_task(config: Config, policy: Policy | TokenizerOnly, max_model_len: in
         raise SettingError("data.weights", f"all problems of {empty[0]!r} are in the evaluation")
     if not evaluation:
         logger.warning("no problem is held out: nothing will be evaluated")
-    pool = VerifierPool(config.verifier, config.verifier_pool)
+    prompts = (problem.prompt_ids for dataset in (*train, *evaluation) for problem in dataset.problems)
+    verifier = for_prompts(config.verifier, prompts, partial(decoded, policy.tokenizer))
+    pool = VerifierPool(verifier, config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     try:
         for dataset in train:

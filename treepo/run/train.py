@@ -1,14 +1,15 @@
 """The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models."""
 
 import logging
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
 from treepo.config.load import to_toml
+from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
 from treepo.distributed import Job, lost_as_error, resolve_device
-from treepo.errors import SettingError
 from treepo.learn.checkpoint import Progress
 from treepo.report.diagnosis import StepWatch
 from treepo.report.run_log import Metrics, MetricsLog
@@ -25,7 +26,7 @@ from treepo.run.outputs import (
     tracked,
     write_report,
 )
-from treepo.utils.io import check_unused, prepare_output_dir
+from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     Raises SettingError for settings that cannot work and for a folder that already holds something, before anything is
     written there.
     """
-    job = job or Job(resolve_device(config.model.device))
+    job, config = job or Job(resolve_device(config.model.device)), with_absolute_paths(config)
     with job.processes.synced_errors():
         if job.processes.is_first:
             check_unused(out)
@@ -55,12 +56,10 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
 
 def _make_folder(config: Config, out: Path) -> None:
     prepare_output_dir(out)
-    try:
-        # "x": of two runs that start at once in one folder, one fails here.
-        with (out / "config.toml").open("x", encoding="utf-8") as file:
-            file.write(to_toml(config))
-    except OSError as error:
-        raise SettingError("out", f"cannot write to {str(out)!r}: {error}") from error
+    path = out / "config.toml"
+    with preparing(path, "out"):
+        # Of two runs that start at once in one folder, one fails here.
+        create_text(path, to_toml(config))
 
 
 def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGUN) -> None:
@@ -77,33 +76,42 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
         with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
+            if progress != NOT_BEGUN and progress.best_step == progress.step:
+                # The process before may have ended before it saved it.
+                save_best(run, out)
             for step in range(progress.step + 1, num_steps + 1):
-                metrics = {}
+                metrics, result = {}, None
+                saves_trees = _is_due(step, settings.train.save_trees_every)
                 if step > 0:
-                    saves_trees = _is_due(step, settings.train.save_trees_every)
                     with failed_batch_kept(run, step, out):
                         result = run.trainer.step(
                             step, guard=checkpoints.guard, with_entropies=saves_trees, progress=view.show_phase
                         )
-                    if saves_trees and is_first:
-                        save_trees(run, step, out, result, tracking)
                     metrics = result.metrics
                 if _is_evaluated(step, settings):
                     growing = nullcontext if step else checkpoints.guard.growing
                     metrics = metrics | run.evaluate(growing, view.show_phase)
-                is_best, checkpoint_time = checkpoints.complete_step(step, metrics)
+                is_best, checkpoint_time = checkpoints.finish_step(step, metrics)
+                metrics = metrics | checkpoint_time
+                with run.processes.synced_errors():
+                    if is_first:
+                        log.append(step, metrics)
+                checkpoints.complete_step()
+                with run.processes.synced_errors():
+                    if result is not None and saves_trees and is_first:
+                        save_trees(run, step, out, result, tracking)
                 if is_best:
                     save_best(run, out)
-                metrics = metrics | checkpoint_time
-                if is_first:
-                    log.append(step, metrics)
                 checkpoints.write()
                 tracking.log(step, metrics)
                 _show(step, metrics, view, watch)
         run.keep(lambda: save_last(run, out))
         if is_first:
-            write_report(run, out)
-            terminal.summary(log.read(), out, next_commands(settings, out))
+            try:
+                write_report(run, out)
+            finally:
+                terminal.summary(log.read(), out, next_commands(settings, out))
+        checkpoints.check_written()
 
 
 def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> None:
@@ -131,11 +139,13 @@ def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     """(purpose, command) of what a user may want to do after this run."""
     commands = []
     if is_model_kept(config):
-        commands.append(("Go on from this model", f"treepo train {out / 'config.toml'} --model.path {out / 'model'}"))
+        go_on = ["treepo", "train", str(out / "config.toml"), "--model.path", str(out / "model")]
+        commands.append(("Go on from this model", shlex.join(go_on)))
     if not isinstance(config.credit, GRPO):
         width, response_len = config.tree.width, config.tree.max_response_tokens
         star = {"tree.depth": 1, "tree.segment_len": response_len, "tree.num_children": width}
         star |= {"initial_fork.low": width, "initial_fork.high": width}
-        options = "".join(f" --{name} {value}" for name, value in star.items())
-        commands.append(("Compare with GRPO", f"treepo train {out / 'config.toml'} --credit.use GRPO{options}"))
+        options = [text for name, value in star.items() for text in (f"--{name}", str(value))]
+        compare = ["treepo", "train", str(out / "config.toml"), "--credit.use", "GRPO", *options]
+        commands.append(("Compare with GRPO", shlex.join(compare)))
     return commands

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from treepo.model.saving import save_model
 from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import digest
@@ -63,7 +64,10 @@ DEFAULTS = BaseModelSettings()
 def find_or_make_base_model(
     cache_folder: Path, seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
 ) -> Path:
-    """Return the Hugging Face folder of the base model, pretraining it if it is not there yet."""
+    """Return the Hugging Face folder of the base model, pretraining it if it is not there yet.
+
+    Raises OSError if it cannot be kept.
+    """
     made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
     folder = cache_folder / f"chain-sums-{digest(made_by, size=6).hex()}"
     if folder.is_dir():
@@ -73,8 +77,7 @@ def find_or_make_base_model(
     model, tokenizer = make_base_model(seed, report, settings)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
         finished = Path(unfinished) / "model"
-        model.save_pretrained(finished)
-        tokenizer.save_pretrained(finished)
+        save_model(model, finished, tokenizer)
         try:
             finished.rename(folder)
         except OSError:

@@ -184,6 +184,10 @@ class ChainSums:
             verdicts.append(Verdict(correct, outcome, extracted))
         return verdicts
 
+    def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Return whether the texts of each pair are the same."""
+        return [first == second for first, second in pairs]
+
     def _draw_problems(self, rng: random.Random, count: int, is_eval: bool) -> list[Problem]:
         if count < 0:
             raise ValueError(f"count must not be negative, not {count}")

@@ -3,6 +3,7 @@
 Each function names the libraries and the versions whose texts it was tested with (tests/utils/test_foreign_errors.py).
 """
 
+import os
 import re
 
 import torch
@@ -20,6 +21,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+
+
+def as_os_error(error: Exception) -> Exception:
+    """The OSError that an error of another library stands for, or the error itself.
+
+    safetensors 0.8: SafetensorError, whose text ends with Rust's "(os error 28)", and a path if there is one.
+    """
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else error
 
 
 def is_lost_process(error: BaseException) -> bool:

@@ -3,13 +3,14 @@
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from treepo.errors import SettingError
+from treepo.errors import NO_ROOM, SettingError, WriteError
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +45,42 @@ def is_own(path: Path) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
-PARTIAL = ".partial"
+PARTIAL, BEFORE = ".partial", ".before"
+"""Ends of the names of what is being written, and of the folder whose place it takes, until it is removed."""
+
 LOCK = "lock"
 """The file in a folder that its writer holds."""
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """What file systems without locks answer, such as NFS without its lock service."""
+
+WRONG_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
+"""A path that no disk could take."""
+
+
+@contextmanager
+def writing(path: Path, lost: str, option: str = "") -> Iterator[None]:
+    """Raise WriteError where the path cannot be written, for any reason. lost: what is not on disk then.
+
+    option: what the path was given as, if it was; then SettingError is raised for a path that is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if option and error.errno in WRONG_PATH:
+            raise SettingError(option, f"cannot write to {str(path)[:100]!r}: {error.strerror}") from error
+        raise WriteError.of(error, path, lost) from error
+
+
+@contextmanager
+def preparing(path: Path, option: str, lost: str = "nothing") -> Iterator[None]:
+    """Raise SettingError where a path for new results cannot be used, or WriteError where its disk has no room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise WriteError.of(error, path, lost) from error
+        raise SettingError(option, f"cannot write to {str(path)[:100]!r}: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,26 +89,105 @@ def write_text(path: Path, text: str) -> None:
     sync(path)
 
 
+def create_text(path: Path, text: str) -> None:
+    """Write a new file, as a whole or not at all. Raises FileExistsError if it is there, or being written."""
+    unfinished = path.with_name(path.name + PARTIAL)
+    with unfinished.open("x", encoding="utf-8") as file:
+        try:
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            unfinished.rename(path)
+            sync(path.parent)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file that afterwards holds all of its text, or what it held before."""
-    with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
-        partial.write_text(text, encoding="utf-8")
+    replace_bytes(path, text.encode())
 
 
-def replace_lines(path: Path, lines: list[bytes]) -> None:
-    """The same for lines that keep their line ends."""
+def replace_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
     with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
-        partial.write_bytes(b"".join(lines))
+        partial.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path, unfinished: Path) -> Iterator[Path]:
-    """Yield `unfinished` to write to; it takes the place of `path` once all of it is on disk."""
-    # What is there may be a link that somebody else has made.
-    unfinished.unlink(missing_ok=True)
-    yield unfinished
-    sync(unfinished)
-    unfinished.replace(path)
+    """Yield `unfinished` to write to; it takes the place of `path` once all of it is on disk, or is removed.
+
+    A device or a pipe, such as /dev/stdout, is written to itself.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    remove(unfinished)
+    try:
+        yield unfinished
+        sync(unfinished)
+        unfinished.replace(path)
+        sync(path.parent)
+    finally:
+        # What is left of it takes room on a disk that may be full.
+        with suppress(OSError):
+            remove(unfinished)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to write files to; it takes the place of `path` once all of it is on disk, or is removed.
+
+    What was there stays until then (see `restore_folder`); a file there is not replaced. The files get the mode that
+    new files get.
+    """
+    partial, before = (path.with_name(path.name + end) for end in (PARTIAL, BEFORE))
+    restore_folder(path)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "a file has its name", str(path))
+    try:
+        remove(partial)
+        partial.mkdir(parents=True)
+        yield partial
+        settle_folder(partial)
+        if path.is_symlink() or path.exists():
+            remove(before)
+            path.rename(before)
+        partial.rename(path)
+        sync(path.parent)
+    finally:
+        with suppress(OSError):
+            restore_folder(path)
+            remove(partial)
+            remove(before)
+
+
+def restore_folder(path: Path) -> None:
+    """Give a folder its name back if a process ended while `replacing_folder` replaced it."""
+    before = path.with_name(path.name + BEFORE)
+    if before.is_dir() and not (path.is_symlink() or path.exists()):
+        before.rename(path)
+
+
+def settle_folder(folder: Path) -> None:
+    """Flush the files of a folder to the disk, with the mode that new files get: some libraries write files that only
+    this user can read."""
+    mode = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
+        sync(path)
+    sync(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -106,16 +216,15 @@ def check_unused(path: Path, option: str = "out", is_folder: bool = True) -> Non
 def prepare_output_dir(path: Path, option: str = "out", result: str = "") -> None:
     """Make a folder for new results, with the folders above it.
 
-    It must not hold files yet or, where `result` names one, not that file. Raises SettingError.
+    It must not hold files yet or, where `result` names one, not that file. Raises SettingError, or WriteError if the
+    disk is full.
     """
     if not result:
         check_unused(path, option)
-    try:
+    with preparing(path, option):
         path.mkdir(parents=True, exist_ok=True)
         if result and (path / result).exists():
             raise SettingError(option, f"{str(path)!r} already holds {result}; give another folder")
-    except OSError as error:
-        raise SettingError(option, f"cannot write to {str(path)[:100]!r}: {error.strerror}") from error
 
 
 @contextmanager
@@ -123,7 +232,7 @@ def lock_dir(path: Path, option: str = "out") -> Iterator[None]:
     """Keep other processes from writing to a folder, which is made if needed, while entered.
 
     A killed process holds nothing. A file system without locks is used all the same, with a warning. Raises
-    SettingError if another process holds the folder or its lock file cannot be made.
+    SettingError if another process holds the folder or its lock file cannot be made, WriteError if the disk is full.
     """
     # A soft lock, which filelock would fall back to, outlives a killed process.
     lock = FileLock(path / LOCK, blocking=False, fallback_to_soft=False)
@@ -132,6 +241,8 @@ def lock_dir(path: Path, option: str = "out") -> Iterator[None]:
     except Timeout as error:
         raise SettingError(option, f"another process writes to {str(path)[:200]!r}") from error
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise WriteError.of(error, path / LOCK, "nothing") from error
         if error.errno not in NO_LOCKS:
             reason = f"its file {LOCK} is a symbolic link" if error.errno == errno.ELOOP else error.strerror
             raise SettingError(option, f"cannot use {str(path)[:100]!r}: {reason}") from error

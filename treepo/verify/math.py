@@ -4,18 +4,12 @@ import importlib
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 from treepo.data.problem import Outcome, Verdict, bounded
 from treepo.errors import SettingError
 from treepo.verify.base import FinalAnswer
-from treepo.verify.expressions.answers import Answer
-from treepo.verify.expressions.compare import Rules, same
-from treepo.verify.expressions.equality import Tolerance
-from treepo.verify.expressions.numeric import UndefinedError
-from treepo.verify.expressions.reader import read, spelling
-from treepo.verify.expressions.text import UnreadableError
-from treepo.verify.expressions.writing import canonical_text
 
 _WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 
@@ -53,7 +47,8 @@ class MathVerifier(FinalAnswer):
                 raise SettingError(name, "must be a number of at least 0", getattr(self, name))
 
     def load(self) -> None:
-        """Import what computes numbers that are not rational."""
+        """Import the reader of answers and what computes numbers that are not rational."""
+        _judging()
         importlib.import_module("mpmath")
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:
@@ -62,33 +57,17 @@ class MathVerifier(FinalAnswer):
             return Verdict(0.0, Outcome.NO_ANSWER, None)
         if _WHOLE.fullmatch(found) and _WHOLE.fullmatch(ground_truth) and not (self.rel_tol or self.abs_tol):
             return Verdict(float(int(found) == int(ground_truth)), Outcome.GRADED, str(int(found)))
-        answer, known = _read(found), _read(ground_truth)
-        text = bounded(spelling(found) if answer is None else canonical_text(answer))
-        is_same = self._same(answer, known)
-        if not is_same and spelling(found) == spelling(ground_truth):
-            is_same = True
-        return Verdict(float(is_same or 0), Outcome.UNPARSED if is_same is None else Outcome.GRADED, text)
+        is_same, text = _judging().judge(found, ground_truth, self._rules())
+        return Verdict(float(is_same or 0), Outcome.UNPARSED if is_same is None else Outcome.GRADED, bounded(text))
 
     def are_equal(self, first: str, second: str) -> bool:
         """Whether two extracted answers are the same answer, as `__call__` would judge either by the other."""
-        answers = _read(first), _read(second)
-        return bool(self._same(*answers) or self._same(*answers[::-1])) or spelling(first) == spelling(second)
+        return _judging().are_equal(first, second, self._rules())
 
-    def _same(self, answer: Answer | None, known: Answer | None) -> bool | None:
-        """Whether the answers are the same; None if one is None, or has no value that can be computed."""
-        if answer is None or known is None:
-            return None
-        try:
-            return same(answer, known, Rules(self.units, self.percent, self.order, self._tolerance()))
-        except UndefinedError:
-            return None
-
-    def _tolerance(self) -> Tolerance:
-        return Tolerance(self.rel_tol, self.abs_tol)
+    def _rules(self) -> Any:
+        return _judging().rules(self.units, self.percent, self.order, rel_tol=self.rel_tol, abs_tol=self.abs_tol)
 
 
-def _read(text: str) -> Answer | None:
-    try:
-        return read(text)
-    except (UnreadableError, UndefinedError):
-        return None
+def _judging() -> ModuleType:
+    # Imported late: only workers need it, and settings are read without.
+    return importlib.import_module("treepo.verify.expressions.judging")

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 from treepo.data.problem import Outcome, Verdict
 from treepo.errors import SettingError, VerifierStartError
-from treepo.verify.base import Verifier
+from treepo.verify.base import Verifier, compares_texts
 from treepo.verify.columns import WantedColumns
 from treepo.verify.process import Call, WorkerProcess, pack_message
 from treepo.verify.scheduler import BatchScheduler, Failure
@@ -85,7 +85,12 @@ class VerifierPool:
         return [_verdict(result) for result in results]
 
     def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether the verifier's `are_equal` takes the two answers of each pair for one; no, if it fails."""
+        """Whether the verifier's `are_equal` takes the two answers of each pair for one; no, if it fails.
+
+        Without that method, whether their texts are the same, for which no worker is needed.
+        """
+        if compares_texts(self.verifier):
+            return [first == second for first, second in pairs]
         return [result is True for result in self.run([Call("are_equal", pair) for pair in pairs])]
 
     def run(self, calls: Sequence[Call]) -> list[Any | Failure]:

@@ -8,6 +8,7 @@ process that it left behind, writes into the pipe by itself is told from a reply
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 16
@@ -26,6 +28,12 @@ MAX_REPLY_LEN = 1 << 20
 
 MAX_LAST_WORDS = 2000
 """Bytes kept of what a worker wrote to its standard error."""
+
+MARK = "TREEPO_VERIFIER_WORKER"
+"""The environment variable that tells which worker a process descends from: a random value for each worker."""
+
+MAX_SCANS = 20
+"""How often descendants are looked for: one that is killed may have forked just before."""
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Libraries that start a thread per core would take address space for each."""
@@ -68,9 +76,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Assigned:
-    """A call that a worker was sent, by its place in the batch, and the id that its reply must carry."""
+    """A call that a worker was sent, by its place in the batch, and the id that its reply must carry.
 
-    index: int
+    index: None for a call of the pool's own.
+    """
+
+    index: int | None
     id: str
 
 
@@ -94,13 +105,14 @@ class WorkerProcess:
         order: a packed message; see `worker.main`. Raises OSError if the system cannot start a process.
         """
         path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+        self._mark = secrets.token_hex(16)
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "treepo.verify.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path, MARK: self._mark},
             # In its own session: Ctrl-C at the terminal ends the run, which then ends its workers.
             start_new_session=True,
         )
@@ -114,8 +126,6 @@ class WorkerProcess:
         self.is_ready = False
         self.assigned: deque[Assigned] = deque()
         """What it was sent and has not answered; it works at the first."""
-        self.answered: Assigned | None = None
-        """What it answered last in this batch."""
         self.has_answered = False
         """Whether it has ever answered anything."""
         self.pidfd = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else None
@@ -196,6 +206,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        _kill_marked(f"{MARK}={self._mark}".encode())
         for _ in range(MAX_LAST_WORDS):
             if not self.read_errors():
                 break
@@ -214,3 +225,22 @@ class WorkerProcess:
 
 def _described(status: int) -> str:
     return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def _kill_marked(mark: bytes) -> None:
+    """Kill the processes that were started with this mark in their environment, in whatever process group (Linux)."""
+    for _ in range(MAX_SCANS):
+        found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if _has_mark(path, mark)]
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _has_mark(path: Path, mark: bytes) -> bool:
+    try:
+        return mark in path.read_bytes()
+    # It has ended, or belongs to somebody else.
+    except OSError:
+        return False

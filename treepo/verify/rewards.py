@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from treepo.data.boxes import is_only_box
-from treepo.data.problem import Decode, Outcome, Problem, Task, Verdict
+from treepo.data.problem import AnswerFormat, Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
 from treepo.tree import StopReason, Trajectory, Tree
+from treepo.verify.base import FinalAnswer, is_well_formed
 
 ROUNDING = 1e-9
 """Sums that differ by less, relative to the largest value of any component, differ by rounding."""
@@ -27,7 +27,8 @@ class Answers:
     correct: float64 [L], the task's own reward. texts: decoded, without special tokens; untrusted. lengths: int64 [L],
     response tokens, EOS included. finished: bool [L], whether a trajectory ended by itself (EOS, or a complete answer
     where that ends it) rather than at a limit or for repetition. max_response_tokens: the longest response allowed.
-    problem: what was asked, with its known answer and all columns of its record.
+    problem: what was asked, with its known answer and all columns of its record. written: how answers are written, as
+    the verifier reads them.
     """
 
     correct: np.ndarray
@@ -36,6 +37,7 @@ class Answers:
     finished: np.ndarray
     max_response_tokens: int
     problem: Problem
+    written: AnswerFormat = FinalAnswer()
 
 
 class Reward(Protocol):
@@ -63,8 +65,8 @@ class ShapedReward:
     """Tokens before the longest response within which the penalty grows."""
 
     format: float = 0.0
-    """Weight of 1 for a trajectory that ended by itself with exactly one box, which is closed and not empty. Wrong
-    answers get it too, so it should weigh much less than being right."""
+    """Weight of 1 for a trajectory that ended by itself with exactly one answer where the verifier looks for it (one
+    box), closed and not empty. Wrong answers get it too, so it should weigh much less than being right."""
 
     length: float = 0.0
     """Weight of a reward for short answers among those to the same problem, -0.5 to 0.5 (see `length_reward`)."""
@@ -116,9 +118,9 @@ def overlong_penalty(lengths: np.ndarray, max_response_tokens: int, buffer: int)
 
 
 def well_formed(answers: Answers) -> np.ndarray:
-    """1 where a trajectory ended by itself and holds exactly one box, closed and not empty; else 0."""
-    formed = [bool(end) and is_only_box(text) for end, text in zip(answers.finished, answers.texts, strict=True)]
-    return np.array(formed, np.float64)
+    """1 where a trajectory ended by itself and gives exactly one answer, complete and not empty; else 0."""
+    pairs = zip(answers.finished, answers.texts, strict=True)
+    return np.array([bool(end) and is_well_formed(answers.written, text) for end, text in pairs], np.float64)
 
 
 def length_reward(lengths: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -163,13 +165,17 @@ def total(components: Mapping[str, np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class VerifiedTree:
-    """A tree of responses to a problem: its trajectories, their responses as text and the verdicts on them, by leaf."""
+    """A tree of responses to a problem: its trajectories, their responses as text and the verdicts on them, by leaf.
+
+    written: how answers are written.
+    """
 
     problem: Problem
     tree: Tree
     trajectories: list[Trajectory]
     responses: list[str]
     verdicts: list[Verdict]
+    written: AnswerFormat
 
 
 def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree], decode: Decode) -> list[VerifiedTree]:
@@ -179,7 +185,10 @@ def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree],
     pairs = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
     verdicts = iter(task.verify(pairs))
     leaves = zip(problems, trees, trajectories, responses, strict=True)
-    return [VerifiedTree(*of_tree, verdicts=list(islice(verdicts, len(of_tree[-1])))) for of_tree in leaves]
+    return [
+        VerifiedTree(*of_tree, verdicts=list(islice(verdicts, len(of_tree[-1]))), written=task.answers)
+        for of_tree in leaves
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +214,7 @@ def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: in
         lengths=np.array([len(t.token_ids) for t in trajectories]),
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
+        written=verified.written,
         problem=verified.problem,
     )
     components, name = reward(answers), type(reward).__name__

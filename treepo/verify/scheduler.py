@@ -34,7 +34,8 @@ class BatchScheduler:
 
     A worker that writes what is no reply to the call it works at is dismissed. Whose fault that is cannot be seen from
     outside: a process that an earlier call left behind may have written it. So the call is made again, by a new worker
-    that has answered nothing yet, and has crashed if it happens there, too. A call that is answered twice has crashed.
+    that has answered nothing yet, and has crashed if it happens there, too. It is the same for one that dies or replies
+    too late, but not for one that uses up its processor time. A call that is answered twice has crashed.
     """
 
     def __init__(self, pool: "VerifierPool", calls: Sequence[Call]) -> None:
@@ -43,13 +44,16 @@ class BatchScheduler:
         self.settings = pool.settings
         self.waiting = deque(range(len(calls)))
         self.results: dict[int, Any | Failure] = {}
+        self.answered: dict[str, int] = {}
+        """The call, by its place in the batch, for each id that was replied to."""
+        self.have_answered: set[WorkerProcess] = set()
+        """Those that did so in this batch."""
         self.selector = selectors.DefaultSelector()
 
     def run(self) -> list[Any | Failure]:
         """The results in the order of the calls; raises VerifierStartError if no worker can start."""
         with self.selector:
             for worker in list(self.pool.workers):
-                worker.answered = None
                 if worker.process.poll() is None:
                     self._watch(worker)
                 else:
@@ -60,7 +64,16 @@ class BatchScheduler:
                 self._assign_work()
                 self._handle_events()
                 self._end_overdue()
+            self._sync()
             return [self.results[i] for i in range(len(self.calls))]
+
+    def _sync(self) -> None:
+        """Read all that was written into the workers' pipes so far: a second reply to the last calls, too."""
+        for worker in self.have_answered.intersection(self.pool.workers):
+            self._send(worker, [None])
+        while any(worker.assigned for worker in self.pool.workers):
+            self._handle_events()
+            self._end_overdue()
 
     def _assign_work(self) -> None:
         """Start the workers that are missing and send calls to those that have few left."""
@@ -75,16 +88,22 @@ class BatchScheduler:
 
     def _assign(self, worker: WorkerProcess, count: int) -> None:
         """Send a worker waiting calls until it has `count` of them to make."""
-        if not worker.assigned:
+        num_sent = min(len(self.waiting), count - len(worker.assigned))
+        self._send(worker, [self.waiting.popleft() for _ in range(num_sent)])
+
+    def _send(self, worker: WorkerProcess, indices: Sequence[int | None]) -> None:
+        """Send a worker these calls, or for None one that does nothing."""
+        if worker.is_ready and not worker.assigned:
             worker.deadline = time.monotonic() + self.settings.time_limit_s
-        for _ in range(min(len(self.waiting), count - len(worker.assigned))):
-            index = self.waiting.popleft()
-            call, call_id = self.calls[index], os.urandom(8).hex()
+        requests = []
+        for index in indices:
+            call, call_id = Call("sync", ()) if index is None else self.calls[index], os.urandom(8).hex()
             worker.assigned.append(Assigned(index, call_id))
             request = {"id": call_id, "method": call.method, "args": call.args}
             columns = {} if call.columns is None else self.pool.select(call.columns)
             # None are sent to a verifier that takes two arguments.
-            worker.write(pack_message(request | ({"columns": columns} if columns else {})))
+            requests.append(pack_message(request | ({"columns": columns} if columns else {})))
+        worker.write(b"".join(requests))
         if worker.is_sending and worker.requests not in self.selector.get_map():
             self.selector.register(worker.requests, selectors.EVENT_WRITE, (self._write, worker))
 
@@ -102,8 +121,7 @@ class BatchScheduler:
             lost, ending = self._dismiss(worker)
             if not worker.is_ready:
                 raise self.pool.start_error(f"a worker was not ready within {worker.start_limit_s:g} s, {ending}")
-            assert lost is not None
-            self.results[lost.index] = Failure(Outcome.TIMEOUT, ending)
+            self._retry_or_fail(worker, lost, Failure(Outcome.TIMEOUT, ending))
 
     def _write(self, worker: WorkerProcess) -> None:
         worker.write()
@@ -127,51 +145,66 @@ class BatchScheduler:
                 raise self.pool.start_error(f"a worker could not start, {ending}") from None
             # Its own timers go off: that of processor time, or that of wall time if this process was held up.
             is_late = worker.process.returncode in {-signal.SIGALRM, -signal.SIGPROF}
-            if lost is not None and is_late:
-                self.results[lost.index] = Failure(Outcome.TIMEOUT, ending)
-            elif lost is not None:
-                self._retry_or_fail(worker, lost, ending)
+            failure = Failure(Outcome.TIMEOUT if is_late else Outcome.CRASHED, ending)
+            self._retry_or_fail(worker, lost, failure, may_retry=worker.process.returncode != -signal.SIGPROF)
         except BadReplyError as error:
             self._distrust(worker, str(error))
 
     def _handle_message(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
         if not worker.is_ready:
-            if "refused" in message:
-                raise VerifierStartError(*message["refused"])
-            worker.is_ready = True
-            self.pool.wanted = WantedColumns(**message.get("columns", {}))
+            self._handle_start(worker, message)
             return
-        if not worker.assigned or message.get("id") != worker.assigned[0].id:
-            if worker.answered is not None and message.get("id") == worker.answered.id:
-                self.results[worker.answered.index] = Failure(Outcome.CRASHED, "it was answered twice")
-            self._distrust(worker, f"no reply: {message!r:.100}")
-            return
-        done = worker.answered = worker.assigned.popleft()
-        worker.has_answered = True
+        call_id = message.get("id")
+        if not worker.assigned or call_id != worker.assigned[0].id:
+            if isinstance(call_id, str) and call_id in self.answered:
+                self.results[self.answered[call_id]] = Failure(Outcome.CRASHED, "it was answered twice")
+                self._requeue(worker)
+            raise BadReplyError(f"no reply: {message!r:.100}")
+        done = worker.assigned.popleft()
         # The clock of the next call starts.
         worker.deadline = time.monotonic() + self.settings.time_limit_s
-        error = message.get("error")
-        self.results[done.index] = message.get("value") if error is None else Failure(Outcome.CRASHED, str(error))
+        if done.index is not None:
+            self.answered[done.id] = done.index
+            self.have_answered.add(worker)
+            worker.has_answered = True
+            error = message.get("error")
+            self.results[done.index] = message.get("value") if error is None else Failure(Outcome.CRASHED, str(error))
         if message.get("last"):
             # The worker ends by itself; others make the rest.
             self._requeue(worker)
             self._dismiss(worker)
+
+    def _handle_start(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
+        match message:
+            case {"ready": True, "columns": dict(columns)}:
+                worker.is_ready = True
+                self.pool.wanted = WantedColumns(**columns)
+                worker.deadline = time.monotonic() + self.settings.time_limit_s
+            case {"refused": [str(path), str(reason)]}:
+                raise VerifierStartError(path, reason)
+            case _:
+                raise BadReplyError(f"no reply: {message!r:.100}")
 
     def _distrust(self, worker: WorkerProcess, reason: str) -> None:
         """Dismiss a worker that wrote what is no reply."""
         lost, _ = self._dismiss(worker)
         if not worker.is_ready:
             raise self.pool.start_error(f"a worker could not start: {reason}")
-        if lost is not None:
-            self._retry_or_fail(worker, lost, reason)
+        self._retry_or_fail(worker, lost, Failure(Outcome.CRASHED, reason))
 
-    def _retry_or_fail(self, worker: WorkerProcess, lost: Assigned, reason: str) -> None:
+    def _retry_or_fail(
+        self, worker: WorkerProcess, lost: Assigned | None, failure: Failure, may_retry: bool = True
+    ) -> None:
         """What an earlier call left behind may be to blame for the loss, unless there was none."""
-        if worker.has_answered:
-            self.waiting.appendleft(lost.index)
-            self._watch(self.pool.start_worker())
+        if lost is None or lost.index is None:
+            return
+        if worker.has_answered and may_retry:
+            # As the first call of a new worker, though others may wait.
+            fresh = self.pool.start_worker()
+            self._watch(fresh)
+            self._send(fresh, [lost.index])
         else:
-            self.results[lost.index] = Failure(Outcome.CRASHED, reason)
+            self.results[lost.index] = failure
 
     def _watch(self, worker: WorkerProcess) -> None:
         handlers: list[tuple[Any, Callable[[WorkerProcess], None]]] = [
@@ -184,7 +217,8 @@ class BatchScheduler:
             self.selector.register(pipe, selectors.EVENT_READ, (handle, worker))
 
     def _requeue(self, worker: WorkerProcess) -> None:
-        self.waiting.extendleft(assigned.index for assigned in reversed(worker.assigned))
+        indices = [assigned.index for assigned in worker.assigned if assigned.index is not None]
+        self.waiting.extendleft(reversed(indices))
         worker.assigned.clear()
 
     def _dismiss(self, worker: WorkerProcess, patience_s: float = 0.0) -> tuple[Assigned | None, str]:

@@ -1,7 +1,8 @@
 """A task of datasets whose responses are judged by a pool of verifiers."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,19 +40,29 @@ class VerifiedTask(DatasetTask):
         Raises VerifierError if all of at least MIN_LOST responses timed out or crashed, or if a worker that must be
         replaced cannot start again.
         """
-        num_known = len(self.pool.crashes)
-        try:
+        with self._logged_crashes():
             answers = [(response, problem.ground_truth) for problem, response in pairs]
             verdicts = self.pool.verify(answers, [problem.columns for problem, _ in pairs])
-        except VerifierStartError as error:
-            raise VerifierError(str(error)) from error
-        for crash in self.pool.crashes[num_known:]:
-            logger.warning("verifier: %s", crash)
         lost = [v for v in verdicts if v.outcome in {Outcome.TIMEOUT, Outcome.CRASHED}]
         if len(lost) == len(verdicts) >= MIN_LOST:
             first = self.pool.crashes[0] if self.pool.crashes else "the time limit passed"
             raise VerifierError(f"verifier: no verdict on any of {len(lost)} answers: {first}")
         return verdicts
+
+    def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Return what the verifier says of each pair of answers; see Task. A comparison that fails says no."""
+        with self._logged_crashes():
+            return self.pool.are_equal(pairs)
+
+    @contextmanager
+    def _logged_crashes(self) -> Iterator[None]:
+        num_known = len(self.pool.crashes)
+        try:
+            yield
+        except VerifierStartError as error:
+            raise VerifierError(str(error)) from error
+        for crash in self.pool.crashes[num_known:]:
+            logger.warning("verifier: %s", crash)
 
     def close(self) -> None:
         """End the worker processes."""

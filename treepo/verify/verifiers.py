@@ -1,12 +1,10 @@
-"""Verifiers for exact text, choices, numbers, and custom functions."""
+"""Verifiers for exact text, choices, and custom functions."""
 
 import importlib
-import math
 import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from numbers import Real
 from typing import Any
 
@@ -45,7 +43,7 @@ _SAID = re.compile(r"(?i:answer)(?:\s{0,3}(?i:is))?\s{0,3}:?\s{0,3}\**\s{0,3}\(?
 class ChoiceVerifier(FinalAnswer):
     r"""The letter of the chosen option: \boxed{B}, (B), \text{B}, B. or B) with the option's text, Answer: B.
 
-    Without a box (or mark, or tag), the last "Answer: B" or "answer is B" counts.
+    Without an answer where `extract_from` looks for it, the last "Answer: B" or "answer is B" counts.
     """
 
     letters: str = "ABCDEFGHIJ"
@@ -86,131 +84,24 @@ class ChoiceVerifier(FinalAnswer):
         return letter if letter and letter in self.letters else None
 
     def _last_said(self, text: str) -> re.Match[str] | None:
-        said = deque((match for match in _SAID.finditer(text) if match[1] in self.letters), maxlen=1)
+        plain = self.visible(text)
+        said = deque((match for match in _SAID.finditer(plain) if match[1] in self.letters), maxlen=1)
         return said[0] if said else None
-
-
-MAX_DIGITS = 100
-"""Characters of a number that is read."""
-
-MAX_EXPONENT = 400
-"""Largest power of ten that is read."""
-
-_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-_NUMBER = re.compile(rf"[-+]?{_DECIMAL}(?:\s?/\s?{_DECIMAL})?")
-_SPACED = re.compile(r"[-+]?[1-9][0-9]{0,2}(?: [0-9]{3})+(?:\.[0-9]*)?")
-_BARE_FRACTION = re.compile(r"\\[dt]?frac\s?([0-9])\s?([0-9])(?![0-9])")
-_MIXED = re.compile(r"(?<![0-9.,])([0-9]{1,9})\s?\\[dt]?frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}")
-_FRACTION = re.compile(r"(?<![0-9])(?<![0-9]\s)\\[dt]?frac\s?\{([0-9.,]{1,40})\}\s?\{([0-9.,]{1,40})\}")
-_POWER = r"10\^(?:\{([-+]?[0-9]{1,9})\}|([0-9]))"
-_SCIENTIFIC = re.compile(rf"(?<![0-9.,/])(?<!/\s)([0-9][0-9.,]*)\s?(?:\\times|\\cdot|\u00d7|\*)\s?{_POWER}")
-_POWER_OF_TEN = re.compile(rf"(?<![0-9.,}}]){_POWER}")
-
-
-def read_number(text: str) -> Fraction | None:
-    r"""The exact number that the whole text is, or None if it is not one.
-
-    72, -1,234.5, 1 000, .5, 3/4, \frac{3}{4}, 1\frac12, 2e3, 2 \times 10^3. None for more than MAX_DIGITS
-    characters, exponents beyond MAX_EXPONENT, and division by zero.
-    """
-    if len(text) > MAX_DIGITS:
-        return None
-    plain = _rewritten(text.strip())
-    if _SPACED.fullmatch(plain):
-        plain = plain.replace(" ", "")
-    return _value(plain) if _NUMBER.fullmatch(plain) else None
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number in the text, in linear time; None without one, or if the last is too long, or an exponent.
-
-    A sign right behind a digit, a letter or a closing bracket subtracts and is no part of the number.
-    """
-    plain = _rewritten(text)
-    ends = deque(_NUMBER.finditer(plain), maxlen=1)
-    if not ends:
-        return None
-    found, start = ends[0].group(), ends[0].start()
-    if plain.endswith(("^", "^{"), 0, start):
-        return None
-    if found[0] in "+-" and start > 0 and (plain[start - 1].isalnum() or plain[start - 1] in ")}]"):
-        found = found[1:]
-    return _value(found)
-
-
-def _rewritten(text: str) -> str:
-    text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\!", "").replace("\\,", " ")
-    text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", text)
-    # Before fractions are written a/b: 3/4 x 10^3 is not 3/(4 x 10^3).
-    text = _SCIENTIFIC.sub(lambda match: f"{match[1]}e{match[2] or match[3]}", text)
-    text = _POWER_OF_TEN.sub(lambda match: f"1e{match[1] or match[2]}", text)
-    text = _MIXED.sub(lambda match: f"{int(match[1]) * int(match[3]) + int(match[2])}/{match[3]}", text)
-    return _FRACTION.sub(r"\1/\2", text)
-
-
-def _value(number: str) -> Fraction | None:
-    """The value of a match of _NUMBER."""
-    if len(number) > MAX_DIGITS:
-        return None
-    top, _, bottom = number.replace(",", "").partition("/")
-    parts = [part.strip() for part in (top, bottom or "1")]
-    if any(abs(int(part.lower().partition("e")[2] or "0")) > MAX_EXPONENT for part in parts):
-        return None
-    above, below = (Fraction(part) for part in parts)
-    return above / below if below else None
-
-
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z}])\^(?:\{[0-9]\}|[0-9])")
-"""The power of a unit, m^2 or \\text{cm}^{3}, which is no number of its own."""
-
-
-@dataclass(frozen=True)
-class NumericVerifier(FinalAnswer):
-    """The last number of the answer is the ground truth; currency, percent signs and units are passed over.
-
-    Numbers are compared exactly: decimals, fractions a/b, thousands with commas, powers of ten.
-    """
-
-    rel_tol: float = 0.0
-    """Largest difference that counts as equal, as a share of the ground truth."""
-
-    in_text: bool = False
-    """Whether the last number of the whole response counts where it has no complete box, tag or mark."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.rel_tol) and self.rel_tol >= 0):
-            raise SettingError("rel_tol", "must be a number of at least 0", self.rel_tol)
-
-    def __call__(self, response: str, ground_truth: str) -> Verdict:
-        found = self.extract(response)
-        if found is None and self.in_text:
-            found = response
-        if found is None or not found.strip():
-            return Verdict(0.0, Outcome.NO_ANSWER, None)
-        extracted, expected = (last_number(_UNIT_POWER.sub("", text)) for text in (found, ground_truth))
-        if extracted is None or expected is None:
-            is_same = found.strip() == ground_truth.strip()
-            return Verdict(float(is_same), Outcome.GRADED if is_same else Outcome.UNPARSED, bounded(found))
-        is_right = abs(extracted - expected) <= Fraction(self.rel_tol) * abs(expected)
-        return Verdict(float(is_right), Outcome.GRADED, bounded(str(extracted)))
 
 
 @dataclass(frozen=True)
 class FunctionVerifier(FinalAnswer):
     """Any Python function (response, ground_truth) that returns a bool, a number from 0 to 1, or a Verdict.
 
-    Its other parameters are columns of the problem's record, by name.
-
-    `mark` and `tag` only say where an answer ends and which one is counted in votes; the function reads what it likes.
+    Its other parameters are columns of the problem's record, by name. `extract_from` only says where an answer ends and
+    which one is counted in votes; the function reads what it likes.
     """
 
     function: str
     """module:function; the module must be importable."""
 
     template: str = ""
-    """A response that must be judged right, with {answer} for the ground truth; by default in a box, mark or tag."""
+    """A response that must be judged right, with {answer} for the ground truth; by default as extract_from says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import logging
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ from treepo.errors import NOT_GIVEN, SettingError
 from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.columns import wanted_columns
+from treepo.verify.forks import ForkGuard
 from treepo.verify.process import pack_message, read_message
 from treepo.verify.verifiers import FunctionVerifier
 
@@ -65,6 +65,8 @@ def main() -> None:
     # A worker that is killed writes no core file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, replies = _take_pipes()
+    forks = ForkGuard(requests, replies)
+    forks.install()
     order = read_message(requests)
     if order is None:
         return
@@ -76,20 +78,19 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001
         _send(replies, {"refused": _refusal(error, order)})
         return
-    halfway, own_pid = limit_memory(order["memory_limit_mib"]), os.getpid()
+    halfway = limit_memory(order["memory_limit_mib"])
     _send(replies, {"ready": True, "columns": dataclasses.asdict(wanted)})
     while (request := read_message(requests)) is not None:
         end_after(order["time_limit_s"] + GRACE_S, order["cpu_limit_s"])
-        reply = _answer(verifier, request)
-        if os.getpid() != own_pid:
-            # The verifier forked, and this is the copy: it must neither answer nor take the next request.
-            os._exit(0)
+        reply = _answer(verifier, request, forks)
         end_after(0, 0)
         # Memory that a large answer leaves taken would be missing for the next one.
         is_last = halfway is not None and (address_space() or 0) > halfway
         _send(replies, reply | {"id": request["id"], "last": is_last})
         if is_last:
             return
+    # The pool is gone; what a verifier left running goes with it.
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def make_verifier(name: str, fields: dict[str, Any]) -> Verifier:
@@ -121,16 +122,15 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.close(nothing)
-    # It warns that its own time limits are off; the pool keeps one instead.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
     return requests, replies
 
 
-def _answer(verifier: Verifier, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(verifier: Verifier, request: dict[str, Any], forks: ForkGuard) -> dict[str, Any]:
     """The value that the call returned, or the error that it raised."""
-    method = {"verify": _verify, "are_equal": _are_equal}[request["method"]]
+    method = {"verify": _verify, "are_equal": _are_equal, "sync": _sync}[request["method"]]
     try:
-        return {"value": method(verifier, *request["args"], **request.get("columns", {}))}
+        with forks.watched():
+            return {"value": method(verifier, *request["args"], **request.get("columns", {}))}
     except MemoryError:
         # Nothing is reliable now: the process ends, and the pool starts another one.
         raise
@@ -149,6 +149,10 @@ def _verify(verifier: Any, response: str, ground_truth: str, /, **columns: Any) 
 
 def _are_equal(verifier: Any, first: str, second: str) -> bool:
     return bool(verifier.are_equal(first, second))
+
+
+def _sync(_verifier: Verifier) -> None:
+    """Nothing: the reply tells the pool that it has read whatever was written before."""
 
 
 def _described(error: BaseException) -> str:

@@ -27,6 +27,15 @@ def test_spellings_are_the_same_answer_and_others_are_not(shard):
         assert judged(row["answer"], row["different"]) == set()
 
 
+@pytest.mark.parametrize("shard", range(NUM_SHARDS))
+def test_the_text_that_stands_for_an_answer_is_that_answer(shard):
+    """Votes compare these texts, which leave out nothing that tells answers apart."""
+    for row in ROWS[shard::NUM_SHARDS]:
+        for text in (*row["same"], *row["different"]):
+            shown = VERIFIER(f"\\boxed{{{text}}}", "?").extracted_answer or ""
+            assert VERIFIER.are_equal(shown, row["answer"]) == (text in row["same"]), (row["answer"], text, shown)
+
+
 def test_answers_have_one_text_whatever_the_ground_truth_is():
     for row in ROWS[::7]:
         for text in (row["answer"], *row["same"][:2]):

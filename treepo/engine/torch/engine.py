@@ -4,6 +4,7 @@ A step admits waiting requests, and runs one forward over the prefix tokens that
 of every running request; each request then samples its next token.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -22,6 +23,11 @@ from treepo.errors import SettingError
 from treepo.model.compatibility import has_length_dependent_rope
 from treepo.model.forward import Forward, FusedForward, PlainForward, TorchOperations, supports_fused
 from treepo.model.kernels.compile import load_kernels
+from treepo.utils.foreign_errors import first_line, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+REMEDIES = "shorten responses (tree.depth, tree.segment_len) or prompts (data.max_prompt_len), or set train.autocast"
 
 
 class TorchEngine:
@@ -30,7 +36,8 @@ class TorchEngine:
     max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least
     one prefix. max_cache_tokens: most tokens whose keys and values are kept; what no request uses is evicted first,
     then the youngest requests wait and are computed again, with the same result. Half of the free memory if not given.
-    autocast: type of the matrix products, as in the trainer; that of the weights if not given.
+    autocast: type of the matrix products, as in the trainer; that of the weights if not given. Where memory runs out,
+    all requests wait, go on with half as many at a time and a cache of half the size, and get the same tokens.
     """
 
     def __init__(
@@ -48,16 +55,24 @@ class TorchEngine:
         self.eos_ids = np.array(list(eos_ids), np.int64)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.kv_cache_tokens = affordable_tokens(model) if max_cache_tokens is None else max_cache_tokens
+        self.max_cache_tokens = affordable_tokens(model) if max_cache_tokens is None else max_cache_tokens
         self.waiting: deque[Sequence] = deque()
-        self.rows = RunningBatch(max_num_seqs)
-        self.blocks = BlockManager(self.kv_cache_tokens // BLOCK)
-        self.prefix_cache = PrefixCache(self.blocks)
         self.kernel = make_kernel(self._device())
-        cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else None
-        self.kv_cache = KVCache(self.blocks.max_blocks, cache_dtype)
+        self._begin(self.max_cache_tokens // BLOCK)
         self.forward = make_forward(model, self.kernel, autocast)
         self.counters = EngineCounters()
+
+    def _begin(self, max_blocks: int) -> None:
+        """Begin with an empty cache and no running requests."""
+        self.rows = RunningBatch(self.max_num_seqs)
+        self.blocks = BlockManager(max_blocks)
+        self.prefix_cache = PrefixCache(self.blocks)
+        cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else None
+        self.kv_cache = KVCache(max_blocks, cache_dtype)
+
+    @property
+    def kv_cache_tokens(self) -> int:
+        return self.blocks.max_blocks * BLOCK
 
     @property
     def num_free_slots(self) -> int:
@@ -75,19 +90,33 @@ class TorchEngine:
     @property
     def max_model_len(self) -> int:
         """Most tokens of a sequence, prefix and response, that fit into the cache."""
-        return (self.blocks.max_blocks - 1) * BLOCK
+        return (self.max_cache_tokens // BLOCK - 1) * BLOCK
 
     def submit(self, request: SampleRequest) -> None:
         assert len(request.prefix_ids) > 0 and request.max_new_tokens > 0
         length = len(request.prefix_ids) + request.max_new_tokens
         if length > self.max_model_len:
             message = f"must hold a sequence of {length} tokens"
-            raise SettingError("engine.max_cache_tokens", message, self.kv_cache_tokens)
+            raise SettingError("engine.max_cache_tokens", message, self.max_cache_tokens)
+        # It may be larger than all that there were when memory ran out.
+        self.blocks.max_blocks = self.kv_cache.max_blocks = max(self.blocks.max_blocks, blocks_for(length))
         self.waiting.append(Sequence(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
 
-    @torch.no_grad()
     def step(self) -> list[SampleResult]:
-        """Decode one token for every running request."""
+        """Decode one token for every running request. Raises MemoryError, with the settings to change, if memory runs
+        out with a single one."""
+        try:
+            return self._step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+        # Not while the error is handled: it keeps the tensors of the failed forward alive.
+        self._shrink(reason)
+        return []
+
+    @torch.no_grad()
+    def _step(self) -> list[SampleResult]:
         self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs)
         self._allocate_or_preempt()
         builder = BatchBuilder(self.rows)
@@ -129,6 +158,35 @@ class TorchEngine:
         for group in list(self.prefix_cache.groups):
             self.prefix_cache.remove_group(group)
 
+    def _shrink(self, reason: str) -> None:
+        """Let all requests wait, and halve how many run at a time, the prefix tokens of a forward, and the cache."""
+        running = [self.rows.remove(row) for row in self.rows.running().tolist()]
+        names = {sequence.request.request_id for sequence in running}
+        # Of one that was about to run when memory ran out it is not known how far it came.
+        waiting = [sequence for sequence in self.waiting if sequence.request.request_id not in names]
+        self.waiting = deque([*running, *waiting])
+        lengths = [len(s.request.prefix_ids) + s.request.max_new_tokens for s in self.waiting]
+        fewest, max_blocks = blocks_for(max(lengths)), self.kv_cache.num_blocks or self.blocks.max_blocks
+        is_smallest = len(running) <= 1 and max_blocks <= fewest
+        if is_smallest:
+            self.waiting.clear()
+        self.max_num_seqs = max(len(running) // 2, 1)
+        self.max_num_batched_tokens = max(self.max_num_batched_tokens // 2, 1)
+        peak_used = self.blocks.peak_used
+        self._begin(max(max_blocks // 2, fewest))
+        self.blocks.peak_used = peak_used
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if is_smallest:
+            raise MemoryError(
+                f"engine.max_num_seqs: out of memory with a single sequence that is decoded; {REMEDIES} ({reason})"
+            )
+        logger.warning(
+            "out of memory while decoding: from now on engine.max_num_seqs is %d, engine.max_cache_tokens %d",
+            self.max_num_seqs,
+            self.kv_cache_tokens,
+        )
+
     def _allocate_or_preempt(self) -> None:
         """Give each running row whose next token begins a block a new one; preempt the youngest rows if need be."""
         rows, blocks = self.rows, self.blocks
@@ -160,8 +218,9 @@ class TorchEngine:
                 # Only parts of blocks that others left unused are missing: compute this one afresh.
                 self.prefix_cache.evict(self.blocks.max_blocks)
                 continue
-            self.waiting.popleft()
             self._enter(sequence, ids, node, num_cached, builder)
+            # Not before: it would be lost if memory ran out meanwhile.
+            self.waiting.popleft()
             num_computed = max(num_missing - 1, 0)
             budget -= num_computed
             num_found = len(ids) - 1 - num_computed
@@ -235,6 +294,11 @@ class TorchEngine:
 
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def blocks_for(num_tokens: int) -> int:
+    """How many blocks a cache must have for a sequence of so many tokens."""
+    return -(-num_tokens // BLOCK) + 1
 
 
 def make_kernel(device: torch.device) -> GatherKernel:

@@ -20,6 +20,9 @@ def evaluation_charts(results: Sequence[Result]) -> list[Chart]:
         ("maj-k", "Accuracy: maj@k", "bar", datasets, "maj@k", _by_dataset(named, lambda part: part.maj)),
         ("pass", "Accuracy: pass@k, all datasets", "line", k, "pass@k", _pass_at(named)),
     ]
+    if all(result.overall.majority for result in results):
+        title = "Accuracy: majority of k answers, each voting once"
+        rows.insert(2, ("majority-k", title, "bar", datasets, "majority", _by_dataset(named, _majority)))
     if len({result.k for result in results}) > 1:
         voted = [_series(label, [result.k], [result.overall.maj]) for label, result in named.items()]
         rows.append(("maj-over-k", "Accuracy: maj@k over k, all datasets", "scatter", k, "maj@k", voted))
@@ -69,6 +72,11 @@ def _by_dataset(named: Mapping[str, Result], estimate: Callable[[DatasetResult],
         parts = [*result.datasets, result.overall] if has_several else result.datasets
         series.append(_series(label, [*names, ALL_DATASETS][: len(parts)], [estimate(part) for part in parts]))
     return series
+
+
+def _majority(part: DatasetResult) -> Estimate:
+    assert part.majority is not None, "results of earlier versions have no such chart"
+    return part.majority
 
 
 def _pass_at(named: Mapping[str, Result]) -> list[ChartSeries]:

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from treepo.credit.base import Estimator
 from treepo.errors import SettingError
 from treepo.model.policy import decoded
+from treepo.model.tokenizer import load_tokenizer
 from treepo.report.charts.base import Chart
 from treepo.report.charts.read import charts_of, with_source
 from treepo.report.page.payload import RunFolder, ShownRun, distinct, page_payload
 from treepo.report.page.trees import AdvantageBreakdown
 from treepo.tasks.chain_sums import make_chain_tokenizer
-from treepo.utils.io import replace_text
+from treepo.utils.io import replace_text, writing
 from treepo.utils.text import replace_surrogates, sanitize
 
 MAX_PLAIN = 200_000
@@ -94,9 +95,14 @@ FindEstimator = Callable[[Mapping[str, Any]], tuple[Estimator | None, str]]
 
 
 def write_run_report(folder: Path, decode: Decode, estimator: Estimator, written: datetime) -> None:
-    """Write the page of one run into its folder. decode: token ids to text. written: the time that the page shows."""
+    """Write the page of one run into its folder. decode: token ids to text. written: the time that the page shows.
+
+    Raises WriteError.
+    """
     run = _shown_run(RunFolder(folder), decode, estimator)
-    replace_text(folder / REPORT_NAME, page_html(page_payload(run.name, [run], [], written)))
+    page = page_html(page_payload(run.name, [run], [], written))
+    with writing(folder / REPORT_NAME, "the report"):
+        replace_text(folder / REPORT_NAME, page)
 
 
 def payload_of(paths: Sequence[Path], written: datetime, find_estimator: FindEstimator) -> dict[str, Any]:
@@ -157,6 +163,6 @@ def find_decode(folder: RunFolder) -> Decode | None:
 
 def _load_tokenizer(path: str) -> PreTrainedTokenizerBase | None:
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return load_tokenizer(path, local_files_only=True).tokenizer
     except Exception:  # noqa: BLE001 - a folder without a tokenizer, or with a damaged one, raises many things
         return None

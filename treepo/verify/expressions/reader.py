@@ -15,8 +15,11 @@ from treepo.verify.expressions.answers import (
     Value,
 )
 from treepo.verify.expressions.compare import as_intervals
+from treepo.verify.expressions.equality import MIN_DIGITS
 from treepo.verify.expressions.labels import change_of_depth, label_of, split_at
 from treepo.verify.expressions.lists import assembled
+from treepo.verify.expressions.nodes import Number
+from treepo.verify.expressions.numeric import UndefinedError, exact
 from treepo.verify.expressions.parser import parse
 from treepo.verify.expressions.phrases import based_of, behind_all_real, choice_of, text_of, without_prefix
 from treepo.verify.expressions.quantities import read_value
@@ -34,6 +37,8 @@ DOTS = Text("...")
 """What stands for elements that are not written."""
 
 MAX_TOKENS = 600
+MAX_SHOWN = 10**30
+"""Rational numbers below it are shown as their value."""
 MAX_SETS = 8
 """Sets with signs of intersection and difference between them."""
 
@@ -58,6 +63,22 @@ def spelling(text: str) -> str:
     except UnreadableError:
         return " ".join(text.split())
     return " ".join(token.text.lower() if token.kind == WORD else token.text for token in tokens)
+
+
+def plain_text(text: str, answer: Answer | None) -> str:
+    """An answer as it is shown, and read again: a rational number as 1/2, anything else as it was written."""
+    if isinstance(answer, Value) and answer == Value(answer.node):
+        is_decimal = isinstance(answer.node, Number) and answer.node.num_digits >= MIN_DIGITS
+        try:
+            value = None if is_decimal else exact(answer.node)
+        except UndefinedError:
+            value = None
+        if value is not None and max(abs(value.numerator), value.denominator) < MAX_SHOWN:
+            return str(value)
+    try:
+        return normalised(text).strip(" ,;:").removesuffix(".")
+    except UnreadableError:
+        return " ".join(text.split())
 
 
 class _Reader:

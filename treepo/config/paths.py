@@ -1,0 +1,24 @@
+"""Paths in the settings of a run, made absolute: so a run can be resumed from another folder."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from treepo.config.schema import Config
+from treepo.data.sources import absolute_source
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The settings with the whole path of the model and of each dataset that is there; others are names on the hub."""
+    data, path = config.data, config.model.path
+    train, evaluation = (tuple(map(absolute_source, sources)) for sources in (data.train, data.eval))
+    model = replace(config.model, path=os.path.abspath(path)) if path and is_folder(path) else config.model
+    return replace(config, model=model, data=replace(data, train=train, eval=evaluation))
+
+
+def is_folder(path: str) -> bool:
+    """Whether it is a folder; a text too long for a path, or with a null character, is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
