@@ -19,6 +19,7 @@ from treepo.config.schema import Config, Settings
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
+from treepo.utils.text import is_unicode
 from treepo.verify import Verifier
 
 T = TypeVar("T")
@@ -181,6 +182,8 @@ def _checked(path: str, hint: Any, value: object) -> Any:
         declared = (declared,)
     if hint == tuple[str, ...]:
         declared = tuple(str(v) if type(v) is int else v for v in cast(tuple[Any, ...], declared))
+    if not is_unicode(declared):
+        raise SettingError(path, "holds characters that are no text in UTF-8", value)
     try:
         return TypeAdapter(hint).validate_python(declared, strict=True)
     except ValidationError as error:

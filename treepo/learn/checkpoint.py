@@ -19,6 +19,7 @@ from treepo.errors import DamagedError, LostError, PeerError, SettingError
 from treepo.learn.train_state import TrainState, save_tensors
 from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import PARTIAL, sync, write_text
+from treepo.utils.numeric import digest
 from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ STATE = "state.json"
 def write_manifest(folder: Path, identity: "Identity") -> None:
     """Write whose checkpoint it is, and the sizes and checksums (blake2b) of all files of a folder; sync the folder."""
     files = {path.name: _facts(path) for path in _files(folder)}
-    write_text(folder / MANIFEST, json.dumps(asdict(identity) | {"files": files}, indent=1))
+    write_text(folder / MANIFEST, json.dumps(asdict(identity) | {"blake2b": identity.checksum, "files": files}, indent=1))
     sync(folder)
 
 
@@ -39,7 +40,9 @@ def check_manifest(folder: Path) -> "Identity":
     for bit."""
     try:
         manifest = json.loads(read_plain(folder / MANIFEST, JSON_BYTES))
-        identity = IDENTITY.validate_python({name: manifest[name] for name in ("run", "step")}, strict=True)
+        identity = _identity_of(manifest)
+        if manifest["blake2b"] != identity.checksum:
+            raise DamagedError(f"{MANIFEST} was changed: its checksum is another")
         known, files = manifest["files"], _files(folder)
         if names := {path.name for path in files} ^ set(known):
             raise DamagedError(f"{min(names)} is missing or unknown")
@@ -54,6 +57,13 @@ def check_manifest(folder: Path) -> "Identity":
     # A manifest that was damaged itself need not be text, JSON, or of the right form.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} is not one") from error
+
+
+def _identity_of(manifest: Any) -> "Identity":
+    run, step = manifest["run"], manifest["step"]
+    if not isinstance(run, str) or type(step) is not int:
+        raise ValueError("no identity")
+    return Identity(run, step)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -75,8 +85,10 @@ class Identity:
     run: str
     step: int
 
-
-IDENTITY = TypeAdapter(Identity)
+    @property
+    def checksum(self) -> str:
+        """Tells a damaged manifest from one of another run."""
+        return digest(f"{self.step} {self.run}", size=16).hex()
 
 
 @dataclass(frozen=True)
@@ -195,7 +207,7 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 manifest = json.loads(read_plain(self._path(step) / MANIFEST, JSON_BYTES))
-                return IDENTITY.validate_python({name: manifest[name] for name in ("run", "step")}).run
+                return _identity_of(manifest).run
         return ""
 
     def restore(self, step: int, train_state: TrainState) -> Progress:

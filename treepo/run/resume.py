@@ -30,7 +30,6 @@ from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
 from treepo.run.outputs import restore_models
-from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.foreign_errors import first_line
 from treepo.utils.io import replace_bytes, replace_text, writing
 
