@@ -50,7 +50,7 @@ def run(options: Namespace, console: Console) -> None:
         from treepo.report.diagnosis import diagnose_result
         from treepo.run.evaluate import answer
         from treepo.run.evaluation_plan import plan_evaluation
-        from treepo.utils.io import replace_text, writing
+        from treepo.utils.io import export_text, writing
 
     disable_progress_bar()
     out = output_folder(options.out, "eval-")
@@ -65,7 +65,7 @@ def run(options: Namespace, console: Console) -> None:
         store.write_results(to_json(found))
         if options.json:
             with writing(Path(options.json), "the metrics there; all answers are kept", "json"):
-                replace_text(Path(options.json), to_json(found))
+                export_text(Path(options.json), to_json(found))
     for result in found:
         if finding := diagnose_result(result.overall):
             logger.warning("%s, %s: %s", result.model, result.setting, finding)

@@ -18,7 +18,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import DamagedError, LostError, PeerError, SettingError
 from treepo.learn.train_state import TrainState, save_tensors
 from treepo.utils.files import JSON_BYTES, open_plain, read_plain
-from treepo.utils.io import PARTIAL, sync, write_text
+from treepo.utils.io import PARTIAL, remove, sync, write_text
 from treepo.utils.numeric import digest
 from treepo.utils.text import error_line
 
@@ -31,7 +31,9 @@ STATE = "state.json"
 def write_manifest(folder: Path, identity: "Identity") -> None:
     """Write whose checkpoint it is, and the sizes and checksums (blake2b) of all files of a folder; sync the folder."""
     files = {path.name: _facts(path) for path in _files(folder)}
-    write_text(folder / MANIFEST, json.dumps(asdict(identity) | {"blake2b": identity.checksum, "files": files}, indent=1))
+    write_text(
+        folder / MANIFEST, json.dumps(asdict(identity) | {"blake2b": identity.checksum, "files": files}, indent=1)
+    )
     sync(folder)
 
 
@@ -154,7 +156,7 @@ class CheckpointStore:
                 if self.processes.is_first:
                     # What a process left that was ended while it wrote.
                     for path in self.folder.glob(f"step-*{PARTIAL}"):
-                        shutil.rmtree(path)
+                        remove(path)
                     partial.mkdir(parents=True)
             save_tensors(partial, snapshot.tensors, self.processes.group)
             with self.processes.synced_errors():
@@ -172,7 +174,7 @@ class CheckpointStore:
         write_manifest(partial, Identity(self.run, snapshot.progress.step))
         if final.exists():
             # It is damaged, or the run would have been resumed from it.
-            shutil.rmtree(final)
+            remove(final)
         partial.rename(final)
         sync(self.folder)
         self._prune(snapshot.progress)

@@ -5,7 +5,6 @@ from typing import Literal
 
 from treepo.errors import SettingError
 
-
 MAX_RANK = 10_000
 """Larger than the full rank of any map that adapters are worth it for."""
 

@@ -130,8 +130,7 @@ def cut_samples(path: Path, last_step: int) -> None:
     """
     lines = read_lines(path)
     steps = [step_of(line) for line in lines]
-    # The last line is cut where a process ended while it wrote.
-    if damaged := sum(step is None for step, line in zip(steps, lines, strict=True) if line.endswith(b"\n")):
+    if damaged := steps.count(None):
         logger.warning("%r is damaged: %d of its lines hold no sample and are dropped", str(path), damaged)
     kept = [line for line, step in zip(lines, steps, strict=True) if step is not None and step <= last_step]
     if kept != lines:

@@ -30,7 +30,6 @@ from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
 from treepo.run.outputs import restore_models
-from treepo.utils.foreign_errors import first_line
 from treepo.utils.io import replace_bytes, replace_text, writing
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def _read_initial_state(path: Path) -> dict[str, str] | None:
             return state
         reason = "it lacks a checksum"
     except (OSError, ValueError) as error:
-        reason = first_line(error)
+        reason = (isinstance(error, OSError) and error.strerror) or "no JSON object of checksums"
     logger.warning(
         "%r is damaged (%s): whether model and problems are those that the run was started with cannot be checked",
         str(path),

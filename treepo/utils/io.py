@@ -110,21 +110,23 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, text.encode())
 
 
+def export_text(path: Path, text: str) -> None:
+    """The same for a path that the user gave, which may be a device or a pipe, such as /dev/stdout."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        path.write_text(text, encoding="utf-8")
+    else:
+        replace_text(path, text)
+
+
 def replace_bytes(path: Path, content: bytes) -> None:
-    """The same for bytes."""
+    """The same as `replace_text` for bytes."""
     with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
         partial.write_bytes(content)
 
 
 @contextmanager
 def replacing(path: Path, unfinished: Path) -> Iterator[Path]:
-    """Yield `unfinished` to write to; it takes the place of `path` once all of it is on disk, or is removed.
-
-    A device or a pipe, such as /dev/stdout, is written to itself.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        yield path
-        return
+    """Yield `unfinished` to write to; it takes the place of `path` once all of it is on disk, or is removed."""
     remove(unfinished)
     try:
         yield unfinished
