@@ -160,10 +160,10 @@ def test_a_template_that_does_not_end_for_one_prompt_is_stopped(folder: Path, mo
     """The model was looked at with another text."""
     from treepo.data import prompts
 
-    monkeypatch.setattr(prompts, "ENCODE_S", 0.5)
+    monkeypatch.setattr(prompts, "ENCODE_S", 0.8)
     template = "{% if 'Tuesday' in messages[-1]['content'] %}" + ENDLESS + "{% endif %}{{ messages[-1]['content'] }}"
     (folder / "chat_template.jinja").write_text(template)
     encode = prompts.PromptTemplate(question="{question}").encoder(load_tokenizer_only(str(folder)).tokenizer)
     assert encode("Monday")
-    with pytest.raises(SettingError, match="^model.path: its tokenizer or chat template takes more than 0 seconds"):
+    with pytest.raises(SettingError, match="^model.path: its tokenizer or chat template takes more than 1 seconds"):
         encode("Tuesday")

@@ -138,7 +138,8 @@ def _chosen_class(section: Section, values: Mapping[str, Any]) -> type:
     try:
         make_importable(module)
         chosen = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    # RecursionError: a name of thousands of parts.
+    except (ImportError, AttributeError, RecursionError) as error:
         raise SettingError(path, f"cannot find {use!r}: {error}") from error
     if misfit := _misfit(section, chosen):
         raise SettingError(path, f"{use!r} {misfit}")

@@ -30,7 +30,10 @@ RESERVED_KWARGS = {
 """Arguments of `apply_chat_template` that are no variables of a template, and those that this module passes itself."""
 
 ENCODE_S = 10.0
-"""Longest time for one prompt; it takes a millisecond."""
+"""Longest time for one prompt, besides that for its length; it takes a millisecond."""
+
+CHARS_PER_S = 50_000
+"""A tokenizer that is slower than this takes too long for the length of a prompt."""
 
 _TEMPLATE_CODE = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
 _TEMPLATE_TEXT = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -150,8 +153,10 @@ class PromptEncoder:
 
     def __call__(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; raises SettingError if the chat template cannot be applied, or takes too long."""
-        message = f"its tokenizer or chat template takes more than {ENCODE_S:.0f} seconds for a prompt"
-        with time_limit(ENCODE_S, SettingError("model.path", message)):
+        num_chars = len(str(prompt))
+        seconds = ENCODE_S + num_chars / CHARS_PER_S
+        message = f"its tokenizer or chat template takes more than {seconds:.0f} seconds for {num_chars} characters"
+        with time_limit(seconds, SettingError("model.path", message)):
             return self._encode(prompt)
 
     def _encode(self, prompt: Prompt) -> list[int]:

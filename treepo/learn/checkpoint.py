@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BufferedReader
@@ -31,21 +32,34 @@ STATE = "state.json"
 def write_manifest(folder: Path, identity: "Identity") -> None:
     """Write whose checkpoint it is, and the sizes and checksums (blake2b) of all files of a folder; sync the folder."""
     files = {path.name: _facts(path) for path in _files(folder)}
-    write_text(
-        folder / MANIFEST, json.dumps(asdict(identity) | {"blake2b": identity.checksum, "files": files}, indent=1)
-    )
+    manifest = asdict(identity) | {"blake2b": identity.checksum, "files": files}
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
     sync(folder)
 
 
-def check_manifest(folder: Path) -> "Identity":
-    """Return whose checkpoint it is. Raises DamagedError unless the folder holds exactly the files of its manifest, bit
-    for bit."""
+def read_manifest(folder: Path) -> tuple["Identity", dict[str, Any]]:
+    """(whose checkpoint it is, the facts of its files by name). Raises DamagedError."""
     try:
         manifest = json.loads(read_plain(folder / MANIFEST, JSON_BYTES))
-        identity = _identity_of(manifest)
+        run, step, files = manifest["run"], manifest["step"], manifest["files"]
+        if not (isinstance(run, str) and type(step) is int and isinstance(files, dict)):
+            raise DamagedError(f"{MANIFEST} is not one")
+        identity = Identity(run, step)
         if manifest["blake2b"] != identity.checksum:
             raise DamagedError(f"{MANIFEST} was changed: its checksum is another")
-        known, files = manifest["files"], _files(folder)
+        return identity, files
+    except OSError as error:
+        raise DamagedError(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    # A manifest that was damaged itself need not be text, JSON, or of the right form.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{MANIFEST} is not one") from error
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise DamagedError unless the folder holds exactly the files of its manifest, bit for bit."""
+    _, known = read_manifest(folder)
+    try:
+        files = _files(folder)
         if names := {path.name for path in files} ^ set(known):
             raise DamagedError(f"{min(names)} is missing or unknown")
         for path in files:
@@ -53,19 +67,10 @@ def check_manifest(folder: Path) -> "Identity":
                 raise DamagedError(f"{path.name} has {path.stat().st_size} bytes, not {known[path.name]['bytes']}")
             if _facts(path) != known[path.name]:
                 raise DamagedError(f"{path.name} was changed: its checksum is another")
-        return identity
     except OSError as error:
         raise DamagedError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
-    # A manifest that was damaged itself need not be text, JSON, or of the right form.
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise DamagedError(f"{MANIFEST} is not one") from error
-
-
-def _identity_of(manifest: Any) -> "Identity":
-    run, step = manifest["run"], manifest["step"]
-    if not isinstance(run, str) or type(step) is not int:
-        raise ValueError("no identity")
-    return Identity(run, step)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -183,34 +188,40 @@ class CheckpointStore:
         """The step of the newest checkpoint, up to `last_step` if given, that is as it was written; a warning names
         each that is not.
 
-        Raises SettingError for one that was written by another run, or at another step.
+        Raises SettingError if there is one that was written by another run, or at another step.
         """
+        self._check_identities()
         for step in reversed(self.steps()):
             if last_step is not None and step > last_step:
                 continue
             try:
-                self._check_identity(step, check_manifest(self._path(step)))
+                check_manifest(self._path(step))
             except DamagedError as error:
                 logger.warning("checkpoint of step %d is damaged and passed over: %s", step, error)
             else:
                 return step
         return None
 
-    def _check_identity(self, step: int, identity: Identity) -> None:
-        whose = "of another run" if self.run and identity.run != self.run else ""
-        if identity.step != step:
-            whose = f"of step {identity.step}"
-        if whose:
-            message = f"{str(self._path(step))!r} is a checkpoint {whose}; remove it to go on from those of this run"
-            raise SettingError("resume", message)
+    def _check_identities(self) -> None:
+        for step, identity in self._identities():
+            whose = "of another run" if self.run and identity.run != self.run else ""
+            if identity.step != step:
+                whose = f"of step {identity.step}"
+            if whose:
+                message = (
+                    f"{str(self._path(step))!r} is a checkpoint {whose}; remove it to go on from those of this run"
+                )
+                raise SettingError("resume", message)
+
+    def _identities(self) -> Iterator[tuple[int, Identity]]:
+        """What the manifests say that can be read, newest first, with the steps that the folders are named after."""
+        for step in reversed(self.steps()):
+            with suppress(DamagedError):
+                yield step, read_manifest(self._path(step))[0]
 
     def found_run(self) -> str:
         """The name of the run in the newest manifest that can be read; empty if there is none."""
-        for step in reversed(self.steps()):
-            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-                manifest = json.loads(read_plain(self._path(step) / MANIFEST, JSON_BYTES))
-                return _identity_of(manifest).run
-        return ""
+        return next((identity.run for _, identity in self._identities()), "")
 
     def restore(self, step: int, train_state: TrainState) -> Progress:
         """Load a checkpoint that `newest` has found to be whole.
