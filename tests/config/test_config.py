@@ -164,7 +164,7 @@ def test_a_reward_that_is_never_negative_goes_with_maxrl():
         ({"aggregation": {"use": "ConstantLength"}}, "aggregation.length: ConstantLength needs a value"),
         ({"aggregation": {"use": "ConstantLength", "length": 0}}, "aggregation.length: must be at least 1, got 0"),
         ({"penalties": {"kl_estimator": "k4"}}, "penalties.kl_estimator: .*'k1'.*got 'k4'"),
-        ({"lora": {"rank": -1}}, "lora.rank: must not be negative, got -1"),
+        ({"lora": {"rank": -1}}, "lora.rank: must be within 0..10000, got -1"),
         ({"train": {"autocast": "int8"}}, "train.autocast: .*got 'int8'"),
         ({"loss": {"clip_low": 1.5}}, "loss.clip_low: must lie between 0 and 1, got 1.5"),
         ({"train": {"num_steps": 1.5}}, "train.num_steps: .*got 1.5"),

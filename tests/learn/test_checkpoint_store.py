@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -13,8 +14,16 @@ from hypothesis import strategies as st
 
 import treepo.learn.checkpoint as store_module
 from tests.learn.train_states import make_train_state, save
-from treepo.errors import DamagedError
-from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, check_manifest
+from treepo.errors import DamagedError, SettingError
+from treepo.learn.checkpoint import (
+    CheckpointStore,
+    CheckpointWriter,
+    Identity,
+    Progress,
+    Snapshot,
+    check_manifest,
+    write_manifest,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,7 @@ def test_any_changed_bit_and_any_cut_is_found(written, data):
 
 def _says_the_same(one: bytes, other: bytes) -> bool:
     try:
-        return json.loads(one)["files"] == json.loads(other)["files"]
+        return json.loads(one) == json.loads(other)
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -56,6 +65,39 @@ def test_a_foreign_file_is_found(tmp_path):
     (folder / "more.safetensors").write_bytes(b"")
     with pytest.raises(DamagedError, match="more.safetensors is missing or unknown"):
         check_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"name": "step-000009"}, "^resume: '.*step-000009' is a checkpoint of step 2; remove it"),
+        ({"run": "another"}, "^resume: '.*step-000002' is a checkpoint of another run; remove it"),
+    ],
+)
+def test_a_renamed_or_foreign_checkpoint_is_refused(tmp_path, changed, message):
+    """It was taken for the run's own, and the run went on from a state that it never had."""
+    store = CheckpointStore(tmp_path, keep=3, run="this")
+    writer = replace(store, run=changed.get("run", "this"))
+    for number in (1, 2):
+        save(writer if number == 2 else store, make_train_state(0), Progress(number, 0.0, 0))
+    assert "name" in changed or store.found_run() == "another"
+    (tmp_path / "step-000002").rename(tmp_path / changed.get("name", "step-000002"))
+    with pytest.raises(SettingError, match=message):
+        store.newest()
+    assert replace(store, run="").found_run() == writer.run
+
+
+def test_a_state_that_somebody_made_is_one_line(tmp_path):
+    """With the right checksums; deep JSON was a traceback."""
+    store, train_state = CheckpointStore(tmp_path, keep=3), make_train_state(0)
+    folder = save(store, train_state, Progress(1, 0.0, 0))
+    for text in ("[" * 100_000, "[]", "{}", '{"step": 2, "best": 0.0, "best_step": 0}', "\udcff", "1" * 5000):
+        (folder / "state.json").write_text(text, errors="surrogateescape")
+        write_manifest(folder, Identity("", 1))
+        assert store.newest() == 1
+        with pytest.raises(SettingError, match="^resume: '.*state.json' holds no state of a run: ") as raised:
+            store.restore(1, train_state)
+        assert len(str(raised.value)) < 500 and "\n" not in str(raised.value)
 
 
 def test_damaged_checkpoints_are_passed_over_with_a_warning(tmp_path, caplog):

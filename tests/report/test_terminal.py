@@ -1,5 +1,6 @@
 """What a run shows while it works."""
 
+import json
 from io import StringIO
 from time import sleep
 
@@ -8,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from treepo.report.run_log import Metrics
+from treepo.report.run_log import Metrics, MetricsLog
 from treepo.report.terminal import Terminal, state_line, step_lines
 
 STEP: Metrics = {
@@ -185,3 +186,20 @@ def test_work_that_is_done_already_shows_nothing():
         with Terminal(Console(file=file, force_terminal=is_terminal)).progress("making the base model"):
             pass
         assert file.getvalue() == ""
+
+
+def test_a_summary_of_a_changed_log_leaves_out_what_is_no_number(tmp_path):
+    """A name or a value in metrics.jsonl that was changed ended a resumed run in a traceback, at its very end."""
+    whole = {"tokens/decoded": 9, "tokens/total": 18} | {
+        f"problems/{name}": 2 for name in ("grown", "trained", "solved", "failed")
+    }
+    lines = [json.dumps({"step": 1} | whole)]
+    lines += [json.dumps({"step": 2} | whole | {name: value}) for name in whole for value in (None, "x", [], True, {})]
+    lines += [f'{{"step": 3, "{name}": {"9" * 400}, "eval/avg": 0.5}}' for name in whole]
+    lines += [json.dumps({k: v for k, v in whole.items() if k != name}) for name in whole]
+    lines += ["[]", "5", "not json", "[" * 10_000, json.dumps(whole | {"time/step_s": None, "eval/avg": "x"})]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    log = MetricsLog(tmp_path / "metrics.jsonl").read()
+    console = Console(width=100, record=True, quiet=False, file=StringIO())
+    Terminal(console).summary(log, tmp_path, [])
+    assert "2 of 2" in console.export_text()

@@ -3,7 +3,9 @@
 import datetime
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +35,18 @@ def equal(a: Tree, b: Tree) -> bool:
 def same_values(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     """None is None alone, and no number."""
     return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
+
+
+def test_negative_token_ids_are_damage(tmp_path):
+    """Tokenizers raise OverflowError for them, and the report ended in a traceback."""
+    path = tmp_path / "step-000001.parquet"
+    write_trees(path, [KeptTree(random_tree(np.random.default_rng(0), 3))], decode)
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[-1]["token_ids"][0] = -5
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(ValueError, match="is damaged: tree 0: node .* has a negative token id"):
+        read_trees(path)
 
 
 SCORED = [(False, ""), (True, ""), (True, "leaf"), (True, "node")]

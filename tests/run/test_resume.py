@@ -1,5 +1,6 @@
 """A run that was stopped or killed and resumed is the run that was not, bit for bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -254,6 +255,25 @@ def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capfd):
     assert f"checkpoint of step 6 is damaged and passed over: {path.name} was changed: its checksum is another" in said
     assert "Resumed after step 4." in said
     assert_same_run(whole, out)
+
+
+@pytest.mark.parametrize("change", ["renamed", "foreign"])
+def test_a_checkpoint_of_another_run_or_step_is_refused(whole, tmp_path, capfd, change):
+    """The run went on from a state that it never had. Both runs have the same settings, so nothing else differs."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    if change == "renamed":
+        # Beyond what was logged, where checkpoints are passed over that are the run's own.
+        (out / "checkpoints" / "step-000006").rename(out / "checkpoints" / "step-000009")
+        message = "step-000009' is a checkpoint of step 6; remove it to go on from those of this run"
+    else:
+        initial = json.loads((out / "initial.json").read_text())
+        (out / "initial.json").write_text(json.dumps(initial | {"run": "another"}))
+        message = "step-000006' is a checkpoint of another run; remove it to go on from those of this run"
+    capfd.readouterr()
+    assert main(["train", "--resume", str(out), "--train.num_steps", "7"]) == 2
+    error = capfd.readouterr().err
+    assert error.endswith(f"{message}\n") and error.count("\n") == 1
 
 
 def test_a_run_is_resumed_after_a_failed_write(whole, options, tmp_path, monkeypatch, capfd):

@@ -260,7 +260,7 @@ def test_workers_end_with_their_parent():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_workers": -1}, "num_workers: must be at least 0, got -1"),
+        ({"num_workers": -1}, "num_workers: must be from 0 to 1024, got -1"),
         ({"cpu_limit_s": 0.0}, "cpu_limit_s: must be above 0 and at most 86400, got 0.0"),
         ({"time_limit_s": 0.0}, "time_limit_s: must be above 0 and at most 86400, got 0.0"),
         ({"time_limit_s": float("nan")}, "time_limit_s: must be above 0"),

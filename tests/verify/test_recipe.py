@@ -44,7 +44,7 @@ def test_ours_are_found_by_name(recipe, verifier):
             "verifier.function: must be written module:function",
         ),
         ({"verifier": {"use": "NumericVerifier", "rel_tol": -1.0}}, "verifier.rel_tol: must be a number of at least 0"),
-        ({"verifier_pool": {"num_workers": -1}}, "verifier_pool.num_workers: must be at least 0, got -1"),
+        ({"verifier_pool": {"num_workers": -1}}, "verifier_pool.num_workers: must be from 0 to 1024, got -1"),
     ],
 )
 def test_mistakes_are_named(recipe, message):

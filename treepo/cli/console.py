@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from treepo.cli.common import process_rank
-from treepo.utils.text import sanitize
+from treepo.utils.text import message_line
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -24,7 +24,7 @@ class ConsoleHandler(logging.Handler):
         """Print what would steer the terminal as its escape sequence."""
         try:
             prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-            line = Text(prefix + sanitize(record.getMessage()), style=STYLES.get(record.levelno, ""))
+            line = Text(prefix + message_line(record.getMessage()), style=STYLES.get(record.levelno, ""))
             self.console.print(line, soft_wrap=True)
         except BrokenPipeError:
             raise

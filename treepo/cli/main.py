@@ -11,7 +11,7 @@ import treepo
 from treepo.cli.common import going_on, process_rank, split_overrides
 from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.imports import drop_current_folder
-from treepo.utils.text import sanitize
+from treepo.utils.text import message_line
 
 COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
@@ -106,5 +106,5 @@ def _fail(error: BaseException, code: int) -> int:
         traceback.print_exc()
     program = f"treepo (process {process_rank()})" if process_rank() else "treepo"
     text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-    print(f"{program}: {sanitize(text)}", file=sys.stderr)
+    print(f"{program}: {message_line(text)}", file=sys.stderr)
     return code

@@ -40,7 +40,7 @@ def run(options: Namespace, console: Console) -> None:
     # torch and transformers load here, not for --help.
     from treepo.report.page.report import REPORT_NAME, page_html, payload_of
     from treepo.report.terminal import Terminal
-    from treepo.utils.io import export_text, writing
+    from treepo.utils.io import export_text, replace_text, writing
 
     if options.settings:
         raise SettingError(next(iter(options.settings)), "a report has no settings")
@@ -57,7 +57,8 @@ def run(options: Namespace, console: Console) -> None:
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     out = Path(options.out) if options.out else folder / REPORT_NAME
     with writing(out, "the report", "out"):
-        export_text(out, page)
+        # In somebody's run folder that name may stand for anything; what the user gives may be a pipe.
+        (export_text if options.out else replace_text)(out, page)
     Terminal(console).say(f"The report is {out} ({len(page.encode()) / 1e6:.1f} MB).")
 
 

@@ -19,6 +19,7 @@ from treepo.config.schema import Config, Settings
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
+from treepo.utils.text import is_unicode
 from treepo.verify import Verifier
 
 T = TypeVar("T")
@@ -137,7 +138,8 @@ def _chosen_class(section: Section, values: Mapping[str, Any]) -> type:
     try:
         make_importable(module)
         chosen = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    # RecursionError: a name of thousands of parts.
+    except (ImportError, AttributeError, RecursionError) as error:
         raise SettingError(path, f"cannot find {use!r}: {error}") from error
     if misfit := _misfit(section, chosen):
         raise SettingError(path, f"{use!r} {misfit}")
@@ -181,6 +183,8 @@ def _checked(path: str, hint: Any, value: object) -> Any:
         declared = (declared,)
     if hint == tuple[str, ...]:
         declared = tuple(str(v) if type(v) is int else v for v in cast(tuple[Any, ...], declared))
+    if not is_unicode(declared):
+        raise SettingError(path, "holds characters that are no text in UTF-8", value)
     try:
         return TypeAdapter(hint).validate_python(declared, strict=True)
     except ValidationError as error:

@@ -65,10 +65,10 @@ class DataSettings(RecordFormat):
 class EvalSettings:
     """Held-out accuracy, before and after training."""
 
-    num_problems: Annotated[int, Field(ge=0)] = 400
+    num_problems: Annotated[int, Field(ge=0, le=1_000_000)] = 400
     """Held-out problems; fewer if there are fewer, 0 for no evaluation."""
 
-    num_samples: Count = 2
+    num_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     """Answers per problem, at temperature 1."""
 
     at_start: bool = True

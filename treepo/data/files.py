@@ -5,6 +5,7 @@ import gzip
 import sys
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -149,10 +150,16 @@ def _read_arrow(path: Path, label: str) -> Iterator[Found]:
         yield from table_rows(validated(batches), str(path), label)
 
 
+def _first_repeated(names: Sequence[str]) -> list[str]:
+    """The first of the names that are there more than once; none if they differ."""
+    counts = Counter(names)
+    return [name for name in names if counts[name] > 1][:1]
+
+
 def _check_names(fields: Sequence[pa.Field], name: str) -> None:
     """Raise RecordError if a column, or a field of a struct, is named twice: Python would keep one of them."""
     names = [field.name for field in fields]
-    if repeated := [found for found in names if names.count(found) > 1]:
+    if repeated := _first_repeated(names):
         raise RecordError(f"cannot read {name!r}: column {repeated[0]!r} is named twice")
     for field in fields:
         _check_names([field.type.field(i) for i in range(field.type.num_fields)], name)
@@ -164,7 +171,7 @@ def _read_csv(path: Path, label: str) -> Iterator[Found]:
     with _reading(str(path)), _open(path) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         rows = _filled_rows(csv.reader(file, delimiter=delimiter, strict=True))
         header = next(rows, [])
-        if repeated := [name for name in header if header.count(name) > 1]:
+        if repeated := _first_repeated(header):
             raise RecordError(f"cannot read {str(path)!r}: column {repeated[0]!r} is named twice")
         yield from _numbered((_csv_record(header, row) for row in rows), str(path), label)
 

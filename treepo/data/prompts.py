@@ -15,6 +15,7 @@ from treepo.data.formats import RecordFormat
 from treepo.data.locations import Source
 from treepo.data.readers import read_records
 from treepo.errors import RecordError, SettingError
+from treepo.utils.limits import time_limit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +28,12 @@ RESERVED_KWARGS = {
     *("truncation", "sanitize_control_tokens"),
 }
 """Arguments of `apply_chat_template` that are no variables of a template, and those that this module passes itself."""
+
+ENCODE_S = 10.0
+"""Longest time for one prompt, besides that for its length; it takes a millisecond."""
+
+CHARS_PER_S = 50_000
+"""A tokenizer that is slower than this takes too long for the length of a prompt."""
 
 _TEMPLATE_CODE = re.compile(r"\{[%{].*?[%}]\}", re.DOTALL)
 _TEMPLATE_TEXT = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -145,7 +152,14 @@ class PromptEncoder:
     shots: tuple[Shot, ...] = ()
 
     def __call__(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; raises SettingError if the chat template cannot be applied."""
+        """Token ids of a prompt; raises SettingError if the chat template cannot be applied, or takes too long."""
+        num_chars = len(str(prompt))
+        seconds = ENCODE_S + num_chars / CHARS_PER_S
+        message = f"its tokenizer or chat template takes more than {seconds:.0f} seconds for {num_chars} characters"
+        with time_limit(seconds, SettingError("model.path", message)):
+            return self._encode(prompt)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
         tokenizer, template = self.tokenizer, self.template
         if template.chat == "always" and not tokenizer.chat_template:
             raise SettingError("prompt.chat", "the tokenizer has no chat template", template.chat)
@@ -191,6 +205,8 @@ class PromptEncoder:
             rendered = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.template.chat_template_kwargs
             )
+        except SettingError:
+            raise
         # The template is a program that comes with the model; it and transformers' checks may raise anything.
         except Exception as error:
             first_line = str(error).strip().split("\n")[0] or type(error).__name__

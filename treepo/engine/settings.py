@@ -19,7 +19,7 @@ class EngineSettings:
     kind: Literal["embedded", "vllm", "servers"] = "embedded"
     """The engine over the model that is trained; vLLM in this process ([vllm]); servers of vLLM ([servers])."""
 
-    max_num_seqs: Count = 256
+    max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Most sequences decoded at a time."""
 
     max_num_batched_tokens: Count = 8192

@@ -4,17 +4,24 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.errors import DamagedError, LostError, PeerError
+from treepo.errors import DamagedError, LostError, PeerError, SettingError
 from treepo.learn.train_state import TrainState, save_tensors
+from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import PARTIAL, remove, sync, write_text
+from treepo.utils.numeric import digest
+from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +29,36 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the sizes and checksums (blake2b) of all files of a folder, and sync the folder to the disk."""
+def write_manifest(folder: Path, identity: "Identity") -> None:
+    """Write whose checkpoint it is, and the sizes and checksums (blake2b) of all files of a folder; sync the folder."""
     files = {path.name: _facts(path) for path in _files(folder)}
-    write_text(folder / MANIFEST, json.dumps({"files": files}, indent=1))
+    manifest = asdict(identity) | {"blake2b": identity.checksum, "files": files}
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
     sync(folder)
+
+
+def read_manifest(folder: Path) -> tuple["Identity", dict[str, Any]]:
+    """(whose checkpoint it is, the facts of its files by name). Raises DamagedError."""
+    try:
+        manifest = json.loads(read_plain(folder / MANIFEST, JSON_BYTES))
+        run, step, files = manifest["run"], manifest["step"], manifest["files"]
+        if not (isinstance(run, str) and type(step) is int and isinstance(files, dict)):
+            raise DamagedError(f"{MANIFEST} is not one")
+        identity = Identity(run, step)
+        if manifest["blake2b"] != identity.checksum:
+            raise DamagedError(f"{MANIFEST} was changed: its checksum is another")
+        return identity, files
+    except OSError as error:
+        raise DamagedError(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    # A manifest that was damaged itself need not be text, JSON, or of the right form.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{MANIFEST} is not one") from error
 
 
 def check_manifest(folder: Path) -> None:
     """Raise DamagedError unless the folder holds exactly the files of its manifest, bit for bit."""
-    if (folder / MANIFEST).exists() and not (folder / MANIFEST).is_file():
-        raise DamagedError(f"{MANIFEST} is no file")
+    _, known = read_manifest(folder)
     try:
-        known = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         files = _files(folder)
         if names := {path.name for path in files} ^ set(known):
             raise DamagedError(f"{min(names)} is missing or unknown")
@@ -45,8 +69,7 @@ def check_manifest(folder: Path) -> None:
                 raise DamagedError(f"{path.name} was changed: its checksum is another")
     except OSError as error:
         raise DamagedError(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
-    # A manifest that was damaged itself need not be text, JSON, or of the right form.
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise DamagedError(f"{MANIFEST} is not one") from error
 
 
@@ -55,8 +78,24 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _facts(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "blake2b": hashlib.file_digest(file, "blake2b").hexdigest()}
+    with open_plain(path) as file:
+        return {
+            "bytes": path.stat().st_size,
+            "blake2b": hashlib.file_digest(cast(BufferedReader, file), "blake2b").hexdigest(),
+        }
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose checkpoint it is. run: a random name that the run was given when it started; empty if it has none."""
+
+    run: str
+    step: int
+
+    @property
+    def checksum(self) -> str:
+        """Tells a damaged manifest from one of another run."""
+        return digest(f"{self.step} {self.run}", size=16).hex()
 
 
 @dataclass(frozen=True)
@@ -66,6 +105,9 @@ class Progress:
     step: int
     best: float
     best_step: int
+
+
+PROGRESS = TypeAdapter(Progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +129,14 @@ class CheckpointStore:
     """The folder checkpoints/ of a run, on a disk that all processes see.
 
     keep: how many are kept, besides the best. processes: those that write together, over a group of their own if that
-    happens beside training; the first names, drops and checks, and all take part in `write`.
+    happens beside training; the first names, drops and checks, and all take part in `write`. run: the name of the run
+    in `Identity`; that of its checkpoints is not looked at if it is empty.
     """
 
     folder: Path
     keep: int
     processes: DistContext = SINGLE_PROCESS
+    run: str = ""
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
@@ -132,7 +176,7 @@ class CheckpointStore:
     def _complete(self, partial: Path, final: Path, snapshot: Snapshot) -> None:
         """Add the rest to the tensors, and give the whole its name."""
         write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
-        write_manifest(partial)
+        write_manifest(partial, Identity(self.run, snapshot.progress.step))
         if final.exists():
             # It is damaged, or the run would have been resumed from it.
             remove(final)
@@ -142,7 +186,11 @@ class CheckpointStore:
 
     def newest(self, last_step: int | None = None) -> int | None:
         """The step of the newest checkpoint, up to `last_step` if given, that is as it was written; a warning names
-        each that is not."""
+        each that is not.
+
+        Raises SettingError if there is one that was written by another run, or at another step.
+        """
+        self._check_identities()
         for step in reversed(self.steps()):
             if last_step is not None and step > last_step:
                 continue
@@ -154,14 +202,45 @@ class CheckpointStore:
                 return step
         return None
 
+    def _check_identities(self) -> None:
+        for step, identity in self._identities():
+            whose = "of another run" if self.run and identity.run != self.run else ""
+            if identity.step != step:
+                whose = f"of step {identity.step}"
+            if whose:
+                message = (
+                    f"{str(self._path(step))!r} is a checkpoint {whose}; remove it to go on from those of this run"
+                )
+                raise SettingError("resume", message)
+
+    def _identities(self) -> Iterator[tuple[int, Identity]]:
+        """What the manifests say that can be read, newest first, with the steps that the folders are named after."""
+        for step in reversed(self.steps()):
+            with suppress(DamagedError):
+                yield step, read_manifest(self._path(step))[0]
+
+    def found_run(self) -> str:
+        """The name of the run in the newest manifest that can be read; empty if there is none."""
+        return next((identity.run for _, identity in self._identities()), "")
+
     def restore(self, step: int, train_state: TrainState) -> Progress:
         """Load a checkpoint that `newest` has found to be whole.
 
-        Raises ValueError if it is of another model.
+        Raises SettingError if it is of another model, or holds something else.
         """
-        state = json.loads((self._path(step) / STATE).read_text(encoding="utf-8"))
-        train_state.restore(self._path(step), state)
-        return Progress(state["step"], state["best"], state["best_step"])
+        path = self._path(step) / STATE
+        try:
+            state = json.loads(read_plain(path, JSON_BYTES))
+            progress = PROGRESS.validate_python({name: state[name] for name in ("step", "best", "best_step")})
+            train_state.restore(self._path(step), state)
+        except SettingError:
+            raise
+        # Its checksum is right, so somebody has made it.
+        except (OSError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise SettingError("resume", f"{str(path)!r} holds no state of a run: {error_line(error)}") from error
+        if progress.step != step:
+            raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
+        return progress
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"

@@ -92,13 +92,13 @@ class TrainSettings:
     num_steps: Annotated[int, Field(ge=0)] = 100
     """Training steps."""
 
-    prompts_per_step: Count = 32
+    prompts_per_step: Annotated[int, Field(ge=1, le=1_000_000)] = 32
     """Trees wanted per step."""
 
     num_mini_batches: Count = 2
     """Updates per epoch, each on its share of the problems."""
 
-    num_iterations: Count = 1
+    num_iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """How often a step goes over its trees; ratios are those to the policy that sampled them."""
 
     packing: bool = True

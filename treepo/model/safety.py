@@ -1,4 +1,4 @@
-"""What is looked at before a library loads somebody else's model: its files, its numbers, what its tokenizer does."""
+"""Checks of a model that anybody may have made, before a library loads it: its files, sizes, and tokenizer."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from treepo.utils.limits import fails_apart
 CONFIG_BYTES = 16 << 20
 """Longest config.json."""
 
-MAX_LAYERS = 2000
+MAX_LAYERS = 500
 """The deepest models have a few hundred."""
 
 MAX_SIZE = 10**8
@@ -27,7 +27,7 @@ SIZES = re.compile(r"^(n|num|d)_|_(size|dim|rank|heads|experts|groups|width|chan
 PROBE_S = 10.0
 CONVERTING_S = 30.0
 PROBE_BYTES = 4 << 30
-PROBE_TEXT = "What is 12 + 30?\n  Let's add: 12 + 30 = 42, \\boxed{42}. " + "a" * 48 + "!"
+PROBE_TEXT = f"What is 12 + 30?\n  Let's add: 12 + 30 = 42, \\boxed{{42}}. {40 * 'a'}!"
 """Words, digits, blanks and a run of one letter, on which careless patterns take time that doubles with each."""
 
 

@@ -5,6 +5,9 @@ from typing import Literal
 
 from treepo.errors import SettingError
 
+MAX_RANK = 10_000
+"""Larger than the full rank of any map that adapters are worth it for."""
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -41,7 +44,7 @@ class LoraSettings:
     """Save, besides adapter/, a model/ with the adapters added to its weights."""
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise SettingError("rank", "must not be negative", self.rank)
+        if not 0 <= self.rank <= MAX_RANK:
+            raise SettingError("rank", f"must be within 0..{MAX_RANK}", self.rank)
         if not self.alpha > 0:
             raise SettingError("alpha", "must be positive", self.alpha)

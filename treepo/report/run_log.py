@@ -35,8 +35,9 @@ class MetricsLog:
             os.fsync(file.fileno())
 
     def read(self) -> list[Metrics]:
-        """All objects, oldest first."""
-        return [json.loads(line) for line in read_plain(self.path).decode("utf-8").splitlines()]
+        """The numbers of each step, oldest first. What else there is, somebody has put there, and is left out."""
+        found = (object_of(line) for line in read_lines(self.path))
+        return [{name: value for name, value in read.items() if is_number(value)} for read in found if read is not None]
 
     def last_whole_step(self) -> int:
         """The last step up to which there is one whole object for each, from 0; -1 if there is none."""
@@ -52,6 +53,17 @@ class MetricsLog:
         lines = read_lines(self.path)
         steps = (step_of(line) for line in lines)
         return lines[: next((i for i, step in enumerate(steps) if step != i), len(lines))]
+
+
+MAX_NUMBER = 2**1000
+"""Largest whole number that is read; JSON allows any number of digits."""
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold; infinite ones count."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= MAX_NUMBER
 
 
 def read_lines(path: Path) -> list[bytes]:

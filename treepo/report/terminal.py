@@ -16,6 +16,9 @@ from treepo.report.run_log import Metrics
 from treepo.utils import ProgressCallback
 from treepo.utils.text import sanitize
 
+COUNTED = ("tokens/decoded", "tokens/total", *(f"problems/{name}" for name in ("grown", "trained", "solved", "failed")))
+"""Metrics of every step that the summary is made of."""
+
 PHASES = ("grow", "verify", "pack", "entropies", "update")
 """Phases with room in the line; entropies are computed only at some steps."""
 
@@ -208,13 +211,14 @@ class Terminal:
     def summary(self, log: Sequence[Metrics], out: Path, next_commands: Sequence[tuple[str, str]]) -> None:
         """The table at the end of a run, what made it useless if anything did, and the next commands: (purpose,
         command)."""
-        steps = [m for m in log if "tokens/decoded" in m]
+        # All of them, unless somebody has changed the file.
+        steps = [m for m in log if all(math.isfinite(m.get(name, math.nan)) for name in COUNTED)]
         findings, num_trained = diagnose_run(steps), sum(m["problems/trained"] > 0 for m in steps)
         title = "Summary of the run" if num_trained or not steps else "Nothing was learned: no step carried a signal"
         table = Table(title=title, show_header=False, min_width=60, title_style="bold red" if findings else None)
         table.add_column(style="bold")
         table.add_column(justify="right")
-        evaluated = [m for m in log if "eval/avg" in m]
+        evaluated = [m for m in log if {"eval/avg", "eval/greedy"} <= m.keys()]
         for name, label in (("eval/avg", "temperature 1"), ("eval/greedy", "greedy")):
             values = [f"{metrics[name]:.1%}" for metrics in evaluated]
             if values:
@@ -247,7 +251,7 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
     known = f" ({cached / (prefilled + cached):.0%} of prefixes were known)" if prefilled + cached else ""
     return [
         ("tokens decoded", f"{decoded:,.0f}"),
-        ("by sequential sampling, the same trajectories", f"{every:,.0f} ({1 - decoded / every:.0%} saved)"),
+        ("by sequential sampling, the same trajectories", f"{every:,.0f} ({1 - decoded / max(every, 1):.0%} saved)"),
         ("tokens of prefixes the engine computed", f"{prefilled:,.0f}{known}"),
         ("tokens the update forwarded", f"{forwarded:,.0f}{saved}"),
         *((f"time to {name}", f"{total(f'time/{name}_s'):.1f} s") for name in ("grow", "verify", "pack", "update")),

@@ -155,6 +155,8 @@ def _check(nodes: Sequence[Node]) -> None:
     for i, node in enumerate(nodes):
         if (node.parent != -1) if i == ROOT else not 0 <= node.parent < len(nodes):
             raise ValueError(f"node {i} has no parent {node.parent}")
+        if (node.token_ids < 0).any():
+            raise ValueError(f"node {i} has a negative token id")
         if i != ROOT and (node.sampled_logprobs is None or len(node.sampled_logprobs) != len(node.token_ids)):
             raise ValueError(f"node {i} has not one log-probability for each token")
     tree = Tree("", list(nodes))

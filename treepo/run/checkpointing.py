@@ -8,9 +8,12 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
+from pydantic import TypeAdapter
+
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
 from treepo.report.run_log import Metrics
+from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.signals import StepGuard, StepState
 
 if TYPE_CHECKING:
@@ -25,8 +28,13 @@ may come from the weights."""
 CHECKPOINTS = "checkpoints"
 """Their folder in that of the run."""
 
+INITIAL = "initial.json"
+"""What a run starts with: its name, and checksums; see `treepo.run.resume`."""
+
 REPEAT_S = 5.0
 """Seconds within which a second signal does not count: torchrun passes on what its processes may have received."""
+
+INITIAL_STATE = TypeAdapter(dict[str, str])
 
 NOT_BEGUN = Progress(step=-1, best=-1.0, best_step=-1)
 """The progress of a run before its first evaluation; its best score is below every score."""
@@ -36,6 +44,14 @@ def is_stop(error: BaseException | None) -> bool:
     """Whether it is one of STOPS, here or in another process."""
     kinds = {kind.__name__ for kind in get_args(STOPS)}
     return isinstance(error, STOPS) or (isinstance(error, PeerError) and not kinds.isdisjoint(error.kinds))
+
+
+def recorded_run(out: Path) -> str:
+    """The name of the run in a folder, which its checkpoints carry; empty if none is recorded or can be read."""
+    try:
+        return INITIAL_STATE.validate_json(read_plain(out / INITIAL, JSON_BYTES)).get("run", "")
+    except (OSError, ValueError):
+        return ""
 
 
 class RunCheckpoints:
@@ -50,7 +66,8 @@ class RunCheckpoints:
         self.out = out
         self.progress = progress
         self.guard = StepGuard(REPEAT_S if run.processes.world_size > 1 else 0.0)
-        store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run.job.background)
+        keep = run.config.checkpoint.keep
+        store = CheckpointStore(out / CHECKPOINTS, keep, run.job.background, recorded_run(out))
         self.writer = CheckpointWriter(store)
         self._last_written = progress.step
         self._next = progress

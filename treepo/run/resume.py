@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
-from pydantic import TypeAdapter
 
 import treepo
 from treepo.config.load import read_recipe, resolve, to_toml
@@ -28,14 +28,11 @@ from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN
+from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
 from treepo.run.outputs import restore_models
 from treepo.utils.io import replace_bytes, replace_text, writing
 
 logger = logging.getLogger(__name__)
-
-NAME = "initial.json"
-INITIAL_STATE = TypeAdapter(dict[str, str])
 
 NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
@@ -46,8 +43,10 @@ def record_initial_state(run: Run, out: Path) -> None:
     state = _initial_state(run)
     with run.processes.synced_errors():
         if run.processes.is_first:
-            with writing(out / NAME, "the checksums of what the run starts with"):
-                replace_text(out / NAME, json.dumps(state, indent=1) + "\n")
+            # Where what was recorded is lost, its checkpoints say which run it is.
+            state["run"] = CheckpointStore(out / CHECKPOINTS, keep=1).found_run() or uuid4().hex
+            with writing(out / INITIAL, "the checksums of what the run starts with"):
+                replace_text(out / INITIAL, json.dumps(state, indent=1) + "\n")
 
 
 def check_initial_state(run: Run, out: Path) -> None:
@@ -55,7 +54,7 @@ def check_initial_state(run: Run, out: Path) -> None:
 
     Where that is not known, since the file is damaged, a warning says so, and what was loaded is taken for it.
     """
-    before = run.processes.broadcast(_read_initial_state(out / NAME) if run.processes.is_first else None)
+    before = run.processes.broadcast(_read_initial_state(out / INITIAL) if run.processes.is_first else None)
     if before is None:
         record_initial_state(run, out)
         return
@@ -202,7 +201,7 @@ def _keep_settings(config: Config, path: Path) -> None:
 
 def _restore(run: Run, out: Path) -> Progress:
     check_initial_state(run, out)
-    store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep)
+    store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run=recorded_run(out))
     step = None
     with run.processes.synced_errors():
         if run.processes.is_first:

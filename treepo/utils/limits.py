@@ -1,5 +1,6 @@
 """Work on what others have made, with an end: a limit of time here, or a process of its own with limits."""
 
+import faulthandler
 import os
 import resource
 import select
@@ -72,6 +73,7 @@ DONE = "."
 def _work_in_child(work: Callable[[], object], writer: int, seconds: float, more_bytes: int) -> None:
     """Work, write how that went, and end without anything that belongs to the process it was copied from."""
     try:
+        faulthandler.disable()
         # What libraries print when they crash.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGXCPU):

@@ -1,6 +1,7 @@
 """Text from outside, made safe to print."""
 
 import unicodedata
+from collections.abc import Mapping
 
 
 def sanitize(text: str, *, multiline: bool = False, max_chars: int | None = None, encoding: str = "utf-8") -> str:
@@ -12,6 +13,24 @@ def sanitize(text: str, *, multiline: bool = False, max_chars: int | None = None
     return "".join(c if _is_safe(c, multiline, encoding) else ascii(c)[1:-1] for c in text[:max_chars])
 
 
+MAX_LINE_CHARS = 480
+"""Of a message; whatever it quotes may be of any length."""
+
+
+def shorten(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
+    """The text, or its beginning and its end, which says what to do next, with ... for what lies between."""
+    if len(text) <= max_chars:
+        return text
+    tail = max_chars // 3
+    return f"{text[: max_chars - tail - 5]} ... {text[-tail:]}"
+
+
+def message_line(text: str) -> str:
+    """A message as one printable line of at most MAX_LINE_CHARS, whatever it quotes."""
+    # Escapes are longer than what they stand for.
+    return shorten(sanitize(shorten(text)))
+
+
 def _is_safe(character: str, multiline: bool, encoding: str) -> bool:
     is_space = multiline and (character in "\n\t" or unicodedata.category(character) == "Zs")
     if not (character.isprintable() or is_space):
@@ -21,6 +40,16 @@ def _is_safe(character: str, multiline: bool, encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_unicode(value: object) -> bool:
+    """Whether all texts in it, also in lists and tables, have an encoding: not so a command line's bytes that are no
+    UTF-8, which Python holds as half surrogate pairs."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, Mapping):
+        return is_unicode([*value, *value.values()])
+    return all(map(is_unicode, value)) if isinstance(value, list | tuple) else True
 
 
 def replace_surrogates(text: str) -> str:

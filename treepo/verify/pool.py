@@ -39,8 +39,8 @@ class VerifierPoolSettings:
     """Address space of a process beyond what it has once its verifier is loaded; not kept on macOS."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise SettingError("num_workers", "must be at least 0", self.num_workers)
+        if not 0 <= self.num_workers <= 1024:
+            raise SettingError("num_workers", "must be from 0 to 1024", self.num_workers)
         for name in ("cpu_limit_s", "time_limit_s"):
             if not 0 < getattr(self, name) <= 86400:
                 raise SettingError(name, "must be above 0 and at most 86400", getattr(self, name))

@@ -11,13 +11,11 @@ import treepo
 from treepo.report.page.series import series_of
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.trees import Breakdown, TreeReader, choose_trees
+from treepo.report.run_log import MAX_NUMBER, is_number
 from treepo.utils.files import read_plain
 from treepo.utils.settings_file import read_toml
 
 ENVIRONMENT_NAME = "environment.jsonl"
-
-MAX_NUMBER = 2**1000
-"""Largest whole number that is read; JSON allows any number of digits."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class RunFolder:
         for line in _objects(self.path / "metrics.jsonl"):
             step = line.pop("step", None)
             if isinstance(step, int) and abs(step) <= MAX_NUMBER:
-                by_step[step] = {name: value for name, value in line.items() if _is_number(value)}
+                by_step[step] = {name: value for name, value in line.items() if is_number(value)}
         return dict(sorted(by_step.items()))
 
     def settings(self) -> dict[str, Any]:
@@ -83,13 +81,6 @@ def _objects(path: Path) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             found.append(value)
     return found
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a number that a float can hold; infinite ones count."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or abs(value) <= MAX_NUMBER
 
 
 VERSION = 1

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from treepo.credit.base import Estimator
 from treepo.errors import SettingError
 from treepo.model.policy import decoded
+from treepo.model.safety import check_model_files, check_tokenizer
 from treepo.model.tokenizer import load_tokenizer
 from treepo.report.charts.base import Chart
 from treepo.report.charts.read import charts_of, with_source
@@ -163,6 +164,9 @@ def find_decode(folder: RunFolder) -> Decode | None:
 
 def _load_tokenizer(path: str) -> PreTrainedTokenizerBase | None:
     try:
+        if Path(path).is_dir():
+            check_model_files(Path(path))
+            check_tokenizer(lambda: load_tokenizer(path, local_files_only=True).tokenizer, Path(path))
         return load_tokenizer(path, local_files_only=True).tokenizer
     except Exception:  # noqa: BLE001 - a folder without a tokenizer, or with a damaged one, raises many things
         return None
