@@ -163,6 +163,8 @@ def replace_reward(task, reward):
     class Rewarded:
         training_problems = staticmethod(task.training_problems)
         eval_problems = staticmethod(task.eval_problems)
+        answers = task.answers
+        are_equal = staticmethod(task.are_equal)
 
         @staticmethod
         def verify(asked):

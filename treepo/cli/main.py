@@ -26,10 +26,8 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0; 2 with one line on standard error for a user's mistake; 3 with one
-    where disk or memory have no room; docs/runs.md has the others.
-
-    1 if a command found what it was asked to look for (`treepo verify --expected`), or could not go on.
+    """Run one command; returns the exit code: 0, or what the command says; 2 with one line on standard error for a
+    user's mistake; 3 with one where disk or memory have no room; docs/runs.md has the others.
 
     TREEPO_DEBUG=1 in the environment shows the traceback of a mistake, too.
     """

@@ -4,6 +4,7 @@ import importlib
 import math
 import re
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 from treepo.data.problem import Outcome, Verdict, bounded
@@ -46,8 +47,8 @@ class MathVerifier(FinalAnswer):
                 raise SettingError(name, "must be a number of at least 0", getattr(self, name))
 
     def load(self) -> None:
-        """Import what reads answers, and what computes numbers that are not rational."""
-        _expressions()
+        """Import the reader of answers and what computes numbers that are not rational."""
+        _judging()
         importlib.import_module("mpmath")
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:
@@ -56,28 +57,17 @@ class MathVerifier(FinalAnswer):
             return Verdict(0.0, Outcome.NO_ANSWER, None)
         if _WHOLE.fullmatch(found) and _WHOLE.fullmatch(ground_truth) and not (self.rel_tol or self.abs_tol):
             return Verdict(float(int(found) == int(ground_truth)), Outcome.GRADED, str(int(found)))
-        expressions = _expressions()
-        answer, known = expressions.read_answer(found), expressions.read_answer(ground_truth)
-        text = bounded(expressions.plain_text(found, answer))
-        is_same = expressions.are_same(answer, known, self._rules())
-        if not is_same and expressions.spelling(found) == expressions.spelling(ground_truth):
-            is_same = True
-        return Verdict(float(is_same or 0), Outcome.UNPARSED if is_same is None else Outcome.GRADED, text)
+        is_same, text = _judging().judge(found, ground_truth, self._rules())
+        return Verdict(float(is_same or 0), Outcome.UNPARSED if is_same is None else Outcome.GRADED, bounded(text))
 
     def are_equal(self, first: str, second: str) -> bool:
         """Whether two extracted answers are the same answer, as `__call__` would judge either by the other."""
-        expressions, rules = _expressions(), self._rules()
-        if expressions.spelling(first) == expressions.spelling(second):
-            return True
-        one, other = expressions.read_answer(first), expressions.read_answer(second)
-        return bool(expressions.are_same(one, other, rules) or expressions.are_same(other, one, rules))
+        return _judging().are_equal(first, second, self._rules())
 
     def _rules(self) -> Any:
-        expressions = _expressions()
-        tolerance = expressions.Tolerance(self.rel_tol, self.abs_tol)
-        return expressions.Rules(self.units, self.percent, self.order, tolerance)
+        return _judging().rules(self.units, self.percent, self.order, rel_tol=self.rel_tol, abs_tol=self.abs_tol)
 
 
-def _expressions() -> Any:
-    # Imported late: only workers need it.
-    return importlib.import_module("treepo.verify.expressions")
+def _judging() -> ModuleType:
+    # Imported late: only workers need it, and settings are read without.
+    return importlib.import_module("treepo.verify.expressions.judging")
