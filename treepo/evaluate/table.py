@@ -17,7 +17,7 @@ NOTHING = "-"
 ALL_DATASETS = "all datasets"
 """Heads the column of all datasets together, the last one where there are several."""
 
-MAJORITY = "Majority of the k answers, each voting once"
+MAJORITY = "majority of k"
 LABELS = ("model", "setting", "k")
 COST_HEADER = ("problems", "avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
 GAIN_HEADER = ("problems", "avg@k", "maj@k")
