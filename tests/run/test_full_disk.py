@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shlex
 import shutil
 import signal
 from collections.abc import Iterator
@@ -15,9 +16,15 @@ import pytest
 import treepo.learn.checkpoint as store_module
 import treepo.utils.io as io_module
 from tests.run.test_resume import judged_by_length, options, whole  # noqa: F401 - fixtures
-from tests.runs import assert_same_run, die, finish
+from tests.runs import assert_same_run, die, finish, start
 from treepo.cli.main import main
+from treepo.errors import NonFiniteUpdateError
+from treepo.learn.packing import PackedTree
+from treepo.learn.scoring import collate
+from treepo.learn.updater import Updater
 from treepo.report.run_log import MetricsLog
+from treepo.run import parts
+from treepo.tasks.base_model import BaseModelSettings, find_or_make_base_model
 
 CODES = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES]
 
@@ -213,3 +220,96 @@ def test_files_have_the_mode_that_new_files_get(options, tmp_path):  # noqa: F81
     assert {"adapter", "best", "model", "checkpoints"} <= {path.name for path in out.iterdir()}
     modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file() and path.name != "lock"}
     assert modes == {0o640}
+
+
+def test_output_to_a_full_disk_ends_no_run(options, tmp_path):  # noqa: F811
+    """`treepo train > log` died in a traceback, with the last steps lost."""
+    out = tmp_path / "run"
+    process = start(["train", *options, "--out", str(out)], tmp_path / "log", show_on_a_full_disk)
+    process.join(120)
+    assert process.exitcode == 3
+    line = (tmp_path / "log.err").read_text()
+    assert line == (
+        "treepo: 'standard output' cannot be written (No space left on device); lost: what was to be shown; "
+        "all files are written\n"
+    )
+    assert (out / "report.html").is_file() and (out / "model").is_dir()
+
+
+def show_on_a_full_disk() -> None:
+    """What a child prints goes nowhere."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def test_answers_are_kept_up_to_the_last_part(chain_model, tmp_path, capfd):
+    """The same command goes on, with the folder if it was named after the time."""
+    args = [
+        "eval",
+        str(chain_model),
+        "--samples",
+        "2",
+        "--problems",
+        "4",
+        "--tree.segment_len",
+        "8",
+        "--tree.depth",
+        "1",
+    ]
+    out = tmp_path / "answers"
+    for name, lost in (("settings.json", ""), ("fingerprints.json", ""), ("answers.parquet", ""), ("results.json", "")):
+        with full_for("unfinished-" + name):
+            assert main([*args, "--out", str(out)]) == 3
+        assert said_line(capfd, out / name, lost).endswith(f"; to go on: {shlex.join(['treepo', *args])} --out {out}")
+        assert not list(out.glob("unfinished-*"))
+    with full_for("metrics.json"):
+        assert main([*args, "--out", str(out), "--json", str(tmp_path / "metrics.json")]) == 3
+    said_line(capfd, tmp_path / "metrics.json", "the metrics there; all answers are kept")
+    assert main([*args, "--out", str(out)]) == 0
+
+
+def test_a_report_a_tree_and_a_benchmark(whole, chain_model, tmp_path, capfd):  # noqa: F811
+    """Each says what is lost, and the command that tries again."""
+    with full_for("page.html"):
+        assert main(["report", str(whole), "--out", str(tmp_path / "page.html")]) == 3
+    line = said_line(capfd, tmp_path / "page.html", "the report; to go on: treepo report")
+    assert line.endswith(f"--out {tmp_path / 'page.html'}")
+    with full_for("tree.parquet"):
+        args = ["sample", str(chain_model), "--prompt", "20a+3b-2c:", "--tree.segment_len", "8", "--tree.depth", "2"]
+        assert main([*args, "--out", str(tmp_path / "tree.parquet")]) == 3
+    said_line(capfd, tmp_path / "tree.parquet", "the tree above")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_model_that_cannot_be_kept(tmp_path, monkeypatch, capfd):
+    """What is left of it is removed; a folder that cannot be used is another's mistake."""
+    monkeypatch.setenv("TREEPO_CACHE", str(tmp_path / "cache"))
+    quick = BaseModelSettings(num_steps=2, num_warmup_steps=1, tokens_per_step=300)
+    monkeypatch.setattr(parts, "find_or_make_base_model", partial(find_or_make_base_model, settings=quick))
+    with full_for("model"):
+        assert main(["sample"]) == 3
+    said_line(capfd, tmp_path / "cache", "the base model; to go on: treepo sample")
+    assert list((tmp_path / "cache").glob("*chain*")) == list((tmp_path / "cache").glob(".unfinished-*")) == []
+    assert main(["sample"]) == 0
+    (folder,) = (tmp_path / "cache").glob("chain-sums-*")
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & folder.stat().st_mode}
+    monkeypatch.setenv("TREEPO_CACHE", "/dev/null/cache")
+    capfd.readouterr()
+    assert main(["sample"]) == 2
+    assert capfd.readouterr().err == "treepo: TREEPO_CACHE: cannot write to '/dev/null/cache': Not a directory\n"
+
+
+def test_a_batch_that_cannot_be_kept_hides_no_numbers_that_are_not_finite(options, tmp_path, monkeypatch, capfd):  # noqa: F811
+    """The reason why the run ended comes first."""
+
+    def not_finite(self: Updater, trees: list[PackedTree]) -> dict[str, float]:
+        raise NonFiniteUpdateError("loss", collate(trees))
+
+    monkeypatch.setattr(Updater, "update", not_finite)
+    out = tmp_path / "run"
+    with full_for("failed-step-000001.safetensors"):
+        assert main(["train", *options, "--out", str(out)]) == 1
+    error = capfd.readouterr().err
+    assert error == (
+        f"treepo: step 1: loss is not finite; its batch could not be kept in "
+        f"'{out}/failed-step-000001.safetensors' (No space left on device)\n"
+    )
