@@ -45,11 +45,12 @@ class MemoryLimit:
     def lower(self, tried: int, longest: int, reason: str) -> None:
         """Set the limit to half of what was tried, but at least to the longest trajectory, which cannot be split.
 
-        reason: what the allocator said. Raises MemoryError, with the settings to change, if that was tried already.
+        reason: what the allocator said. Raises MicroBatchMemoryError, with the settings to change, if that was tried
+        already.
         """
         self.num_oom += 1
         if tried <= longest:
-            raise MemoryError(
+            raise MicroBatchMemoryError(
                 f"train.max_tokens_per_micro_batch: out of memory at {tried} tokens, and the longest trajectory has "
                 f"{longest}; {REMEDIES} ({reason})"
             )
@@ -126,7 +127,8 @@ class Updater:
         Those of the loss are means over the response tokens of all trajectories. mismatch/* (`mismatch_metrics`) is how
         far the engine is from the policy where this is the first update of a step. Where memory runs out in a forward
         or backward pass, all of them are done again with fewer tokens each, before any weight has changed. Raises
-        MemoryError, with the settings to change, if that does not help, and NonFiniteUpdateError.
+        MicroBatchMemoryError, with the settings to change, if that does not help, MemoryError if there is no room for the
+        optimizer's own step, and NonFiniteUpdateError.
         """
         assert trees or self.processes.world_size > 1, "an update needs at least one tree"
         weighted = with_leaf_weights(trees, self.aggregation, self.processes)

@@ -7,6 +7,7 @@ took part in before: so none of the others waits for ever, and in the end all kn
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -79,10 +80,18 @@ class PassComms:
         self.num_skipped, self.num_unreduced = num_skipped, BUFFERS * num_unreduced
         self._set_reduces(num_unreduced == 0)
 
-    def takes_part(self) -> bool:
-        """Count a gather or scatter; whether it is made."""
+    def run(self, collective: Callable[[], dist.Work | None], output: Tensor, num_sent_bytes: int) -> dist.Work | None:
+        """Make a gather or scatter that fills the output, unless it is to be left out, and count it."""
+        work = None
+        if self.num_done < self.num_skipped:
+            output.zero_()
+        else:
+            if output.device.type == "cpu":
+                # gloo takes room for a copy; where it finds none, the processes disagree on what is sent from then on.
+                torch.empty(output.nbytes + num_sent_bytes, dtype=torch.uint8)
+            work = collective()
         self.num_done += 1
-        return self.num_done > self.num_skipped
+        return work
 
     def count_buffer(self) -> None:
         """Count a buffer of a reduction; FSDP2 has decided before whether its sum is made."""
@@ -113,10 +122,8 @@ class Gather:
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, async_op: bool = False
     ) -> dist.Work | None:
         """Fill the output with the inputs of all processes."""
-        if self.comms.takes_part():
-            return all_gather(output_tensor, input_tensor, group=group, async_op=async_op)
-        output_tensor.zero_()
-        return None
+        gather = partial(all_gather, output_tensor, input_tensor, group=group, async_op=async_op)
+        return self.comms.run(gather, output_tensor, input_tensor.nbytes)
 
 
 class Scatter:
@@ -134,10 +141,8 @@ class Scatter:
         self, output_tensor: Tensor, input_tensor: Tensor, group: dist.ProcessGroup, op: Any, async_op: bool = False
     ) -> dist.Work | None:
         """Fill the output with this process's shard of the sum."""
-        if self.comms.takes_part():
-            return reduce_scatter(output_tensor, input_tensor, op=op, group=group, async_op=async_op)
-        output_tensor.zero_()
-        return None
+        scatter = partial(reduce_scatter, output_tensor, input_tensor, op=op, group=group, async_op=async_op)
+        return self.comms.run(scatter, output_tensor, input_tensor.nbytes)
 
 
 def count_collectives(model: nn.Module, parts: Sequence[FSDPModule], has_replicas: bool) -> None:
