@@ -65,6 +65,10 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What the system says of a disk that is full or fails, whatever the path."""
 
 
+class MicroBatchMemoryError(MemoryError):
+    """Memory ran out in a pass over a micro-batch, of this process or of another one: all raise it."""
+
+
 class PeerError(Exception):
     """Another process could not go on, and told the others. kinds: the names of its error's class and its bases."""
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.processes import free_port, join_job
 from tests.runs import die, judge_length, start, untimed_metrics, write_sets
 from treepo.cli.main import main
 from treepo.grow.sampler import TreeSampler
+from treepo.learn.scoring import Scorer
 from treepo.learn.updater import Updater
 from treepo.verify.task import VerifiedTask
 
@@ -167,3 +169,23 @@ def test_what_torchrun_must_not_be_asked_for(options, tmp_path, monkeypatch, cap
         assert main(["train", *options, *option, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.startswith(f"treepo: {message}")
     assert os.environ["WORLD_SIZE"] == "3" and not (tmp_path / "run").exists()
+
+
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_memory_that_runs_out_in_an_update_of_one_process(options, two, tmp_path):
+    """It ended the run. Both go on with half as many tokens at a time, up to rounding as if nothing had happened."""
+    out = tmp_path / "run"
+    args = ["train", *options, "--out", str(out)]
+    assert run_job(args, tmp_path, (Scorer, "__call__", 4), out_of_memory) == [0, 0], (
+        tmp_path / "log-1.err"
+    ).read_text()
+    said = (tmp_path / "log-0.out").read_text()
+    assert said.count("out of memory: train.max_tokens_per_micro_batch is") == 1
+    metrics = untimed_metrics(out)
+    assert sum(m.get("update/num_oom", 0) for m in metrics) == 1
+    for one, other in zip(metrics, untimed_metrics(two), strict=True):
+        for name in one.keys() - {*OWN_ENGINES, "update/num_oom", "update/max_tokens_per_micro_batch"}:
+            assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-4), name

@@ -1,6 +1,8 @@
 """What other libraries raise is recognised by what they really raise."""
 
+import errno
 import os
+import resource
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from tests.processes import run_in
 from treepo.distributed import DistContext
-from treepo.utils.foreign_errors import first_line, is_lost_process, is_out_of_memory
+from treepo.utils.foreign_errors import as_os_error, first_line, is_lost_process, is_out_of_memory
 
 
 @pytest.mark.parametrize("take", [lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: np.empty(1 << 60, np.uint8)])
@@ -36,8 +40,25 @@ def test_another_error_is_neither() -> None:
     assert not is_out_of_memory(OSError("out of memory.txt"))
 
 
+def test_what_safetensors_says_of_a_disk(tmp_path: Path) -> None:
+    """Its error is no OSError."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(SafetensorError) as full:
+            save_file({"x": torch.zeros(10_000)}, tmp_path / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(SafetensorError) as absent:
+        save_file({"x": torch.zeros(10)}, tmp_path / "no" / "file")
+    found = [as_os_error(error.value) for error in (full, absent)]
+    assert [getattr(error, "errno", None) for error in found] == [errno.EFBIG, errno.ENOENT]
+    assert as_os_error(other := SafetensorError("a header")) is other
+
+
 def leave_alone(processes: DistContext, folder: Path) -> None:
     """The second process ends without a word, and the first one waits for it."""
+    processes.all_gather(0)
     if processes.rank == 1:
         os._exit(0)
     with pytest.raises(RuntimeError) as caught:

@@ -82,7 +82,7 @@ def _run(args: Sequence[str]) -> int:
 
     # With --json as a flag, standard output holds data alone.
     is_data = getattr(options, "json", None) is True
-    with going_on(options.command_line), logging_to_console(stderr=is_data) as console:
+    with logging_to_console(stderr=is_data) as console, going_on(options.command_line):
         return command.run(options, console) or 0
 
 

@@ -16,6 +16,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.learn.packing import PackedTree, pack
 from treepo.model.attention import tree_attention
 from treepo.model.fsdp import is_sharded, run_under_fsdp
+from treepo.model.passes import run_in_step
 from treepo.model.probe import vocabulary_size
 from treepo.tree import Node, StopReason, Tree
 
@@ -154,11 +155,14 @@ class Scorer:
         self, trees: Sequence[PackedTree], max_tokens: int, wanted: Callable[[Scores], Tensor]
     ) -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
-        for indices in self.batches(trees, max_tokens):
+
+        def score(indices: list[int]) -> None:
             values = wanted(self(collate([trees[i] for i in indices] or [dummy_tree()]))).cpu().numpy()
             if indices:
                 bounds = np.cumsum([len(trees[i].targets) for i in indices])[:-1]
                 found.update(zip(indices, np.split(values, bounds), strict=True))
+
+        run_in_step(self.model, self.processes, self.batches(trees, max_tokens), score)
         return [found[i] for i in range(len(trees))]
 
     def _scores(self, batch: TreeBatch, entropy_has_grad: bool) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,14 @@ from transformers import PreTrainedModel
 
 from treepo.credit.base import Advantages
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.errors import NonFiniteUpdateError
+from treepo.errors import MicroBatchMemoryError, NonFiniteUpdateError
 from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import Aggregation, Loss, Penalties, kl_estimates
 from treepo.learn.metrics import WatchedWeights, mismatch_metrics
 from treepo.learn.packing import PackedTree, pack_in_parts, pack_trajectories, split_packed
 from treepo.learn.scoring import Scorer, TreeBatch, collate, dummy_tree
 from treepo.model.fsdp import full_tensor, to_local
+from treepo.model.passes import run_in_step
 from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
@@ -44,11 +45,12 @@ class MemoryLimit:
     def lower(self, tried: int, longest: int, reason: str) -> None:
         """Set the limit to half of what was tried, but at least to the longest trajectory, which cannot be split.
 
-        reason: what the allocator said. Raises MemoryError, with the settings to change, if that was tried already.
+        reason: what the allocator said. Raises MicroBatchMemoryError, with the settings to change, if that was tried
+        already.
         """
         self.num_oom += 1
         if tried <= longest:
-            raise MemoryError(
+            raise MicroBatchMemoryError(
                 f"train.max_tokens_per_micro_batch: out of memory at {tried} tokens, and the longest trajectory has "
                 f"{longest}; {REMEDIES} ({reason})"
             )
@@ -74,10 +76,9 @@ class Updater:
     update of a step, not to the engine's. importance_cap: with recompute_old_logprobs, the bound of the weights that
     correct for tokens that the engine drew from another distribution; None for no weights. reference: the frozen policy
     that training is held near to, needed where a penalty refers to it; the scorer's own model stands for that model
-    without its adapter. memory_limit: where memory runs out, work begins again with half as many tokens per forward,
-    which it remembers; not where the model is sharded, since the other processes wait in the middle of theirs.
-    processes: those that share the trees of an update, each of which may have none; all take part in all calls but
-    `pack`.
+    without its adapter. memory_limit: where memory runs out, in any of the processes, all begin again with half as many
+    tokens per forward, which they remember. processes: those that share the trees of an update, each of which may have
+    none; all take part in all calls but `pack`.
     """
 
     scorer: Scorer
@@ -126,7 +127,8 @@ class Updater:
         Those of the loss are means over the response tokens of all trajectories. mismatch/* (`mismatch_metrics`) is how
         far the engine is from the policy where this is the first update of a step. Where memory runs out in a forward
         or backward pass, all of them are done again with fewer tokens each, before any weight has changed. Raises
-        MemoryError, with the settings to change, if that does not help, and NonFiniteUpdateError.
+        MicroBatchMemoryError, with the settings to change, if that does not help, MemoryError if there is no room for
+        the optimizer's own step, and NonFiniteUpdateError.
         """
         assert trees or self.processes.world_size > 1, "an update needs at least one tree"
         weighted = with_leaf_weights(trees, self.aggregation, self.processes)
@@ -206,12 +208,13 @@ class Updater:
         totals: dict[str, float] = {}
         gaps = [np.zeros(0)]
         self.optimizer.zero_grad(set_to_none=True)
-        for indices in self.scorer.batches(trees, max_tokens):
+
+        def make_pass(indices: list[int]) -> None:
             batch = collate([trees[i] for i in indices] or [dummy_tree()])
             loss, sums, gap = self.loss_sum(batch)
             if not indices:
                 (0.0 * loss).backward()
-                continue
+                return
             gaps.append(gap)
             # Where other processes wait for the gradients this one makes them: their norm is not finite, which all see.
             if not torch.isfinite(loss) and self.processes.world_size == 1:
@@ -220,6 +223,8 @@ class Updater:
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
             totals["update/loss"] = totals.get("update/loss", 0.0) + float(loss.detach())
+
+        run_in_step(self.scorer.model, self.processes, self.scorer.batches(trees, max_tokens), make_pass)
         # A process without trees has no metrics of its own.
         shares = self.processes.all_gather(totals)
         metrics = {name: sum(own[name] for own in shares if name in own) for share in shares for name in share}
@@ -236,20 +241,11 @@ class Updater:
                 parts = [part for tree in parts for part in split_packed(tree, self.max_tokens)]
             try:
                 return parts, work(parts, self.max_tokens)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = first_line(error)
-            if self.processes.world_size > 1:
-                raise MemoryError(
-                    f"train.max_tokens_per_micro_batch: out of memory at {self.max_tokens} tokens; with several "
-                    f"processes a smaller one has to be given on resuming ({reason})"
-                )
-            # Not while the error is handled: it keeps the tensors of the failed forward alive.
+            except MicroBatchMemoryError as error:
+                reason = str(error)
             self.optimizer.zero_grad(set_to_none=True)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.memory_limit.lower(self.max_tokens, max(part.max_trajectory_len for part in parts), reason)
+            longest = max(self.processes.all_gather(max((part.max_trajectory_len for part in parts), default=0)))
+            self.memory_limit.lower(self.max_tokens, longest, reason)
 
     def _step(self) -> None:
         """Make the optimizer's own step, which cannot be begun again, and needs as much memory for any forward."""

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.errors import SettingError
+from treepo.model.passes import count_collectives
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +41,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> 
         part.set_gradient_divide_factor(1.0)
         # gloo has no other.
         part.set_force_sum_reduction_for_comms(True)
+    count_collectives(model, sharded_parts(model), has_replicas=mesh.ndim > 1)
     _free_after_forward(model, is_trained)
     setattr(model, WORK_METHOD, MethodType(_call, model))
     register_fsdp_forward_method(model, WORK_METHOD)

@@ -37,7 +37,10 @@ def save_model(
                 save_tokenizer(tokenizer, tokenizer_files or {}, partial)
         except SafetensorError as error:
             raise as_os_error(error) from error
-        check_saved(partial, saved_weights(model))
+        names = ["adapter_config.json" if has_adapter(model) else "config.json"]
+        check_saved(
+            partial, [*names, *(["tokenizer_config.json"] if tokenizer is not None else [])], saved_weights(model)
+        )
 
 
 def saved_weights(model: PreTrainedModel) -> list[Tensor]:
@@ -49,9 +52,11 @@ def saved_weights(model: PreTrainedModel) -> list[Tensor]:
     return list({(tensor.data_ptr(), tensor.shape): tensor for tensor in weights.values()}.values())
 
 
-def check_saved(folder: Path, weights: Iterable[Tensor]) -> None:
-    """Raise OSError unless the folder's JSON files can be read, and its safetensors hold as many numbers as the
-    weights, whose names and layout may be others on disk."""
+def check_saved(folder: Path, names: Iterable[str], weights: Iterable[Tensor]) -> None:
+    """Raise OSError unless the folder has files of these names, its JSON files can be read, and its safetensors hold as
+    many numbers as the weights, whose names and layout may be others on disk."""
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise OSError(errno.EIO, f"{missing[0]} was not written", str(folder))
     try:
         for path in folder.glob("*.json"):
             json.loads(path.read_bytes())

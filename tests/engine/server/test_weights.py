@@ -1,5 +1,6 @@
 """New weights for servers: who gets them, what they forget, and what becomes of those that do not take them."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.engine.server.test_servers import PROMPT, assert_same, expected, some
 from treepo.engine.server import fleet
 from treepo.engine.server import weight_sync as sync
 from treepo.engine.server.weight_sync import DiskSync
-from treepo.errors import EngineError
+from treepo.errors import EngineError, WriteError
 from treepo.model.lora import add_adapter, merged
 from treepo.model.settings import LoraSettings
 
@@ -162,14 +163,30 @@ def test_no_folder_stays(
 
     async def look(body: dict) -> dict:
         place = Path(body["kwargs"]["weights_path"])
-        modes.append((place.parent, place.stat().st_mode & 0o777))
+        (weights,) = place.iterdir()
+        modes.append((place.parent, place.stat().st_mode & 0o777, weights.stat().st_mode & 0o777))
         return {"results": [None]}
 
     stub._reload = look  # type: ignore[method-assign]
     for _ in range(2):
         engine.update_weights(make_model(seed=1))
-    assert modes == 2 * [(tmp_path / "shared" / "here", 0o755) if given else (tmp_path, 0o700)]
+    assert modes == 2 * [(tmp_path / "shared" / "here", 0o755, 0o644) if given else (tmp_path, 0o700, 0o600)]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_is_said_in_one_line(
+    make_stubs: MakeStubs, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors' own error is no OSError, and ended in a traceback."""
+    engine = connect(make_stubs(), sync=DiskSync(str(tmp_path / "shared")))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(WriteError, match=r"shared' cannot be written \(File too large\); lost: the weights"):
+            engine.update_weights(make_model(seed=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "shared").iterdir()) == []
 
 
 def test_the_random_state_is_left_alone(make_stubs: MakeStubs, connect: Connect) -> None:

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any, Protocol
 
 from treepo.engine.server.answers import world_size_of
 from treepo.engine.server.client import Server
 from treepo.errors import RefusedError, ServerError
 from treepo.model.lora import exported_weights
+from treepo.utils.foreign_errors import as_os_error
+from treepo.utils.io import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,26 +48,26 @@ class DiskSync(WeightSync):
     folder: str = ""
 
     async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
-        parent = Path(self.folder).absolute() if self.folder else None
-        if parent:
-            parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="treepo-weights-", dir=parent) as name:
-            if parent:
-                # Servers may run as another user; the permissions of the parent say who may read.
-                Path(name).chmod(0o755)
-            await asyncio.to_thread(save_weights, model, Path(name))
+        parent = Path(self.folder or gettempdir()).absolute()
+        with ExitStack() as stack:
+            with writing(parent, "the weights that the servers are to load (servers.folder)"):
+                parent.mkdir(parents=True, exist_ok=True)
+                name = stack.enter_context(TemporaryDirectory(prefix="treepo-weights-", dir=parent))
+                if self.folder:
+                    # Servers may run as another user; the permissions of the parent say who may read.
+                    Path(name).chmod(0o755)
+                await asyncio.to_thread(save_weights, model, Path(name))
             body = {"method": "reload_weights", "kwargs": {"weights_path": name}}
             return await gather_done(servers, lambda server: server.post("/collective_rpc", body))
 
 
 def save_weights(model: "PreTrainedModel", folder: Path) -> None:
-    """Write every weight, as safetensors.
+    """Write every weight, as safetensors that whoever may list the folder may read. Raises OSError.
 
     Tied output embeddings are written, too, which `save_pretrained` leaves out: otherwise vLLM keeps the old ones where
     it holds a copy in another layout.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415 - needed only here
-
+    mode = folder.stat().st_mode & 0o666
     batch: dict[str, Tensor] = {}
     number = size = 0
     for name, tensor in exported_weights(model):
@@ -72,10 +75,22 @@ def save_weights(model: "PreTrainedModel", folder: Path) -> None:
         batch[name] = tensor.detach().to("cpu", copy=True).contiguous()
         size += batch[name].nbytes
         if size >= FILE_BYTES:
-            save_file(batch, folder / f"weights-{number:05d}.safetensors")
+            _save(batch, folder / f"weights-{number:05d}.safetensors", mode)
             batch, number, size = {}, number + 1, 0
     if batch:
-        save_file(batch, folder / f"weights-{number:05d}.safetensors")
+        _save(batch, folder / f"weights-{number:05d}.safetensors", mode)
+
+
+def _save(weights: "dict[str, Tensor]", path: Path, mode: int) -> None:
+    from safetensors import SafetensorError  # noqa: PLC0415 - needed only here
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:
+        raise as_os_error(error) from error
+    # By itself only this user could read it.
+    path.chmod(mode)
 
 
 async def gather_done(servers: Sequence[Server], ask: Callable[[Server], Awaitable[object]]) -> list[Server]:
