@@ -4,7 +4,7 @@ A tree holds every token once per node. Trajectories, groups and depths are view
 and the standard library only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -117,9 +117,21 @@ class Tree:
                 return self.split(i, num_kept - start)
         raise AssertionError(f"cannot keep {num_kept} of {end} tokens")
 
+    def nodes_above(self, leaves: Sequence[int]) -> list[int]:
+        """Sorted indices of the root and of all nodes on the paths to these leaves."""
+        return sorted({ROOT, *(i for leaf in leaves for i in self.path(leaf))})
+
+    def with_leaves(self, leaves: Sequence[int]) -> "Tree":
+        """A tree of the paths to these leaves alone, with nodes in the same order."""
+        kept = set(leaves)
+        nodes = [node if i in kept else replace(node, stop=None) for i, node in enumerate(self.nodes)]
+        part = replace(self, nodes=nodes)
+        part.prune()
+        return part
+
     def prune(self) -> None:
         """Drop the nodes that lead to no leaf; the others are renumbered in their order."""
-        kept = sorted({ROOT, *(i for leaf in self.leaves() for i in self.path(leaf))})
+        kept = self.nodes_above(self.leaves())
         place = {old: new for new, old in enumerate(kept)} | {-1: -1}
         num_tokens = self.num_decoded()
         self.nodes = [replace(self.nodes[i], parent=place[self.nodes[i].parent]) for i in kept]

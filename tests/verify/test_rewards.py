@@ -12,7 +12,8 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.errors import StrategyError
 from treepo.learn.trainer import Trainer
 from treepo.tree import StopReason, Tree
-from treepo.verify.rewards import Answers, ScoredLeaves, ShapedReward, component_metrics, verdict_metrics
+from treepo.verify.reward_functions import Answers
+from treepo.verify.rewards import ScoredLeaves, ShapedReward, component_metrics, verdict_metrics
 
 SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25, length=0.5)
 
@@ -20,7 +21,7 @@ SHAPED = ShapedReward(correct=2.0, overlong=0.5, overlong_buffer=8, format=0.25,
 class PlainTrainer(Trainer):
     """Rewards each leaf with what the task says, as before there were parts."""
 
-    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
+    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree], step: int = 0) -> list[ScoredLeaves]:
         """One question per leaf, tree by tree."""
         verified = []
         for problem, tree in zip(problems, trees, strict=True):

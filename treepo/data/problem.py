@@ -22,7 +22,7 @@ class Outcome(StrEnum):
     GRADED: the response's answer was compared with the ground truth, as text if not otherwise. NO_ANSWER: the response
     gives none: no complete box, or nothing in it. UNPARSED: the two answers differ as text, and one of them could not
     be understood or was too long to be parsed. TIMEOUT: the time limit passed. CRASHED: the verifier raised, or its
-    process died or ran out of memory.
+    process died or ran out of memory. UNVERIFIED: there is no verifier; rewards come from elsewhere.
     """
 
     GRADED = "graded"
@@ -30,6 +30,7 @@ class Outcome(StrEnum):
     UNPARSED = "unparsed"
     TIMEOUT = "timeout"
     CRASHED = "crashed"
+    UNVERIFIED = "unverified"
 
 
 @dataclass(frozen=True)

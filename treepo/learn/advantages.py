@@ -24,8 +24,37 @@ class StepAdvantages:
 
 
 def has_signal(rewards: np.ndarray) -> bool:
-    """Whether the rewards of a tree's leaves differ; where all agree there is nothing to learn."""
-    return bool(rewards.min() < rewards.max())
+    """Whether the rewards of a tree's leaves differ; where all agree, or are nan, there is nothing to learn."""
+    known = rewards[~np.isnan(rewards)]
+    return len(known) > 0 and bool(known.min() < known.max())
+
+
+def rewarded_part(tree: Tree, rewards: np.ndarray) -> tuple[Tree, np.ndarray]:
+    """The tree of the leaves that have a reward, and their rewards: the others, which are nan, might not be there."""
+    known = ~np.isnan(rewards)
+    if known.all():
+        return tree, rewards
+    leaves = tree.leaves()
+    return tree.with_leaves([leaves[i] for i in np.flatnonzero(known)]), rewards[known]
+
+
+def in_whole_tree(advantages: Advantages, tree: Tree, rewards: np.ndarray) -> Advantages:
+    """The advantages of `rewarded_part` in the shape of the whole tree, 0 for what is not in the part."""
+    known = np.flatnonzero(~np.isnan(rewards))
+    if len(known) == len(rewards):
+        return advantages
+    leaves, values = tree.leaves(), advantages.values
+    nodes = tree.nodes_above([leaves[i] for i in known])
+    if not advantages.per_node:
+        whole = np.zeros(len(leaves))
+        whole[known] = values
+    elif values.ndim == 1:
+        whole = np.zeros(len(tree.nodes))
+        whole[nodes] = values
+    else:
+        whole = np.zeros((len(tree.nodes), len(leaves)))
+        whole[np.array(nodes)[:, None], known] = values
+    return Advantages(whole, advantages.per_node)
 
 
 def compute_advantages(

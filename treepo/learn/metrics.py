@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 
 from treepo.credit.base import Advantages
 from treepo.credit.leaf_weights import weighted_mean
+from treepo.data.problem import Outcome
 from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
 from treepo.engine.base import EngineCounters
 from treepo.grow.shape import TreeShape
+from treepo.learn.advantages import has_signal, rewarded_part
 from treepo.learn.packing import num_distinct
 from treepo.model.fsdp import to_local
 from treepo.tree import ROOT, StopReason, Tree
@@ -144,6 +146,8 @@ def forks_by_depth(trees: Sequence[Tree], shape: TreeShape) -> Counter[int]:
 def reward_metrics(trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> dict[str, float]:
     """reward/mean: over all leaves; reward/unbiased: over the trees, each leaf with its weight (`leaf_weights`), what
     sequential sampling of these problems would have on average."""
+    if not trees:
+        return {}
     unbiased = [weighted_mean(tree, r) for tree, r in zip(trees, rewards, strict=True)]
     return {"reward/mean": float(np.concatenate(rewards).mean()), "reward/unbiased": float(np.mean(unbiased))}
 
@@ -157,7 +161,7 @@ def problem_metrics(
     all leaves are right, or all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but
     enough others did.
     """
-    num_signals = sum(r.min() < r.max() for r in rewards)
+    num_signals = sum(map(has_signal, rewards))
     return {
         "problems/rounds": num_rounds,
         "problems/grown": len(rewards),
@@ -205,15 +209,19 @@ class StepShard:
 
     def metrics(self, shape: TreeShape, num_rounds: int) -> dict[str, float]:
         """All metrics of these trees."""
-        trees, rewards, correct = self.trees, self.rewards, [scored.correct for scored in self.scored]
+        trees, correct = self.trees, [scored.correct for scored in self.scored]
+        parts = [rewarded_part(tree, own) for tree, own in zip(trees, self.rewards, strict=True)]
+        judged = [(tree, own) for tree, own in parts if len(own)]
+        judged_trees, rewards = [tree for tree, _ in judged], [own for _, own in judged]
+        is_verified = any(v.outcome is not Outcome.UNVERIFIED for scored in self.scored for v in scored.verdicts)
         return (
-            reward_metrics(trees, rewards)
-            | {"accuracy": float(np.concatenate(correct).mean())}
+            reward_metrics(judged_trees, rewards)
+            | ({"accuracy": float(np.concatenate(correct).mean())} if is_verified else {})
             | component_metrics(self.scored)
-            | verdict_metrics(self.scored)
-            | problem_metrics(rewards, correct, num_rounds, sum(a is not None for a in self.advantages))
+            | (verdict_metrics(self.scored) if is_verified else {})
+            | problem_metrics(self.rewards, correct, num_rounds, sum(a is not None for a in self.advantages))
             | tree_metrics(trees, shape)
-            | group_metrics(trees, rewards, shape)
+            | group_metrics(judged_trees, rewards, shape)
             | advantage_metrics(trees, self.advantages, shape)
             | packing_metrics(trees, self.num_forwarded)
         )

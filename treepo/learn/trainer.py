@@ -11,7 +11,7 @@ from treepo.data.problem import Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
 from treepo.grow.sampler import TreeSampler
-from treepo.learn.advantages import compute_advantages, has_signal
+from treepo.learn.advantages import compute_advantages, has_signal, in_whole_tree, rewarded_part
 from treepo.learn.metrics import (
     StepShard,
     max_metrics,
@@ -27,7 +27,7 @@ from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
 from treepo.utils.signals import PhaseCallback, StepGuard, StepState, no_progress
-from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, score_leaves, verify_trees
+from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, TrainerState, score_trees, verify_trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,8 @@ class Trainer:
 
     prompts_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
     num_iterations: how often a step goes over its trees; dynamic_sampling: whether problems without a signal are
-    replaced by others; reward: from the task's verdicts to the rewards of leaves; processes: those that the problems of
+    replaced by others; reward: from the task's verdicts to the rewards of leaves; num_steps:
+    steps of the run, for rewards that change with it; processes: those that the problems of
     a step are dealt out to, each with an engine of its own. They make the updates of one process.
     """
 
@@ -100,6 +101,7 @@ class Trainer:
     dynamic_sampling: DynamicSampling
     seed: int
     reward: Reward = ShapedReward()
+    num_steps: int = 0
     processes: DistContext = SINGLE_PROCESS
 
     def step(
@@ -128,8 +130,10 @@ class Trainer:
         # Where the trees of this process stand among those that are trained on.
         places = [place for place, i in enumerate(trained) if i % self.processes.world_size == self.processes.rank]
         rewards = [scored.rewards for scored in rollout.scored]
-        advantages = compute_advantages(rollout.trees, rewards, self.estimator, len(places), self.processes)
-        pairs = zip(rollout.trees, advantages.by_tree, strict=True)
+        parts = [rewarded_part(tree, own) for tree, own in zip(rollout.trees, rewards, strict=True)]
+        judged = [tree for tree, _ in parts]
+        advantages = compute_advantages(judged, [r for _, r in parts], self.estimator, len(places), self.processes)
+        pairs = zip(judged, advantages.by_tree, strict=True)
         packed = [[] if own is None else self.updater.pack(tree, own) for tree, own in pairs]
         clock.lap("pack")
         entropies: list[list[np.ndarray]] = []
@@ -155,7 +159,11 @@ class Trainer:
         memory = memory_metrics(self.policy.model, self.updater.optimizer, cache_bytes)
         metrics |= max_metrics(memory, self.processes)
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
-        shard = StepShard(rollout.trees, rollout.scored, advantages.by_tree, num_forwarded, entropies)
+        credited = [
+            own and in_whole_tree(own, tree, r)
+            for own, tree, r in zip(advantages.by_tree, rollout.trees, rewards, strict=True)
+        ]
+        shard = StepShard(rollout.trees, rollout.scored, credited, num_forwarded, entropies)
         if shards := self.processes.gather(shard):
             shard = StepShard.merge(shards)
             of_trees = shard.metrics(self.sampler.rules.shape, rollout.num_rounds)
@@ -178,7 +186,7 @@ class Trainer:
             with self.processes.synced_errors(), guard.growing():
                 trees = self.grow(wanted, step, rollout.num_rounds, own, progress)
                 clock.lap("grow")
-                rollout.scored += self.verify([wanted[i] for i in own], trees)
+                rollout.scored += self.verify([wanted[i] for i in own], trees, step)
                 clock.lap("verify")
             rollout.trees += trees
             rollout.num_rounds += 1
@@ -204,11 +212,11 @@ class Trainer:
         grown = dict(self.sampler.grow(problems, seed, positions, lambda done, total: progress("growing", done, total)))
         return [grown[i] for i in positions]
 
-    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree]) -> list[ScoredLeaves]:
+    def verify(self, problems: Sequence[Problem], trees: Sequence[Tree], step: int = 0) -> list[ScoredLeaves]:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
         limit = self.sampler.rules.shape.max_response_tokens
         verified = verify_trees(self.task, problems, trees, self.policy.decode)
-        return [score_leaves(self.reward, one, limit) for one in verified]
+        return score_trees(self.reward, verified, limit, TrainerState(step, self.num_steps))
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""

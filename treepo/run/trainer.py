@@ -85,5 +85,6 @@ def build_trainer(config: Config, policy: Policy, task: Task, sampler: TreeSampl
         dynamic_sampling=config.dynamic_sampling,
         seed=config.train.seed,
         reward=config.reward,
+        num_steps=config.train.num_steps,
         processes=updater.processes,
     )

@@ -2,48 +2,49 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from treepo.data.problem import AnswerFormat, Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
 from treepo.tree import StopReason, Trajectory, Tree
-from treepo.verify.base import FinalAnswer, is_well_formed
+from treepo.verify.base import is_well_formed
+from treepo.verify.reward_functions import (
+    Answers,
+    FunctionLog,
+    RewardFunction,
+    TrainerState,
+    call_functions,
+    function_names,
+    import_function,
+    without_gaps,
+)
 
 ROUNDING = 1e-9
 """Sums that differ by less, relative to the largest value of any component, differ by rounding."""
 
+NO_STATE = TrainerState()
+
 RESERVED = ("mean", "unbiased")
 """Names under reward/ that metrics of the sum have."""
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """The answers of one tree, one per leaf in the order of `Tree.leaves`: everything that its rewards may depend on.
-
-    correct: float64 [L], the task's own reward. texts: decoded, without special tokens; untrusted. lengths: int64 [L],
-    response tokens, EOS included. finished: bool [L], whether a trajectory ended by itself (EOS, or a complete answer
-    where that ends it) rather than at a limit or for repetition. max_response_tokens: the longest response allowed.
-    problem: what was asked, with its known answer and all columns of its record. written: how answers are written, as
-    the verifier reads them.
-    """
-
-    correct: np.ndarray
-    texts: tuple[str, ...]
-    lengths: np.ndarray
-    finished: np.ndarray
-    max_response_tokens: int
-    problem: Problem
-    written: AnswerFormat = FinalAnswer()
 
 
 class Reward(Protocol):
     """Maps the answers of one tree to named components, each float64 [L] and weighted; the reward is their sum."""
 
     def __call__(self, answers: Answers) -> dict[str, np.ndarray]: ...
+
+
+@runtime_checkable
+class StepReward(Protocol):
+    """A Reward that sees all trees of a step at once, as functions that call a model or a server want to."""
+
+    def of_step(self, answers: Sequence[Answers]) -> tuple[list[dict[str, np.ndarray]], FunctionLog]:
+        """(per tree its components, what is to be logged)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,23 @@ class ShapedReward:
     """Whether to subtract what length explains within the tree, which leaves rewards uncorrelated with length (see
     `length_effect`)."""
 
+    functions: tuple[str | RewardFunction, ...] = ()
+    """Reward functions, each module:function and called as TRL calls them, or a reward model by its folder or name on
+    the hub (see docs/rewards.md)."""
+
+    function_weights: tuple[float, ...] = ()
+    """Weight of each function; 1 if none is given."""
+
     def __post_init__(self) -> None:
         for name in ("correct", "overlong", "format", "length"):
             if getattr(self, name) < 0:
                 raise SettingError(name, "must not be negative", getattr(self, name))
         if self.overlong_buffer < 1:
             raise SettingError("overlong_buffer", "must be at least 1", self.overlong_buffer)
-        if not self.correct + self.overlong + self.format + self.length:
+        if self.function_weights and len(self.function_weights) != len(self.functions):
+            message = f"needs a number for each of {len(self.functions)} functions"
+            raise SettingError("function_weights", message, list(self.function_weights))
+        if not self.correct + self.overlong + self.format + self.length and not self.functions:
             raise SettingError("correct", "must be positive where no other component has a weight", self.correct)
         if self.length_neutral and self.overlong + self.length:
             given = self.overlong, self.length
@@ -93,6 +104,32 @@ class ShapedReward:
         return self.overlong + self.length > 0 or self.length_neutral
 
     def __call__(self, answers: Answers) -> dict[str, np.ndarray]:
+        return self.of_step([answers])[0][0]
+
+    def of_step(self, answers: Sequence[Answers]) -> tuple[list[dict[str, np.ndarray]], FunctionLog]:
+        """See StepReward. Where a function abstains from some answers of a tree, its mean over the others stands for
+        it; an answer that all abstain from, where there are functions alone, has nan."""
+        names, log = function_names(self.functions), FunctionLog()
+        values: list[list[np.ndarray]] = [[] for _ in answers]
+        if self.functions:
+            functions = [import_function(f) if isinstance(f, str) else f for f in self.functions]
+            values, log = call_functions(functions, names, answers)
+        weights = self.function_weights or (1.0,) * len(names)
+        found = []
+        for one, of_tree in zip(answers, values, strict=True):
+            parts = self._own_parts(one)
+            others = {n: w * without_gaps(v) for n, w, v in zip(names, weights, of_tree, strict=True)}
+            if not parts:
+                silent = np.isnan(of_tree).all(axis=0)
+                others = {n: np.where(silent, np.nan, v) for n, v in others.items()}
+            parts |= others
+            if self.length_neutral:
+                parts["length_neutral"] = -length_effect(total(parts), one.lengths)
+            found.append(parts)
+        return found, log
+
+    def _own_parts(self, answers: Answers) -> dict[str, np.ndarray]:
+        """The weighted components that need no function."""
         parts: dict[str, np.ndarray] = {}
         if self.correct:
             parts["correct"] = self.correct * answers.correct
@@ -103,8 +140,6 @@ class ShapedReward:
             parts["format"] = self.format * well_formed(answers)
         if self.length:
             parts["length"] = self.length * length_reward(answers.lengths, answers.correct)
-        if self.length_neutral:
-            parts["length_neutral"] = -length_effect(total(parts), answers.lengths)
         return parts
 
 
@@ -158,8 +193,9 @@ def total(components: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     values = np.array(list(components.values()), np.float64)
     summed = values.sum(axis=0)
-    if np.ptp(summed) <= ROUNDING * np.abs(values).max():
-        return np.full(len(summed), summed[0])
+    known = ~np.isnan(summed)
+    if known.any() and np.ptp(summed[known]) <= ROUNDING * np.abs(values[:, known]).max():
+        return np.where(known, summed[known][0], np.nan)
     return summed
 
 
@@ -196,19 +232,46 @@ class ScoredLeaves:
     """Verdicts and rewards of the leaves of one tree.
 
     correct: float64 [L], `correct` of each verdict. components: by name, float64 [L], weighted. rewards: float64 [L],
-    their sum.
+    their sum, nan where nothing says anything about a leaf, which is then not trained on. logged: metrics of the step
+    that reward functions logged. columns: what they keep, one value per leaf.
     """
 
     verdicts: list[Verdict]
     correct: np.ndarray
     components: dict[str, np.ndarray]
     rewards: np.ndarray
+    logged: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: int) -> ScoredLeaves:
-    """Compute the rewards of a tree; raises StrategyError if the components are not what a reward must return."""
+def score_trees(
+    reward: Reward, verified: Sequence[VerifiedTree], max_response_tokens: int, state: TrainerState = NO_STATE
+) -> list[ScoredLeaves]:
+    """Compute the rewards of the trees of a step; raises StrategyError for components that a reward must not return."""
+    answers = [_answers_of(one, max_response_tokens, state) for one in verified]
+    sees_step = isinstance(reward, StepReward) and _defined_first(type(reward), "of_step", "__call__")
+    if sees_step:
+        components, log = reward.of_step(answers) if answers else ([], FunctionLog())
+    else:
+        components, log = [reward(one) for one in answers], FunctionLog()
+    logged = {name: float(np.mean(values)) for name, values in log.metrics.items()}
+    ends = np.cumsum([0, *(len(one.texts) for one in answers)])
+    scored = []
+    for i, (one, own) in enumerate(zip(answers, components, strict=True)):
+        _check_components(type(reward).__name__, own, len(one.texts), may_abstain=sees_step)
+        columns = {name: values[ends[i] : ends[i + 1]] for name, values in log.columns.items()}
+        scored.append(ScoredLeaves(verified[i].verdicts, one.correct, own, total(own), logged, columns))
+    return scored
+
+
+def _defined_first(cls: type, name: str, other: str) -> bool:
+    """Whether a subclass that overrides one method of the two has not overridden the other alone."""
+    return next(name in vars(c) for c in cls.__mro__ if name in vars(c) or other in vars(c))
+
+
+def _answers_of(verified: VerifiedTree, max_response_tokens: int, state: TrainerState) -> Answers:
     trajectories = verified.trajectories
-    answers = Answers(
+    return Answers(
         correct=np.array([verdict.correct for verdict in verified.verdicts], np.float64),
         texts=tuple(verified.responses),
         lengths=np.array([len(t.token_ids) for t in trajectories]),
@@ -216,29 +279,38 @@ def score_leaves(reward: Reward, verified: VerifiedTree, max_response_tokens: in
         max_response_tokens=max_response_tokens,
         written=verified.written,
         problem=verified.problem,
+        token_ids=tuple(t.token_ids.tolist() for t in trajectories),
+        stops=tuple(t.stop for t in trajectories),
+        state=state,
     )
-    components, name = reward(answers), type(reward).__name__
+
+
+def _check_components(name: str, components: Mapping[str, np.ndarray], num_leaves: int, may_abstain: bool) -> None:
     if not components:
         raise StrategyError(f"reward: {name} returned no component")
     for key, values in components.items():
         if key in RESERVED:
             raise StrategyError(f"reward: {name} returned a component named {key!r}, which is that of their sum")
-        if np.shape(values) != (len(trajectories),) or not np.isfinite(values).all():
-            wanted = f"{len(trajectories)} finite numbers"
-            raise StrategyError(f"reward: {name} must return {wanted} as {key!r}, got {values!r}")
-    return ScoredLeaves(verified.verdicts, answers.correct, components, total(components))
+        bad = np.isinf(values) if may_abstain else ~np.isfinite(values)
+        if np.shape(values) != (num_leaves,) or np.any(bad):
+            raise StrategyError(f"reward: {name} must return {num_leaves} finite numbers as {key!r}, got {values!r}")
 
 
 def component_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
-    """reward/<component>: mean over all leaves of the step; they sum to reward/mean. A tree without it counts as 0."""
-    num_leaves = sum(len(s.rewards) for s in scored)
+    """reward/<component>: mean over the leaves of the step that have a reward; they sum to reward/mean. A tree without
+    it counts as 0. reward_metrics/<name>: what reward functions logged, the mean over trees."""
+    num_leaves = sum(int(np.isfinite(s.rewards).sum()) for s in scored)
     names = dict.fromkeys(name for s in scored for name in s.components)
-    sums = {name: sum(s.components[name].sum() for s in scored if name in s.components) for name in names}
-    return {f"reward/{name}": float(value) / num_leaves for name, value in sums.items()}
+    sums = {name: sum(np.nansum(s.components[name]) for s in scored if name in s.components) for name in names}
+    logged: dict[str, list[float]] = {}
+    for name, value in (item for s in scored for item in s.logged.items()):
+        logged.setdefault(f"reward_metrics/{name}", []).append(value)
+    means = {name: float(np.mean(values)) for name, values in logged.items()}
+    return {f"reward/{name}": float(value) / max(num_leaves, 1) for name, value in sums.items()} | means
 
 
 def verdict_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
     """verify/<outcome>: share of the answers for each outcome other than a comparison."""
     outcomes = Counter(verdict.outcome for s in scored for verdict in s.verdicts)
-    others = [outcome for outcome in Outcome if outcome is not Outcome.GRADED]
+    others = [outcome for outcome in Outcome if outcome not in {Outcome.GRADED, Outcome.UNVERIFIED}]
     return {f"verify/{outcome.replace(' ', '_')}": outcomes[outcome] / outcomes.total() for outcome in others}
