@@ -249,8 +249,9 @@ def score_trees(
 ) -> list[ScoredLeaves]:
     """Compute the rewards of the trees of a step; raises StrategyError for components that a reward must not return."""
     answers = [_answers_of(one, max_response_tokens, state) for one in verified]
-    sees_step = isinstance(reward, StepReward) and _defined_first(type(reward), "of_step", "__call__")
-    if sees_step:
+    sees_step = False
+    if isinstance(reward, StepReward) and _defined_first(type(reward), "of_step", "__call__"):
+        sees_step = True
         components, log = reward.of_step(answers) if answers else ([], FunctionLog())
     else:
         components, log = [reward(one) for one in answers], FunctionLog()
