@@ -14,6 +14,7 @@ from treepo.data.conversations import Prompt, own_prefill, question_of
 from treepo.data.formats import RecordFormat
 from treepo.data.problem import Problem
 from treepo.data.readers import raise_error, read_records
+from treepo.data.records import Records, detected_format
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 from treepo.errors import RecordError, SettingError
 from treepo.utils.numeric import derive_seed, digest, largest_remainder
@@ -119,26 +120,27 @@ class LoadedDatasets:
 
 
 def load_datasets(
-    sources: Sequence[str],
+    sources: Sequence[str | Source],
     default_format: RecordFormat,
     encode: Encode,
     max_prompt_len: int,
     setting: str = "data.train",
-    other_sources: Sequence[str] = (),
+    other_sources: Sequence[str | Source] = (),
     *,
     skip_bad: bool = False,
     keep_repeats: bool = False,
 ) -> LoadedDatasets:
     """Load one dataset from each source.
 
-    default_format: the format of sources that name none. setting: the one that gave the sources, for errors.
-    other_sources: the run's other sources, whose problems get other ids. Ids are LABEL:LINE in JSON lines, LABEL: row
-    ROW elsewhere, and LABEL#ID in a format with an id field, where LABEL is the source's name and as many folders
-    before it as tell it from the others. skip_bad: pass over records that cannot be used. keep_repeats: keep records
-    with the same question as an earlier one. Raises SettingError naming the setting, file, line and field.
+    sources: as in the settings, or rows in memory, whose format is detected. default_format: of sources that name none.
+    setting: the one that gave the sources, for errors. other_sources: the run's other sources, whose problems get other
+    ids. Ids are LABEL:LINE in JSON lines, LABEL: row ROW elsewhere, and LABEL#ID in a format with an id field, where
+    LABEL is the source's name and as many folders before it as tell it from the others. skip_bad: pass over records
+    that cannot be used. keep_repeats: keep records with the same question as an earlier one. Raises SettingError naming
+    the setting, file, line and field.
     """
-    parsed = [parse_source(source, setting) for source in sources]
-    all_labels = labels([*parsed, *(parse_source(source, setting) for source in other_sources)])[: len(parsed)]
+    parsed, others = ([_parsed(s, setting) for s in given] for given in (sources, other_sources))
+    all_labels = labels([*parsed, *others])[: len(parsed)]
     for source, label in zip(parsed, all_labels, strict=True):
         if all_labels.count(label) > 1:
             raise SettingError(setting, f"{str(source)!r} is given twice")
@@ -150,6 +152,8 @@ def load_datasets(
         forms = (preset.form, *preset.other_forms) if preset else (default_format,)
         num_bad = len(bad)
         try:
+            if isinstance(source, Records):
+                forms = (detected_format(source.rows, default_format),)
             problems, dropped = loader.load(source, forms, label, name)
             if not problems:
                 reason = f"has {forms[0].only_field!r} in {list(forms[0].only)}"
@@ -163,6 +167,10 @@ def load_datasets(
         num_duplicates += dropped
         datasets.append(Dataset(name, fitting))
     return LoadedDatasets(tuple(datasets), num_too_long, num_duplicates, tuple(map(str, bad)))
+
+
+def _parsed(source: str | Source, setting: str) -> Source:
+    return parse_source(source, setting) if isinstance(source, str) else source
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class RecordFormat:
     """Field with the question: text, or a list of messages (a chat), also as JSON text."""
 
     answer_field: str = "answer"
-    """Field with the ground truth; numbers are taken as they are written, several answers are joined by commas."""
+    """Field with the ground truth; numbers are taken as they are written, several answers are joined by commas. Empty
+    where there is none, which needs verifier.use = "NoVerifier"."""
 
     answer_after: str = ""
     """If given, the ground truth is what follows the last occurrence of this mark (GSM8K: ####)."""
@@ -65,7 +66,7 @@ class RecordFormat:
 
     def fits(self, record: Record) -> bool:
         """Whether the record has the fields of the question and of the ground truth."""
-        return has_field(record, self.prompt_field) and has_field(record, self.answer_field)
+        return has_field(record, self.prompt_field) and (not self.answer_field or has_field(record, self.answer_field))
 
     def prompt(self, record: Record) -> Prompt:
         """What the record asks; raises RecordError naming a field that is missing or unusable."""
@@ -93,6 +94,8 @@ class RecordFormat:
     def ground_truth(self, record: Record) -> str:
         """The ground truth; raises RecordError naming a field that is missing or unusable."""
         name = self.answer_field
+        if not name:
+            return ""
         value = field_value(record, name)
         if isinstance(value, list):
             if not value:

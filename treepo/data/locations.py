@@ -25,6 +25,9 @@ def path_exists(path: str) -> bool:
         return False
 
 
+GIVEN = "python:"
+"""Before the name of rows that a program hands over, in its run's settings."""
+
 _PATTERN_SIGN = re.compile(r"[*?[]")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from treepo.data.fields import Record
 from treepo.data.files import BATCH_ROWS, Found, one_line, read_file, table_rows, validated
 from treepo.data.locations import SUFFIXES, Source, record_suffix
+from treepo.data.records import Records
 from treepo.errors import RecordError
 
 PlacedRecord = tuple[str, Record]
@@ -48,6 +49,8 @@ def read_records(
 
 
 def _read(source: Source, label: str) -> Iterator[Found]:
+    if isinstance(source, Records):
+        return ((f"{label}: row {number}", row) for number, row in enumerate(source.rows, start=1))
     path = Path(source.where)
     if source.is_pattern:
         return _read_pattern(source, label)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
-from treepo.data.locations import SUFFIXES, Source, path_exists, record_suffix
+from treepo.data.locations import GIVEN, SUFFIXES, Source, path_exists, record_suffix
 from treepo.errors import SettingError
 
 
@@ -108,6 +108,9 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
     """
     if Source(text).is_found:
         return Source(text)
+    if text.startswith(GIVEN):
+        message = "rows that a program handed over: go on in that program, with TreePOTrainer.train(resume=True)"
+        raise SettingError(setting, message, text)
     head, sign, rest = text.partition("=")
     if not sign or not _FORMAT_NAME.fullmatch(head):
         head, rest = "", text

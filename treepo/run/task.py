@@ -1,28 +1,29 @@
 """From settings to a task: its problems, and the verifier that judges the responses."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 from treepo.config.schema import Config
-from treepo.data.conversations import Prompt, own_prefill, own_system
-from treepo.data.datasets import Dataset, LoadedDatasets, load_datasets, split_train_eval
+from treepo.data.datasets import Dataset
 from treepo.data.problem import AnswerFormat, Task
-from treepo.data.prompts import PromptEncoder
-from treepo.data.sources import parse_source
+from treepo.data.records import Records
 from treepo.errors import SettingError
 from treepo.model.policy import Policy, decoded
 from treepo.model.tokenizer_only import TokenizerOnly
+from treepo.run.datasets import load_split
 from treepo.run.reasoning import for_prompts
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
 from treepo.verify.probe import probe_dataset, sampled
 from treepo.verify.task import VerifiedTask, check_verifier
+from treepo.verify.verifiers import NoVerifier
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMED = 10
-"""Bad records that the log names."""
+NO_RECORDS: Mapping[str, Records] = MappingProxyType({})
 
 
 def check_trainable(config: Config) -> None:
@@ -31,16 +32,19 @@ def check_trainable(config: Config) -> None:
         raise SettingError("data.train", "no dataset to train on; treepo eval is for held-out datasets alone")
 
 
-def build_task(config: Config, policy: Policy | TokenizerOnly, max_model_len: int) -> Task:
+def build_task(
+    config: Config, policy: Policy | TokenizerOnly, max_model_len: int, records: Mapping[str, Records] = NO_RECORDS
+) -> Task:
     """Build the built-in task, or one of the problems of the given datasets that fit the model and the engine.
 
-    max_model_len: most tokens of a sequence in the engine. Logs what was dropped, and what is odd. Raises SettingError
+    max_model_len: most tokens of a sequence in the engine. records: the rows that a program handed over, by what stands
+    for them in the settings. Logs what was dropped, and what is odd. Raises SettingError
     for a setting that cannot work.
     """
     max_prompt_len = _max_prompt_len(config, policy, max_model_len)
     if not config.data.is_given:
         return _built_in_task(config, policy)
-    train, evaluation = _load(config, policy, max_prompt_len)
+    train, evaluation = load_split(config, policy.tokenizer, max_prompt_len, records)
     if config.data.train and not any(d.problems for d in train):
         raise SettingError("data.train", "all problems are in the evaluation; name others in data.eval")
     if config.data.weights and (empty := [d.name for d in train if not d.problems]):
@@ -51,7 +55,10 @@ def build_task(config: Config, policy: Policy | TokenizerOnly, max_model_len: in
     verifier = for_prompts(config.verifier, prompts, partial(decoded, policy.tokenizer))
     pool = VerifierPool(verifier, config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
+    if isinstance(config.verifier, NoVerifier):
+        return task
     try:
+        _check_known([*train, *evaluation])
         for dataset in train:
             _probe(pool, dataset, "training")
         for dataset in evaluation:
@@ -69,6 +76,17 @@ def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
         if getattr(config, name) != getattr(Config(), name):
             raise SettingError(name, "the built-in task has its own; give datasets (data.train, data.eval)")
     return ChainSums(policy.tokenizer, config.train.seed)
+
+
+def _check_known(datasets: Sequence[Dataset]) -> None:
+    """Raise SettingError for a problem without a known answer, which a verifier needs."""
+    for dataset in datasets:
+        if any(not problem.ground_truth for problem in dataset.problems):
+            message = (
+                f"{dataset.name!r} has no known answers: name their column (data.answer_field), or give reward "
+                'functions and verifier.use = "NoVerifier"'
+            )
+            raise SettingError("data.train", message)
 
 
 def _probe(pool: VerifierPool, dataset: Dataset, use: str) -> None:
@@ -95,80 +113,3 @@ def _max_prompt_len(config: Config, policy: Policy | TokenizerOnly, max_model_le
             f"vllm.max_model_len, or the servers' max-model-len)",
         )
     return room
-
-
-def _load(
-    config: Config, policy: Policy | TokenizerOnly, max_prompt_len: int
-) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
-    """(training datasets, evaluation datasets)."""
-    settings = config.data
-    sources = *settings.train, *settings.eval
-    if settings.own_fields and all(parse_source(source, "data").format for source in sources):
-        name = settings.own_fields[0]
-        raise SettingError(f"data.{name}", "is for datasets that name no format, and all do", getattr(settings, name))
-    encoder = config.prompt.encoder(policy.tokenizer)
-    loaded = {"data.train": LoadedDatasets(()), "data.eval": LoadedDatasets(())}
-    given = {"data.train": settings.train, "data.eval": settings.eval}
-    for name, other in (("data.train", "data.eval"), ("data.eval", "data.train")):
-        if given[name]:
-            counts = _PromptCounts(encoder)
-            loaded[name] = load_datasets(
-                given[name],
-                settings,
-                counts.encode,
-                max_prompt_len,
-                name,
-                given[other],
-                skip_bad=settings.on_bad_record == "skip",
-                keep_repeats=name == "data.eval",
-            )
-            counts.log(name)
-    for name, found in loaded.items():
-        if found.bad_records:
-            named = "; ".join(found.bad_records[:MAX_NAMED]) + ("; ..." if found.bad_records[MAX_NAMED:] else "")
-            logger.warning("%s: %d bad records skipped: %s", name, len(found.bad_records), named)
-        num_fitting = sum(len(d.problems) for d in found.datasets)
-        if found.num_too_long:
-            dropped = f"{found.num_too_long} of {num_fitting + found.num_too_long}"
-            logger.warning("%s: %s problems dropped: prompts of more than %d tokens", name, dropped, max_prompt_len)
-        if found.num_duplicates:
-            logger.warning("%s: %d problems dropped: duplicates in the same dataset", name, found.num_duplicates)
-        if found.datasets and not num_fitting:
-            raise SettingError(name, f"no problem has at most {max_prompt_len} prompt tokens")
-        if settings.weights and (empty := [d.name for d in found.datasets if not d.problems]):
-            raise SettingError(name, f"no problem of {empty[0]!r} has at most {max_prompt_len} prompt tokens")
-    return split_train_eval(loaded["data.train"].datasets, loaded["data.eval"].datasets)
-
-
-class _PromptCounts:
-    """Encodes prompts, and counts those that the settings of [prompt] do not shape."""
-
-    def __init__(self, encoder: PromptEncoder) -> None:
-        self.encoder = encoder
-        self.num_prompts, self.num_templated, self.num_own_system, self.num_own_prefill = 0, 0, 0, 0
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids of a prompt."""
-        self.num_prompts += 1
-        self.num_templated += self.encoder.is_templated(prompt)
-        self.num_own_system += own_system(prompt) is not None
-        self.num_own_prefill += own_prefill(prompt) is not None
-        return self.encoder(prompt)
-
-    def log(self, setting: str) -> None:
-        """Say once how many prompts come in their own shape."""
-        template = self.encoder.template
-        if self.num_templated:
-            logger.warning(
-                "%s: %d of %d prompts already hold special tokens of the chat template: they are used as they are, and "
-                "the settings of [prompt] do nothing for them",
-                setting,
-                self.num_templated,
-                self.num_prompts,
-            )
-        if self.num_own_system and template.system:
-            message = "%s: %d of %d prompts have a system turn of their own, which is used instead of prompt.system"
-            logger.warning(message, setting, self.num_own_system, self.num_prompts)
-        if self.num_own_prefill and template.prefill:
-            message = "%s: %d of %d prompts end in a turn of the assistant, which is used instead of prompt.prefill"
-            logger.warning(message, setting, self.num_own_prefill, self.num_prompts)

@@ -11,6 +11,7 @@ from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
 from treepo.errors import SettingError, VerifierError, VerifierStartError
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
+from treepo.verify.verifiers import NoVerifier
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class VerifiedTask(DatasetTask):
         Raises VerifierError if all of at least MIN_LOST responses timed out or crashed, or if a worker that must be
         replaced cannot start again.
         """
+        if isinstance(self.pool.verifier, NoVerifier):
+            return [self.pool.verifier(response, problem.ground_truth) for problem, response in pairs]
         with self._logged_crashes():
             answers = [(response, problem.ground_truth) for problem, response in pairs]
             verdicts = self.pool.verify(answers, [problem.columns for problem, _ in pairs])
