@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from treepo.cli.console import ConsoleHandler, logging_to_console
+from treepo.report.console import ConsoleHandler, logging_to_console
 from treepo.cli.main import COMMANDS, main
 from treepo.config.help import settings_page
 from treepo.errors import USER_ERRORS, SettingError

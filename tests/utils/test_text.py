@@ -5,7 +5,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from treepo.cli.console import ConsoleHandler
+from treepo.report.console import ConsoleHandler
 from treepo.cli.main import main
 from treepo.utils.text import MAX_LINE_CHARS, is_unicode, message_line, shorten
 

@@ -1,7 +1,6 @@
 """What all commands share: their options, and settings as `--section.key VALUE`."""
 
 import argparse
-import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,8 +113,3 @@ def run_settings_help() -> str:
     from treepo.config.schema import Config
 
     return settings_text(Config)
-
-
-def process_rank() -> int:
-    """This process's number in the job that torchrun started, before the processes have met."""
-    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.common import going_on, process_rank, split_overrides
+from treepo.cli.common import going_on, split_overrides
 from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils.imports import drop_current_folder
 from treepo.utils.text import message_line
@@ -78,7 +78,7 @@ def _run(args: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
-    from treepo.cli.console import logging_to_console
+    from treepo.report.console import logging_to_console
 
     # With --json as a flag, standard output holds data alone.
     is_data = getattr(options, "json", None) is True

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from treepo.data.problem import Decode, Problem, Task
+from treepo.data.problem import Decode, Outcome, Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, SamplingParams
 from treepo.evaluate.estimates import EstimateSettings, aggregate
@@ -18,7 +18,14 @@ from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
 from treepo.tree import Tree
 from treepo.utils.signals import PhaseCallback, no_progress
-from treepo.verify.rewards import VerifiedTree, verify_trees
+from treepo.verify.rewards import (
+    Reward,
+    ScoredLeaves,
+    VerifiedTree,
+    component_metrics,
+    score_trees,
+    verify_trees,
+)
 
 
 def answer_records(task: Task, answered: Sequence[VerifiedTree], model: str, setting: str) -> list[AnswerRecord]:
@@ -105,7 +112,8 @@ class Validation:
     """The problems of every evaluation during training, and how they are sampled.
 
     num_samples: independent answers per problem at temperature 1, beside one greedy answer; response_len: most tokens
-    of each. Every evaluation uses the same seed. processes: those that share the problems.
+    of each. Every evaluation uses the same seed. processes: those that share the problems. reward: what else to measure
+    of the answers at temperature 1.
     """
 
     task: Task
@@ -115,6 +123,7 @@ class Validation:
     num_samples: int
     seed: int
     processes: DistContext = SINGLE_PROCESS
+    reward: Reward | None = None
 
     def metrics(
         self,
@@ -123,7 +132,8 @@ class Validation:
         progress: PhaseCallback = no_progress,
     ) -> dict[str, float]:
         """eval/avg and eval/greedy; with several samples also eval/maj and eval/pass, of num_samples answers; with
-        several datasets also eval/DATASET/avg and eval/DATASET/greedy. Empty without problems.
+        several datasets also eval/DATASET/avg and eval/DATASET/greedy. With a reward eval/reward/mean, and
+        eval/reward/COMPONENT; without a verifier these alone. Empty without problems.
 
         growing: a context that is entered while answers are sampled. progress: called with answers of this process.
         """
@@ -135,11 +145,15 @@ class Validation:
             sampled = self.sample(engine, self.num_samples, 1.0, lambda done, _: progress("evaluating", done, total))
             greedy = self.sample(engine, 1, 0.0, lambda done, _: progress("evaluating", num_sampled + done, total))
             own = answer_records(self.task, sampled, "", SAMPLED), answer_records(self.task, greedy, "", GREEDY)
-        found = self.processes.gather(own)
-        return self.processes.broadcast(self._metrics(found) if found else {})
+            scored = score_trees(self.reward, sampled, self.response_len) if self.reward else []
+        found, rewards = self.processes.gather(own), self.processes.gather(scored)
+        metrics = self._metrics(found) | _mean_rewards([one for part in rewards or [] for one in part]) if found else {}
+        return self.processes.broadcast(metrics)
 
     def _metrics(self, found: Sequence[tuple[list[AnswerRecord], list[AnswerRecord]]]) -> dict[str, float]:
-        """The metrics of the answers of all processes."""
+        """The metrics of the answers of all processes; none if they are not verified."""
+        if all(record.outcome == Outcome.UNVERIFIED.value for parts in found for part in parts for record in part):
+            return {}
         sampled = _result(SAMPLED, self.num_samples, [record for part, _ in found for record in part])
         greedy = _result(GREEDY, 1, [record for _, part in found for record in part])
         metrics = {"eval/avg": sampled.overall.avg.value, "eval/greedy": greedy.overall.avg.value}
@@ -165,6 +179,15 @@ class Validation:
         grown = list(sampler.grow(self.problems, self.seed, own, progress))
         asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]
         return verify_trees(self.task, asked, trees, self.decode)
+
+
+def _mean_rewards(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
+    """eval/reward/*: means over the answers that have a reward."""
+    known = [value for one in scored for value in one.rewards[~np.isnan(one.rewards)]]
+    if not known:
+        return {}
+    components = {f"eval/{name}": value for name, value in component_metrics(scored).items()}
+    return components | {"eval/reward/mean": float(np.mean(known))}
 
 
 def _result(setting: str, num_samples: int, records: list[AnswerRecord]) -> Result:

@@ -157,7 +157,7 @@ def problem_metrics(
 ) -> dict[str, float]:
     """Counts of the problems of one step: rounds, grown, trained on, without a signal.
 
-    rewards: per tree the rewards that are trained on; correct: the task's verdicts. problems/solved, problems/failed:
+    rewards: per tree the rewards that are trained on; correct: the task's verdicts, if there are any. problems/solved, problems/failed:
     all leaves are right, or all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but
     enough others did.
     """
@@ -219,7 +219,9 @@ class StepShard:
             | ({"accuracy": float(np.concatenate(correct).mean())} if is_verified else {})
             | component_metrics(self.scored)
             | (verdict_metrics(self.scored) if is_verified else {})
-            | problem_metrics(self.rewards, correct, num_rounds, sum(a is not None for a in self.advantages))
+            | problem_metrics(
+                self.rewards, correct if is_verified else [], num_rounds, sum(a is not None for a in self.advantages)
+            )
             | tree_metrics(trees, shape)
             | group_metrics(judged_trees, rewards, shape)
             | advantage_metrics(trees, self.advantages, shape)

@@ -135,21 +135,47 @@ def load_policy(
         if missing := sorted(info["missing_keys"]):
             # transformers would only warn, and go on with random weights in their place.
             raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
-        if packable and not model._supports_attention_backend:
-            raise UnsupportedAttentionError(f"{config.model_type!r} has its own attention, which cannot be packed")
-        if len(tokenizer) > (size := vocabulary_size(model)):
-            raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
         nn.Module.to(model, torch.device(device))
-        model.eval()
-        if packable:
-            check_logits_match(model)
-        check_causal(model)
+        _check_model(model, tokenizer, packable)
     except UnsupportedAttentionError:
         raise
     except Exception as error:
         message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error
     return Policy(model, tokenizer, packable, tokenizer_files=loaded.files)
+
+
+def adopt_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, packable: bool = True) -> Policy:
+    """The policy of a model that a program has loaded; it is trained in place, on its device and in its type.
+
+    packable: see `load_policy`. Raises SettingError and UnsupportedAttentionError for what that refuses.
+    """
+    register_attention()
+    try:
+        if packable:
+            check_config(model.config)
+            if model._supports_attention_backend:
+                model.set_attn_implementation(ATTENTION_NAME)
+        _check_model(model, tokenizer, packable)
+    except UnsupportedAttentionError:
+        raise
+    except Exception as error:
+        message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
+        raise SettingError("model", f"cannot use {type(model).__name__}: {message}") from error
+    return Policy(model, tokenizer, packable)
+
+
+def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, packable: bool) -> None:
+    """Raise SettingError or UnsupportedAttentionError for a model that cannot be trained; turn its dropout off."""
+    if packable and not model._supports_attention_backend:
+        message = f"{model.config.model_type!r} has its own attention, which cannot be packed"
+        raise UnsupportedAttentionError(message)
+    if len(tokenizer) > (size := vocabulary_size(model)):
+        raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
+    model.eval()
+    if packable:
+        check_logits_match(model)
+    check_causal(model)
 
 
 def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code: bool) -> Any:

@@ -29,7 +29,7 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
     parts = [
         f"step {step:3d}",
         f"reward {metrics['reward/mean']:.3f}",
-        f"acc {metrics['accuracy']:.0%}",
+        *([f"acc {metrics['accuracy']:.0%}"] if "accuracy" in metrics else []),
         f"trees {metrics['problems/trained']:.0f}/{metrics['problems/grown']:.0f}",
         f"{_short(metrics['time/trajectories_per_s'])} traj/s",
         f"{_short(metrics['time/tokens_per_s'])} tok/s",
@@ -37,6 +37,8 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
     lines = ["  ".join(parts)]
     if "eval/avg" in metrics:
         lines.append(f"          held out {metrics['eval/avg']:.1%} (greedy {metrics['eval/greedy']:.1%})")
+    if "eval/reward/mean" in metrics:
+        lines.append(f"          held-out reward {metrics['eval/reward/mean']:.3f}")
     if metrics.get("update/num_oom"):
         limit = metrics["update/max_tokens_per_micro_batch"]
         lines.append(f"          out of memory: train.max_tokens_per_micro_batch is {limit:.0f} from now on")
@@ -224,6 +226,8 @@ class Terminal:
             if values:
                 # Without an evaluation at the start there is nothing to compare with.
                 table.add_row(f"held-out accuracy, {label}", " -> ".join([values[0], *values[1:][-1:]]))
+        if rewards := [f"{m['eval/reward/mean']:.3f}" for m in log if "eval/reward/mean" in m]:
+            table.add_row("held-out reward", " -> ".join([rewards[0], *rewards[1:][-1:]]))
         if steps:
             table.add_row("steps with a signal to learn from", f"{num_trained} of {len(steps)}")
             for row in _rows(steps):

@@ -12,12 +12,13 @@ from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.policy import Policy
-from treepo.run.parts import base_model_path, build_policy, build_sampler, close_parts, engine_for
+from treepo.run.parts import NOTHING, HandedOver, base_model_path, build_policy, build_sampler, close_parts, engine_for
 from treepo.run.task import build_task, check_trainable
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
 from treepo.utils.signals import PhaseCallback, no_progress
+from treepo.verify.rewards import is_correctness
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Run:
             settings.num_samples,
             derive_seed(self.config.train.seed, "eval"),
             self.processes,
+            None if is_correctness(self.config.reward) else self.config.reward,
         )
         with unsharded(self.policy.model):
             return validation.metrics(self.trainer.engine, growing, progress)
@@ -71,19 +73,19 @@ class Run:
         close_parts(self.trainer.engine, self.task)
 
 
-def build_run(config: Config, progress: ProgressCallback, job: Job | None = None) -> Run:
+def build_run(config: Config, progress: ProgressCallback, job: Job | None = None, handed: HandedOver = NOTHING) -> Run:
     """Load or make everything that a run needs.
 
-    progress: called while the base model is made. job: the processes of the run; this one alone if not given. Raises
-    SettingError for a setting that cannot work.
+    progress: called while the base model is made. job: the processes of the run; this one alone if not given. handed:
+    what a program gives itself. Raises SettingError for a setting that cannot work.
     """
     check_trainable(config)
     job = job or Job(resolve_device(config.model.device))
     with job.processes.synced_errors():
         # One process makes the base model, if it is not there yet.
-        if job.processes.is_first:
+        if job.processes.is_first and handed.model is None:
             base_model_path(config, progress)
-    policy = build_policy(config, progress, job.device)
+    policy = build_policy(config, progress, job.device, handed)
     scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
     if job.mesh is not None:
         policy = replace(policy, meta_model=meta_copy(policy.model))
@@ -92,7 +94,7 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
         engine = engine_for(config, policy, job.processes)
     task = None
     try:
-        task = build_task(config, policy, engine.max_model_len)
+        task = build_task(config, policy, engine.max_model_len, handed.records)
         sampler = build_sampler(config, policy, engine, task.answers)
         trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
         return Run(config, policy, task, trainer, job)

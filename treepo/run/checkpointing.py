@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STOPS = Interrupted | EngineError | VerifierError | WriteError | MemoryError
-"""Errors after which a state that is complete may be saved. It is complete, too, where logits are not finite, but they
+STOPS = Interrupted | EngineError | VerifierError | WriteError | MemoryError | GeneratorExit
+"""What may end a run whose state is complete and is saved then; GeneratorExit, where a program leaves its loop. It is complete, too, where logits are not finite, but they
 may come from the weights."""
 
 CHECKPOINTS = "checkpoints"
@@ -94,8 +94,8 @@ class RunCheckpoints:
 
         The state is copied here, after what was being written before is on disk.
         """
-        score = metrics.get("eval/avg", NOT_BEGUN.best)
-        is_best = score > self.progress.best
+        score = metrics.get("eval/avg", metrics.get("eval/reward/mean"))
+        is_best = score is not None and (self.progress.best_step < 0 or score > self.progress.best)
         self._next = Progress(step, score, step) if is_best else replace(self.progress, step=step)
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
@@ -111,11 +111,14 @@ class RunCheckpoints:
         self.progress = self._next
         self.guard.state = StepState.COMPLETE
 
-    def write(self) -> None:
-        """Begin to write what `finish_step` copied, now that all other files of the step are on disk."""
-        if self._snapshot is not None:
-            self._begin(self._snapshot)
-            self._snapshot = None
+    def write(self) -> bool:
+        """Begin to write what `finish_step` copied, now that all other files of the step are on disk; whether there is
+        anything."""
+        if self._snapshot is None:
+            return False
+        self._begin(self._snapshot)
+        self._snapshot = None
+        return True
 
     def _begin(self, snapshot: Snapshot) -> None:
         self._last_written = snapshot.progress.step

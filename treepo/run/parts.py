@@ -1,18 +1,22 @@
 """From settings to what training, evaluation and sampling share: the policy, the engine, the sampler."""
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treepo.config.schema import Config
 from treepo.data.problem import AnswerFormat, Decode, Task
+from treepo.data.records import Records
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.grow import GrowthRules, TreeSampler
 from treepo.model.lora import add_adapter
-from treepo.model.policy import Policy, load_policy, recompute_activations
+from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
@@ -21,6 +25,21 @@ from treepo.utils.numeric import derive_seed
 from treepo.verify.task import VerifiedTask
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class HandedOver:
+    """What a program gives itself instead of naming it in settings.
+
+    model, tokenizer: loaded ones, which are trained in place. records: rows, by what stands for them in the settings.
+    """
+
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    records: Mapping[str, Records] = field(default_factory=dict)
+
+
+NOTHING = HandedOver()
 
 
 def base_model_path(config: Config, progress: ProgressCallback) -> str:
@@ -38,23 +57,30 @@ def find_base_model(progress: ProgressCallback) -> str:
         return str(find_or_make_base_model(folder, seed=0, report=progress))
 
 
-def build_policy(config: Config, progress: ProgressCallback, device: str | None = None) -> Policy:
-    """The model that is named, or the built-in task's base model, with adapters if they are what is trained.
+def build_policy(
+    config: Config, progress: ProgressCallback, device: str | None = None, handed: HandedOver = NOTHING
+) -> Policy:
+    """The model that is named or handed over, or the built-in task's base model, with adapters if they are trained.
 
-    device: model.device if not given. A model whose attention cannot follow a tree runs as transformers runs it, with a
-    warning.
+    device: model.device if not given; that of a model that is handed over stays. A model whose attention cannot follow
+    a tree runs as transformers runs it, with a warning.
     """
-    path, settings = base_model_path(config, progress), config.model
-    device = resolve_device(device or settings.device)
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    logger.info("model %s on %s, %s%s", path, device, settings.dtype, threads)
-    load = partial(
-        load_policy,
-        path,
-        dtype=settings.dtype,
-        device=device,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    if handed.model is not None:
+        assert handed.tokenizer is not None, "the front door asks for one"
+        model = handed.model
+        _log_model(type(model).__name__, model.device.type, str(model.dtype).removeprefix("torch."))
+        load = partial(adopt_policy, model, handed.tokenizer)
+    else:
+        path, settings = base_model_path(config, progress), config.model
+        device = resolve_device(device or settings.device)
+        _log_model(path, device, settings.dtype)
+        load = partial(
+            load_policy,
+            path,
+            dtype=settings.dtype,
+            device=device,
+            trust_remote_code=settings.trust_remote_code,
+        )
     policy, reason = None, ""
     try:
         policy = load()
@@ -75,6 +101,11 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)
     return policy
+
+
+def _log_model(name: str, device: str, dtype: str) -> None:
+    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    logger.info("model %s on %s, %s%s", name, device, dtype, threads)
 
 
 def autocast_of(config: Config) -> torch.dtype | None:

@@ -2,7 +2,9 @@
 
 import logging
 import shlex
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from treepo.config.load import to_toml
@@ -11,12 +13,15 @@ from treepo.config.schema import Config
 from treepo.credit.group import GRPO
 from treepo.distributed import Job, lost_as_error, resolve_device
 from treepo.learn.checkpoint import Progress
+from treepo.learn.trainer import StepResult
 from treepo.report.diagnosis import StepWatch
 from treepo.report.run_log import Metrics, MetricsLog
 from treepo.report.terminal import Terminal, TrainingView
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import NOT_BEGUN, RunCheckpoints
+from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN, RunCheckpoints
 from treepo.run.outputs import (
+    ADAPTER,
+    MODEL,
     check_installed,
     failed_batch_kept,
     is_model_kept,
@@ -29,6 +34,15 @@ from treepo.run.outputs import (
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
 
 logger = logging.getLogger(__name__)
+
+
+def nothing(*_: object) -> None:
+    """Do nothing, for what nobody wants to be called for."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
 
 
 def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = None) -> Run:
@@ -62,14 +76,50 @@ def _make_folder(config: Config, out: Path) -> None:
         create_text(path, to_toml(config))
 
 
-def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGUN) -> None:
-    """Evaluate, train, evaluate again; metrics, checkpoints and model are kept in `out`.
+@dataclass(frozen=True, eq=False)
+class TrainStep:
+    """A training step that is done, its metrics on disk. metrics: with those of its evaluation, if it had one."""
 
-    progress: of a run that is resumed. Raises FloatingPointError if logits, loss or gradients stop being finite; the
-    batch of an update that did it is kept in `out`. Raises MemoryError, with the settings to change, for an update that
-    cannot be made within memory, TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and SIGTERM,
-    once the last complete step has a checkpoint. Where several processes train together, the first keeps the folder,
-    and PeerError or LostError is raised if another one cannot continue.
+    step: int
+    metrics: Metrics
+    result: StepResult
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a program wants to be called for.
+
+    on_step: with a training step that is done; on_eval: with a step and the metrics of its evaluation; on_save: with a
+    step and the folder in which something loadable or resumable was or is being written. should_stop: whether the run
+    is to end after the step that is done.
+    """
+
+    on_step: Callable[[TrainStep], object] = nothing
+    on_eval: Callable[[int, Metrics], object] = nothing
+    on_save: Callable[[int, Path], object] = nothing
+    should_stop: Callable[[], bool] = never
+
+
+NO_HOOKS = Hooks()
+
+
+def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGUN) -> None:
+    """Make all steps of a run; see `train_steps`."""
+    for _ in train_steps(run, out, terminal, progress):
+        pass
+
+
+def train_steps(
+    run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGUN, hooks: Hooks = NO_HOOKS
+) -> Iterator[TrainStep]:
+    """Evaluate, train, evaluate again; metrics, checkpoints and model are kept in `out`. Yields each training step.
+
+    progress: of a run that is resumed. Whoever leaves the loop early ends the run as Ctrl-C does, with a checkpoint.
+    Raises FloatingPointError if logits, loss or gradients stop being finite; the batch of an update that did it is kept
+    in `out`. Raises MemoryError, with the settings to change, for an update that cannot be made within memory,
+    TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and SIGTERM, once the last complete step has
+    a checkpoint. Where several processes train together, the first keeps the folder, and PeerError or LostError is
+    raised if another one cannot continue.
     """
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
     watch = StepWatch()
@@ -80,7 +130,7 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                 # The process before may have ended before it saved it.
                 save_best(run, out)
             for step in range(progress.step + 1, num_steps + 1):
-                metrics, result = {}, None
+                metrics, evaluated, result = {}, {}, None
                 saves_trees = _is_due(step, settings.train.save_trees_every)
                 if step > 0:
                     with failed_batch_kept(run, step, out):
@@ -90,9 +140,9 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                     metrics = result.metrics
                 if _is_evaluated(step, settings):
                     growing = nullcontext if step else checkpoints.guard.growing
-                    metrics = metrics | run.evaluate(growing, view.show_phase)
-                is_best, checkpoint_time = checkpoints.finish_step(step, metrics)
-                metrics = metrics | checkpoint_time
+                    evaluated = run.evaluate(growing, view.show_phase)
+                is_best, checkpoint_time = checkpoints.finish_step(step, metrics | evaluated)
+                metrics = metrics | evaluated | checkpoint_time
                 with run.processes.synced_errors():
                     if is_first:
                         log.append(step, metrics)
@@ -102,10 +152,20 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                         save_trees(run, step, out, result, tracking)
                 if is_best:
                     save_best(run, out)
-                checkpoints.write()
+                if checkpoints.write():
+                    hooks.on_save(step, out / CHECKPOINTS)
                 tracking.log(step, metrics)
                 _show(step, metrics, view, watch)
+                if evaluated:
+                    hooks.on_eval(step, evaluated)
+                if result is not None:
+                    done = TrainStep(step, metrics, result)
+                    hooks.on_step(done)
+                    yield done
+                if run.processes.broadcast(hooks.should_stop()):
+                    break
         run.keep(lambda: save_last(run, out))
+        hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
             try:
                 write_report(run, out)
@@ -120,9 +180,11 @@ def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> 
         view.show_step(step, metrics)
         if warning := watch.observe(metrics):
             logger.warning("step %d: %s", step, warning)
-    elif metrics:
+    elif "eval/avg" in metrics:
         accuracies = 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
         logger.info("held out before training: %.1f%% (greedy %.1f%%)", *accuracies)
+    elif metrics:
+        logger.info("held-out reward before training: %.3f", metrics["eval/reward/mean"])
 
 
 def _is_evaluated(step: int, settings: Config) -> bool:

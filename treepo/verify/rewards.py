@@ -143,6 +143,11 @@ class ShapedReward:
         return parts
 
 
+def is_correctness(reward: Reward) -> bool:
+    """Whether a reward is what the verifier says and shaping of ours, so that accuracy says enough about a model."""
+    return type(reward) is ShapedReward and not reward.functions
+
+
 def overlong_penalty(lengths: np.ndarray, max_response_tokens: int, buffer: int) -> np.ndarray:
     """min(-(length - (limit - buffer)) / buffer, 0): 0 up to limit - buffer, then linear to -1 at the longest response.
 

@@ -11,8 +11,8 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.text import Text
 
-from treepo.cli.common import process_rank
 from treepo.errors import WriteError
+from treepo.utils import process_rank
 from treepo.utils.text import message_line
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
