@@ -10,6 +10,7 @@ from importlib import import_module
 import treepo
 from treepo.cli.common import going_on, split_overrides
 from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
+from treepo.utils import process_rank
 from treepo.utils.imports import drop_current_folder
 from treepo.utils.text import message_line
 

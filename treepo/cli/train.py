@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, going_on, output_folder, process_rank, run_settings_help
+from treepo.cli.common import CommandParser, going_on, output_folder, run_settings_help
 from treepo.errors import LostError, PeerError, SettingError
+from treepo.utils import process_rank
 
 if TYPE_CHECKING:
     from treepo.config.schema import Config

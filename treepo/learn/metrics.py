@@ -157,9 +157,9 @@ def problem_metrics(
 ) -> dict[str, float]:
     """Counts of the problems of one step: rounds, grown, trained on, without a signal.
 
-    rewards: per tree the rewards that are trained on; correct: the task's verdicts, if there are any. problems/solved, problems/failed:
-    all leaves are right, or all wrong, whether or not their rewards differ. problems/unused: they carry a signal, but
-    enough others did.
+    rewards: per tree the rewards that are trained on; correct: the task's verdicts, if there are any. problems/solved,
+    problems/failed: all leaves are right, or all wrong, whether or not their rewards differ. problems/unused: they
+    carry a signal, but enough others did.
     """
     num_signals = sum(map(has_signal, rewards))
     return {
@@ -213,6 +213,7 @@ class StepShard:
         parts = [rewarded_part(tree, own) for tree, own in zip(trees, self.rewards, strict=True)]
         judged = [(tree, own) for tree, own in parts if len(own)]
         judged_trees, rewards = [tree for tree, _ in judged], [own for _, own in judged]
+        num_trained = sum(a is not None for a in self.advantages)
         is_verified = any(v.outcome is not Outcome.UNVERIFIED for scored in self.scored for v in scored.verdicts)
         return (
             reward_metrics(judged_trees, rewards)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STOPS = Interrupted | EngineError | VerifierError | WriteError | MemoryError | GeneratorExit
-"""What may end a run whose state is complete and is saved then; GeneratorExit, where a program leaves its loop. It is complete, too, where logits are not finite, but they
-may come from the weights."""
+"""What may end a run whose state is complete and is saved then; GeneratorExit, where a program leaves its loop. The
+state is complete, too, where logits are not finite, but they may come from the weights."""
 
 CHECKPOINTS = "checkpoints"
 """Their folder in that of the run."""
@@ -95,8 +95,11 @@ class RunCheckpoints:
         The state is copied here, after what was being written before is on disk.
         """
         score = metrics.get("eval/avg", metrics.get("eval/reward/mean"))
-        is_best = score is not None and (self.progress.best_step < 0 or score > self.progress.best)
-        self._next = Progress(step, score, step) if is_best else replace(self.progress, step=step)
+        if score is not None and (self.progress.best_step < 0 or score > self.progress.best):
+            self._next = Progress(step, score, step)
+        else:
+            self._next = replace(self.progress, step=step)
+        is_best = self._next.best_step == step
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
             return is_best, {}

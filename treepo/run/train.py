@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from treepo.run.outputs import (
     write_report,
 )
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
+from treepo.utils.signals import PhaseCallback, StepGuard
 
 logger = logging.getLogger(__name__)
 
@@ -130,19 +131,11 @@ def train_steps(
                 # The process before may have ended before it saved it.
                 save_best(run, out)
             for step in range(progress.step + 1, num_steps + 1):
-                metrics, evaluated, result = {}, {}, None
                 saves_trees = _is_due(step, settings.train.save_trees_every)
-                if step > 0:
-                    with failed_batch_kept(run, step, out):
-                        result = run.trainer.step(
-                            step, guard=checkpoints.guard, with_entropies=saves_trees, progress=view.show_phase
-                        )
-                    metrics = result.metrics
-                if _is_evaluated(step, settings):
-                    growing = nullcontext if step else checkpoints.guard.growing
-                    evaluated = run.evaluate(growing, view.show_phase)
-                is_best, checkpoint_time = checkpoints.finish_step(step, metrics | evaluated)
-                metrics = metrics | evaluated | checkpoint_time
+                result, evaluated = _make_step(run, step, out, checkpoints.guard, view.show_phase, saves_trees)
+                metrics = (result.metrics if result else {}) | evaluated
+                is_best, checkpoint_time = checkpoints.finish_step(step, metrics)
+                metrics = metrics | checkpoint_time
                 with run.processes.synced_errors():
                     if is_first:
                         log.append(step, metrics)
@@ -167,11 +160,29 @@ def train_steps(
         run.keep(lambda: save_last(run, out))
         hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
-            try:
-                write_report(run, out)
-            finally:
-                terminal.summary(log.read(), out, next_commands(settings, out))
+            _finish(run, out, terminal, log.read())
         checkpoints.check_written()
+
+
+def _make_step(
+    run: Run, step: int, out: Path, guard: StepGuard, progress: PhaseCallback, with_entropies: bool
+) -> tuple[StepResult | None, Metrics]:
+    """(the result of a training step, None for step 0; the metrics of an evaluation, if one is due)."""
+    result, evaluated = None, {}
+    if step > 0:
+        with failed_batch_kept(run, step, out):
+            result = run.trainer.step(step, guard=guard, with_entropies=with_entropies, progress=progress)
+    if _is_evaluated(step, run.config):
+        evaluated = run.evaluate(nullcontext if step else guard.growing, progress)
+    return result, evaluated
+
+
+def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics]) -> None:
+    """Write the report, and show how the run went."""
+    try:
+        write_report(run, out)
+    finally:
+        terminal.summary(log, out, next_commands(run.config, out))
 
 
 def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> None:
