@@ -40,17 +40,58 @@ def resolve_as(cls: type[T], *layers: Settings) -> T:
     """
     sections = {f.name: f for f in dataclasses.fields(cast(Any, cls))}
     merged: dict[str, dict[str, Any]] = {}
+    objects: dict[str, Any] = {}
     for layer in layers:
         for section, values in layer.items():
             if section not in sections:
                 raise SettingError(section, f"unknown section; there are {', '.join(sections)}")
             if not isinstance(values, Mapping):
-                raise SettingError(section, "expected a table of settings", values)
+                objects[section] = _checked_object(sections[section], values)
+                merged.pop(section, None)
+                continue
             before = merged.setdefault(section, {})
             if "use" in values and values["use"] != before.get("use"):
                 before.clear()
             before.update({key: _on_top(before.get(key), value) for key, value in values.items()})
-    return cls(**{name: _build(sections[name], values) for name, values in merged.items()})
+    built = {n: _build(sections[n], v) if n not in objects else _changed(objects[n], n, v) for n, v in merged.items()}
+    return cls(**(objects | built))
+
+
+def _checked_object(section: Section, value: object) -> object:
+    """An object that a program gives for a whole section; raises SettingError if it cannot be one."""
+    if not is_exchangeable(section):
+        wanted = type(section.default)
+        if not isinstance(value, wanted):
+            raise SettingError(section.name, "expected a table of settings", value)
+        return value
+    wanted, given = _arguments(section.type), _arguments(type(value))
+    if isinstance(value, type) or (given[: len(wanted)] != wanted and not _takes_as_many(value, len(wanted))):
+        raise SettingError(section.name, f"must be an object that is called with {wanted}", value)
+    missing = [name for name in _declared(section) if not hasattr(value, name)]
+    if missing:
+        raise SettingError(section.name, f"{type(value).__name__} lacks {', '.join(missing)}", value)
+    return value
+
+
+def _takes_as_many(value: object, count: int) -> bool:
+    """Whether something can be called with so many arguments by position."""
+    try:
+        inspect.signature(cast(Any, value)).bind(*range(count))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _changed(value: Any, name: str, changes: Mapping[str, Any]) -> Any:
+    """An object with some of its fields changed, as settings on top of it say."""
+    hints = get_type_hints(type(value), include_extras=True)
+    if unknown := [key for key in changes if key not in hints]:
+        raise SettingError(f"{name}.{unknown[0]}", f"unknown setting of {type(value).__name__}")
+    checked = {key: _checked(f"{name}.{key}", hints[key], new) for key, new in changes.items()}
+    try:
+        return dataclasses.replace(value, **checked)
+    except SettingError as error:
+        raise error.within(name) from error
 
 
 def _on_top(before: object, value: object) -> object:
@@ -73,13 +114,33 @@ def to_toml(config: Config) -> str:
     tables = {}
     for section in dataclasses.fields(Config):
         value = getattr(config, section.name)
-        table = {k: v for k, v in dataclasses.asdict(value).items() if v is not None}
+        table = _plain_fields(value) if dataclasses.is_dataclass(value) else {}
         if is_exchangeable(section):
             cls = type(value)
             is_ours = cls.__module__.startswith(_package(section) + ".")
             table = {"use": cls.__name__ if is_ours else f"{cls.__module__}:{cls.__name__}"} | table
         tables[section.name] = table
     return tomli_w.dumps(tables)
+
+
+def _plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a section as TOML holds them; functions and objects that a program gave, by their names."""
+    return {
+        f.name: _plain(_plain_fields(own) if dataclasses.is_dataclass(own) and not isinstance(own, type) else own)
+        for f in dataclasses.fields(value)
+        if (own := getattr(value, f.name)) is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, bool | int | float | str):
+        return value
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def is_exchangeable(section: Section) -> bool:
@@ -154,9 +215,14 @@ def _misfit(section: Section, chosen: object) -> str:
     # A verifier may ask for columns of the record besides (see treepo.verify.columns).
     if given != wanted and not (section.type is Verifier and given[: len(wanted)] == wanted):
         return f"is called with {given}, but must be with {wanted}"
-    declared = (*vars(cast(Any, section.type)), *inspect.get_annotations(cast(Any, section.type)))
-    missing = [name for name in declared if not (name.startswith("_") or hasattr(chosen, name))]
+    missing = [name for name in _declared(section) if not hasattr(chosen, name)]
     return f"lacks {', '.join(missing)}" if missing else ""
+
+
+def _declared(section: Section) -> list[str]:
+    """What the protocol of a section asks for besides a call."""
+    names = (*vars(cast(Any, section.type)), *inspect.get_annotations(cast(Any, section.type)))
+    return [name for name in names if not name.startswith("_")]
 
 
 def _arguments(cls: Any) -> list[str]:

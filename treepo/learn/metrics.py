@@ -220,9 +220,7 @@ class StepShard:
             | ({"accuracy": float(np.concatenate(correct).mean())} if is_verified else {})
             | component_metrics(self.scored)
             | (verdict_metrics(self.scored) if is_verified else {})
-            | problem_metrics(
-                self.rewards, correct if is_verified else [], num_rounds, sum(a is not None for a in self.advantages)
-            )
+            | problem_metrics(self.rewards, correct if is_verified else [], num_rounds, num_trained)
             | tree_metrics(trees, shape)
             | group_metrics(judged_trees, rewards, shape)
             | advantage_metrics(trees, self.advantages, shape)

@@ -81,7 +81,9 @@ def failed_batch_kept(run: "Run", step: int, out: Path) -> Iterator[None]:
 
 
 def save_trees(run: "Run", step: int, out: Path, result: StepResult, tracking: Tracking) -> None:
-    """Save a step's trees, and samples of their trajectories. Raises WriteError."""
+    """Let the first process save a step's trees, and samples of their trajectories. Raises WriteError."""
+    if not run.processes.is_first:
+        return
     assert result.entropies is not None
     columns = zip(result.trees, result.rewards, result.advantages, result.entropies, strict=True)
     kept = [KeptTree(tree, rewards, advantages, entropies) for tree, rewards, advantages, entropies in columns]
@@ -98,14 +100,14 @@ BEST, MODEL, ADAPTER = "best", "model", "adapter"
 """Folders with a model or its adapter in that of a run."""
 
 
-def save_best(run: "Run", out: Path) -> None:
-    """Save the model as the best so far, if asked for. Raises WriteError."""
+def save_best(run: "Run", out: Path, *, is_best: bool) -> None:
+    """Save the model if it is the best so far and that is asked for. Raises WriteError."""
 
     def save_model() -> None:
         with writing(out / BEST, "the best model so far"):
             run.policy.save(out / BEST)
 
-    if run.config.eval.keep_best:
+    if is_best and run.config.eval.keep_best:
         run.keep(save_model)
 
 

@@ -127,9 +127,8 @@ def train_steps(
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
         with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
-            if progress != NOT_BEGUN and progress.best_step == progress.step:
-                # The process before may have ended before it saved it.
-                save_best(run, out)
+            # The process before may have ended before it saved it.
+            save_best(run, out, is_best=progress != NOT_BEGUN and progress.best_step == progress.step)
             for step in range(progress.step + 1, num_steps + 1):
                 saves_trees = _is_due(step, settings.train.save_trees_every)
                 result, evaluated = _make_step(run, step, out, checkpoints.guard, view.show_phase, saves_trees)
@@ -140,11 +139,10 @@ def train_steps(
                     if is_first:
                         log.append(step, metrics)
                 checkpoints.complete_step()
-                with run.processes.synced_errors():
-                    if result is not None and saves_trees and is_first:
+                if result is not None and saves_trees:
+                    with run.processes.synced_errors():
                         save_trees(run, step, out, result, tracking)
-                if is_best:
-                    save_best(run, out)
+                save_best(run, out, is_best=is_best)
                 if checkpoints.write():
                     hooks.on_save(step, out / CHECKPOINTS)
                 tracking.log(step, metrics)

@@ -1,0 +1,264 @@
+"""TreePOTrainer: post-training from Python, and what the command line is a thin layer over."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from treepo.config.python import TreePOConfig
+from treepo.config.schema import Config
+from treepo.data.records import Records
+from treepo.errors import SettingError
+from treepo.report.terminal import Terminal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from treepo.learn.checkpoint import Progress
+    from treepo.run.build import Run
+    from treepo.run.train import TrainStep
+    from treepo.tree import Tree
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 1_000_000
+"""Rows that are taken of a dataset without an end, where the steps of a run do not say how many it needs."""
+
+
+class TrainerCallback:
+    """What a program does as a run goes on; override what is wanted. `trainer.stop()` ends it after the step."""
+
+    def on_step(self, trainer: "TreePOTrainer", step: "TrainStep") -> None:
+        """After each training step, when its metrics are on disk."""
+
+    def on_eval(self, trainer: "TreePOTrainer", metrics: Mapping[str, float]) -> None:
+        """After each evaluation."""
+
+    def on_save(self, trainer: "TreePOTrainer", folder: Path) -> None:
+        """When a checkpoint is written in the background, and when the model was saved at the end."""
+
+
+@dataclass
+class RunState:
+    """How far a run is. global_step: the last step that is done. log_history: the metrics of each step of this process.
+    best: the best evaluation so far."""
+
+    global_step: int = 0
+    max_steps: int = 0
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    best: float | None = None
+
+
+class TreePOTrainer:
+    """Post-trains a model with trees.
+
+    model: a folder, a name on the hub, a .gguf file, or a loaded model, which is trained in place and needs its
+    tokenizer as processing_class; the built-in task's base model if not given. reward_funcs: verifiers, functions as
+    TRL calls them, `RewardModel`, `LLMJudge`, module:function, the folder or name of a reward model, or several of
+    them, with a weight each (reward_weights; 1 if not given); the first verifier also measures accuracy. train_dataset,
+    eval_dataset: a Dataset, a list of dicts, any iterable of dicts, a path, a preset's name, or several paths; without
+    the latter one problem in ten is held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s,
+    or functions that are called as on_step is. console: where progress is shown.
+
+    Settings are checked here; the model is loaded when it is first needed. Raises SettingError.
+    """
+
+    def __init__(
+        self,
+        model: "str | Path | PreTrainedModel" = "",
+        reward_funcs: Any = (),
+        *,
+        config: TreePOConfig | str | Path | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: "PreTrainedTokenizerBase | None" = None,
+        reward_weights: Sequence[float] | None = None,
+        callbacks: Sequence[TrainerCallback | Callable[..., object]] = (),
+        console: Console | None = None,
+    ) -> None:
+        if isinstance(config, str | Path):
+            config = TreePOConfig(recipe=config)
+        settings = config or TreePOConfig()
+        self.callbacks = list(callbacks)
+        self.console = console
+        self.records: dict[str, Records] = {}
+        self.given_model = None if isinstance(model, str | Path) else model
+        self.tokenizer_given = processing_class
+        if self.given_model is not None and processing_class is None:
+            raise SettingError("processing_class", "a loaded model needs its tokenizer")
+        layers = [
+            _model_layer(model),
+            _reward_layer(reward_funcs, reward_weights),
+            {"data": self._data_layer(settings, train_dataset, eval_dataset)},
+        ]
+        is_built_in_task = not (train_dataset is not None or _names_data(settings))
+        self.config: Config = settings.resolve(*layers, is_built_in_task=is_built_in_task)
+        _check_rewards(self.config)
+        self.output_dir = Path(settings.output_dir or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")
+        self.state = RunState(max_steps=self.config.train.num_steps)
+        self.stack = ExitStack()
+        self._run: Run | None = None
+        self._stops = False
+
+    def _data_layer(self, settings: TreePOConfig, train: Any, evaluation: Any) -> dict[str, Any]:
+        """The settings that name the datasets that are given here."""
+        plain = settings.resolve()
+        step = int(plain.train.prompts_per_step * max(1.0, plain.dynamic_sampling.max_factor))
+        needed = {"train_dataset": max(1, plain.train.num_steps) * step, "eval_dataset": plain.eval.num_problems}
+        layer = {}
+        for key, name, given in (("train", "train_dataset", train), ("eval", "eval_dataset", evaluation)):
+            if given is not None:
+                layer[key] = self._sources(name, given, needed[name] or 1)
+        return layer
+
+    def _sources(self, name: str, given: Any, needed: int) -> list[str]:
+        """Text for the settings: sources as they are named, or what stands for rows, which are kept."""
+        if isinstance(given, str | Path):
+            return [str(given)]
+        items = list(given) if isinstance(given, list | tuple) else None
+        if items and all(isinstance(item, str | Path) for item in items):
+            return [str(item) for item in items]
+        # What has a length has an end: all of it is used, as epochs need it.
+        rows = Records.of(name, given, sys.maxsize if hasattr(given, "__len__") else min(needed, MAX_ROWS))
+        self.records[rows.setting] = rows
+        return [rows.setting]
+
+    @property
+    def run(self) -> "Run":
+        """The parts of the run, loaded at first use: the policy, the task, the trainer with sampler and updater."""
+        if self._run is None:
+            self._run = self._load()
+        return self._run
+
+    @property
+    def model(self) -> "PreTrainedModel":
+        """The model that is trained."""
+        return self.run.policy.model
+
+    @property
+    def processing_class(self) -> "PreTrainedTokenizerBase":
+        """The model's tokenizer."""
+        return self.run.policy.tokenizer
+
+    def train(self, *, resume: bool = False) -> dict[str, float]:
+        """Make all steps, save the model and write the report; returns the metrics of the last step and evaluation.
+
+        resume: go on with the run in the output folder from its last checkpoint, as if it had never stopped. Raises
+        SettingError for a folder that already holds something, Interrupted on Ctrl-C, once the last step is saved.
+        """
+        for _ in self.steps(resume=resume):
+            pass
+        return self.state.log_history[-1] if self.state.log_history else {}
+
+    def steps(self, *, resume: bool = False) -> "Iterator[TrainStep]":
+        """The steps of training, each yielded when it is done: its trees, rewards, advantages and metrics.
+
+        A loop that is left early keeps a checkpoint of the last step. resume: see `train`.
+        """
+        from treepo.run.train import Hooks, train_steps  # noqa: PLC0415 - loads torch
+
+        hooks = Hooks(self._on_step, self._on_eval, self._on_save, lambda: self._stops)
+        self._stops = False
+        with self._shown() as terminal, ExitStack() as stack:
+            progress = self._resume(stack, terminal) if resume else self._start(stack, terminal)
+            self.state.global_step = max(progress.step, 0)
+            yield from train_steps(self.run, self.output_dir, terminal, progress, hooks)
+
+    def stop(self) -> None:
+        """End the run after the step that is being made; model and report are written as at its end."""
+        self._stops = True
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics of the held-out problems with the model as it is now."""
+        with self._shown():
+            return self.run.evaluate()
+
+    def grow(self, prompt: str) -> "Tree":
+        """One tree for a prompt, grown as in training; `.show()` draws it, and a notebook does by itself."""
+        from treepo.run.sample import grow_tree  # noqa: PLC0415 - loads torch
+
+        with self._shown():
+            return grow_tree(self.run, prompt)
+
+    def save_model(self, folder: str | Path) -> None:
+        """Write a folder that AutoModelForCausalLM and AutoTokenizer load."""
+        self.run.keep(lambda: self.run.policy.save(Path(folder)))
+
+    def close(self) -> None:
+        """Close the engine and end the verifier's processes; the trainer can be used again."""
+        self._run = None
+        self.stack.close()
+
+    def __enter__(self) -> "TreePOTrainer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        model = self.config.model.path or "the built-in task's base model"
+        if self.given_model is not None:
+            model = type(self.given_model).__name__
+        tree, state = self.config.tree, self.state
+        return (
+            f"TreePOTrainer({model}, {type(self.config.credit).__name__}, width {tree.width}, depth {tree.depth}, "
+            f"step {state.global_step} of {state.max_steps}, {str(self.output_dir)!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape  # noqa: PLC0415 - for notebooks alone
+
+        rows = {
+            "model": self.config.model.path or repr(self.given_model.__class__.__name__),
+            "output_dir": str(self.output_dir),
+            "credit": type(self.config.credit).__name__,
+            "tree": f"width {self.config.tree.width}, depth {self.config.tree.depth}",
+            "step": f"{self.state.global_step} of {self.state.max_steps}",
+        }
+        last = self.state.log_history[-1] if self.state.log_history else {}
+        rows |= {name: f"{last[name]:.4g}" for name in ("reward/mean", "accuracy", "eval/avg") if name in last}
+        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows.items())
+        return f"<table>{cells}</table>"
+
+    def _start(self, stack: ExitStack, terminal: Terminal) -> "Progress":
+        """Begin a run in a new folder."""
+        from treepo.run.start import start_run  # noqa: PLC0415 - loads torch
+
+        return start_run(stack, self, terminal)
+
+    def _resume(self, stack: ExitStack, terminal: Terminal) -> "Progress":
+        """Go on with the run in the folder."""
+        from treepo.run.start import resume_run  # noqa: PLC0415 - loads torch
+
+        return resume_run(stack, self, terminal)
+
+    def _load(self) -> "Run":
+        raise NotImplementedError
+
+    def _on_step(self, step: "TrainStep") -> None:
+        self.state.global_step = step.step
+        self.state.log_history.append(dict(step.metrics))
+        for callback in self.callbacks:
+            if isinstance(callback, TrainerCallback):
+                callback.on_step(self, step)
+            else:
+                callback(self, step)
+
+    def _on_eval(self, step: int, metrics: Mapping[str, float]) -> None:
+        score = metrics.get("eval/avg", metrics.get("eval/reward/mean"))
+        if score is not None and (self.state.best is None or score > self.state.best):
+            self.state.best = score
+        for callback in self.callbacks:
+            if isinstance(callback, TrainerCallback):
+                callback.on_eval(self, metrics)
+
+    def _on_save(self, step: int, folder: Path) -> None:
+        for callback in self.callbacks:
+            if isinstance(callback, TrainerCallback):
+                callback.on_save(self, folder)
