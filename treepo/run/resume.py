@@ -144,6 +144,7 @@ MAY_CHANGE = {
     "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
     "eval": ("every", "keep_best"),
     "model": ("device",),
+    "optim": ("offload",),
     "processes": ("shard_size", "timeout_s"),
     "servers": ("address", "folder", "max_retries", "sync", "timeout_s", "urls"),
     "tracking": ("offline", "project", "run_name", "sample_answers", "sample_problems", "trackers"),
