@@ -142,7 +142,7 @@ def _build(model: nn.Module, trained: list[nn.Parameter], settings: OptimSetting
 
 def _adamw_8bit(trained: list[nn.Parameter], settings: OptimSettings) -> Optimizer:
     try:
-        from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 - not required
+        from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = "'adamw_8bit' needs bitsandbytes, which is not installed (pip install bitsandbytes)"
         raise SettingError("optim.name", message) from error

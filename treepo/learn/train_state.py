@@ -166,8 +166,10 @@ class TrainState:
         where none was taken yet.
         """
         weights: dict[Tensor, str] = {}
+        # Weights in 4 bits add their scales to the state without being told.
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
         for name, weight in self.model.state_dict(keep_vars=True).items():
-            if weight.requires_grad or not isinstance(weight, nn.Parameter):
+            if weight.requires_grad or name in buffers:
                 weights.setdefault(weight, name)
         tensors = {f"model.{name}": weight.detach() for weight, name in weights.items()}
         entries = self._optimizer_entries()

@@ -1,7 +1,7 @@
 """One optimizer step from packed trees, within memory, on one process or several."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeVar
@@ -23,6 +23,7 @@ from treepo.learn.metrics import WatchedWeights, mismatch_metrics
 from treepo.learn.packing import PackedTree, pack_in_parts, pack_trajectories, split_packed
 from treepo.learn.scoring import Scorer, TreeBatch, collate, dummy_tree
 from treepo.model.fsdp import full_tensor, to_local
+from treepo.model.lora import with_dropout, without_adapter
 from treepo.model.passes import run_in_step
 from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
@@ -55,16 +56,6 @@ class MemoryLimit:
                 f"{longest}; {REMEDIES} ({reason})"
             )
         self.max_tokens = max(tried // 2, longest)
-
-
-@contextmanager
-def without_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """Turn the model's adapter off while this lasts."""
-    model.disable_adapters()
-    try:
-        yield
-    finally:
-        model.enable_adapters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +215,8 @@ class Updater:
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
             totals["update/loss"] = totals.get("update/loss", 0.0) + float(loss.detach())
 
-        run_in_step(self.scorer.model, self.processes, self.scorer.batches(trees, max_tokens), make_pass)
+        with with_dropout(self.scorer.model):
+            run_in_step(self.scorer.model, self.processes, self.scorer.batches(trees, max_tokens), make_pass)
         # A process without trees has no metrics of its own.
         shares = self.processes.all_gather(totals)
         metrics = {name: sum(own[name] for own in shares if name in own) for share in shares for name in share}

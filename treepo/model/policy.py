@@ -14,14 +14,18 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.distributed import resolve_device
 from treepo.errors import SettingError, UnsupportedAttentionError
+from treepo.model.adapters import add_adapter
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import materialize
-from treepo.model.lora import has_adapter, merged
+from treepo.model.lora import has_adapter, merge_adapter, merged
 from treepo.model.probe import vocabulary_size
-from treepo.model.safety import check_before_loading, check_model_files
+from treepo.model.quantization import four_bit_settings
+from treepo.model.safety import check_before_loading
 from treepo.model.saving import save_model
+from treepo.model.settings import LoraSettings
+from treepo.model.sources import ModelSource, find_source
 from treepo.model.tokenizer import load_tokenizer
 from treepo.utils.foreign_errors import first_line
 
@@ -109,37 +113,51 @@ def load_policy(
     *,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "cpu",
+    revision: str = "",
+    tokenizer: str = "",
+    attn_implementation: str = "",
     trust_remote_code: bool = False,
     packable: bool = True,
+    load_in_4bit: bool = False,
 ) -> Policy:
-    """Load a folder or the name of a model on the hub.
+    """Load a folder or the name of a model on the hub, or a folder with an adapter, which is added to the weights of
+    the model that it names.
 
-    device: see ModelSettings. packable: whether its attention is to be told which tokens see which, as packing and the
-    embedded engine need; without it a model runs as in transformers, one trajectory per row. Raises SettingError for
-    model.path if there is no model, no tokenizer, no safetensors weights, if they do not fit each other, or if later
-    tokens change what the model predicts; UnsupportedAttentionError if the model is to be packable and is not.
+    device, revision, tokenizer, attn_implementation: see ModelSettings; load_in_4bit: see LoraSettings. packable:
+    whether its attention is to be told which tokens see which, as packing and the embedded engine need; without it a
+    model runs as in transformers, one trajectory per row. Raises SettingError for model.path if there is no model, no
+    tokenizer, no safetensors weights, if they do not fit each other, or if later tokens change what the model predicts;
+    UnsupportedAttentionError if the model is to be packable and is not.
     """
     device = resolve_device(device)
     _check_device(device)
-    check_folder(path)
+    source = find_source(path, tokenizer=tokenizer, revision=revision)
+    if load_in_4bit and source.adapter:
+        raise SettingError("lora.load_in_4bit", f"an adapter is not added to 4 bits; use lora.path = {path!r}", True)
+    quantization = four_bit_settings(getattr(torch, dtype)) if load_in_4bit else None
     register_attention()
     try:
-        load = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
-        check_before_loading(path, lambda: load().tokenizer)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        load = partial(
+            load_tokenizer, source.tokenizer, trust_remote_code=trust_remote_code, revision=source.tokenizer_revision
+        )
+        check_before_loading(source, lambda: load().tokenizer)
+        config = AutoConfig.from_pretrained(source.base, trust_remote_code=trust_remote_code, revision=source.revision)
         if packable:
             check_config(config)
         loaded = load()
-        tokenizer = loaded.tokenizer
-        model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
-        if missing := sorted(info["missing_keys"]):
-            # transformers would only warn, and go on with random weights in their place.
-            raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
-        if packable and not model._supports_attention_backend:
-            raise UnsupportedAttentionError(f"{config.model_type!r} has its own attention, which cannot be packed")
-        if len(tokenizer) > (size := vocabulary_size(model)):
-            raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
-        nn.Module.to(model, torch.device(device))
+        arguments = {
+            "dtype": getattr(torch, dtype),
+            "attn_implementation": ATTENTION_NAME if packable else attn_implementation or None,
+            "trust_remote_code": trust_remote_code,
+            "revision": source.revision,
+        }
+        if quantization is not None:
+            arguments |= {"quantization_config": quantization, "device_map": {"": device}}
+        model = _load_model(source, arguments)
+        if len(loaded.tokenizer) > (size := vocabulary_size(model)):
+            raise SettingError("model.path", f"the tokenizer has {len(loaded.tokenizer)} tokens, the model {size}")
+        if quantization is None:
+            nn.Module.to(model, torch.device(device))
         model.eval()
         if packable:
             check_logits_match(model)
@@ -149,24 +167,30 @@ def load_policy(
     except Exception as error:
         message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error
-    return Policy(model, tokenizer, packable, tokenizer_files=loaded.files)
+    return Policy(model, loaded.tokenizer, packable, tokenizer_files=loaded.files)
 
 
-def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code: bool) -> Any:
-    """(model, loading info)."""
+def _load_model(source: ModelSource, arguments: dict[str, Any]) -> Any:
+    """The model, with its adapter added to its weights."""
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.base, use_safetensors=True, output_loading_info=True, **arguments
         )
     except KeyError as error:
         if error.args == (ATTENTION_NAME,):
             raise UnsupportedAttentionError("its attention cannot be exchanged") from error
         raise
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        # transformers would only warn, and go on with random weights in their place.
+        raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
+    if arguments["attn_implementation"] == ATTENTION_NAME and not model._supports_attention_backend:
+        kind = model.config.model_type
+        raise UnsupportedAttentionError(f"{kind!r} has its own attention, which cannot be packed")
+    if source.adapter:
+        add_adapter(model, LoraSettings(path=source.adapter), seed=0)
+        merge_adapter(model).requires_grad_(True)
+    return model
 
 
 def _check_device(device: str) -> None:
@@ -175,23 +199,3 @@ def _check_device(device: str) -> None:
     # A torch that was built without a device says so with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError("model.device", f"cannot use {device!r}: {first_line(error)}") from error
-
-
-def check_folder(path: str) -> None:
-    """Raise SettingError if a path is no model's folder; the name of a model on the hub passes."""
-    folder = Path(path)
-    try:
-        is_folder = folder.is_dir()
-    except OSError as error:
-        raise SettingError("model.path", f"cannot use {path[:100]!r}: {error.strerror}") from error
-    if not is_folder:
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise SettingError("model.path", f"no folder {path!r}")
-        return
-    if not (folder / "config.json").is_file():
-        raise SettingError("model.path", f"no config.json in {str(folder)!r}")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        raise SettingError("model.path", f"no tokenizer in {str(folder)!r}")
-    if not any(folder.glob("*.safetensors")):
-        raise SettingError("model.path", f"no safetensors weights in {str(folder)!r}")
-    check_model_files(folder)

@@ -11,7 +11,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.grow import GrowthRules, TreeSampler
-from treepo.model.lora import add_adapter
+from treepo.model.adapters import add_adapter
 from treepo.model.policy import Policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
 from treepo.tasks.base_model import find_or_make_base_model
@@ -53,7 +53,11 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
         path,
         dtype=settings.dtype,
         device=device,
+        revision=settings.revision,
+        tokenizer=settings.tokenizer,
+        attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,
+        load_in_4bit=config.lora.load_in_4bit,
     )
     policy, reason = None, ""
     try:
@@ -70,7 +74,7 @@ def build_policy(config: Config, progress: ProgressCallback, device: str | None 
             'the eos_token of the tokenizer): answers end at a complete answer, with stopping.answer = "answer", or at '
             "the longest response"
         )
-    if config.lora.rank:
+    if config.lora.is_given:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)
