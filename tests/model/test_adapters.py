@@ -268,7 +268,7 @@ class TestFourBits:
 
     @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
     def test_adapters_are_trained_on_a_base_in_4_bits(self, tmp_path: Path) -> None:
-        """Saved, the model is an ordinary one that computes the same, with no 4-bit weights left."""
+        """Gradients are those of the merged model. Saved, it is an ordinary one, with no 4-bit weights left."""
         # Blocks of 64 weights have a scale in common.
         base = save_tiny_model(tmp_path / "base", "llama", hidden_size=64, intermediate_size=128)
         policy = load_policy(str(base), load_in_4bit=True)
@@ -276,6 +276,14 @@ class TestFourBits:
         assert weight.dtype == torch.uint8
         add_adapter(policy.model, LoraSettings(rank=2, targets=("q_proj", "down_proj")), seed=0)
         before = weight.clone()
+        randomize(policy.model)
+        dense = merged(policy.model).requires_grad_(True)
+        for model in (policy.model, dense):
+            updater_of(model).update(some_packed())
+        name = "model.layers.0.self_attn.q_proj"
+        layer = policy.model.get_submodule(name)
+        expected = 16.0 * dense.get_submodule(name).weight.grad @ layer.lora_A["default"].weight.T
+        torch.testing.assert_close(layer.lora_B["default"].weight.grad, expected, rtol=1e-3, atol=1e-5)
         adam_of(policy.model, OptimSettings(lr=0.1, warmup_steps=0)).update(some_packed())
         assert torch.equal(weight, before)
         expected = logits(policy.model)

@@ -90,10 +90,10 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
     modules: dict[str, Any] = dict(model.named_modules())
     adapted = {name: module for name, module in modules.items() if isinstance(module, BaseTunerLayer)}
-    quantized = [name for name, module in modules.items() if is_quantized(module)]
+    quantized = {name for name, module in modules.items() if is_quantized(module)}
     for name, tensor in plain_weights(model).items():
         place, _, last = name.rpartition(".")
-        if place.endswith(".weight") and place.removesuffix(".weight") in quantized:
+        if ".weight." in name and name.partition(".weight.")[0] in quantized:
             continue  # a scale of 4-bit weights
         weight = dense_weight(modules[place]) if last == "weight" and place in quantized else tensor
         owner = place.removesuffix(".base_layer")

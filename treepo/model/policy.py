@@ -21,7 +21,7 @@ from treepo.model.compatibility import check_config, check_logits_match, max_exa
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merge_adapter, merged
 from treepo.model.probe import vocabulary_size
-from treepo.model.quantization import four_bit_settings
+from treepo.model.quantization import four_bit_settings, keep_differentiable
 from treepo.model.safety import check_before_loading
 from treepo.model.saving import save_model
 from treepo.model.settings import LoraSettings
@@ -158,6 +158,8 @@ def load_policy(
             raise SettingError("model.path", f"the tokenizer has {len(loaded.tokenizer)} tokens, the model {size}")
         if quantization is None:
             nn.Module.to(model, torch.device(device))
+        else:
+            keep_differentiable(model)
         model.eval()
         if packable:
             check_logits_match(model)

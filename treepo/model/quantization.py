@@ -27,6 +27,14 @@ def four_bit_settings(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes from laying the weights out anew for the CPU at the first forward in evaluation mode, in which
+    our models always are: it has no gradients for that layout, and computes wrong ones."""
+    for module in model.modules():
+        if is_quantized(module):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_quantized(module: nn.Module) -> bool:
     """Return whether a module's own weight is held in 4 bits."""
     return hasattr(getattr(module, "weight", None), "quant_state")
