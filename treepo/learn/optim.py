@@ -1,6 +1,5 @@
 """Optimizers and learning-rate schedules by the names that transformers gives them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch.optim import SGD, Adafactor, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.errors import SettingError
-from treepo.learn.settings import OptimSettings, Schedule
+from treepo.learn.schedules import remaining
+from treepo.learn.settings import OptimSettings
 
 
 def make_optimizer(
@@ -58,14 +58,6 @@ def lr_factor(settings: OptimSettings, num_updates: int | None = None) -> Callab
         return settings.min_lr_rate + (1.0 - settings.min_lr_rate) * left
 
     return factor
-
-
-def remaining(schedule: Schedule, done: int, total: int) -> float:
-    """From 1 to 0, what is left of something that a schedule lowers, after `done` of `total` updates."""
-    if schedule == "constant":
-        return 1.0
-    progress = min(done / max(total, 1), 1.0)
-    return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 class MuonAdamW(Optimizer):

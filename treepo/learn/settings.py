@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from treepo.errors import SettingError
+from treepo.learn.schedules import Schedule
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -50,9 +51,6 @@ class DynamicSampling:
             return 0
         estimate = -(-(wanted - num_kept) * (num_grown + 1) // (num_kept + 1))
         return min(estimate, self.max_problems(wanted) - num_grown)
-
-
-Schedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +151,10 @@ class TrainSettings:
     importance_cap: Annotated[float, Field(gt=0)] | None = None
     """With recompute_old_logprobs: weigh each token by the ratio of the trainer's probability to the engine's, at most
     this much, so that what another engine sampled stands for samples of the policy. No weights if not given."""
+
+    mask_truncated_completions: bool = False
+    """Let trajectories that were cut off at the longest response or the deepest level add nothing to the loss. They
+    still count among those that others are compared with."""
 
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""

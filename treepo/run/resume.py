@@ -88,7 +88,7 @@ def _initial_state(run: Run) -> dict[str, str]:
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
     weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    if config.lora.is_given or config.penalties.kl_coef:
+    if config.lora.is_given or config.penalties.needs_reference:
         with unsharded(run.policy.model):
             for name, tensor in sorted(plain_weights(run.policy.model).items()):
                 weights.update(name.encode())

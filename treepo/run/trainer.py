@@ -39,7 +39,7 @@ def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE
 
 def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = None) -> PreTrainedModel | None:
     """The reference of a KL penalty (see `Updater`), if there is one, made before the policy is sharded."""
-    if not config.penalties.kl_coef:
+    if not config.penalties.needs_reference:
         return None
     if has_adapter(policy.model):
         return policy.model
@@ -65,6 +65,8 @@ def build_updater(config: Config, scorer: Scorer, reference: PreTrainedModel | N
         packing=settings.packing and scorer.supports_tree_attention,
         recompute_old_logprobs=settings.recompute_old_logprobs,
         importance_cap=settings.importance_cap,
+        mask_truncated_completions=settings.mask_truncated_completions,
+        num_updates=settings.num_updates,
         reference=reference,
         processes=scorer.processes,
     )
