@@ -9,24 +9,23 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.distributed import resolve_device
 from treepo.errors import SettingError, UnsupportedAttentionError
-from treepo.model.adapters import add_adapter
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import materialize
-from treepo.model.lora import has_adapter, merge_adapter, merged
+from treepo.model.lora import has_adapter, merged
 from treepo.model.probe import vocabulary_size
-from treepo.model.quantization import four_bit_settings, keep_differentiable
+from treepo.model.quantization import four_bit_settings
 from treepo.model.safety import check_before_loading
 from treepo.model.saving import save_model
-from treepo.model.settings import LoraSettings
-from treepo.model.sources import ModelSource, find_source
+from treepo.model.sources import find_source
 from treepo.model.tokenizer import load_tokenizer
+from treepo.model.weights import load_model
 from treepo.utils.foreign_errors import first_line
 
 
@@ -152,14 +151,10 @@ def load_policy(
             "revision": source.revision,
         }
         if quantization is not None:
-            arguments |= {"quantization_config": quantization, "device_map": {"": device}}
-        model = _load_model(source, arguments)
+            arguments["quantization_config"] = quantization
+        model = load_model(source, arguments, device)
         if len(loaded.tokenizer) > (size := vocabulary_size(model)):
             raise SettingError("model.path", f"the tokenizer has {len(loaded.tokenizer)} tokens, the model {size}")
-        if quantization is None:
-            nn.Module.to(model, torch.device(device))
-        else:
-            keep_differentiable(model)
         model.eval()
         if packable:
             check_logits_match(model)
@@ -170,29 +165,6 @@ def load_policy(
         message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error
     return Policy(model, loaded.tokenizer, packable, tokenizer_files=loaded.files)
-
-
-def _load_model(source: ModelSource, arguments: dict[str, Any]) -> Any:
-    """The model, with its adapter added to its weights."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.base, use_safetensors=True, output_loading_info=True, **arguments
-        )
-    except KeyError as error:
-        if error.args == (ATTENTION_NAME,):
-            raise UnsupportedAttentionError("its attention cannot be exchanged") from error
-        raise
-    model, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        # transformers would only warn, and go on with random weights in their place.
-        raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
-    if arguments["attn_implementation"] == ATTENTION_NAME and not model._supports_attention_backend:
-        kind = model.config.model_type
-        raise UnsupportedAttentionError(f"{kind!r} has its own attention, which cannot be packed")
-    if source.adapter:
-        add_adapter(model, LoraSettings(path=source.adapter), seed=0)
-        merge_adapter(model).requires_grad_(True)
-    return model
 
 
 def _check_device(device: str) -> None:
