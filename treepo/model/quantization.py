@@ -1,6 +1,5 @@
 """Linear maps whose weights are held in 4 bits, by bitsandbytes: below adapters, never trained themselves."""
 
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,11 +27,10 @@ def four_bit_settings(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def keep_differentiable(model: nn.Module) -> None:
+def keep_differentiable(model: Any) -> None:
     """Keep bitsandbytes from laying the weights out anew for the CPU at the first forward in evaluation mode, in which
     our models always are: it has no gradients for that layout, and computes wrong ones."""
-    modules: Iterable[Any] = model.modules()
-    for module in modules:
+    for module in model.modules():
         if is_quantized(module):
             module.support_avx512bf16_for_cpu = False
 
