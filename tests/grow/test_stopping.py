@@ -209,3 +209,23 @@ def test_a_letter_that_begins_a_word_does_not_stop_a_path() -> None:
         assert (
             StopRules(answer="answer")(PathEnd(ids[:kept], ids[:kept], False, 1, SHAPE, read, ChoiceVerifier())) is None
         )
+
+
+def test_a_stop_string_ends_a_path_like_an_answer() -> None:
+    """Wherever it lies, also across segments and above other reasons to end, but not where it is incomplete."""
+    rules = StopRules(repetition="never", stop_strings=("ab", "zzz"))
+    b = PIECES.index("b")
+    assert text_of([A, b]) == "ab"
+    assert rules(path_end([A, A, b, A], [A, b, A])) == StopReason.ANSWER
+    assert rules(path_end([A, b], [b])) == StopReason.ANSWER
+    assert rules(path_end([b, A], [A])) is None
+    assert rules(path_end([A, b, EOS[0]], [b, EOS[0]])) == StopReason.ANSWER
+    assert rules(path_end([b, A, EOS[0]], [EOS[0]])) == StopReason.EOS
+    shape = TreeShape(depth=1, segment_len=2)
+    assert rules(path_end([A, b], [A, b], shape=shape)) == StopReason.ANSWER
+
+
+def test_an_empty_stop_string_is_refused() -> None:
+    """It would end every path at once."""
+    with pytest.raises(ValueError, match="^stop_strings: must not be empty texts"):
+        StopRules(stop_strings=("a", ""))

@@ -8,8 +8,9 @@ from torch import nn
 
 from tests.learn.train_states import drawn, make_train_state, save, step, weights
 from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
+from treepo.learn.optim import make_optimizer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import TrainState, load_tensors, make_optimizer, save_tensors, seed_random
+from treepo.learn.train_state import TrainState, load_tensors, save_tensors, seed_random
 
 
 @pytest.mark.parametrize("num_before", [0, 1, 5])

@@ -9,8 +9,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from tests.runs import START_METHOD
+from treepo.learn.optim import make_optimizer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import TrainState, make_optimizer, save_tensors
+from treepo.learn.train_state import TrainState, save_tensors
 
 
 def make_train_state(is_sharded: bool = False) -> TrainState:

@@ -19,10 +19,11 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import SampleRequest
 from treepo.engine.torch.engine import TorchEngine
 from treepo.learn.losses import GSPO, Penalties, TrajectoryMean
+from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import TrainState, make_optimizer
+from treepo.learn.train_state import TrainState
 from treepo.learn.updater import Updater
 from treepo.model.attention import TreeAttention
 from treepo.model.fsdp import full_tensor, is_sharded, materialize, meta_copy, plain_weights, shard, unsharded

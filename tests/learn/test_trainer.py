@@ -27,10 +27,10 @@ from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.learn.advantages import compute_advantages
 from treepo.learn.losses import PPO, Penalties, TokenMean
+from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import DynamicSampling, OptimSettings
-from treepo.learn.train_state import make_optimizer
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater, mini_batches
 from treepo.model.policy import Policy

@@ -22,9 +22,10 @@ from treepo.errors import EngineError, Interrupted, PeerError
 from treepo.evaluate.answering import Validation
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.losses import PPO, Penalties, TokenMean
+from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import TrainState, make_optimizer, save_tensors
+from treepo.learn.train_state import TrainState, save_tensors
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.fsdp import full_tensor, shard, unsharded

@@ -43,10 +43,10 @@ from treepo.learn.losses import (
     TokenMean,
     TrajectoryMean,
 )
+from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree, pack
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import make_optimizer
 from treepo.learn.updater import Updater
 from treepo.tree import Tree
 

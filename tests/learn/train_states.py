@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from treepo.learn.checkpoint import CheckpointStore, Progress, Snapshot
+from treepo.learn.optim import make_optimizer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import TrainState, make_optimizer
+from treepo.learn.train_state import TrainState
 
 
 class Model(nn.Module):

@@ -16,7 +16,8 @@ from treepo.engine.torch.engine import TorchEngine
 from treepo.learn.losses import Penalties
 from treepo.learn.packing import PackedTree, pack
 from treepo.learn.settings import OptimSettings
-from treepo.model.lora import add_adapter, has_adapter, merged
+from treepo.model.adapters import add_adapter
+from treepo.model.lora import has_adapter, merged
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import LoraSettings
 
@@ -153,7 +154,7 @@ def test_adapters_on_the_embeddings_are_refused(name: str, place: str) -> None:
 
 
 def test_peft_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treepo.model.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("treepo.model.adapters.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"^lora.rank: adapters need peft.*treepo\[lora\]"):
         add_adapter(make_tiny_model(), LoraSettings(rank=2), 0)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BloomConfig,
@@ -310,6 +311,39 @@ def test_models_that_cannot_be_served_are_refused_when_loaded(tmp_path: Path) ->
     bloom = save_other(tmp_path / "bloom", BloomForCausalLM(BloomConfig(**settings)))
     with pytest.raises(ValueError, match="'bloom' has its own attention"):
         load_policy(bloom)
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_a_model_that_is_not_packed_has_the_attention_that_is_named(tmp_path: Path, name: str) -> None:
+    """One that is packed keeps ours, whatever is named."""
+    folder = str(save_tiny_model(tmp_path / "model"))
+    policy = load_policy(folder, packable=False, attn_implementation=name)
+    assert policy.model.config._attn_implementation == name
+    assert load_policy(folder, attn_implementation=name).model.config._attn_implementation == "treepo"
+
+
+def test_a_revision_is_asked_for_with_every_part_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights, configuration and tokenizer; not with a tokenizer that comes from elsewhere."""
+    folder = str(save_tiny_model(tmp_path / "model"))
+    asked: dict[str, object] = {}
+
+    def spy(name: str, owner: Any) -> None:
+        original = owner.from_pretrained
+
+        def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+            asked[name] = kwargs.get("revision")
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, "from_pretrained", from_pretrained)
+
+    for name, owner in (("model", AutoModelForCausalLM), ("config", AutoConfig), ("tokenizer", AutoTokenizer)):
+        spy(name, owner)
+    load_policy(folder, revision="abc")
+    assert asked == {"model": "abc", "config": "abc", "tokenizer": "abc"}
+    load_policy(folder, revision="abc", tokenizer=str(save_tiny_model(tmp_path / "other")))
+    assert asked == {"model": "abc", "config": "abc", "tokenizer": None}
+    load_policy(folder)
+    assert set(asked.values()) == {None}
 
 
 def test_a_path_that_no_file_system_takes_is_named() -> None:

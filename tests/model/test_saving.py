@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.models import SIZES, make_tiny_model
-from treepo.model.lora import add_adapter
+from treepo.model.adapters import add_adapter
 from treepo.model.saving import save_model
 from treepo.model.settings import LoraSettings
 

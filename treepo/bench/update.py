@@ -24,10 +24,10 @@ from treepo.bench.common import (
 )
 from treepo.bench.settings import UpdateBenchConfig, UpdateBenchSettings, level_sizes
 from treepo.learn.losses import PPO, Penalties, TokenMean
+from treepo.learn.optim import make_optimizer
 from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
-from treepo.learn.train_state import make_optimizer
 from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import load_policy, recompute_activations

@@ -9,11 +9,20 @@ from treepo.data.sources import absolute_source
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The settings with the whole path of the model and of each dataset that is there; others are names on the hub."""
-    data, path = config.data, config.model.path
+    """The settings with the whole path of each model, tokenizer, adapter and dataset that is there; others are names on
+    the hub."""
+    data, model = config.data, config.model
     train, evaluation = (tuple(map(absolute_source, sources)) for sources in (data.train, data.eval))
-    model = replace(config.model, path=os.path.abspath(path)) if path and is_folder(path) else config.model
-    return replace(config, model=model, data=replace(data, train=train, eval=evaluation))
+    return replace(
+        config,
+        model=replace(model, path=_absolute(model.path), tokenizer=_absolute(model.tokenizer)),
+        lora=replace(config.lora, path=_absolute(config.lora.path)),
+        data=replace(data, train=train, eval=evaluation),
+    )
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path and is_folder(path) else path
 
 
 def is_folder(path: str) -> bool:

@@ -70,8 +70,8 @@ def repeats(text: str, length: int, count: int) -> bool:
 class StopRules:
     """The paper's stop reasons; the first that holds becomes the leaf's.
 
-    In order: repetition in the new segment (if it is checked first), a complete answer, EOS, the longest response,
-    the deepest level, repetition (if it is checked last). Rewards are never looked at.
+    In order: repetition in the new segment (if it is checked first), a complete answer or a stop string, EOS, the
+    longest response, the deepest level, repetition (if it is checked last). Rewards are never looked at.
     """
 
     answer: Literal["answer_and_eos", "answer", "never"] = "answer_and_eos"
@@ -87,7 +87,13 @@ class StopRules:
     repetition_count: int = 8
     """Occurrences that count as repetition."""
 
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a path as an answer does, after the segment in which the response first contains one. Special
+    tokens are not part of the text."""
+
     def __post_init__(self) -> None:
+        if "" in self.stop_strings:
+            raise SettingError("stop_strings", "must not be empty texts", list(self.stop_strings))
         for name in ("repetition_len", "repetition_count"):
             if getattr(self, name) < 1:
                 raise SettingError(name, "must be at least 1", getattr(self, name))
@@ -97,6 +103,8 @@ class StopRules:
         if self.repetition == "first" and self._repeats(end):
             return StopReason.REPETITION
         if (self.answer == "answer" or (self.answer == "answer_and_eos" and end.ended)) and end.has_answer():
+            return StopReason.ANSWER
+        if self.stop_strings and any(text in end.response() for text in self.stop_strings):
             return StopReason.ANSWER
         if end.ended:
             return StopReason.EOS

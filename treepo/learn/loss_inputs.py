@@ -22,7 +22,8 @@ class LossInputs:
     importance [S]: the weight of the target's gain, 1 unless it was sampled from another distribution than ratios refer
     to. With w the weight of a token of a trajectory and A its advantage, summed over the trajectories of a target:
     positive = importance x sum of w max(A, 0), negative = importance x sum of w min(A, 0), weight = sum of w, [S].
-    num_positive, num_negative, num_leaves [S]: the number of trajectories with A above 0, with A below 0, and in all.
+    num_positive, num_negative, num_leaves [S]: the number of trajectories with A above 0, with A below 0, and in all;
+    without those that have no weight.
     leaf_starts, leaf_ends int64 [S]: the leaves of a target, a range of 0..L-1.
     leaf_weights, lens, advantages [L]: per trajectory w, its response tokens and A; nan where nodes have their own.
     """
@@ -50,7 +51,8 @@ class LossInputs:
 
         importance_cap: bound of the importance weights; they are all 1 if it is not given.
         """
-        weights, ones = packed.leaf_weights, np.ones(len(packed.lens))
+        weights = packed.leaf_weights
+        ones = (weights != 0).astype(np.float64)
         importance, sum_over_leaves = importance_weights(packed, importance_cap), packed.sum_by_advantage
 
         def like(array: object) -> Tensor:
@@ -68,7 +70,7 @@ class LossInputs:
             weight=like(packed.sum_over_leaves(weights)),
             num_positive=like(sum_over_leaves(ones, lambda a: a > 0)),
             num_negative=like(sum_over_leaves(ones, lambda a: a < 0)),
-            num_leaves=like(packed.leaf_ends - packed.leaf_starts),
+            num_leaves=like(packed.sum_over_leaves(ones)),
             leaf_starts=index(packed.leaf_starts),
             leaf_ends=index(packed.leaf_ends),
             leaf_weights=like(weights),

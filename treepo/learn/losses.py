@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from treepo.errors import SettingError
+from treepo.learn.schedules import remaining
 from treepo.utils.numeric import MAX_LOG_RATIO
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class Aggregation(Protocol):
-    """lens [L] -> float64 [L]: the weight of a token of each trajectory."""
+    """lens [L] -> float64 [L]: the weight of a token of each trajectory.
+
+    A trajectory that is masked (`train.mask_truncated_completions`) has length 0; its weight is not used.
+    """
 
     def __call__(self, lens: np.ndarray) -> np.ndarray: ...
 
@@ -27,7 +31,7 @@ class TokenMean:
     """1 / sum of n: the mean over all response tokens of the update. Source: DAPO, arXiv 2503.14476, section 3.3."""
 
     def __call__(self, lens: np.ndarray) -> np.ndarray:
-        return np.full(len(lens), 1.0 / lens.sum())
+        return np.full(len(lens), 1.0 / max(lens.sum(), 1.0))
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class TrajectoryMean:
     """1 / (L n_i): the mean over trajectories of the means over their tokens. Source: GRPO, arXiv 2402.03300, eq. 3."""
 
     def __call__(self, lens: np.ndarray) -> np.ndarray:
-        return 1.0 / (len(lens) * lens)
+        return 1.0 / (len(lens) * np.maximum(lens, 1.0))
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,8 @@ class GSPO:
         return -(inputs.leaf_weights * gains).sum()
 
     def num_clipped(self, inputs: LossInputs) -> Tensor:
-        return (inputs.lens * self._is_held(inputs.trajectory_ratios, inputs.advantages)).sum()
+        is_held = self._is_held(inputs.trajectory_ratios, inputs.advantages) & (inputs.leaf_weights != 0)
+        return (inputs.lens * is_held).sum()
 
     def _is_held(self, ratio: Tensor, advantages: Tensor) -> Tensor:
         too_high, too_low = ratio > 1 + self.clip_high, ratio < 1 - self.clip_low
@@ -222,9 +227,35 @@ class Penalties:
     entropy_coef: float = 0.0
     """Coefficient of the entropy bonus."""
 
+    kl_coef_end: float | None = None
+    """kl_coef of the last update, which is approached from the first on; the same if not given."""
+
+    entropy_coef_end: float | None = None
+    """entropy_coef of the last update, likewise."""
+
+    scheduler_type: Literal["linear", "cosine"] = "linear"
+    """Whether coefficients with an end approach it on a line or on half a cosine."""
+
     def __post_init__(self) -> None:
-        if self.kl_coef < 0:
-            raise SettingError("kl_coef", "must not be negative", self.kl_coef)
+        for name in ("kl_coef", "kl_coef_end"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise SettingError(name, "must not be negative", value)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some update of the run has a penalty on the divergence from the reference."""
+        return bool(self.kl_coef or self.kl_coef_end)
+
+    @property
+    def scheduled(self) -> list[str]:
+        """The names of the coefficients that change over the run."""
+        return [name for name in ("kl_coef", "entropy_coef") if getattr(self, f"{name}_end") is not None]
+
+    def after(self, done: int, num_updates: int) -> Penalties:
+        """The penalties with the coefficients of the next update, `done` of all being made."""
+        left = remaining(self.scheduler_type, done, num_updates - 1)
+        ends = {name: (getattr(self, name), getattr(self, f"{name}_end")) for name in self.scheduled}
+        return replace(self, **{name: end + left * (start - end) for name, (start, end) in ends.items()})
 
     def __call__(self, inputs: LossInputs, ref_logprobs: Tensor, entropies: Tensor) -> Tensor:
         """ref_logprobs, entropies [S]; only those with a coefficient are read."""

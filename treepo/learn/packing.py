@@ -15,7 +15,10 @@ import numpy as np
 
 from treepo.credit.base import Advantages
 from treepo.learn.trie import START, PrefixTrie, Span
-from treepo.tree import ROOT, Tree
+from treepo.tree import ROOT, StopReason, Tree
+
+CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH)
+"""Why a trajectory ends that might have gone on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,7 @@ class PackedTree:
     sampled_logprobs float32 [S]: the log-probability that the engine reported for the target.
     leaf_starts, leaf_ends int64 [S]: the leaves below the target, a range.
     lens, leaf_weights float64 [L]: of each leaf its response tokens, and what each of them weighs in the loss.
+    is_truncated bool [L]: whether a limit cut the trajectory off.
     leaf_advantages float64 [L]: of each leaf; nan where nodes have their own. target_advantages float64 [P]: in that
         case, of each target the advantage in each trajectory that shares it, by target and leaf; empty otherwise.
     recomputed_logprobs, ref_logprobs float32 [S]: of the policy before the first update of the step, and of the
@@ -49,6 +53,7 @@ class PackedTree:
     leaf_ends: np.ndarray
     lens: np.ndarray
     leaf_weights: np.ndarray
+    is_truncated: np.ndarray
     leaf_advantages: np.ndarray
     target_advantages: np.ndarray
     recomputed_logprobs: np.ndarray
@@ -216,6 +221,7 @@ def _packed(
         leaf_ends=ends,
         lens=tree.response_lens()[order].astype(np.float64),
         leaf_weights=np.ones(len(order)),
+        is_truncated=np.array([tree.nodes[leaf].stop in CUT_OFF for leaf in tree.leaves()])[order],
         leaf_advantages=leaf_advantages,
         target_advantages=target_advantages,
         recomputed_logprobs=np.zeros(0, np.float32),
@@ -253,7 +259,7 @@ def split_points(depths: np.ndarray, new: np.ndarray, max_tokens: int) -> list[i
 
 OF_TOKENS = ("token_ids", "positions")
 OF_TARGETS = ("target_nodes", "target_offsets", "sampled_logprobs")
-OF_LEAVES = ("lens", "leaf_weights", "leaf_advantages")
+OF_LEAVES = ("lens", "leaf_weights", "is_truncated", "leaf_advantages")
 OPTIONAL = ("recomputed_logprobs", "ref_logprobs")
 """Arrays of a PackedTree by what they have an entry for; the optional ones for each target, if any."""
 

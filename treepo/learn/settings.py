@@ -1,11 +1,13 @@
 """Settings of training. Importing this loads no torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from treepo.errors import SettingError
+from treepo.learn.schedules import Schedule
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -53,36 +55,71 @@ class DynamicSampling:
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """AdamW with a linear warm-up to a constant rate."""
+    """The optimizer, and its learning rate over the run (see docs/optimizers.md)."""
+
+    name: Literal["adamw", "adamw_8bit", "adafactor", "muon", "sgd"] = "adamw"
+    """The optimizer. adamw_8bit needs bitsandbytes; muon is for the matrices between the embeddings, AdamW for the
+    other parameters."""
 
     lr: float = 1e-6
-    """Learning rate after the warm-up."""
+    """Learning rate after the warm-up, the highest."""
+
+    lr_scheduler_type: Schedule = "constant"
+    """How the rate goes on after the warm-up: it stays, or falls as a line or half a cosine until the last update."""
 
     warmup_steps: int = 10
     """Updates over which the rate rises linearly."""
 
+    warmup_ratio: float | None = None
+    """Share of all updates over which the rate rises, in place of warmup_steps."""
+
+    min_lr_rate: float = 0.0
+    """Share of lr that a falling rate ends at."""
+
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of Adam's two moving averages."""
+    """Decay of the two moving averages of adamw and adamw_8bit."""
+
+    momentum: float | None = None
+    """Momentum of muon (0.95 if not given) and sgd (0 if not given)."""
 
     weight_decay: float = 0.1
-    """AdamW's decay of the weights."""
+    """Decay of the weights: decoupled from the gradient as in AdamW, but added to it by sgd."""
 
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
 
+    offload: bool = False
+    """Keep the optimizer's state in the CPU's memory but while an update is made. For one process."""
+
     def __post_init__(self) -> None:
+        self._check_rate()
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise SettingError("betas", "must lie in [0, 1)", self.betas)
+        if self.momentum is not None and self.name not in ("muon", "sgd"):
+            raise SettingError("momentum", f"is for muon and sgd, not for {self.name}", self.momentum)
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise SettingError("momentum", "must lie in [0, 1)", self.momentum)
+        if not self.weight_decay >= 0:
+            raise SettingError("weight_decay", "must not be negative", self.weight_decay)
+        if not self.max_grad_norm > 0:
+            raise SettingError("max_grad_norm", "must be positive", self.max_grad_norm)
+
+    def _check_rate(self) -> None:
         if not self.lr > 0:
             raise SettingError("lr", "must be positive", self.lr)
         if self.lr > MAX_LR:
             raise SettingError("lr", f"must be at most {MAX_LR:g}", self.lr)
         if self.warmup_steps < 0:
             raise SettingError("warmup_steps", "must not be negative", self.warmup_steps)
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise SettingError("betas", "must lie in [0, 1)", self.betas)
-        if not self.weight_decay >= 0:
-            raise SettingError("weight_decay", "must not be negative", self.weight_decay)
-        if not self.max_grad_norm > 0:
-            raise SettingError("max_grad_norm", "must be positive", self.max_grad_norm)
+        for name in ("warmup_ratio", "min_lr_rate"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise SettingError(name, "must lie between 0 and 1", value)
+        if self.min_lr_rate and self.lr_scheduler_type == "constant":
+            raise SettingError("min_lr_rate", "needs lr_scheduler_type = linear or cosine", self.min_lr_rate)
+
+    def num_warmup_updates(self, num_updates: int) -> int:
+        """The updates over which the rate rises, of a run of so many; a share is rounded up, as in transformers."""
+        return self.warmup_steps if self.warmup_ratio is None else math.ceil(num_updates * self.warmup_ratio)
 
 
 @dataclass(frozen=True)
@@ -115,6 +152,10 @@ class TrainSettings:
     """With recompute_old_logprobs: weigh each token by the ratio of the trainer's probability to the engine's, at most
     this much, so that what another engine sampled stands for samples of the policy. No weights if not given."""
 
+    mask_truncated_completions: bool = False
+    """Let trajectories that were cut off at the longest response or the deepest level add nothing to the loss. They
+    still count among those that others are compared with."""
+
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""
 
@@ -126,6 +167,11 @@ class TrainSettings:
 
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of the whole run; a step that finds too few problems with a signal makes fewer."""
+        return self.num_steps * self.num_mini_batches * self.num_iterations
 
     def __post_init__(self) -> None:
         if self.importance_cap is not None and not self.recompute_old_logprobs:

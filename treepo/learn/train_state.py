@@ -16,27 +16,12 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import LostError, SettingError
-from treepo.learn.settings import OptimSettings
 from treepo.utils.foreign_errors import is_lost_process
-
-
-def make_optimizer(model: nn.Module, settings: OptimSettings) -> tuple[Optimizer, LambdaLR]:
-    """AdamW over all parameters that are trained, and the schedule to be stepped after each update.
-
-    Raises SettingError for parameters in float16: Adam's second moments and its epsilon are 0 there, and it divides by
-    them.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if any(p.dtype == torch.float16 for p in trained):
-        message = 'weights in float16 cannot be trained; use "float32", with train.autocast = "bfloat16" to be faster'
-        raise SettingError("model.dtype", message, "float16")
-    optimizer = AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
-    return optimizer, LambdaLR(optimizer, lambda done: min(1.0, (done + 1) / max(settings.warmup_steps, 1)))
 
 
 def seed_random(seed: int) -> None:
@@ -150,7 +135,9 @@ class TrainState:
         """The rest of the state, for JSON. The optimizer's groups change in their learning rate alone, which the
         schedule gives. Every process has random generators of its own."""
         schedule = {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
-        return {"schedule": schedule, "random": self.processes.all_gather(random_state())}
+        entries = self._optimizer_entries()
+        numbers = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
+        return {"schedule": schedule, "optimizer": numbers, "random": self.processes.all_gather(random_state())}
 
     def restore(self, folder: Path, scalars: dict[str, Any]) -> None:
         """Load the tensors saved in a folder, and the `scalars` saved beside them.
@@ -158,7 +145,7 @@ class TrainState:
         Raises SettingError if they are not those of this model.
         """
         saved = saved_shapes(folder)
-        self.optimizer.load_state_dict(self._empty_state(saved))
+        self.optimizer.load_state_dict(self._empty_state(saved, dict(scalars.get("optimizer", {}))))
         tensors = self._tensors()
         wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
         if unlike := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
@@ -179,22 +166,33 @@ class TrainState:
         where none was taken yet.
         """
         weights: dict[Tensor, str] = {}
+        # Weights in 4 bits add their scales to the state without being told.
+        buffers = dict(self.model.named_buffers(remove_duplicate=False))
         for name, weight in self.model.state_dict(keep_vars=True).items():
-            if weight.requires_grad or not isinstance(weight, nn.Parameter):
+            if weight.requires_grad or name in buffers:
                 weights.setdefault(weight, name)
         tensors = {f"model.{name}": weight.detach() for weight, name in weights.items()}
+        entries = self._optimizer_entries()
+        return tensors | {f"optimizer.{k}": value for k, value in entries.items() if isinstance(value, Tensor)}
+
+    def _optimizer_entries(self) -> dict[str, Tensor | int | float]:
+        """The optimizer's state by the names of parameter and entry; bitsandbytes counts steps in plain numbers."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        entries: dict[str, Tensor | int | float] = {}
         for parameter, state in self.optimizer.state.items():
             for key, value in state.items():
-                assert isinstance(value, Tensor), f"{key} of the optimizer is a tensor"
-                tensors[f"optimizer.{names[parameter]}.{key}"] = value
-        return tensors
+                assert isinstance(value, Tensor | int | float), f"{key} of the optimizer is a tensor or a number"
+                entries[f"{names[parameter]}.{key}"] = value
+        return entries
 
-    def _empty_state(self, saved: dict[str, tuple[torch.Size, torch.dtype]]) -> dict[str, Any]:
-        """An optimizer state with the shapes of what was saved; a parameter without a gradient so far has none."""
+    def _empty_state(
+        self, saved: dict[str, tuple[torch.Size, torch.dtype]], numbers: dict[str, int | float]
+    ) -> dict[str, Any]:
+        """An optimizer state with the shapes of what was saved, and its numbers; a parameter without a gradient so far
+        has none."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         places = {parameter: place for place, parameter in enumerate(parameters)}
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Tensor | int | float]] = {}
         for name, parameter in self.model.named_parameters():
             prefix = f"optimizer.{name}."
             for key in [k for k in saved if k.startswith(prefix) and "." not in k[len(prefix) :]]:
@@ -202,4 +200,8 @@ class TrainState:
                 is_alike = size == parameter.shape
                 room = torch.zeros_like(parameter, dtype=dtype) if is_alike else torch.zeros(size, dtype=dtype)
                 state.setdefault(places[parameter], {})[key[len(prefix) :]] = room
+        by_name = dict(self.model.named_parameters())
+        for name, number in numbers.items():
+            parameter, _, key = name.rpartition(".")
+            state.setdefault(places[by_name[parameter]], {})[key] = number
         return {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}

@@ -1,7 +1,7 @@
 """One optimizer step from packed trees, within memory, on one process or several."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeVar
@@ -23,6 +23,7 @@ from treepo.learn.metrics import WatchedWeights, mismatch_metrics
 from treepo.learn.packing import PackedTree, pack_in_parts, pack_trajectories, split_packed
 from treepo.learn.scoring import Scorer, TreeBatch, collate, dummy_tree
 from treepo.model.fsdp import full_tensor, to_local
+from treepo.model.lora import with_dropout, without_adapter
 from treepo.model.passes import run_in_step
 from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
@@ -57,28 +58,20 @@ class MemoryLimit:
         self.max_tokens = max(tried // 2, longest)
 
 
-@contextmanager
-def without_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """Turn the model's adapter off while this lasts."""
-    model.disable_adapters()
-    try:
-        yield
-    finally:
-        model.enable_adapters()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Updater:
     """Packs trees, and turns a mini-batch of them into one step of the optimizer.
 
-    max_tokens_per_micro_batch: most packed tokens of one forward. packing: whether what trajectories share is computed
-    once. recompute_old_logprobs: whether ratios refer to the trainer's own log-probabilities from before the first
-    update of a step, not to the engine's. importance_cap: with recompute_old_logprobs, the bound of the weights that
-    correct for tokens that the engine drew from another distribution; None for no weights. reference: the frozen policy
-    that training is held near to, needed where a penalty refers to it; the scorer's own model stands for that model
-    without its adapter. memory_limit: where memory runs out, in any of the processes, all begin again with half as many
-    tokens per forward, which they remember. processes: those that share the trees of an update, each of which may have
-    none; all take part in all calls but `pack`.
+    max_tokens_per_micro_batch: most packed tokens of one forward. packing: whether what trajectories share is
+    computed once. recompute_old_logprobs: whether ratios refer to the trainer's own log-probabilities from before
+    the first update of a step, not to the engine's. mask_truncated_completions: whether trajectories that a limit
+    cut off add nothing to the loss. num_updates: those of the whole run, which penalties that change need to know.
+    importance_cap: with recompute_old_logprobs, the bound of the weights that correct for tokens that the engine
+    drew from another distribution; None for no weights. reference: the frozen policy that training is held near to,
+    needed where a penalty refers to it; the scorer's own model stands for that model without its adapter.
+    memory_limit: where memory runs out, in any of the processes, all begin again with half as many tokens per
+    forward, which they remember. processes: those that share the trees of an update, each of which may have none;
+    all take part in all calls but `pack`.
     """
 
     scorer: Scorer
@@ -92,6 +85,8 @@ class Updater:
     packing: bool = True
     recompute_old_logprobs: bool = False
     importance_cap: float | None = None
+    mask_truncated_completions: bool = False
+    num_updates: int | None = None
     reference: PreTrainedModel | None = None
     memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
     processes: DistContext = SINGLE_PROCESS
@@ -101,6 +96,14 @@ class Updater:
         """Most tokens of one forward: the setting, or fewer since memory ran out."""
         lowered = self.memory_limit.max_tokens
         return self.max_tokens_per_micro_batch if lowered is None else min(self.max_tokens_per_micro_batch, lowered)
+
+    @property
+    def current_penalties(self) -> Penalties:
+        """The penalties with the coefficients of the next update."""
+        if not self.penalties.scheduled:
+            return self.penalties
+        assert self.num_updates is not None, "penalties that change know the number of updates"
+        return self.penalties.after(self.schedule.last_epoch, self.num_updates)
 
     def pack(self, tree: Tree, advantages: Advantages | np.ndarray) -> list[PackedTree]:
         """One tree in as few parts as memory allows, or, where nothing is to be shared, in its trajectories."""
@@ -131,7 +134,7 @@ class Updater:
         the optimizer's own step, and NonFiniteUpdateError.
         """
         assert trees or self.processes.world_size > 1, "an update needs at least one tree"
-        weighted = with_leaf_weights(trees, self.aggregation, self.processes)
+        weighted = with_leaf_weights(trees, self.aggregation, self.processes, self.mask_truncated_completions)
         parts, (metrics, gaps) = self._within_memory(weighted, self._compute_gradients)
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = full_tensor(clip_grad_norm_(trained, self.max_grad_norm))
@@ -141,6 +144,7 @@ class Updater:
         self._step()
         metrics |= watched.metrics(self.processes)
         metrics |= {"update/grad_norm": float(norm), "update/lr": float(self.schedule.get_last_lr()[0])}
+        metrics |= {f"update/{name}": getattr(self.current_penalties, name) for name in self.penalties.scheduled}
         self.schedule.step()
         return metrics | mismatch_metrics(gaps, self.processes)
 
@@ -183,10 +187,11 @@ class Updater:
     def loss_sum(self, batch: TreeBatch) -> tuple[Tensor, dict[str, float], np.ndarray]:
         """The loss of a batch with its weights; its metrics summed over the response tokens of all trajectories; and
         per target the policy's log-probability minus the engine's."""
-        scores = self.scorer(batch, entropy_has_grad=self.penalties.entropy_coef != 0)
+        penalties = self.current_penalties
+        scores = self.scorer(batch, entropy_has_grad=penalties.entropy_coef != 0)
         inputs = LossInputs.from_packed(batch.packed, scores.policy_logprobs, self.importance_cap)
         ref_logprobs = torch.from_numpy(batch.packed.ref_logprobs).to(scores.policy_logprobs)
-        loss = self.loss(inputs) + self.penalties(inputs, ref_logprobs, scores.entropies)
+        loss = self.loss(inputs) + penalties(inputs, ref_logprobs, scores.entropies)
         with torch.no_grad():
             # The samples are of the old policy, so this is KL(old | policy); k3 is never negative.
             approx_kl = kl_estimates(inputs.old_logprobs, inputs.policy_logprobs, "k3")
@@ -203,8 +208,8 @@ class Updater:
 
     def _compute_gradients(self, trees: Sequence[PackedTree], max_tokens: int) -> tuple[dict[str, float], np.ndarray]:
         """Fill in the gradients of all trained weights; returns (metrics, gap of each target as in `loss_sum`)."""
-        num_own = sum(tree.num_response_tokens for tree in trees)
-        (num_tokens,) = self.processes.all_reduce(np.array([num_own], np.float64))
+        num_own = sum(float(tree.lens[tree.leaf_weights != 0].sum()) for tree in trees)
+        num_tokens = max(1.0, float(self.processes.all_reduce(np.array([num_own], np.float64))[0]))
         totals: dict[str, float] = {}
         gaps = [np.zeros(0)]
         self.optimizer.zero_grad(set_to_none=True)
@@ -224,7 +229,8 @@ class Updater:
                 totals[name] = totals.get(name, 0.0) + value / num_tokens
             totals["update/loss"] = totals.get("update/loss", 0.0) + float(loss.detach())
 
-        run_in_step(self.scorer.model, self.processes, self.scorer.batches(trees, max_tokens), make_pass)
+        with with_dropout(self.scorer.model):
+            run_in_step(self.scorer.model, self.processes, self.scorer.batches(trees, max_tokens), make_pass)
         # A process without trees has no metrics of its own.
         shares = self.processes.all_gather(totals)
         metrics = {name: sum(own[name] for own in shares if name in own) for share in shares for name in share}
@@ -260,12 +266,22 @@ class Updater:
 
 
 def with_leaf_weights(
-    trees: Sequence[PackedTree], aggregation: Aggregation, processes: DistContext = SINGLE_PROCESS
+    trees: Sequence[PackedTree],
+    aggregation: Aggregation,
+    processes: DistContext = SINGLE_PROCESS,
+    mask_truncated_completions: bool = False,
 ) -> list[PackedTree]:
-    """The trees of one update with the weight of each trajectory's tokens among those of all processes."""
-    lens = processes.all_gather(np.concatenate([np.zeros(0), *(tree.lens for tree in trees)]))
-    every = aggregation(np.concatenate(lens))
-    weights = np.split(every, np.cumsum([len(own) for own in lens])[:-1])[processes.rank]
+    """The trees of one update with the weight of each trajectory's tokens among those of all processes.
+
+    mask_truncated_completions: whether those that a limit cut off weigh nothing. They count as trajectories without
+    tokens, as in TRL.
+    """
+    own = [tree.lens * ~tree.is_truncated if mask_truncated_completions else tree.lens for tree in trees]
+    lens = processes.all_gather(np.concatenate([np.zeros(0), *own]))
+    every = np.concatenate(lens)
+    # An aggregation of the user's own may divide by lengths that are masked.
+    weights = np.where(every > 0, aggregation(every), 0.0)
+    weights = np.split(weights, np.cumsum([len(part) for part in lens])[:-1])[processes.rank]
     ends = np.cumsum([len(tree.lens) for tree in trees], dtype=np.int64)
     return [replace(t, leaf_weights=weights[end - len(t.lens) : end]) for t, end in zip(trees, ends, strict=True)]
 

@@ -31,6 +31,8 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> 
     gathered when it is computed. is_trained: without it no backward follows, so the model's other weights are freed
     after its forward. Raises SettingError for a model that cannot be sharded.
     """
+    if getattr(model, "is_loaded_in_4bit", False):
+        raise SettingError("lora.load_in_4bit", "is for one process", True)
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     try:
         for part in [*layers, model]:

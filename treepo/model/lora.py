@@ -1,46 +1,17 @@
-"""Low-rank adapters (LoRA) through peft: the model keeps its class, its linear maps get an adapter each."""
+"""What a model with low-rank adapters (LoRA) computes, with them and without, and the weights it amounts to."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
-from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from treepo.errors import SettingError
 from treepo.model.fsdp import plain_weights
-from treepo.model.settings import LoraSettings
-from treepo.utils.foreign_errors import first_line
-
-
-def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> None:
-    """Freeze the model's weights and add adapters that change nothing yet, the same ones for the same seed.
-
-    Raises SettingError if peft is missing or no linear map has one of the names.
-    """
-    if find_spec("peft") is None:
-        raise SettingError("lora.rank", "adapters need peft, which is not installed (pip install 'treepo[lora]')")
-    from peft import LoraConfig  # noqa: PLC0415 - an extra
-
-    targets = list(settings.targets) or "all-linear"
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)  # pyright: ignore[reportArgumentType] - alpha may be a fraction
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            model.add_adapter(config)
-        except ValueError as error:
-            raise SettingError("lora.targets", first_line(error)) from error
-    for name, module in model.named_modules():
-        if hasattr(module, "base_layer") and not isinstance(getattr(module.base_layer, "weight", None), torch.Tensor):
-            raise SettingError("lora.targets", f"{name!r} is no linear map; name those that are to get an adapter")
-    # Embeddings may be tied, and the engine reads their weights without calling them.
-    for name, module in (("input", model.get_input_embeddings()), ("output", model.get_output_embeddings())):
-        if hasattr(module, "base_layer"):
-            raise SettingError("lora.targets", f"adapters on the {name} embeddings are not supported")
-    model.eval()
+from treepo.model.quantization import dense_linear, dense_weight, forget_quantization, is_quantized
 
 
 def has_adapter(model: PreTrainedModel) -> bool:
@@ -48,18 +19,68 @@ def has_adapter(model: PreTrainedModel) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
+@contextmanager
+def without_adapter(model: PreTrainedModel) -> Iterator[None]:
+    """Turn the model's adapter off while this lasts."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+@contextmanager
+def with_dropout(model: nn.Module) -> Iterator[None]:
+    """Let adapters drop some of their inputs (`lora.dropout`) while this lasts; the rest of the model never does."""
+    dropouts = [
+        dropout
+        for module in model.modules()
+        for dropout in getattr(module, "lora_dropout", {}).values()
+        if isinstance(dropout, nn.Dropout)
+    ]
+    try:
+        for dropout in dropouts:
+            dropout.train()
+        yield
+    finally:
+        for dropout in dropouts:
+            dropout.eval()
+
+
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """Return a copy of the model with the adapters added to the weights of plain linear maps."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
+    return merge_adapter(deepcopy(model))
 
-    copy = deepcopy(model)
-    for name, module in list(copy.named_modules()):
+
+def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Add a model's adapters to the weights of plain linear maps, in place, and put modules that were trained whole in
+    the place of the original ones; returns the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
+    from peft.utils import ModulesToSaveWrapper  # noqa: PLC0415 - an extra
+
+    is_any_quantized = False
+    for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
-            module.merge()
-            copy.set_submodule(name, module.get_base_layer())
-    del copy.peft_config
-    copy._hf_peft_config_loaded = False
-    return copy
+            layer: Any = module
+            base = layer.get_base_layer()
+            if is_quantized(base):
+                # peft would round the sum to 4 bits again.
+                delta, base = layer.get_delta_weight("default"), dense_linear(base)
+                base.weight.data += delta
+                is_any_quantized = True
+            else:
+                layer.merge()
+            model.set_submodule(name, base)
+        elif isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save["default"])
+        elif is_quantized(module) and not name.endswith(".base_layer"):
+            model.set_submodule(name, dense_linear(module))
+            is_any_quantized = True
+    if is_any_quantized:
+        forget_quantization(model)
+    del model.peft_config
+    model._hf_peft_config_loaded = False
+    return model
 
 
 @torch.no_grad()
@@ -67,16 +88,20 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) of the weights of `merged(model)`, one at a time and without a copy of the model."""
     from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
 
-    adapted = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    modules: dict[str, Any] = dict(model.named_modules())
+    adapted = {name: module for name, module in modules.items() if isinstance(module, BaseTunerLayer)}
+    quantized = {name for name, module in modules.items() if is_quantized(module)}
     for name, tensor in plain_weights(model).items():
         place, _, last = name.rpartition(".")
+        if ".weight." in name and name.partition(".weight.")[0] in quantized:
+            continue  # a scale of 4-bit weights
+        weight = dense_weight(modules[place]) if last == "weight" and place in quantized else tensor
         owner = place.removesuffix(".base_layer")
         if owner != place and owner in adapted:
-            layer: Any = adapted[owner]
-            delta = layer.get_delta_weight("default") if last == "weight" else None
-            yield f"{owner}.{last}", tensor if delta is None else tensor + delta
-        elif not any(name.startswith(f"{layer}.") for layer in adapted):
-            yield name, tensor
+            delta = modules[owner].get_delta_weight("default") if last == "weight" else None
+            yield f"{owner}.{last}", weight if delta is None else weight + delta
+        elif ".original_module." not in name and not any(name.startswith(f"{layer}.") for layer in adapted):
+            yield name.replace(".modules_to_save.default.", "."), weight
 
 
 def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.distributed import resolve_device
@@ -20,9 +20,12 @@ from treepo.model.compatibility import check_config, check_logits_match, max_exa
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
 from treepo.model.probe import vocabulary_size
-from treepo.model.safety import check_before_loading, check_model_files
+from treepo.model.quantization import four_bit_settings
+from treepo.model.safety import check_before_loading
 from treepo.model.saving import save_model
+from treepo.model.sources import find_source
 from treepo.model.tokenizer import load_tokenizer
+from treepo.model.weights import load_model
 from treepo.utils.foreign_errors import first_line
 
 
@@ -109,40 +112,54 @@ def load_policy(
     *,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str = "cpu",
+    revision: str = "",
+    tokenizer: str = "",
+    attn_implementation: str = "",
     trust_remote_code: bool = False,
     packable: bool = True,
+    load_in_4bit: bool = False,
 ) -> Policy:
-    """Load a folder or the name of a model on the hub.
+    """Load a folder or the name of a model on the hub, or a folder with an adapter, which is added to the weights of
+    the model that it names.
 
-    device: see ModelSettings. packable: whether its attention is to be told which tokens see which, as packing and the
-    embedded engine need; without it a model runs as in transformers, one trajectory per row. Raises SettingError for
-    model.path if there is no model, no tokenizer, no safetensors weights, if they do not fit each other, or if later
-    tokens change what the model predicts; UnsupportedAttentionError if the model is to be packable and is not.
+    device, revision, tokenizer, attn_implementation: see ModelSettings; load_in_4bit: see LoraSettings. packable:
+    whether its attention is to be told which tokens see which, as packing and the embedded engine need; without it a
+    model runs as in transformers, one trajectory per row. Raises SettingError for model.path if there is no model, no
+    tokenizer, no safetensors weights, if they do not fit each other, or if later tokens change what the model predicts;
+    UnsupportedAttentionError if the model is to be packable and is not.
     """
     device = resolve_device(device)
     _check_device(device)
-    check_folder(path)
+    source = find_source(path, tokenizer=tokenizer, revision=revision)
+    if load_in_4bit and source.adapter:
+        raise SettingError("lora.load_in_4bit", f"an adapter is not added to 4 bits; use lora.path = {path!r}", True)
+    quantization = four_bit_settings(getattr(torch, dtype)) if load_in_4bit else None
     register_attention()
     try:
-        load = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
-        check_before_loading(path, lambda: load().tokenizer)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        load = partial(
+            load_tokenizer, source.tokenizer, trust_remote_code=trust_remote_code, revision=source.tokenizer_revision
+        )
+        check_before_loading(source, lambda: load().tokenizer)
+        config = AutoConfig.from_pretrained(source.base, trust_remote_code=trust_remote_code, revision=source.revision)
         if packable:
             check_config(config)
         loaded = load()
-        tokenizer = loaded.tokenizer
-        model, info = _load_model(path, dtype, ATTENTION_NAME if packable else None, trust_remote_code)
-        if missing := sorted(info["missing_keys"]):
-            # transformers would only warn, and go on with random weights in their place.
-            raise SettingError("model.path", f"the weights lack {len(missing)} tensors, such as {missing[0]!r}")
-        nn.Module.to(model, torch.device(device))
-        _check_model(model, tokenizer, packable)
+        arguments = {
+            "dtype": getattr(torch, dtype),
+            "attn_implementation": ATTENTION_NAME if packable else attn_implementation or None,
+            "trust_remote_code": trust_remote_code,
+            "revision": source.revision,
+        }
+        if quantization is not None:
+            arguments["quantization_config"] = quantization
+        model = load_model(source, arguments, device)
+        _check_model(model, loaded.tokenizer, packable)
     except UnsupportedAttentionError:
         raise
     except Exception as error:
         message = error.message if isinstance(error, SettingError) else first_line(error) or type(error).__name__
         raise SettingError("model.path", f"cannot load {path!r}: {message}") from error
-    return Policy(model, tokenizer, packable, tokenizer_files=loaded.files)
+    return Policy(model, loaded.tokenizer, packable, tokenizer_files=loaded.files)
 
 
 def adopt_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, packable: bool = True) -> Policy:
@@ -178,46 +195,9 @@ def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pac
     check_causal(model)
 
 
-def _load_model(path: str, dtype: str, attention: str | None, trust_remote_code: bool) -> Any:
-    """(model, loading info)."""
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except KeyError as error:
-        if error.args == (ATTENTION_NAME,):
-            raise UnsupportedAttentionError("its attention cannot be exchanged") from error
-        raise
-
-
 def _check_device(device: str) -> None:
     try:
         torch.empty(1, device=device).item()
     # A torch that was built without a device says so with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError("model.device", f"cannot use {device!r}: {first_line(error)}") from error
-
-
-def check_folder(path: str) -> None:
-    """Raise SettingError if a path is no model's folder; the name of a model on the hub passes."""
-    folder = Path(path)
-    try:
-        is_folder = folder.is_dir()
-    except OSError as error:
-        raise SettingError("model.path", f"cannot use {path[:100]!r}: {error.strerror}") from error
-    if not is_folder:
-        if path.startswith((".", "/", "~")) or path.count("/") > 1:
-            raise SettingError("model.path", f"no folder {path!r}")
-        return
-    if not (folder / "config.json").is_file():
-        raise SettingError("model.path", f"no config.json in {str(folder)!r}")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        raise SettingError("model.path", f"no tokenizer in {str(folder)!r}")
-    if not any(folder.glob("*.safetensors")):
-        raise SettingError("model.path", f"no safetensors weights in {str(folder)!r}")
-    check_model_files(folder)

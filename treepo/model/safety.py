@@ -4,13 +4,16 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from treepo.errors import SettingError
 from treepo.utils.files import check_plain, read_plain
 from treepo.utils.limits import fails_apart
+
+if TYPE_CHECKING:
+    from treepo.model.sources import ModelSource
 
 CONFIG_BYTES = 16 << 20
 """Longest config.json."""
@@ -49,11 +52,11 @@ def check_model_files(folder: Path) -> None:
             raise SettingError("model.path", f"cannot read {str(config)[:200]!r}: {error.strerror}") from error
 
 
-def check_before_loading(path: str, load_tokenizer: Callable[[], PreTrainedTokenizerBase]) -> None:
+def check_before_loading(source: "ModelSource", load_tokenizer: Callable[[], PreTrainedTokenizerBase]) -> None:
     """Raise SettingError for a model that would take any time or memory to load, or whose tokenizer would."""
-    check_config_sizes(PreTrainedConfig.get_config_dict(path)[0])
-    if Path(path).is_dir():
-        check_tokenizer(load_tokenizer, Path(path))
+    check_config_sizes(PreTrainedConfig.get_config_dict(source.base, revision=source.revision)[0])
+    if (folder := Path(source.tokenizer)).is_dir():
+        check_tokenizer(load_tokenizer, folder)
 
 
 def check_config_sizes(config: Mapping[str, Any]) -> None:

@@ -68,13 +68,15 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, files: Mapping[str, bytes
         (folder / name).write_bytes(content)
 
 
-def load_tokenizer(path: str, trust_remote_code: bool = False, local_files_only: bool = False) -> LoadedTokenizer:
+def load_tokenizer(
+    path: str, trust_remote_code: bool = False, local_files_only: bool = False, revision: str | None = None
+) -> LoadedTokenizer:
     """Load the tokenizer of a folder, or of the name of a model on the hub; raises what transformers raises.
 
     Where the class that transformers chooses gives other ids than tokenizer.json, or cannot be built from it, the
     file's own tokenizer is loaded, and a warning says so. One whose code comes with the model is left alone.
     """
-    where = {"local_files_only": local_files_only}
+    where = {"local_files_only": local_files_only, "revision": revision}
     load = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code, **where)
     files = _read_files(path, where)
     if TOKENIZER_FILE not in files:

@@ -17,7 +17,7 @@ from treepo.engine.base import SamplingParams
 from treepo.errors import SettingError
 from treepo.evaluate.store import KIND
 from treepo.grow.builder import GrowthRules
-from treepo.model.policy import check_folder
+from treepo.model.sources import check_folder
 from treepo.run.parts import growth_rules
 from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier

@@ -113,7 +113,7 @@ def save_best(run: "Run", out: Path, *, is_best: bool) -> None:
 
 def save_last(run: "Run", out: Path) -> None:
     """Save the adapter and the model that the run ended with. Raises WriteError."""
-    if run.config.lora.rank:
+    if run.config.lora.is_given:
         with writing(out / ADAPTER, "the final adapter"):
             run.policy.save_adapter(out / ADAPTER)
     if is_model_kept(run.config):
@@ -141,4 +141,4 @@ def write_report(run: "Run", out: Path) -> None:
 
 def is_model_kept(config: Config) -> bool:
     """Whether a whole model is saved at the end, not adapters alone."""
-    return config.lora.merge or not config.lora.rank
+    return config.lora.merge or not config.lora.is_given

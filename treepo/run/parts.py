@@ -15,7 +15,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.grow import GrowthRules, TreeSampler
-from treepo.model.lora import add_adapter
+from treepo.model.adapters import add_adapter
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
 from treepo.tasks.base_model import find_or_make_base_model
@@ -79,7 +79,11 @@ def build_policy(
             path,
             dtype=settings.dtype,
             device=device,
+            revision=settings.revision,
+            tokenizer=settings.tokenizer,
+            attn_implementation=settings.attn_implementation,
             trust_remote_code=settings.trust_remote_code,
+            load_in_4bit=config.lora.load_in_4bit,
         )
     policy, reason = None, ""
     try:
@@ -96,7 +100,7 @@ def build_policy(
             'the eos_token of the tokenizer): answers end at a complete answer, with stopping.answer = "answer", or at '
             "the longest response"
         )
-    if config.lora.rank:
+    if config.lora.is_given:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)

@@ -34,7 +34,10 @@ def preview(config: Config, terminal: Terminal) -> None:
 
 def _load(config: Config) -> TokenizerOnly:
     if config.model.path:
-        return load_tokenizer_only(config.model.path, config.model.trust_remote_code)
+        model = config.model
+        return load_tokenizer_only(
+            model.path, model.trust_remote_code, tokenizer=model.tokenizer, revision=model.revision
+        )
     if config.data.is_given:
         raise SettingError("model.path", f"the problems of {config.data.train[0]!r} need a model; none is given")
     return TokenizerOnly(make_chain_tokenizer())

@@ -88,7 +88,7 @@ def _initial_state(run: Run) -> dict[str, str]:
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
     weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    if config.lora.rank or config.penalties.kl_coef:
+    if config.lora.is_given or config.penalties.needs_reference:
         with unsharded(run.policy.model):
             for name, tensor in sorted(plain_weights(run.policy.model).items()):
                 weights.update(name.encode())
@@ -144,6 +144,7 @@ MAY_CHANGE = {
     "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
     "eval": ("every", "keep_best"),
     "model": ("device",),
+    "optim": ("offload",),
     "processes": ("shard_size", "timeout_s"),
     "servers": ("address", "folder", "max_retries", "sync", "timeout_s", "urls"),
     "tracking": ("offline", "project", "run_name", "sample_answers", "sample_problems", "trackers"),

@@ -10,8 +10,8 @@ from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.grow.sampler import TreeSampler
+from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
-from treepo.learn.train_state import make_optimizer
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head, training_settings_ignored
@@ -39,7 +39,7 @@ def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE
 
 def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = None) -> PreTrainedModel | None:
     """The reference of a KL penalty (see `Updater`), if there is one, made before the policy is sharded."""
-    if not config.penalties.kl_coef:
+    if not config.penalties.needs_reference:
         return None
     if has_adapter(policy.model):
         return policy.model
@@ -52,7 +52,7 @@ def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = No
 def build_updater(config: Config, scorer: Scorer, reference: PreTrainedModel | None) -> Updater:
     """The updater of the model that is scored, with its optimizer."""
     settings = config.train
-    optimizer, schedule = make_optimizer(scorer.model, config.optim)
+    optimizer, schedule = make_optimizer(scorer.model, config.optim, settings.num_updates)
     return Updater(
         scorer=scorer,
         loss=config.loss,
@@ -65,6 +65,8 @@ def build_updater(config: Config, scorer: Scorer, reference: PreTrainedModel | N
         packing=settings.packing and scorer.supports_tree_attention,
         recompute_old_logprobs=settings.recompute_old_logprobs,
         importance_cap=settings.importance_cap,
+        mask_truncated_completions=settings.mask_truncated_completions,
+        num_updates=settings.num_updates,
         reference=reference,
         processes=scorer.processes,
     )

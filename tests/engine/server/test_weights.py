@@ -16,7 +16,8 @@ from treepo.engine.server import fleet
 from treepo.engine.server import weight_sync as sync
 from treepo.engine.server.weight_sync import DiskSync
 from treepo.errors import EngineError, WriteError
-from treepo.model.lora import add_adapter, merged
+from treepo.model.adapters import add_adapter
+from treepo.model.lora import merged
 from treepo.model.settings import LoraSettings
 
 UPDATE = ["/collective_rpc", "/reset_prefix_cache", "/update_weight_version"]

@@ -17,7 +17,8 @@ from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
-from treepo.model.lora import add_adapter, merged
+from treepo.model.adapters import add_adapter
+from treepo.model.lora import merged
 from treepo.model.probe import sequence_logprobs
 from treepo.model.settings import LoraSettings
 
