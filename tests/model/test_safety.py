@@ -167,3 +167,13 @@ def test_a_template_that_does_not_end_for_one_prompt_is_stopped(folder: Path, mo
     assert encode("Monday")
     with pytest.raises(SettingError, match="^model.path: its tokenizer or chat template takes more than 1 seconds"):
         encode("Tuesday")
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_settings_that_are_too_long_are_not_read(name, tmp_path):
+    """transformers read 6 GB of generation_config.json into memory, and parsed them."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_text("{}")
+    os.truncate(tmp_path / name, 6 << 30)
+    with pytest.raises(SettingError, match=rf"^model\.path: cannot read .*{name}': longer than \d+ bytes$"):
+        safety.check_model_files(tmp_path)

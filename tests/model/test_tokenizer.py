@@ -10,8 +10,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer
 
 from tests.models import CHAT_TEMPLATE, make_tiny_model, save_tiny_model
+from treepo.errors import SettingError
 from treepo.model.policy import load_policy
 from treepo.model.tokenizer import load_tokenizer
+from treepo.model.tokenizer_only import load_tokenizer_only
 
 CORPUS = ["Tom has 123 apples and 4567 pears; he doesn't sell 89 of 1234.\n\nSo 123+4567 = 4690.  x y"] * 50
 TEXTS = [
@@ -150,6 +152,16 @@ def test_a_model_without_the_file_is_loaded_and_saved(digits, tmp_path):
     assert ids_of(policy.tokenizer) == expected
     policy.save(tmp_path / "saved")
     assert ids_of(AutoTokenizer.from_pretrained(tmp_path / "saved")) == expected
+
+
+@pytest.mark.parametrize("name", ["Qwen2Tokenizer", "LlamaTokenizer", "GPT2Tokenizer", None])
+def test_a_vocabulary_that_is_missing_is_not_made_up(name, digits, tmp_path):
+    """transformers builds a tokenizer of special tokens alone: `treepo eval` asked empty prompts, with exit code 0."""
+    folder = save_model(tmp_path / "model", digits, "qwen2", name)
+    (folder / "tokenizer.json").unlink()
+    for load in (load_policy, load_tokenizer_only):
+        with pytest.raises(SettingError, match=r"^model\.path: .*tokenizer"):
+            load(str(folder))
 
 
 def test_a_tokenizer_that_agrees_is_left_alone(tmp_path, caplog):

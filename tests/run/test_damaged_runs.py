@@ -58,6 +58,22 @@ def test_what_is_no_file_is_named(whole, tmp_path, capfd, name, is_folder):  # n
     assert capfd.readouterr().err == f"treepo: resume: {str(out / name)!r} is no file\n"
 
 
+def test_what_is_too_long_to_be_read_is_named_at_once(whole, tmp_path, capfd):  # noqa: F811
+    """A hole of 6 GB in a file of the run was read into memory, as often as `watch` looked at it."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    for name in ("initial.json", "metrics.jsonl"):
+        os.truncate(out / name, 6 << 30)
+    assert main(["watch", str(out)]) == 0
+    assert main(["report", str(out)]) == 0
+    assert main(["train", "--resume", str(out)]) == 2
+    captured = capfd.readouterr()
+    assert "initial.json' is damaged (longer than 67108864 bytes)" in captured.out
+    assert captured.err == (
+        f"treepo: resume: {str(out / 'metrics.jsonl')!r} cannot be read: longer than 2147483648 bytes\n"
+    )
+
+
 @pytest.mark.parametrize("damage", ["cut", "without its end", "another step"])
 def test_metrics_that_are_cut_lead_to_an_earlier_checkpoint(whole, tmp_path, capfd, damage):  # noqa: F811
     """The newest one is then of a step whose metrics are lost: resuming ended in a traceback."""

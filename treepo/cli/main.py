@@ -9,6 +9,7 @@ from importlib import import_module
 
 import treepo
 from treepo.cli.common import going_on, split_overrides
+from treepo.cli.streams import Output, standard_streams
 from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils import process_rank
 from treepo.utils.imports import drop_current_folder
@@ -25,6 +26,9 @@ COMMANDS = {
 }
 """By name: the module, with its `make_parser` and `run`, and what the command does."""
 
+LONG = {"train", "eval", "bench"}
+"""Commands whose results are files: they go on where nobody reads what they show, such as `tee` that Ctrl-C ended."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or what the command says; 2 with one line on standard error for a
@@ -37,7 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     path = drop_current_folder()
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        with standard_streams() as output:
+            return _main(list(sys.argv[1:] if argv is None else argv), output)
+    finally:
+        # As it was for a program that called this, with what settings have added.
+        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
+
+
+def _main(args: Sequence[str], output: Output) -> int:
+    """The exit code of a command, its errors shown."""
+    try:
+        code = _run(args, output)
+        output.check()
+        return code
     except USER_ERRORS as error:
         return _fail(error, 2)
     except RESOURCE_ERRORS as error:
@@ -55,12 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("treepo: interrupted", file=sys.stderr)
         return 130
-    finally:
-        # As it was for a program that called this, with what settings have added.
-        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
 
 
-def _run(args: Sequence[str]) -> int:
+def _run(args: Sequence[str], output: Output) -> int:
     settings, rest = split_overrides(args)
     if not rest or rest[0] in {"--help", "-h"}:
         print(help_text())
@@ -76,6 +89,7 @@ def _run(args: Sequence[str]) -> int:
     if {"--help", "-h"} & set(others):
         print(parser.format_help())
         return 0
+    output.outlives_reader = name in LONG
     options = parser.parse_intermixed_args(others)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.

@@ -35,7 +35,8 @@ PROBE_TEXT = f"What is 12 + 30?\n  Let's add: 12 + 30 = 42, \\boxed{{42}}. {40 *
 
 
 def check_model_files(folder: Path) -> None:
-    """Raise SettingError if a folder holds a pipe or a device, which would be read without an end."""
+    """Raise SettingError if a folder holds a pipe or a device, which would be read without an end, or settings that are
+    too long."""
     for path in [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]:
         try:
             check_plain(path.stat(), str(path))
@@ -44,8 +45,9 @@ def check_model_files(folder: Path) -> None:
             continue
         except OSError as error:
             raise SettingError("model.path", f"{str(path)[:200]!r}: {error.strerror}") from error
-    config = folder / "config.json"
-    if config.is_file():
+    for config in (folder / "config.json", folder / "generation_config.json"):
+        if not config.is_file():
+            continue
         try:
             read_plain(config, CONFIG_BYTES)
         except OSError as error:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from treepo.errors import SettingError
 from treepo.utils.foreign_errors import first_line
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, files: Mapping[str, bytes
 def load_tokenizer(
     path: str, trust_remote_code: bool = False, local_files_only: bool = False, revision: str | None = None
 ) -> LoadedTokenizer:
-    """Load the tokenizer of a folder, or of the name of a model on the hub; raises what transformers raises.
+    """Load the tokenizer of a folder, or of the name of a model on the hub; raises what transformers raises, and
+    SettingError where it makes up an empty one.
 
     Where the class that transformers chooses gives other ids than tokenizer.json, or cannot be built from it, the
     file's own tokenizer is loaded, and a warning says so. One whose code comes with the model is left alone.
@@ -80,7 +82,9 @@ def load_tokenizer(
     load = partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trust_remote_code, **where)
     files = _read_files(path, where)
     if TOKENIZER_FILE not in files:
-        return LoadedTokenizer(load())
+        tokenizer = load()
+        _check_reads(tokenizer)
+        return LoadedTokenizer(tokenizer)
     own, config = Tokenizer.from_str(files[TOKENIZER_FILE].decode("utf-8")), json.loads(files.get(CONFIG_FILE, b"{}"))
     chosen, problem = _load_chosen(load, own, config)
     if chosen is not None and not _reads_tokenizer_file(chosen):
@@ -99,6 +103,14 @@ def load_tokenizer(
         config = defaults | config | {"tokenizer_class": PLAIN_CLASSES[0]}
         files[CONFIG_FILE] = json.dumps(config, indent=2, ensure_ascii=False).encode()
     return LoadedTokenizer(tokenizer, files)
+
+
+def _check_reads(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise SettingError for a tokenizer that knows special tokens alone: transformers builds one without a word where
+    the files of the vocabulary are missing, and every prompt would be empty."""
+    special = set(tokenizer.all_special_ids)
+    if all(special.issuperset(tokenizer.encode(text, add_special_tokens=False)) for text in PROBES):
+        raise SettingError("model.path", f"its tokenizer reads no text: there is no {TOKENIZER_FILE}, nor a vocabulary")
 
 
 def _load_chosen(

@@ -12,7 +12,7 @@ import numpy as np
 
 from treepo.errors import SettingError
 from treepo.report.trees import KeptTree
-from treepo.utils.files import open_plain, read_plain
+from treepo.utils.files import LOG_BYTES, open_plain, read_plain
 from treepo.utils.io import replace_bytes, writing
 from treepo.utils.text import sanitize
 
@@ -71,7 +71,7 @@ def read_lines(path: Path) -> list[bytes]:
     try:
         if path.exists() and not path.is_file():
             raise SettingError("resume", f"{str(path)!r} is no file")
-        return read_plain(path).splitlines(keepends=True) if path.exists() else []
+        return read_plain(path, LOG_BYTES).splitlines(keepends=True) if path.exists() else []
     except OSError as error:
         raise SettingError("resume", f"{str(path)!r} cannot be read: {error.strerror}") from error
 

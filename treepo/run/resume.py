@@ -30,6 +30,7 @@ from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
 from treepo.run.outputs import restore_models
+from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.io import replace_bytes, replace_text, writing
 
 logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ def _read_initial_state(path: Path) -> dict[str, str] | None:
     if not path.exists():
         return None
     try:
-        state = INITIAL_STATE.validate_json(path.read_bytes() if path.is_file() else b"")
+        state = INITIAL_STATE.validate_json(read_plain(path, JSON_BYTES))
         if state.keys() >= {"weights", "problems"}:
             return state
         reason = "it lacks a checksum"

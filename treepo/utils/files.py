@@ -12,6 +12,9 @@ from typing import IO, Any
 JSON_BYTES = 64 << 20
 """Longest JSON file that is read as a whole."""
 
+LOG_BYTES = 2 << 30
+"""Longest file of one JSON object per line that is read as a whole."""
+
 
 def open_plain(path: Path, mode: str = "rb", **settings: Any) -> IO[Any]:
     """`open`, for plain files alone. In a mode that writes, links are not followed.

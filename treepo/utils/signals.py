@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from time import monotonic
 from types import FrameType, TracebackType
@@ -79,7 +79,8 @@ class StepGuard:
             return
         self._signum, self._came_at = signum, monotonic()
         if not is_urgent:
-            # Not `print`: this may run in the middle of one.
-            os.write(2, NOTE)
+            # Not `print`: this may run in the middle of one. Standard error may be closed, full, or read by nobody.
+            with suppress(OSError):
+                os.write(2, NOTE)
         if is_urgent or self.state is StepState.GROWING:
             raise Interrupted(signum, is_urgent)

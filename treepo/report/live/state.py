@@ -10,7 +10,7 @@ from typing import Any
 
 from treepo.errors import SettingError
 from treepo.report.run_log import Metrics
-from treepo.utils.files import open_plain
+from treepo.utils.files import JSON_BYTES, open_plain
 from treepo.utils.settings_file import read_toml
 
 
@@ -44,13 +44,13 @@ class MetricsFollower:
         return next(differing, min(len(before), len(self.log)))
 
     def _new_text(self) -> bytes | None:
-        """Complete lines after those read before; None if the last of those is no longer where it was."""
+        """Complete lines after those read before, up to JSON_BYTES; None if those are no longer where they were."""
         try:
             with open_plain(self.path) as file:
                 file.seek(self._offset - len(self._last_line))
                 if file.read(len(self._last_line)) != self._last_line:
                     return None
-                text = file.read()
+                text = file.read(JSON_BYTES)
         except FileNotFoundError:
             return None if self._offset else b""
         except OSError as error:

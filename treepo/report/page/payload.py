@@ -12,7 +12,7 @@ from treepo.report.page.series import series_of
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.trees import Breakdown, TreeReader, choose_trees
 from treepo.report.run_log import MAX_NUMBER, is_number
-from treepo.utils.files import read_plain
+from treepo.utils.files import LOG_BYTES, read_plain
 from treepo.utils.settings_file import read_toml
 
 ENVIRONMENT_NAME = "environment.jsonl"
@@ -69,7 +69,7 @@ class RunFolder:
 def _objects(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file that has one per line."""
     try:
-        lines = read_plain(path).decode("utf-8", "replace").split("\n")
+        lines = read_plain(path, LOG_BYTES).decode("utf-8", "replace").split("\n")
     except OSError:
         return []
     found = []
