@@ -98,6 +98,14 @@ class Meter:
 
 
 SAMPLED, GREEDY = "sampled", "greedy"
+"""The `setting` of answers during training."""
+
+AnswersCallback = Callable[[Sequence[AnswerRecord]], None]
+"""Takes all answers of an evaluation."""
+
+
+def ignore_answers(_answers: Sequence[AnswerRecord]) -> None:
+    """An AnswersCallback."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +129,13 @@ class Validation:
         engine: Engine,
         growing: Callable[[], AbstractContextManager[object]] = nullcontext,
         progress: PhaseCallback = no_progress,
+        on_answers: AnswersCallback = ignore_answers,
     ) -> dict[str, float]:
         """eval/avg and eval/greedy; with several samples also eval/maj and eval/pass, of num_samples answers; with
         several datasets also eval/DATASET/avg and eval/DATASET/greedy. Empty without problems.
 
         growing: a context that is entered while answers are sampled. progress: called with answers of this process.
+        on_answers: called on the first process.
         """
         if not self.problems:
             return {}
@@ -136,6 +146,8 @@ class Validation:
             greedy = self.sample(engine, 1, 0.0, lambda done, _: progress("evaluating", num_sampled + done, total))
             own = answer_records(self.task, sampled, "", SAMPLED), answer_records(self.task, greedy, "", GREEDY)
         found = self.processes.gather(own)
+        if found:
+            on_answers([record for parts in found for part in parts for record in part])
         return self.processes.broadcast(self._metrics(found) if found else {})
 
     def _metrics(self, found: Sequence[tuple[list[AnswerRecord], list[AnswerRecord]]]) -> dict[str, float]:

@@ -10,16 +10,19 @@ from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
 from treepo.distributed import Job, lost_as_error, resolve_device
+from treepo.evaluate.records import AnswerRecord
 from treepo.learn.checkpoint import Progress
 from treepo.report.diagnosis import StepWatch
 from treepo.report.run_log import Metrics, MetricsLog
-from treepo.report.terminal import Terminal, TrainingView
+from treepo.report.terminal import Terminal, TrainingView, accuracy_text
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import NOT_BEGUN, RunCheckpoints
 from treepo.run.outputs import (
+    are_trees_due,
     check_installed,
     failed_batch_kept,
     is_model_kept,
+    save_answers,
     save_best,
     save_last,
     save_trees,
@@ -75,13 +78,17 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
     watch = StepWatch()
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
-        with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
+        with (
+            RunCheckpoints(run, out, progress) as checkpoints,
+            terminal.training(num_steps, num_samples=settings.eval.num_samples) as view,
+        ):
             if progress != NOT_BEGUN and progress.best_step == progress.step:
                 # The process before may have ended before it saved it.
                 save_best(run, out)
             for step in range(progress.step + 1, num_steps + 1):
                 metrics, result = {}, None
-                saves_trees = _is_due(step, settings.train.save_trees_every)
+                answers: list[AnswerRecord] = []
+                saves_trees = are_trees_due(step, settings.train)
                 if step > 0:
                     with failed_batch_kept(run, step, out):
                         result = run.trainer.step(
@@ -90,7 +97,7 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                     metrics = result.metrics
                 if _is_evaluated(step, settings):
                     growing = nullcontext if step else checkpoints.guard.growing
-                    metrics = metrics | run.evaluate(growing, view.show_phase)
+                    metrics = metrics | run.evaluate(growing, view.show_phase, answers.extend)
                 is_best, checkpoint_time = checkpoints.finish_step(step, metrics)
                 metrics = metrics | checkpoint_time
                 with run.processes.synced_errors():
@@ -98,8 +105,10 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                         log.append(step, metrics)
                 checkpoints.complete_step()
                 with run.processes.synced_errors():
-                    if result is not None and saves_trees and is_first:
-                        save_trees(run, step, out, result, tracking)
+                    if is_first:
+                        if result is not None and saves_trees:
+                            save_trees(run, step, out, result, tracking)
+                        save_answers(step, out, answers, settings.tracking.sample_problems)
                 if is_best:
                     save_best(run, out)
                 checkpoints.write()
@@ -110,7 +119,7 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
             try:
                 write_report(run, out)
             finally:
-                terminal.summary(log.read(), out, next_commands(settings, out))
+                terminal.summary(log.read(), out, next_commands(settings, out), settings.eval.num_samples)
         checkpoints.check_written()
 
 
@@ -121,8 +130,7 @@ def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> 
         if warning := watch.observe(metrics):
             logger.warning("step %d: %s", step, warning)
     elif metrics:
-        accuracies = 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
-        logger.info("held out before training: %.1f%% (greedy %.1f%%)", *accuracies)
+        logger.info("before training: %s", accuracy_text(metrics, view.num_samples))
 
 
 def _is_evaluated(step: int, settings: Config) -> bool:
