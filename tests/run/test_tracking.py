@@ -77,7 +77,7 @@ def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monke
     use_tracker(monkeypatch, tracker)
     small = {"num_steps": 3, "prompts_per_step": 3, "save_trees_every": 2}
     tracking = {"trackers": ["wandb"], "sample_problems": 2, "sample_answers": 3}
-    config = settings(chain_model, train=small, tracking=tracking)
+    config = settings(chain_model, train=small, tracking=tracking, eval={"num_problems": 5, "num_samples": 1})
     train(prepare(config, tmp_path / "out", QUIET), tmp_path / "out", QUIET)
     assert tracker.calls == [("start", "out"), ("log", 0), ("table", 1)]
     assert caplog.text.count("wandb failed and gets nothing more") == 1

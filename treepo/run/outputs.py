@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save
 
+from treepo.config.defaults import changed_settings
 from treepo.config.load import to_toml
 from treepo.config.schema import Config, TrackingSettings
 from treepo.errors import NonFiniteUpdateError, SettingError, WriteError
@@ -142,7 +143,7 @@ def restore_models(out: Path) -> None:
 def write_report(run: "Run", out: Path) -> None:
     """Write the page of the run. Raises WriteError; another error is a warning, and fails nothing."""
     try:
-        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC), changed_settings)
     except WriteError:
         raise
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
