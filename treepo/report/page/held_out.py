@@ -55,21 +55,24 @@ def _problem_json(problem: str, answers: Mapping[int, Json], steps: Sequence[int
 
 
 def _answer_json(sample: Mapping[str, Any]) -> Json:
-    response, extracted, correct = _text(sample.get("response")), sample.get("extracted_answer"), sample.get("correct")
-    length = sample.get("num_tokens")
+    response, extracted = _text(sample.get("response")), sample.get("extracted_answer")
     return {
         "response": response[:MAX_RESPONSE],
         "num_cut": max(0, len(response) - MAX_RESPONSE),
         "extracted": extracted if isinstance(extracted, str) else None,
         "outcome": _text(sample.get("outcome")),
-        "correct": short(correct) if is_number(correct) else None,
+        "correct": _number(sample.get("correct")),
         "stop": _text(sample.get("stop")),
-        "num_tokens": short(length) if is_number(length) else None,
+        "num_tokens": _number(sample.get("num_tokens")),
     }
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    return short(value) if is_number(value) else None
 
 
 def _size(problem: Json) -> int:
