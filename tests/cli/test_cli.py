@@ -49,8 +49,8 @@ def test_trees_are_kept_as_often_as_asked(chain_model, tmp_path):
     args = ["train", "--model.path", str(chain_model), "--out", str(tmp_path / "out"), *SMALL]
     assert main([*args, "--train.save_trees_every", "2"]) == 0
     files = sorted((tmp_path / "out" / "trees").iterdir())
-    assert [f.name for f in files] == ["step-000002.parquet"]
-    kept = read_trees(files[0])
+    assert [f.name for f in files] == ["step-000001.parquet", "step-000002.parquet"], "the first and the last, too"
+    kept = read_trees(files[1])
     assert [len(k.tree.leaves()) for k in kept] == [8] * 4
     assert np.mean([k.rewards for k in kept]) == read_metrics(tmp_path / "out")[2]["reward/mean"]
     assert sum(k.tree.num_decoded() for k in kept) == read_metrics(tmp_path / "out")[2]["tokens/decoded"]

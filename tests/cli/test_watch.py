@@ -121,7 +121,7 @@ def test_ctrl_c_ends_the_page_with_success(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.toml", "metrics.jsonl", "environment.jsonl", "trees/step-000001.parquet", "model"]
+    "name", ["config.toml", "metrics.jsonl", "environment.jsonl", "samples.jsonl", "trees/step-000001.parquet", "model"]
 )
 def test_each_file_that_a_report_is_made_of_changes_its_fingerprint(tmp_path, name):
     """A page would not be told of what is missing here."""
@@ -133,7 +133,7 @@ def test_each_file_that_a_report_is_made_of_changes_its_fingerprint(tmp_path, na
     path.write_text("more")
     changed = fingerprint(tmp_path)
     assert len({before, created, changed}) == 3
-    (tmp_path / "samples.jsonl").write_text("")
+    (tmp_path / "initial.json").write_text("")
     assert fingerprint(tmp_path) == changed, "of which it is not made"
 
 

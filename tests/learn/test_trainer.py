@@ -382,6 +382,7 @@ def test_a_step_with_an_advantage_per_node(estimator: Estimator) -> None:
         trainer = make_trainer(Alternating(), estimator=estimator, num_mini_batches=1)
         object.__setattr__(trainer.updater, "packing", packing)
         result = trainer.step(1)
+        assert [problem.id for problem in result.problems] == [tree.problem_id for tree in result.trees]
         for tree, advantages in zip(result.trees, result.advantages, strict=True):
             assert advantages is not None and len(advantages.values) == len(tree.nodes)
         weights.append(torch.cat([p.detach().flatten() for p in trainer.policy.model.parameters()]))

@@ -123,7 +123,10 @@ def go_through(processes: DistContext, folder: Path) -> None:
     # Nothing to learn, but entropies are wanted: what the forward gathered used to be left so, and the engine crashed.
     flat = replace(trainer, task=ToyTask(lambda problem, response: 0.0))
     found["trained"] = [flat.step(step, with_entropies=True).metrics["problems/trained"] for step in (2, 3)]
-    found["metrics"] = trainer.step(4, with_entropies=True).metrics
+    result = trainer.step(4, with_entropies=True)
+    # The first process has all trees, the other one its own; each beside its problem.
+    assert [problem.id for problem in result.problems] == [tree.problem_id for tree in result.trees]
+    found["metrics"] = result.metrics
     found["single"] = replace(trainer, prompts_per_step=1).step(5).metrics
     train_state = TrainState(trainer.policy.model, trainer.updater.optimizer, trainer.updater.schedule, processes)
     found["drawn"] = draw(train_state, processes.rank, folder)

@@ -259,8 +259,9 @@ def test_figures_have_their_values_intervals_and_notes(page):
 def test_a_saved_figure_has_the_data_on_white_also_from_a_dark_page(page):
     page.get_by_role("button", name="dark page").click()
     chart(page, "Reward")
-    page.locator(".card").first.hover()
-    page.locator(".card").first.get_by_role("button", name="save").click()
+    card = page.locator(".card").filter(has=page.locator("h3:text-is('Reward')"))
+    card.hover()
+    card.get_by_role("button", name="save").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save", exact=True).click()
     assert download.value.suggested_filename == "Reward.svg"

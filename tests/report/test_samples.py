@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.trees import star
 from treepo.credit.base import Advantages
 from treepo.report.run_log import append_samples, choose_samples, cut_samples
-from treepo.report.trees import KeptTree
+from treepo.report.trees import Grading, KeptTree
 from treepo.utils.text import sanitize
 
 
@@ -87,3 +87,14 @@ def test_samples_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
     path.write_text('{"step": 2}\n{"step": 4}\n{"ste')
     cut_samples(path, 3)
     assert path.read_text() == '{"step": 2}\n'
+
+
+def test_a_sample_says_how_it_was_graded(tmp_path):
+    """Extracted answer, known answer, outcome and parts of the reward, so that verifier and model can be told apart."""
+    grading = Grading("2 + 2?\x1b[31m", "4", ["5", None], ["graded", "no answer"], np.zeros(2), {"format": np.ones(2)})
+    tree = KeptTree(star(2), np.array([1.0, 1.0]), grading=grading)
+    append_samples(tmp_path / "samples.jsonl", 1, choose_samples([tree], spelled, 1, 2))
+    first, second = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())
+    assert (first["question"], first["ground_truth"], first["split"]) == ("2 + 2?\\x1b[31m", "4", "train")
+    assert (first["extracted_answer"], first["outcome"], first["parts"]) == ("5", "graded", {"format": 1.0})
+    assert (second["extracted_answer"], second["outcome"], second["correct"]) == (None, "no answer", 0.0)

@@ -50,11 +50,13 @@ def test_what_is_not_in_every_step_has_a_line_of_its_own():
     more = STEP | {
         "eval/avg": 0.612,
         "eval/greedy": 0.63,
+        "eval/maj": 0.62,
+        "eval/pass": 0.701,
         "update/num_oom": 1,
         "update/max_tokens_per_micro_batch": 4096,
     }
-    assert [line.strip() for line in step_lines(1, more)[1:]] == [
-        "held out 61.2% (greedy 63.0%)",
+    assert [line.strip() for line in step_lines(1, more, num_samples=4)[1:]] == [
+        "held-out accuracy 61.2%, greedy 63.0%, pass@4 70.1%, maj@4 62.0%",
         "out of memory: train.max_tokens_per_micro_batch is 4096 from now on",
     ]
 

@@ -20,7 +20,17 @@ from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, Wand
 CONFIG = {"train": {"seed": 3}, "optim": {"lr": 0.5, "betas": [0.9, 0.95]}}
 STEPS = {0: {"eval/avg": 0.25}, 1: {"reward/mean": 0.5, "tokens/decoded": 70}, 2: {"reward/mean": 0.75}}
 HOSTILE = "</pre><script>alert(1)</script> ![x](http://nowhere.invalid/a.png)\n# heading\n```\nend"
-SAMPLE = SampleRow("p1", "2+2=", HOSTILE, 1.0, None, "eos", 7)
+SAMPLE = SampleRow(
+    problem="p1",
+    prompt="2+2=",
+    response=HOSTILE,
+    extracted_answer="5",
+    reward=1.0,
+    parts={"correct": 1.0, "overlong": -0.25},
+    stop="eos",
+    num_tokens=7,
+)
+CELLS = list(SAMPLE.cells().values())
 
 
 class Noting:
@@ -126,7 +136,8 @@ def test_what_the_packages_are_called_with(name: str, monkeypatch: pytest.Monkey
     (step, table) = logged.pop(2)
     assert dict(logged) == STEPS
     assert (step, table["samples"].columns) == (2, list(COLUMNS))
-    assert table["samples"].data == [["p1", "2+2=", HOSTILE, 1.0, None, "eos", 7]]
+    assert table["samples"].data == [CELLS]
+    assert "correct 1, overlong -0.25" in CELLS
     if name == "wandb":
         assert (options["mode"], options["dir"]) == ("offline", str(tmp_path))
         assert 0 < options["settings"].init_timeout <= 60 and 0 < options["settings"].finish_timeout <= 60
@@ -158,7 +169,7 @@ def test_wandb_offline_writes_a_run_and_its_table(tmp_path: Path, monkeypatch: p
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert next(folder.glob("run-*.wandb")).stat().st_size > 0
     table = json.loads(next(folder.rglob("*.table.json")).read_text())
-    assert (table["columns"], table["data"][0][2]) == (list(COLUMNS), HOSTILE)
+    assert (table["columns"], table["data"][0]) == (list(COLUMNS), CELLS)
 
 
 def test_trackio_keeps_every_figure_on_this_machine(tmp_path: Path):
@@ -176,4 +187,4 @@ def test_trackio_keeps_every_figure_on_this_machine(tmp_path: Path):
         found.setdefault(step, {}).update(json.loads(metrics))
     (row,) = found[2].pop("samples")["_value"]
     assert found == STEPS
-    assert row == dict(zip(COLUMNS, ["p1", "2+2=", HOSTILE, 1.0, None, "eos", 7], strict=True))
+    assert row == dict(zip(COLUMNS, CELLS, strict=True))

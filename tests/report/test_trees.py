@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.trees import random_tree
 from treepo.credit.base import Advantages
-from treepo.report.trees import KeptTree, read_trees, write_trees
+from treepo.report.trees import LATER, Grading, KeptTree, read_trees, write_trees
 from treepo.tree import ROOT, Tree
 
 
@@ -93,3 +93,53 @@ def test_a_tree_that_was_not_scored_has_no_rewards(tmp_path):
     write_trees(tmp_path / "t.parquet", [KeptTree(random_tree(np.random.default_rng(0), 3))], decode)
     assert pq.read_table(tmp_path / "t.parquet")["reward"].null_count == len(pq.read_table(tmp_path / "t.parquet"))
     assert read_trees(tmp_path / "t.parquet")[0].rewards is None
+
+
+def graded(seed: int, num_leaves: int = 3) -> KeptTree:
+    """A tree whose answers were graded; one of them gives none."""
+    tree = random_tree(np.random.default_rng(seed), num_leaves)
+    correct, bonus = np.arange(num_leaves) % 2 * 1.0, np.full(num_leaves, -0.25)
+    outcomes = ["no answer", *["graded"] * (num_leaves - 1)]
+    extracted = [None, *(f"{i} \ud800" for i in range(1, num_leaves))]
+    grading = Grading("What is 3 + 4?", "7", extracted, outcomes, correct, {"correct": correct, "overlong": bonus})
+    return KeptTree(tree, correct + bonus, grading=grading)
+
+
+def test_how_answers_were_graded_stands_at_the_leaves(tmp_path):
+    """Rewards alone did not say whether the verifier or the model was wrong. A tree without grades may lie beside."""
+    kept = graded(0)
+    plain = KeptTree(random_tree(np.random.default_rng(1), 2))
+    path = tmp_path / "t.parquet"
+    write_trees(path, [kept, plain], decode)
+    back, without = read_trees(path)
+    assert without.grading is None
+    assert (back.grading.question, back.grading.ground_truth) == ("What is 3 + 4?", "7")
+    assert back.grading.extracted_answers == [None, "1 \ufffd", "2 \ufffd"], "half a surrogate pair is no UTF-8"
+    assert back.grading.outcomes == kept.grading.outcomes
+    assert np.array_equal(back.grading.correct, kept.grading.correct)
+    assert list(back.grading.parts) == ["correct", "overlong"]
+    assert np.array_equal(sum(back.grading.parts.values()), back.rewards)
+    leaves = [row for row in pq.read_table(path).to_pylist() if row["tree"] == 0 and row["stop"] is not None]
+    assert [row["reward/overlong"] for row in leaves] == [-0.25] * 3
+    assert {row["ground_truth"] for row in leaves} == {"7"}
+
+
+def test_files_from_before_answers_were_kept_stay_readable(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_trees(path, [graded(0)], decode)
+    table = pq.read_table(path)
+    later = [name for name in table.column_names if name in LATER or name.startswith("reward/")]
+    pq.write_table(table.drop_columns(later), path)
+    (back,) = read_trees(path)
+    assert back.grading is None and back.rewards is not None
+
+
+@pytest.mark.parametrize(("column", "value"), [("outcome", None), ("correct", None), ("ground_truth", None)])
+def test_grades_that_are_not_whole_are_damage(tmp_path, column, value):
+    path = tmp_path / "t.parquet"
+    write_trees(path, [graded(0)], decode)
+    table = pq.read_table(path)
+    rows = [row | {column: value} for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(ValueError, match="is damaged"):
+        read_trees(path)

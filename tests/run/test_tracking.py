@@ -75,15 +75,22 @@ def test_a_run_tells_its_trackers_and_keeps_samples(chain_model, tmp_path, monke
     """A tracker that fails in the middle is said, and the run has all its files."""
     tracker = Noting("table")
     use_tracker(monkeypatch, tracker)
-    small = {"num_steps": 2, "prompts_per_step": 3, "save_trees_every": 2}
+    small = {"num_steps": 3, "prompts_per_step": 3, "save_trees_every": 2}
     tracking = {"trackers": ["wandb"], "sample_problems": 2, "sample_answers": 3}
-    config = settings(chain_model, train=small, tracking=tracking)
+    config = settings(chain_model, train=small, tracking=tracking, eval={"num_problems": 5, "num_samples": 1})
     train(prepare(config, tmp_path / "out", QUIET), tmp_path / "out", QUIET)
-    assert tracker.calls == [("start", "out"), ("log", 0), ("log", 1), ("table", 2)]
+    assert tracker.calls == [("start", "out"), ("log", 0), ("table", 1)]
     assert caplog.text.count("wandb failed and gets nothing more") == 1
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert len(samples) == 2 * 3 and {sample["step"] for sample in samples} == {2}
-    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 3
+    trained, held_out = ([row for row in samples if row["split"] == split] for split in ("train", "eval"))
+    # Trees of the first and the last step are kept, whatever the interval.
+    assert len(trained) == 3 * 2 * 3 and {row["step"] for row in trained} == {1, 2, 3}
+    assert sorted(path.stem for path in (tmp_path / "out" / "trees").iterdir()) == [f"step-{i:06d}" for i in (1, 2, 3)]
+    assert all(row["outcome"] and row["ground_truth"] and row["question"] for row in samples)
+    assert all(sum(row["parts"].values()) == pytest.approx(row["reward"]) for row in trained)
+    asked = [[row["problem"] for row in held_out if row["step"] == step] for step in (0, 3)]
+    assert asked[0] == asked[1] and len(asked[0]) == len(set(asked[0])) > 0, "the same problems early and late"
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
 def test_one_that_cannot_start_ends_the_run_at_once(chain_model, tmp_path, monkeypatch):

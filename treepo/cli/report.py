@@ -38,6 +38,7 @@ def make_parser() -> CommandParser:
 def run(options: Namespace, console: Console) -> None:
     """Write the page and print where it is. Raises SettingError naming the path that cannot be read or written."""
     # torch and transformers load here, not for --help.
+    from treepo.config.defaults import changed_settings
     from treepo.report.page.report import REPORT_NAME, page_html, payload_of
     from treepo.report.terminal import Terminal
     from treepo.utils.io import export_text, replace_text, writing
@@ -53,7 +54,7 @@ def run(options: Namespace, console: Console) -> None:
     def estimator_of(settings: Mapping[str, Any]) -> tuple[Estimator | None, str]:
         return find_estimator(settings, options.trust_run_code)
 
-    page = page_html(payload_of(paths, datetime.now(UTC), estimator_of))
+    page = page_html(payload_of(paths, datetime.now(UTC), estimator_of, changed_settings))
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     out = Path(options.out) if options.out else folder / REPORT_NAME
     with writing(out, "the report", "out"):

@@ -88,10 +88,11 @@ def watch_page(path: Path, port: int, console: Console) -> None:
     """Serve the page of the run in a folder until Ctrl-C; port 0: a free one. The folder need not exist yet."""
     # torch and transformers load here, not for --help or the terminal.
     from treepo.cli.report import find_estimator
+    from treepo.config.defaults import changed_settings
     from treepo.report.live.server import make_server
     from treepo.report.terminal import Terminal
 
-    with make_server(path, port, find_estimator) as server:
+    with make_server(path, port, find_estimator, changed_settings) as server:
         Terminal(console).say(f"{server.url} shows {path} and follows it; Ctrl-C ends that.")
         try:
             server.serve_forever()

@@ -105,6 +105,14 @@ class Meter:
 
 
 SAMPLED, GREEDY = "sampled", "greedy"
+"""The `setting` of answers during training."""
+
+AnswersCallback = Callable[[Sequence[AnswerRecord]], None]
+"""Takes all answers of an evaluation."""
+
+
+def ignore_answers(_answers: Sequence[AnswerRecord]) -> None:
+    """An AnswersCallback."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +138,14 @@ class Validation:
         engine: Engine,
         growing: Callable[[], AbstractContextManager[object]] = nullcontext,
         progress: PhaseCallback = no_progress,
+        on_answers: AnswersCallback = ignore_answers,
     ) -> dict[str, float]:
         """eval/avg and eval/greedy; with several samples also eval/maj and eval/pass, of num_samples answers; with
         several datasets also eval/DATASET/avg and eval/DATASET/greedy. With a reward eval/reward/mean, and
         eval/reward/COMPONENT; without a verifier these alone. Empty without problems.
 
         growing: a context that is entered while answers are sampled. progress: called with answers of this process.
+        on_answers: called on the first process.
         """
         if not self.problems:
             return {}
@@ -147,7 +157,10 @@ class Validation:
             own = answer_records(self.task, sampled, "", SAMPLED), answer_records(self.task, greedy, "", GREEDY)
             scored = score_trees(self.reward, sampled, self.response_len) if self.reward else []
         found, rewards = self.processes.gather(own), self.processes.gather(scored)
-        metrics = self._metrics(found) | _mean_rewards([one for part in rewards or [] for one in part]) if found else {}
+        metrics: dict[str, float] = {}
+        if found:
+            on_answers([record for parts in found for part in parts for record in part])
+            metrics = self._metrics(found) | _mean_rewards([one for part in rewards or [] for one in part])
         return self.processes.broadcast(metrics)
 
     def _metrics(self, found: Sequence[tuple[list[AnswerRecord], list[AnswerRecord]]]) -> dict[str, float]:

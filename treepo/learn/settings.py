@@ -163,7 +163,8 @@ class TrainSettings:
     """Type of the matrix products of engine and trainer, over weights of model.dtype."""
 
     save_trees_every: Annotated[int, Field(ge=0)] = 10
-    """Steps between those whose trees are kept in trees/step-*.parquet; 0 for none."""
+    """Steps between those whose trees are kept in trees/step-*.parquet, besides the first and the last one; 0 for
+    none."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""

@@ -32,25 +32,39 @@ from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, TrainerSta
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """The outcome of a step: metrics by name (times in seconds), its trees, and per tree one reward per leaf and its
-    advantages, None for a tree that was not trained on. entropies: per tree `Updater.tree_entropies` before the first
-    update, if they were asked for.
+    """The outcome of a step: metrics by name (times in seconds), its trees, and per tree its problem, the verdicts and
+    rewards of its leaves, and its advantages, None for a tree that was not trained on. entropies: per tree
+    `Updater.tree_entropies` before the first update, if they were asked for.
 
     Of several processes all have the metrics, of all trees; the first has all trees, the others their own.
     """
 
     metrics: dict[str, float]
+    problems: list[Problem]
     trees: list[Tree]
-    rewards: list[np.ndarray]
+    scored: list[ScoredLeaves]
     advantages: list[Advantages | None]
     entropies: list[list[np.ndarray]] | None = None
+
+    @property
+    def rewards(self) -> list[np.ndarray]:
+        """Per tree one per leaf, float64 [L]."""
+        return [scored.rewards for scored in self.scored]
+
+    def __repr__(self) -> str:
+        trained = sum(advantages is not None for advantages in self.advantages)
+        reward, accuracy = (self.metrics.get(name, float("nan")) for name in ("reward/mean", "accuracy"))
+        return (
+            f"StepResult({len(self.trees)} trees, {trained} trained on, reward {reward:.3f}, accuracy {accuracy:.1%})"
+        )
 
 
 @dataclass
 class Rollout:
-    """The trees of a step so far and the rewards of their leaves, of this process; and of all processes, in the order
-    of the problems, whether a tree carries a signal, and how many rounds were grown."""
+    """The trees of a step so far and the rewards of their leaves, of this process; and of all processes the problems
+    and, in their order, whether a tree carries a signal, and how many rounds were grown."""
 
+    problems: list[Problem] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     scored: list[ScoredLeaves] = field(default_factory=list)
     has_signal: list[bool] = field(default_factory=list)
@@ -164,13 +178,21 @@ class Trainer:
             for own, tree, r in zip(advantages.by_tree, rollout.trees, rewards, strict=True)
         ]
         shard = StepShard(rollout.trees, rollout.scored, credited, num_forwarded, entropies)
+        # Every process knows the problems of all: their records, which may be large, are not sent.
+        problems = self.processes.shard(rollout.problems)
         if shards := self.processes.gather(shard):
+            problems = rollout.problems
             shard = StepShard.merge(shards)
             of_trees = shard.metrics(self.sampler.rules.shape, rollout.num_rounds)
             metrics = of_trees | metrics | clock.metrics(shard.trees)
         metrics = self.processes.broadcast(metrics)
         return StepResult(
-            metrics, shard.trees, shard.rewards, shard.advantages, shard.entropies if with_entropies else None
+            metrics,
+            problems,
+            shard.trees,
+            shard.scored,
+            shard.advantages,
+            shard.entropies if with_entropies else None,
         )
 
     def rollout(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback = no_progress) -> Rollout:
@@ -188,6 +210,7 @@ class Trainer:
                 clock.lap("grow")
                 rollout.scored += self.verify([wanted[i] for i in own], trees, step)
                 clock.lap("verify")
+            rollout.problems += wanted
             rollout.trees += trees
             rollout.num_rounds += 1
             rollout.has_signal = self.processes.unshard([has_signal(scored.rewards) for scored in rollout.scored])

@@ -4,14 +4,14 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from treepo.errors import SettingError
-from treepo.report.trees import KeptTree
+from treepo.report.trees import Grading, KeptTree
 from treepo.utils.files import LOG_BYTES, open_plain, read_plain
 from treepo.utils.io import replace_bytes, writing
 from treepo.utils.text import sanitize
@@ -100,20 +100,34 @@ def step_of(line: bytes) -> int | None:
     return step if type(step) is int else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SampleRow:
     """One trajectory of a step, its texts sanitized.
 
-    reward, advantage: None where there is none. An estimator with one advantage per node gives that of the last node.
+    split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none. An estimator
+    with one advantage per node gives that of the last node. correct: the verifier's score, 0 to 1, and outcome how it
+    came about; parts: those of the reward by name. What was not graded has None and empty texts.
     """
 
     problem: str
-    prompt: str
+    question: str = ""
+    prompt: str = ""
     response: str
-    reward: float | None
-    advantage: float | None
+    ground_truth: str = ""
+    extracted_answer: str | None = None
+    outcome: str | None = None
+    correct: float | None = None
+    reward: float | None = None
+    parts: dict[str, float] = field(default_factory=dict, hash=False)
+    advantage: float | None = None
     stop: str
     num_tokens: int
+    split: str = "train"
+
+    def cells(self) -> dict[str, str | float | int | None]:
+        """By column what a table of a tracker shows; the parts of the reward as one text."""
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in self.parts.items())
+        return asdict(self) | {"parts": parts}
 
 
 COLUMNS = tuple(f.name for f in fields(SampleRow))
@@ -150,24 +164,38 @@ def cut_samples(path: Path, last_step: int) -> None:
 
 
 def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers: int) -> list[SampleRow]:
-    tree, leaves = kept.tree, kept.tree.leaves()
+    tree, leaves, grading, advantages = kept.tree, kept.tree.leaves(), kept.grading, kept.leaf_advantages()
     rewards = np.zeros(len(leaves)) if kept.rewards is None else kept.rewards
     best_first = np.argsort(-rewards, kind="stable")
     chosen = best_first[np.linspace(0, len(leaves) - 1, min(num_answers, len(leaves))).round().astype(int)]
-    advantages = None
-    if kept.advantages is not None:
-        advantages = kept.advantages.values
-        if kept.advantages.per_node:
-            advantages = kept.advantages.node_means(tree)[leaves]
     return [
         SampleRow(
-            sanitize(tree.problem_id, multiline=True),
-            sanitize(decode(tree.prompt_ids.tolist()), multiline=True),
-            sanitize(decode(tree.trajectory(leaves[i]).token_ids.tolist()), multiline=True),
-            None if kept.rewards is None else float(kept.rewards[i]),
-            None if advantages is None else float(advantages[i]),
-            str(tree.nodes[leaves[i]].stop),
-            tree.response_len(leaves[i]),
+            problem=plain(tree.problem_id),
+            prompt=plain(decode(tree.prompt_ids.tolist())),
+            response=plain(decode(tree.trajectory(leaves[i]).token_ids.tolist())),
+            reward=None if kept.rewards is None else float(kept.rewards[i]),
+            advantage=None if advantages is None else float(advantages[i]),
+            stop=str(tree.nodes[leaves[i]].stop),
+            num_tokens=tree.response_len(leaves[i]),
+            **({} if grading is None else _graded(grading, i)),
         )
         for i in chosen.tolist()
     ]
+
+
+def _graded(grading: Grading, leaf: int) -> dict[str, Any]:
+    """The fields of a row that say how a leaf was graded."""
+    extracted = grading.extracted_answers[leaf]
+    return {
+        "question": plain(grading.question),
+        "ground_truth": plain(grading.ground_truth),
+        "extracted_answer": None if extracted is None else plain(extracted),
+        "outcome": str(grading.outcomes[leaf]),
+        "correct": float(grading.correct[leaf]),
+        "parts": {sanitize(name): float(values[leaf]) for name, values in grading.parts.items()},
+    }
+
+
+def plain(text: str) -> str:
+    """Untrusted text of several lines, sanitized."""
+    return sanitize(text, multiline=True)

@@ -23,9 +23,23 @@ PHASES = ("grow", "verify", "pack", "entropies", "update")
 """Phases with room in the line; entropies are computed only at some steps."""
 
 
-def step_lines(step: int, metrics: Metrics) -> list[str]:
+ACCURACIES = {"eval/avg": "accuracy", "eval/greedy": "greedy", "eval/pass": "pass@{k}", "eval/maj": "maj@{k}"}
+"""What an evaluation measures, by the field's names; k: answers per problem."""
+
+
+def accuracy_text(metrics: Metrics, num_samples: int | None = None) -> str:
+    """What an evaluation measured, in one line. num_samples: answers per problem, if it is known."""
+    shown = [
+        f"{label.format(k=num_samples or 'k')} {metrics[name]:.1%}"
+        for name, label in ACCURACIES.items()
+        if name in metrics
+    ]
+    return f"held-out {', '.join(shown)}"
+
+
+def step_lines(step: int, metrics: Metrics, num_samples: int | None = None) -> list[str]:
     """Reward, accuracy, trees trained on, trajectories and tokens per second; held-out accuracy and out of memory, if
-    they occur, in lines of their own."""
+    they occur, in lines of their own. num_samples: see `accuracy_text`."""
     parts = [
         f"step {step:3d}",
         f"reward {metrics['reward/mean']:.3f}",
@@ -36,7 +50,7 @@ def step_lines(step: int, metrics: Metrics) -> list[str]:
     ]
     lines = ["  ".join(parts)]
     if "eval/avg" in metrics:
-        lines.append(f"          held out {metrics['eval/avg']:.1%} (greedy {metrics['eval/greedy']:.1%})")
+        lines.append(f"          {accuracy_text(metrics, num_samples)}")
     if "eval/reward/mean" in metrics:
         lines.append(f"          held-out reward {metrics['eval/reward/mean']:.3f}")
     if metrics.get("update/num_oom"):
@@ -103,8 +117,16 @@ class Pace:
 class TrainingView:
     """A line for each step, and what goes on meanwhile: in a bar below, or in lines where the output is no terminal."""
 
-    def __init__(self, terminal: "Terminal", bar: Progress, num_steps: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        terminal: "Terminal",
+        bar: Progress,
+        num_steps: int,
+        clock: Callable[[], float],
+        num_samples: int | None = None,
+    ) -> None:
         self.terminal = terminal
+        self.num_samples = num_samples
         self.bar = bar
         self.task = bar.add_task("", total=num_steps)
         self.num_steps = num_steps
@@ -119,7 +141,7 @@ class TrainingView:
         # A resumed run spent no time on the steps before.
         self.state = state_line((self.clock() - self.start) / self.num_done * (self.num_steps - step), metrics)
         self.phase = ""
-        for line in step_lines(step, metrics):
+        for line in step_lines(step, metrics, self.num_samples):
             self.terminal.say(line)
         if self.terminal.console.is_terminal:
             self.bar.start()
@@ -200,19 +222,28 @@ class Terminal:
                 progress.stop()
 
     @contextmanager
-    def training(self, num_steps: int, clock: Callable[[], float] = perf_counter) -> Iterator[TrainingView]:
-        """What training shows. clock: in seconds."""
+    def training(
+        self, num_steps: int, clock: Callable[[], float] = perf_counter, *, num_samples: int | None = None
+    ) -> Iterator[TrainingView]:
+        """What training shows. clock: in seconds. num_samples: answers per problem of its evaluations, for names such
+        as pass@4."""
         columns = BarColumn(bar_width=6), MofNCompleteColumn(), TextColumn("{task.description}", markup=False)
         bar = Progress(*columns, console=self.console)
         try:
-            yield TrainingView(self, bar, num_steps, clock)
+            yield TrainingView(self, bar, num_steps, clock, num_samples)
         finally:
             if bar.live.is_started:
                 bar.stop()
 
-    def summary(self, log: Sequence[Metrics], out: Path, next_commands: Sequence[tuple[str, str]]) -> None:
+    def summary(
+        self,
+        log: Sequence[Metrics],
+        out: Path,
+        next_commands: Sequence[tuple[str, str]],
+        num_samples: int | None = None,
+    ) -> None:
         """The table at the end of a run, what made it useless if anything did, and the next commands: (purpose,
-        command)."""
+        command). num_samples: see `accuracy_text`."""
         # All of them, unless somebody has changed the file.
         steps = [m for m in log if all(math.isfinite(m.get(name, math.nan)) for name in COUNTED)]
         findings, num_trained = diagnose_run(steps), sum(m["problems/trained"] > 0 for m in steps)
@@ -220,12 +251,12 @@ class Terminal:
         table = Table(title=title, show_header=False, min_width=60, title_style="bold red" if findings else None)
         table.add_column(style="bold")
         table.add_column(justify="right")
-        evaluated = [m for m in log if {"eval/avg", "eval/greedy"} <= m.keys()]
-        for name, label in (("eval/avg", "temperature 1"), ("eval/greedy", "greedy")):
-            values = [f"{metrics[name]:.1%}" for metrics in evaluated]
+        for name, label in ACCURACIES.items():
+            values = [f"{metrics[name]:.1%}" for metrics in log if name in metrics]
             if values:
                 # Without an evaluation at the start there is nothing to compare with.
-                table.add_row(f"held-out accuracy, {label}", " -> ".join([values[0], *values[1:][-1:]]))
+                shown = "accuracy, greedy" if name == "eval/greedy" else label.format(k=num_samples or "k")
+                table.add_row(f"held-out {shown}", " -> ".join([values[0], *values[1:][-1:]]))
         if rewards := [f"{m['eval/reward/mean']:.3f}" for m in log if "eval/reward/mean" in m]:
             table.add_row("held-out reward", " -> ".join([rewards[0], *rewards[1:][-1:]]))
         if steps:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,7 +93,7 @@ class TensorBoard:
 
     def table(self, step: int, rows: Sequence[SampleRow]) -> None:
         # TensorBoard reads texts as Markdown.
-        texts = ["\n".join(f"{name}: {value}" for name, value in asdict(row).items()) for row in rows]
+        texts = ["\n".join(f"{name}: {value}" for name, value in row.cells().items()) for row in rows]
         self.writer.add_text("samples", as_code("\n\n".join(texts)), step)
 
     def finish(self) -> None:
@@ -130,7 +129,7 @@ class RunTracker:
 
     def table(self, step: int, rows: Sequence[SampleRow]) -> None:
         # Cells are shown as they are; trackio shows their first 250 characters.
-        table = self.package.Table(columns=list(COLUMNS), data=[list(astuple(row)) for row in rows])
+        table = self.package.Table(columns=list(COLUMNS), data=[list(row.cells().values()) for row in rows])
         self.run.log({"samples": table}, step=step)
 
     def finish(self) -> None:

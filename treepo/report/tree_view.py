@@ -62,6 +62,14 @@ class TreeView:
         return label
 
 
+def show_tree(tree: Tree, decode: Callable[[Sequence[int]], str], console: Console | None = None) -> None:
+    """Print a tree and its summary. decode: token ids to text. console: the terminal if not given."""
+    console = console or Console()
+    console.print(TreeView(tree, decode), crop=False)
+    if tree.leaves():
+        console.print(summary(tree), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def visible_text(text: str, encoding: str = "utf-8") -> Text:
     r"""Untrusted text without markup, whose line breaks, tabs and what `sanitize` escapes are dim escape sequences.
 

@@ -1,6 +1,6 @@
 """Trees on disk: Parquet, one row per node, readable with pandas, polars or datasets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from treepo.credit.base import Advantages
 from treepo.tree import ROOT, Node, StopReason, Tree
 from treepo.utils.files import open_plain
 from treepo.utils.io import PARTIAL, replacing
+from treepo.utils.text import replace_surrogates
 
 SCHEMA = pa.schema(
     [
@@ -32,34 +33,71 @@ SCHEMA = pa.schema(
         ("advantage", pa.float64()),
         ("num_dropped", pa.int64()),
         ("num_fallbacks", pa.int64()),
+        ("question", pa.string()),
+        ("ground_truth", pa.string()),
+        ("extracted_answer", pa.string()),
+        ("outcome", pa.string()),
+        ("correct", pa.float64()),
     ]
 )
 """Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it,
 `entropies` are of the distributions its tokens were drawn from. Null: not scored, no leaf, no signal, not asked for.
-Advantages stand at the leaves, or at all nodes where each has its own."""
+Advantages stand at the leaves, or at all nodes where each has its own; question and ground truth at the prompt and the
+leaves. Each part of the reward follows in a column of its own, `reward/NAME`, as its metric is called."""
 
-LATER = {"entropies"}
+LATER = {"entropies", "question", "ground_truth", "extracted_answer", "outcome", "correct"}
 """Columns that files of earlier versions have not."""
+
+PART = "reward/"
+"""Begins the names of columns with parts of the reward."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grading:
+    """How the answers of a tree were graded; lists and arrays are per leaf, in the order of `Tree.leaves`.
+
+    question: what was asked, as text. extracted_answers: what the verifier took for the answer, None where it found
+    none. outcomes: how each verdict came about (`Outcome`). correct: float64 [L], the verifier's score, 0 to 1. parts:
+    by name the weighted parts of the reward, float64 [L], which add up to it.
+    """
+
+    question: str
+    ground_truth: str
+    extracted_answers: Sequence[str | None]
+    outcomes: Sequence[str]
+    correct: np.ndarray
+    parts: Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class KeptTree:
-    """A tree; if it was scored, the reward of each leaf, in the order of `Tree.leaves`; if it carried a signal, the
-    advantages, of each leaf or of each node; per node, the entropies of the distributions its tokens were drawn from,
-    if they were asked for (of the prompt they say nothing)."""
+    """A tree; if it was scored, the reward of each leaf, in the order of `Tree.leaves`, and how the answers were
+    graded; if it carried a signal, the advantages, of each leaf or of each node; per node, the entropies of the
+    distributions its tokens were drawn from, if they were asked for (of the prompt they say nothing)."""
 
     tree: Tree
     rewards: np.ndarray | None = None
     advantages: Advantages | None = None
     entropies: Sequence[np.ndarray] | None = None
+    grading: Grading | None = None
+
+    def leaf_advantages(self) -> np.ndarray | None:
+        """One per leaf; where each node has its own, those of the leaves. None without a signal."""
+        if self.advantages is None:
+            return None
+        if self.advantages.per_node:
+            return self.advantages.node_means(self.tree)[self.tree.leaves()]
+        return self.advantages.values
 
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
     """Write one file, as a whole or not at all; its folder is made if need be. Raises OSError."""
     rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    parts = dict.fromkeys(name for row in rows for name in row if name.startswith(PART))
+    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in parts)])
     with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 
 
 def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:
@@ -126,9 +164,28 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "advantage": _at(i if is_per_node else leaf, advantages),
                 "num_dropped": tree.num_dropped,
                 "num_fallbacks": tree.num_fallbacks,
+                **_grade_cells(kept.grading, leaf, i == ROOT),
             }
         )
     return rows
+
+
+def _grade_cells(grading: Grading | None, leaf: int | None, is_root: bool) -> dict[str, Any]:
+    """The cells of one node; leaf: its place among the leaves."""
+    if grading is None or (leaf is None and not is_root):
+        return {}
+    # What a model writes may hold half a surrogate pair, which is no UTF-8.
+    cells: dict[str, Any] = {
+        "question": replace_surrogates(grading.question),
+        "ground_truth": replace_surrogates(grading.ground_truth),
+    }
+    if leaf is None:
+        return cells
+    extracted = grading.extracted_answers[leaf]
+    cells["extracted_answer"] = None if extracted is None else replace_surrogates(extracted)
+    cells["outcome"] = str(grading.outcomes[leaf])
+    cells["correct"] = float(grading.correct[leaf])
+    return cells | {PART + replace_surrogates(name): float(values[leaf]) for name, values in grading.parts.items()}
 
 
 def _at(index: int | None, values: np.ndarray | None) -> float | None:
@@ -146,7 +203,37 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
         _values(leaves, "reward"),
         None if advantages is None else Advantages(advantages, per_node),
         _entropies(rows),
+        _grading(rows[ROOT], leaves),
     )
+
+
+def _grading(root: dict[str, Any], leaves: list[dict[str, Any]]) -> Grading | None:
+    if root.get("question") is None:
+        return None
+    names = [
+        name for name, value in (leaves[0] if leaves else {}).items() if name.startswith(PART) and value is not None
+    ]
+    return Grading(
+        _text(root["question"]),
+        _text(root.get("ground_truth")),
+        [None if row.get("extracted_answer") is None else _text(row["extracted_answer"]) for row in leaves],
+        [_text(row.get("outcome")) for row in leaves],
+        _numbers(leaves, "correct"),
+        {name.removeprefix(PART): _numbers(leaves, name) for name in names},
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r:.50} is no text")
+    return value
+
+
+def _numbers(leaves: list[dict[str, Any]], column: str) -> np.ndarray:
+    values = _values(leaves, column)
+    if values is None or values.dtype != np.float64:
+        raise ValueError(f"a leaf has no number in {column[:50]!r}")
+    return values
 
 
 def _check(nodes: Sequence[Node]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import DistContext, Job, resolve_device
-from treepo.evaluate.answering import Validation
+from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
@@ -40,6 +40,7 @@ class Run:
         self,
         growing: Callable[[], AbstractContextManager[object]] = nullcontext,
         progress: PhaseCallback = no_progress,
+        on_answers: AnswersCallback = ignore_answers,
     ) -> dict[str, float]:
         """Metrics of held-out problems; see Validation."""
         settings = self.config.eval
@@ -54,7 +55,7 @@ class Run:
             None if is_correctness(self.config.reward) else self.config.reward,
         )
         with unsharded(self.policy.model):
-            return validation.metrics(self.trainer.engine, growing, progress)
+            return validation.metrics(self.trainer.engine, growing, progress, on_answers)
 
     @property
     def train_state(self) -> TrainState:

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save
 
+from treepo.config.defaults import changed_settings
 from treepo.config.load import to_toml
 from treepo.config.schema import Config, TrackingSettings
 from treepo.errors import NonFiniteUpdateError, SettingError, WriteError
+from treepo.evaluate.records import AnswerRecord
+from treepo.learn.settings import TrainSettings
 from treepo.learn.trainer import StepResult
 from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
 from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
-from treepo.report.trees import KeptTree, write_trees
+from treepo.report.trees import write_trees
+from treepo.run.samples import greedy_samples, kept_trees
 from treepo.utils.io import replace_bytes, restore_folder, writing
 from treepo.utils.text import error_line
 
@@ -80,13 +84,15 @@ def failed_batch_kept(run: "Run", step: int, out: Path) -> Iterator[None]:
         raise FloatingPointError(f"step {step}: {error}; {kept}") from error
 
 
+def are_trees_due(step: int, settings: TrainSettings) -> bool:
+    """Whether the trees of a step are kept: those of the first and the last one, and of others at even distances."""
+    every = settings.save_trees_every
+    return every > 0 and step > 0 and (step in {1, settings.num_steps} or step % every == 0)
+
+
 def save_trees(run: "Run", step: int, out: Path, result: StepResult, tracking: Tracking) -> None:
-    """Let the first process save a step's trees, and samples of their trajectories. Raises WriteError."""
-    if not run.processes.is_first:
-        return
-    assert result.entropies is not None
-    columns = zip(result.trees, result.rewards, result.advantages, result.entropies, strict=True)
-    kept = [KeptTree(tree, rewards, advantages, entropies) for tree, rewards, advantages, entropies in columns]
+    """Save a step's trees, and samples of their trajectories. Raises WriteError."""
+    kept = kept_trees(result)
     path = out / "trees" / f"step-{step:06d}.parquet"
     with writing(path, f"the trees of step {step}"):
         write_trees(path, kept, run.policy.decode)
@@ -94,6 +100,12 @@ def save_trees(run: "Run", step: int, out: Path, result: StepResult, tracking: T
     samples = choose_samples(kept, run.policy.decode, settings.sample_problems, settings.sample_answers)
     append_samples(out / "samples.jsonl", step, samples)
     tracking.table(step, samples)
+
+
+def save_answers(step: int, out: Path, answers: Sequence[AnswerRecord], num_problems: int) -> None:
+    """Save samples of an evaluation's answers. num_problems: of training, whose answers are kept. Raises WriteError."""
+    if num_problems and (samples := greedy_samples(answers)):
+        append_samples(out / "samples.jsonl", step, samples)
 
 
 BEST, MODEL, ADAPTER = "best", "model", "adapter"
@@ -131,7 +143,7 @@ def restore_models(out: Path) -> None:
 def write_report(run: "Run", out: Path) -> None:
     """Write the page of the run. Raises WriteError; another error is a warning, and fails nothing."""
     try:
-        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC))
+        write_run_report(out, run.policy.decode, run.config.credit, datetime.now(UTC), changed_settings)
     except WriteError:
         raise
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now

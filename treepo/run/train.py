@@ -12,19 +12,23 @@ from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
 from treepo.distributed import Job, lost_as_error, resolve_device
+from treepo.evaluate.records import AnswerRecord
 from treepo.learn.checkpoint import Progress
 from treepo.learn.trainer import StepResult
 from treepo.report.diagnosis import StepWatch
 from treepo.report.run_log import Metrics, MetricsLog
-from treepo.report.terminal import Terminal, TrainingView
+from treepo.report.terminal import Terminal, TrainingView, accuracy_text
+from treepo.report.trackers import Tracking
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN, RunCheckpoints
 from treepo.run.outputs import (
     ADAPTER,
     MODEL,
+    are_trees_due,
     check_installed,
     failed_batch_kept,
     is_model_kept,
+    save_answers,
     save_best,
     save_last,
     save_trees,
@@ -126,12 +130,14 @@ def train_steps(
     watch = StepWatch()
     num_steps = settings.train.num_steps
     with tracked(settings, out, is_first) as tracking, lost_as_error():
-        with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
+        with (
+            RunCheckpoints(run, out, progress) as checkpoints,
+            terminal.training(num_steps, num_samples=settings.eval.num_samples) as view,
+        ):
             # The process before may have ended before it saved it.
             save_best(run, out, is_best=progress != NOT_BEGUN and progress.best_step == progress.step)
             for step in range(progress.step + 1, num_steps + 1):
-                saves_trees = _is_due(step, settings.train.save_trees_every)
-                result, evaluated = _make_step(run, step, out, checkpoints.guard, view.show_phase, saves_trees)
+                result, evaluated, answers = _make_step(run, step, out, checkpoints.guard, view.show_phase)
                 metrics = (result.metrics if result else {}) | evaluated
                 is_best, checkpoint_time = checkpoints.finish_step(step, metrics)
                 metrics = metrics | checkpoint_time
@@ -139,9 +145,9 @@ def train_steps(
                     if is_first:
                         log.append(step, metrics)
                 checkpoints.complete_step()
-                if result is not None and saves_trees:
-                    with run.processes.synced_errors():
-                        save_trees(run, step, out, result, tracking)
+                with run.processes.synced_errors():
+                    if is_first:
+                        _save_texts(run, step, out, result, answers, tracking)
                 save_best(run, out, is_best=is_best)
                 if checkpoints.write():
                     hooks.on_save(step, out / CHECKPOINTS)
@@ -163,16 +169,26 @@ def train_steps(
 
 
 def _make_step(
-    run: Run, step: int, out: Path, guard: StepGuard, progress: PhaseCallback, with_entropies: bool
-) -> tuple[StepResult | None, Metrics]:
-    """(the result of a training step, None for step 0; the metrics of an evaluation, if one is due)."""
-    result, evaluated = None, {}
+    run: Run, step: int, out: Path, guard: StepGuard, progress: PhaseCallback
+) -> tuple[StepResult | None, Metrics, list[AnswerRecord]]:
+    """(the result of a training step, None for step 0; metrics and answers of an evaluation, if one is due)."""
+    result, evaluated, answers = None, {}, []
     if step > 0:
+        with_entropies = are_trees_due(step, run.config.train)
         with failed_batch_kept(run, step, out):
             result = run.trainer.step(step, guard=guard, with_entropies=with_entropies, progress=progress)
     if _is_evaluated(step, run.config):
-        evaluated = run.evaluate(nullcontext if step else guard.growing, progress)
-    return result, evaluated
+        evaluated = run.evaluate(nullcontext if step else guard.growing, progress, answers.extend)
+    return result, evaluated, answers
+
+
+def _save_texts(
+    run: Run, step: int, out: Path, result: StepResult | None, answers: list[AnswerRecord], tracking: Tracking
+) -> None:
+    """Save the trees of a step, if they are due, and answers of its evaluation."""
+    if result is not None and are_trees_due(step, run.config.train):
+        save_trees(run, step, out, result, tracking)
+    save_answers(step, out, answers, run.config.tracking.sample_problems)
 
 
 def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics]) -> None:
@@ -180,7 +196,7 @@ def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics]) -> 
     try:
         write_report(run, out)
     finally:
-        terminal.summary(log, out, next_commands(run.config, out))
+        terminal.summary(log, out, next_commands(run.config, out), run.config.eval.num_samples)
 
 
 def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> None:
@@ -190,8 +206,7 @@ def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> 
         if warning := watch.observe(metrics):
             logger.warning("step %d: %s", step, warning)
     elif "eval/avg" in metrics:
-        accuracies = 100 * metrics["eval/avg"], 100 * metrics["eval/greedy"]
-        logger.info("held out before training: %.1f%% (greedy %.1f%%)", *accuracies)
+        logger.info("before training: %s", accuracy_text(metrics, view.num_samples))
     elif metrics:
         logger.info("held-out reward before training: %.3f", metrics["eval/reward/mean"])
 

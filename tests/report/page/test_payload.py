@@ -21,7 +21,7 @@ from treepo.report.page.payload import distinct, page_payload, run_payload
 from treepo.report.page.series import series_of, short, spread, thousandths
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.trees import AdvantageBreakdown, TreeReader, choose_trees
-from treepo.report.trees import KeptTree, read_trees, write_trees
+from treepo.report.trees import Grading, KeptTree, read_trees, write_trees
 from treepo.tree import ROOT
 
 PLAIN = TreeReader(TokenTexts(letters), lambda step, kept: {})
@@ -46,6 +46,24 @@ def test_a_tree_is_told_whole(tmp_path):
             at += count
         assert at == len(told["ids"]) == len(told["logprobs"])
         np.testing.assert_allclose(told["advantages"], kept.advantages.values, rtol=1e-5)
+
+
+def test_how_answers_were_graded_is_told_per_leaf(tmp_path):
+    folder = write_run(tmp_path / "run", tree_steps=[1])
+    (kept,) = some_trees(3, 1, num_leaves=2)
+    assert kept.rewards is not None
+    grading = Grading("3 + 4?", "7", ["7", None], ["graded", "no answer"], np.array([1.0, 0.0]), {"own": kept.rewards})
+    write_trees(folder.path / "trees" / "step-000002.parquet", [replace(kept, grading=grading)], letters)
+    steps = run_payload("run", shown(folder), 10**6)["trees"]["steps"]
+    assert steps[0]["trees"][0]["grading"] is None, "a file without grades"
+    assert steps[1]["trees"][0]["grading"] == {
+        "question": "3 + 4?",
+        "ground_truth": "7",
+        "extracted": ["7", None],
+        "outcomes": ["graded", "no answer"],
+        "correct": [1, 0],
+        "parts": {"own": [0, 1]},
+    }
 
 
 def test_without_a_tokenizer_a_segment_is_one_text(tmp_path):

@@ -81,6 +81,7 @@ VALUES = (
     MetricFormat("accuracy", "accuracy", "{:.1%}".format),
     MetricFormat("completions/clipped_ratio", "cut off", "{:.1%}".format),
     MetricFormat("eval/greedy", "held-out, greedy", "{:.1%}".format),
+    MetricFormat("eval/pass", "held-out pass@k", "{:.1%}".format),
     MetricFormat("problems/trained", "trees trained on", "{:.0f}".format),
     MetricFormat("update/approx_kl", "approx. KL", "{:.1e}".format),
     MetricFormat("clip_ratio/region_mean", "clip ratio", "{:.2%}".format),

@@ -17,7 +17,7 @@ from typing import Any
 from treepo.errors import SettingError
 from treepo.report.live.state import MetricsFollower, RunFollower
 from treepo.report.page.payload import page_payload
-from treepo.report.page.report import FindEstimator, page_html, payload_of
+from treepo.report.page.report import FindChanged, FindEstimator, none_changed, page_html, payload_of
 from treepo.utils.text import sanitize
 
 Payload = dict[str, Any]
@@ -156,25 +156,27 @@ class _Handler(BaseHTTPRequestHandler):
         """Log no requests."""
 
 
-SOURCES = ("config.toml", "metrics.jsonl", "environment.jsonl", "trees/*.parquet", "model")
+SOURCES = ("config.toml", "metrics.jsonl", "environment.jsonl", "samples.jsonl", "trees/*.parquet", "model")
 """The files that a report is made of."""
 
 
-def make_server(path: Path, port: int, find_estimator: FindEstimator) -> PageServer:
+def make_server(
+    path: Path, port: int, find_estimator: FindEstimator, find_changed: FindChanged = none_changed
+) -> PageServer:
     """The server of the page of the run in a folder that need not exist yet. port: 0 for a free one.
 
     Raises SettingError if the folder holds something else or the port is not available.
     """
     RunFollower(path, MetricsFollower(path / "metrics.jsonl", frozenset())).read()
-    cache = PayloadCache(lambda: fingerprint(path), lambda: live_payload(path, find_estimator))
+    cache = PayloadCache(lambda: fingerprint(path), lambda: live_payload(path, find_estimator, find_changed))
     return PageServer(cache, partial(page_html, is_live=True), port)
 
 
-def live_payload(path: Path, find_estimator: FindEstimator) -> Payload:
+def live_payload(path: Path, find_estimator: FindEstimator, find_changed: FindChanged = none_changed) -> Payload:
     """The payload of a run's page; only its name before the run has written anything."""
     now = datetime.now(UTC)
     if (path / "config.toml").exists():
-        return payload_of([path], now, find_estimator)
+        return payload_of([path], now, find_estimator, find_changed)
     return page_payload(sanitize(path.name), [], [], now)
 
 

@@ -1,13 +1,16 @@
 """The payload of a page: everything that it shows, as JSON."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import treepo
+from treepo.report.notebook import facts_html
+from treepo.report.page.headline import headline_of
+from treepo.report.page.held_out import CHARACTERS, held_out_json
 from treepo.report.page.series import series_of
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.trees import Breakdown, TreeReader, choose_trees
@@ -23,6 +26,11 @@ class RunFolder:
     """Reads what a run has written so far; unreadable parts count as missing."""
 
     path: Path
+
+    def _repr_html_(self) -> str:
+        """The headline of the run, for notebooks."""
+        facts = headline_of(self.settings(), self.metrics())
+        return facts_html(f"Run {self.path}", [(fact["name"], fact["value"]) for fact in facts])
 
     def is_run(self) -> bool:
         """Whether the folder holds a run."""
@@ -60,6 +68,10 @@ class RunFolder:
         resumed = {"resumed": ", ".join(started[1:])} if len(started) > 1 else {}
         return {name: str(value) for name, value in processes[-1].items()} | {"started": started[0]} | resumed
 
+    def samples(self) -> list[dict[str, Any]]:
+        """The objects of samples.jsonl."""
+        return _objects(self.path / "samples.jsonl")
+
     def tree_files(self) -> dict[int, Path]:
         """The file of each step with stored trees, steps ascending."""
         named = [(path.stem.removeprefix("step-"), path) for path in (self.path / "trees").glob("step-*.parquet")]
@@ -94,7 +106,7 @@ class ShownRun:
     """One run of a page.
 
     decode: token ids to text, or None without a tokenizer. breakdown: see `AdvantageBreakdown`. note: a remark on its
-    trees, or empty.
+    trees, or empty. changed: the default of each setting (`section.key`) that has another value.
     """
 
     name: str
@@ -102,6 +114,7 @@ class ShownRun:
     decode: Callable[[Sequence[int]], str] | None
     breakdown: Breakdown
     note: str = ""
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def page_payload(
@@ -110,21 +123,23 @@ def page_payload(
     """The payload of a page with runs and charts of evaluations and benchmarks; names and ids become distinct."""
     names = distinct([run.name for run in runs])
     ids = distinct([chart["id"] for chart in charts], "{}-{}")
-    budget = TREE_CHARACTERS // max(len(runs), 1)
+    num_runs = max(len(runs), 1)
+    budgets = TREE_CHARACTERS // num_runs, CHARACTERS // num_runs
     return {
         "version": VERSION,
         "title": title,
         "treepo": treepo.__version__,
         "written": written.isoformat(timespec="seconds"),
-        "runs": [run_payload(name, run, budget) for name, run in zip(names, runs, strict=True)],
+        "runs": [run_payload(name, run, *budgets) for name, run in zip(names, runs, strict=True)],
         "charts": [{**chart, "id": own} for chart, own in zip(charts, ids, strict=True)],
     }
 
 
-def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
-    """The payload of one run; budget: characters for its trees."""
+def run_payload(name: str, run: ShownRun, budget: int, held_out_budget: int = CHARACTERS) -> dict[str, Any]:
+    """The payload of one run; budget: characters for its trees, and for its answers to held-out problems."""
     folder = run.folder
-    series = series_of(folder.metrics())
+    metrics = folder.metrics()
+    series = series_of(metrics)
     files = folder.tree_files()
     texts = None if run.decode is None else TokenTexts(run.decode)
     chosen = choose_trees(files, budget, TreeReader(texts, run.breakdown))
@@ -132,7 +147,9 @@ def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
     tree_notes = [no_tokenizer, run.note] if files else []
     return {
         "name": name,
+        "headline": headline_of(folder.settings(), metrics),
         "settings": folder.settings(),
+        "changed": dict(run.changed),
         "environment": folder.environment(),
         "steps": series.steps,
         "metrics": series.metrics,
@@ -142,6 +159,7 @@ def run_payload(name: str, run: ShownRun, budget: int) -> dict[str, Any]:
             "pieces": list(chosen.pieces),
             "steps": [{"step": step, "trees": trees} for step, trees in chosen.steps.items()],
         },
+        "held_out": held_out_json(folder.samples(), held_out_budget),
     }
 
 

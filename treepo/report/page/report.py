@@ -91,22 +91,35 @@ REPORT_NAME = "report.html"
 
 Decode = Callable[[Sequence[int]], str]
 
+FindChanged = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""The settings of a run by `section.key` -> the default of each that has another value."""
+
+
+def none_changed(_settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A FindChanged where defaults are not known."""
+    return {}
+
+
 FindEstimator = Callable[[Mapping[str, Any]], tuple[Estimator | None, str]]
 """The settings of a run's section `credit` -> (its estimator or None, a note on why there is none or "")."""
 
 
-def write_run_report(folder: Path, decode: Decode, estimator: Estimator, written: datetime) -> None:
+def write_run_report(
+    folder: Path, decode: Decode, estimator: Estimator, written: datetime, find_changed: FindChanged = none_changed
+) -> None:
     """Write the page of one run into its folder. decode: token ids to text. written: the time that the page shows.
 
     Raises WriteError.
     """
-    run = _shown_run(RunFolder(folder), decode, estimator)
+    run = _shown_run(RunFolder(folder), decode, estimator, find_changed)
     page = page_html(page_payload(run.name, [run], [], written))
     with writing(folder / REPORT_NAME, "the report"):
         replace_text(folder / REPORT_NAME, page)
 
 
-def payload_of(paths: Sequence[Path], written: datetime, find_estimator: FindEstimator) -> dict[str, Any]:
+def payload_of(
+    paths: Sequence[Path], written: datetime, find_estimator: FindEstimator, find_changed: FindChanged = none_changed
+) -> dict[str, Any]:
     """The payload of a page about runs, evaluations and benchmarks.
 
     Raises SettingError naming the first path that is none of these or cannot be read.
@@ -115,7 +128,7 @@ def payload_of(paths: Sequence[Path], written: datetime, find_estimator: FindEst
     results: list[tuple[str, list[Chart]]] = []
     for path in paths:
         try:
-            found = _load(path, find_estimator)
+            found = _load(path, find_estimator, find_changed)
         except OSError as error:
             raise SettingError("report", f"{str(path)[:100]!r} cannot be read: {error.strerror}") from error
         if isinstance(found, ShownRun):
@@ -127,11 +140,11 @@ def payload_of(paths: Sequence[Path], written: datetime, find_estimator: FindEst
     return page_payload(" | ".join(map(_name, paths)), runs, charts, written)
 
 
-def _load(path: Path, find_estimator: FindEstimator) -> ShownRun | list[Chart]:
+def _load(path: Path, find_estimator: FindEstimator, find_changed: FindChanged) -> ShownRun | list[Chart]:
     folder = RunFolder(path)
     if folder.is_run():
         estimator, note = find_estimator(folder.section("credit"))
-        return _shown_run(folder, find_decode(folder), estimator, note)
+        return _shown_run(folder, find_decode(folder), estimator, find_changed, note)
     if (charts := charts_of(path)) is not None:
         return charts
     if not path.exists():
@@ -139,9 +152,11 @@ def _load(path: Path, find_estimator: FindEstimator) -> ShownRun | list[Chart]:
     raise SettingError("report", f"{str(path)[:100]!r} holds no run, evaluation or benchmark")
 
 
-def _shown_run(folder: RunFolder, decode: Decode | None, estimator: Estimator | None, note: str = "") -> ShownRun:
+def _shown_run(
+    folder: RunFolder, decode: Decode | None, estimator: Estimator | None, find_changed: FindChanged, note: str = ""
+) -> ShownRun:
     breakdown = AdvantageBreakdown(estimator, folder.section("credit").get("use"), folder.metrics())
-    return ShownRun(_name(folder.path), folder, decode, breakdown, note)
+    return ShownRun(_name(folder.path), folder, decode, breakdown, note, find_changed(folder.settings()))
 
 
 def _name(path: Path) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from treepo.credit.base import Component, Estimator, SupportsComponents, sum_components
 from treepo.report.page.series import short, shorts, spread, thousandths
 from treepo.report.page.token_texts import TokenTexts
-from treepo.report.trees import KeptTree, count_trees, read_texts, read_trees
+from treepo.report.trees import Grading, KeptTree, count_trees, read_texts, read_trees
 from treepo.tree import ROOT, Tree
 
 TOLERANCE = 1e-9
@@ -126,6 +126,19 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "estimator": None,
         "num_dropped": tree.num_dropped,
         "num_fallbacks": tree.num_fallbacks,
+        "grading": None if kept.grading is None else _grading_json(kept.grading),
+    }
+
+
+def _grading_json(grading: Grading) -> dict[str, Any]:
+    """Lists are per leaf."""
+    return {
+        "question": grading.question,
+        "ground_truth": grading.ground_truth,
+        "extracted": list(grading.extracted_answers),
+        "outcomes": list(grading.outcomes),
+        "correct": shorts(grading.correct),
+        "parts": {name: shorts(values) for name, values in grading.parts.items()},
     }
 
 

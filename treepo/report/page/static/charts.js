@@ -30,15 +30,27 @@
   const depth = (text) => `depth ${text}`;
   const words = (text) => text.replaceAll("_", " ");
 
+  // The four that matter: does it learn, by what it is trained on, and at what price in words and in variety.
+  function first(names) {
+    const isEvaluated = names.includes("eval/avg");
+    return [
+      isEvaluated ? one("eval/avg", "Held-out accuracy", SHARE) : one("accuracy", "Accuracy in training", SHARE),
+      one("reward/mean", "Reward"),
+      one("completions/length/mean", "Response length", {
+        format: ".4~s", unit: "tokens", low: "completions/length/min", high: "completions/length/max",
+        note: "Mean; the band reaches from the shortest to the longest.",
+      }),
+      one("entropy", "Entropy of what was sampled", { unit: "nats per token" }),
+    ];
+  }
+
   function learning(names) {
     const sets = names.filter((name) => /^eval\/.+\/(avg|greedy)$/.test(name));
     return [
-      one("reward/mean", "Reward"),
-      one("accuracy", "Accuracy in training", SHARE),
-      one("eval/avg", "Held-out accuracy", SHARE),
+      ...(names.includes("eval/avg") ? [one("accuracy", "Accuracy in training", SHARE)] : []),
       one("eval/greedy", "Held-out accuracy, greedy", SHARE),
-      one("eval/maj", "Held-out accuracy, majority vote", SHARE),
-      one("eval/pass", "Held-out accuracy, any of the samples (pass@k)", SHARE),
+      one("eval/pass", "Held-out pass@k", { ...SHARE, note: "k = eval.num_samples." }),
+      one("eval/maj", "Held-out maj@k", { ...SHARE, note: "Majority vote of k = eval.num_samples answers." }),
       ...sets.map((name) => one(name, `Held-out: ${name.slice("eval/".length)}`, SHARE)),
     ];
   }
@@ -46,10 +58,6 @@
   function answers(names) {
     const rewards = family(names, "reward/*", words).filter(([name]) => !/\/(mean|unbiased)$/.test(name));
     return [
-      one("completions/length/mean", "Response length", {
-        format: ".4~s", unit: "tokens", low: "completions/length/min", high: "completions/length/max",
-        note: "Mean; the band reaches from the shortest to the longest.",
-      }),
       parts("Why responses end", family(names, "stop/*", words), { ...SHARE, stacked: true }),
       one("completions/clipped_ratio", "Responses cut off", { ...SHARE, note: "By the limit of tokens or of depth." }),
       parts("Responses that were not graded", family(names, "verify/*", words), SHARE),
@@ -60,7 +68,6 @@
 
   function policy() {
     return [
-      one("entropy", "Entropy of what was sampled", { unit: "nats per token" }),
       one("update/entropy", "Entropy in the update", { unit: "nats per token" }),
       one("clip_ratio/region_mean", "Clip ratio", { format: ".2%" }),
       one("update/kl_reference", "KL to the initial model", { unit: "nats per token" }),
@@ -114,7 +121,10 @@
     ];
   }
 
+  const FIRST = "What matters";
+
   const GROUPS = [
+    [FIRST, first],
     ["Learning", learning],
     ["Answers", answers],
     ["Policy", policy],
@@ -124,6 +134,9 @@
   ];
 
   const charts = {
+    // The title of the group that comes first, of the four charts that matter most.
+    FIRST,
+
     // Every metric of the runs that was measured at least once, in the order of the first run that has it.
     names(runs) {
       const measured = (run, name) => run.metrics[name].some((value) => value !== null);

@@ -23,7 +23,8 @@
   function groupElement({ title, charts }, makeCard) {
     const { dom } = treepo;
     const grid = dom.element("div", { className: "grid" }, ...charts.map((chart) => makeCard(chart).element));
-    return dom.element("section", { className: "group" }, dom.element("h2", {}, title), grid);
+    const isFirst = title === treepo.charts.FIRST;
+    return dom.element("section", { className: isFirst ? "group first" : "group" }, dom.element("h2", {}, title), grid);
   }
 
   // What the reader looks at, and the cards that show it.
@@ -35,9 +36,10 @@
       this.cards = [];
       this.key = "";
       this.lazy = treepo.lazy();
+      this.headlines = treepo.dom.element("div", { className: "headlines" });
       this.groups = treepo.dom.element("div", { className: "groups" });
       this.reset = treepo.dom.button("show everything", () => this.free(), { hidden: true });
-      element.append(toolbar((changes) => this.choose(changes), this.reset), this.groups);
+      element.append(this.headlines, toolbar((changes) => this.choose(changes), this.reset), this.groups);
       this.build();
     }
 
@@ -66,6 +68,7 @@
     }
 
     build() {
+      this.headlines.replaceChildren(...treepo.headlines(this.runs()));
       const names = treepo.charts.names(this.runs());
       const { query } = this.state;
       const found = { title: "Metrics found", charts: treepo.charts.search(names, query) };

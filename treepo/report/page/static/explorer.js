@@ -14,7 +14,7 @@
       empty.hidden = runs.length > 0;
       empty.textContent = later.isSomeHidden
         ? "No run with trees is shown: choose one above."
-        : "No trees are kept of these runs (train.trees_every).";
+        : "No trees are kept of these runs (train.save_trees_every).";
       if (explorer.parts) setHidden(explorer, !runs.length);
       if (runs.length) renew(explorer, runs);
     };

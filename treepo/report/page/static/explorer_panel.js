@@ -14,7 +14,7 @@
   /** The panel beside the tree: a node's text, facts and credit, or the trajectory through it. Returns {show}. */
   function nodePanel(element, { tip, set, shown }) {
     const body = make("div", { className: "panel-body" });
-    const tabs = { segment: "Segment", trajectory: "Trajectory" };
+    const tabs = { segment: "Segment", trajectory: "Trajectory", answers: "Answers" };
     const buttons = Object.entries(tabs).map(([name, text]) => {
       return make("button", {
         type: "button",
@@ -42,9 +42,9 @@
     const show = (state) => {
       buttons.forEach((button) => button.setAttribute("aria-selected", button.dataset.tab === state.tab));
       shade.select.value = state.shade;
-      body.replaceChildren(
-        ...(state.tab === "segment" ? segment(shown(), state, set) : trajectory(shown(), state, set)),
-      );
+      shade.label.hidden = state.tab === "answers";
+      const made = { segment, trajectory, answers: treepo.answersTab };
+      body.replaceChildren(...made[state.tab](shown(), state, set));
       if (state.tab === "trajectory") showBorder(body, state.node);
     };
     return { show };
@@ -65,9 +65,11 @@
       );
     else treepo.showPieces(text, treepo.withHits([{ text: shown.tree.prompt }], state.query));
     const head = make("h3", { textContent: node ? `Node ${node}` : "Prompt" });
+    const elsewhere = treepo.sameProblemLinks(shown.run, state, shown.tree, set);
     return [
       head,
       breadcrumb(shown.tree, node),
+      ...(elsewhere ? [elsewhere] : []),
       factList(facts(shown, node)),
       text,
       treepo.creditSection(shown, state, set),
@@ -95,13 +97,18 @@
     const meanBelow = stop ? "" : " (mean below)";
     const below = tree.node_advantages ? "" : meanBelow;
     const perToken = (value) => figure(value, false, treepo.MEAN_DIGITS);
+    const grade = treepo.gradeOf(tree, model.place.get(node));
     const known = [
+      ["answer", grade && treepo.oneLine(grade.extracted ?? "–", 200)],
+      ["known answer", (grade || !node) && tree.grading ? treepo.oneLine(tree.grading.ground_truth, 200) : null],
+      ["verdict", grade && treepo.oneLine(grade.verdict.text, 40)],
       ["tokens", treepo.count(tree.lengths[node], "token") + (tokens && ` (${tokens})`)],
       ["depth", String(model.depth[node])],
       ["began", began({ tree, model }, node)],
       ["leaves below", stop ? "is a leaf" : String(model.numLeaves[node])],
       ["stop", stop ? `${stop}: ${treepo.stopMark(tree, node).meaning}` : null],
       ["reward", model.reward[node] == null ? null : figure(model.reward[node]) + meanBelow],
+      ["parts of it", (grade && treepo.partsText(grade.parts)) || null],
       ["advantage", model.advantage[node] == null ? null : figure(model.advantage[node], true) + below],
       ["log-probability", model.logprob[node] == null ? null : `${perToken(model.logprob[node])} per token`],
       ["entropy", model.entropy[node] == null ? null : `${perToken(model.entropy[node])} nats per token`],
@@ -134,9 +141,14 @@
     treepo.showPieces(text, treepo.withHits(trajectoryPieces(shown, leaf, state.shade), state.query));
     const stop = tree.stops[leaf];
     const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
+    const grade = treepo.gradeOf(tree, model.place.get(leaf));
+    const graded = grade
+      ? `; answer ${treepo.oneLine(grade.extracted ?? "–", 200)}, known answer ` +
+        `${treepo.oneLine(tree.grading.ground_truth, 200)}: ${treepo.oneLine(grade.verdict.text, 40)}`
+      : "";
     const said =
       `${treepo.count(model.end[leaf], "token")} in ${treepo.count(model.depth[leaf], "segment")}; ` +
-      (stop ? `${treepo.stopMark(tree, leaf).meaning}${reward}` : "no leaf");
+      (stop ? `${treepo.stopMark(tree, leaf).meaning}${reward}${graded}` : "no leaf");
     const group = treepo.groupNode(model, state.node);
     return [
       make("h3", { textContent: `Trajectory to leaf ${leaf}` }),

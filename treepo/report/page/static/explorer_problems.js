@@ -26,12 +26,13 @@
   }
 
   function isFound(tree, query) {
-    return !query || treepo.matches(tree.problem, query).length > 0 || treepo.matches(tree.prompt, query).length > 0;
+    const texts = [tree.problem, tree.prompt, tree.grading?.question ?? "", tree.grading?.ground_truth ?? ""];
+    return !query || texts.some((text) => treepo.matches(text, query).length > 0);
   }
 
   function entry(tree, index, isChosen, choose) {
     const name = make("bdi", { className: "name", dir: "auto" });
-    name.textContent = treepo.oneLine(tree.prompt.trim() || tree.problem, 90);
+    name.textContent = treepo.questionOf(tree, 90);
     const mean = tree.rewards && treepo.meanOf(tree.rewards);
     const facts = [
       treepo.count(tree.leaves.length, "leaf", "leaves"),

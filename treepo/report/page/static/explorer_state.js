@@ -35,7 +35,7 @@
       step: step.step,
       tree,
       view: isOneOf(state.view, ["tree", "compare"], "tree"),
-      tab: isOneOf(state.tab, ["segment", "trajectory"], "segment"),
+      tab: isOneOf(state.tab, ["segment", "trajectory", "answers"], "segment"),
       colour: isOneOf(state.colour, Object.keys(treepo.colourKinds), "reward"),
       shade: isOneOf(state.shade, Object.keys(treepo.tokenShades), "logprob"),
       ...settledNode(state, step.trees[tree]),

@@ -49,7 +49,7 @@
     if (model.reward[0] != null) parts.push(`mean reward ${figure(model.reward[0])}`);
     if (tree.num_fallbacks) parts.push(count(tree.num_fallbacks, "fallback"));
     if (tree.num_dropped) parts.push(`${count(tree.num_dropped, "token")} dropped`);
-    if (tree.correct != null) parts.push(`right answer ${treepo.oneLine(String(tree.correct), 80)}`);
+    if (tree.grading) parts.push(`known answer ${treepo.oneLine(tree.grading.ground_truth, 80)}`);
     return parts.join(" · ");
   }
 
@@ -58,6 +58,8 @@
     const facts = [node ? `node ${node}: ${count(tree.lengths[node], "token")}, ${model.origin[node]}` : "prompt"];
     const stop = tree.stops[node];
     if (stop) facts.push(`${stop}: ${treepo.stopMark(tree, node).meaning}`);
+    const grade = treepo.gradeOf(tree, model.place.get(node));
+    if (grade) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 80)}: ${treepo.oneLine(grade.verdict.text, 40)}`);
     const values = [
       ["reward", model.reward],
       ["advantage", model.advantage],

@@ -4,12 +4,13 @@
 (function (treepo) {
   const WAITING = "Nothing is written yet: waiting for the run to begin.";
   const GONE = "The folder of the run is gone, or emptied.";
-  const NAMES = { curves: "Curves", trees: "Trees", charts: "Charts", settings: "Settings" };
+  const NAMES = { curves: "Curves", trees: "Trees", answers: "Early and late", charts: "Charts", settings: "Settings" };
 
   // Sections in the order of their tabs: which object mounts each, and whether a payload has anything for it.
   const SECTIONS = {
     curves: { view: () => treepo.curves, has: ({ runs }) => runs.some((run) => run.steps.length) },
     trees: { view: () => treepo.explorer, has: ({ runs }) => runs.some((run) => run.trees?.steps.length) },
+    answers: { view: () => treepo.heldOut, has: (payload) => treepo.heldOut.has(payload) },
     charts: { view: () => treepo.resultCharts, has: ({ charts }) => charts.length > 0 },
     settings: { view: () => treepo.settings, has: ({ runs }) => runs.length > 0 },
   };

@@ -1,0 +1,58 @@
+"""From a step's trees and an evaluation's answers to what is kept of them."""
+
+from collections.abc import Sequence
+
+from treepo.data.problem import Problem
+from treepo.evaluate.answering import GREEDY
+from treepo.evaluate.records import AnswerRecord
+from treepo.learn.trainer import StepResult
+from treepo.report.run_log import SampleRow, plain
+from treepo.report.trees import Grading, KeptTree
+from treepo.verify.rewards import ScoredLeaves
+
+MAX_HELD_OUT = 32
+"""Held-out problems whose greedy answer is kept at every evaluation, so that early and late ones can be compared."""
+
+
+def kept_trees(result: StepResult) -> list[KeptTree]:
+    """The trees of a step with all that is known of their leaves."""
+    entropies = result.entropies or [None] * len(result.trees)
+    columns = zip(result.trees, result.problems, result.scored, result.advantages, entropies, strict=True)
+    return [
+        KeptTree(tree, scored.rewards, advantages, own_entropies, grading_of(problem, scored))
+        for tree, problem, scored, advantages, own_entropies in columns
+    ]
+
+
+def grading_of(problem: Problem, scored: ScoredLeaves) -> Grading:
+    """How the leaves of a problem's tree were graded."""
+    return Grading(
+        problem.prompt,
+        problem.ground_truth,
+        [verdict.extracted_answer for verdict in scored.verdicts],
+        [verdict.outcome.value for verdict in scored.verdicts],
+        scored.correct,
+        scored.components,
+    )
+
+
+def greedy_samples(answers: Sequence[AnswerRecord]) -> list[SampleRow]:
+    """The greedy answers to the first held-out problems, the same ones at every evaluation."""
+    greedy = [answer for answer in answers if answer.setting == GREEDY]
+    # Processes answer them by turns; the order of their ids is the same at every evaluation.
+    chosen = sorted(greedy, key=lambda answer: (answer.dataset, answer.problem))[:MAX_HELD_OUT]
+    return [
+        SampleRow(
+            problem=plain(answer.problem),
+            question=plain(answer.prompt),
+            response=plain(answer.response),
+            ground_truth=plain(answer.ground_truth),
+            extracted_answer=None if answer.extracted_answer is None else plain(answer.extracted_answer),
+            outcome=answer.outcome,
+            correct=answer.correct,
+            stop=answer.stop,
+            num_tokens=answer.num_tokens,
+            split="eval",
+        )
+        for answer in chosen
+    ]
