@@ -142,3 +142,7 @@ class CheckpointSettings:
 
     keep: Count = 2
     """Checkpoints that are kept, besides the best one."""
+
+    save_model: bool = False
+    """Write the model, too, at every checkpoint, as transformers loads it, to models/step-*; the adapter alone where
+    adapters are trained. The models are kept as long as their checkpoints."""

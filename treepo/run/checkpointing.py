@@ -1,5 +1,6 @@
 """When a run's checkpoints are written: as often as asked, at a new best score, at the end, and when it has to stop."""
 
+import hashlib
 import logging
 import shlex
 from dataclasses import replace
@@ -8,12 +9,16 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
+import torch
 from pydantic import TypeAdapter
+from transformers import PreTrainedModel
 
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
-from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
+from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, step_folder, steps_in
+from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.run_log import Metrics
 from treepo.utils.files import JSON_BYTES, read_plain
+from treepo.utils.io import PARTIAL, remove
 from treepo.utils.signals import StepGuard, StepState
 
 if TYPE_CHECKING:
@@ -27,6 +32,9 @@ may come from the weights."""
 
 CHECKPOINTS = "checkpoints"
 """Their folder in that of the run."""
+
+MODELS = "models"
+"""The folder of models that belong to checkpoints, with `checkpoint.save_model`."""
 
 INITIAL = "initial.json"
 """What a run starts with: its name, and checksums; see `treepo.run.resume`."""
@@ -46,12 +54,39 @@ def is_stop(error: BaseException | None) -> bool:
     return isinstance(error, STOPS) or (isinstance(error, PeerError) and not kinds.isdisjoint(error.kinds))
 
 
+def initial_state(out: Path) -> dict[str, str]:
+    """What `initial.json` in the folder of a run says; empty if there is none or it cannot be read."""
+    try:
+        return INITIAL_STATE.validate_json(read_plain(out / INITIAL, JSON_BYTES))
+    except (OSError, ValueError):
+        return {}
+
+
 def recorded_run(out: Path) -> str:
     """The name of the run in a folder, which its checkpoints carry; empty if none is recorded or can be read."""
-    try:
-        return INITIAL_STATE.validate_json(read_plain(out / INITIAL, JSON_BYTES)).get("run", "")
-    except (OSError, ValueError):
-        return ""
+    return initial_state(out).get("run", "")
+
+
+FROZEN = "frozen"
+"""What `initial.json` calls the checksum of the weights that are not trained, which no checkpoint holds."""
+
+NO_WEIGHTS = hashlib.blake2b(digest_size=16).hexdigest()
+"""The checksum of no weights, recorded where the initial ones will not be needed again."""
+
+
+def weights_checksums(model: PreTrainedModel) -> tuple[str, str]:
+    """(a checksum of all weights, one of those that are not trained)."""
+    whole, frozen = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    is_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    with unsharded(model):
+        for name, tensor in sorted(plain_weights(model).items()):
+            # A copy: weights that were gathered have to be freed, which numpy's view of them would prevent.
+            content = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy().data
+            for checksum in (whole, frozen):
+                if checksum is whole or not is_trained.get(name, False):
+                    checksum.update(name.encode())
+                    checksum.update(content)
+    return whole.hexdigest(), frozen.hexdigest()
 
 
 class RunCheckpoints:
@@ -120,6 +155,23 @@ class RunCheckpoints:
     def _begin(self, snapshot: Snapshot) -> None:
         self._last_written = snapshot.progress.step
         self.writer.start(snapshot)
+        if self.run.config.checkpoint.save_model:
+            self.run.keep(lambda: self._save_model(snapshot.progress))
+
+    def _save_model(self, progress: Progress) -> None:
+        """Write the model or, where adapters are trained, the adapter of the step; those of checkpoints that are no
+        longer kept are dropped. A warning says what could not be written."""
+        folder, policy = self.out / MODELS, self.run.policy
+        save = policy.save_adapter if self.run.config.lora.rank else policy.save
+        try:
+            # What a process left that was ended while it wrote.
+            for path in folder.glob(f"step-*{PARTIAL}"):
+                remove(path)
+            save(step_folder(folder, progress.step))
+            for step in self.writer.store.dropped(steps_in(folder), progress):
+                remove(step_folder(folder, step))
+        except OSError as error:
+            logger.warning("the model of step %d could not be written (%s)", progress.step, error.strerror or error)
 
     def _save_last_step(self, is_stopped: bool) -> None:
         if self.progress == NOT_BEGUN:

@@ -23,12 +23,20 @@ from treepo.config.schema import Config, Settings
 from treepo.distributed import Job
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore, Progress
-from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
+from treepo.run.checkpointing import (
+    CHECKPOINTS,
+    FROZEN,
+    INITIAL,
+    INITIAL_STATE,
+    NO_WEIGHTS,
+    NOT_BEGUN,
+    recorded_run,
+    weights_checksums,
+)
 from treepo.run.outputs import restore_models
 from treepo.utils.io import replace_bytes, replace_text, writing
 
@@ -87,19 +95,14 @@ def _initial_state(run: Run) -> dict[str, str]:
     """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
-    weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    if config.lora.rank or config.penalties.kl_coef:
-        with unsharded(run.policy.model):
-            for name, tensor in sorted(plain_weights(run.policy.model).items()):
-                weights.update(name.encode())
-                # A copy: weights that were gathered have to be freed, which numpy's view of them would prevent.
-                copy = tensor.detach().to("cpu", copy=True)
-                weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    problems = hashlib.blake2b(digest_size=16)
+    has_initial = bool(config.lora.rank or config.penalties.kl_coef)
+    weights, frozen = weights_checksums(run.policy.model) if has_initial else (NO_WEIGHTS, NO_WEIGHTS)
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
         problems.update(repr((problem.prompt_ids, problem.ground_truth)).encode())
-    return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
+    return {"weights": weights, FROZEN: frozen, "problems": problems.hexdigest()}
 
 
 def record_environment(out: Path, command: str) -> None:
@@ -140,7 +143,7 @@ def _processor() -> str:
 
 
 MAY_CHANGE = {
-    "checkpoint": ("every", "keep"),
+    "checkpoint": ("every", "keep", "save_model"),
     "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
     "eval": ("every", "keep_best"),
     "model": ("device",),
