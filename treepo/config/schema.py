@@ -80,6 +80,14 @@ class EvalSettings:
     keep_best: bool = False
     """Keep the model with the highest eval/avg, in best/."""
 
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many evaluations in a row without a better eval/avg; 0 for never. Needs `every`."""
+
+    def __post_init__(self) -> None:
+        if self.patience and not (self.every and self.num_problems):
+            message = "needs evaluations during training: eval.every and eval.num_problems above 0"
+            raise SettingError("patience", message, self.patience)
+
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 """Each is the name of a package, and of our extra that installs it."""

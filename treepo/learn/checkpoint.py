@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BufferedReader
 from pathlib import Path
 from threading import Thread
@@ -100,11 +100,15 @@ class Identity:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: its last complete step, and the best validation score so far and its step, -1 if none."""
+    """How far a run has come: its last complete step, and the best validation score so far and its step, -1 if none.
+
+    num_not_better: evaluations since then.
+    """
 
     step: int
     best: float
     best_step: int
+    num_not_better: int = 0
 
 
 PROGRESS = TypeAdapter(Progress)
@@ -259,7 +263,9 @@ class CheckpointStore:
         path = self._path(step) / STATE
         with self._refusing(step):
             state = json.loads(read_plain(path, JSON_BYTES))
-            progress = PROGRESS.validate_python({name: state[name] for name in ("step", "best", "best_step")})
+            # Those of earlier versions do not count evaluations.
+            names = [name for name in (f.name for f in fields(Progress)) if name in state]
+            progress = PROGRESS.validate_python({name: state[name] for name in names})
         if progress.step != step:
             raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
         return state, progress

@@ -127,6 +127,13 @@ class TrainSettings:
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""
 
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    """Stop, with a checkpoint and exit code 0, before a step that would end later than so many hours after training
+    began, if it takes as long as the longest so far; `--resume` goes on. Not given: no limit."""
+
+    num_epochs: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Train for so many passes over the training problems, instead of num_steps; 0 for num_steps."""
+
     def __post_init__(self) -> None:
         if self.importance_cap is not None and not self.recompute_old_logprobs:
             raise SettingError("importance_cap", "needs recompute_old_logprobs = true", self.importance_cap)

@@ -107,6 +107,8 @@ class RunCheckpoints:
         self._last_written = progress.step
         self._next = progress
         self._snapshot: Snapshot | None = None
+        self.stopped_by = ""
+        """Why the run is to stop before its last step, and to be gone on with; empty if it is not."""
 
     def __enter__(self) -> Self:
         self.guard.__enter__()
@@ -117,28 +119,35 @@ class RunCheckpoints:
             if not (isinstance(error, Interrupted) and error.is_urgent):
                 self.writer.wait()
                 if error is None or (self.guard.state is StepState.COMPLETE and is_stop(error)):
-                    self._save_last_step(is_stopped=error is not None)
+                    self._save_last_step(is_stopped=error is not None or bool(self.stopped_by))
                 if isinstance(error, RESOURCE_ERRORS):
                     error.add_note(f"checkpoints: {self.writer.store.last()}")
         finally:
             self.guard.__exit__(kind, error, at)
 
     def finish_step(self, step: int, metrics: Metrics) -> tuple[bool, Metrics]:
-        """Note that a step is done, with its evaluation: (whether its score is the best so far, the seconds that its
-        checkpoint took, if it has one).
+        """Note that a step is done, with its evaluation: (whether its score is the best so far, more metrics of it).
+
+        These are the seconds that its checkpoint took, if it has one, and the evaluations since the best one, if they
+        are limited.
 
         The state is copied here, after what was being written before is on disk.
         """
+        more: Metrics = {}
         score = metrics.get("eval/avg", NOT_BEGUN.best)
         is_best = score > self.progress.best
-        self._next = Progress(step, score, step) if is_best else replace(self.progress, step=step)
+        num_not_better = self.progress.num_not_better + ("eval/avg" in metrics)
+        later = replace(self.progress, step=step, num_not_better=num_not_better)
+        self._next = Progress(step, score, step) if is_best else later
+        if self.run.config.eval.patience and "eval/avg" in metrics:
+            more["eval/num_not_better"] = float(self._next.num_not_better)
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
-            return is_best, {}
+            return is_best, more
         start = perf_counter()
         self.writer.wait()
         self._snapshot = Snapshot.of(self.run.train_state, self._next)
-        return is_best, {"time/checkpoint_s": perf_counter() - start}
+        return is_best, more | {"time/checkpoint_s": perf_counter() - start}
 
     def complete_step(self) -> None:
         """Note that the metrics of the step are on disk: from here on its state may be saved, and not before, since a
@@ -182,7 +191,8 @@ class RunCheckpoints:
         if is_stopped:
             again = shlex.join(["treepo", "train", "--resume", str(self.out)])
             saved = "" if not self.writer.failure else f", which could not be saved ({self.writer.store.last()})"
-            logger.info("Stopped after step %d%s. To go on:  %s", self.progress.step, saved, again)
+            reason = f" ({self.stopped_by})" if self.stopped_by else ""
+            logger.info("Stopped after step %d%s%s. To go on:  %s", self.progress.step, reason, saved, again)
 
     def check_written(self) -> None:
         """Raise WriteError if the last checkpoint could not be written."""

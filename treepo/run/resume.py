@@ -145,12 +145,19 @@ def _processor() -> str:
 MAY_CHANGE = {
     "checkpoint": ("every", "keep", "save_model"),
     "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
-    "eval": ("every", "keep_best"),
+    "eval": ("every", "keep_best", "patience"),
     "model": ("device",),
     "processes": ("shard_size", "timeout_s"),
     "servers": ("address", "folder", "max_retries", "sync", "timeout_s", "urls"),
     "tracking": ("offline", "project", "run_name", "sample_answers", "sample_problems", "trackers"),
-    "train": ("gradient_checkpointing", "max_tokens_per_micro_batch", "num_steps", "save_trees_every"),
+    "train": (
+        "gradient_checkpointing",
+        "max_hours",
+        "max_tokens_per_micro_batch",
+        "num_epochs",
+        "num_steps",
+        "save_trees_every",
+    ),
     "verifier_pool": ("num_workers",),
     "vllm": ("gpu_memory_utilization",),
 }
@@ -188,7 +195,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
         restored = _restore(run, out)
         with job.processes.synced_errors():
             if job.processes.is_first:
-                _keep_settings(config, out / "config.toml")
+                _keep_settings(run.config, out / "config.toml")
     except BaseException:
         run.close()
         raise

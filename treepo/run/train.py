@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from treepo.report.run_log import Metrics, MetricsLog
 from treepo.report.terminal import Terminal, TrainingView
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import NOT_BEGUN, RunCheckpoints
+from treepo.run.length import Limits, is_patience_over
 from treepo.run.outputs import (
     check_installed,
     failed_batch_kept,
@@ -27,6 +29,7 @@ from treepo.run.outputs import (
     write_report,
 )
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
+from treepo.utils.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     try:
         with job.processes.synced_errors():
             if job.processes.is_first:
-                _make_folder(config, out)
+                _make_folder(run.config, out)
     except BaseException:
         run.close()
         raise
@@ -68,18 +71,20 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
     progress: of a run that is resumed. Raises FloatingPointError if logits, loss or gradients stop being finite; the
     batch of an update that did it is kept in `out`. Raises MemoryError, with the settings to change, for an update that
     cannot be made within memory, TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and SIGTERM,
-    once the last complete step has a checkpoint. Where several processes train together, the first keeps the folder,
+    once the last complete step has a checkpoint. It also ends where train.max_hours or SIGUSR1 say, with a checkpoint
+    and no model, and where eval.patience is over. Where several processes train together, the first keeps the folder,
     and PeerError or LostError is raised if another one cannot continue.
     """
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
     watch = StepWatch()
     num_steps = settings.train.num_steps
-    with tracked(settings, out, is_first) as tracking, lost_as_error():
+    with tracked(settings, out, is_first) as tracking, lost_as_error(), StopRequest() as request:
+        limits = Limits(settings.train.max_hours, request, run.processes)
         with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
             if progress != NOT_BEGUN and progress.best_step == progress.step:
                 # The process before may have ended before it saved it.
                 save_best(run, out)
-            for step in range(progress.step + 1, num_steps + 1):
+            for step in _steps(checkpoints, limits):
                 metrics, result = {}, None
                 saves_trees = _is_due(step, settings.train.save_trees_every)
                 if step > 0:
@@ -105,6 +110,9 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
                 checkpoints.write()
                 tracking.log(step, metrics)
                 _show(step, metrics, view, watch)
+        if checkpoints.stopped_by:
+            checkpoints.check_written()
+            return
         run.keep(lambda: save_last(run, out))
         if is_first:
             try:
@@ -112,6 +120,18 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
             finally:
                 terminal.summary(log.read(), out, next_commands(settings, out))
         checkpoints.check_written()
+
+
+def _steps(checkpoints: RunCheckpoints, limits: Limits) -> Iterator[int]:
+    """The steps that are left, up to the last one or where something stops the run, which `checkpoints` notes."""
+    settings = checkpoints.run.config
+    for step in range(checkpoints.progress.step + 1, settings.train.num_steps + 1):
+        if is_patience_over(settings.eval, checkpoints.progress):
+            return
+        if reason := limits.stop_before_step():
+            checkpoints.stopped_by = reason
+            return
+        yield step
 
 
 def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> None:
