@@ -3,7 +3,7 @@
 import argparse
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +76,18 @@ def output_folder(out: str | None, prefix: str = "") -> Path:
     if out == "":
         raise SettingError("out", "no folder given")
     return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextmanager
+def named_as_typed(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors about settings that were given as options name these. names: setting or section -> option."""
+    try:
+        yield
+    except SettingError as error:
+        option = names.get(error.path) or names.get(error.path.partition(".")[0])
+        if option is None:
+            raise
+        raise SettingError(option, error.message, error.value) from error
 
 
 GO_ON = "to go on: "

@@ -43,7 +43,8 @@ def run(options: Namespace, console: Console) -> None:
         # Here, not for --help.
         from transformers.utils.logging import disable_progress_bar
 
-        from treepo.run.export import RunPoint, export_checkpoint
+        from treepo.run.export import export_checkpoint
+        from treepo.run.run_point import RunPoint
 
     disable_progress_bar()
     export_checkpoint(

@@ -1,16 +1,16 @@
 """A model out of a checkpoint of a run: what `treepo export` writes, and `treepo eval RUN` asks."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
-from treepo.config.load import read_recipe, resolve
-from treepo.config.schema import Config, Settings
+from treepo.config.load import resolve
+from treepo.config.schema import Config
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore
 from treepo.model.lora import has_adapter, merged
@@ -18,48 +18,14 @@ from treepo.model.policy import Policy
 from treepo.model.saving import save_model
 from treepo.report.terminal import Terminal
 from treepo.run.checkpointing import CHECKPOINTS, FROZEN, initial_state, recorded_run, weights_checksums
+from treepo.run.outputs import MODEL
 from treepo.run.parts import build_policy
-from treepo.utils.io import check_unused, preparing, writing
+from treepo.run.run_point import BEST, RUN, RunPoint
+from treepo.utils.io import check_unused, preparing, remove, writing
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.toml"
-BEST = "best"
 DTYPES = ("float32", "bfloat16", "float16")
-RUN = "RUN"
-"""What errors call the run, as the command's usage does."""
-
-
-@dataclass(frozen=True)
-class RunPoint:
-    """A run at one of its checkpoints. step: digits, `best`, or empty for the last one."""
-
-    folder: Path
-    step: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "RunPoint":
-        """Read RUN or RUN@STEP. Raises SettingError if there is no run."""
-        name, at, step = text.rpartition("@")
-        point = cls(Path(name), step) if at and (step.isdecimal() or step == BEST) else cls(Path(text))
-        if not point.is_run:
-            raise SettingError(RUN, f"{str(point.folder)[:200]!r} holds no run: there is no {CONFIG}")
-        return point
-
-    @property
-    def is_run(self) -> bool:
-        """Whether the folder is that of a run."""
-        try:
-            return (self.folder / CONFIG).is_file()
-        except (OSError, ValueError):
-            return False
-
-    def settings(self) -> Settings:
-        """The settings of the run, which anybody may have written. Raises SettingError if they cannot be read."""
-        try:
-            return read_recipe(self.folder / CONFIG)
-        except SettingError as error:
-            raise SettingError(RUN, error.message) from error
 
 
 def export_checkpoint(
@@ -94,6 +60,31 @@ def export_checkpoint(
             save_model(model, out, policy.tokenizer, policy.tokenizer_files)
     what = "The adapter" if has_adapter(model) else "The model"
     logger.info("%s of step %d, %s, is in %s.", what, step, str(model.dtype).removeprefix("torch."), out)
+
+
+@contextmanager
+def model_folder(point: RunPoint, beside: Path, terminal: Terminal, trust_run_code: bool) -> Iterator[str]:
+    """A folder with the model of a run: its model/ or, where there is none or a step is named, one made for the time
+    being out of a checkpoint, with adapters merged, in the type of training.
+
+    beside: a path for results of our own, next to which it is made. Raises SettingError, or WriteError if there is no
+    room.
+    """
+    final = point.folder / MODEL
+    if not point.step and (final / "config.json").is_file():
+        yield str(final)
+        return
+    folder = beside.with_name(f"{beside.name}.{MODEL}")
+    try:
+        policy, _ = load_checkpoint(point, terminal, trust_run_code)
+        with writing(folder, f"the model of {CHECKPOINTS} in {str(point.folder)!r}"):
+            remove(folder)
+            policy.save(folder)
+        # It is loaded again, as the evaluation needs it.
+        del policy
+        yield str(folder)
+    finally:
+        remove(folder)
 
 
 def load_checkpoint(point: RunPoint, terminal: Terminal, trust_run_code: bool = False) -> tuple[Policy, int]:
