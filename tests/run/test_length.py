@@ -22,7 +22,6 @@ from treepo.run import length
 from treepo.run.build import Run
 from treepo.run.length import Limits, with_epochs
 from treepo.tasks.chain_sums import ChainSums, make_chain_tokenizer
-from treepo.utils.signals import StopRequest
 from treepo.verify.task import VerifiedTask
 
 
@@ -146,7 +145,7 @@ def test_no_step_begins_that_would_end_too_late(monkeypatch):
     after them no others."""
     times = iter([0.0, 0.0, 10.0, 40.0, 50.0, 80.0])
     monkeypatch.setattr(length, "monotonic", lambda: 60 * next(times))
-    limits = Limits(1.5, StopRequest(), SINGLE_PROCESS)
+    limits = Limits(1.5, SINGLE_PROCESS)
     assert [limits.stop_before_step() for _ in range(4)] == ["", "", "", ""]
     assert limits.stop_before_step() == "train.max_hours = 1.5"
 

@@ -32,7 +32,24 @@ class CommandParser(argparse.ArgumentParser):
         return f"{text}\n{self.settings_help()}\n" if self.settings_help else text
 
     def error(self, message: str) -> NoReturn:
-        raise SettingError("command line", f"{message} (see {self.prog} --help)")
+        raise SettingError("command line", f"{message} (see {self.prog} --help){self._meant(message)}")
+
+    def _meant(self, message: str) -> str:
+        """What the first option may have been meant for that argparse does not know."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        typed = next((text for text in unknown if text.startswith("--")), None)
+        if typed is None:
+            return ""
+        # The schema loads numpy and pydantic, which parsing does not need.
+        from treepo.config.suggest import suggest
+
+        names = [text[2:] for action in self._actions for text in action.option_strings if text.startswith("--")]
+        if self.settings_help is run_settings_help:
+            from treepo.config.load import setting_names
+            from treepo.config.schema import Config
+
+            names += setting_names(Config)
+        return suggest(typed, names)
 
 
 def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:

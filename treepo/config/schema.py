@@ -115,6 +115,24 @@ class TrackingSettings:
     sample_answers: Count = 4
     """Answers of each: the best, the worst and some between."""
 
+    entity: str = ""
+    """The user or team of wandb that the run belongs to; that of the account if not given."""
+
+    group: str = ""
+    """The group of runs that wandb shows it in."""
+
+    tags: tuple[str, ...] = ()
+    """Tags that wandb shows it with."""
+
+    push_to_hub: bool = False
+    """Upload the final model or adapter to the Hugging Face hub at the end of the run (see docs/tracking.md)."""
+
+    hub_model_id: str = ""
+    """Its repository there, as name or owner/name; the name of the run's folder if not given."""
+
+    hub_private_repo: bool = True
+    """Make the repository, if it is not there yet, a private one."""
+
     def __post_init__(self) -> None:
         for name in self.trackers:
             if name not in TRACKERS:

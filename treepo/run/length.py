@@ -5,6 +5,8 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 from time import monotonic
+from types import TracebackType
+from typing import Self
 
 from treepo.config.schema import Config, EvalSettings
 from treepo.data.datasets import DatasetTask
@@ -57,17 +59,25 @@ def is_patience_over(settings: EvalSettings, progress: Progress) -> bool:
 
 
 class Limits:
-    """What stops a run from outside, to be gone on with later: its time, from when this is made, and a request.
+    """What stops a run from outside, to be gone on with later: its time, from when this is made, and a request, which
+    SIGUSR1 is while this is entered.
 
     max_hours: see TrainSettings. processes: those that stop together, whichever of them is asked.
     """
 
-    def __init__(self, max_hours: float | None, request: StopRequest, processes: DistContext) -> None:
+    def __init__(self, max_hours: float | None, processes: DistContext) -> None:
         self.max_hours = max_hours
-        self.request = request
+        self.request = StopRequest()
         self.processes = processes
         self._start = self._last = monotonic()
         self._longest_s = 0.0
+
+    def __enter__(self) -> Self:
+        self.request.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.request.__exit__(kind, error, at)
 
     def stop_before_step(self) -> str:
         """Why no step may begin now, the same in all processes; empty if one may. Called before each step.

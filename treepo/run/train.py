@@ -17,19 +17,19 @@ from treepo.report.run_log import Metrics, MetricsLog
 from treepo.report.terminal import Terminal, TrainingView
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import NOT_BEGUN, RunCheckpoints
+from treepo.run.hub import check_hub
 from treepo.run.length import Limits, is_patience_over
 from treepo.run.outputs import (
     check_installed,
     failed_batch_kept,
     is_model_kept,
+    publish,
     save_best,
     save_last,
     save_trees,
     tracked,
-    write_report,
 )
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
-from treepo.utils.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     with job.processes.synced_errors():
         if job.processes.is_first:
             check_unused(out)
+            check_hub(config.tracking)
     check_installed(config.tracking)
     with terminal.stage("loading the model"), terminal.progress("making the base model") as report:
         run = build_run(config, report, job)
@@ -78,8 +79,11 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
     watch = StepWatch()
     num_steps = settings.train.num_steps
-    with tracked(settings, out, is_first) as tracking, lost_as_error(), StopRequest() as request:
-        limits = Limits(settings.train.max_hours, request, run.processes)
+    with (
+        tracked(settings, out, is_first) as tracking,
+        lost_as_error(),
+        Limits(settings.train.max_hours, run.processes) as limits,
+    ):
         with RunCheckpoints(run, out, progress) as checkpoints, terminal.training(num_steps) as view:
             if progress != NOT_BEGUN and progress.best_step == progress.step:
                 # The process before may have ended before it saved it.
@@ -116,7 +120,7 @@ def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGU
         run.keep(lambda: save_last(run, out))
         if is_first:
             try:
-                write_report(run, out)
+                publish(run, out)
             finally:
                 terminal.summary(log.read(), out, next_commands(settings, out))
         checkpoints.check_written()
