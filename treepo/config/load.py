@@ -101,7 +101,7 @@ def setting_names(cls: type) -> list[str]:
     names = []
     for section in dataclasses.fields(cast(Any, cls)):
         names += [f"{section.name}.use"] if is_exchangeable(section) else []
-        names += [f"{section.name}.{f.name}" for f in dataclasses.fields(type(section.default))]
+        names += [f"{section.name}.{f.name}" for f in dataclasses.fields(cast(Any, type(section.default)))]
     return names
 
 

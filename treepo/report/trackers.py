@@ -208,5 +208,5 @@ class WandB(RunTracker):
 
 
 def _wandb_id(text: object) -> str:
-    """The text if it can be an id of wandb's, else an empty one: anybody may have made the folder that it is read from."""
+    """The text if it can be an id of wandb's, else an empty one: anybody may have made the folder it stands in."""
     return text if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else ""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
 
 from treepo.config.load import resolve
@@ -50,7 +51,7 @@ def export_checkpoint(
         raise SettingError("--merge", "the run has no adapter: all weights were trained")
     model = merged(policy.model) if merge else policy.model
     if wanted := dtype or ("" if is_adapter and not merge else _base_dtype(policy)):
-        model = model.to(dtype=getattr(torch, wanted))
+        nn.Module.to(model, dtype=getattr(torch, wanted))
     with preparing(out.parent, "DIR"):
         out.parent.mkdir(parents=True, exist_ok=True)
     with writing(out, "the model", "DIR"):
@@ -149,6 +150,6 @@ def _check_base(policy: Policy, folder: Path) -> None:
 
 def _base_dtype(policy: Policy) -> str:
     """The type that the base model's own config names; empty if it names none of DTYPES."""
-    config = PreTrainedConfig.get_config_dict(policy.model.config.name_or_path)[0]
+    config = PreTrainedConfig.get_config_dict(str(policy.model.config.name_or_path))[0]
     name = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     return name if name in DTYPES else ""
