@@ -51,6 +51,7 @@ assert not {{"torch", "transformers", "vllm"}} & set(sys.modules)
         "train": ("--resume DIR", "--tree.width  integer (default: 8)", '--credit.use  "DrGRPO", "FadingDifference"'),
         "sample": ("--prompt TEXT", "--stopping.answer"),
         "eval": ("--samples K", "--data.answer_after"),
+        "export": ("--dtype", "--merge"),
         "verify": ("--expected FIELD", "--data.response_field", "--verifier.extract_from"),
         "report": ("--out FILE.html",),
         "watch": ("--port PORT",),

@@ -15,7 +15,7 @@ import pytest
 
 from treepo.errors import TrackerError
 from treepo.report.run_log import COLUMNS, SampleRow
-from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB, as_code
+from treepo.report.trackers import WANDB_ID, TensorBoard, Tracker, Tracking, Trackio, WandB, as_code
 
 CONFIG = {"train": {"seed": 3}, "optim": {"lr": 0.5, "betas": [0.9, 0.95]}}
 STEPS = {0: {"eval/avg": 0.25}, 1: {"reward/mean": 0.5, "tokens/decoded": 70}, 2: {"reward/mean": 0.75}}
@@ -113,6 +113,7 @@ class Package(SimpleNamespace):
     def __init__(self) -> None:
         calls: list[tuple[Any, ...]] = []
         run = SimpleNamespace(
+            id="abc123",
             log=lambda data, step: calls.append((step, data)),
             finish=lambda: calls.append(("finish",)),
         )
@@ -141,6 +142,30 @@ def test_what_the_packages_are_called_with(name: str, monkeypatch: pytest.Monkey
     if name == "wandb":
         assert (options["mode"], options["dir"]) == ("offline", str(tmp_path))
         assert 0 < options["settings"].init_timeout <= 60 and 0 < options["settings"].finish_timeout <= 60
+
+
+def test_wandb_gets_entity_group_and_tags_and_goes_on_with_the_same_run(monkeypatch, tmp_path):
+    """A run that was resumed began another one there, and its curves were in two halves."""
+    options = {"entity": "team", "group": "sweep", "tags": ["a", "b"]}
+    for expected in ({}, {"id": "abc123", "resume": "allow"}):
+        package = Package()
+        monkeypatch.setitem(sys.modules, "wandb", package)
+        track(WandB("maths", tmp_path, False, options))
+        given = package.calls[0][1]
+        assert {name: given.get(name) for name in options} == options
+        assert {name: given[name] for name in ("id", "resume") if name in given} == expected
+    assert (tmp_path / WANDB_ID).read_text() == "abc123\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"../../x", b"a" * 1000, b"\xff", b"a b"])
+def test_an_id_that_is_none_is_passed_over(content, monkeypatch, tmp_path):
+    """It stands in a folder that anybody may have made; wandb then begins a run, as it does where there is none."""
+    (tmp_path / WANDB_ID).write_bytes(content)
+    package = Package()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    track(WandB("maths", tmp_path, False))
+    assert not {"id", "resume"} & package.calls[0][1].keys()
+    assert (tmp_path / WANDB_ID).read_text() == "abc123\n"
 
 
 def test_a_block_of_code_has_no_line_that_markdown_reads():

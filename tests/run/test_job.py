@@ -32,6 +32,7 @@ SETTINGS = {
     "eval.every": 2,
     "eval.keep_best": True,
     "checkpoint.every": 1,
+    "checkpoint.save_model": True,
 }
 
 OWN_ENGINES = ("engine/steps", "engine/utilisation")
@@ -148,6 +149,29 @@ def test_a_signal_to_one_process_stops_both(options, tmp_path):
     last = untimed_metrics(out)[-1]["step"]
     assert f"Stopped after step {last:.0f}." in (tmp_path / "log-0.out").read_text()
     assert [path.name for path in (out / "checkpoints").iterdir()] == [f"step-{last:06.0f}"]
+
+
+def request_stop() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_a_request_to_one_process_stops_both_after_the_step(options, two, tmp_path):
+    """With a checkpoint and exit code 0; the model of the checkpoint is whole, and the run goes on as if nothing
+    happened."""
+    out = tmp_path / "run"
+    args = ["train", *options, "--out", str(out)]
+    assert run_job(args, tmp_path, (Updater, "_step", 3), request_stop) == [0, 0], (tmp_path / "log-0.err").read_text()
+    last = int(untimed_metrics(out)[-1]["step"])
+    assert 0 < last < 4 and not (out / "model").exists()
+    assert f"Stopped after step {last} (SIGUSR1). To go on:" in (tmp_path / "log-0.out").read_text()
+    assert main(["export", f"{out}@{last}", str(tmp_path / "exported")]) == 0
+    one, other = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "exported", out / "models" / f"step-{last:06d}")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert run_job(["train", "--resume", str(out)], tmp_path) == [0, 0], (tmp_path / "log-1.err").read_text()
+    assert untimed_metrics(out) == untimed_metrics(two)
 
 
 def test_a_folder_that_is_used_is_refused_by_both(options, two, tmp_path):

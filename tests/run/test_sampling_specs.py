@@ -7,7 +7,7 @@ from treepo.engine.base import SamplingParams
 from treepo.grow.branching import EvenBranching, InitialFork, RandomBranching
 from treepo.grow.fallback import NoFallback
 from treepo.grow.stopping import StopRules
-from treepo.run.evaluation_plan import SamplingSpec, parse_sampling
+from treepo.run.sampling_specs import SamplingSpec, parse_sampling
 from treepo.tasks.chain_sums import ChainSums
 
 RUN: Settings = {

@@ -2,7 +2,7 @@
 
 import argparse
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +31,24 @@ class CommandParser(argparse.ArgumentParser):
         return f"{text}\n{self.settings_help()}\n" if self.settings_help else text
 
     def error(self, message: str) -> NoReturn:
-        raise SettingError("command line", f"{message} (see {self.prog} --help)")
+        raise SettingError("command line", f"{message} (see {self.prog} --help){self._meant(message)}")
+
+    def _meant(self, message: str) -> str:
+        """What the first option may have been meant for that argparse does not know."""
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        typed = next((text for text in unknown if text.startswith("--")), None)
+        if typed is None:
+            return ""
+        # The schema loads numpy and pydantic, which parsing does not need.
+        from treepo.config.suggest import suggest
+
+        names = [text[2:] for action in self._actions for text in action.option_strings if text.startswith("--")]
+        if self.settings_help is run_settings_help:
+            from treepo.config.load import setting_names
+            from treepo.config.schema import Config
+
+            names += setting_names(Config)
+        return suggest(typed, names)
 
 
 def split_overrides(args: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -75,6 +92,18 @@ def output_folder(out: str | None, prefix: str = "") -> Path:
     if out == "":
         raise SettingError("out", "no folder given")
     return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@contextmanager
+def named_as_typed(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors about settings that were given as options name these. names: setting or section -> option."""
+    try:
+        yield
+    except SettingError as error:
+        option = names.get(error.path) or names.get(error.path.partition(".")[0])
+        if option is None:
+            raise
+        raise SettingError(option, error.message, error.value) from error
 
 
 GO_ON = "to go on: "

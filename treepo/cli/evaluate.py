@@ -7,11 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, going_on, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, going_on, named_as_typed, output_folder, run_settings_help
 
 logger = logging.getLogger(__name__)
 
 ABOUT = """Measure how often models are right on problems: avg@k, pass@k and maj@k with intervals, and what they cost.
+MODEL may be the folder of a run: then its final model is asked or, where there is none, that of its last checkpoint,
+with the run's prompts, verifier and problems unless others are given. RUN@STEP is the model of a checkpoint.
 The same command with the same --out goes on where it was interrupted. Without MODEL and --data: the built-in task and
 its base model."""
 
@@ -22,16 +24,26 @@ with other settings of [tree], or of another section that shapes trees as SECTIO
 def make_parser() -> CommandParser:
     """The options of the command."""
     parser = CommandParser("eval", ABOUT, run_settings_help)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="folders or names of models, like --model.path")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="folders or names of models, or runs")
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="SET", help="datasets: gsm8k, gsm8k=FILE.jsonl, a file or a folder"
     )
     parser.add_argument("--samples", type=int, default=16, metavar="K", help="answers per problem (default: 16)")
     parser.add_argument("--sampling", nargs="+", default=["sequential"], metavar="METHOD", help=SAMPLING)
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="longest answer (default: as [tree] says, or the run that is asked)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="sampling temperature (default: 1, or that of the run)"
+    )
     parser.add_argument("--problems", type=int, metavar="N", help="ask the first N problems (default: all)")
     parser.add_argument("--recipe", metavar="RECIPE.toml", help="settings")
     parser.add_argument("--out", metavar="DIR", help="folder that keeps all answers (default: runs/eval-TIME)")
     parser.add_argument("--json", metavar="FILE", help="write all metrics to this file, too")
+    parser.add_argument("--verbose", action="store_true", help="show the tables of all metrics")
+    parser.add_argument(
+        "--trust-run-code", action="store_true", help="run code that a run's settings name, such as its verifier"
+    )
     return parser
 
 
@@ -46,17 +58,18 @@ def run(options: Namespace, console: Console) -> None:
         from treepo.evaluate.estimates import COLUMNS, EstimateSettings, aggregate
         from treepo.evaluate.results import to_json
         from treepo.evaluate.store import ANSWERS, RESULTS, AnswerStore
-        from treepo.evaluate.table import rich_table, text_tables
+        from treepo.evaluate.table import rich_table, summary_table, text_tables
         from treepo.report.diagnosis import diagnose_result
         from treepo.run.evaluate import answer
-        from treepo.run.evaluation_plan import plan_evaluation
+        from treepo.run.evaluation_plan import about_answers, plan_evaluation
         from treepo.utils.io import export_text, writing
 
     disable_progress_bar()
     out = output_folder(options.out, "eval-")
-    evaluation, store = plan_evaluation(options, out), AnswerStore(out)
+    with named_as_typed(_typed(options)):
+        evaluation, store = plan_evaluation(options, out), AnswerStore(out)
     where = "" if options.out else f" --out {shlex.quote(str(out))}"
-    with going_on(options.command_line + where), store.lock():
+    with going_on(options.command_line + where), named_as_typed(_typed(options)), store.lock():
         for model in evaluation.models:
             answer(evaluation, model, Terminal(console))
         store.compact()
@@ -69,6 +82,19 @@ def run(options: Namespace, console: Console) -> None:
     for result in found:
         if finding := diagnose_result(result.overall):
             logger.warning("%s, %s: %s", result.model, result.setting, finding)
-    for table in text_tables(found):
+    tables = [summary_table(found, about_answers(evaluation)), *(text_tables(found) if options.verbose else [])]
+    for table in tables:
         console.print(rich_table(table))
-    logger.info("All answers are in %s, all metrics in %s beside it.", out / ANSWERS, RESULTS)
+    more = "" if options.verbose else "; --verbose shows them"
+    logger.info("All answers are in %s, all metrics in %s beside it%s.", out / ANSWERS, RESULTS, more)
+
+
+def _typed(options: Namespace) -> dict[str, str]:
+    """The options that were given in place of settings, by these."""
+    given = {
+        "model.path": ("MODEL", options.models),
+        "data.eval": ("--data", options.data),
+        "tree": ("--max-tokens", options.max_tokens),
+        "engine.temperature": ("--temperature", options.temperature),
+    }
+    return {setting: option for setting, (option, value) in given.items() if value not in (None, [])}

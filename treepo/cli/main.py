@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
     "sample": ("treepo.cli.sample", "grow one tree for a prompt and show it"),
     "eval": ("treepo.cli.evaluate", "measure how often models are right, and at what cost"),
+    "export": ("treepo.cli.export", "write the model of a run's checkpoint as a folder to load"),
     "verify": ("treepo.cli.verify", "judge responses in a file, to test a verifier on your data"),
     "report": ("treepo.cli.report", "write an HTML page about runs, evaluations and benchmarks"),
     "watch": ("treepo.cli.watch", "follow a run in the terminal or in a browser"),

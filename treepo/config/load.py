@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from treepo.config.schema import Config, Settings
+from treepo.config.suggest import suggest
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
@@ -44,7 +45,9 @@ def resolve_as(cls: type[T], *layers: Settings) -> T:
     for layer in layers:
         for section, values in layer.items():
             if section not in sections:
-                raise SettingError(section, f"unknown section; there are {', '.join(sections)}")
+                keys = list(values) if isinstance(values, Mapping) else []
+                meant = next(filter(None, (suggest(name, setting_names(cls)) for name in [*keys, section])), "")
+                raise SettingError(section, f"unknown section; there are {', '.join(sections)}{meant}")
             if not isinstance(values, Mapping):
                 objects[section] = _checked_object(sections[section], values)
                 merged.pop(section, None)
@@ -154,6 +157,15 @@ def known_classes(section: Section) -> dict[str, type]:
     return {name: value for name, value in found.items() if not _misfit(section, value)}
 
 
+def setting_names(cls: type) -> list[str]:
+    """Every setting of a class of sections, as `section.key`; of sections with `use`, those of the default class."""
+    names = []
+    for section in dataclasses.fields(cast(Any, cls)):
+        names += [f"{section.name}.use"] if is_exchangeable(section) else []
+        names += [f"{section.name}.{f.name}" for f in dataclasses.fields(cast(Any, type(section.default)))]
+    return names
+
+
 def _build(section: Section, values: Mapping[str, Any]) -> Any:
     """An instance of the section's class, or of the one that `use` names, on top of the section's defaults."""
     chosen = _chosen_class(section, values)
@@ -165,7 +177,9 @@ def _build(section: Section, values: Mapping[str, Any]) -> Any:
             continue
         path = f"{section.name}.{key}"
         if key not in fields:
-            raise SettingError(path, f"unknown setting; {chosen.__name__} has {', '.join(fields) or 'none'}")
+            others = [f"{section.name}.{name}" for name in fields]
+            meant = suggest(path, [*others, *setting_names(Config)])
+            raise SettingError(path, f"unknown setting; {chosen.__name__} has {', '.join(fields) or 'none'}{meant}")
         checked[key] = _checked(path, hints[key], value)
     try:
         if chosen is type(section.default):

@@ -80,6 +80,14 @@ class EvalSettings:
     keep_best: bool = False
     """Keep the model with the highest eval/avg, in best/."""
 
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many evaluations in a row without a better eval/avg; 0 for never. Needs `every`."""
+
+    def __post_init__(self) -> None:
+        if self.patience and not (self.every and self.num_problems):
+            message = "needs evaluations during training: eval.every and eval.num_problems above 0"
+            raise SettingError("patience", message, self.patience)
+
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 """Each is the name of a package, and of our extra that installs it."""
@@ -106,6 +114,24 @@ class TrackingSettings:
 
     sample_answers: Count = 4
     """Answers of each: the best, the worst and some between."""
+
+    entity: str = ""
+    """The user or team of wandb that the run belongs to; that of the account if not given."""
+
+    group: str = ""
+    """The group of runs that wandb shows it in."""
+
+    tags: tuple[str, ...] = ()
+    """Tags that wandb shows it with."""
+
+    push_to_hub: bool = False
+    """Upload the final model or adapter to the Hugging Face hub at the end of the run (see docs/tracking.md)."""
+
+    hub_model_id: str = ""
+    """Its repository there, as name or owner/name; the name of the run's folder if not given."""
+
+    hub_private_repo: bool = True
+    """Make the repository, if it is not there yet, a private one."""
 
     def __post_init__(self) -> None:
         for name in self.trackers:

@@ -18,6 +18,9 @@ ALL_DATASETS = "all datasets"
 """Heads the column of all datasets together, the last one where there are several."""
 
 MAJORITY = "majority of k"
+MAX_SUMMARY_DATASETS = 2
+"""Datasets that have a column each in the summary."""
+
 LABELS = ("model", "setting", "k")
 COST_HEADER = ("problems", "avg@k", "maj@k", "tokens decoded", "wall s", "accelerator s")
 GAIN_HEADER = ("problems", "avg@k", "maj@k")
@@ -56,6 +59,27 @@ def text_tables(results: Sequence[Result]) -> list[TextTable]:
     ]
     gains = _table("Gain over the first row, problem by problem", GAIN_HEADER, results, _gain_cells)
     return [*tables[:4], gains, *tables[4:]] if any(result.gain for result in results) else tables
+
+
+def summary_table(results: Sequence[Result], about: str) -> TextTable:
+    """Accuracy with its interval and the cost, a row per result; the gain over the first row where there are several.
+
+    about: stands in the title. Of more than two datasets only all together have a column, so that the table fits into
+    80 columns.
+    """
+    datasets = list(dict.fromkeys(part.dataset for result in results for part in result.datasets))
+    columns = [*datasets, ALL_DATASETS] if len(datasets) == MAX_SUMMARY_DATASETS else datasets
+    columns = columns if len(datasets) <= MAX_SUMMARY_DATASETS else [ALL_DATASETS]
+    has_gain = any(result.gain for result in results) and len(columns) == 1
+
+    def cells(result: Result) -> list[str]:
+        found = _by_dataset(result, datasets, lambda part: part.avg)[-len(columns) :]
+        gain = [NOTHING if result.gain is None else _signed(result.gain.avg)] if has_gain else []
+        first = first_setting(result, results)
+        return [*found, *gain, _cost(result, first, "tokens_decoded", ",d"), _cost(result, first, "wall_s", ",.1f")]
+
+    header = [*columns, *(["gain"] if has_gain else []), "tokens decoded", "wall s"]
+    return _table(f"Accuracy in percent: {about}", header, results, cells)
 
 
 def rich_table(table: TextTable) -> Table:

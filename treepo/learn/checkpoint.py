@@ -4,20 +4,20 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from io import BufferedReader
 from pathlib import Path
 from threading import Thread
 from typing import Any, cast
 
 from pydantic import TypeAdapter
-from torch import Tensor
+from torch import Tensor, nn
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import DamagedError, LostError, PeerError, SettingError
-from treepo.learn.train_state import TrainState, save_tensors
+from treepo.learn.train_state import TrainState, load_weights, save_tensors
 from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import PARTIAL, remove, sync, write_text
 from treepo.utils.numeric import digest
@@ -100,11 +100,15 @@ class Identity:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: its last complete step, and the best validation score so far and its step, -1 if none."""
+    """How far a run has come: its last complete step, and the best validation score so far and its step, -1 if none.
+
+    num_not_better: evaluations since then.
+    """
 
     step: int
     best: float
     best_step: int
+    num_not_better: int = 0
 
 
 PROGRESS = TypeAdapter(Progress)
@@ -124,6 +128,17 @@ class Snapshot:
         return cls(progress, train_state.copy_tensors(), train_state.scalars())
 
 
+def step_folder(folder: Path, step: int) -> Path:
+    """The folder of a step in a folder that has one for each."""
+    return folder / f"step-{step:06d}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps that have a folder in a folder, in order."""
+    names = [path.name for path in folder.glob("step-*") if path.is_dir()]
+    return sorted(int(name[5:]) for name in names if name[5:].isdecimal())
+
+
 @dataclass(frozen=True)
 class CheckpointStore:
     """The folder checkpoints/ of a run, on a disk that all processes see.
@@ -140,8 +155,7 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in order."""
-        names = [path.name for path in self.folder.glob("step-*") if path.is_dir()]
-        return sorted(int(name[5:]) for name in names if name[5:].isdecimal())
+        return steps_in(self.folder)
 
     def last(self) -> str:
         """Which checkpoint is the last, in words."""
@@ -228,30 +242,57 @@ class CheckpointStore:
 
         Raises SettingError if it is of another model, or holds something else.
         """
-        path = self._path(step) / STATE
-        try:
-            state = json.loads(read_plain(path, JSON_BYTES))
-            progress = PROGRESS.validate_python({name: state[name] for name in ("step", "best", "best_step")})
+        state, progress = self._read_state(step)
+        with self._refusing(step):
             train_state.restore(self._path(step), state)
-        except SettingError:
-            raise
-        # Its checksum is right, so somebody has made it.
-        except (OSError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise SettingError("resume", f"{str(path)!r} holds no state of a run: {error_line(error)}") from error
-        if progress.step != step:
-            raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
         return progress
 
+    def restore_weights(self, step: int, model: nn.Module) -> Progress:
+        """Load the weights alone of a checkpoint that `newest` has found to be whole; raises like `restore`."""
+        _, progress = self._read_state(step)
+        with self._refusing(step):
+            load_weights(self._path(step), model)
+        return progress
+
+    def progress(self, step: int) -> Progress:
+        """How far the run had come at a checkpoint that `newest` has found to be whole; raises like `restore`."""
+        return self._read_state(step)[1]
+
+    def _read_state(self, step: int) -> tuple[dict[str, Any], Progress]:
+        """(the state besides tensors, the progress in it) of a checkpoint."""
+        path = self._path(step) / STATE
+        with self._refusing(step):
+            state = json.loads(read_plain(path, JSON_BYTES))
+            # Those of earlier versions do not count evaluations.
+            names = [name for name in (f.name for f in fields(Progress)) if name in state]
+            progress = PROGRESS.validate_python({name: state[name] for name in names})
+        if progress.step != step:
+            raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
+        return state, progress
+
+    @contextmanager
+    def _refusing(self, step: int) -> Iterator[None]:
+        """Raise SettingError for what a checkpoint holds though its checksum is right: somebody has made it."""
+        try:
+            yield
+        except SettingError:
+            raise
+        except (OSError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            path = self._path(step) / STATE
+            raise SettingError("resume", f"{str(path)!r} holds no state of a run: {error_line(error)}") from error
+
     def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:06d}"
+        return step_folder(self.folder, step)
 
     def _prune(self, progress: Progress) -> None:
         """Drop all but the last few and the best. Later ones than the one just written were passed over as damaged."""
-        upto = [step for step in self.steps() if step <= progress.step]
-        kept = {*upto[-self.keep :], progress.best_step}
-        for step in self.steps():
-            if step not in kept or step > progress.step:
-                shutil.rmtree(self._path(step))
+        for step in self.dropped(self.steps(), progress):
+            shutil.rmtree(self._path(step))
+
+    def dropped(self, steps: Sequence[int], progress: Progress) -> list[int]:
+        """Those of the steps, in order, that are not kept beside the one just written."""
+        kept = {*[step for step in steps if step <= progress.step][-self.keep :], progress.best_step}
+        return [step for step in steps if step not in kept or step > progress.step]
 
 
 class CheckpointWriter:

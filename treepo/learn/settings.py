@@ -169,6 +169,13 @@ class TrainSettings:
     seed: Annotated[int, Field(ge=0)] = 0
     """All randomness of the run derives from it."""
 
+    max_hours: Annotated[float, Field(gt=0)] | None = None
+    """Stop, with a checkpoint and exit code 0, before a step that would end later than so many hours after training
+    began, if it takes as long as the longest so far; `--resume` goes on. Not given: no limit."""
+
+    num_epochs: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Train for so many passes over the training problems, instead of num_steps; 0 for num_steps."""
+
     @property
     def num_updates(self) -> int:
         """Updates of the whole run; a step that finds too few problems with a signal makes fewer."""
@@ -189,3 +196,7 @@ class CheckpointSettings:
 
     keep: Count = 2
     """Checkpoints that are kept, besides the best one."""
+
+    save_model: bool = False
+    """Write the model, too, at every checkpoint, as transformers loads it, to models/step-*; the adapter alone where
+    adapters are trained. The models are kept as long as their checkpoints."""

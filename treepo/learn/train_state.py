@@ -23,6 +23,9 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import LostError, SettingError
 from treepo.utils.foreign_errors import is_lost_process
 
+WEIGHTS = "model."
+"""Names of weights in a checkpoint begin with this."""
+
 
 def seed_random(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators, so that other libraries draw the same from them in every run."""
@@ -100,6 +103,36 @@ def saved_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     return {k: (v.size, v.properties.dtype) for k, v in saved.items() if isinstance(v, TensorStorageMetadata)}
 
 
+def weight_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that checkpoints of a model hold, by their names there; one of several names under its first."""
+    weights: dict[Tensor, str] = {}
+    # Weights in 4 bits add their scales to the state without being told.
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if weight.requires_grad or name in buffers:
+            weights.setdefault(weight, name)
+    return {f"{WEIGHTS}{name}": weight.detach() for weight, name in weights.items()}
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load the weights saved in a folder, and nothing else of the state, into a model that is not sharded.
+
+    Raises SettingError if they are not those of this model.
+    """
+    tensors = weight_tensors(model)
+    saved = {name: facts for name, facts in saved_shapes(folder).items() if name.startswith(WEIGHTS)}
+    _check_alike(folder, saved, tensors)
+    with torch.no_grad():
+        load_tensors(folder, tensors)
+
+
+def _check_alike(folder: Path, saved: Mapping[str, tuple[torch.Size, torch.dtype]], own: Mapping[str, Tensor]) -> None:
+    """Raise SettingError unless what was saved has the names, shapes and types of one's own tensors."""
+    wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+    if unlike := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
+        raise SettingError("resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}")
+
+
 def _cause(error: CheckpointException) -> BaseException:
     """The error of the first process that had one."""
     return next(iter(error.failures.values()))[0]
@@ -147,11 +180,7 @@ class TrainState:
         saved = saved_shapes(folder)
         self.optimizer.load_state_dict(self._empty_state(saved, dict(scalars.get("optimizer", {}))))
         tensors = self._tensors()
-        wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-        if unlike := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
-            raise SettingError(
-                "resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}"
-            )
+        _check_alike(folder, saved, tensors)
         with torch.no_grad():
             load_tensors(folder, tensors, self.processes.group)
         self.schedule.load_state_dict(scalars["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
@@ -165,13 +194,7 @@ class TrainState:
         torch's get_state_dict would do, but it keeps frozen weights that are tied, and takes a step with zero gradients
         where none was taken yet.
         """
-        weights: dict[Tensor, str] = {}
-        # Weights in 4 bits add their scales to the state without being told.
-        buffers = dict(self.model.named_buffers(remove_duplicate=False))
-        for name, weight in self.model.state_dict(keep_vars=True).items():
-            if weight.requires_grad or name in buffers:
-                weights.setdefault(weight, name)
-        tensors = {f"model.{name}": weight.detach() for weight, name in weights.items()}
+        tensors = weight_tensors(self.model)
         entries = self._optimizer_entries()
         return tensors | {f"optimizer.{k}": value for k, value in entries.items() if isinstance(value, Tensor)}
 

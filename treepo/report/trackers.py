@@ -1,15 +1,19 @@
 """Experiment trackers: TensorBoard, trackio, Weights & Biases."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import tomli_w
 
 from treepo.errors import TrackerError
 from treepo.report.run_log import COLUMNS, Metrics, SampleRow
+from treepo.utils.files import read_plain
+from treepo.utils.io import replace_text
 from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
@@ -149,15 +153,40 @@ START_S, FINISH_S = 30.0, 60.0
 """Longest waits in seconds: for a server that does not answer, and at the end for what is still to be sent."""
 
 
+WANDB_ID = "wandb-id.txt"
+"""The file in a run's folder that names its run of wandb."""
+
+MAX_ID_BYTES = 100
+
+
 class WandB(RunTracker):
-    """A run of a project, kept in `folder` and sent from there, or, offline, sent later by `wandb sync`."""
+    """A run of a project, kept in `folder` and sent from there, or, offline, sent later by `wandb sync`.
+
+    options: entity, group and tags, as `wandb.init` takes them. The run's id is kept in `folder`, so that a run that is
+    resumed goes on with the same one: steps that are made again are there already, and wandb drops them.
+    """
 
     name = "wandb"
 
-    def __init__(self, project: str, folder: Path, offline: bool) -> None:
+    def __init__(
+        self, project: str, folder: Path, offline: bool, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
         super().__init__(project)
         self.folder = folder
         self.offline = offline
+        self.options = options
+
+    def start(self, config: Mapping[str, Any], run_name: str) -> None:
+        super().start(config, run_name)
+        if kept := _wandb_id(self.run.id):
+            replace_text(self.folder / WANDB_ID, kept + "\n")
+
+    def _known_id(self) -> str:
+        """The id that was kept when the run began; empty if there is none."""
+        try:
+            return _wandb_id(read_plain(self.folder / WANDB_ID, MAX_ID_BYTES).decode("ascii").strip())
+        except (OSError, ValueError):
+            return ""
 
     def settings(self) -> dict[str, Any]:
         # Printed output, code and repository are not uploaded.
@@ -171,4 +200,12 @@ class WandB(RunTracker):
             disable_git=True,
         )
         # Without a mode, WANDB_MODE decides.
-        return {"dir": str(self.folder), "mode": "offline" if self.offline else None, "settings": settings}
+        options = dict(self.options)
+        if known := self._known_id():
+            options |= {"id": known, "resume": "allow"}
+        return options | {"dir": str(self.folder), "mode": "offline" if self.offline else None, "settings": settings}
+
+
+def _wandb_id(text: object) -> str:
+    """The text if it can be an id of wandb's, else an empty one: anybody may have made the folder it stands in."""
+    return text if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) else ""

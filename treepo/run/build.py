@@ -12,6 +12,7 @@ from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.policy import Policy
+from treepo.run.length import with_epochs
 from treepo.run.parts import NOTHING, HandedOver, base_model_path, build_policy, build_sampler, close_parts, engine_for
 from treepo.run.task import build_task, check_trainable
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
@@ -96,6 +97,7 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     task = None
     try:
         task = build_task(config, policy, engine.max_model_len, handed.records)
+        config = with_epochs(config, task)
         sampler = build_sampler(config, policy, engine, task.answers)
         trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
         return Run(config, policy, task, trainer, job)

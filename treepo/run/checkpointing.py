@@ -1,5 +1,6 @@
 """When a run's checkpoints are written: as often as asked, at a new best score, at the end, and when it has to stop."""
 
+import hashlib
 import logging
 import shlex
 from dataclasses import replace
@@ -8,12 +9,16 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, get_args
 
+import torch
 from pydantic import TypeAdapter
+from transformers import PreTrainedModel
 
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
-from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot
+from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, step_folder, steps_in
+from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.run_log import Metrics
 from treepo.utils.files import JSON_BYTES, read_plain
+from treepo.utils.io import PARTIAL, remove
 from treepo.utils.signals import StepGuard, StepState
 
 if TYPE_CHECKING:
@@ -27,6 +32,9 @@ state is complete, too, where logits are not finite, but they may come from the 
 
 CHECKPOINTS = "checkpoints"
 """Their folder in that of the run."""
+
+MODELS = "models"
+"""The folder of models that belong to checkpoints, with `checkpoint.save_model`."""
 
 INITIAL = "initial.json"
 """What a run starts with: its name, and checksums; see `treepo.run.resume`."""
@@ -46,12 +54,39 @@ def is_stop(error: BaseException | None) -> bool:
     return isinstance(error, STOPS) or (isinstance(error, PeerError) and not kinds.isdisjoint(error.kinds))
 
 
+def initial_state(out: Path) -> dict[str, str]:
+    """What `initial.json` in the folder of a run says; empty if there is none or it cannot be read."""
+    try:
+        return INITIAL_STATE.validate_json(read_plain(out / INITIAL, JSON_BYTES))
+    except (OSError, ValueError):
+        return {}
+
+
 def recorded_run(out: Path) -> str:
     """The name of the run in a folder, which its checkpoints carry; empty if none is recorded or can be read."""
-    try:
-        return INITIAL_STATE.validate_json(read_plain(out / INITIAL, JSON_BYTES)).get("run", "")
-    except (OSError, ValueError):
-        return ""
+    return initial_state(out).get("run", "")
+
+
+FROZEN = "frozen"
+"""What `initial.json` calls the checksum of the weights that are not trained, which no checkpoint holds."""
+
+NO_WEIGHTS = hashlib.blake2b(digest_size=16).hexdigest()
+"""The checksum of no weights, recorded where the initial ones will not be needed again."""
+
+
+def weights_checksums(model: PreTrainedModel) -> tuple[str, str]:
+    """(a checksum of all weights, one of those that are not trained)."""
+    whole, frozen = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    is_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    with unsharded(model):
+        for name, tensor in sorted(plain_weights(model).items()):
+            # A copy: weights that were gathered have to be freed, which numpy's view of them would prevent.
+            content = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy().data
+            for checksum in (whole, frozen):
+                if checksum is whole or not is_trained.get(name, False):
+                    checksum.update(name.encode())
+                    checksum.update(content)
+    return whole.hexdigest(), frozen.hexdigest()
 
 
 class RunCheckpoints:
@@ -72,6 +107,8 @@ class RunCheckpoints:
         self._last_written = progress.step
         self._next = progress
         self._snapshot: Snapshot | None = None
+        self.stopped_by = ""
+        """Why the run is to stop before its last step, and to be gone on with; empty if it is not."""
 
     def __enter__(self) -> Self:
         self.guard.__enter__()
@@ -82,31 +119,37 @@ class RunCheckpoints:
             if not (isinstance(error, Interrupted) and error.is_urgent):
                 self.writer.wait()
                 if error is None or (self.guard.state is StepState.COMPLETE and is_stop(error)):
-                    self._save_last_step(is_stopped=error is not None)
+                    self._save_last_step(is_stopped=error is not None or bool(self.stopped_by))
                 if isinstance(error, RESOURCE_ERRORS):
                     error.add_note(f"checkpoints: {self.writer.store.last()}")
         finally:
             self.guard.__exit__(kind, error, at)
 
     def finish_step(self, step: int, metrics: Metrics) -> tuple[bool, Metrics]:
-        """Note that a step is done, with its evaluation: (whether its score is the best so far, the seconds that its
-        checkpoint took, if it has one).
+        """Note that a step is done, with its evaluation: (whether its score is the best so far, more metrics of it).
+
+        These are the seconds that its checkpoint took, if it has one, and the evaluations since the best one, if they
+        are limited.
 
         The state is copied here, after what was being written before is on disk.
         """
+        more: Metrics = {}
         score = metrics.get("eval/avg", metrics.get("eval/reward/mean"))
+        num_not_better = self.progress.num_not_better + (score is not None)
         if score is not None and (self.progress.best_step < 0 or score > self.progress.best):
             self._next = Progress(step, score, step)
         else:
-            self._next = replace(self.progress, step=step)
+            self._next = replace(self.progress, step=step, num_not_better=num_not_better)
         is_best = self._next.best_step == step
+        if self.run.config.eval.patience and score is not None:
+            more["eval/num_not_better"] = float(self._next.num_not_better)
         every = self.run.config.checkpoint.every
         if not every or step == 0 or not (is_best or step % every == 0):
-            return is_best, {}
+            return is_best, more
         start = perf_counter()
         self.writer.wait()
         self._snapshot = Snapshot.of(self.run.train_state, self._next)
-        return is_best, {"time/checkpoint_s": perf_counter() - start}
+        return is_best, more | {"time/checkpoint_s": perf_counter() - start}
 
     def complete_step(self) -> None:
         """Note that the metrics of the step are on disk: from here on its state may be saved, and not before, since a
@@ -126,6 +169,23 @@ class RunCheckpoints:
     def _begin(self, snapshot: Snapshot) -> None:
         self._last_written = snapshot.progress.step
         self.writer.start(snapshot)
+        if self.run.config.checkpoint.save_model:
+            self.run.keep(lambda: self._save_model(snapshot.progress))
+
+    def _save_model(self, progress: Progress) -> None:
+        """Write the model or, where adapters are trained, the adapter of the step; those of checkpoints that are no
+        longer kept are dropped. A warning says what could not be written."""
+        folder, policy = self.out / MODELS, self.run.policy
+        save = policy.save_adapter if self.run.config.lora.rank else policy.save
+        try:
+            # What a process left that was ended while it wrote.
+            for path in folder.glob(f"step-*{PARTIAL}"):
+                remove(path)
+            save(step_folder(folder, progress.step))
+            for step in self.writer.store.dropped(steps_in(folder), progress):
+                remove(step_folder(folder, step))
+        except OSError as error:
+            logger.warning("the model of step %d could not be written (%s)", progress.step, error.strerror or error)
 
     def _save_last_step(self, is_stopped: bool) -> None:
         if self.progress == NOT_BEGUN:
@@ -136,7 +196,8 @@ class RunCheckpoints:
         if is_stopped:
             again = shlex.join(["treepo", "train", "--resume", str(self.out)])
             saved = "" if not self.writer.failure else f", which could not be saved ({self.writer.store.last()})"
-            logger.info("Stopped after step %d%s. To go on:  %s", self.progress.step, saved, again)
+            reason = f" ({self.stopped_by})" if self.stopped_by else ""
+            logger.info("Stopped after step %d%s%s. To go on:  %s", self.progress.step, reason, saved, again)
 
     def check_written(self) -> None:
         """Raise WriteError if the last checkpoint could not be written."""

@@ -1,6 +1,8 @@
 """Evaluating a model: it answers problems by several sampling methods, and all answers are kept."""
 
 import logging
+from collections.abc import Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -17,6 +19,7 @@ from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
 from treepo.run.engine import check_align
 from treepo.run.evaluation_plan import Evaluation, answer_settings
+from treepo.run.export import model_folder
 from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.task import build_task
 from treepo.utils.numeric import derive_seed
@@ -34,13 +37,23 @@ def answer(evaluation: Evaluation, model: str, terminal: Terminal) -> None:
     An interruption loses the trees that are being grown. The folder must be locked. Raises SettingError for what
     cannot work, before anything is asked.
     """
-    store, name = AnswerStore(evaluation.out), model or BASE_MODEL
+    store = AnswerStore(evaluation.out)
     store.claim(answer_settings(evaluation))
     # Before a large model is loaded for nothing.
-    answered = {problem_key(key.dataset, key.problem) for key in store.done() if key.model == name}
+    answered = {problem_key(key.dataset, key.problem) for key in store.done() if key.model == (model or BASE_MODEL)}
+    path: AbstractContextManager[str] = nullcontext(model)
+    if (point := evaluation.runs.get(model)) is not None:
+        path = model_folder(point, evaluation.out, terminal, evaluation.trust_run_code)
+    with path as folder:
+        _answer(evaluation, model or BASE_MODEL, folder, answered, terminal)
+
+
+def _answer(evaluation: Evaluation, name: str, path: str, answered: Set[str], terminal: Terminal) -> None:
+    """Ask the model in a folder. name: what it is called; answered: the keys of problems that it was asked before."""
+    store = AnswerStore(evaluation.out)
     longest = max(evaluation.samplings, key=lambda sampling: sampling.config.tree.max_response_tokens).config
     # Adapters that nothing has trained yet change nothing.
-    config = replace(longest, model=replace(longest.model, path=model), lora=LoraSettings())
+    config = replace(longest, model=replace(longest.model, path=path), lora=LoraSettings())
     with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
     if config.engine.kind == "vllm":

@@ -1,31 +1,28 @@
-"""Plans an evaluation: models, problems, and sampling methods as `treepo eval --sampling` names them."""
+"""Plans an evaluation: models, problems and sampling methods, from the options of `treepo eval` and settings."""
 
 import hashlib
 import os
 import tomllib
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings, is_data_given
-from treepo.data.problem import AnswerFormat, Decode
-from treepo.engine.base import SamplingParams
+from treepo.engine.settings import EngineSettings
 from treepo.errors import SettingError
 from treepo.evaluate.store import KIND
-from treepo.grow.builder import GrowthRules
+from treepo.grow.shape import TreeShape
 from treepo.model.sources import check_folder
-from treepo.run.parts import growth_rules
+from treepo.run.given_runs import default_settings, runs_among
+from treepo.run.run_point import RunPoint
+from treepo.run.sampling_specs import SECTIONS, SamplingSpec, parse_sampling
 from treepo.utils.imports import make_importable
 from treepo.verify.base import Verifier
 from treepo.verify.verifiers import FunctionVerifier
-
-KINDS = ("sequential", "tree", "greedy")
-SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
-"""Sections that a sampling method may set for itself."""
 
 TRAINING_SECTIONS = ("reward", "credit", "lora", "loss", "aggregation", "penalties", "optim", "dynamic_sampling")
 """Sections of a recipe that an evaluation does not use, and which must not refuse it."""
@@ -37,77 +34,12 @@ ALL = 10**9
 
 
 @dataclass(frozen=True)
-class SamplingSpec:
-    """One method of sampling. label: as it was written; config: the settings of its trees, as wide as the samples."""
-
-    label: str
-    kind: str
-    config: Config
-
-    @property
-    def num_samples(self) -> int:
-        """Answers per problem."""
-        return 1 if self.kind == "greedy" else self.config.tree.width
-
-    def rules(self, decode: Decode, answers: AnswerFormat) -> GrowthRules:
-        """The rules of its trees; without forks they are stars."""
-        if self.kind == "tree":
-            return growth_rules(self.config, decode, answers)
-        return GrowthRules.star(self.num_samples, self.config.tree.max_response_tokens, decode, answers)
-
-    def sampling(self, settings: SamplingParams) -> SamplingParams:
-        """How its tokens are sampled: as the engine's settings say, or greedily."""
-        return SamplingParams(0.0) if self.kind == "greedy" else settings
-
-
-def parse_sampling(text: str, num_samples: int, layers: tuple[Settings, ...]) -> SamplingSpec:
-    """Read sequential, greedy, tree, or tree:KEY=VALUE,... with other settings of [tree], or of another section of
-    SECTIONS as SECTION.KEY.
-
-    layers: the run's settings. Raises SettingError for `sampling` if the text is none of these.
-    """
-    if not text.isprintable():
-        # It is a label in tables and files, and a line break in a value would begin further settings.
-        raise SettingError("sampling", f"{text!r} holds a character that is not printable")
-    kind, colon, values = text.partition(":")
-    if kind not in KINDS or (colon and kind != "tree"):
-        raise SettingError("sampling", f"{text!r} is none of sequential, greedy, tree, tree:KEY=VALUE,...")
-    own = _settings(text, values) if colon else {}
-    # A fewest number of leaves is for trees with a token budget.
-    size = {"width": num_samples} | ({} if kind == "tree" else {"min_width": 1})
-    try:
-        return SamplingSpec(text, kind, resolve(*layers, own, {"tree": size}))
-    except SettingError as error:
-        if not own:
-            raise
-        raise SettingError("sampling", f"{text!r}: {error}") from error
-
-
-def _settings(text: str, values: str) -> Settings:
-    own: dict[str, dict[str, Any]] = {}
-    for part in values.split(","):
-        name, equals, value = part.partition("=")
-        section, _, key = name.rpartition(".")
-        section = section or "tree"
-        if not equals or key in own.get(section, {}) or name in {"width", "tree.width"}:
-            message = f"{text!r} must be tree:KEY=VALUE,... with settings of [tree] other than width"
-            raise SettingError("sampling", message)
-        if section not in SECTIONS:
-            raise SettingError("sampling", f"{text!r}: {name!r} is no setting of {', '.join(SECTIONS)}")
-        try:
-            own.setdefault(section, {})[key] = tomllib.loads(f"value = {value}")["value"]
-        # Deep nesting is a RecursionError of the parser, a number of thousands of digits a plain ValueError.
-        except (RecursionError, ValueError) as error:
-            raise SettingError("sampling", f"{text!r}: {value!r} is no value of {name!r}") from error
-    return own
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What is to be evaluated.
 
     config: the settings that all sampling methods share; num_problems: how many, from the first one on; out: the folder
-    of the answers.
+    of the answers. runs: the models, by name, that are runs (see `RunPoint`). trust_run_code: run code
+    that comes with a run's base model.
     """
 
     models: tuple[str, ...]
@@ -115,13 +47,16 @@ class Evaluation:
     config: Config
     num_problems: int
     out: Path
+    runs: Mapping[str, RunPoint] = field(default_factory=dict)
+    trust_run_code: bool = False
 
 
 def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
     """Put the options of `treepo eval` and settings together; raises SettingError for what cannot work."""
     models = [os.path.normpath(model) if model else "" for model in options.models]
-    _check(options, models)
-    layers = _layers(options)
+    runs = runs_among(models)
+    _check(options, [model for model in models if model not in runs])
+    layers = _layers(options, runs)
     samplings = tuple(parse_sampling(text, options.samples, layers) for text in options.sampling)
     config = resolve(*layers, {"tree": {"width": options.samples, "min_width": 1}})
     models = models or [config.model.path]
@@ -130,37 +65,80 @@ def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
         raise SettingError("engine.kind", message)
     # The built-in task has tens of millions of problems.
     most = ALL if config.data.is_given else config.eval.num_problems
-    return Evaluation(tuple(models), samplings, config, options.problems or most, out)
+    num_problems = options.problems or most
+    return Evaluation(tuple(models), samplings, config, num_problems, out, runs, options.trust_run_code)
 
 
-def _layers(options: Namespace) -> tuple[Settings, ...]:
+def _layers(options: Namespace, runs: Mapping[str, RunPoint]) -> tuple[Settings, ...]:
     """Layers of settings, later ones on top of earlier ones."""
-    base: Settings = read_recipe(Path(options.recipe)) if options.recipe else {}
-    base = {section: values for section, values in base.items() if section not in TRAINING_SECTIONS}
-    if not options.recipe and not options.data and not is_data_given(options.settings):
+    recipe: Settings = read_recipe(Path(options.recipe)) if options.recipe else {}
+    recipe = {section: values for section, values in recipe.items() if section not in TRAINING_SECTIONS}
+    base = default_settings(runs, _merged(recipe, options.settings), options.trust_run_code)
+    if not options.recipe and not runs and not options.data and not is_data_given(options.settings):
         base = BUILT_IN_TASK
     asked: Settings = {"data": {"eval": tuple(options.data)}} if options.data else {}
-    layers = base, options.settings, asked
+    layers = base, recipe, options.settings, asked
     # Training data is neither asked nor read, unless a part of it is held out.
-    return (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
+    layers = (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
+    if options.temperature is not None:
+        layers = (*layers, {"engine": {"temperature": options.temperature}})
+    return (*layers, _longest(options.max_tokens, resolve(*layers).tree)) if options.max_tokens is not None else layers
+
+
+def _longest(max_tokens: int, tree: TreeShape) -> Settings:
+    """Settings of [tree] for answers of at most so many tokens, as deep as they need."""
+    depth = max(tree.depth, -(-max_tokens // tree.segment_len))
+    return {"tree": {"max_response_len": max_tokens, "depth": depth}}
+
+
+def _merged(*layers: Settings) -> Settings:
+    """All that layers give, by section."""
+    sections = {section for layer in layers for section in layer}
+    return {name: {key: value for layer in layers for key, value in layer.get(name, {}).items()} for name in sections}
 
 
 def _check(options: Namespace, models: Sequence[str]) -> None:
     """Raise SettingError for options that cannot work, before anything is loaded."""
-    for name, number in (("samples", options.samples), ("problems", options.problems)):
+    numbers = ("samples", options.samples), ("problems", options.problems), ("--max-tokens", options.max_tokens)
+    for name, number in numbers:
         if number is not None and not 1 <= number <= ALL:
             raise SettingError(name, f"must be within 1..{ALL}", number)
     for name, given in (("sampling", options.sampling), ("model", models)):
         if doubled := [one for i, one in enumerate(given) if one in given[:i]]:
             raise SettingError(name, f"{doubled[0]!r} is given twice")
-    for name, given, section, key in (("MODEL", models, "model", "path"), ("--data", options.data, "data", "eval")):
+    for name, given, setting in (
+        ("MODEL", options.models[:1], "model.path"),
+        ("--data", options.data[:1], "data.eval"),
+        ("--max-tokens", [options.max_tokens], "tree.max_response_len"),
+        ("--temperature", [options.temperature], "engine.temperature"),
+    ):
+        section, _, key = setting.partition(".")
         also = options.settings.get(section, {}).get(key)
-        if given and also is not None:
-            raise SettingError(f"{section}.{key}", f"given twice, as {name} {given[0]!r} and as {also!r}")
+        if given and given[0] is not None and also is not None:
+            raise SettingError(name, f"given twice, as {given[0]!r} and as --{setting} {also!r}")
     for model in models:
         check_folder(model)
+    if options.temperature == 0:
+        raise SettingError("--temperature", "must be above 0; --sampling greedy takes the likeliest tokens", 0)
     if options.json and (Path(options.json).is_dir() or not Path(options.json).parent.is_dir()):
         raise SettingError("json", f"cannot write to {options.json!r}: it is a folder, or in none that is there")
+
+
+def about_answers(evaluation: Evaluation) -> str:
+    """How answers were sampled, for the head of a table: how many, how long at most, and how tokens were drawn."""
+    engine, samplings = evaluation.config.engine, evaluation.samplings
+    count = max(sampling.num_samples for sampling in samplings)
+    lengths = sorted({sampling.config.tree.max_response_tokens for sampling in samplings})
+    parts = [
+        f"{count} answer{'s' if count > 1 else ''} per problem",
+        f"at most {' or '.join(map(str, lengths))} tokens",
+    ]
+    if any(sampling.kind != "greedy" for sampling in samplings):
+        parts.append(f"temperature {engine.temperature:g}")
+    defaults = EngineSettings()
+    names = [name for name in ("top_k", "top_p", "min_p") if getattr(engine, name) != getattr(defaults, name)]
+    parts += [f"{name} {getattr(engine, name):g}" for name in names]
+    return ", ".join(parts)
 
 
 def answer_settings(evaluation: Evaluation) -> dict[str, Any]:

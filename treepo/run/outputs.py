@@ -24,6 +24,7 @@ from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
 from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
 from treepo.report.trees import write_trees
+from treepo.run.hub import push
 from treepo.run.samples import greedy_samples, kept_trees
 from treepo.utils.io import replace_bytes, restore_folder, writing
 from treepo.utils.text import error_line
@@ -61,7 +62,8 @@ def tracked(config: Config, out: Path, is_first: bool = True) -> Iterator[Tracki
 def make_tracker(name: str, settings: TrackingSettings, out: Path) -> Tracker:
     """The tracker of that name, not started."""
     if name == "wandb":
-        return WandB(settings.project, out, settings.offline)
+        options = {"entity": settings.entity, "group": settings.group, "tags": list(settings.tags)}
+        return WandB(settings.project, out, settings.offline, {key: value for key, value in options.items() if value})
     if name == "trackio":
         return Trackio(settings.project)
     assert name == "tensorboard", "the settings know their trackers"
@@ -138,6 +140,12 @@ def restore_models(out: Path) -> None:
     for name in (BEST, MODEL, ADAPTER):
         with writing(out / name, "nothing"):
             restore_folder(out / name)
+
+
+def publish(run: "Run", out: Path) -> None:
+    """Push what the run ended with to the hub, if asked, and write its page. Raises WriteError."""
+    push(run.config.tracking, out, out / (MODEL if is_model_kept(run.config) else ADAPTER))
+    write_report(run, out)
 
 
 def write_report(run: "Run", out: Path) -> None:

@@ -5,6 +5,7 @@ from treepo.data.problem import Problem, Task, Verdict
 from treepo.errors import SettingError
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
+from treepo.run.length import with_epochs
 from treepo.run.outputs import check_installed
 from treepo.run.task import build_task, check_trainable
 from treepo.tasks.chain_sums import make_chain_tokenizer
@@ -24,7 +25,7 @@ def preview(config: Config, terminal: Terminal) -> None:
     model = _load(config)
     task = build_task(config, model, _engine_room(config))
     try:
-        _show_settings(config, task, terminal)
+        _show_settings(with_epochs(config, task), task, terminal)
         _show_problem(task, model, terminal)
     finally:
         if isinstance(task, VerifiedTask):

@@ -23,12 +23,20 @@ from treepo.config.schema import Config, Settings
 from treepo.distributed import Job
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore, Progress
-from treepo.model.fsdp import plain_weights, unsharded
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run, build_run
-from treepo.run.checkpointing import CHECKPOINTS, INITIAL, INITIAL_STATE, NOT_BEGUN, recorded_run
+from treepo.run.checkpointing import (
+    CHECKPOINTS,
+    FROZEN,
+    INITIAL,
+    INITIAL_STATE,
+    NO_WEIGHTS,
+    NOT_BEGUN,
+    recorded_run,
+    weights_checksums,
+)
 from treepo.run.outputs import restore_models
 from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.io import replace_bytes, replace_text, writing
@@ -88,19 +96,14 @@ def _initial_state(run: Run) -> dict[str, str]:
     """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
-    weights, problems = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    if config.lora.is_given or config.penalties.needs_reference:
-        with unsharded(run.policy.model):
-            for name, tensor in sorted(plain_weights(run.policy.model).items()):
-                weights.update(name.encode())
-                # A copy: weights that were gathered have to be freed, which numpy's view of them would prevent.
-                copy = tensor.detach().to("cpu", copy=True)
-                weights.update(copy.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    problems = hashlib.blake2b(digest_size=16)
+    has_initial = config.lora.is_given or config.penalties.needs_reference
+    weights, frozen = weights_checksums(run.policy.model) if has_initial else (NO_WEIGHTS, NO_WEIGHTS)
     is_for_training = bool(config.data.train) or not config.data.is_given
     asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
     for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
         problems.update(repr((problem.prompt_ids, problem.ground_truth)).encode())
-    return {"weights": weights.hexdigest(), "problems": problems.hexdigest()}
+    return {"weights": weights, FROZEN: frozen, "problems": problems.hexdigest()}
 
 
 def record_environment(out: Path, command: str) -> None:
@@ -141,15 +144,35 @@ def _processor() -> str:
 
 
 MAY_CHANGE = {
-    "checkpoint": ("every", "keep"),
+    "checkpoint": ("every", "keep", "save_model"),
     "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
-    "eval": ("every", "keep_best"),
+    "eval": ("every", "keep_best", "patience"),
     "model": ("device",),
     "optim": ("offload",),
     "processes": ("shard_size", "timeout_s"),
     "servers": ("address", "folder", "max_retries", "sync", "timeout_s", "urls"),
-    "tracking": ("offline", "project", "run_name", "sample_answers", "sample_problems", "trackers"),
-    "train": ("gradient_checkpointing", "max_tokens_per_micro_batch", "num_steps", "save_trees_every"),
+    "tracking": (
+        "entity",
+        "group",
+        "hub_model_id",
+        "hub_private_repo",
+        "offline",
+        "project",
+        "push_to_hub",
+        "run_name",
+        "sample_answers",
+        "sample_problems",
+        "tags",
+        "trackers",
+    ),
+    "train": (
+        "gradient_checkpointing",
+        "max_hours",
+        "max_tokens_per_micro_batch",
+        "num_epochs",
+        "num_steps",
+        "save_trees_every",
+    ),
     "verifier_pool": ("num_workers",),
     "vllm": ("gpu_memory_utilization",),
 }
@@ -187,7 +210,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
         restored = _restore(run, out)
         with job.processes.synced_errors():
             if job.processes.is_first:
-                _keep_settings(config, out / "config.toml")
+                _keep_settings(run.config, out / "config.toml")
     except BaseException:
         run.close()
         raise

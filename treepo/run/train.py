@@ -21,6 +21,8 @@ from treepo.report.terminal import Terminal, TrainingView, accuracy_text
 from treepo.report.trackers import Tracking
 from treepo.run.build import Run, build_run
 from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN, RunCheckpoints
+from treepo.run.hub import check_hub
+from treepo.run.length import Limits, is_patience_over
 from treepo.run.outputs import (
     ADAPTER,
     MODEL,
@@ -28,12 +30,12 @@ from treepo.run.outputs import (
     check_installed,
     failed_batch_kept,
     is_model_kept,
+    publish,
     save_answers,
     save_best,
     save_last,
     save_trees,
     tracked,
-    write_report,
 )
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
 from treepo.utils.signals import PhaseCallback, StepGuard
@@ -60,13 +62,14 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     with job.processes.synced_errors():
         if job.processes.is_first:
             check_unused(out)
+            check_hub(config.tracking)
     check_installed(config.tracking)
     with terminal.stage("loading the model"), terminal.progress("making the base model") as report:
         run = build_run(config, report, job)
     try:
         with job.processes.synced_errors():
             if job.processes.is_first:
-                _make_folder(config, out)
+                _make_folder(run.config, out)
     except BaseException:
         run.close()
         raise
@@ -123,24 +126,28 @@ def train_steps(
     Raises FloatingPointError if logits, loss or gradients stop being finite; the batch of an update that did it is kept
     in `out`. Raises MemoryError, with the settings to change, for an update that cannot be made within memory,
     TrackerError if a tracker cannot be started, and Interrupted on Ctrl-C and SIGTERM, once the last complete step has
-    a checkpoint. Where several processes train together, the first keeps the folder, and PeerError or LostError is
-    raised if another one cannot continue.
+    a checkpoint. It also ends where train.max_hours or SIGUSR1 say, with a checkpoint and no model, and where
+    eval.patience is over. Where several processes train together, the first keeps the folder, and PeerError or
+    LostError is raised if another one cannot continue.
     """
     settings, is_first, log = run.config, run.processes.is_first, MetricsLog(out / "metrics.jsonl")
     watch = StepWatch()
-    num_steps = settings.train.num_steps
-    with tracked(settings, out, is_first) as tracking, lost_as_error():
+    with (
+        tracked(settings, out, is_first) as tracking,
+        lost_as_error(),
+        Limits(settings.train.max_hours, run.processes) as limits,
+    ):
         with (
             RunCheckpoints(run, out, progress) as checkpoints,
-            terminal.training(num_steps, num_samples=settings.eval.num_samples) as view,
+            terminal.training(settings.train.num_steps, num_samples=settings.eval.num_samples) as view,
         ):
             # The process before may have ended before it saved it.
             save_best(run, out, is_best=progress != NOT_BEGUN and progress.best_step == progress.step)
-            for step in range(progress.step + 1, num_steps + 1):
+            for step in _steps_left(checkpoints, limits, hooks):
                 result, evaluated, answers = _make_step(run, step, out, checkpoints.guard, view.show_phase)
                 metrics = (result.metrics if result else {}) | evaluated
-                is_best, checkpoint_time = checkpoints.finish_step(step, metrics)
-                metrics = metrics | checkpoint_time
+                is_best, more_metrics = checkpoints.finish_step(step, metrics)
+                metrics = metrics | more_metrics
                 with run.processes.synced_errors():
                     if is_first:
                         log.append(step, metrics)
@@ -159,13 +166,26 @@ def train_steps(
                     done = TrainStep(step, metrics, result)
                     hooks.on_step(done)
                     yield done
-                if run.processes.broadcast(hooks.should_stop()):
-                    break
+        if checkpoints.stopped_by:
+            checkpoints.check_written()
+            return
         run.keep(lambda: save_last(run, out))
         hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
             _finish(run, out, terminal, log.read())
         checkpoints.check_written()
+
+
+def _steps_left(checkpoints: RunCheckpoints, limits: Limits, hooks: Hooks) -> Iterator[int]:
+    """The steps that are left, up to the last one or where something stops the run, which `checkpoints` notes."""
+    settings, processes = checkpoints.run.config, checkpoints.run.processes
+    for step in range(checkpoints.progress.step + 1, settings.train.num_steps + 1):
+        if is_patience_over(settings.eval, checkpoints.progress) or processes.broadcast(hooks.should_stop()):
+            return
+        if reason := limits.stop_before_step():
+            checkpoints.stopped_by = reason
+            return
+        yield step
 
 
 def _make_step(
@@ -192,9 +212,9 @@ def _save_texts(
 
 
 def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics]) -> None:
-    """Write the report, and show how the run went."""
+    """Publish what the run has made, and show how it went."""
     try:
-        write_report(run, out)
+        publish(run, out)
     finally:
         terminal.summary(log, out, next_commands(run.config, out), run.config.eval.num_samples)
 

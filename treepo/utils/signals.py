@@ -15,6 +15,7 @@ from treepo.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NOTE = b"treepo: stopping at the next point where nothing is half done; once more to stop at once\n"
+STOP_NOTE = b"treepo: stopping after the step in progress\n"
 
 PhaseCallback = Callable[[str, int, int], None]
 """Called with (what is being done, units done, units in all), often; the receiver chooses what it shows."""
@@ -22,6 +23,33 @@ PhaseCallback = Callable[[str, int, int], None]
 
 def no_progress(phase: str, done: int, total: int) -> None:
     """Show nothing: the PhaseCallback of callers that want none."""
+
+
+class StopRequest:
+    """While entered, SIGUSR1 asks a run to stop after the step in progress, as schedulers do before a time limit.
+
+    is_made: whether it was asked. Asking once more changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.is_made = False
+        self._handler_before: Any = None
+
+    def __enter__(self) -> Self:
+        # Elsewhere Python takes no handlers.
+        if threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.signal(signal.SIGUSR1, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._handler_before is not None:
+            signal.signal(signal.SIGUSR1, self._handler_before)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if not self.is_made:
+            # Not `print`: this may run in the middle of one.
+            os.write(2, STOP_NOTE)
+        self.is_made = True
 
 
 class StepState(Enum):

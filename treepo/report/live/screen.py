@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from treepo.report.live.state import RunState
+from treepo.report.live.state import NOT_BETTER, RunState
 from treepo.report.terminal import duration
 from treepo.utils.text import sanitize
 
@@ -92,7 +92,7 @@ VALUES = (
 
 TIMES = ("time/step_s", *(f"time/{phase}_s" for phase in PHASES))
 
-METRICS = frozenset([shown.name for shown in (*CURVES, *VALUES)] + [*TIMES])
+METRICS = frozenset([shown.name for shown in (*CURVES, *VALUES)] + [*TIMES, NOT_BETTER])
 """All metrics that are read of a step."""
 
 

@@ -77,18 +77,23 @@ class MetricsFollower:
         return {name: float(value) for name, value in kept.items()}
 
 
+NOT_BETTER = "eval/num_not_better"
+"""Evaluations since the best one; a run stops at `eval.patience` of them."""
+
 NUM_RECENT = 20
 """Steps over which the time of a step is averaged."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run at one moment. num_steps: None before the run has its settings. age_s: seconds since the last step."""
+    """A run at one moment. num_steps: None before the run has its settings. age_s: seconds since the last step.
+    patience: evaluations without a better one that end it; 0 for any number."""
 
     name: str
     num_steps: int | None
     log: tuple[Metrics, ...]
     age_s: float = 0.0
+    patience: int = 0
 
     @property
     def last_step(self) -> int | None:
@@ -97,8 +102,11 @@ class RunState:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last step is in the log."""
-        return self.num_steps is not None and self.last_step is not None and self.last_step >= self.num_steps
+        """Whether the last step is in the log, or one after which the run stops early."""
+        if self.num_steps is None or self.last_step is None:
+            return False
+        is_over = 0 < self.patience <= (self.last(NOT_BETTER) or 0)
+        return is_over or self.last_step >= self.num_steps
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -137,22 +145,25 @@ class RunFollower:
         A run that is being prepared has no files yet. Raises SettingError if the path is no folder, holds other files
         but no run, or has a file that cannot be read.
         """
-        num_steps = self._num_steps()
+        num_steps, patience = self._settings()
         num_known = self.follower.refresh()
         log = self.follower.path
         age_s = max(self.clock() - log.stat().st_mtime, 0.0) if log.exists() else 0.0
-        return RunState(str(self.path), num_steps, tuple(self.follower.log), age_s), num_known
+        return RunState(str(self.path), num_steps, tuple(self.follower.log), age_s, patience), num_known
 
-    def _num_steps(self) -> int | None:
+    def _settings(self) -> tuple[int | None, int]:
+        """(train.num_steps, None before it is known; eval.patience)."""
         path = self.path / "config.toml"
         try:
             if not self.path.exists() or not any(self.path.iterdir()):
-                return None
-            train = read_toml(path).get("train")
+                return None, 0
+            settings = read_toml(path)
+            train, evaluation = settings.get("train"), settings.get("eval")
             num_steps = train.get("num_steps") if isinstance(train, dict) else None
             if not isinstance(num_steps, int):
                 raise ValueError(f"train.num_steps must be a whole number, got {num_steps!r:.100}")
-            return num_steps
+            patience = evaluation.get("patience") if isinstance(evaluation, dict) else 0
+            return num_steps, patience if isinstance(patience, int) else 0
         except FileNotFoundError as error:
             raise SettingError("watch", f"{str(self.path)[:100]!r} holds no run: there is no config.toml") from error
         except OSError as error:
@@ -161,5 +172,5 @@ class RunFollower:
         except ValueError as error:
             if not self.follower.path.exists():
                 # It is being written.
-                return None
+                return None, 0
             raise SettingError("watch", f"{str(path)!r} holds no settings of a run: {error}") from error

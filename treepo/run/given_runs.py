@@ -1,0 +1,77 @@
+"""Runs that `treepo eval` is given in place of models: their settings are the defaults."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from treepo.config.schema import Settings
+from treepo.errors import SettingError
+from treepo.run.run_point import RunPoint
+
+SECTIONS = (
+    "data",
+    "prompt",
+    "verifier",
+    "verifier_pool",
+    "tree",
+    "initial_fork",
+    "branching",
+    "fallback",
+    "stopping",
+    "engine",
+    "vllm",
+    "eval",
+)
+"""Sections of a run's settings that hold for its evaluation."""
+
+SHARED = ("data", "prompt", "verifier")
+"""Those that several runs must agree about."""
+
+
+def runs_among(models: Sequence[str]) -> dict[str, RunPoint]:
+    """The models, by name, that are runs, as RUN or RUN@STEP; others are folders and names of models."""
+    return {model: point for model in models if (point := RunPoint.find(model)) is not None}
+
+
+def default_settings(runs: Mapping[str, RunPoint], given: Settings, trust_run_code: bool) -> Settings:
+    """The settings that an evaluation of runs has unless others are given: those of the first run.
+
+    given: settings from elsewhere, which win. trust_run_code: see `_check_code`. Raises SettingError if runs disagree
+    about problems, prompts or the verifier, and nothing else is given for these.
+    """
+    if not runs:
+        return {}
+    (first, settings), *others = ((name, _kept(point)) for name, point in runs.items())
+    for name, other in others:
+        differing = [key for key in SHARED if key not in given and other.get(key) != settings.get(key)]
+        if differing:
+            message = f"{first!r} and {name!r} have different settings of [{differing[0]}]; name some (--recipe)"
+            raise SettingError("MODEL", message)
+    if not trust_run_code:
+        _check_code(settings, given)
+    return settings
+
+
+def _kept(point: RunPoint) -> dict[str, dict[str, Any]]:
+    """Of a run's settings what holds for its evaluation; servers, the device and the base model are not among it."""
+    read = point.settings()
+    found = {key: dict(read[key]) for key in (*SECTIONS, "model", "train") if isinstance(read.get(key), Mapping)}
+    if found.get("engine", {}).get("kind") == "servers":
+        del found["engine"]["kind"]
+    kept = {"model": ("dtype", "trust_remote_code"), "train": ("seed", "autocast")}
+    for section, keys in kept.items():
+        found[section] = {key: value for key, value in found.get(section, {}).items() if key in keys}
+    return found
+
+
+def _check_code(settings: Settings, given: Settings) -> None:
+    """Raise SettingError for code that a run's settings name, unless others take their place: a run's folder may come
+    from anybody."""
+    named = {(section, "use"): values["use"] for section, values in settings.items() if ":" in str(values.get("use"))}
+    if function := settings.get("verifier", {}).get("function"):
+        named["verifier", "function"] = function
+    if settings.get("model", {}).get("trust_remote_code"):
+        named["model", "trust_remote_code"] = True
+    for (section, key), value in named.items():
+        if not {"use", key} & given.get(section, {}).keys():
+            message = "the run names code to be run; give --trust-run-code if you trust it, or another value"
+            raise SettingError(f"{section}.{key}", message, value)
