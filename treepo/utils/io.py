@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from treepo.errors import NO_ROOM, SettingError, WriteError
+from treepo.utils.text import is_unicode
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ def preparing(path: Path, option: str, lost: str = "nothing") -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise WriteError.of(error, path, lost) from error
         raise SettingError(option, f"cannot write to {str(path)[:100]!r}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise SettingError(option, f"cannot write to {str(path)[:100]!r}: too many folders in one another") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -206,6 +209,9 @@ def check_unused(path: Path, option: str = "out", is_folder: bool = True) -> Non
 
     option: what the path was given as. is_folder: False for a file, whose path must be free. Raises SettingError.
     """
+    # Settings and models' libraries write paths as UTF-8.
+    if not is_unicode(str(path.absolute())):
+        raise SettingError(option, f"cannot use {str(path)[:100]!r}: its name is no text in UTF-8")
     try:
         is_used = path.exists() and not (is_folder and path.is_dir() and not any(path.iterdir()))
     except OSError as error:
