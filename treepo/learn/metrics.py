@@ -266,9 +266,7 @@ class WatchedWeights:
     def metrics(self, processes: DistContext = SINGLE_PROCESS) -> dict[str, float]:
         """update/frac_unchanged, after the update: the share of those with a gradient that kept their value; 1 where
         none has a gradient. update/frac_no_gradient: the share without one. Nothing where none is watched."""
-        counts = [
-            (((now == before)[moved]).sum(), moved.sum(), moved.numel()) for now, before, moved in self.tensors
-        ]
+        counts = [(((now == before)[moved]).sum(), moved.sum(), moved.numel()) for now, before, moved in self.tensors]
         own = np.array([list(map(float, count)) for count in counts]).reshape(-1, 3).sum(0)
         same, moved, every = processes.all_reduce(own).tolist()
         if not every:
