@@ -411,7 +411,7 @@ def test_steps_that_narrow_weights_cannot_hold_are_counted(dtype: str, lr: float
         ({}, 1.0, 0.0, 0.0),
         ({"lr": 1e-30}, 1.0, 1.0, 0.0),
         ({"warmup_steps": 10**12}, 1.0, 1.0, 0.0),
-        ({}, 1e-30, 1.0, 1.0),
+        ({}, 1e-30, 0.0, 1.0),
     ],
 )
 def test_updates_that_change_no_weight_in_float32_are_counted(

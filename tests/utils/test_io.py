@@ -235,6 +235,10 @@ def test_a_path_that_is_no_text_is_refused_before_anything_is_done(tmp_path: Pat
     for path, is_folder in ((tmp_path / "\udcff" / "x", True), (tmp_path / "x\udcff.parquet", False)):
         with pytest.raises(SettingError, match="^out: cannot use .*is no text in UTF-8$"):
             check_unused(path, is_folder=is_folder)
+    for use in (lambda path: prepare_output_dir(path, result="r.json"), lambda path: lock_dir(path).__enter__()):
+        for name in ("x\udcff", "x\0"):
+            with pytest.raises(SettingError, match="^out: cannot use .*is no text in UTF-8$"):
+                use(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 

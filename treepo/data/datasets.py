@@ -20,7 +20,7 @@ from treepo.utils.numeric import derive_seed, digest, largest_remainder
 
 CHARS_PER_TOKEN = 100
 MIN_LONG = 1_000_000
-"""A question of so many characters, and so many for each token that its prompt may have, is not even encoded: that takes
+"""A question of so many characters, and so many for each token that its prompt may have, is not even encoded: it takes
 minutes."""
 
 MIN_BLOCK = 64

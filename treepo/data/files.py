@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,7 +101,7 @@ def _reading(name: str) -> Iterator[None]:
 class _Unpacked(gzip.GzipFile):
     """Raises OSError where a packed file stands for far more than it can hold of records."""
 
-    def __init__(self, packed: BinaryIO) -> None:
+    def __init__(self, packed: IO[bytes]) -> None:
         super().__init__(fileobj=packed)
         self.packed = packed
         self.most = FREE_BYTES + MAX_RATIO * os.fstat(packed.fileno()).st_size
@@ -119,7 +119,7 @@ class _Unpacked(gzip.GzipFile):
         self.packed.close()
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> IO[bytes]:
     """The bytes of a file, unpacked if its name ends in .gz."""
     file = open_plain(path)
     if not path.name.lower().endswith(".gz"):

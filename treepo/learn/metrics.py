@@ -264,7 +264,7 @@ class WatchedWeights:
         return cls(found)
 
     def metrics(self, processes: DistContext = SINGLE_PROCESS) -> dict[str, float]:
-        """update/frac_unchanged, after the update: the share of those with a gradient that kept their value; 1 where
+        """update/frac_unchanged, after the update: the share of those with a gradient that kept their value; 0 where
         none has a gradient. update/frac_no_gradient: the share without one. Nothing where none is watched."""
         counts = [(((now == before)[moved]).sum(), moved.sum(), moved.numel()) for now, before, moved in self.tensors]
         own = np.array([list(map(float, count)) for count in counts]).reshape(-1, 3).sum(0)
@@ -272,7 +272,7 @@ class WatchedWeights:
         if not every:
             return {}
         return {
-            "update/frac_unchanged": same / moved if moved else 1.0,
+            "update/frac_unchanged": same / moved if moved else 0.0,
             "update/frac_no_gradient": 1 - moved / every,
         }
 

@@ -13,7 +13,7 @@ MOST = 0.5
 """Share of the weights that an update leaves as they were from which on it is said."""
 
 NO_LESS = 0.99
-"""Share of the weights that have no gradient from which on nothing is learned; embeddings of unused tokens have none."""
+"""Share of weights without a gradient from which on nothing is learned; embeddings of unused tokens have none."""
 
 MIN_REPEAT = 5
 """Steps in a row after which it is said once more."""
