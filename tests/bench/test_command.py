@@ -55,7 +55,7 @@ def test_help_lists_every_setting(capsys):
         (["rollout", "--architecture.num_kv_heads", "3"], "architecture.num_heads"),
         (["rollout", "--train.seed", "1"], "train: unknown section; there are model, architecture, grid"),
         (["rollout", "no/such/model"], "model.path: no folder"),
-        (["rollout", "--out", ""], "out: no folder given"),
+        (["rollout", "--out", ""], "out: no value given"),
         (["rollout", *SMALL, "--out", "/dev/null/x"], "out: cannot write to"),
     ],
 )

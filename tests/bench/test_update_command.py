@@ -69,7 +69,7 @@ def test_help_lists_the_settings_of_both(capsys):
         (["--bench.trees", "none"], "bench.trees"),
         (["--grid.widths", "[4]"], "grid: unknown section; there are model, architecture, synthetic"),
         (["no/such/model"], "model.path: no folder"),
-        (["--out", ""], "out: no folder given"),
+        (["--out", ""], "out: no value given"),
         ([*SMALL, "--out", "/dev/null/x"], "out: cannot write to"),
     ],
 )

@@ -160,3 +160,15 @@ def test_a_model_that_cannot_be_loaded_is_named(run, tmp_path, capsys):
         assert reason in capsys.readouterr().err
     assert run("--data.train", path, has_model=False) == 2
     assert "model.path: the problems of" in capsys.readouterr().err
+
+
+def test_a_long_answer_is_shown_shortened(run, tmp_path, capsys):
+    """A known answer of 100,000 characters was a line of as many, three times."""
+    assert run("--data.train", write(tmp_path / "t.jsonl", {"prompt": "1?", "answer": "9" * 100_000})) == 0
+    assert max(map(len, capsys.readouterr().out.split("\n"))) < 500
+
+
+def test_fields_of_records_are_not_for_the_built_in_task(run, capsys):
+    """--data.prompt_field without a dataset did nothing, without a word."""
+    assert run("--data.prompt_field", "q") == 2
+    assert capsys.readouterr().err.startswith("treepo: data.prompt_field: the built-in task has no records; give data")

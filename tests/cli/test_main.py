@@ -96,6 +96,25 @@ def test_mistakes_on_the_command_line_are_one_line(args, message, capsys):
     assert error.startswith(f"treepo: {message}") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["train", ""], "recipe"),
+        (["train", "--out", ""], "out"),
+        (["eval", "--recipe", ""], "recipe"),
+        (["eval", "--json", ""], "json"),
+        (["eval", "--data", "gsm8k", ""], "data"),
+        (["verify", "x.jsonl", "--expected", ""], "expected"),
+        (["bench", "rollout", ""], "model"),
+        (["report", "run", ""], "paths"),
+    ],
+)
+def test_an_empty_argument_is_a_mistake(args, name, capsys):
+    """`treepo train "$RECIPE"` without that variable trained the built-in task; others were taken for not given."""
+    assert main(args) == 2
+    assert capsys.readouterr().err == f"treepo: {name}: no value given\n"
+
+
 @pytest.mark.parametrize("kind", USER_ERRORS)
 def test_mistakes_of_users_are_one_line(kind, monkeypatch, capsys):
     """Without what steers a terminal; TREEPO_DEBUG=1 adds the traceback."""

@@ -100,7 +100,7 @@ def test_charts_of_folders_with_the_same_name_are_told_apart(tmp_path):
         ([], "report: no folder given"),
         (["nowhere"], "report: no folder 'nowhere'"),
         (["empty"], "report: 'empty' holds no run, evaluation or benchmark"),
-        (["run", "--out", ""], "out: no file given"),
+        (["run", "--out", ""], "out: no value given"),
         (["run", "--out", "no/where.html"], "out: cannot write to 'no/where.html': No such file or directory"),
         (["run", "--out", "empty"], "out: cannot write to 'empty': Is a directory"),
         (["run", "--tree.width", "3"], "tree: a report has no settings"),

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import time
 import zlib
 from contextlib import suppress
 
@@ -281,3 +282,42 @@ def test_olympiadbench_as_qwen_ships_it(tmp_path):
     (problem,) = load_datasets([f"olympiad={path}"], RecordFormat(), lambda _: [1], 10).datasets[0].problems
     assert (problem.id, problem.prompt, problem.ground_truth) == ("test.json#1606", "How many?", "2")
     assert problem.columns["is_multiple_answer"] is False and problem.columns["id"] == 1606
+
+
+@pytest.mark.parametrize("name", ["p.jsonl.gz", "p.json.gz", "p.csv.gz"])
+def test_a_packed_file_that_unpacks_to_far_more_is_refused(name, tmp_path):
+    """300 KB of gzip stood for 300 million blank lines: minutes of reading, or all memory, in silence."""
+    packed = gzip.compress(b"\n" * 40_000_000)
+    for skip_bad in (True, False):
+        with pytest.raises(SettingError, match="cannot read .*unpacks to more than 200 times its size"):
+            load(write(tmp_path / name, packed), skip_bad=skip_bad)
+
+
+def test_repeated_records_may_be_packed_well(tmp_path):
+    path = write(tmp_path / "p.jsonl.gz", gzip.compress((GOOD + "\n").encode() * 300_000 + OTHER.encode()))
+    assert prompts(load(path)) == ["a", "b"]
+
+
+def test_a_question_of_megabytes_is_too_long_without_being_encoded(tmp_path):
+    """A question of 40 MB kept the tokenizer busy for minutes, only to be dropped."""
+    lines = json.dumps({"prompt": "x" * 1_000_001, "answer": "1"}) + "\n" + GOOD
+    path, asked = write(tmp_path / "p.jsonl", lines), []
+    loaded = load_datasets([str(path)], RecordFormat(), lambda prompt: asked.append(prompt) or [1], 10)
+    assert asked == prompts(loaded) == ["a"]
+    assert loaded.num_too_long == 1
+
+
+def test_an_answer_that_shows_nothing_is_empty(tmp_path):
+    r"""A ground truth of zero-width spaces passed every check, and \boxed{} with nothing to see in it was right."""
+    path = write(tmp_path / "p.jsonl", GOOD + '\n{"prompt": "b", "answer": "\u200b \u200b"}')
+    with pytest.raises(SettingError, match="p.jsonl:2: field 'answer' is empty"):
+        load(path)
+
+
+def test_a_file_that_waits_for_what_comes_is_not_waited_for(tmp_path):
+    """A link to /proc/kmsg, which the system calls a plain file, was read without an end."""
+    (tmp_path / "p.jsonl").symlink_to("/proc/kmsg")
+    started = time.monotonic()
+    with pytest.raises(SettingError):
+        load(tmp_path / "p.jsonl", skip_bad=True)
+    assert time.monotonic() - started < 20

@@ -401,11 +401,28 @@ def test_steps_that_narrow_weights_cannot_hold_are_counted(dtype: str, lr: float
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert low <= metrics["update/frac_unchanged"] <= high
     grads = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in model.parameters()])
-    expected = (before == after)[grads != 0].float().mean()
+    expected = (before == after)[grads.abs() > 1e-12].float().mean()
     assert metrics["update/frac_unchanged"] == pytest.approx(float(expected), abs=0.02)
-    assert "update/frac_unchanged" not in adam_of(make_tiny_model(), OptimSettings()).update(
-        some_packed(make_tiny_model())
-    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_grad_norm", "unchanged", "no_gradient"),
+    [
+        ({}, 1.0, 0.0, 0.0),
+        ({"lr": 1e-30}, 1.0, 1.0, 0.0),
+        ({"warmup_steps": 10**12}, 1.0, 1.0, 0.0),
+        ({}, 1e-30, 0.0, 1.0),
+    ],
+)
+def test_updates_that_change_no_weight_in_float32_are_counted(
+    settings: dict, max_grad_norm: float, unchanged: float, no_gradient: float
+) -> None:
+    """A rate of 1e-30, a warm-up of 10^12 steps, gradients clipped to nothing: such runs ended like any other."""
+    model = make_tiny_model()
+    updater = adam_of(model, OptimSettings(**({"lr": 1e-3, "warmup_steps": 0} | settings)))
+    metrics = replace(updater, max_grad_norm=max_grad_norm).update(some_packed(model))
+    assert metrics["update/frac_unchanged"] == pytest.approx(unchanged, abs=0.05)
+    assert metrics["update/frac_no_gradient"] == pytest.approx(no_gradient, abs=0.3)
 
 
 def test_weights_in_float16_are_not_trained() -> None:

@@ -43,6 +43,7 @@ NO_SIGNAL = GOOD | {"problems/trained": 0}
         ({"problems/trained": 0, "leaves/mean": 1.0}, "one answer", "tree.width"),
         ({"problems/trained": 0}, "16 of 16", "[reward]"),
         ({"update/frac_unchanged": 0.88, "update/lr": 1e-4}, "88%", "optim.lr (0.0001 here)"),
+        ({"update/frac_no_gradient": 1.0}, "no gradient", "optim.max_grad_norm"),
         ({"update/frac_unchanged": 0.996}, "99.6%", 'model.dtype = "float32" with train.autocast = "bfloat16"'),
     ],
 )
@@ -56,7 +57,7 @@ def test_a_useless_step_is_said_with_its_share_and_the_setting_to_change(changed
 def test_a_step_that_teaches_something_is_not_mentioned():
     assert diagnose_step(GOOD) is None
     assert diagnose_step(GOOD | {"problems/trained": 1, "completions/clipped_ratio": 0.89}) is None
-    assert diagnose_step(GOOD | {"update/frac_unchanged": 0.4}) is None
+    assert diagnose_step(GOOD | {"update/frac_unchanged": 0.4, "update/frac_no_gradient": 0.6}) is None
 
 
 @given(st.lists(st.booleans(), max_size=40))

@@ -54,7 +54,7 @@ def test_two_processes_do_not_train_in_one_folder(chain_model, tmp_path, capfd):
     [
         (["--resume", "nowhere"], "resume: 'nowhere' holds no run: there is no config.toml"),
         (["--resume", "."], "resume: '.' holds no run: there is no config.toml"),
-        (["--resume", ""], "resume: no folder given"),
+        (["--resume", ""], "resume: no value given"),
         (["--resume", ".", "--out", "x"], "resume: a run goes on with its own settings in its own folder"),
         (["--resume", ".", "recipe.toml"], "resume: a run goes on with its own settings in its own folder"),
     ],

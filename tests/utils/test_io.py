@@ -228,3 +228,21 @@ def test_a_link_gives_way_and_a_file_does_not(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError), replacing_folder(tmp_path / "file") as partial:
         pytest.fail("it must not begin")
     assert (tmp_path / "file").read_text() == "a file"
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    """A run in such a folder ended with a traceback when its tokenizer was to be saved, and its model was lost."""
+    for path, is_folder in ((tmp_path / "\udcff" / "x", True), (tmp_path / "x\udcff.parquet", False)):
+        with pytest.raises(SettingError, match="^out: cannot use .*is no text in UTF-8$"):
+            check_unused(path, is_folder=is_folder)
+    for use in (lambda path: prepare_output_dir(path, result="r.json"), lambda path: lock_dir(path).__enter__()):
+        for name in ("x\udcff", "x\0"):
+            with pytest.raises(SettingError, match="^out: cannot use .*is no text in UTF-8$"):
+                use(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_deeper_than_python_goes_are_one_line(tmp_path: Path) -> None:
+    """A RecursionError with its traceback."""
+    with pytest.raises(SettingError, match="^out: cannot write to .*: too many folders in one another$"):
+        prepare_output_dir(tmp_path / "/".join(1900 * "y"))

@@ -34,8 +34,6 @@ def run(options: Namespace, console: Console) -> None:
     """Measure, show the tables, and keep the results if a folder is given."""
     if options.what is None:
         raise SettingError("bench", f"nothing to measure given; there are {' and '.join(WHAT)}")
-    if options.out == "":
-        raise SettingError("out", "no folder given")
     # torch and transformers load here, not for --help.
     from transformers.utils.logging import disable_progress_bar
 

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -92,6 +93,7 @@ def _run(args: Sequence[str], output: Output) -> int:
         return 0
     output.outlives_reader = name in LONG
     options = parser.parse_intermixed_args(others)
+    _check_given(options)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
     from treepo.report.console import logging_to_console
@@ -100,6 +102,13 @@ def _run(args: Sequence[str], output: Output) -> int:
     is_data = getattr(options, "json", None) is True
     with logging_to_console(stderr=is_data) as console, going_on(options.command_line):
         return command.run(options, console) or 0
+
+
+def _check_given(options: Namespace) -> None:
+    """Raise SettingError for an argument that is there and empty, as a shell's variable is that was never set."""
+    for name, value in vars(options).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise SettingError(name.replace("_", "-"), "no value given")
 
 
 def help_text() -> str:

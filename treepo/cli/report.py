@@ -47,8 +47,6 @@ def run(options: Namespace, console: Console) -> None:
         raise SettingError(next(iter(options.settings)), "a report has no settings")
     if not options.paths:
         raise SettingError("report", "no folder given")
-    if options.out == "":
-        raise SettingError("out", "no file given")
     paths = [Path(path) for path in options.paths]
 
     def estimator_of(settings: Mapping[str, Any]) -> tuple[Estimator | None, str]:

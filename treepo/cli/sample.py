@@ -51,8 +51,6 @@ def run(options: Namespace, console: Console) -> None:
 
     disable_progress_bar()
     config, out = _settings(options), None if options.out is None else Path(options.out)
-    if options.out == "":
-        raise SettingError("out", "no file given")
     if out is not None:
         check_unused(out, is_folder=False)
     _check_prompt(options.prompt, config.model.path)
@@ -72,8 +70,6 @@ def _settings(options: Namespace) -> "Config":
     from treepo.model.settings import LoraSettings
 
     model, named = options.model, options.settings.get("model", {}).get("path")
-    if model == "":
-        raise SettingError("model.path", "no model given")
     if model is not None and named is not None:
         raise SettingError("model.path", f"given twice, {model!r} and {named!r}")
     base = {} if model or named else BUILT_IN_TASK

@@ -105,8 +105,6 @@ def _check_resume(options: Namespace) -> None:
         raise SettingError(
             "resume", "a run goes on with its own settings in its own folder; give no recipe and no --out"
         )
-    if options.resume == "":
-        raise SettingError("resume", "no folder given")
     if options.dry_run:
         raise SettingError("dry-run", "shows how a new run begins; give no --resume")
 

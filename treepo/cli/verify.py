@@ -23,6 +23,7 @@ from treepo.config.help import settings_text
 from treepo.config.load import read_recipe, resolve_as
 from treepo.data.problem import Verdict
 from treepo.errors import RecordError, SettingError
+from treepo.report.terminal import Terminal
 from treepo.utils.text import sanitize
 from treepo.verify import MathVerifier, Verifier, VerifierPool, VerifierPoolSettings
 from treepo.verify.rows import Row, RowFormat, judge_rows, read_rows
@@ -73,7 +74,11 @@ def run(options: Namespace, console: Console) -> int:
         raise SettingError("verify", "no file given")
     config, tally, bad = resolve_as(VerifyConfig, _recipe(options.recipe), options.settings), Tally(), BadRows()
     on_bad = bad.add if config.data.on_bad_record == "skip" else _refuse
-    with _source(options.file) as source, VerifierPool(config.verifier, config.verifier_pool) as pool:
+    with (
+        Terminal(console).stage("judging"),
+        _source(options.file) as source,
+        VerifierPool(config.verifier, config.verifier_pool) as pool,
+    ):
         rows = read_rows(source, config.data, options.expected or "", on_bad)
         try:
             for row, verdict in judge_rows(pool, rows):

@@ -20,10 +20,14 @@ from treepo.config.suggest import suggest
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
-from treepo.utils.text import is_unicode
+from treepo.utils.text import holds_nul, is_unicode
 from treepo.verify import Verifier
 
 T = TypeVar("T")
+MAX_WHOLE = 2**63 - 1
+MAX_NUMBER = 1e30
+"""Bounds of numbers: libraries count in 64 bits, and float32 ends at 3e38."""
+
 Section = dataclasses.Field[Any]
 """A field of Config: name, type (a dataclass or, where `use` chooses among several, their protocol) and default."""
 
@@ -255,8 +259,7 @@ def _checked(path: str, hint: Any, value: object) -> Any:
     Where several texts or numbers are declared, one stands for itself without brackets, and a whole number among texts
     for its own digits: on the command line nothing tells 99 from "99".
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise SettingError(path, "must be a finite number", value)
+    _check_numbers(path, value)
     value = declared = tuple(value) if isinstance(value, list) else value
     bare = hint.__origin__ if hasattr(hint, "__metadata__") else hint
     if get_args(bare)[1:] == (Ellipsis,) and not isinstance(declared, tuple):
@@ -265,9 +268,22 @@ def _checked(path: str, hint: Any, value: object) -> Any:
         declared = tuple(str(v) if type(v) is int else v for v in cast(tuple[Any, ...], declared))
     if not is_unicode(declared):
         raise SettingError(path, "holds characters that are no text in UTF-8", value)
+    if holds_nul(declared):
+        raise SettingError(path, "holds a null character", value)
     try:
         return TypeAdapter(hint).validate_python(declared, strict=True)
     except ValidationError as error:
         raise SettingError(path, error.errors()[0]["msg"], value) from error
     except PydanticSchemaGenerationError as error:
         raise SettingError(path, f"a setting of type {hint!r} cannot stand in a recipe") from error
+
+
+def _check_numbers(path: str, value: object) -> None:
+    """Raise SettingError for a number, also one of a list, that is not finite or larger than what computes with it."""
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise SettingError(path, "must be a finite number", value)
+        most = MAX_NUMBER if isinstance(number, float) else MAX_WHOLE
+        if isinstance(number, int | float) and abs(number) > most:
+            # Thousands of digits make no message.
+            raise SettingError(path, f"must be within {-most:g}..{most:g}")

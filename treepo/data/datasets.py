@@ -19,6 +19,11 @@ from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_so
 from treepo.errors import RecordError, SettingError
 from treepo.utils.numeric import derive_seed, digest, largest_remainder
 
+CHARS_PER_TOKEN = 100
+MIN_LONG = 1_000_000
+"""A question of so many characters, and so many for each token that its prompt may have, is not even encoded: it takes
+minutes."""
+
 MIN_BLOCK = 64
 MAX_BLOCK = 10_000
 
@@ -145,7 +150,8 @@ def load_datasets(
         if all_labels.count(label) > 1:
             raise SettingError(setting, f"{str(source)!r} is given twice")
     bad: list[RecordError] = []
-    loader = _Loader(encode, keep_repeats, bad.append if skip_bad else raise_error)
+    max_chars = max(MIN_LONG, CHARS_PER_TOKEN * max_prompt_len)
+    loader = _Loader(encode, max_chars, keep_repeats, bad.append if skip_bad else raise_error)
     datasets, num_too_long, num_duplicates = [], 0, 0
     for source, label, name in zip(parsed, all_labels, dataset_names(parsed), strict=True):
         preset = PRESETS.get(source.format)
@@ -162,7 +168,7 @@ def load_datasets(
                 raise RecordError(f"no record of {str(source)!r} {reason}")
         except RecordError as error:
             raise SettingError(setting, str(error)) from error
-        fitting = tuple(problem for problem in problems if len(problem.prompt_ids) <= max_prompt_len)
+        fitting = tuple(problem for problem in problems if 0 < len(problem.prompt_ids) <= max_prompt_len)
         num_too_long += len(problems) - len(fitting)
         num_duplicates += dropped
         datasets.append(Dataset(name, fitting))
@@ -175,9 +181,11 @@ def _parsed(source: str | Source, setting: str) -> Source:
 
 @dataclass(frozen=True)
 class _Loader:
-    """How records become problems. on_bad: called with what is wrong with a record that cannot be used."""
+    """How records become problems. max_chars: longer questions get no tokens. on_bad: called with what is wrong with a
+    record that cannot be used."""
 
     encode: Encode
+    max_chars: int
     keep_repeats: bool
     on_bad: Callable[[RecordError], None]
 
@@ -199,8 +207,9 @@ class _Loader:
             while problem_id in first_key:
                 count += 1
                 problem_id = f"{problem.id} ({count})"
-            prompt_ids = tuple(self.encode(prompt))
-            if not prompt_ids:
+            is_long = len(problem.prompt) > self.max_chars
+            prompt_ids = () if is_long else tuple(self.encode(prompt))
+            if not (prompt_ids or is_long):
                 self.on_bad(RecordError("the prompt has no tokens", place))
                 continue
             seen.add(key)

@@ -43,12 +43,13 @@ def text_of(value: Any, name: str, may_be_empty: bool = False) -> str:
         raise RecordError(f"field {name!r} must be a finite number, got {value!r}")
     # Without an exponent: Parquet's decimals have a fixed number of places.
     text = f"{value:f}" if isinstance(value, Decimal) else str(value)
-    if not may_be_empty and not text.strip():
-        raise RecordError(f"field {name!r} is empty")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(f"field {name!r} holds half a surrogate pair, which is not text") from error
+    # Characters without width show nothing either.
+    if not may_be_empty and not any(character.isprintable() and not character.isspace() for character in text):
+        raise RecordError(f"field {name!r} is empty")
     return text
 
 

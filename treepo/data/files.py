@@ -1,16 +1,18 @@
 """Records read from single files: JSON, CSV, Parquet and Arrow."""
 
 import csv
+import errno
 import gzip
+import os
 import sys
 import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import TextIOWrapper
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,13 +21,20 @@ from treepo.data.fields import Record
 from treepo.data.json_text import iterate_list, parse_json
 from treepo.data.locations import SUFFIXES, record_suffix
 from treepo.errors import RecordError
-from treepo.utils.files import check_plain
+from treepo.utils.files import check_plain, open_plain
 
 Found = tuple[str, Record | RecordError]
 """The place of a record, for messages and ids, and the record, or what is wrong with it alone."""
 
 BATCH_ROWS = 1024
 MAX_MESSAGE_LEN = 300
+MAX_RATIO = 200
+FREE_BYTES = 16 << 20
+"""A packed file may unpack to so many times its size and so many bytes besides; texts reach 10 times, repeats 100."""
+
+UNPACKED_BYTES = 1 << 17
+"""Bytes that are unpacked at a time."""
+
 ARROW_MAGIC = b"ARROW1"
 """Begins a file in Arrow's file format; its stream format has no mark."""
 
@@ -89,9 +98,34 @@ def _reading(name: str) -> Iterator[None]:
         raise RecordError(f"cannot read {name!r}: {one_line(error)}") from error
 
 
-def _open(path: Path) -> BinaryIO:
+class _Unpacked(gzip.GzipFile):
+    """Raises OSError where a packed file stands for far more than it can hold of records."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        super().__init__(fileobj=packed)
+        self.packed = packed
+        self.most = FREE_BYTES + MAX_RATIO * os.fstat(packed.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return b"".join(iter(lambda: self.read(UNPACKED_BYTES), b""))
+        content = super().read(size)
+        if self.tell() > self.most:
+            raise OSError(errno.EFBIG, f"unpacks to more than {MAX_RATIO} times its size")
+        return content
+
+    def close(self) -> None:
+        super().close()
+        self.packed.close()
+
+
+def _open(path: Path) -> IO[bytes]:
     """The bytes of a file, unpacked if its name ends in .gz."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb")  # pyright: ignore[reportReturnType]
+    file = open_plain(path)
+    if not path.name.lower().endswith(".gz"):
+        return file
+    # Its buffer finds the ends of lines several times faster than gzip's own.
+    return BufferedReader(_Unpacked(file), UNPACKED_BYTES)  # pyright: ignore[reportReturnType, reportArgumentType]
 
 
 def _read_json_lines(path: Path, label: str) -> Iterator[Found]:

@@ -245,35 +245,45 @@ def mismatch_metrics(gaps: np.ndarray, processes: DistContext = SINGLE_PROCESS) 
 MAX_WATCHED = 4096
 """Weights of one tensor that are watched."""
 
+NO_GRADIENT = 1e-12
+"""Gradients up to this move no weight: Adam divides them by at least its epsilon, 1e-8."""
+
 
 @dataclass(frozen=True)
 class WatchedWeights:
-    """Some weights that are narrower than float32 and have a gradient, before an update.
+    """Some of the trained weights, before an update.
 
-    In such a type an update that is small beside its weight changes nothing. per tensor: a view of every n-th weight, a
-    copy of it, and where its gradient is not 0.
+    An update that is small beside its weight changes nothing, soonest in types narrower than float32; nor does one
+    without a gradient. tensors: per tensor a view of every n-th weight, a copy of it, and where it has a gradient.
     """
 
     tensors: list[tuple[Tensor, Tensor, Tensor]]
 
     @classmethod
     def of(cls, trained: Sequence[Tensor]) -> "WatchedWeights":
+        """Watch these weights, whose gradients are clipped."""
         found = []
         for weight in trained:
             own = to_local(weight.detach())
-            if weight.grad is None or own.element_size() >= torch.float32.itemsize or not own.is_contiguous():
+            if weight.grad is None or not own.is_contiguous():
                 continue
             step = max(1, own.numel() // MAX_WATCHED)
             view, grad = own.view(-1)[::step], to_local(weight.grad).reshape(-1)[::step]
-            found.append((view, view.clone(), grad != 0))
+            found.append((view, view.clone(), grad.abs() > NO_GRADIENT))
         return cls(found)
 
     def metrics(self, processes: DistContext = SINGLE_PROCESS) -> dict[str, float]:
-        """update/frac_unchanged, after the update: the share of them that kept their value; nothing without any."""
-        counts = [((now == before)[moved].sum(), moved.sum()) for now, before, moved in self.tensors]
-        own = np.array([[float(same), float(every)] for same, every in counts]).reshape(-1, 2).sum(0)
-        same, every = processes.all_reduce(own).tolist()
-        return {"update/frac_unchanged": same / every} if every else {}
+        """update/frac_unchanged, after the update: the share of those with a gradient that kept their value; 0 where
+        none has a gradient. update/frac_no_gradient: the share without one. Nothing where none is watched."""
+        counts = [(((now == before)[moved]).sum(), moved.sum(), moved.numel()) for now, before, moved in self.tensors]
+        own = np.array([list(map(float, count)) for count in counts]).reshape(-1, 3).sum(0)
+        same, moved, every = processes.all_reduce(own).tolist()
+        if not every:
+            return {}
+        return {
+            "update/frac_unchanged": same / moved if moved else 0.0,
+            "update/frac_no_gradient": 1 - moved / every,
+        }
 
 
 def mean_update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -12,6 +12,9 @@ NEARLY_ALL = 0.9
 MOST = 0.5
 """Share of the weights that an update leaves as they were from which on it is said."""
 
+NO_LESS = 0.99
+"""Share of weights without a gradient from which on nothing is learned; embeddings of unused tokens have none."""
+
 MIN_REPEAT = 5
 """Steps in a row after which it is said once more."""
 
@@ -44,11 +47,14 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
     """What makes a training step useless, or nearly so; None if nothing does. metrics: those of the step."""
     if found := _of_answers(metrics):
         return found
+    if metrics.get("update/frac_no_gradient", 0.0) > NO_LESS:
+        cause = "numbers of [reward], [credit], [loss], [aggregation] or [lora], or optim.max_grad_norm, are too large"
+        return Finding("no gradient", f"the weights have no gradient, so that nothing is learned: {cause} or too small")
     if (unchanged := metrics.get("update/frac_unchanged", 0.0)) >= MOST:
         rate = f" ({metrics['update/lr']:.2g} here)" if "update/lr" in metrics else ""
-        cause = f"a step of optim.lr{rate} is too small for the type of the weights to hold; keep them in float32"
-        text = f'{_percent(unchanged)} of the weights did not change: {cause} (model.dtype = "float32"'
-        return Finding("unchanged", f'{text} with train.autocast = "bfloat16"), or raise optim.lr')
+        cause = f"a step of optim.lr{rate} is too small for the type of the weights to hold; raise optim.lr, or lower"
+        text = f"{_percent(unchanged)} of the weights did not change: {cause} optim.warmup_steps, or keep the weights"
+        return Finding("unchanged", f'{text} in float32 (model.dtype = "float32" with train.autocast = "bfloat16")')
     if metrics.get("problems/trained", 1):
         return None
     num, solved, failed = (int(metrics[f"problems/{name}"]) for name in ("grown", "solved", "failed"))

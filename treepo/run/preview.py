@@ -9,6 +9,7 @@ from treepo.run.length import with_epochs
 from treepo.run.outputs import check_installed
 from treepo.run.task import build_task, check_trainable
 from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.utils.text import shorten
 from treepo.verify.base import FinalAnswer
 from treepo.verify.task import VerifiedTask
 
@@ -23,7 +24,8 @@ def preview(config: Config, terminal: Terminal) -> None:
     check_trainable(config)
     check_installed(config.tracking)
     model = _load(config)
-    task = build_task(config, model, _engine_room(config))
+    with terminal.stage("reading the problems"):
+        task = build_task(config, model, _engine_room(config))
     try:
         _show_settings(with_epochs(config, task), task, terminal)
         _show_problem(task, model, terminal)
@@ -77,10 +79,10 @@ def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
         list(problem.prompt_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     response, verdict = _judge_example(task, problem)
-    extracted = "none" if verdict.extracted_answer is None else repr(verdict.extracted_answer)
+    extracted = "none" if verdict.extracted_answer is None else shorten(repr(verdict.extracted_answer))
     terminal.say(f"\nfirst prompt, {problem.id}: {len(problem.prompt_ids)} tokens\n{RULE}\n{prompt}\n{RULE}")
-    terminal.say(f"known answer   {problem.ground_truth!r}")
-    terminal.say(f"as a response  {response!r}")
+    terminal.say(f"known answer   {shorten(repr(problem.ground_truth))}")
+    terminal.say(f"as a response  {shorten(repr(response))}")
     terminal.say(f"verdict        {verdict.correct:g} ({verdict.outcome}), extracted answer {extracted}")
 
 

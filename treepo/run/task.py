@@ -75,6 +75,9 @@ def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
     for name in ("verifier", "prompt"):
         if getattr(config, name) != getattr(Config(), name):
             raise SettingError(name, "the built-in task has its own; give datasets (data.train, data.eval)")
+    for name in config.data.own_fields:
+        message = "the built-in task has no records; give datasets (data.train, data.eval)"
+        raise SettingError(f"data.{name}", message, getattr(config.data, name))
     return ChainSums(policy.tokenizer, config.train.seed)
 
 

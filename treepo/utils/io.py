@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from treepo.errors import NO_ROOM, SettingError, WriteError
+from treepo.utils.text import holds_nul, is_unicode
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,8 @@ def preparing(path: Path, option: str, lost: str = "nothing") -> Iterator[None]:
         if error.errno in NO_ROOM:
             raise WriteError.of(error, path, lost) from error
         raise SettingError(option, f"cannot write to {str(path)[:100]!r}: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise SettingError(option, f"cannot write to {str(path)[:100]!r}: too many folders in one another") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -206,6 +209,7 @@ def check_unused(path: Path, option: str = "out", is_folder: bool = True) -> Non
 
     option: what the path was given as. is_folder: False for a file, whose path must be free. Raises SettingError.
     """
+    _check_name(path, option)
     try:
         is_used = path.exists() and not (is_folder and path.is_dir() and not any(path.iterdir()))
     except OSError as error:
@@ -215,12 +219,20 @@ def check_unused(path: Path, option: str = "out", is_folder: bool = True) -> Non
         raise SettingError(option, f"{str(path)!r} {found}; give a new {wanted}")
 
 
+def _check_name(path: Path, option: str) -> None:
+    """Raise SettingError for a path that settings, records and tokenizers, which are UTF-8, cannot hold."""
+    name = str(path.absolute())
+    if not is_unicode(name) or holds_nul(name):
+        raise SettingError(option, f"cannot use {str(path)[:100]!r}: its name is no text in UTF-8")
+
+
 def prepare_output_dir(path: Path, option: str = "out", result: str = "") -> None:
     """Make a folder for new results, with the folders above it.
 
     It must not hold files yet or, where `result` names one, not that file. Raises SettingError, or WriteError if the
     disk is full.
     """
+    _check_name(path, option)
     if not result:
         check_unused(path, option)
     with preparing(path, option):
@@ -236,6 +248,7 @@ def lock_dir(path: Path, option: str = "out") -> Iterator[None]:
     A killed process holds nothing. A file system without locks is used all the same, with a warning. Raises
     SettingError if another process holds the folder or its lock file cannot be made, WriteError if the disk is full.
     """
+    _check_name(path, option)
     # A soft lock, which filelock would fall back to, outlives a killed process.
     lock = FileLock(path / LOCK, blocking=False, fallback_to_soft=False)
     try:

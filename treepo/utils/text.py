@@ -1,7 +1,7 @@
 """Text from outside, made safe to print."""
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 def sanitize(text: str, *, multiline: bool = False, max_chars: int | None = None, encoding: str = "utf-8") -> str:
@@ -45,11 +45,22 @@ def _is_safe(character: str, multiline: bool, encoding: str) -> bool:
 def is_unicode(value: object) -> bool:
     """Whether all texts in it, also in lists and tables, have an encoding: not so a command line's bytes that are no
     UTF-8, which Python holds as half surrogate pairs."""
+    return not any("\ud800" <= character <= "\udfff" for text in _texts(value) for character in text)
+
+
+def holds_nul(value: object) -> bool:
+    """Whether a text in it, also in lists and tables, holds a null character, which no path and no C library takes."""
+    return any("\0" in text for text in _texts(value))
+
+
+def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
-    if isinstance(value, Mapping):
-        return is_unicode([*value, *value.values()])
-    return all(map(is_unicode, value)) if isinstance(value, list | tuple) else True
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
 
 
 def replace_surrogates(text: str) -> str:
