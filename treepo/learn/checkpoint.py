@@ -245,6 +245,7 @@ class CheckpointStore:
         state, progress = self._read_state(step)
         with self._refusing(step):
             train_state.restore(self._path(step), state)
+        self._check_step(step, progress)
         return progress
 
     def restore_weights(self, step: int, model: nn.Module) -> Progress:
@@ -252,11 +253,14 @@ class CheckpointStore:
         _, progress = self._read_state(step)
         with self._refusing(step):
             load_weights(self._path(step), model)
+        self._check_step(step, progress)
         return progress
 
     def progress(self, step: int) -> Progress:
         """How far the run had come at a checkpoint that `newest` has found to be whole; raises like `restore`."""
-        return self._read_state(step)[1]
+        progress = self._read_state(step)[1]
+        self._check_step(step, progress)
+        return progress
 
     def _read_state(self, step: int) -> tuple[dict[str, Any], Progress]:
         """(the state besides tensors, the progress in it) of a checkpoint."""
@@ -266,9 +270,12 @@ class CheckpointStore:
             # Those of earlier versions do not count evaluations.
             names = [name for name in (f.name for f in fields(Progress)) if name in state]
             progress = PROGRESS.validate_python({name: state[name] for name in names})
-        if progress.step != step:
-            raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
         return state, progress
+
+    def _check_step(self, step: int, progress: Progress) -> None:
+        if progress.step != step:
+            path = self._path(step) / STATE
+            raise SettingError("resume", f"{str(path)!r} is the state of step {progress.step}")
 
     @contextmanager
     def _refusing(self, step: int) -> Iterator[None]:
