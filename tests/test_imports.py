@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "treepo"
 
 FLOORS = (
     ("cli", "bench", "__main__"),
+    ("trainer",),
     ("run",),
     ("config",),
     ("learn", "evaluate", "report"),
@@ -33,9 +34,9 @@ BESIDE = {
     ("distributed", "errors"),
     ("distributed", "utils"),
     ("utils", "errors"),
-    ("", "tree"),
+    ("tree", "report"),
 }
-"""Imports within a floor."""
+"""Imports within a floor, and the one that points up: a tree shows itself through the report, loaded when asked."""
 
 
 def name_of(path: Path) -> str:
@@ -66,7 +67,8 @@ def test_folders_import_only_what_lies_below_them():
     floor_of = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
     assert {folder_of(module) for module in FILES} == floor_of.keys()
     for module in FILES:
-        for other in imported(module) - {"treepo"}:
+        # The package's own face loads whatever is asked for.
+        for other in imported(module) - {"treepo"} if module != "treepo" else ():
             edge = folder_of(module), folder_of(other)
             is_down = floor_of[edge[0]] < floor_of[edge[1]]
             assert edge[0] == edge[1] or is_down or edge in BESIDE, f"{module} imports {other}"

@@ -4,18 +4,61 @@
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from treepo import credit, grow, verify
+    from treepo.config.python import TreePOConfig
+    from treepo.config.schema import Config
+    from treepo.errors import SettingError
+    from treepo.trainer import TrainerCallback, TreePOTrainer
     from treepo.tree import Node, StopReason, Trajectory, Tree
+    from treepo.verify.judge import LLMJudge
+    from treepo.verify.reward_model import RewardModel
 
 __version__ = "0.1.0"
 
-__all__ = ["Node", "StopReason", "Trajectory", "Tree", "__version__"]
+__all__ = [
+    "Config",
+    "LLMJudge",
+    "Node",
+    "RewardModel",
+    "SettingError",
+    "StopReason",
+    "TrainerCallback",
+    "Trajectory",
+    "Tree",
+    "TreePOConfig",
+    "TreePOTrainer",
+    "__version__",
+    "credit",
+    "grow",
+    "verify",
+]
+
+_HOMES = {
+    "Config": "treepo.config.schema",
+    "LLMJudge": "treepo.verify.judge",
+    "Node": "treepo.tree",
+    "RewardModel": "treepo.verify.reward_model",
+    "SettingError": "treepo.errors",
+    "StopReason": "treepo.tree",
+    "TrainerCallback": "treepo.trainer",
+    "Trajectory": "treepo.tree",
+    "Tree": "treepo.tree",
+    "TreePOConfig": "treepo.config.python",
+    "TreePOTrainer": "treepo.trainer",
+}
+"""The module of each public name; folders of the package are loaded by their own names."""
 
 
 def __getattr__(name: str) -> object:
-    """Load the types of a tree on first use: `import treepo` alone loads neither numpy nor torch."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The circle ends here: treepo.tree needs nothing of this module.
-    from treepo import tree  # noqa: PLC0415
+    """Load a public name on first use: `import treepo` alone loads neither numpy nor torch."""
+    from importlib import import_module  # noqa: PLC0415 - see above
 
-    return getattr(tree, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        return import_module(f"treepo.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from treepo.config.paths import with_absolute_paths
 from treepo.config.python import TreePOConfig
 from treepo.config.schema import Config
 from treepo.data.records import Records
 from treepo.errors import SettingError
+from treepo.report.console import logging_to_console
+from treepo.report.notebook import facts_html
 from treepo.report.terminal import Terminal
+from treepo.verify.reward_functions import import_function
+from treepo.verify.verifiers import NoVerifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from treepo.learn.checkpoint import Progress
+    from treepo.distributed import Job
     from treepo.run.build import Run
     from treepo.run.train import TrainStep
     from treepo.tree import Tree
@@ -64,7 +69,8 @@ class TreePOTrainer:
     them, with a weight each (reward_weights; 1 if not given); the first verifier also measures accuracy. train_dataset,
     eval_dataset: a Dataset, a list of dicts, any iterable of dicts, a path, a preset's name, or several paths; without
     the latter one problem in ten is held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s,
-    or functions that are called as on_step is. console: where progress is shown.
+    or functions that are called as on_step is. console: where progress is shown. command: what the run was
+    started with, for its folder.
 
     Settings are checked here; the model is loaded when it is first needed. Raises SettingError.
     """
@@ -81,15 +87,17 @@ class TreePOTrainer:
         reward_weights: Sequence[float] | None = None,
         callbacks: Sequence[TrainerCallback | Callable[..., object]] = (),
         console: Console | None = None,
+        command: str = "",
     ) -> None:
         if isinstance(config, str | Path):
             config = TreePOConfig(recipe=config)
         settings = config or TreePOConfig()
         self.callbacks = list(callbacks)
         self.console = console
+        self.command = command
         self.records: dict[str, Records] = {}
         self.given_model = None if isinstance(model, str | Path) else model
-        self.tokenizer_given = processing_class
+        self.given_tokenizer = processing_class
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
         layers = [
@@ -98,11 +106,13 @@ class TreePOTrainer:
             {"data": self._data_layer(settings, train_dataset, eval_dataset)},
         ]
         is_built_in_task = not (train_dataset is not None or _names_data(settings))
-        self.config: Config = settings.resolve(*layers, is_built_in_task=is_built_in_task)
+        self.config: Config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
         _check_rewards(self.config)
         self.output_dir = Path(settings.output_dir or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")
         self.state = RunState(max_steps=self.config.train.num_steps)
-        self.stack = ExitStack()
+        self._stack = ExitStack()
+        self._terminal: Terminal | None = None
+        self._job: Job | None = None
         self._run: Run | None = None
         self._stops = False
 
@@ -128,6 +138,17 @@ class TreePOTrainer:
         rows = Records.of(name, given, sys.maxsize if hasattr(given, "__len__") else min(needed, MAX_ROWS))
         self.records[rows.setting] = rows
         return [rows.setting]
+
+    @property
+    def job(self) -> "Job":
+        """The processes that train together, joined at first use."""
+        from treepo.distributed import init_distributed  # noqa: PLC0415 - loads torch
+
+        if self._job is None:
+            limits = self.config.processes
+            joined = init_distributed(self.config.model.device, limits.shard_size, limits.timeout_s)
+            self._job = self._stack.enter_context(joined)
+        return self._job
 
     @property
     def run(self) -> "Run":
@@ -161,14 +182,18 @@ class TreePOTrainer:
 
         A loop that is left early keeps a checkpoint of the last step. resume: see `train`.
         """
-        from treepo.run.train import Hooks, train_steps  # noqa: PLC0415 - loads torch
+        from treepo.run.start import continue_run, start_run  # noqa: PLC0415 - loads torch
+        from treepo.run.train import Hooks, train_steps  # noqa: PLC0415
 
         hooks = Hooks(self._on_step, self._on_eval, self._on_save, lambda: self._stops)
         self._stops = False
         with self._shown() as terminal, ExitStack() as stack:
-            progress = self._resume(stack, terminal) if resume else self._start(stack, terminal)
+            progress = continue_run(self, stack) if resume else start_run(self, stack)
             self.state.global_step = max(progress.step, 0)
-            yield from train_steps(self.run, self.output_dir, terminal, progress, hooks)
+            for step in train_steps(self.run, self.output_dir, terminal, progress, hooks):
+                for tree in step.trees:
+                    tree.decode = self.run.policy.decode
+                yield step
 
     def stop(self) -> None:
         """End the run after the step that is being made; model and report are written as at its end."""
@@ -184,7 +209,10 @@ class TreePOTrainer:
         from treepo.run.sample import grow_tree  # noqa: PLC0415 - loads torch
 
         with self._shown():
-            return grow_tree(self.run, prompt)
+            run = self.run
+            tree = grow_tree(run, prompt)
+        tree.decode = run.policy.decode
+        return tree
 
     def save_model(self, folder: str | Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load."""
@@ -192,8 +220,8 @@ class TreePOTrainer:
 
     def close(self) -> None:
         """Close the engine and end the verifier's processes; the trainer can be used again."""
-        self._run = None
-        self.stack.close()
+        self._job = self._run = None
+        self._stack.close()
 
     def __enter__(self) -> "TreePOTrainer":
         return self
@@ -212,34 +240,47 @@ class TreePOTrainer:
         )
 
     def _repr_html_(self) -> str:
-        from html import escape  # noqa: PLC0415 - for notebooks alone
-
-        rows = {
-            "model": self.config.model.path or repr(self.given_model.__class__.__name__),
-            "output_dir": str(self.output_dir),
-            "credit": type(self.config.credit).__name__,
+        last = self.state.log_history[-1] if self.state.log_history else {}
+        shown = {name: f"{last[name]:.4g}" for name in ("reward/mean", "accuracy", "eval/avg") if name in last}
+        facts = {
+            "model": self.config.model.path or "the built-in task's base model",
+            "folder": str(self.output_dir),
+            "estimator": type(self.config.credit).__name__,
             "tree": f"width {self.config.tree.width}, depth {self.config.tree.depth}",
             "step": f"{self.state.global_step} of {self.state.max_steps}",
         }
-        last = self.state.log_history[-1] if self.state.log_history else {}
-        rows |= {name: f"{last[name]:.4g}" for name in ("reward/mean", "accuracy", "eval/avg") if name in last}
-        cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows.items())
-        return f"<table>{cells}</table>"
-
-    def _start(self, stack: ExitStack, terminal: Terminal) -> "Progress":
-        """Begin a run in a new folder."""
-        from treepo.run.start import start_run  # noqa: PLC0415 - loads torch
-
-        return start_run(stack, self, terminal)
-
-    def _resume(self, stack: ExitStack, terminal: Terminal) -> "Progress":
-        """Go on with the run in the folder."""
-        from treepo.run.start import resume_run  # noqa: PLC0415 - loads torch
-
-        return resume_run(stack, self, terminal)
+        return facts_html("TreePOTrainer", [*facts.items(), *shown.items()])
 
     def _load(self) -> "Run":
-        raise NotImplementedError
+        from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415 - loads torch
+
+        from treepo.run.build import build_run  # noqa: PLC0415
+        from treepo.run.parts import HandedOver  # noqa: PLC0415
+
+        disable_progress_bar()
+        with self._shown() as terminal:
+            handed = HandedOver(self.given_model, self.given_tokenizer, self.records)
+            with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
+                run = build_run(self.config, progress, self.job, handed)
+            self._stack.callback(run.close)
+        # Epochs are steps by now.
+        self.config, self.state.max_steps = run.config, run.config.train.num_steps
+        return run
+
+    @contextmanager
+    def _shown(self) -> Iterator[Terminal]:
+        """Show progress and messages, on a console of ours unless the program has its own."""
+        if self.console is not None:
+            yield Terminal(self.console)
+        elif self._terminal is not None:
+            yield self._terminal
+        else:
+            with logging_to_console() as console:
+                self._terminal = Terminal(console)
+                try:
+                    yield self._terminal
+                finally:
+                    self._terminal = None
 
     def _on_step(self, step: "TrainStep") -> None:
         self.state.global_step = step.step
@@ -262,3 +303,47 @@ class TreePOTrainer:
         for callback in self.callbacks:
             if isinstance(callback, TrainerCallback):
                 callback.on_save(self, folder)
+
+
+def _model_layer(model: Any) -> dict[str, Any]:
+    if isinstance(model, str | Path):
+        return {"model": {"path": str(model)}} if str(model) else {}
+    # A name for the settings; what is trained is the loaded model.
+    return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"python:{type(model).__name__}"}}
+
+
+def _reward_layer(reward_funcs: Any, reward_weights: Sequence[float] | None) -> dict[str, Any]:
+    """The settings of verifier and rewards: the first verifier judges, functions are added by their weights."""
+    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    if not functions:
+        if reward_weights is not None:
+            raise SettingError("reward_weights", "needs reward_funcs", list(reward_weights))
+        return {}
+    weights = [1.0] * len(functions) if reward_weights is None else [float(weight) for weight in reward_weights]
+    if len(weights) != len(functions):
+        message = f"needs a number for each of {len(functions)} reward_funcs"
+        raise SettingError("reward_weights", message, weights)
+    judges = [i for i, one in enumerate(functions) if hasattr(one, "example_response")]
+    if len(judges) > 1:
+        name = type(functions[judges[1]]).__name__
+        raise SettingError("reward_funcs", f"has two verifiers; call {name} in a function of yours", name)
+    if any(not isinstance(one, str) and not callable(one) for one in functions):
+        raise SettingError("reward_funcs", "must be functions, verifiers, reward models or their names", functions)
+    others = [i for i in range(len(functions)) if i not in judges]
+    reward: dict[str, Any] = {"correct": weights[judges[0]] if judges else 0.0}
+    if others:
+        reward["functions"] = [functions[i] for i in others]
+        reward["function_weights"] = [weights[i] for i in others]
+    return {"reward": reward, "verifier": functions[judges[0]] if judges else NoVerifier()}
+
+
+def _names_data(settings: TreePOConfig) -> bool:
+    """Whether a recipe or the settings name datasets, so that the built-in task is not meant."""
+    return settings.resolve().data.is_given
+
+
+def _check_rewards(config: Config) -> None:
+    """Raise SettingError for a reward function that cannot be found."""
+    for function in getattr(config.reward, "functions", ()):
+        if isinstance(function, str) and ":" in function:
+            import_function(function)

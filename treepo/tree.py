@@ -4,11 +4,17 @@ A tree holds every token once per node. Trajectories, groups and depths are view
 and the standard library only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
+
+
+def ids_as_text(token_ids: Sequence[int]) -> str:
+    """Token ids as text, for a tree whose text nobody knows."""
+    return " ".join(map(str, token_ids))
+
 
 ROOT = 0
 """Index of the root node, which holds the prompt."""
@@ -62,13 +68,33 @@ class Tree:
     """All trajectories grown for one problem. While it grows, node indices never change; `split` only adds nodes.
 
     num_dropped: tokens that were decoded for it and belong to no node.
-    num_fallbacks: points inside finished trajectories, or at the prompt, to which it backtracked.
+    num_fallbacks: points inside finished trajectories, or at the prompt, to which it backtracked. decode: token ids to
+    text, where somebody has set it so that the tree can show itself; it is neither compared nor pickled.
     """
 
     problem_id: str
     nodes: list[Node] = field(default_factory=list)
     num_dropped: int = 0
     num_fallbacks: int = 0
+    decode: "Callable[[Sequence[int]], str] | None" = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "decode": None}
+
+    def __repr__(self) -> str:
+        num_leaves, num_tokens = len(self.leaves()), self.num_decoded()
+        return f"Tree({self.problem_id[:40]!r}, {num_leaves} trajectories, {num_tokens} tokens decoded)"
+
+    def show(self) -> None:
+        """Draw the tree in the terminal; without `decode`, with token ids."""
+        from treepo.report.tree_view import show_tree  # noqa: PLC0415 - a tree needs no terminal otherwise
+
+        show_tree(self, self.decode or ids_as_text)
+
+    def _repr_html_(self) -> str:
+        from treepo.report.tree_html import tree_html  # noqa: PLC0415 - for notebooks alone
+
+        return tree_html(self, self.decode or ids_as_text)
 
     @classmethod
     def from_prompt(cls, problem_id: str, prompt_ids: np.ndarray, seed: int) -> "Tree":

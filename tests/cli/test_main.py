@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from treepo.report.console import ConsoleHandler, logging_to_console
 from treepo.cli.main import COMMANDS, main
 from treepo.config.help import settings_page
 from treepo.errors import USER_ERRORS, SettingError
+from treepo.report.console import ConsoleHandler, logging_to_console
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -5,8 +5,8 @@ import logging
 import pytest
 from rich.console import Console
 
-from treepo.report.console import ConsoleHandler
 from treepo.cli.main import main
+from treepo.report.console import ConsoleHandler
 from treepo.utils.text import MAX_LINE_CHARS, is_unicode, message_line, shorten
 
 pytestmark = pytest.mark.quick

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from treepo.errors import NO_ROOM, RESOURCE_ERRORS, SettingError, WriteError
+from treepo.errors import SettingError
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -104,35 +104,6 @@ def named_as_typed(names: Mapping[str, str]) -> Iterator[None]:
         if option is None:
             raise
         raise SettingError(option, error.message, error.value) from error
-
-
-GO_ON = "to go on: "
-
-
-@contextmanager
-def going_on(command: str, *also: type[Exception]) -> Iterator[None]:
-    """Say which command goes on where disk or memory have no room, unless that was said. also: other such errors."""
-    try:
-        yield
-    except (*RESOURCE_ERRORS, *also) as error:
-        if not any(note.startswith(GO_ON) for note in getattr(error, "__notes__", ())):
-            error.add_note(GO_ON + command)
-        raise
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        found = WriteError.of(error, Path(error.filename or "a file"), "what it was to hold")
-        found.add_note(GO_ON + command)
-        raise found from error
-    except RuntimeError as error:
-        # torch loads here, unless the error is its own.
-        from treepo.utils.foreign_errors import first_line, is_out_of_memory
-
-        if not is_out_of_memory(error):
-            raise
-        found = MemoryError(f"out of memory ({first_line(error)})")
-        found.add_note(GO_ON + command)
-        raise found from error
 
 
 def run_settings_help() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, going_on, named_as_typed, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, named_as_typed, output_folder, run_settings_help
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def make_parser() -> CommandParser:
 def run(options: Namespace, console: Console) -> None:
     """Let each model answer, then show and keep the metrics of all answers in the folder."""
     from treepo.report.terminal import Terminal
+    from treepo.utils.io import going_on
 
     with Terminal(console).stage("loading PyTorch and transformers"):
         # Here, not for --help.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import treepo
-from treepo.cli.common import going_on, split_overrides
+from treepo.cli.common import split_overrides
 from treepo.cli.streams import Output, standard_streams
 from treepo.errors import RESOURCE_ERRORS, USER_ERRORS, Interrupted, LostError, PeerError, SettingError
 from treepo.utils import process_rank
@@ -97,6 +97,7 @@ def _run(args: Sequence[str], output: Output) -> int:
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
     # rich loads here: `treepo --help` has to answer at once.
     from treepo.report.console import logging_to_console
+    from treepo.utils.io import going_on
 
     # With --json as a flag, standard output holds data alone.
     is_data = getattr(options, "json", None) is True

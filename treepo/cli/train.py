@@ -1,15 +1,14 @@
 """`treepo train`: starts or resumes a run, in each of its processes."""
 
-import shlex
 from argparse import Namespace
-from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, going_on, output_folder, run_settings_help
-from treepo.errors import LostError, PeerError, SettingError
+from treepo.cli.common import CommandParser, output_folder, run_settings_help
+from treepo.errors import SettingError
 from treepo.utils import process_rank
 
 if TYPE_CHECKING:
@@ -45,56 +44,25 @@ def run(options: Namespace, console: Console) -> None:
     """Train as the settings say; raises Interrupted on Ctrl-C and SIGTERM, after a checkpoint."""
     from treepo.report.terminal import Terminal
 
+    _check_resume(options)
     with Terminal(console).stage("loading PyTorch and transformers"):
         # Here, not for --help.
         from transformers.utils.logging import disable_progress_bar
 
-        from treepo.distributed import init_distributed
-        from treepo.learn.train_state import seed_random
-        from treepo.run.checkpointing import NOT_BEGUN
-        from treepo.run.resume import continued_settings, record_environment, record_initial_state, resume
-        from treepo.run.train import prepare, train
-        from treepo.utils.io import lock_dir
+        from treepo.config.python import TreePOConfig
+        from treepo.run.resume import continued_settings
+        from treepo.trainer import TreePOTrainer
 
     disable_progress_bar()
-    terminal, overrides = Terminal(console), options.settings
-    is_resumed = options.resume is not None
-    _check_resume(options)
     if options.dry_run:
-        _dry_run(options, terminal)
+        _dry_run(options, Terminal(console))
         return
+    is_resumed = options.resume is not None
     out = Path(options.resume) if is_resumed else output_folder(options.out)
-    with ExitStack() as stack:
-        if is_resumed:
-            config = continued_settings(out, overrides)
-            if process_rank() == 0:
-                stack.enter_context(lock_dir(out, "resume"))
-        else:
-            config = _settings(options)
-        limits = config.processes
-        job = stack.enter_context(init_distributed(config.model.device, limits.shard_size, limits.timeout_s))
-        if is_resumed:
-            parts, progress = resume(config, out, terminal, job)
-            stack.callback(parts.close)
-        else:
-            # A folder that is named after the time has another name in each process.
-            out = job.processes.broadcast(out)
-            parts, progress = prepare(config, out, terminal, job), NOT_BEGUN
-            stack.callback(parts.close)
-        # From here on the folder has all settings.
-        again = shlex.join(["treepo", "train", "--resume", str(out)])
-        stack.enter_context(going_on(again, PeerError, LostError))
-        if not is_resumed:
-            with job.processes.synced_errors():
-                if job.processes.is_first:
-                    stack.enter_context(lock_dir(out))
-            record_initial_state(parts, out)
-        with job.processes.synced_errors():
-            if job.processes.is_first:
-                record_environment(out, options.command_line)
-        if progress == NOT_BEGUN:
-            seed_random(config.train.seed + job.processes.rank)
-        train(parts, out, terminal, progress)
+    config = continued_settings(out, options.settings) if is_resumed else _settings(options)
+    settings = TreePOConfig(output_dir=out, **{f.name: getattr(config, f.name) for f in fields(config)})
+    with TreePOTrainer(config=settings, console=console, command=options.command_line) as trainer:
+        trainer.train(resume=is_resumed)
 
 
 def _check_resume(options: Namespace) -> None:

@@ -189,12 +189,32 @@ def continued_settings(out: Path, overrides: Settings) -> Config:
     before = read_recipe(out / "config.toml")
     # Runs of earlier versions hold paths as they were given.
     config = with_absolute_paths(resolve(before, overrides))
-    changes = changed_settings(with_absolute_paths(resolve(before)), config)
+    _refuse_changes(changed_settings(with_absolute_paths(resolve(before)), config))
+    return config
+
+
+def check_continues(out: Path, config: Config) -> None:
+    """Raise SettingError unless the settings of a program are those of the run in a folder, up to what may change.
+
+    Nothing that the folder names is imported.
+    """
+    if not (out / "config.toml").is_file():
+        raise SettingError("output_dir", f"{str(out)[:100]!r} holds no run: there is no config.toml")
+    before: dict[str, Any] = dict(read_recipe(out / "config.toml"))
+    defaults = tomllib.loads(to_toml(Config()))
+    now = tomllib.loads(to_toml(config))
+    for section, table in defaults.items():
+        # Settings that came later than the run have their defaults.
+        if before.get(section, {}).get("use") == table.get("use"):
+            before[section] = {**table, **before.get(section, {})}
+    _refuse_changes(_changes(before, now))
+
+
+def _refuse_changes(changes: list[tuple[str, Any, Any]]) -> None:
     allowed = {f"{section}.{key}" for section, keys in MAY_CHANGE.items() for key in keys}
     if refused := [f"{name} was {old!r}, now {new!r}" for name, old, new in changes if name not in allowed]:
         message = f"{'; '.join(refused)}: that would be another run (docs/runs.md: what may change)"
         raise SettingError("resume", message)
-    return config
 
 
 def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run, Progress]:
@@ -207,10 +227,7 @@ def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run
     with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         run = build_run(config, progress, job)
     try:
-        restored = _restore(run, out)
-        with job.processes.synced_errors():
-            if job.processes.is_first:
-                _keep_settings(run.config, out / "config.toml")
+        restored = restore(run, out)
     except BaseException:
         run.close()
         raise
@@ -224,7 +241,17 @@ def _keep_settings(config: Config, path: Path) -> None:
             replace_text(path, text)
 
 
-def _restore(run: Run, out: Path) -> Progress:
+def restore(run: Run, out: Path) -> Progress:
+    """Give the parts of a run the state of the newest undamaged checkpoint of its folder, and cut what is later; see
+    `resume`."""
+    progress = _restore_state(run, out)
+    with run.processes.synced_errors():
+        if run.processes.is_first:
+            _keep_settings(run.config, out / "config.toml")
+    return progress
+
+
+def _restore_state(run: Run, out: Path) -> Progress:
     check_initial_state(run, out)
     store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run=recorded_run(out))
     step = None
@@ -267,9 +294,13 @@ def _find_checkpoint(store: CheckpointStore, log: MetricsLog, num_steps: int) ->
 
 def changed_settings(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     """(name, old value, new value) of every setting that differs; None where it is not set."""
+    return _changes(tomllib.loads(to_toml(old)), tomllib.loads(to_toml(new)))
+
+
+def _changes(old: Settings, new: Settings) -> list[tuple[str, Any, Any]]:
     before, after = (
         {f"{section}.{key}": value for section, table in tables.items() for key, value in table.items()}
-        for tables in (tomllib.loads(to_toml(config)) for config in (old, new))
+        for tables in (old, new)
     )
     names = sorted(before.keys() | after.keys())
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]

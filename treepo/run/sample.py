@@ -7,8 +7,10 @@ from treepo.config.schema import Config
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.errors import SettingError
+from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
+from treepo.run.build import Run
 from treepo.run.parts import build_policy, build_sampler, close_parts, engine_for
 from treepo.run.reasoning import for_prompts
 from treepo.run.task import answers_of
@@ -35,6 +37,16 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
     finally:
         close_parts(engine)
     return tree, policy
+
+
+def grow_tree(run: Run, prompt: str) -> Tree:
+    """Grow the tree of a prompt with the parts of a run; raises what `sample_tree` does."""
+    config, policy = run.config, run.policy
+    problem = _problem(config, policy, prompt)
+    _check_fits(problem, config, policy, run.trainer.engine)
+    with unsharded(policy.model):
+        ((_, tree),) = run.trainer.sampler.grow([problem], derive_seed(config.train.seed, "sample"))
+    return tree
 
 
 def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:

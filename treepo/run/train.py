@@ -7,15 +7,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from treepo.config.load import to_toml
 from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config
+from treepo.credit.base import Advantages
 from treepo.credit.group import GRPO
-from treepo.distributed import Job, lost_as_error, resolve_device
+from treepo.data.locations import GIVEN
+from treepo.distributed import DistContext, Job, lost_as_error, resolve_device
 from treepo.evaluate.records import AnswerRecord
 from treepo.learn.checkpoint import Progress
 from treepo.learn.trainer import StepResult
 from treepo.report.diagnosis import StepWatch
+from treepo.report.notebook import step_html
 from treepo.report.run_log import Metrics, MetricsLog
 from treepo.report.terminal import Terminal, TrainingView, accuracy_text
 from treepo.report.trackers import Tracking
@@ -37,6 +42,8 @@ from treepo.run.outputs import (
     save_trees,
     tracked,
 )
+from treepo.run.samples import kept_trees
+from treepo.tree import Tree
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
 from treepo.utils.signals import PhaseCallback, StepGuard
 
@@ -59,24 +66,30 @@ def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = Non
     written there.
     """
     job, config = job or Job(resolve_device(config.model.device)), with_absolute_paths(config)
-    with job.processes.synced_errors():
-        if job.processes.is_first:
-            check_unused(out)
-            check_hub(config.tracking)
-    check_installed(config.tracking)
+    check_before_loading(config, out, job.processes)
     with terminal.stage("loading the model"), terminal.progress("making the base model") as report:
         run = build_run(config, report, job)
     try:
         with job.processes.synced_errors():
             if job.processes.is_first:
-                _make_folder(run.config, out)
+                make_folder(run.config, out)
     except BaseException:
         run.close()
         raise
     return run
 
 
-def _make_folder(config: Config, out: Path) -> None:
+def check_before_loading(config: Config, out: Path, processes: DistContext) -> None:
+    """Raise SettingError for a folder that already holds something, and for trackers and a hub that cannot be used."""
+    with processes.synced_errors():
+        if processes.is_first:
+            check_unused(out)
+            check_hub(config.tracking)
+    check_installed(config.tracking)
+
+
+def make_folder(config: Config, out: Path) -> None:
+    """Make the folder of a run, with its settings. Raises SettingError, WriteError."""
     prepare_output_dir(out)
     path = out / "config.toml"
     with preparing(path, "out"):
@@ -91,6 +104,28 @@ class TrainStep:
     step: int
     metrics: Metrics
     result: StepResult
+
+    @property
+    def trees(self) -> list[Tree]:
+        """The trees that were grown."""
+        return self.result.trees
+
+    @property
+    def rewards(self) -> list[np.ndarray]:
+        """Per tree one per leaf, float64 [L]."""
+        return self.result.rewards
+
+    @property
+    def advantages(self) -> list[Advantages | None]:
+        """Per tree, None for one that was not trained on."""
+        return self.result.advantages
+
+    def __repr__(self) -> str:
+        return f"TrainStep({self.step}, {self.result!r})"
+
+    def _repr_html_(self) -> str:
+        decode = self.trees[0].decode if self.trees else None
+        return step_html(f"Step {self.step}", self.metrics, kept_trees(self.result), decode)
 
 
 @dataclass(frozen=True)
@@ -244,6 +279,9 @@ def _is_due(step: int, every: int) -> bool:
 def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
     """(purpose, command) of what a user may want to do after this run."""
     commands = []
+    if any(source.startswith(GIVEN) for source in config.data.train):
+        # Only the program that started it has its rows.
+        return []
     if is_model_kept(config):
         go_on = ["treepo", "train", str(out / "config.toml"), "--model.path", str(out / "model")]
         commands.append(("Go on from this model", shlex.join(go_on)))
