@@ -1,7 +1,6 @@
 """TreePOTrainer: post-training from Python, and what the command line is a thin layer over."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,14 +12,12 @@ from rich.console import Console
 
 from treepo.config.paths import with_absolute_paths
 from treepo.config.python import TreePOConfig
-from treepo.config.schema import Config
 from treepo.data.records import Records
 from treepo.errors import SettingError
 from treepo.report.console import logging_to_console
 from treepo.report.notebook import facts_html
 from treepo.report.terminal import Terminal
-from treepo.verify.reward_functions import import_function
-from treepo.verify.verifiers import NoVerifier
+from treepo.run.arguments import check_rewards, data_layer, model_layer, reward_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,9 +28,6 @@ if TYPE_CHECKING:
     from treepo.tree import Tree
 
 logger = logging.getLogger(__name__)
-
-MAX_ROWS = 1_000_000
-"""Rows that are taken of a dataset without an end, where the steps of a run do not say how many it needs."""
 
 
 class TrainerCallback:
@@ -101,13 +95,13 @@ class TreePOTrainer:
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
         layers = [
-            _model_layer(model),
-            _reward_layer(reward_funcs, reward_weights),
-            {"data": self._data_layer(settings, train_dataset, eval_dataset)},
+            model_layer(model),
+            reward_layer(reward_funcs, reward_weights),
+            {"data": data_layer(settings.resolve(), train_dataset, eval_dataset, self.records)},
         ]
-        is_built_in_task = not (train_dataset is not None or _names_data(settings))
-        self.config: Config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
-        _check_rewards(self.config)
+        is_built_in_task = train_dataset is None and not settings.resolve().data.is_given
+        self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
+        check_rewards(self.config)
         self.output_dir = Path(settings.output_dir or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")
         self.state = RunState(max_steps=self.config.train.num_steps)
         self._stack = ExitStack()
@@ -115,29 +109,6 @@ class TreePOTrainer:
         self._job: Job | None = None
         self._run: Run | None = None
         self._stops = False
-
-    def _data_layer(self, settings: TreePOConfig, train: Any, evaluation: Any) -> dict[str, Any]:
-        """The settings that name the datasets that are given here."""
-        plain = settings.resolve()
-        step = int(plain.train.prompts_per_step * max(1.0, plain.dynamic_sampling.max_factor))
-        needed = {"train_dataset": max(1, plain.train.num_steps) * step, "eval_dataset": plain.eval.num_problems}
-        layer = {}
-        for key, name, given in (("train", "train_dataset", train), ("eval", "eval_dataset", evaluation)):
-            if given is not None:
-                layer[key] = self._sources(name, given, needed[name] or 1)
-        return layer
-
-    def _sources(self, name: str, given: Any, needed: int) -> list[str]:
-        """Text for the settings: sources as they are named, or what stands for rows, which are kept."""
-        if isinstance(given, str | Path):
-            return [str(given)]
-        items = list(given) if isinstance(given, list | tuple) else None
-        if items and all(isinstance(item, str | Path) for item in items):
-            return [str(item) for item in items]
-        # What has a length has an end: all of it is used, as epochs need it.
-        rows = Records.of(name, given, sys.maxsize if hasattr(given, "__len__") else min(needed, MAX_ROWS))
-        self.records[rows.setting] = rows
-        return [rows.setting]
 
     @property
     def job(self) -> "Job":
@@ -303,47 +274,3 @@ class TreePOTrainer:
         for callback in self.callbacks:
             if isinstance(callback, TrainerCallback):
                 callback.on_save(self, folder)
-
-
-def _model_layer(model: Any) -> dict[str, Any]:
-    if isinstance(model, str | Path):
-        return {"model": {"path": str(model)}} if str(model) else {}
-    # A name for the settings; what is trained is the loaded model.
-    return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"python:{type(model).__name__}"}}
-
-
-def _reward_layer(reward_funcs: Any, reward_weights: Sequence[float] | None) -> dict[str, Any]:
-    """The settings of verifier and rewards: the first verifier judges, functions are added by their weights."""
-    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
-    if not functions:
-        if reward_weights is not None:
-            raise SettingError("reward_weights", "needs reward_funcs", list(reward_weights))
-        return {}
-    weights = [1.0] * len(functions) if reward_weights is None else [float(weight) for weight in reward_weights]
-    if len(weights) != len(functions):
-        message = f"needs a number for each of {len(functions)} reward_funcs"
-        raise SettingError("reward_weights", message, weights)
-    judges = [i for i, one in enumerate(functions) if hasattr(one, "example_response")]
-    if len(judges) > 1:
-        name = type(functions[judges[1]]).__name__
-        raise SettingError("reward_funcs", f"has two verifiers; call {name} in a function of yours", name)
-    if any(not isinstance(one, str) and not callable(one) for one in functions):
-        raise SettingError("reward_funcs", "must be functions, verifiers, reward models or their names", functions)
-    others = [i for i in range(len(functions)) if i not in judges]
-    reward: dict[str, Any] = {"correct": weights[judges[0]] if judges else 0.0}
-    if others:
-        reward["functions"] = [functions[i] for i in others]
-        reward["function_weights"] = [weights[i] for i in others]
-    return {"reward": reward, "verifier": functions[judges[0]] if judges else NoVerifier()}
-
-
-def _names_data(settings: TreePOConfig) -> bool:
-    """Whether a recipe or the settings name datasets, so that the built-in task is not meant."""
-    return settings.resolve().data.is_given
-
-
-def _check_rewards(config: Config) -> None:
-    """Raise SettingError for a reward function that cannot be found."""
-    for function in getattr(config.reward, "functions", ()):
-        if isinstance(function, str) and ":" in function:
-            import_function(function)

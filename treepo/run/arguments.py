@@ -1,0 +1,79 @@
+"""What a program gives to `TreePOTrainer`, as settings."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from treepo.config.schema import Config
+from treepo.data.records import Records
+from treepo.errors import SettingError
+from treepo.verify.reward_functions import import_function
+from treepo.verify.verifiers import NoVerifier
+
+MAX_ROWS = 1_000_000
+"""Rows that are taken of a dataset without an end, at most."""
+
+
+def model_layer(model: Any) -> dict[str, Any]:
+    """The setting that names a model; of a loaded one, where it came from."""
+    if isinstance(model, str | Path):
+        return {"model": {"path": str(model)}} if str(model) else {}
+    return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"python:{type(model).__name__}"}}
+
+
+def reward_layer(reward_funcs: Any, reward_weights: Sequence[float] | None) -> dict[str, Any]:
+    """The settings of verifier and rewards: the first verifier judges, functions are added by their weights."""
+    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    if not functions:
+        if reward_weights is not None:
+            raise SettingError("reward_weights", "needs reward_funcs", list(reward_weights))
+        return {}
+    weights = [1.0] * len(functions) if reward_weights is None else [float(weight) for weight in reward_weights]
+    if len(weights) != len(functions):
+        message = f"needs a number for each of {len(functions)} reward_funcs"
+        raise SettingError("reward_weights", message, weights)
+    judges = [i for i, one in enumerate(functions) if hasattr(one, "example_response")]
+    if len(judges) > 1:
+        name = type(functions[judges[1]]).__name__
+        raise SettingError("reward_funcs", f"has two verifiers; call {name} in a function of yours", name)
+    if any(not isinstance(one, str) and not callable(one) for one in functions):
+        raise SettingError("reward_funcs", "must be functions, verifiers, reward models or their names", functions)
+    others = [i for i in range(len(functions)) if i not in judges]
+    reward: dict[str, Any] = {"correct": weights[judges[0]] if judges else 0.0}
+    if others:
+        reward["functions"] = [functions[i] for i in others]
+        reward["function_weights"] = [weights[i] for i in others]
+    return {"reward": reward, "verifier": functions[judges[0]] if judges else NoVerifier()}
+
+
+def data_layer(config: Config, train: Any, evaluation: Any, records: dict[str, Records]) -> dict[str, Any]:
+    """The settings that name the datasets that are given; rows are put into `records`, by what stands for them.
+
+    config: the other settings, which say how many rows of something without an end a run needs.
+    """
+    per_step = int(config.train.prompts_per_step * max(1.0, config.dynamic_sampling.max_factor))
+    needed = {"train_dataset": max(1, config.train.num_steps) * per_step, "eval_dataset": config.eval.num_problems}
+    layer = {}
+    for key, name, given in (("train", "train_dataset", train), ("eval", "eval_dataset", evaluation)):
+        if given is not None:
+            layer[key] = _sources(name, given, max(needed[name], 1), records)
+    return layer
+
+
+def _sources(name: str, given: Any, needed: int, records: dict[str, Records]) -> list[str]:
+    if isinstance(given, str | Path):
+        return [str(given)]
+    if isinstance(given, list | tuple) and given and all(isinstance(item, str | Path) for item in given):
+        return [str(item) for item in given]
+    # What has a length has an end: all of it is used, as epochs need it.
+    rows = Records.of(name, given, sys.maxsize if hasattr(given, "__len__") else min(needed, MAX_ROWS))
+    records[rows.setting] = rows
+    return [rows.setting]
+
+
+def check_rewards(config: Config) -> None:
+    """Raise SettingError for a reward function that cannot be found."""
+    for function in getattr(config.reward, "functions", ()):
+        if isinstance(function, str) and ":" in function:
+            import_function(function)
