@@ -14,7 +14,8 @@ from tests.run.test_run import replace_reward
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.report.terminal import Terminal
-from treepo.run.train import prepare, train
+from treepo.run.folder import prepare
+from treepo.run.train import train
 
 KINDS = ["qwen2", "qwen3", "llama", "gemma", "mistral"]
 TREE = {"width": 4, "depth": 3, "segment_len": 8}

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from treepo.config.paths import with_absolute_paths
 from treepo.config.python import TreePOConfig
-from treepo.data.records import Records
+from treepo.data.locations import Records
 from treepo.errors import SettingError
 from treepo.report.console import logging_to_console
 from treepo.report.notebook import facts_html

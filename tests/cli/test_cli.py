@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.report.trees import read_trees
-from treepo.run.train import next_commands
+from treepo.run.folder import next_commands
 
 SMALL = ["--train.num_steps", "2", "--train.prompts_per_step", "4", "--eval.num_problems", "6"]
 
@@ -186,7 +186,7 @@ def test_what_is_told_to_do_next_can_be_done(trained, tmp_path, monkeypatch):
 
 def test_of_two_runs_in_one_folder_one_fails(chain_model, tmp_path, monkeypatch, capsys):
     """Both found the folder empty and wrote into it."""
-    for module in ("treepo.run.train", "treepo.utils.io"):
+    for module in ("treepo.run.folder", "treepo.utils.io"):
         monkeypatch.setattr(f"{module}.check_unused", lambda *_: None)
     out = tmp_path / "out"
     assert train(chain_model, out) == 0

@@ -12,7 +12,7 @@ from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config, Settings
 from treepo.data.sources import PRESETS
 from treepo.report.terminal import Terminal
-from treepo.run.train import prepare
+from treepo.run.folder import prepare
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 REAL = [path for path in RECIPES if "data" in read_recipe(path)]

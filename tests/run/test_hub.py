@@ -8,8 +8,9 @@ import pytest
 from tests.run.test_run import QUIET, settings
 from treepo.config.schema import TrackingSettings
 from treepo.errors import SettingError
+from treepo.run.folder import prepare
 from treepo.run.hub import PATTERNS, check_hub, push
-from treepo.run.train import prepare, train
+from treepo.run.train import train
 
 
 class Hub:

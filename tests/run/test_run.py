@@ -16,7 +16,8 @@ from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import PPO
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
-from treepo.run.train import prepare, train
+from treepo.run.folder import prepare
+from treepo.run.train import train
 from treepo.tasks.chain_sums import make_chain_tokenizer
 
 QUIET = Terminal(Console(quiet=True))

@@ -14,7 +14,8 @@ from treepo.config.schema import TrackingSettings
 from treepo.errors import TrackerError
 from treepo.report.trackers import TensorBoard, Trackio, WandB
 from treepo.run import outputs as run_tracking
-from treepo.run.train import prepare, train
+from treepo.run.folder import prepare
+from treepo.run.train import train
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_every_extra_that_is_named_exists():
 
 def use_tracker(monkeypatch: pytest.MonkeyPatch, tracker: Noting) -> None:
     """Whatever the settings name, it is this one, and installed."""
-    monkeypatch.setattr("treepo.run.train.check_installed", lambda _: None)
+    monkeypatch.setattr("treepo.run.folder.check_installed", lambda _: None)
     monkeypatch.setattr(run_tracking, "make_tracker", lambda *_: tracker)
 
 

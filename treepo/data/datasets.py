@@ -12,9 +12,10 @@ import numpy as np
 from treepo.data.columns import as_columns
 from treepo.data.conversations import Prompt, own_prefill, question_of
 from treepo.data.formats import RecordFormat
+from treepo.data.locations import Records
 from treepo.data.problem import Problem
 from treepo.data.readers import raise_error, read_records
-from treepo.data.records import Records, detected_format
+from treepo.data.records import detected_format
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 from treepo.errors import RecordError, SettingError
 from treepo.utils.numeric import derive_seed, digest, largest_remainder

@@ -2,9 +2,14 @@
 
 import glob
 import re
-from dataclasses import dataclass
-from itertools import takewhile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
+
+from treepo.data.fields import Record
+from treepo.errors import SettingError
 
 _TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
@@ -83,3 +88,42 @@ class Source:
         config = f"#{self.config}" if self.config else ""
         split = f"@{self.split}" if self.split else ""
         return f"{self.where}{config}{split}"
+
+
+@dataclass(frozen=True)
+class Records(Source):
+    """Rows in memory. where: their name in problem ids and metrics."""
+
+    rows: Sequence[Record] = field(default=(), compare=False)
+
+    @classmethod
+    def of(cls, name: str, rows: Iterable[Any], most: int) -> "Records":
+        """The first `most` rows of anything that yields mappings; raises SettingError for something else.
+
+        name: of the argument, such as train_dataset.
+        """
+        found = []
+        try:
+            for row in islice(iter(rows), most):
+                if not isinstance(row, Mapping):
+                    raise SettingError(name, f"row {len(found) + 1} must be a mapping of columns", row)
+                found.append(dict(row))
+        except TypeError as error:
+            message = "must be a path, a dataset's name, a Dataset, or rows of columns"
+            raise SettingError(name, message, type(rows).__name__) from error
+        if not found:
+            raise SettingError(name, "holds no rows")
+        return cls(name, rows=found)
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    @property
+    def is_pattern(self) -> bool:
+        return False
+
+    @property
+    def setting(self) -> str:
+        """What stands for them in the settings of a run."""
+        return f"{GIVEN}{self.where}"

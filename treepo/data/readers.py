@@ -8,8 +8,7 @@ from typing import Any
 
 from treepo.data.fields import Record
 from treepo.data.files import BATCH_ROWS, Found, one_line, read_file, table_rows, validated
-from treepo.data.locations import SUFFIXES, Source, record_suffix
-from treepo.data.records import Records
+from treepo.data.locations import SUFFIXES, Records, Source, record_suffix
 from treepo.errors import RecordError
 
 PlacedRecord = tuple[str, Record]

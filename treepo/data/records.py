@@ -1,15 +1,12 @@
-"""Problems that a program hands over: rows of a Dataset, a list or a generator, and which of their fields hold what."""
+"""Which fields of rows that a program hands over hold what."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 from treepo.data.boxes import last_box
 from treepo.data.fields import Record, field_value, has_field
 from treepo.data.formats import RecordFormat
-from treepo.data.locations import GIVEN, Source
-from treepo.errors import RecordError, SettingError
+from treepo.errors import RecordError
 
 PROMPTS = ("prompt", "question", "problem", "query", "instruction", "messages", "input")
 ANSWERS = (
@@ -26,45 +23,6 @@ ANSWERS = (
 
 NUM_LOOKED_AT = 100
 """Rows whose fields decide on the format."""
-
-
-@dataclass(frozen=True)
-class Records(Source):
-    """Rows in memory. where: their name in problem ids and metrics."""
-
-    rows: Sequence[Record] = field(default=(), compare=False)
-
-    @classmethod
-    def of(cls, name: str, rows: Iterable[Any], most: int) -> "Records":
-        """The first `most` rows of anything that yields mappings; raises SettingError for something else.
-
-        name: of the argument, such as train_dataset.
-        """
-        found = []
-        try:
-            for row in islice(iter(rows), most):
-                if not isinstance(row, Mapping):
-                    raise SettingError(name, f"row {len(found) + 1} must be a mapping of columns", row)
-                found.append(dict(row))
-        except TypeError as error:
-            message = "must be a path, a dataset's name, a Dataset, or rows of columns"
-            raise SettingError(name, message, type(rows).__name__) from error
-        if not found:
-            raise SettingError(name, "holds no rows")
-        return cls(name, rows=found)
-
-    @property
-    def is_local(self) -> bool:
-        return False
-
-    @property
-    def is_pattern(self) -> bool:
-        return False
-
-    @property
-    def setting(self) -> str:
-        """What stands for them in the settings of a run."""
-        return f"{GIVEN}{self.where}"
 
 
 def detected_format(rows: Sequence[Record], wanted: RecordFormat) -> RecordFormat:

@@ -23,6 +23,7 @@ from treepo.verify.rewards import (
     ScoredLeaves,
     VerifiedTree,
     component_metrics,
+    is_correctness,
     score_trees,
     verify_trees,
 )
@@ -155,13 +156,19 @@ class Validation:
             sampled = self.sample(engine, self.num_samples, 1.0, lambda done, _: progress("evaluating", done, total))
             greedy = self.sample(engine, 1, 0.0, lambda done, _: progress("evaluating", num_sampled + done, total))
             own = answer_records(self.task, sampled, "", SAMPLED), answer_records(self.task, greedy, "", GREEDY)
-            scored = score_trees(self.reward, sampled, self.response_len) if self.reward else []
+            scored = self._scored(sampled)
         found, rewards = self.processes.gather(own), self.processes.gather(scored)
         metrics: dict[str, float] = {}
         if found:
             on_answers([record for parts in found for part in parts for record in part])
             metrics = self._metrics(found) | _mean_rewards([one for part in rewards or [] for one in part])
         return self.processes.broadcast(metrics)
+
+    def _scored(self, sampled: Sequence[VerifiedTree]) -> list[ScoredLeaves]:
+        """The rewards of answers, where they say more than accuracy does."""
+        if self.reward is None or is_correctness(self.reward):
+            return []
+        return score_trees(self.reward, sampled, self.response_len)
 
     def _metrics(self, found: Sequence[tuple[list[AnswerRecord], list[AnswerRecord]]]) -> dict[str, float]:
         """The metrics of the answers of all processes; none if they are not verified."""

@@ -14,7 +14,7 @@ from rich.table import Table
 from treepo.report.diagnosis import diagnose_run
 from treepo.report.run_log import Metrics
 from treepo.utils import ProgressCallback
-from treepo.utils.text import sanitize
+from treepo.utils.text import duration, sanitize
 
 COUNTED = ("tokens/decoded", "tokens/total", *(f"problems/{name}" for name in ("grown", "trained", "solved", "failed")))
 """Metrics of every step that the summary is made of."""
@@ -65,14 +65,6 @@ def state_line(seconds_left: float, metrics: Metrics) -> str:
     taken = {name: metrics[f"time/{name}_s"] for name in PHASES if f"time/{name}_s" in metrics}
     shares = " ".join(f"{name} {100 * seconds / total:.0f}" for name, seconds in taken.items())
     return f"{duration(seconds_left)} left  sharing {_short(metrics['tokens/sharing'])}  {shares}%"
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 1:02:03; `?` if not finite."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def _short(number: float) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from treepo.config.schema import Config
-from treepo.data.records import Records
+from treepo.data.locations import Records
 from treepo.errors import SettingError
 from treepo.verify.reward_functions import import_function
 from treepo.verify.verifiers import NoVerifier

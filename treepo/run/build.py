@@ -19,7 +19,6 @@ from treepo.run.trainer import build_reference, build_scorer, build_trainer, bui
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
 from treepo.utils.signals import PhaseCallback, no_progress
-from treepo.verify.rewards import is_correctness
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Run:
             settings.num_samples,
             derive_seed(self.config.train.seed, "eval"),
             self.processes,
-            None if is_correctness(self.config.reward) else self.config.reward,
+            self.config.reward,
         )
         with unsharded(self.policy.model):
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)

@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from treepo.config.schema import Config, DataSettings
 from treepo.data.conversations import Prompt, own_prefill, own_system
 from treepo.data.datasets import Dataset, LoadedDatasets, load_datasets, split_train_eval
+from treepo.data.locations import Records
 from treepo.data.prompts import PromptEncoder
-from treepo.data.records import Records
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
 from treepo.verify.verifiers import NoVerifier

@@ -53,6 +53,13 @@ def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
+def is_evaluated(step: int, settings: Config) -> bool:
+    """Whether a step ends with an evaluation."""
+    if step == 0:
+        return settings.eval.at_start
+    return step == settings.train.num_steps or (settings.eval.every > 0 and step % settings.eval.every == 0)
+
+
 def is_patience_over(settings: EvalSettings, progress: Progress) -> bool:
     """Whether there were as many evaluations in a row without a better score as there may be."""
     return 0 < settings.patience <= progress.num_not_better

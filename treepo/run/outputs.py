@@ -2,11 +2,9 @@
 
 import logging
 import shlex
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +12,14 @@ import numpy as np
 from safetensors.numpy import save
 
 from treepo.config.defaults import changed_settings
-from treepo.config.load import to_toml
-from treepo.config.schema import Config, TrackingSettings
-from treepo.errors import NonFiniteUpdateError, SettingError, WriteError
+from treepo.config.schema import Config
+from treepo.errors import NonFiniteUpdateError, WriteError
 from treepo.evaluate.records import AnswerRecord
 from treepo.learn.settings import TrainSettings
 from treepo.learn.trainer import StepResult
 from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
-from treepo.report.trackers import TensorBoard, Tracker, Tracking, Trackio, WandB
+from treepo.report.trackers import Tracking
 from treepo.report.trees import write_trees
 from treepo.run.hub import push
 from treepo.run.samples import greedy_samples, kept_trees
@@ -33,41 +30,6 @@ if TYPE_CHECKING:
     from treepo.run.build import Run
 
 logger = logging.getLogger(__name__)
-
-
-def check_installed(settings: TrackingSettings) -> None:
-    """Raise SettingError for the first tracker whose package is absent; nothing is imported."""
-    for name in settings.trackers:
-        spec = find_spec(name)
-        # A folder of that name in the current one, such as wandb leaves behind, is no package.
-        if spec is None or spec.origin is None:
-            raise SettingError("tracking.trackers", f"{name} is not installed: pip install 'treepo[{name}]'")
-
-
-@contextmanager
-def tracked(config: Config, out: Path, is_first: bool = True) -> Iterator[Tracking]:
-    """The trackers of the run in the folder `out`, started, and finished whatever happens.
-
-    is_first: whether this is the process that has trackers. Raises TrackerError if one cannot be started.
-    """
-    settings = config.tracking if is_first else TrackingSettings()
-    tracking = Tracking({name: make_tracker(name, settings, out) for name in settings.trackers})
-    tracking.start(tomllib.loads(to_toml(config)), settings.run_name or out.resolve().name)
-    try:
-        yield tracking
-    finally:
-        tracking.finish()
-
-
-def make_tracker(name: str, settings: TrackingSettings, out: Path) -> Tracker:
-    """The tracker of that name, not started."""
-    if name == "wandb":
-        options = {"entity": settings.entity, "group": settings.group, "tags": list(settings.tags)}
-        return WandB(settings.project, out, settings.offline, {key: value for key, value in options.items() if value})
-    if name == "trackio":
-        return Trackio(settings.project)
-    assert name == "tensorboard", "the settings know their trackers"
-    return TensorBoard(out / "tensorboard")
 
 
 @contextmanager
@@ -108,6 +70,15 @@ def save_answers(step: int, out: Path, answers: Sequence[AnswerRecord], num_prob
     """Save samples of an evaluation's answers. num_problems: of training, whose answers are kept. Raises WriteError."""
     if num_problems and (samples := greedy_samples(answers)):
         append_samples(out / "samples.jsonl", step, samples)
+
+
+def save_texts(
+    run: Run, step: int, out: Path, result: StepResult | None, answers: Sequence[AnswerRecord], tracking: Tracking
+) -> None:
+    """Save the trees of a step, if they are due, and answers of its evaluation."""
+    if result is not None and are_trees_due(step, run.config.train):
+        save_trees(run, step, out, result, tracking)
+    save_answers(step, out, answers, run.config.tracking.sample_problems)
 
 
 BEST, MODEL, ADAPTER = "best", "model", "adapter"

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treepo.config.schema import Config
+from treepo.data.locations import Records
 from treepo.data.problem import AnswerFormat, Decode, Task
-from treepo.data.records import Records
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError

@@ -6,8 +6,8 @@ from treepo.errors import SettingError
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
-from treepo.run.outputs import check_installed
 from treepo.run.task import build_task, check_trainable
+from treepo.run.tracking import check_installed
 from treepo.tasks.chain_sums import make_chain_tokenizer
 from treepo.utils.text import shorten
 from treepo.verify.base import FinalAnswer

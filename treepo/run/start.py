@@ -13,8 +13,8 @@ from treepo.learn.checkpoint import Progress
 from treepo.learn.train_state import seed_random
 from treepo.run.build import Run
 from treepo.run.checkpointing import NOT_BEGUN
+from treepo.run.folder import check_before_loading, make_folder
 from treepo.run.resume import check_continues, record_environment, record_initial_state, restore
-from treepo.run.train import check_before_loading, make_folder
 from treepo.utils import process_rank
 from treepo.utils.io import going_on, lock_dir
 

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from treepo.config.schema import Config
 from treepo.data.datasets import Dataset
+from treepo.data.locations import Records
 from treepo.data.problem import AnswerFormat, Task
-from treepo.data.records import Records
 from treepo.errors import SettingError
 from treepo.model.policy import Policy, decoded
 from treepo.model.tokenizer_only import TokenizerOnly

@@ -1,149 +1,37 @@
 """The loop of `treepo train`: evaluates, trains, and keeps metrics, trees, checkpoints and models."""
 
 import logging
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from treepo.config.load import to_toml
-from treepo.config.paths import with_absolute_paths
-from treepo.config.schema import Config
-from treepo.credit.base import Advantages
-from treepo.credit.group import GRPO
-from treepo.data.locations import GIVEN
-from treepo.distributed import DistContext, Job, lost_as_error, resolve_device
+from treepo.distributed import lost_as_error
 from treepo.evaluate.records import AnswerRecord
 from treepo.learn.checkpoint import Progress
 from treepo.learn.trainer import StepResult
 from treepo.report.diagnosis import StepWatch
-from treepo.report.notebook import step_html
 from treepo.report.run_log import Metrics, MetricsLog
 from treepo.report.terminal import Terminal, TrainingView, accuracy_text
-from treepo.report.trackers import Tracking
-from treepo.run.build import Run, build_run
+from treepo.run.build import Run
 from treepo.run.checkpointing import CHECKPOINTS, NOT_BEGUN, RunCheckpoints
-from treepo.run.hub import check_hub
-from treepo.run.length import Limits, is_patience_over
+from treepo.run.folder import next_commands
+from treepo.run.hooks import NO_HOOKS, Hooks, TrainStep
+from treepo.run.length import Limits, is_evaluated, is_patience_over
 from treepo.run.outputs import (
     ADAPTER,
     MODEL,
     are_trees_due,
-    check_installed,
     failed_batch_kept,
     is_model_kept,
     publish,
-    save_answers,
     save_best,
     save_last,
-    save_trees,
-    tracked,
+    save_texts,
 )
-from treepo.run.samples import kept_trees
-from treepo.tree import Tree
-from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
+from treepo.run.tracking import tracked
 from treepo.utils.signals import PhaseCallback, StepGuard
 
 logger = logging.getLogger(__name__)
-
-
-def nothing(*_: object) -> None:
-    """Do nothing, for what nobody wants to be called for."""
-
-
-def never() -> bool:
-    """Do not stop."""
-    return False
-
-
-def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = None) -> Run:
-    """Build the parts of a run, in each of its processes, and let the first make its folder with the resolved settings.
-
-    Raises SettingError for settings that cannot work and for a folder that already holds something, before anything is
-    written there.
-    """
-    job, config = job or Job(resolve_device(config.model.device)), with_absolute_paths(config)
-    check_before_loading(config, out, job.processes)
-    with terminal.stage("loading the model"), terminal.progress("making the base model") as report:
-        run = build_run(config, report, job)
-    try:
-        with job.processes.synced_errors():
-            if job.processes.is_first:
-                make_folder(run.config, out)
-    except BaseException:
-        run.close()
-        raise
-    return run
-
-
-def check_before_loading(config: Config, out: Path, processes: DistContext) -> None:
-    """Raise SettingError for a folder that already holds something, and for trackers and a hub that cannot be used."""
-    with processes.synced_errors():
-        if processes.is_first:
-            check_unused(out)
-            check_hub(config.tracking)
-    check_installed(config.tracking)
-
-
-def make_folder(config: Config, out: Path) -> None:
-    """Make the folder of a run, with its settings. Raises SettingError, WriteError."""
-    prepare_output_dir(out)
-    path = out / "config.toml"
-    with preparing(path, "out"):
-        # Of two runs that start at once in one folder, one fails here.
-        create_text(path, to_toml(config))
-
-
-@dataclass(frozen=True, eq=False)
-class TrainStep:
-    """A training step that is done, its metrics on disk. metrics: with those of its evaluation, if it had one."""
-
-    step: int
-    metrics: Metrics
-    result: StepResult
-
-    @property
-    def trees(self) -> list[Tree]:
-        """The trees that were grown."""
-        return self.result.trees
-
-    @property
-    def rewards(self) -> list[np.ndarray]:
-        """Per tree one per leaf, float64 [L]."""
-        return self.result.rewards
-
-    @property
-    def advantages(self) -> list[Advantages | None]:
-        """Per tree, None for one that was not trained on."""
-        return self.result.advantages
-
-    def __repr__(self) -> str:
-        return f"TrainStep({self.step}, {self.result!r})"
-
-    def _repr_html_(self) -> str:
-        decode = self.trees[0].decode if self.trees else None
-        return step_html(f"Step {self.step}", self.metrics, kept_trees(self.result), decode)
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a program wants to be called for.
-
-    on_step: with a training step that is done; on_eval: with a step and the metrics of its evaluation; on_save: with a
-    step and the folder in which something loadable or resumable was or is being written. should_stop: whether the run
-    is to end after the step that is done.
-    """
-
-    on_step: Callable[[TrainStep], object] = nothing
-    on_eval: Callable[[int, Metrics], object] = nothing
-    on_save: Callable[[int, Path], object] = nothing
-    should_stop: Callable[[], bool] = never
-
-
-NO_HOOKS = Hooks()
 
 
 def train(run: Run, out: Path, terminal: Terminal, progress: Progress = NOT_BEGUN) -> None:
@@ -189,7 +77,7 @@ def train_steps(
                 checkpoints.complete_step()
                 with run.processes.synced_errors():
                     if is_first:
-                        _save_texts(run, step, out, result, answers, tracking)
+                        save_texts(run, step, out, result, answers, tracking)
                 save_best(run, out, is_best=is_best)
                 if checkpoints.write():
                     hooks.on_save(step, out / CHECKPOINTS)
@@ -232,18 +120,9 @@ def _make_step(
         with_entropies = are_trees_due(step, run.config.train)
         with failed_batch_kept(run, step, out):
             result = run.trainer.step(step, guard=guard, with_entropies=with_entropies, progress=progress)
-    if _is_evaluated(step, run.config):
+    if is_evaluated(step, run.config):
         evaluated = run.evaluate(nullcontext if step else guard.growing, progress, answers.extend)
     return result, evaluated, answers
-
-
-def _save_texts(
-    run: Run, step: int, out: Path, result: StepResult | None, answers: list[AnswerRecord], tracking: Tracking
-) -> None:
-    """Save the trees of a step, if they are due, and answers of its evaluation."""
-    if result is not None and are_trees_due(step, run.config.train):
-        save_trees(run, step, out, result, tracking)
-    save_answers(step, out, answers, run.config.tracking.sample_problems)
 
 
 def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics]) -> None:
@@ -264,32 +143,3 @@ def _show(step: int, metrics: Metrics, view: TrainingView, watch: StepWatch) -> 
         logger.info("before training: %s", accuracy_text(metrics, view.num_samples))
     elif metrics:
         logger.info("held-out reward before training: %.3f", metrics["eval/reward/mean"])
-
-
-def _is_evaluated(step: int, settings: Config) -> bool:
-    if step == 0:
-        return settings.eval.at_start
-    return step == settings.train.num_steps or _is_due(step, settings.eval.every)
-
-
-def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-def next_commands(config: Config, out: Path) -> list[tuple[str, str]]:
-    """(purpose, command) of what a user may want to do after this run."""
-    commands = []
-    if any(source.startswith(GIVEN) for source in config.data.train):
-        # Only the program that started it has its rows.
-        return []
-    if is_model_kept(config):
-        go_on = ["treepo", "train", str(out / "config.toml"), "--model.path", str(out / "model")]
-        commands.append(("Go on from this model", shlex.join(go_on)))
-    if not isinstance(config.credit, GRPO):
-        width, response_len = config.tree.width, config.tree.max_response_tokens
-        star = {"tree.depth": 1, "tree.segment_len": response_len, "tree.num_children": width}
-        star |= {"initial_fork.low": width, "initial_fork.high": width}
-        options = [text for name, value in star.items() for text in (f"--{name}", str(value))]
-        compare = ["treepo", "train", str(out / "config.toml"), "--credit.use", "GRPO", *options]
-        commands.append(("Compare with GRPO", shlex.join(compare)))
-    return commands

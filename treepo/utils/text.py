@@ -1,5 +1,6 @@
 """Text from outside, made safe to print."""
 
+import math
 import unicodedata
 from collections.abc import Iterator, Mapping
 
@@ -72,3 +73,11 @@ def error_line(error: BaseException) -> str:
     """The class of an exception and the first line of its message, which may quote what a model wrote."""
     first, *_ = str(error).strip().split("\n")
     return f"{type(error).__name__}: {sanitize(first, max_chars=200)}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03; `?` if not finite."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from treepo.report.live.state import NOT_BETTER, RunState
-from treepo.report.terminal import duration
-from treepo.utils.text import sanitize
+from treepo.utils.text import duration, sanitize
 
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 """The bit of each dot, row by column, above U+2800 (Unicode 16, section 21.1)."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from treepo.report.terminal import duration
+from treepo.utils.text import duration
 
 Json = dict[str, Any]
 RunMetrics = Mapping[int, Mapping[str, float]]
