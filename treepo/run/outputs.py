@@ -73,7 +73,7 @@ def save_answers(step: int, out: Path, answers: Sequence[AnswerRecord], num_prob
 
 
 def save_texts(
-    run: Run, step: int, out: Path, result: StepResult | None, answers: Sequence[AnswerRecord], tracking: Tracking
+    run: "Run", step: int, out: Path, result: StepResult | None, answers: Sequence[AnswerRecord], tracking: Tracking
 ) -> None:
     """Save the trees of a step, if they are due, and answers of its evaluation."""
     if result is not None and are_trees_due(step, run.config.train):
