@@ -50,7 +50,7 @@ class RunState:
 
     global_step: int = 0
     max_steps: int = 0
-    log_history: list[dict[str, float]] = field(default_factory=list)
+    log_history: list[dict[str, float]] = field(default_factory=list, repr=False)
     best: float | None = None
 
 

@@ -53,10 +53,9 @@ class StepResult:
 
     def __repr__(self) -> str:
         trained = sum(advantages is not None for advantages in self.advantages)
-        reward, accuracy = (self.metrics.get(name, float("nan")) for name in ("reward/mean", "accuracy"))
-        return (
-            f"StepResult({len(self.trees)} trees, {trained} trained on, reward {reward:.3f}, accuracy {accuracy:.1%})"
-        )
+        shown = {"reward/mean": "reward {:.3f}", "accuracy": "accuracy {:.1%}"}
+        known = [form.format(self.metrics[name]) for name, form in shown.items() if name in self.metrics]
+        return f"StepResult({', '.join([f'{len(self.trees)} trees', f'{trained} trained on', *known])})"
 
 
 @dataclass

@@ -13,6 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
+from treepo.data.locations import GIVEN
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, step_folder, steps_in
 from treepo.model.fsdp import plain_weights, unsharded
@@ -22,6 +23,7 @@ from treepo.utils.io import PARTIAL, remove
 from treepo.utils.signals import StepGuard, StepState
 
 if TYPE_CHECKING:
+    from treepo.config.schema import Config
     from treepo.run.build import Run
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,13 @@ def initial_state(out: Path) -> dict[str, str]:
         return INITIAL_STATE.validate_json(read_plain(out / INITIAL, JSON_BYTES))
     except (OSError, ValueError):
         return {}
+
+
+def resume_command(config: "Config", out: Path) -> str:
+    """What goes on with the run in a folder; where a program handed its rows over, only that program can."""
+    if any(source.startswith(GIVEN) for source in (*config.data.train, *config.data.eval)):
+        return f"TreePOTrainer.train(resume=True) with output_dir={str(out)!r}"
+    return shlex.join(["treepo", "train", "--resume", str(out)])
 
 
 def recorded_run(out: Path) -> str:
@@ -194,7 +203,7 @@ class RunCheckpoints:
             self._begin(Snapshot.of(self.run.train_state, self.progress))
             self.writer.wait()
         if is_stopped:
-            again = shlex.join(["treepo", "train", "--resume", str(self.out)])
+            again = resume_command(self.run.config, self.out)
             saved = "" if not self.writer.failure else f", which could not be saved ({self.writer.store.last()})"
             reason = f" ({self.stopped_by})" if self.stopped_by else ""
             logger.info("Stopped after step %d%s%s. To go on:  %s", self.progress.step, reason, saved, again)

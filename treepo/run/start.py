@@ -12,7 +12,7 @@ from treepo.errors import LostError, PeerError
 from treepo.learn.checkpoint import Progress
 from treepo.learn.train_state import seed_random
 from treepo.run.build import Run
-from treepo.run.checkpointing import NOT_BEGUN
+from treepo.run.checkpointing import NOT_BEGUN, resume_command
 from treepo.run.folder import check_before_loading, make_folder
 from treepo.run.resume import check_continues, record_environment, record_initial_state, restore
 from treepo.utils import process_rank
@@ -44,7 +44,7 @@ def start_run(trainer: Startable, stack: ExitStack) -> Progress:
     with run.processes.synced_errors():
         if run.processes.is_first:
             make_folder(run.config, out)
-    _say_how_to_go_on(stack, out)
+    _say_how_to_go_on(stack, run.config, out)
     with run.processes.synced_errors():
         if run.processes.is_first:
             stack.enter_context(lock_dir(out))
@@ -66,16 +66,16 @@ def continue_run(trainer: Startable, stack: ExitStack) -> Progress:
         stack.enter_context(lock_dir(out, "resume"))
     run = trainer.run
     progress = restore(run, out)
-    _say_how_to_go_on(stack, out)
+    _say_how_to_go_on(stack, run.config, out)
     _record_environment(run, out, trainer.command)
     if progress == NOT_BEGUN:
         seed_random(run.config.train.seed + run.processes.rank)
     return progress
 
 
-def _say_how_to_go_on(stack: ExitStack, out: Path) -> None:
+def _say_how_to_go_on(stack: ExitStack, config: Config, out: Path) -> None:
     """From here on the folder has all settings."""
-    stack.enter_context(going_on(shlex.join(["treepo", "train", "--resume", str(out)]), PeerError, LostError))
+    stack.enter_context(going_on(resume_command(config, out), PeerError, LostError))
 
 
 def _record_environment(run: Run, out: Path, command: str) -> None:

@@ -1,0 +1,249 @@
+"""TreePOTrainer: training from Python."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import treepo
+from tests.models import save_tiny_model
+from treepo.grow import Level
+from treepo.tree import Tree
+
+TINY: dict[str, Any] = {
+    "tree": {"width": 4, "depth": 3, "segment_len": 8},
+    "max_steps": 2,
+    "prompts_per_step": 2,
+    "learning_rate": 1e-3,
+    "eval": {"num_problems": 4},
+}
+ROWS = [{"question": f"{a} + {b}?", "answer": f"Add.\n#### {a + b}"} for a in range(6) for b in range(5)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+def many_letters(completions: list[str], **columns: Any) -> list[float]:
+    """A reward that any two answers differ in."""
+    return [float(len(set(text))) for text in completions]
+
+
+def trainer_of(tiny: str, out: Path, **arguments: Any) -> treepo.TreePOTrainer:
+    settings = TINY | arguments.pop("settings", {})
+    arguments = {"train_dataset": ROWS, "reward_funcs": many_letters} | arguments
+    return treepo.TreePOTrainer(tiny, config=treepo.TreePOConfig(output_dir=out, **settings), **arguments)
+
+
+def test_a_reward_function_sees_everything(tiny: str, tmp_path: Path) -> None:
+    """As TRL calls it, with the columns of each answer's own record; what it logs is a metric."""
+    seen: list[dict[str, Any]] = []
+
+    def reward(prompts, completions, completion_ids, answer, trainer_state, log_metric, **columns):
+        seen.append(locals())
+        log_metric("mean_len", np.mean([len(ids) for ids in completion_ids]))
+        return many_letters(completions)
+
+    with trainer_of(tiny, tmp_path / "run", reward_funcs=[treepo.verify.NumericVerifier(), reward]) as trainer:
+        metrics = trainer.train()
+        decode = trainer.run.policy.decode
+    train = [call for call in seen if call["trainer_state"].global_step]
+    assert [call["trainer_state"].global_step for call in train] == [1, 2]
+    assert train[0]["trainer_state"].max_steps == 2
+    for call in train:
+        assert len(call["prompts"]) == len(call["completions"]) == len(call["columns"]["question"]) == 8
+        by_question = {row["question"]: row["answer"] for row in ROWS}
+        assert call["prompts"] == call["columns"]["question"]
+        assert call["answer"] == [by_question[question] for question in call["prompts"]]
+        assert call["columns"]["ground_truth"] == [answer.rpartition(" ")[2] for answer in call["answer"]]
+        assert [decode(ids) for ids in call["completion_ids"]] == call["completions"]
+        assert set(call["columns"]["stop_reason"]) <= {"answer", "eos", "length", "depth", "repetition"}
+    assert {"reward/correct", "reward/reward", "reward_metrics/mean_len", "accuracy", "eval/avg"} <= metrics.keys()
+    assert metrics["reward/mean"] == pytest.approx(metrics["reward/correct"] + metrics["reward/reward"])
+
+
+def test_the_same_run_from_python_and_by_steps(tiny: str, tmp_path: Path) -> None:
+    """train() makes what the loop in the user's hands makes: the same metrics and weights."""
+    with trainer_of(tiny, tmp_path / "a") as trainer:
+        trainer.train()
+        log = trainer.state.log_history
+        weights = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with trainer_of(tiny, tmp_path / "b") as trainer:
+        steps = list(trainer.steps())
+        assert all(torch.equal(v, weights[k]) for k, v in trainer.model.state_dict().items())
+    for one, step in zip(log, steps, strict=True):
+        assert {k: v for k, v in one.items() if not k.startswith(("time/", "memory/"))} == {
+            k: v for k, v in step.metrics.items() if not k.startswith(("time/", "memory/"))
+        }
+        assert len(step.trees) == len(step.rewards) == len(step.advantages) == 2
+        assert "<" in step._repr_html_() and str(step.step) in repr(step)
+
+
+def test_a_loop_that_is_left_is_resumed_bit_for_bit(tiny: str, tmp_path: Path) -> None:
+    with trainer_of(tiny, tmp_path / "whole") as trainer:
+        trainer.train()
+        expected = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with trainer_of(tiny, tmp_path / "cut") as trainer:
+        for step in trainer.steps():
+            assert step.step == 1
+            break
+    with trainer_of(tiny, tmp_path / "cut") as trainer:
+        trainer.train(resume=True)
+        assert [m["reward/mean"] for m in trainer.state.log_history] == pytest.approx(
+            [trainer.state.log_history[-1]["reward/mean"]]
+        )
+        assert all(torch.equal(v, expected[k]) for k, v in trainer.model.state_dict().items())
+
+
+def test_other_settings_are_another_run(tiny: str, tmp_path: Path) -> None:
+    with trainer_of(tiny, tmp_path / "run") as trainer:
+        trainer.train()
+    changed = {"learning_rate": 2e-3}
+    with pytest.raises(treepo.SettingError, match=r"optim.lr was 0.001, now 0.002"):
+        trainer_of(tiny, tmp_path / "run", settings=changed).train(resume=True)
+    with pytest.raises(treepo.SettingError, match="out"):
+        trainer_of(tiny, tmp_path / "run").train()
+
+
+def test_a_loaded_model_is_trained_in_place_without_known_answers(tiny: str, tmp_path: Path) -> None:
+    """Rows from an endless generator, rewards from a function alone: held-out rewards instead of an accuracy."""
+
+    def rows() -> Iterator[dict[str, str]]:
+        number = 0
+        while True:
+            yield {"prompt": f"Say {number}."}
+            number += 1
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with trainer_of(tiny, tmp_path / "run", train_dataset=rows()) as trainer:
+        by_name = trainer.train()
+    given = treepo.TreePOTrainer(
+        model,
+        many_letters,
+        config=treepo.TreePOConfig(output_dir=tmp_path / "given", **TINY),
+        train_dataset=rows(),
+        processing_class=tokenizer,
+    )
+    with given:
+        metrics = given.train()
+        assert given.model is model
+    assert any(not torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert metrics["eval/reward/mean"] == pytest.approx(by_name["eval/reward/mean"], abs=1e-6)
+    assert "eval/avg" not in metrics and "accuracy" not in metrics
+    with pytest.raises(treepo.SettingError, match="processing_class"):
+        treepo.TreePOTrainer(model, many_letters, train_dataset=rows())
+
+
+def test_answers_that_need_a_verifier_must_be_known(tiny: str, tmp_path: Path) -> None:
+    rows = [{"prompt": f"{i}?"} for i in range(30)]
+    trainer = trainer_of(tiny, tmp_path / "run", train_dataset=rows, reward_funcs=treepo.verify.MathVerifier())
+    with pytest.raises(treepo.SettingError, match="has no known answers"):
+        trainer.train()
+
+
+@dataclass(frozen=True)
+class Flat:
+    """GRPO's numerator, as somebody's own estimator."""
+
+    per_node: ClassVar[bool] = False
+    whiten: bool = False
+
+    def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        return rewards - rewards.mean()
+
+
+class FirstOnly:
+    """A branching that is no dataclass: all further children go to the first active path."""
+
+    def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
+        counts = [1] * len(level.nodes)
+        counts[0] += max(0, level.shape.width - level.num_finished - len(counts))
+        return counts
+
+
+def test_own_estimators_and_strategies_are_objects(tiny: str, tmp_path: Path) -> None:
+    own = {"credit": Flat(), "branching": FirstOnly()}
+    with trainer_of(tiny, tmp_path / "run", settings=own) as trainer:
+        (step, _) = trainer.steps()
+        text = (tmp_path / "run" / "config.toml").read_text()
+    for advantages, rewards in zip(step.advantages, step.rewards, strict=True):
+        assert advantages is None or np.allclose(advantages.values, rewards - rewards.mean())
+    assert 'use = "tests.test_trainer_api:Flat"' in text and "FirstOnly" in text
+    with pytest.raises(treepo.SettingError, match="credit: must be an object that is called with"):
+        treepo.TreePOConfig(credit=lambda one: one)
+    with pytest.raises(treepo.SettingError, match="lacks"):
+        treepo.TreePOConfig(loss=lambda batch: batch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"settings": {"learning_rate": -1.0}}, "optim.lr: must be positive"),
+        ({"settings": {"tree": {"wdith": 4}}}, "tree.wdith: unknown setting"),
+        ({"settings": {"tree": 8}}, "tree: expected a table of settings, got 8"),
+        ({"reward_weights": [1.0, 2.0]}, "reward_weights: needs a number for each of 1"),
+        ({"reward_funcs": [3]}, "reward_funcs: must be functions"),
+        ({"reward_funcs": ["no_such_module:reward"]}, "reward.functions: cannot be imported|functions: cannot be"),
+        ({"train_dataset": 3}, "train_dataset: must be a path"),
+        ({"train_dataset": [3]}, "train_dataset: row 1 must be a mapping"),
+        ({"train_dataset": []}, "train_dataset: holds no rows"),
+        ({"train_dataset": "no/such/file.jsonl"}, "data.train: cannot read"),
+    ],
+)
+def test_mistakes_are_settings_errors(tiny: str, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(treepo.SettingError, match=message):
+        trainer_of(tiny, tmp_path / "run", **arguments).train()
+    assert not (tmp_path / "run").exists()
+
+
+def test_callbacks_see_steps_evaluations_and_files_and_may_stop(tiny: str, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    class Noting(treepo.TrainerCallback):
+        def on_step(self, trainer, step) -> None:
+            seen.append(("step", step.step, trainer.state.global_step))
+            trainer.stop()
+
+        def on_eval(self, trainer, metrics) -> None:
+            seen.append(("eval", sorted(metrics) == sorted(m for m in metrics if m.startswith("eval/"))))
+
+        def on_save(self, trainer, folder) -> None:
+            seen.append(("save", folder.name))
+
+    settings = {"save_steps": 1, "max_steps": 50}
+    with trainer_of(tiny, tmp_path / "run", callbacks=[Noting()], settings=settings) as trainer:
+        trainer.train()
+    assert seen == [("eval", True), ("save", "checkpoints"), ("step", 1, 1), ("save", "model")]
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_growing_evaluating_and_saving(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with trainer_of(tiny, tmp_path / "run") as trainer:
+        tree = trainer.grow("<b>What</b> is 3 + 4?")
+        assert len(tree.leaves()) == 4
+        assert "&lt;b&gt;What" in tree._repr_html_() and "<b>What" not in tree._repr_html_()
+        tree.show()
+        assert "3 + 4" in capsys.readouterr().out
+        assert repr(tree).startswith("Tree(") and len(repr(tree)) < 120
+        assert "eval/reward/mean" in trainer.evaluate()
+        trainer.save_model(tmp_path / "saved")
+        assert "TreePOTrainer" in repr(trainer) and "TreePOTrainer" in trainer._repr_html_()
+    AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in treepo.__all__:
+        value = getattr(treepo, name)
+        assert name == "__version__" or inspect.getdoc(value), name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = treepo.nothing
