@@ -10,11 +10,11 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.models import save_tiny_model
+from tests.parts import prepare
 from tests.run.test_run import replace_reward
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.report.terminal import Terminal
-from treepo.run.folder import prepare
 from treepo.run.train import train
 
 KINDS = ["qwen2", "qwen3", "llama", "gemma", "mistral"]

@@ -141,7 +141,7 @@ def test_each_file_that_a_report_is_made_of_changes_its_fingerprint(tmp_path, na
     ("args", "message"),
     [
         ([], "watch: no folder of a run given"),
-        ([""], "watch: no folder of a run given"),
+        ([""], "run: no value given"),
         (["FOLDER"], "holds no run: there is no config.toml"),
         (["FOLDER", "--page"], "holds no run: there is no config.toml"),
         (["FOLDER/other.txt"], "other.txt' cannot be read: "),

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from tests.models import save_tiny_model
+from tests.parts import prepare
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config, Settings
 from treepo.data.sources import PRESETS
 from treepo.report.terminal import Terminal
-from treepo.run.folder import prepare
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 REAL = [path for path in RECIPES if "data" in read_recipe(path)]

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.parts import prepare
 from tests.run.test_run import QUIET, settings
 from treepo.config.schema import TrackingSettings
 from treepo.errors import SettingError
-from treepo.run.folder import prepare
 from treepo.run.hub import PATTERNS, check_hub, push
 from treepo.run.train import train
 

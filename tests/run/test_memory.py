@@ -38,7 +38,8 @@ def fail_at(patch: pytest.MonkeyPatch, first: int, last: int, error: Exception) 
 
 @pytest.mark.parametrize("kind", MESSAGES)
 def test_a_run_goes_on_with_the_same_trees(whole, options, tmp_path, monkeypatch, capfd, kind):  # noqa: F811
-    """It was a traceback. All but the engine's own figures, such as its steps, are the same up to rounding."""
+    """It was a traceback. All but the engine's own figures, such as its steps,
+    and shares of weights that rounding moves are the same up to rounding."""
     out = tmp_path / "run"
     calls = fail_at(monkeypatch, 30, 31, MESSAGES[kind])
     assert main(["train", *options, "--out", str(out)]) == 0
@@ -47,7 +48,7 @@ def test_a_run_goes_on_with_the_same_trees(whole, options, tmp_path, monkeypatch
     assert said.count("warning: out of memory while decoding: from now on engine.max_num_seqs is") == 2
     for one, other in zip(untimed_metrics(whole), untimed_metrics(out), strict=True):
         assert one.keys() == other.keys()
-        for name in [name for name in one if not name.startswith(("engine/", "mismatch/"))]:
+        for name in [name for name in one if not name.startswith(("engine/", "mismatch/", "update/frac_"))]:
             assert other[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
     for path in whole.glob("trees/*"):
         pairs = zip(read_trees(path), read_trees(out / path.relative_to(whole)), strict=True)

@@ -10,13 +10,13 @@ from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
 from tests.models import make_tiny_model
+from tests.parts import prepare
 from treepo.config.load import resolve
 from treepo.data.problem import Outcome, Verdict
 from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import PPO
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
-from treepo.run.folder import prepare
 from treepo.run.train import train
 from treepo.tasks.chain_sums import make_chain_tokenizer
 

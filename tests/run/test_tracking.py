@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parts import prepare
 from tests.report.test_trackers import Noting
 from tests.run.test_run import QUIET, settings
 from treepo.cli.main import main
@@ -14,7 +15,6 @@ from treepo.config.schema import TrackingSettings
 from treepo.errors import TrackerError
 from treepo.report.trackers import TensorBoard, Trackio, WandB
 from treepo.run import outputs as run_tracking
-from treepo.run.folder import prepare
 from treepo.run.train import train
 
 

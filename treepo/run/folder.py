@@ -4,39 +4,16 @@ import shlex
 from pathlib import Path
 
 from treepo.config.load import to_toml
-from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
 from treepo.data.locations import GIVEN
-from treepo.distributed import DistContext, Job, resolve_device
-from treepo.report.terminal import Terminal
-from treepo.run.build import Run, build_run
+from treepo.distributed import DistContext
 from treepo.run.hub import check_hub
 from treepo.run.outputs import (
     is_model_kept,
 )
 from treepo.run.tracking import check_installed
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
-
-
-def prepare(config: Config, out: Path, terminal: Terminal, job: Job | None = None) -> Run:
-    """Build the parts of a run, in each of its processes, and let the first make its folder with the resolved settings.
-
-    Raises SettingError for settings that cannot work and for a folder that already holds something, before anything is
-    written there.
-    """
-    job, config = job or Job(resolve_device(config.model.device)), with_absolute_paths(config)
-    check_before_loading(config, out, job.processes)
-    with terminal.stage("loading the model"), terminal.progress("making the base model") as report:
-        run = build_run(config, report, job)
-    try:
-        with job.processes.synced_errors():
-            if job.processes.is_first:
-                make_folder(run.config, out)
-    except BaseException:
-        run.close()
-        raise
-    return run
 
 
 def check_before_loading(config: Config, out: Path, processes: DistContext) -> None:

@@ -20,13 +20,11 @@ import treepo
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config, Settings
-from treepo.distributed import Job
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore, Progress
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
-from treepo.report.terminal import Terminal
-from treepo.run.build import Run, build_run
+from treepo.run.build import Run
 from treepo.run.checkpointing import (
     CHECKPOINTS,
     FROZEN,
@@ -217,23 +215,6 @@ def _refuse_changes(changes: list[tuple[str, Any, Any]]) -> None:
         raise SettingError("resume", message)
 
 
-def resume(config: Config, out: Path, terminal: Terminal, job: Job) -> tuple[Run, Progress]:
-    """(the parts of the run in a folder, how far it has come): with the state of its newest undamaged checkpoint, or
-    NOT_BEGUN if it has none and starts anew. Cuts its metrics after that step.
-
-    config: see `continued_settings`. The first process must hold the folder's lock. Raises SettingError for a model or
-    problems other than those that the run was started with.
-    """
-    with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
-        run = build_run(config, progress, job)
-    try:
-        restored = restore(run, out)
-    except BaseException:
-        run.close()
-        raise
-    return run, restored
-
-
 def _keep_settings(config: Config, path: Path) -> None:
     text = to_toml(config)
     if text != path.read_text(encoding="utf-8"):
@@ -242,8 +223,12 @@ def _keep_settings(config: Config, path: Path) -> None:
 
 
 def restore(run: Run, out: Path) -> Progress:
-    """Give the parts of a run the state of the newest undamaged checkpoint of its folder, and cut what is later; see
-    `resume`."""
+    """Give the parts of a run the state of the newest undamaged checkpoint of its folder; NOT_BEGUN if it has none and
+    starts anew. Cuts its metrics after that step.
+
+    The first process must hold the folder's lock. Raises SettingError for a model or problems other than those that the
+    run was started with.
+    """
     progress = _restore_state(run, out)
     with run.processes.synced_errors():
         if run.processes.is_first:

@@ -18,7 +18,7 @@ QUESTION = (
     "Think briefly, then end with a line 'Score: N'."
 )
 
-_SCORE = re.compile(r"[Ss]core\W{0,5}(-?\d{1,9}(?:\.\d{1,9})?)")
+_SCORE = re.compile(r"[Ss]core[^\w-]{0,5}(-?\d{1,9}(?:\.\d{1,9})?)")
 
 MAX_REPLY_BYTES = 1_000_000
 
