@@ -14,7 +14,7 @@ from treepo.config.load import resolve, to_toml
 from treepo.config.schema import TrackingSettings
 from treepo.errors import TrackerError
 from treepo.report.trackers import TensorBoard, Trackio, WandB
-from treepo.run import outputs as run_tracking
+from treepo.run import tracking as run_tracking
 from treepo.run.train import train
 
 

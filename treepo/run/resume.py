@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import torch
@@ -24,7 +24,6 @@ from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore, Progress
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
-from treepo.run.build import Run
 from treepo.run.checkpointing import (
     CHECKPOINTS,
     FROZEN,
@@ -39,13 +38,16 @@ from treepo.run.outputs import restore_models
 from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.io import replace_bytes, replace_text, writing
 
+if TYPE_CHECKING:
+    from treepo.run.build import Run
+
 logger = logging.getLogger(__name__)
 
 NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
 
 
-def record_initial_state(run: Run, out: Path) -> None:
+def record_initial_state(run: "Run", out: Path) -> None:
     """Keep what the run starts with, for `check_initial_state`. Must come before its first step. Raises WriteError."""
     state = _initial_state(run)
     with run.processes.synced_errors():
@@ -56,7 +58,7 @@ def record_initial_state(run: Run, out: Path) -> None:
                 replace_text(out / INITIAL, json.dumps(state, indent=1) + "\n")
 
 
-def check_initial_state(run: Run, out: Path) -> None:
+def check_initial_state(run: "Run", out: Path) -> None:
     """Raise SettingError if the model or the problems that were loaded are not those that the run was started with.
 
     Where that is not known, since the file is damaged, a warning says so, and what was loaded is taken for it.
@@ -90,7 +92,7 @@ def _read_initial_state(path: Path) -> dict[str, str] | None:
     return None
 
 
-def _initial_state(run: Run) -> dict[str, str]:
+def _initial_state(run: "Run") -> dict[str, str]:
     """Checksums of the initial weights, if they will be needed again, and of the first problems to train on and all
     held-out ones, which a changed tokenizer, template, file or order changes."""
     config = run.config
@@ -222,7 +224,7 @@ def _keep_settings(config: Config, path: Path) -> None:
             replace_text(path, text)
 
 
-def restore(run: Run, out: Path) -> Progress:
+def restore(run: "Run", out: Path) -> Progress:
     """Give the parts of a run the state of the newest undamaged checkpoint of its folder; NOT_BEGUN if it has none and
     starts anew. Cuts its metrics after that step.
 
@@ -236,7 +238,7 @@ def restore(run: Run, out: Path) -> Progress:
     return progress
 
 
-def _restore_state(run: Run, out: Path) -> Progress:
+def _restore_state(run: "Run", out: Path) -> Progress:
     check_initial_state(run, out)
     store = CheckpointStore(out / CHECKPOINTS, run.config.checkpoint.keep, run=recorded_run(out))
     step = None
