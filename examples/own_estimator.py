@@ -30,7 +30,7 @@ if __name__ == "__main__":
     with treepo.TreePOTrainer(
         model=sys.argv[1] if len(sys.argv) > 1 else "",
         config=treepo.TreePOConfig(
-            credit=BranchMedian(share=0.3), max_steps=2, prompts_per_step=8, eval_at_start=False
+            credit=BranchMedian(share=0.3), max_steps=2, prompts_per_step=8, eval={"num_problems": 16}
         ),
     ) as trainer:
         for step in trainer.steps():

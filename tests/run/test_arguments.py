@@ -1,10 +1,12 @@
 """What a program gives to `TreePOTrainer`: rewards and verifiers, checked when it is made."""
 
+import tomllib
 from dataclasses import dataclass
 
 import pytest
 
 import treepo
+from treepo.config.load import to_toml
 from treepo.run.arguments import reward_layer
 from treepo.verify import ExactVerifier, MathVerifier, NoVerifier
 
@@ -42,6 +44,17 @@ def test_a_verifier_judges_wherever_it_stands():
         "reward": {"correct": 2.0, "functions": [one], "function_weights": [0.1]},
         "verifier": MathVerifier(),
     }
+
+
+def test_a_function_for_a_strategy_stands_in_the_recipe_by_its_name():
+    """The run's config.toml said builtins:function."""
+
+    def give_up(finished, shape, rng):
+        return None
+
+    give_up.__module__, give_up.__qualname__ = "my_fallback", "give_up"
+    config = treepo.TreePOTrainer(config=treepo.TreePOConfig(fallback=give_up)).config
+    assert tomllib.loads(to_toml(config))["fallback"] == {"use": "my_fallback:give_up"}
 
 
 def test_a_verifier_of_the_script_itself_is_refused_at_once():
