@@ -28,6 +28,9 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(BIN)/pip install --quiet --no-deps --target dist/installed dist/*.whl
 	cd / && PYTHONPATH=$(CURDIR)/dist/installed $(CURDIR)/$(BIN)/python -m treepo --version
 	cd / && PYTHONPATH=$(CURDIR)/dist/installed $(CURDIR)/$(BIN)/python -c "import treepo; print(treepo.__file__)"
+	test -f dist/installed/treepo/py.typed
+	cd / && PYTHONPATH=$(CURDIR)/dist/installed $(CURDIR)/$(BIN)/python -m treepo recipes
+	PYTHONPATH=$(CURDIR)/dist/installed $(BIN)/python -P -m treepo recipes own_reward dist/copied
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

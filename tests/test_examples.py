@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import re
+import runpy
 import sys
 import tomllib
 import types
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.trees import add_segment
 from treepo.cli.common import split_overrides
 from treepo.cli.main import main
 from treepo.config.load import resolve
@@ -21,10 +23,14 @@ from treepo.config.schema import BUILT_IN_TASK, Config
 from treepo.grow.branching import LogprobBranching
 from treepo.grow.fallback import Backtrack
 from treepo.report.trees import read_trees
+from treepo.tree import ROOT as TREE_ROOT
+from treepo.tree import StopReason, Tree
 from treepo.verify.rewards import Answers, ShapedReward
 
 ROOT = Path(__file__).parent.parent
-EXAMPLE = ROOT / "examples" / "tree_loop.py"
+EXAMPLES = ROOT / "examples"
+EXAMPLE = EXAMPLES / "tree_loop.py"
+OWN = sorted({*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")} - {EXAMPLE})
 REWARDS = (ROOT / "docs" / "rewards.md").read_text()
 
 
@@ -54,12 +60,104 @@ def test_tree_loop_fits_in_200_lines():
 
 
 def test_a_branching_of_ones_own_is_named_in_a_recipe(chain_model, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     args = ["train", "--model.path", str(chain_model), "--out", str(tmp_path / "out")]
-    args += ["--branching.use", "my_branching:LatecomersFirst", "--branching.bonus", "3"]
+    args += ["--branching.use", "own_strategy:LatecomersFirst", "--branching.bonus", "3"]
     assert main([*args, "--train.num_steps", "1", "--train.prompts_per_step", "3", "--eval.num_problems", "0"]) == 0
     recipe = tomllib.loads((tmp_path / "out" / "config.toml").read_text())
-    assert recipe["branching"] == {"use": "my_branching:LatecomersFirst", "bonus": 3}
+    assert recipe["branching"] == {"use": "own_strategy:LatecomersFirst", "bonus": 3}
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.name)
+def test_an_example_has_at_most_40_lines(path):
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        text = "\n".join(cell["source"] for cell in json.loads(text)["cells"])
+    assert len(text.splitlines()) <= 40
+
+
+@pytest.fixture
+def example(chain_model, tmp_path, monkeypatch, capsys):
+    """Runs an example as a script, with a model trained for a moment, and returns what it prints and leaves."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str) -> tuple[str, list[Path]]:
+        monkeypatch.setattr(sys, "argv", [name, str(chain_model)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out, sorted(tmp_path.glob("runs/*"))
+
+    return run
+
+
+def test_own_reward_runs(example):
+    """Its parts are logged by the functions' names, and weighed; the built-in task's own reward stays."""
+    printed, (run,) = example("own_reward.py")
+    parts = {name: float(value) for name, value in re.findall(r"^reward/(\w+): (-?[\d.]+)$", printed, re.MULTILINE)}
+    assert parts.keys() == {"correct", "brevity", "near_miss", "mean"}
+    assert parts["brevity"] < 0 <= parts["near_miss"]
+    assert sum(parts.values()) - parts["mean"] == pytest.approx(parts["mean"], abs=0.002)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "answers_without_number" in "".join(last)
+    assert last["reward/correct"] == pytest.approx(last["accuracy"])
+
+
+def test_own_estimator_runs(example):
+    """The steps' advantages are its own: whitened over tokens, higher where the reward is within a branch."""
+    printed, (run,) = example("own_estimator.py")
+    assert "step 1: reward" in printed and "step 2: reward" in printed
+    for rewards, advantages in re.findall(r"rewards \[(.*?)\]  advantages \[(.*?)\]", printed):
+        assert len(rewards.split()) == len(advantages.split()) == 8
+    assert tomllib.loads((run / "config.toml").read_text())["credit"]["share"] == 0.3
+
+
+def test_the_estimator_of_the_example_is_what_it_says():
+    """By hand: a branch with the rewards 1 and 0, and one with 0; medians 0.5, 0, and 0 of all."""
+    tree = Tree.from_prompt("by hand", np.array([1]), seed=0)
+    first = add_segment(tree, TREE_ROOT, [2])
+    for token in (3, 4):
+        add_segment(tree, first, [token], StopReason.EOS)
+    add_segment(tree, TREE_ROOT, [5], StopReason.EOS)
+    estimate = runpy.run_path(str(EXAMPLES / "own_estimator.py"), run_name="example")["BranchMedian"](share=0.25)
+    assert estimate(tree, np.array([1.0, 0.0, 0.0])) == pytest.approx([1 - 0.125, -0.125, 0.0])
+
+
+def test_own_strategy_runs(example):
+    printed, runs = example("own_strategy.py")
+    assert "8 trajectories:" in printed
+    assert runs == []
+
+
+def test_own_task_runs(example):
+    """The generator without an end is taken from, and what is held out is measured by the reward alone."""
+    printed, (run,) = example("own_task.py")
+    assert re.search(r"reward of the last step: [\d.]+, held out: .*eval/reward/sound", printed)
+    first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert "eval/reward/mean" in first and "eval/avg" not in first
+
+
+def test_the_notebook_runs(chain_model, tmp_path, monkeypatch, capsys):
+    """Cell by cell as Jupyter does: the last expression of each shows itself as HTML."""
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
+    sources = [cell["source"] for cell in cells if cell["cell_type"] == "code"]
+    assert 'MODEL = ""' in sources[0]
+    sources[0] = sources[0].replace('MODEL = ""', f"MODEL = {str(chain_model)!r}")
+    names: dict[str, object] = {}
+    shown = [run_cell(source, names) for source in sources]
+    assert ["TreePOTrainer" in shown[0], "Step 3" in shown[2], shown[4]] == [True, True, ""]
+    assert all("<" in html for html in shown[:4])
+    assert "accuracy on held-out problems:" in capsys.readouterr().out
+
+
+def run_cell(source: str, names: dict[str, object]) -> str:
+    """Execute a cell; returns the HTML of its last line, if that is an object that shows itself."""
+    *statements, last = ast.parse(source).body
+    exec(compile(ast.Module(statements, []), "cell", "exec"), names)
+    if not isinstance(last, ast.Expr):
+        exec(compile(ast.Module([last], []), "cell", "exec"), names)
+        return ""
+    value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return getattr(value, "_repr_html_", str)()
 
 
 def test_the_recipe_of_the_strategies_page_resolves():

@@ -100,6 +100,18 @@ def test_trees_and_engines_meet_in_growing_alone():
             assert not folders & {"grow", "engine"}, module
 
 
+def test_every_public_name_is_offered_and_loaded_when_it_is_asked_for():
+    """`import treepo` alone loads nothing of numpy; type checkers find py.typed."""
+    check = (
+        "import sys, treepo; before = {'numpy', 'torch'} & set(sys.modules)\n"
+        "names = treepo.__all__; missing = [n for n in names if getattr(treepo, n, None) is None]\n"
+        "print(before, missing, {*names} - {*dir(treepo)})"
+    )
+    printed = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "set() [] set()"
+    assert (PACKAGE / "py.typed").is_file()
+
+
 @pytest.mark.parametrize(
     "code", ["import treepo", "import treepo.config.schema", "import treepo.verify, treepo.data.datasets"]
 )

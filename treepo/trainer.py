@@ -60,9 +60,10 @@ class TreePOTrainer:
     model: a folder, a name on the hub, a .gguf file, or a loaded model, which is trained in place and needs its
     tokenizer as processing_class; the built-in task's base model if not given. reward_funcs: verifiers, functions as
     TRL calls them, `RewardModel`, `LLMJudge`, module:function, the folder or name of a reward model, or several of
-    them, with a weight each (reward_weights; 1 if not given); the first verifier also measures accuracy. train_dataset,
-    eval_dataset: a Dataset, a list of dicts, any iterable of dicts, a path, a preset's name, or several paths; without
-    the latter one problem in ten is held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s,
+    them, with a weight each (reward_weights; 1 if not given); the first verifier also measures accuracy. Without a
+    dataset, functions are added to the reward of the built-in task. train_dataset, eval_dataset: a Dataset, a list of
+    dicts, any iterable of dicts, a path, a preset's name, or several paths; without the latter one problem in ten is
+    held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s,
     or functions that are called as on_step is. console: where progress is shown. command: what the run was
     started with, for its folder.
 
@@ -94,12 +95,12 @@ class TreePOTrainer:
         self.given_tokenizer = processing_class
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
+        is_built_in_task = train_dataset is None and not settings.resolve().data.is_given
         layers = [
             model_layer(model),
-            reward_layer(reward_funcs, reward_weights),
+            reward_layer(reward_funcs, reward_weights, is_built_in_task=is_built_in_task and eval_dataset is None),
             {"data": data_layer(settings.resolve(), train_dataset, eval_dataset, self.records)},
         ]
-        is_built_in_task = train_dataset is None and not settings.resolve().data.is_given
         self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
         check_rewards(self.config)
         self.output_dir = Path(settings.output_dir or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")

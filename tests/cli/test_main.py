@@ -55,6 +55,7 @@ assert not {{"torch", "transformers", "vllm"}} & set(sys.modules)
         "verify": ("--expected FIELD", "--data.response_field", "--verifier.extract_from"),
         "report": ("--out FILE.html",),
         "watch": ("--port PORT",),
+        "recipes": ("NAME", "DIR"),
         "bench": ("rollout", "--grid.widths", "--synthetic.sharing"),
     }
     assert all(text in result.stdout for text in own[name])

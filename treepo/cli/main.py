@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": ("treepo.cli.verify", "judge responses in a file, to test a verifier on your data"),
     "report": ("treepo.cli.report", "write an HTML page about runs, evaluations and benchmarks"),
     "watch": ("treepo.cli.watch", "follow a run in the terminal or in a browser"),
+    "recipes": ("treepo.cli.recipes", "list the recipes and examples that come with treepo, or copy one"),
     "bench": ("treepo.cli.bench", "measure trees against sequential sampling and padded updates"),
 }
 """By name: the module, with its `make_parser` and `run`, and what the command does."""

@@ -123,9 +123,8 @@ def to_toml(config: Config) -> str:
         value = getattr(config, section.name)
         table = _plain_fields(value) if dataclasses.is_dataclass(value) else {}
         if is_exchangeable(section):
-            cls = type(value)
-            is_ours = cls.__module__.startswith(_package(section) + ".")
-            table = {"use": cls.__name__ if is_ours else f"{cls.__module__}:{cls.__name__}"} | table
+            is_ours = type(value).__module__.startswith(_package(section) + ".")
+            table = {"use": type(value).__name__ if is_ours else _qualified_name(value)} | table
         tables[section.name] = table
     return tomli_w.dumps(tables)
 
@@ -146,6 +145,11 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, bool | int | float | str):
         return value
+    return _qualified_name(value)
+
+
+def _qualified_name(value: Any) -> str:
+    """module:Class of an object, module:function of a function."""
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}:{named.__qualname__}"
 

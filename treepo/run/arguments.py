@@ -22,8 +22,13 @@ def model_layer(model: Any) -> dict[str, Any]:
     return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"python:{type(model).__name__}"}}
 
 
-def reward_layer(reward_funcs: Any, reward_weights: Sequence[float] | None) -> dict[str, Any]:
-    """The settings of verifier and rewards: the first verifier judges, functions are added by their weights."""
+def reward_layer(
+    reward_funcs: Any, reward_weights: Sequence[float] | None, *, is_built_in_task: bool = False
+) -> dict[str, Any]:
+    """The settings of verifier and rewards: the first verifier judges, functions are added by their weights.
+
+    is_built_in_task: without a verifier, functions are added to what that task says itself.
+    """
     functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
     if not functions:
         if reward_weights is not None:
@@ -40,10 +45,13 @@ def reward_layer(reward_funcs: Any, reward_weights: Sequence[float] | None) -> d
     if any(not isinstance(one, str) and not callable(one) for one in functions):
         raise SettingError("reward_funcs", "must be functions, verifiers, reward models or their names", functions)
     others = [i for i in range(len(functions)) if i not in judges]
-    reward: dict[str, Any] = {"correct": weights[judges[0]] if judges else 0.0}
+    judges_itself = is_built_in_task and not judges
+    reward: dict[str, Any] = {} if judges_itself else {"correct": weights[judges[0]] if judges else 0.0}
     if others:
         reward["functions"] = [functions[i] for i in others]
         reward["function_weights"] = [weights[i] for i in others]
+    if judges_itself:
+        return {"reward": reward}
     return {"reward": reward, "verifier": functions[judges[0]] if judges else NoVerifier()}
 
 
@@ -73,7 +81,13 @@ def _sources(name: str, given: Any, needed: int, records: dict[str, Records]) ->
 
 
 def check_rewards(config: Config) -> None:
-    """Raise SettingError for a reward function that cannot be found."""
+    """Raise SettingError for a reward function or verifier that cannot be found."""
+    verifier = type(config.verifier)
+    if verifier.__module__ == "__main__":
+        message = (
+            "is imported by processes of its own: define it in a file beside the script, or reward with a function"
+        )
+        raise SettingError("verifier", message, verifier.__name__)
     for function in getattr(config.reward, "functions", ()):
         if isinstance(function, str) and ":" in function:
             import_function(function)
