@@ -1,0 +1,106 @@
+"""The Python scripts of docs/ and README.md run, on a tiny model, and say what is so."""
+
+import json
+import re
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.models import save_tiny_model
+from treepo.config.load import resolve
+from treepo.config.python import FLAT, TreePOConfig
+from treepo.data.problem import Problem
+from treepo.tree import StopReason
+from treepo.verify.reward_functions import Answers, call_functions, import_function
+from treepo.verify.rewards import ShapedReward
+
+ROOT = Path(__file__).parent.parent
+MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+SMALL: dict[str, Any] = {
+    "tree": {"width": 4, "depth": 2, "segment_len": 8},
+    "train": {"num_steps": 3, "prompts_per_step": 2},
+    "eval": {"num_problems": 2, "every": 2},
+    "verifier_pool": {"num_workers": 1},
+}
+"""What is smaller in the tests than in the scripts."""
+
+
+def load_dataset(*_: str, split: str) -> list[dict[str, str]]:
+    """Rows in the format of GSM8K."""
+    return [{"question": f"What is {a} + 3?", "answer": f"It is easy.\n#### {a + 3}"} for a in range(12)]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The folder of a tiny model, where every run is a small one and `datasets` is what the scripts use of it."""
+    resolve = TreePOConfig.resolve
+    monkeypatch.setattr(TreePOConfig, "resolve", lambda self, *layers, **kw: resolve(self, *layers, SMALL, **kw))
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.chdir(tmp_path)
+    yield str(save_tiny_model(tmp_path / "tiny", chat=True))
+
+
+def page(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+def scripts(path: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page(path), re.MULTILINE | re.DOTALL)
+
+
+def run(path: str, model: str, without: str = "") -> dict[str, Any]:
+    """Run the scripts of a page one after the other, and return the names that they leave."""
+    names: dict[str, Any] = {}
+    for number, script in enumerate(scripts(path), start=1):
+        if not without or without not in script:
+            exec(compile(script.replace(MODEL, model), f"{path}, script {number}", "exec"), names)
+    return names
+
+
+def test_the_scripts_of_the_page_on_python_run(model: str, capsys: pytest.CaptureFixture[str]):
+    run("docs/python.md", model)
+    out = capsys.readouterr().out
+    for said in re.findall(r"print\(error\)  # (.*)", page("docs/python.md")):
+        assert all(part in out for part in said.split(" ... "))
+    assert Path("out", "model.safetensors").is_file()
+    assert len(Path("runs/loop/metrics.jsonl").read_text().splitlines()) >= 3
+
+
+def test_the_page_on_python_has_every_flat_argument():
+    rows = page("docs/python.md")
+    assert dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|$", rows, re.MULTILINE)) == FLAT
+
+
+def test_the_scripts_of_the_page_on_rewards_run(model: str):
+    metrics = run("docs/rewards.md", model, without="class Terse")["metrics"]
+    parts = ("correct", "names_the_unit", "asks_elsewhere")
+    assert sum(metrics[f"reward/{part}"] for part in parts) == pytest.approx(metrics["reward/mean"])
+    assert metrics["reward_metrics/longest"] > 0 > metrics["reward/asks_elsewhere"]
+    last = json.loads(Path("runs/free/metrics.jsonl").read_text().splitlines()[-1])
+    assert "eval/reward/mean" in last and "accuracy" not in last
+
+
+def test_the_functions_of_the_recipe_on_the_page_on_rewards_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (recipe,) = [r for r in re.findall(r"```toml\n(.*?)```", page("docs/rewards.md"), re.DOTALL) if "functions" in r]
+    (tmp_path / "my_rewards.py").write_text(scripts("docs/rewards.md")[0].partition("problems =")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    config = resolve(tomllib.loads(recipe))
+    assert isinstance(config.reward, ShapedReward) and config.reward.function_weights == (0.2, 0.1)
+    name, _ = config.reward.functions
+    assert isinstance(name, str) and import_function(name)(["7 m"], ["7 m"], unit=["m"]) == [1.0]
+
+
+def test_the_page_on_rewards_has_everything_that_a_function_is_given():
+    problem = Problem("id", "What?", (1,), "7")
+    answers = Answers(np.ones(1), ("7",), np.ones(1), np.ones(1, bool), 8, problem, stops=(StopReason.EOS,))
+    given: dict[str, Any] = {}
+    call_functions([lambda **everything: given.update(everything) or [1.0]], ["all"], [answers])
+    text = page("docs/rewards.md")
+    assert [name for name in given if not re.search(rf"`{name}[`(]", text)] == []
+    assert [reason for reason in StopReason if f'`"{reason}"`' not in text] == []
