@@ -5,7 +5,7 @@ import re
 import sys
 import tomllib
 import types
-from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from tests.models import save_tiny_model
-from treepo.config.load import resolve
+from treepo.config.load import is_exchangeable, known_classes, resolve, setting_names
 from treepo.config.python import FLAT, TreePOConfig
+from treepo.config.schema import Config
 from treepo.data.problem import Problem
 from treepo.tree import StopReason
 from treepo.verify.reward_functions import Answers, call_functions, import_function
@@ -37,13 +38,13 @@ def load_dataset(*_: str, split: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The folder of a tiny model, where every run is a small one and `datasets` is what the scripts use of it."""
     resolve = TreePOConfig.resolve
     monkeypatch.setattr(TreePOConfig, "resolve", lambda self, *layers, **kw: resolve(self, *layers, SMALL, **kw))
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     monkeypatch.chdir(tmp_path)
-    yield str(save_tiny_model(tmp_path / "tiny", chat=True))
+    return str(save_tiny_model(tmp_path / "tiny", chat=True))
 
 
 def page(path: str) -> str:
@@ -104,3 +105,36 @@ def test_the_page_on_rewards_has_everything_that_a_function_is_given():
     text = page("docs/rewards.md")
     assert [name for name in given if not re.search(rf"`{name}[`(]", text)] == []
     assert [reason for reason in StopReason if f'`"{reason}"`' not in text] == []
+
+
+def code_lines(script: str) -> int:
+    return sum(bool(line.strip()) for line in script.splitlines())
+
+
+def test_the_scripts_of_the_page_for_users_of_trl_run(model: str):
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, load_dataset("gsm8k", split="train"))))
+    text = page("docs/from_trl.md")
+    first, smallest = scripts("docs/from_trl.md")
+    exec(first.replace(MODEL, model), {})
+    assert Path("out", "model.safetensors").is_file()
+    exec(smallest.replace(MODEL, model).replace('"gsm8k"', '"gsm8k=rows.jsonl"'), {})
+    others = re.findall(r"^```py\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert f"TRL, {code_lines(others[0])} lines" in text and f"treepo, {code_lines(first)} lines" in text
+    assert f"has {code_lines(others[1])} lines in TRL and {code_lines(smallest)} here" in text
+
+
+def settings_of_runs() -> set[str]:
+    """Every setting as section.name, those of all classes that `use` can name too."""
+    found = set(setting_names(Config))
+    for section in fields(Config):
+        classes = known_classes(section).values() if is_exchangeable(section) else ()
+        found |= {f"{section.name}.{f.name}" for cls in classes for f in fields(cls)}
+    return found
+
+
+@pytest.mark.parametrize("path", ["docs/python.md", "docs/from_trl.md", "docs/from_verl.md", "docs/compare.md"])
+def test_every_setting_that_a_page_names_exists(path: str):
+    """A setting of ours begins with a section's name; `actor.optim.lr` and the like are others'."""
+    known, ours = settings_of_runs(), "|".join(section.name for section in fields(Config))
+    named = set(re.findall(rf"`((?:{ours})\.\w+)(?: = [^`]*)?`", page(path)))
+    assert named and named - known == set()
