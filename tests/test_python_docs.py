@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.models import save_tiny_model
+from treepo.cli.main import main
 from treepo.config.load import is_exchangeable, known_classes, resolve, setting_names
 from treepo.config.python import FLAT, TreePOConfig
 from treepo.config.schema import Config
@@ -135,6 +138,17 @@ def test_the_scripts_of_the_page_for_users_of_trl_run(model: str):
     others = re.findall(r"^```py\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert f"TRL, {code_lines(others[0])} lines" in text and f"treepo, {code_lines(first)} lines" in text
     assert f"has {code_lines(others[1])} lines in TRL and {code_lines(smallest)} here" in text
+
+
+def test_the_command_of_the_page_for_users_of_verl_reads_its_files(model: str, capsys: pytest.CaptureFixture[str]):
+    """Records as verl's examples/data_preprocess/gsm8k.py writes them."""
+    chats = [[{"role": "user", "content": f'What is {a} + 1? Output the answer after "####".'}] for a in range(20)]
+    rows = [{"data_source": "x", "prompt": c, "reward_model": {"ground_truth": "7"}} for c in chats]
+    pq.write_table(pa.Table.from_pylist(rows), "train.parquet")
+    (line,) = re.findall(r"^treepo (train --model.*)$", page("docs/from_verl.md"), re.MULTILINE)
+    assert main([*line.replace("MODEL", model).split(), "--tree.segment_len", "8", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert '"####".<assistant>' in out and "'#### 7'" in out and "verdict        1" in out
 
 
 def settings_of_runs() -> set[str]:
