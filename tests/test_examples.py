@@ -168,16 +168,16 @@ def test_the_recipe_of_the_strategies_page_resolves():
 
 
 def test_the_papers_reward_on_the_rewards_page_resolves():
-    config = resolve(
-        tomllib.loads(REWARDS.split("```toml")[1].split("```")[0]), {"tree": {"depth": 14, "segment_len": 512}}
-    )
+    (recipe,) = [r for r in re.findall(r"```toml\n(.*?)```", REWARDS, re.DOTALL) if "overlong" in r]
+    config = resolve(tomllib.loads(recipe), {"tree": {"depth": 14, "segment_len": 512}})
     assert config.reward == ShapedReward(correct=2.0, overlong=1.0, overlong_buffer=512)
     assert config.tree.max_response_tokens == 7168
 
 
 def test_the_reward_of_ones_own_on_the_rewards_page_runs(chain_model, tmp_path, monkeypatch):
     """From a recipe; its parts are logged and add up, and the kept trees hold their sum."""
-    (tmp_path / "my_reward.py").write_text(REWARDS.split("```python")[1].split("```")[0])
+    (script,) = [s for s in re.findall(r"```python\n(.*?)```", REWARDS, re.DOTALL) if "class Terse" in s]
+    (tmp_path / "my_reward.py").write_text(script)
     (tmp_path / "recipe.toml").write_text(
         '[reward]\nuse = "my_reward:Terse"\nweight = 0.01\n[tree]\nsegment_len = 16\n'
     )
