@@ -2,9 +2,9 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 from treepo.config.schema import Config
+from treepo.data.locations import path_exists
 from treepo.data.sources import absolute_source
 
 
@@ -22,12 +22,4 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path) if path and is_folder(path) else path
-
-
-def is_folder(path: str) -> bool:
-    """Whether it is a folder; a text too long for a path, or with a null character, is none."""
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
+    return os.path.abspath(path) if path_exists(path) else path

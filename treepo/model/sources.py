@@ -5,6 +5,7 @@ from pathlib import Path
 
 from treepo.errors import SettingError
 from treepo.model.adapter_files import ADAPTER_WEIGHTS, adapter_base, is_adapter_folder
+from treepo.model.gguf import is_gguf
 from treepo.model.safety import check_model_files
 
 
@@ -54,13 +55,15 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def check_folder(path: str, needs_tokenizer: bool = True) -> None:
-    """Raise SettingError if a path is neither a model's folder nor an adapter's; the name of a model on the hub
-    passes."""
+    """Raise SettingError if a path is neither a model's folder nor an adapter's; the name of a model on the hub and a
+    GGUF file pass."""
     folder = Path(path)
     try:
-        is_folder = folder.is_dir()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
     except OSError as error:
         raise SettingError("model.path", f"cannot use {path[:100]!r}: {error.strerror}") from error
+    if is_gguf(path) and is_file:
+        return
     if not is_folder:
         if path.startswith((".", "/", "~")) or path.count("/") > 1:
             raise SettingError("model.path", f"no folder {path!r}")

@@ -6,6 +6,7 @@ from treepo.errors import SettingError
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
+from treepo.run.parts import model_folder
 from treepo.run.task import build_task, check_trainable
 from treepo.run.tracking import check_installed
 from treepo.tasks.chain_sums import make_chain_tokenizer
@@ -39,7 +40,7 @@ def _load(config: Config) -> TokenizerOnly:
     if config.model.path:
         model = config.model
         return load_tokenizer_only(
-            model.path, model.trust_remote_code, tokenizer=model.tokenizer, revision=model.revision
+            model_folder(model.path), model.trust_remote_code, tokenizer=model.tokenizer, revision=model.revision
         )
     if config.data.is_given:
         raise SettingError("model.path", f"the problems of {config.data.train[0]!r} need a model; none is given")
@@ -56,7 +57,7 @@ def _engine_room(config: Config) -> int:
 def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
     tree, train = config.tree, config.train
     verifier = type(config.verifier).__name__ if config.data.is_given else "that of the built-in task"
-    terminal.say(f"model      {config.model.path or 'base model of the built-in task'}")
+    terminal.say(f"model      {model_folder(config.model.path) or 'base model of the built-in task'}")
     terminal.say(
         f"tree       {tree.width} trajectories of at most {tree.depth} segments of {tree.segment_len} tokens, "
         f"{tree.max_response_tokens} in all"
