@@ -54,7 +54,7 @@ from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config
 from treepo.report.terminal import Terminal
-from treepo.run.parts import find_base_model
+from treepo.run.model_path import find_base_model
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils import ProgressCallback
 

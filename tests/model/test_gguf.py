@@ -10,7 +10,7 @@ from treepo.config.paths import with_absolute_paths
 from treepo.errors import SettingError
 from treepo.model import gguf
 from treepo.model.policy import load_policy
-from treepo.run.parts import model_folder
+from treepo.run.model_path import model_folder
 
 
 def test_a_file_that_is_not_there_or_is_no_gguf_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from treepo.grow.builder import GrowthRules
 from treepo.model.policy import Policy
 from treepo.report.bench_results import RolloutMeasurement, RolloutStats, RolloutWorkload
 from treepo.run.engine import build_engine, check_align
-from treepo.run.parts import close_parts, find_base_model
+from treepo.run.model_path import find_base_model
+from treepo.run.parts import close_parts
 from treepo.tasks.chain_sums import ANSWERS, ChainSums
 from treepo.utils import ProgressCallback
 

@@ -32,7 +32,7 @@ from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head
 from treepo.model.policy import load_policy, recompute_activations
 from treepo.report.bench_results import UpdateMeasurement, UpdateStats, UpdateWorkload
-from treepo.run.parts import find_base_model
+from treepo.run.model_path import find_base_model
 from treepo.utils import ProgressCallback
 
 PACKED = "packed"

@@ -13,11 +13,6 @@ from treepo.utils.foreign_errors import first_line
 logger = logging.getLogger(__name__)
 
 
-def is_gguf(path: str) -> bool:
-    """Whether a path names a GGUF file."""
-    return path.lower().endswith(".gguf")
-
-
 def folder_of_gguf(path: str, cache: Path) -> str:
     """The folder of the model in a GGUF file, with its weights dequantised; made in the cache if it is not there.
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from treepo.errors import SettingError
 from treepo.model.adapter_files import ADAPTER_WEIGHTS, adapter_base, is_adapter_folder
-from treepo.model.gguf import is_gguf
 from treepo.model.safety import check_model_files
 
 
@@ -80,3 +79,8 @@ def check_folder(path: str, needs_tokenizer: bool = True) -> None:
     if not any(folder.glob("*.safetensors")):
         raise SettingError("model.path", f"no safetensors weights in {str(folder)!r}")
     check_model_files(folder)
+
+
+def is_gguf(path: str) -> bool:
+    """Whether a path names a GGUF file."""
+    return path.lower().endswith(".gguf")

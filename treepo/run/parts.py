@@ -16,12 +16,10 @@ from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.grow import GrowthRules, TreeSampler
 from treepo.model.adapters import add_adapter
-from treepo.model.gguf import folder_of_gguf, is_gguf
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
-from treepo.tasks.base_model import find_or_make_base_model
+from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
-from treepo.utils.io import default_cache_folder, preparing
 from treepo.utils.numeric import derive_seed
 from treepo.verify.task import VerifiedTask
 
@@ -41,30 +39,6 @@ class HandedOver:
 
 
 NOTHING = HandedOver()
-
-
-def base_model_path(config: Config, progress: ProgressCallback) -> str:
-    """The model that is named, or the built-in task's base model, made if it is not there."""
-    if config.data.is_given and not config.model.path:
-        named = (config.data.train or config.data.eval)[0]
-        raise SettingError("model.path", f"the problems of {named!r} need a model; none is given")
-    return model_folder(config.model.path) if config.model.path else find_base_model(progress)
-
-
-def model_folder(path: str) -> str:
-    """The path of a model; of a GGUF file, the folder that is made of it in the cache."""
-    if not is_gguf(path):
-        return path
-    folder = default_cache_folder().absolute()
-    with preparing(folder, "TREEPO_CACHE", "the model of the GGUF file"):
-        return folder_of_gguf(path, folder)
-
-
-def find_base_model(progress: ProgressCallback) -> str:
-    """The folder of the built-in task's base model, made if it is not there."""
-    folder = default_cache_folder().absolute()
-    with preparing(folder, "TREEPO_CACHE", "the base model"):
-        return str(find_or_make_base_model(folder, seed=0, report=progress))
 
 
 def build_policy(

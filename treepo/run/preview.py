@@ -6,7 +6,7 @@ from treepo.errors import SettingError
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
-from treepo.run.parts import model_folder
+from treepo.run.model_path import model_folder
 from treepo.run.task import build_task, check_trainable
 from treepo.run.tracking import check_installed
 from treepo.tasks.chain_sums import make_chain_tokenizer

@@ -1,0 +1,33 @@
+"""Where the model of a run lies: what settings name, a GGUF file's folder, the built-in task's base model."""
+
+from treepo.config.schema import Config
+from treepo.errors import SettingError
+from treepo.model.gguf import folder_of_gguf
+from treepo.model.sources import is_gguf
+from treepo.tasks.base_model import find_or_make_base_model
+from treepo.utils import ProgressCallback
+from treepo.utils.io import default_cache_folder, preparing
+
+
+def base_model_path(config: Config, progress: ProgressCallback) -> str:
+    """The model that is named, or the built-in task's base model, made if it is not there."""
+    if config.data.is_given and not config.model.path:
+        named = (config.data.train or config.data.eval)[0]
+        raise SettingError("model.path", f"the problems of {named!r} need a model; none is given")
+    return model_folder(config.model.path) if config.model.path else find_base_model(progress)
+
+
+def model_folder(path: str) -> str:
+    """The path of a model; of a GGUF file, the folder that is made of it in the cache."""
+    if not is_gguf(path):
+        return path
+    folder = default_cache_folder().absolute()
+    with preparing(folder, "TREEPO_CACHE", "the model of the GGUF file"):
+        return folder_of_gguf(path, folder)
+
+
+def find_base_model(progress: ProgressCallback) -> str:
+    """The folder of the built-in task's base model, made if it is not there."""
+    folder = default_cache_folder().absolute()
+    with preparing(folder, "TREEPO_CACHE", "the base model"):
+        return str(find_or_make_base_model(folder, seed=0, report=progress))
