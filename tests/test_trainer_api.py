@@ -204,6 +204,17 @@ def test_mistakes_are_settings_errors(tiny: str, tmp_path: Path, arguments: dict
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("lr", "learning_rate"), ("max_step", "max_steps"), ("clip_high", "loss={'clip_high': ...}"), ("xyz", "")],
+)
+def test_a_wrong_argument_says_which_is_meant(name: str, meant: str) -> None:
+    with pytest.raises(treepo.SettingError) as caught:
+        treepo.TreePOConfig(**{name: 1})
+    message = f"{name}: no such argument of TreePOConfig"
+    assert str(caught.value) == (f"{message}; did you mean {meant}?" if meant else message)
+
+
 def test_callbacks_see_steps_evaluations_and_files_and_may_stop(tiny: str, tmp_path: Path) -> None:
     seen: list[Any] = []
 

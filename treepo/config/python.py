@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings
+from treepo.config.suggest import suggest
 from treepo.errors import SettingError
 
 FLAT = {
@@ -98,6 +100,14 @@ class TreePOConfig:
 
     overrides: Settings = field(default_factory=dict, repr=False)
 
+    def __new__(cls, *_: Any, **given: Any) -> "TreePOConfig":
+        """Raise SettingError for an argument that there is not, with the one that may be meant."""
+        known = [f.name for f in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise SettingError(name, f"no such argument of TreePOConfig{_meant(name, known)}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if self.output_dir == "":
             raise SettingError("output_dir", "no folder given")
@@ -124,3 +134,15 @@ class TreePOConfig:
         if self.bf16 is not None:
             found.setdefault("train", {})["autocast"] = "bfloat16" if self.bf16 else "none"
         return found
+
+
+def _meant(name: str, known: list[str]) -> str:
+    """Which argument, or which setting of a section, a wrong name may stand for."""
+    settings = [f"{f.name}.{key.name}" for f in fields(Config) for key in fields(cast(Any, type(f.default)))]
+    found = suggest(name, settings).partition("did you mean --")[2].rstrip("?")
+    flat = {path: argument for argument, path in FLAT.items()}
+    if not found:
+        close = get_close_matches(name, known, n=1)
+        return f"; did you mean {close[0]}?" if close else ""
+    section, _, key = found.partition(".")
+    return f"; did you mean {flat.get(found) or f'{section}={{{key!r}: ...}}'}?"
