@@ -165,6 +165,14 @@ def test_impossible_settings_are_named(wrong: dict) -> None:
         LoraSettings(**wrong)
 
 
+def test_a_target_that_is_not_there_is_named() -> None:
+    """peft passes over it where another one is there, and it got no adapter without a word."""
+    with pytest.raises(ValueError, match=r"^lora.targets: no linear map of the model has this name, got 'nothing'"):
+        add_adapter(make_tiny_model(), LoraSettings(rank=2, targets=("q_proj", "nothing")), 0)
+    with pytest.raises(ValueError, match="^targets: needs adapters"):
+        LoraSettings(targets=("q_proj",))
+
+
 def test_a_policy_without_adapters_saves_as_before(tmp_path: Path) -> None:
     policy: Policy = load_policy(str(save_tiny_model(tmp_path / "base")))
     policy.save(tmp_path / "again")

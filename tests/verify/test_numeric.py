@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treepo.data.problem import Outcome, Verdict
+from treepo.errors import SettingError
+from treepo.verify.math import MathVerifier
 from treepo.verify.numbers import find_numbers, last_number, read_number
 from treepo.verify.numeric import NumericVerifier, number_of
 
@@ -260,3 +262,11 @@ def test_very_long_responses_are_no_trouble(text):
     many = text * (100_000 // len(text))
     for response in (many, f"\\boxed{{{many}}}"):
         assert FALLBACK(response, "B").correct == 0.0
+
+
+@pytest.mark.parametrize("verifier", [MathVerifier, NumericVerifier])
+def test_a_tolerance_that_makes_every_number_right_is_refused(verifier: type) -> None:
+    """rel_tol = 1e30 was taken, and no answer was wrong."""
+    with pytest.raises(SettingError, match="rel_tol: must be below 1"):
+        verifier(rel_tol=1.0)
+    verifier(rel_tol=0.5)

@@ -28,6 +28,11 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
         _add(model, arguments | {"lora_dropout": settings.dropout}, seed, "lora.path")
         _load(model, tensors, settings.path)
         return
+    names = [name for name, _ in model.named_modules()]
+    for target in settings.targets:
+        # peft passes over a name that is not there if another one is.
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise SettingError("lora.targets", "no linear map of the model has this name", target)
     arguments = {
         "r": settings.rank,
         "lora_alpha": settings.alpha,

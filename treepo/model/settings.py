@@ -84,6 +84,6 @@ class LoraSettings:
                 if (value := getattr(self, name)) != default:
                     raise SettingError(name, "is that of the adapter in lora.path; leave one of them out", value)
         if not self.is_given:
-            for name in ("dropout", "modules_to_save", "load_in_4bit"):
+            for name in ("dropout", "modules_to_save", "load_in_4bit", "targets"):
                 if value := getattr(self, name):
                     raise SettingError(name, "needs adapters: lora.rank or lora.path", value)

@@ -45,6 +45,8 @@ class MathVerifier(FinalAnswer):
         for name in ("rel_tol", "abs_tol"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise SettingError(name, "must be a number of at least 0", getattr(self, name))
+        if self.rel_tol >= 1:
+            raise SettingError("rel_tol", "must be below 1: with it every number would be right", self.rel_tol)
 
     def load(self) -> None:
         """Import the reader of answers and what computes numbers that are not rational."""

@@ -34,6 +34,8 @@ class NumericVerifier(FinalAnswer):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise SettingError(name, "must be a number of at least 0", value)
+        if self.rel_tol >= 1:
+            raise SettingError("rel_tol", "must be below 1: with it every number would be right", self.rel_tol)
 
     def __call__(self, response: str, ground_truth: str) -> Verdict:
         found = self.extract(response)
