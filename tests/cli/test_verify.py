@@ -199,3 +199,13 @@ def test_cases_with_known_verdicts(cases, args, capsys):
     """As users test a verifier on their data: every verdict of the command is the expected one."""
     code = main(["verify", str(CASES / f"{cases}.jsonl"), "--expected", "correct", *args])
     assert code == 0, capsys.readouterr().out
+
+
+def test_a_verifier_that_crashes_on_every_row_fails(tmp_path, monkeypatch, capsys):
+    """It said so in warnings, and ended with exit code 0."""
+    (tmp_path / "always_crashing.py").write_text("def judge(response, ground_truth):\n    raise OSError('gone')\n")
+    monkeypatch.chdir(tmp_path)
+    rows = write(tmp_path / "rows.jsonl", *ROWS)
+    verifier = ["--verifier.use", "FunctionVerifier", "--verifier.function", "always_crashing:judge"]
+    assert main(["verify", rows, *verifier, "--verifier_pool.num_workers", "1"]) == 2
+    assert "verifier: no verdict on any of 4 rows" in capsys.readouterr().err

@@ -21,8 +21,8 @@ from rich.text import Text
 from treepo.cli.common import CommandParser
 from treepo.config.help import settings_text
 from treepo.config.load import read_recipe, resolve_as
-from treepo.data.problem import Verdict
-from treepo.errors import RecordError, SettingError
+from treepo.data.problem import Outcome, Verdict
+from treepo.errors import RecordError, SettingError, VerifierError
 from treepo.report.terminal import Terminal
 from treepo.utils.text import sanitize
 from treepo.verify import MathVerifier, Verifier, VerifierPool, VerifierPoolSettings
@@ -93,6 +93,8 @@ def run(options: Namespace, console: Console) -> int:
     if not tally.num_rows:
         raise SettingError("verify", f"no row of {options.file!r} can be used")
     tally.show(console, with_expected=options.expected is not None)
+    if tally.num_lost == tally.num_rows:
+        raise VerifierError(f"verifier: no verdict on any of {tally.num_rows} rows: they crashed or ran out of time")
     return 1 if tally.differing else 0
 
 
@@ -126,6 +128,11 @@ class Tally:
     right: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[Row, Verdict]]] = field(default_factory=dict)
     differing: list[tuple[Row, Verdict]] = field(default_factory=list)
+
+    @property
+    def num_lost(self) -> int:
+        """Rows that the verifier came to no verdict on."""
+        return self.outcomes[Outcome.CRASHED.value] + self.outcomes[Outcome.TIMEOUT.value]
 
     def add(self, row: Row, verdict: Verdict) -> None:
         """Count one, and keep it if it is to be shown."""
