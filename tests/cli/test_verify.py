@@ -75,7 +75,7 @@ def test_agreement_with_expected_verdicts(path, capsys):
 
 
 def test_rows_that_differ_are_all_shown_and_set_the_exit_code(path, capsys):
-    assert main(["verify", path, "--expected", "label", *NUMERIC[:2], "--verifier.rel_tol", "50"]) == 0
+    assert main(["verify", path, "--expected", "label", *NUMERIC[:2], "--verifier.rel_tol", "0.5"]) == 0
     capsys.readouterr()
     rows = [row | {"label": not row["label"], "response": row["response"] + " \x1b[2J" + "x" * 300} for row in ROWS]
     write(Path(path), *rows)
