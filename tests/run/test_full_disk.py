@@ -23,7 +23,7 @@ from treepo.learn.packing import PackedTree
 from treepo.learn.scoring import collate
 from treepo.learn.updater import Updater
 from treepo.report.run_log import MetricsLog
-from treepo.run import parts
+from treepo.run import model_path
 from treepo.tasks.base_model import BaseModelSettings, find_or_make_base_model
 
 CODES = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES]
@@ -284,7 +284,7 @@ def test_a_base_model_that_cannot_be_kept(tmp_path, monkeypatch, capfd):
     """What is left of it is removed; a folder that cannot be used is another's mistake."""
     monkeypatch.setenv("TREEPO_CACHE", str(tmp_path / "cache"))
     quick = BaseModelSettings(num_steps=2, num_warmup_steps=1, tokens_per_step=300)
-    monkeypatch.setattr(parts, "find_or_make_base_model", partial(find_or_make_base_model, settings=quick))
+    monkeypatch.setattr(model_path, "find_or_make_base_model", partial(find_or_make_base_model, settings=quick))
     with full_for("model"):
         assert main(["sample"]) == 3
     said_line(capfd, tmp_path / "cache", "the base model; to go on: treepo sample")
