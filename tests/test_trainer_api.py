@@ -31,6 +31,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("tiny") / "model"))
 
 
+QUANTISED = {"load_in_4bit": True, "rank": 2}
+
+
 def many_letters(completions: list[str], **columns: Any) -> list[float]:
     """A reward that any two answers differ in."""
     return [float(len(set(text))) for text in completions]
@@ -54,10 +57,9 @@ def test_a_reward_function_sees_everything(tiny: str, tmp_path: Path) -> None:
     with trainer_of(tiny, tmp_path / "run", reward_funcs=[treepo.verify.NumericVerifier(), reward]) as trainer:
         metrics = trainer.train()
         decode = trainer.run.policy.decode
-    train = [call for call in seen if call["trainer_state"].global_step]
-    assert [call["trainer_state"].global_step for call in train] == [1, 2]
-    assert train[0]["trainer_state"].max_steps == 2
-    for call in train:
+    # Evaluated before the first step and after the last one.
+    assert [call["trainer_state"].global_step for call in seen] == [0, 1, 2, 2]
+    for call in seen:
         assert len(call["prompts"]) == len(call["completions"]) == len(call["columns"]["question"]) == 8
         by_question = {row["question"]: row["answer"] for row in ROWS}
         assert call["prompts"] == call["columns"]["question"]
@@ -65,6 +67,7 @@ def test_a_reward_function_sees_everything(tiny: str, tmp_path: Path) -> None:
         assert call["columns"]["ground_truth"] == [answer.rpartition(" ")[2] for answer in call["answer"]]
         assert [decode(ids) for ids in call["completion_ids"]] == call["completions"]
         assert set(call["columns"]["stop_reason"]) <= {"answer", "eos", "length", "depth", "repetition"}
+    assert {call["trainer_state"].max_steps for call in seen} == {2}, "evaluations had none, to be divided by"
     assert {"reward/correct", "reward/reward", "reward_metrics/mean_len", "accuracy", "eval/avg"} <= metrics.keys()
     assert metrics["reward/mean"] == pytest.approx(metrics["reward/correct"] + metrics["reward/reward"])
 
@@ -140,6 +143,42 @@ def test_a_loaded_model_is_trained_in_place_without_known_answers(tiny: str, tmp
     assert "eval/avg" not in metrics and "accuracy" not in metrics
     with pytest.raises(treepo.SettingError, match="processing_class"):
         treepo.TreePOTrainer(model, many_letters, train_dataset=rows())
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"), [("model", {"dtype": "bfloat16"}), ("model", {"device": "cpu"}), ("lora", QUANTISED)]
+)
+def test_settings_that_a_loaded_model_decides_are_refused(tiny: str, section: str, setting: dict[str, Any]) -> None:
+    """They were passed over without a word."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny), AutoTokenizer.from_pretrained(tiny)
+    config = treepo.TreePOConfig(**{section: setting})
+    name = "load_in_4bit" if section == "lora" else next(iter(setting))
+    with pytest.raises(treepo.SettingError, match=rf"{section}.{name}: is that of the loaded model"):
+        treepo.TreePOTrainer(model, many_letters, train_dataset=ROWS, processing_class=tokenizer, config=config)
+
+
+def test_a_reward_model_is_loaded_once(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was loaded again at every step and evaluation; one that cannot be is found before anything is grown."""
+    loaded: list[str] = []
+
+    def load(self: treepo.RewardModel) -> None:
+        loaded.append(str(self.model))
+
+    monkeypatch.setattr(treepo.RewardModel, "load", load)
+    monkeypatch.setattr(treepo.RewardModel, "__call__", lambda self, completions: many_letters(completions))
+    with trainer_of(tiny, tmp_path / "run", reward_funcs="org/reward") as trainer:
+        assert "reward/reward" in trainer.train()
+    assert loaded == ["org/reward"]
+    monkeypatch.undo()
+    with pytest.raises(treepo.SettingError, match=r"reward.functions: no reward model"):
+        trainer_of(tiny, tmp_path / "other", reward_funcs=str(tmp_path)).train()
+    assert not (tmp_path / "other").exists()
+
+
+def test_nothing_verified_is_not_correct() -> None:
+    """Every reward was 0, and abstentions counted."""
+    with pytest.raises(treepo.SettingError, match=r"reward.correct: must be 0 where nothing is verified"):
+        treepo.TreePOConfig(verifier=treepo.verify.NoVerifier())
 
 
 def test_answers_that_need_a_verifier_must_be_known(tiny: str, tmp_path: Path) -> None:
@@ -221,6 +260,7 @@ def test_callbacks_see_steps_evaluations_and_files_and_may_stop(tiny: str, tmp_p
     class Noting(treepo.TrainerCallback):
         def on_step(self, trainer, step) -> None:
             seen.append(("step", step.step, trainer.state.global_step))
+            assert step.trees[0].decode == trainer.run.policy.decode, "a callback could not show its trees"
             trainer.stop()
 
         def on_eval(self, trainer, metrics) -> None:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,12 @@ from rich.console import Console
 
 from treepo.config.paths import with_absolute_paths
 from treepo.config.python import TreePOConfig
-from treepo.data.locations import Records
 from treepo.errors import SettingError
 from treepo.report.console import logging_to_console
 from treepo.report.notebook import facts_html
+from treepo.report.run_log import held_out_score
 from treepo.report.terminal import Terminal
-from treepo.run.arguments import check_rewards, data_layer, model_layer, reward_layer
+from treepo.run.arguments import check_arguments, data_layer, model_layer, reward_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,9 +62,8 @@ class TreePOTrainer:
     them, with a weight each (reward_weights; 1 if not given); the first verifier also measures accuracy. Without a
     dataset, functions are added to the reward of the built-in task. train_dataset, eval_dataset: a Dataset, a list of
     dicts, any iterable of dicts, a path, a preset's name, or several paths; without the latter one problem in ten is
-    held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s,
-    or functions that are called as on_step is. console: where progress is shown. command: what the run was
-    started with, for its folder.
+    held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s, or functions that are called as
+    on_step is. console: where progress is shown. command: what the run was started with, for its folder.
 
     Settings are checked here; the model is loaded when it is first needed. Raises SettingError.
     """
@@ -90,20 +88,21 @@ class TreePOTrainer:
         self.callbacks = list(callbacks)
         self.console = console
         self.command = command
-        self.records: dict[str, Records] = {}
         self.given_model = None if isinstance(model, str | Path) else model
         self.given_tokenizer = processing_class
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
-        is_built_in_task = train_dataset is None and not settings.resolve().data.is_given
+        plain = settings.resolve()
+        is_built_in_task = train_dataset is None and not plain.data.is_given
+        data, self.records = data_layer(plain, train_dataset, eval_dataset)
         layers = [
+            data,
             model_layer(model),
             reward_layer(reward_funcs, reward_weights, is_built_in_task=is_built_in_task and eval_dataset is None),
-            {"data": data_layer(settings.resolve(), train_dataset, eval_dataset, self.records)},
         ]
         self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
-        check_rewards(self.config)
-        self.output_dir = Path(settings.output_dir or Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}")
+        check_arguments(self.config, self.given_model)
+        self.output_dir = settings.folder()
         self.state = RunState(max_steps=self.config.train.num_steps)
         self._stack = ExitStack()
         self._terminal: Terminal | None = None
@@ -162,10 +161,7 @@ class TreePOTrainer:
         with self._shown() as terminal, ExitStack() as stack:
             progress = continue_run(self, stack) if resume else start_run(self, stack)
             self.state.global_step = max(progress.step, 0)
-            for step in train_steps(self.run, self.output_dir, terminal, progress, hooks):
-                for tree in step.trees:
-                    tree.decode = self.run.policy.decode
-                yield step
+            yield from train_steps(self.run, self.output_dir, terminal, progress, hooks)
 
     def stop(self) -> None:
         """End the run after the step that is being made; model and report are written as at its end."""
@@ -174,7 +170,7 @@ class TreePOTrainer:
     def evaluate(self) -> dict[str, float]:
         """Metrics of the held-out problems with the model as it is now."""
         with self._shown():
-            return self.run.evaluate()
+            return self.run.evaluate(step=self.state.global_step)
 
     def grow(self, prompt: str) -> "Tree":
         """One tree for a prompt, grown as in training; `.show()` draws it, and a notebook does by itself."""
@@ -255,6 +251,8 @@ class TreePOTrainer:
                     self._terminal = None
 
     def _on_step(self, step: "TrainStep") -> None:
+        for tree in step.trees:
+            tree.decode = self.run.policy.decode
         self.state.global_step = step.step
         self.state.log_history.append(dict(step.metrics))
         for callback in self.callbacks:
@@ -264,7 +262,7 @@ class TreePOTrainer:
                 callback(self, step)
 
     def _on_eval(self, step: int, metrics: Mapping[str, float]) -> None:
-        score = metrics.get("eval/avg", metrics.get("eval/reward/mean"))
+        score = held_out_score(metrics)
         if score is not None and (self.state.best is None or score > self.state.best):
             self.state.best = score
         for callback in self.callbacks:

@@ -10,12 +10,6 @@ from enum import StrEnum
 
 import numpy as np
 
-
-def ids_as_text(token_ids: Sequence[int]) -> str:
-    """Token ids as text, for a tree whose text nobody knows."""
-    return " ".join(map(str, token_ids))
-
-
 ROOT = 0
 """Index of the root node, which holds the prompt."""
 
@@ -241,3 +235,8 @@ class Tree:
     def num_decoded(self) -> int:
         """Tokens decoded to grow this tree: those of the nodes below the root, and those dropped."""
         return sum(len(node.token_ids) for node in self.nodes[1:]) + self.num_dropped
+
+
+def ids_as_text(token_ids: Sequence[int]) -> str:
+    """Token ids as text, for a tree whose text nobody knows."""
+    return " ".join(map(str, token_ids))

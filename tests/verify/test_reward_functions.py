@@ -86,6 +86,15 @@ def test_without_a_verifier_an_abstention_is_no_reward() -> None:
     np.testing.assert_allclose(total(alone), [np.nan, np.nan, 2.0])
 
 
+def test_answers_without_a_reward_explain_no_length() -> None:
+    """One abstention made every reward of its tree nan."""
+    reward = ShapedReward(correct=0.0, length_neutral=True, functions=(lambda completions: [1.0, 2.0, None, 5.0],))
+    whole = total(reward(answers_of(["a", "bb", "ccc", "dddd"])))
+    others = replace(reward, functions=(lambda completions: [1.0, 2.0, 5.0],))
+    np.testing.assert_allclose(whole[[0, 1, 3]], total(others(answers_of(["a", "bb", "dddd"]))), atol=1e-12)
+    assert np.isnan(whole[2])
+
+
 def test_all_answers_of_a_step_are_given_at_once_and_async_functions_run_together() -> None:
     """Each waits for the other: one after the other they would never end."""
     calls: list[int] = []
@@ -170,7 +179,8 @@ def test_a_reward_model_scores_as_one_by_one(reward_model: Path) -> None:
         ids = tokenizer(prompt + completion, return_tensors="pt", add_special_tokens=False)
         with torch.no_grad():
             assert model(**ids).logits[0, 0].item() == pytest.approx(score, abs=1e-5)
-    reward = ShapedReward(correct=0.0, functions=(str(reward_model),))
+    reward = ShapedReward(correct=0.0, functions=(str(reward_model),)).loaded()
+    assert reward.loaded().functions[0] is reward.functions[0]
     parts = reward(answers_of(completions))
     np.testing.assert_allclose(parts["model"], RewardModel(str(reward_model))(["What?"] * 5, completions), atol=1e-5)
 

@@ -4,7 +4,6 @@ import argparse
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,7 +90,10 @@ def output_folder(out: str | None, prefix: str = "") -> Path:
     """The folder given as --out, or one under runs/ that is named after the time."""
     if out == "":
         raise SettingError("out", "no folder given")
-    return Path(out) if out else Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+    # filelock is loaded here, not for --help.
+    from treepo.utils.io import new_folder
+
+    return Path(out) if out else new_folder(prefix)
 
 
 @contextmanager

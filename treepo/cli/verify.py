@@ -1,4 +1,4 @@
-"""`treepo verify`: judges responses of a file, to test a verifier on one's own data before training on it."""
+"""`treepo verify`: judges responses of a file, to test a verifier on your data before training on it."""
 
 import json
 import logging

@@ -1,7 +1,7 @@
 """The settings of a run as a Python program gives them: sections, and what everyone sets by the names of TRL."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +10,7 @@ from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings
 from treepo.config.suggest import suggest
 from treepo.errors import SettingError
+from treepo.utils.io import new_folder
 
 FLAT = {
     "max_steps": "train.num_steps",
@@ -98,8 +99,6 @@ class TreePOConfig:
     report_to: str | list[str] | tuple[str, ...] | None = None
     run_name: str | None = None
 
-    overrides: Settings = field(default_factory=dict, repr=False)
-
     def __new__(cls, *_: Any, **given: Any) -> "TreePOConfig":
         """Raise SettingError for an argument that there is not, with the one that may be meant."""
         known = [f.name for f in fields(cls)]
@@ -114,12 +113,16 @@ class TreePOConfig:
         # Says what is wrong here, not when training begins.
         self.resolve()
 
+    def folder(self) -> Path:
+        """The folder of the run; one that is named after the time if none is given."""
+        return new_folder() if self.output_dir is None else Path(self.output_dir)
+
     def resolve(self, *layers: Mapping[str, Any], is_built_in_task: bool = False) -> Config:
         """All settings; raises SettingError. layers: above what is given here. is_built_in_task: start from its own."""
         base: Settings = BUILT_IN_TASK if is_built_in_task and self.recipe is None else {}
         recipe = read_recipe(Path(self.recipe)) if self.recipe is not None else {}
         sections = {f.name: value for f in fields(Config) if (value := getattr(self, f.name)) is not None}
-        return resolve(base, recipe, sections, self._flat(), self.overrides, *layers)
+        return resolve(base, recipe, sections, self._flat(), *layers)
 
     def _flat(self) -> dict[str, dict[str, Any]]:
         """The settings that the flat arguments stand for, by section."""

@@ -16,7 +16,7 @@ from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFo
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
-from treepo.verify import MathVerifier, Verifier, VerifierPoolSettings
+from treepo.verify import MathVerifier, NoVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
@@ -194,6 +194,9 @@ class Config:
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
             raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
         reward, longest = self.reward, self.tree.max_response_tokens
+        if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
+            message = "must be 0 where nothing is verified (verifier.use = 'NoVerifier'): give reward.functions"
+            raise SettingError("reward.correct", message, getattr(reward, "correct", 0.0))
         if not isinstance(reward, ShapedReward):
             return
         if reward.overlong and reward.overlong_buffer > longest:

@@ -10,6 +10,7 @@ from typing import Any
 
 from treepo.data.fields import Record
 from treepo.errors import SettingError
+from treepo.utils import GIVEN
 
 _TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
@@ -29,9 +30,6 @@ def path_exists(path: str) -> bool:
     except (OSError, ValueError):
         return False
 
-
-GIVEN = "python:"
-"""Before the name of rows that a program hands over, in its run's settings."""
 
 _PATTERN_SIGN = re.compile(r"[*?[]")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
-from treepo.data.locations import GIVEN, SUFFIXES, Source, path_exists, record_suffix
+from treepo.data.locations import SUFFIXES, Source, path_exists, record_suffix
 from treepo.errors import SettingError
+from treepo.utils import GIVEN
 
 
 @dataclass(frozen=True)

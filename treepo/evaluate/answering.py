@@ -19,8 +19,10 @@ from treepo.grow.sampler import TreeSampler
 from treepo.tree import Tree
 from treepo.utils.signals import PhaseCallback, no_progress
 from treepo.verify.rewards import (
+    NO_STATE,
     Reward,
     ScoredLeaves,
+    TrainerState,
     VerifiedTree,
     component_metrics,
     is_correctness,
@@ -122,7 +124,7 @@ class Validation:
 
     num_samples: independent answers per problem at temperature 1, beside one greedy answer; response_len: most tokens
     of each. Every evaluation uses the same seed. processes: those that share the problems. reward: what else to measure
-    of the answers at temperature 1.
+    of the answers at temperature 1. state: how far the run is, for rewards that change with it.
     """
 
     task: Task
@@ -133,6 +135,7 @@ class Validation:
     seed: int
     processes: DistContext = SINGLE_PROCESS
     reward: Reward | None = None
+    state: TrainerState = NO_STATE
 
     def metrics(
         self,
@@ -168,7 +171,7 @@ class Validation:
         """The rewards of answers, where they say more than accuracy does."""
         if self.reward is None or is_correctness(self.reward):
             return []
-        return score_trees(self.reward, sampled, self.response_len)
+        return score_trees(self.reward, sampled, self.response_len, self.state)
 
     def _metrics(self, found: Sequence[tuple[list[AnswerRecord], list[AnswerRecord]]]) -> dict[str, float]:
         """The metrics of the answers of all processes; none if they are not verified."""

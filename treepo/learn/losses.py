@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 import numpy as np
 
 from treepo.errors import SettingError
-from treepo.learn.schedules import remaining
+from treepo.learn.settings import remaining
 from treepo.utils.numeric import MAX_LOG_RATIO
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from torch.optim import SGD, Adafactor, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.errors import SettingError
-from treepo.learn.schedules import remaining
-from treepo.learn.settings import OptimSettings
+from treepo.learn.settings import OptimSettings, remaining
 
 
 def make_optimizer(

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from treepo.errors import SettingError
-from treepo.learn.schedules import Schedule
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -15,6 +14,17 @@ MOST = 1_000
 
 MAX_LR = 1e30
 """Far above any use; Adam's step has to be a number of float32."""
+
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def remaining(schedule: Schedule, done: int, total: int) -> float:
+    """From 1 to 0, what is left of something that a schedule lowers, after `done` of `total` updates."""
+    if schedule == "constant":
+        return 1.0
+    progress = min(done / max(total, 1), 1.0)
+    return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def _check_alike(folder: Path, saved: Mapping[str, tuple[torch.Size, torch.dtype]], own: Mapping[str, Tensor]) -> None:
-    """Raise SettingError unless what was saved has the names, shapes and types of one's own tensors."""
+    """Raise SettingError unless what was saved has the names, shapes and types of the tensors."""
     wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}
     if unlike := sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name)):
         raise SettingError("resume", f"{str(folder)!r} holds other tensors than the model has, such as {unlike[0]!r}")

@@ -238,7 +238,11 @@ class Trainer:
         """The verdicts and rewards of the leaves of each problem's tree; a reward may compare a tree's leaves."""
         limit = self.sampler.rules.shape.max_response_tokens
         verified = verify_trees(self.task, problems, trees, self.policy.decode)
-        return score_trees(self.reward, verified, limit, TrainerState(step, self.num_steps))
+        return score_trees(self.reward, verified, limit, self.state(step))
+
+    def state(self, step: int) -> TrainerState:
+        """How far the run is, for rewards."""
+        return TrainerState(step, self.num_steps)
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""

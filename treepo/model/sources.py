@@ -6,6 +6,7 @@ from pathlib import Path
 from treepo.errors import SettingError
 from treepo.model.adapter_files import ADAPTER_WEIGHTS, adapter_base, is_adapter_folder
 from treepo.model.safety import check_model_files
+from treepo.utils import GIVEN
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ def find_source(path: str, *, tokenizer: str = "", revision: str = "") -> ModelS
     tokenizer: folder or name of the one to use; if empty, that of the adapter's folder or else the model's. Raises
     SettingError for folders that hold no model, adapter or tokenizer.
     """
+    if path.startswith(GIVEN):
+        message = "a model that a program handed over: go on in that program, with TreePOTrainer.train(resume=True)"
+        raise SettingError("model.path", message, path)
     check_folder(path, needs_tokenizer=not tokenizer)
     if tokenizer and Path(tokenizer).is_dir():
         if not has_tokenizer(Path(tokenizer)):

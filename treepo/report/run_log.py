@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from treepo.utils.text import sanitize
 logger = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
+
+
+def held_out_score(metrics: Mapping[str, float]) -> float | None:
+    """What evaluations are compared by: accuracy, or the reward where nothing is verified; None without one."""
+    return metrics.get("eval/avg", metrics.get("eval/reward/mean"))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from treepo.config.schema import Config
 from treepo.data.locations import Records
 from treepo.errors import SettingError
+from treepo.utils import GIVEN
 from treepo.verify.reward_functions import import_function
 from treepo.verify.verifiers import NoVerifier
 
@@ -19,7 +21,7 @@ def model_layer(model: Any) -> dict[str, Any]:
     """The setting that names a model; of a loaded one, where it came from."""
     if isinstance(model, str | Path):
         return {"model": {"path": str(model)}} if str(model) else {}
-    return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"python:{type(model).__name__}"}}
+    return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"{GIVEN}{type(model).__name__}"}}
 
 
 def reward_layer(
@@ -55,18 +57,19 @@ def reward_layer(
     return {"reward": reward, "verifier": functions[judges[0]] if judges else NoVerifier()}
 
 
-def data_layer(config: Config, train: Any, evaluation: Any, records: dict[str, Records]) -> dict[str, Any]:
-    """The settings that name the datasets that are given; rows are put into `records`, by what stands for them.
+def data_layer(config: Config, train: Any, evaluation: Any) -> tuple[dict[str, Any], dict[str, Records]]:
+    """(the settings that name the datasets that are given, the rows among them by what stands for them).
 
     config: the other settings, which say how many rows of something without an end a run needs.
     """
-    per_step = int(config.train.prompts_per_step * max(1.0, config.dynamic_sampling.max_factor))
+    per_step = config.dynamic_sampling.max_problems(config.train.prompts_per_step)
     needed = {"train_dataset": max(1, config.train.num_steps) * per_step, "eval_dataset": config.eval.num_problems}
-    layer = {}
+    layer: dict[str, Any] = {}
+    records: dict[str, Records] = {}
     for key, name, given in (("train", "train_dataset", train), ("eval", "eval_dataset", evaluation)):
         if given is not None:
             layer[key] = _sources(name, given, max(needed[name], 1), records)
-    return layer
+    return {"data": layer}, records
 
 
 def _sources(name: str, given: Any, needed: int, records: dict[str, Records]) -> list[str]:
@@ -80,8 +83,15 @@ def _sources(name: str, given: Any, needed: int, records: dict[str, Records]) ->
     return [rows.setting]
 
 
-def check_rewards(config: Config) -> None:
-    """Raise SettingError for a reward function or verifier that cannot be found."""
+def check_arguments(config: Config, model: Any) -> None:
+    """Raise SettingError for a reward function or verifier that cannot be found, and for settings that a loaded model
+    decides."""
+    if model is not None:
+        named = [("model", f.name, f.default, getattr(config.model, f.name)) for f in fields(config.model)]
+        named.append(("lora", "load_in_4bit", False, config.lora.load_in_4bit))
+        for section, name, default, value in named:
+            if name != "path" and value != default:
+                raise SettingError(f"{section}.{name}", "is that of the loaded model; load it as it should be", value)
     verifier = type(config.verifier)
     if verifier.__module__ == "__main__":
         message = (
@@ -89,5 +99,9 @@ def check_rewards(config: Config) -> None:
         )
         raise SettingError("verifier", message, verifier.__name__)
     for function in getattr(config.reward, "functions", ()):
+        # A reward model is loaded with everything else.
         if isinstance(function, str) and ":" in function:
-            import_function(function)
+            try:
+                import_function(function)
+            except SettingError as error:
+                raise error.within("reward") from error

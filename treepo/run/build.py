@@ -41,8 +41,9 @@ class Run:
         growing: Callable[[], AbstractContextManager[object]] = nullcontext,
         progress: PhaseCallback = no_progress,
         on_answers: AnswersCallback = ignore_answers,
+        step: int = 0,
     ) -> dict[str, float]:
-        """Metrics of held-out problems; see Validation."""
+        """Metrics of held-out problems after a step; see Validation."""
         settings = self.config.eval
         validation = Validation(
             self.task,
@@ -52,7 +53,8 @@ class Run:
             settings.num_samples,
             derive_seed(self.config.train.seed, "eval"),
             self.processes,
-            self.config.reward,
+            self.trainer.reward,
+            self.trainer.state(step),
         )
         with unsharded(self.policy.model):
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)

@@ -13,11 +13,11 @@ import torch
 from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
-from treepo.data.locations import GIVEN
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, step_folder, steps_in
 from treepo.model.fsdp import plain_weights, unsharded
-from treepo.report.run_log import Metrics
+from treepo.report.run_log import Metrics, held_out_score
+from treepo.utils import GIVEN
 from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.io import PARTIAL, remove
 from treepo.utils.signals import StepGuard, StepState
@@ -65,8 +65,8 @@ def initial_state(out: Path) -> dict[str, str]:
 
 
 def resume_command(config: "Config", out: Path) -> str:
-    """What goes on with the run in a folder; where a program handed its rows over, only that program can."""
-    if any(source.startswith(GIVEN) for source in (*config.data.train, *config.data.eval)):
+    """What goes on with the run in a folder: only the program itself where that handed its rows or its model over."""
+    if any(name.startswith(GIVEN) for name in (config.model.path, *config.data.train, *config.data.eval)):
         return f"TreePOTrainer.train(resume=True) with output_dir={str(out)!r}"
     return shlex.join(["treepo", "train", "--resume", str(out)])
 
@@ -117,7 +117,7 @@ class RunCheckpoints:
         self._next = progress
         self._snapshot: Snapshot | None = None
         self.stopped_by = ""
-        """Why the run is to stop before its last step, and to be gone on with; empty if it is not."""
+        """Why the run stops before its last step, to be resumed later; empty if it does not."""
 
     def __enter__(self) -> Self:
         self.guard.__enter__()
@@ -143,7 +143,7 @@ class RunCheckpoints:
         The state is copied here, after what was being written before is on disk.
         """
         more: Metrics = {}
-        score = metrics.get("eval/avg", metrics.get("eval/reward/mean"))
+        score = held_out_score(metrics)
         num_not_better = self.progress.num_not_better + (score is not None)
         if score is not None and (self.progress.best_step < 0 or score > self.progress.best):
             self._next = Progress(step, score, step)

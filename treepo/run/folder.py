@@ -6,13 +6,11 @@ from pathlib import Path
 from treepo.config.load import to_toml
 from treepo.config.schema import Config
 from treepo.credit.group import GRPO
-from treepo.data.locations import GIVEN
 from treepo.distributed import DistContext
 from treepo.run.hub import check_hub
-from treepo.run.outputs import (
-    is_model_kept,
-)
+from treepo.run.outputs import is_model_kept
 from treepo.run.tracking import check_installed
+from treepo.utils import GIVEN
 from treepo.utils.io import check_unused, create_text, prepare_output_dir, preparing
 
 

@@ -66,7 +66,7 @@ def is_patience_over(settings: EvalSettings, progress: Progress) -> bool:
 
 
 class Limits:
-    """What stops a run from outside, to be gone on with later: its time, from when this is made, and a request, which
+    """What stops a run from outside, to be resumed later: its time, from when this is made, and a request, which
     SIGUSR1 is while this is entered.
 
     max_hours: see TrainSettings. processes: those that stop together, whichever of them is asked.

@@ -121,7 +121,7 @@ def _make_step(
         with failed_batch_kept(run, step, out):
             result = run.trainer.step(step, guard=guard, with_entropies=with_entropies, progress=progress)
     if is_evaluated(step, run.config):
-        evaluated = run.evaluate(nullcontext if step else guard.growing, progress, answers.extend)
+        evaluated = run.evaluate(nullcontext if step else guard.growing, progress, answers.extend, step)
     return result, evaluated, answers
 
 

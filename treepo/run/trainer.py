@@ -19,6 +19,7 @@ from treepo.model.fsdp import shard
 from treepo.model.lora import has_adapter
 from treepo.model.policy import Policy
 from treepo.run.parts import autocast_of
+from treepo.verify.rewards import ShapedReward
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def build_trainer(config: Config, policy: Policy, task: Task, sampler: TreeSampl
         num_iterations=config.train.num_iterations,
         dynamic_sampling=config.dynamic_sampling,
         seed=config.train.seed,
-        reward=config.reward,
+        reward=config.reward.loaded() if isinstance(config.reward, ShapedReward) else config.reward,
         num_steps=config.train.num_steps,
         processes=updater.processes,
     )

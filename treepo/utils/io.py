@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,6 +24,11 @@ def default_cache_folder() -> Path:
     if folder := os.environ.get("XDG_CACHE_HOME"):
         return Path(folder) / "treepo"
     return Path.home() / ".cache" / "treepo"
+
+
+def new_folder(prefix: str = "") -> Path:
+    """A folder under runs/ that is named after the time."""
+    return Path("runs") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def private_folder(folder: Path) -> Path:

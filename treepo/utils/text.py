@@ -81,3 +81,14 @@ def duration(seconds: float) -> str:
         return "?"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+def table_of(text: str) -> dict[str, str]:
+    """What stands for each word: a line has the name, a colon, and the words that stand for it."""
+    rows = [line.partition(": ") for line in text.splitlines() if line.strip()]
+    return {word: name.strip() for name, _, words in rows for word in words.split()}

@@ -113,6 +113,15 @@ def _name_of(function: str | RewardFunction) -> str:
     return str(name).rstrip("/").rpartition("/")[2]
 
 
+def load_function(function: str | RewardFunction) -> RewardFunction:
+    """The function itself, ready to be called; raises SettingError for a name that stands for none."""
+    found = import_function(function) if isinstance(function, str) else function
+    # A reward model would be loaded at its first call, once the first trees are grown.
+    if callable(load := getattr(found, "load", None)):
+        load()
+    return found
+
+
 def call_functions(
     functions: Sequence[RewardFunction], names: Sequence[str], answers: Sequence[Answers]
 ) -> tuple[list[list[np.ndarray]], FunctionLog]:
@@ -124,8 +133,7 @@ def call_functions(
     """
     log = FunctionLog()
     everything = _arguments(answers, log)
-    calls = [_selected(f, n, everything) for f, n in zip(functions, names, strict=True)]
-    found = [f(**own) for f, own in zip(functions, calls, strict=True)]
+    found = [f(**_selected(f, name, everything)) for f, name in zip(functions, names, strict=True)]
     waiting = {i: value for i, value in enumerate(found) if inspect.isawaitable(value)}
     if waiting:
         for i, value in zip(waiting, _await_all(list(waiting.values())), strict=True):

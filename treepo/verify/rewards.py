@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from treepo.verify.reward_functions import (
     TrainerState,
     call_functions,
     function_names,
-    import_function,
+    load_function,
     without_gaps,
 )
 
@@ -103,6 +103,14 @@ class ShapedReward:
         """Whether an answer's reward may be below 0."""
         return self.overlong + self.length > 0 or self.length_neutral
 
+    def loaded(self) -> "ShapedReward":
+        """The same reward with functions in place of their names, and reward models loaded, so that nothing is looked
+        for at each step. Raises SettingError for what cannot be found."""
+        try:
+            return replace(self, functions=tuple(map(load_function, self.functions)))
+        except SettingError as error:
+            raise error.within("reward") from error
+
     def __call__(self, answers: Answers) -> dict[str, np.ndarray]:
         return self.of_step([answers])[0][0]
 
@@ -112,7 +120,8 @@ class ShapedReward:
         names, log = function_names(self.functions), FunctionLog()
         values: list[list[np.ndarray]] = [[] for _ in answers]
         if self.functions:
-            functions = [import_function(f) if isinstance(f, str) else f for f in self.functions]
+            functions = [function for function in self.functions if not isinstance(function, str)]
+            assert len(functions) == len(names), "functions that are named have to be loaded first"
             values, log = call_functions(functions, names, answers)
         weights = self.function_weights or (1.0,) * len(names)
         found = []
@@ -182,12 +191,15 @@ def length_effect(rewards: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     Rewards minus this, the residual of a linear regression with an intercept, keep their mean and are uncorrelated with
     length. 0 where lengths or rewards all agree, so for a single answer too; two answers of unequal length are wholly
     explained and carry no signal any more. Assumes that among the answers to one problem length has no merit of its
-    own: if only long answers are right, that is subtracted as well. Source: this project's own.
+    own: if only long answers are right, that is subtracted as well. Answers without a reward (nan) explain nothing.
+    Source: this project's own.
     """
-    if rewards.min() == rewards.max() or lengths.min() == lengths.max():
-        return np.zeros(len(rewards))
-    longer = lengths - lengths.mean()
-    return longer * (longer @ (rewards - rewards.mean()) / (longer @ longer))
+    known = ~np.isnan(rewards)
+    rewards, own = rewards[known], lengths[known]
+    if not len(own) or rewards.min() == rewards.max() or own.min() == own.max():
+        return np.zeros(len(lengths))
+    longer = own - own.mean()
+    return (lengths - own.mean()) * (longer @ (rewards - rewards.mean()) / (longer @ longer))
 
 
 def total(components: Mapping[str, np.ndarray]) -> np.ndarray:

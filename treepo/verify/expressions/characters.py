@@ -1,6 +1,6 @@
 """Unicode characters of mathematics, and the commands or ASCII characters that they stand for."""
 
-from treepo.verify.expressions.tables import table_of
+from treepo.utils.text import table_of
 
 GREEK = table_of(
     r"""

@@ -1,6 +1,6 @@
 """Commands of LaTeX in answers: letters, those that mean nothing, and one name for each of the others."""
 
-from treepo.verify.expressions.tables import table_of, words_of
+from treepo.utils.text import table_of, words_of
 
 GREEK = words_of(
     """

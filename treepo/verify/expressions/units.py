@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from treepo.verify.expressions.tables import table_of, words_of
+from treepo.utils.text import table_of, words_of
 
 Dimension = tuple[tuple[str, int], ...]
 """Base units and their powers, in order of the names."""

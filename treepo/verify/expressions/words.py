@@ -1,6 +1,6 @@
 """Words in answers: functions, constants, hedges, and words that are an answer of their own."""
 
-from treepo.verify.expressions.tables import table_of, words_of
+from treepo.utils.text import table_of, words_of
 from treepo.verify.expressions.units import UNIT_NAMES
 
 FUNCTIONS = table_of(
