@@ -175,6 +175,29 @@ def test_a_reward_model_is_loaded_once(tiny: str, tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "other").exists()
 
 
+def test_a_step_leaves_out_answers_without_a_reward(tiny: str, tmp_path: Path) -> None:
+    """They are neither credited nor forwarded; the others are credited as if these had not been sampled."""
+
+    def all_but_the_first(completions: list[str]) -> list[float | None]:
+        letters = many_letters(completions)
+        return [None if i % 4 == 0 else value for i, value in enumerate(letters)]
+
+    star = {"tree": {"width": 4, "depth": 1, "segment_len": 8}, "initial_fork": {"low": 4, "high": 4}}
+    settings = star | {"credit": treepo.credit.GRPO(), "learning_rate": 1e-9}
+    with trainer_of(tiny, tmp_path / "part", settings=settings, reward_funcs=all_but_the_first) as trainer:
+        (step, _) = trainer.steps()
+    with trainer_of(tiny, tmp_path / "whole", settings=settings) as trainer:
+        (whole, _) = trainer.steps()
+    for tree, advantages, rewards in zip(step.trees, step.advantages, step.rewards, strict=True):
+        assert advantages is not None and np.isnan(rewards).tolist() == [True, False, False, False]
+        part = tree.with_leaves(tree.leaves()[1:])
+        np.testing.assert_array_equal(advantages.values[1:], treepo.credit.GRPO()(part, rewards[1:]))
+        assert advantages.values[0] == 0
+    assert step.metrics["tokens/decoded"] == whole.metrics["tokens/decoded"]
+    assert step.metrics["tokens/forwarded"] < whole.metrics["tokens/forwarded"]
+    assert step.metrics["reward/mean"] == pytest.approx(np.nanmean(np.concatenate(step.rewards)))
+
+
 def test_nothing_verified_is_not_correct() -> None:
     """Every reward was 0, and abstentions counted."""
     with pytest.raises(treepo.SettingError, match=r"reward.correct: must be 0 where nothing is verified"):
