@@ -132,8 +132,6 @@ class TreePOConfig:
             if value is not None and not (name == "report_to" and value == "none"):
                 section, key = path.split(".")
                 found.setdefault(section, {})[key] = value
-        if isinstance(self.learning_rate, int) and not isinstance(self.learning_rate, bool):
-            found["optim"]["lr"] = float(self.learning_rate)
         if self.bf16 is not None:
             found.setdefault("train", {})["autocast"] = "bfloat16" if self.bf16 else "none"
         return found
