@@ -165,7 +165,7 @@ def test_logged_values_are_numbers_and_texts_one_per_answer() -> None:
     _, log = call_functions([reward], ["r"], [answers_of(["a"] * 4), answers_of(["b"] * 5)])
     assert log.columns["seen"] == [None, True, 2, 0.5, 0.5, 3, "nan", "[1]", "x" * 1000]
     assert log.columns["array"] == list(range(9))
-    with pytest.raises(StrategyError, match="'seen'.* 10 values, one per answer, got 9 values"):
+    with pytest.raises(StrategyError, match="'seen'.* 10 values, one per answer, got 9"):
         call_functions([reward], ["r"], [answers_of(["a"] * 10)])
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, named_as_typed, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, output_folder, run_settings_help
+from treepo.errors import named_as_typed
 
 logger = logging.getLogger(__name__)
 

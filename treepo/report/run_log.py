@@ -111,7 +111,8 @@ class SampleRow:
 
     split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none. An estimator
     with one advantage per node gives that of the last node. correct: the verifier's score, 0 to 1, and outcome how it
-    came about; parts: those of the reward by name; extra: what reward functions logged of it. What was not graded has None and empty texts.
+    came about; parts: those of the reward by name; extra: what reward functions logged of it. What was not graded has
+    None and empty texts.
     """
 
     problem: str

@@ -81,11 +81,10 @@ class FunctionLog:
 
     def log_extra(self, name: str, values: Sequence[Any]) -> None:
         """Keep one value per answer: numbers, texts and None as they are, others as text. Raises StrategyError."""
-        listed = values.tolist() if hasattr(values, "tolist") else list(values)
-        if not isinstance(listed, list) or len(listed) != self.num_answers:
-            got = f"{len(listed)} values" if isinstance(listed, list) else f"{values!r:.100}"
+        listed = list(values)
+        if len(listed) != self.num_answers:
             raise StrategyError(
-                f"reward: log_extra({name!r:.50}) takes {self.num_answers} values, one per answer, got {got}"
+                f"reward: log_extra({name!r:.50}) takes {self.num_answers} values, one per answer, got {len(listed)}"
             )
         self.columns[str(name)] = [_scalar(value) for value in listed]
 
