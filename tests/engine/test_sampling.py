@@ -199,8 +199,8 @@ def test_truncation_is_that_of_transformers(truncation: dict[str, float], temper
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_the_repetition_penalty_is_that_of_transformers(temperature: float) -> None:
-    """Bit for bit, for samples of several penalties and lengths, without end and with repeated tokens, that share their
-    logits: what is drawn and its log-probability are those of the logits that transformers' processor returns."""
+    """Bit for bit, for samples of several penalties and lengths, with repeated tokens, that share their logits: what is
+    drawn and its log-probability are those of the logits that transformers' processor returns."""
     rng = np.random.default_rng(0)
     logits = 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     logits_rows, penalties = np.repeat(np.arange(4), 6), np.tile([1.0, 1.3, 0.6, 2.0, 1.0, 50.0], 4)
@@ -211,9 +211,10 @@ def test_the_repetition_penalty_is_that_of_transformers(temperature: float) -> N
         logits, logits_rows, BatchSamplingParams.of(params), numbers, known_ids=lambda sample: known[sample]
     )
     assert torch.equal(logits, before)
+    processors: list[Any] = [RepetitionPenaltyLogitsProcessor(penalty) for penalty in penalties.tolist()]
     penalized = [
-        RepetitionPenaltyLogitsProcessor(p)(torch.from_numpy(ids)[None].long(), logits[[row]].clone())
-        for p, ids, row in zip(penalties.tolist(), known, logits_rows, strict=True)
+        processor(torch.from_numpy(ids)[None].long(), logits[row][None].clone())
+        for processor, ids, row in zip(processors, known, logits_rows.tolist(), strict=True)
     ]
     expected = draw_all(torch.cat(penalized), np.full(24, temperature), numbers)
     np.testing.assert_array_equal(found[0], expected[0])
