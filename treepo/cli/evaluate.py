@@ -37,6 +37,12 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sampling temperature (default: 1, or that of the run)"
     )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="P",
+        help="make tokens of the prompt and the answer so far less likely (default: 1, or that of the run)",
+    )
     parser.add_argument("--problems", type=int, metavar="N", help="ask the first N problems (default: all)")
     parser.add_argument("--recipe", metavar="RECIPE.toml", help="settings")
     parser.add_argument("--out", metavar="DIR", help="folder that keeps all answers (default: runs/eval-TIME)")
@@ -98,5 +104,6 @@ def _typed(options: Namespace) -> dict[str, str]:
         "data.eval": ("--data", options.data),
         "tree": ("--max-tokens", options.max_tokens),
         "engine.temperature": ("--temperature", options.temperature),
+        "eval.repetition_penalty": ("--repetition-penalty", options.repetition_penalty),
     }
     return {setting: option for setting, (option, value) in given.items() if value not in (None, [])}
