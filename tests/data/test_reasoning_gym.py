@@ -147,7 +147,7 @@ def test_problems_that_depend_on_hashes_are_refused(monkeypatch):
 
 
 def test_every_default_can_be_written_as_an_option():
-    """About 600 options of all datasets, each as JSON writes its default."""
+    """About 450 options of all datasets, each as JSON writes its default."""
     num_read = 0
     for name, (_, config) in DATASETS.items():
         default, hints = config(), get_type_hints(config)
@@ -159,7 +159,7 @@ def test_every_default_can_be_written_as_an_option():
             read = read_options(config, f"{f.name}={quote(text)}")[f.name]
             assert read == value or list(read) == list(value), (name, f.name)
             num_read += 1
-    assert num_read > 500
+    assert num_read > 400
 
 
 def test_the_system_prompt_is_the_librarys():

@@ -14,16 +14,7 @@ from treepo.verify import MathVerifier, ReasoningGymVerifier, VerifierPool, Veri
 from treepo.verify.probe import check_datasets
 from treepo.verify.reasoning_gym import EVALUATED, PARSED, is_formula
 
-RIGHT = (
-    "chain_sum",
-    "word_ladder",
-    "countdown",
-    "simple_integration",
-    "spiral_matrix",
-    "arc_agi",
-    "n_queens",
-    "tsumego",
-)
+RIGHT = ("chain_sum", "word_ladder", "countdown", "simple_integration", "spiral_matrix", "rearc", "tsumego")
 
 
 @pytest.mark.parametrize(
@@ -95,11 +86,13 @@ def test_known_answers_are_right_and_others_as_the_library_says(pool, gym, name)
     """1 for the dataset's own answer; for others, such as a part of it, the score of the library itself."""
     asked = problems(name, 3)
     assert [v.correct for v in judge(pool, asked, [p.ground_truth for p in asked])] == [1.0] * 3
-    for answer in ("junk", "0", f"{asked[0].ground_truth} or so", asked[1].ground_truth):
+    # What is no formula is refused, where the library would run it.
+    others = [] if name in PARSED else ["junk", "0", f"{asked[0].ground_truth} or so"]
+    for answer in (*others, asked[1].ground_truth):
         (verdict,) = judge(pool, asked[:1], [answer])
         columns = asked[0].columns
         dataset = gym.create_dataset(name, seed=columns["seed"], size=500)
-        assert verdict.correct == dataset.score_answer(answer, dataset[columns["index"]]) < 1 or name == "n_queens"
+        assert verdict.correct == dataset.score_answer(answer, dataset[columns["index"]]) < 1
 
 
 def test_partial_scores_come_through(pool):
@@ -119,7 +112,7 @@ def test_answers_are_found_where_the_library_finds_them(pool, gym):
         "<answer></answer>",
         "a<answer>-2</answer>b",
     ]
-    for text, verdict in zip(texts, pool.verify([(t, "") for t in texts], [problem.columns] * 5), strict=True):
+    for text, verdict in zip(texts, pool.verify([(t, "") for t in texts], [problem.columns] * len(texts)), strict=True):
         assert verdict.extracted_answer == (gym.utils.extract_answer(text) or None)
         assert (verdict.outcome is Outcome.NO_ANSWER) == (verdict.extracted_answer is None)
     boxed = ReasoningGymVerifier(extract_from=("tag", "box", "last_number"))
