@@ -15,7 +15,7 @@ from treepo.data.sources import PRESETS
 from treepo.report.terminal import Terminal
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-REAL = [path for path in RECIPES if "data" in read_recipe(path)]
+REAL = [path for path in RECIPES if "data" in read_recipe(path) and "reasoning_gym" not in path.stem]
 RECORDS = {
     "gsm8k": {"question": "What is {}+1?", "answer": "{}+1 = {}\n#### {}"},
     "math": {"problem": "Find {}.", "solution": "So \\boxed{{{}}}.", "level": "Level 4", "type": "Algebra"},

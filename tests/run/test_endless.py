@@ -5,14 +5,17 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.models import save_tiny_model
+from tests.parts import prepare
 from tests.runs import assert_same_run, die, finish
-from treepo.config.load import resolve, to_toml
+from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import DataSettings
 from treepo.errors import SettingError
 from treepo.learn.updater import Updater
 from treepo.model.policy import load_policy
+from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
 from treepo.run.task import build_task
 from treepo.trainer import TreePOTrainer
@@ -132,3 +135,25 @@ def test_a_killed_run_is_resumed_bit_for_bit(model, tmp_path):
     assert killed == -signal.SIGKILL, (tmp_path / "log.err").read_text()
     assert finish(["train", "--resume", str(out)], tmp_path / "log") == 0, (tmp_path / "log.err").read_text()
     assert_same_run(whole, out)
+
+
+def test_the_recipe_builds_and_steps(model, tmp_path):
+    """With a tiny model on the CPU and small trees, and all of its datasets."""
+    recipe = read_recipe(Path(__file__).parents[2] / "recipes" / "reasoning_gym_qwen2.5_0.5b.toml")
+    small = {
+        "model": {"path": str(model), "device": "cpu"},
+        "data": {"eval_size": 2, "max_prompt_len": 4000},
+        "tree": {"width": 2, "depth": 2, "segment_len": 4},
+        "train": {"prompts_per_step": 5, "autocast": "none"},
+        "eval": {"num_problems": 8, "num_samples": 1},
+        "prompt": {"system": ""},
+        "verifier_pool": {"num_workers": 1},
+    }
+    run = prepare(resolve(recipe, small), tmp_path / "out", Terminal(Console(quiet=True)))
+    try:
+        assert run.trainer.step(1).metrics["verify/no_answer"] > 0.5
+        names = ["chain_sum", "basic_arithmetic", "gcd", "word_sorting"]
+        assert [p.dataset for p in run.task.eval_problems(4)] == names
+        assert {p.dataset for p in run.task.training_problems(0, 64)} == set(names)
+    finally:
+        run.close()

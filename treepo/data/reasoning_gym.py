@@ -31,7 +31,8 @@ ENTRIES_PER_SEED = 500
 the seeds of the datasets that follow one another lie far apart."""
 
 HASH_DEPENDENT = (
-    *("codeio", "intermediate_integration", "isomorphic_strings", "polynomial_multiplication", "ransom_note"),
+    *("codeio", "intermediate_integration", "isomorphic_strings", "knight_swap", "list_functions"),
+    *("polynomial_multiplication", "ransom_note", "word_ladder"),
 )
 """Datasets of reasoning-gym 0.1.25 whose entries depend on Python's hashes of texts, besides the seed."""
 
