@@ -11,6 +11,7 @@ from tests.models import save_tiny_model
 from tests.parts import prepare
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config, Settings
+from treepo.data.reasoning_gym import is_gym
 from treepo.data.sources import PRESETS
 from treepo.report.terminal import Terminal
 
@@ -90,7 +91,7 @@ def test_recipes_resolve_as_they_stand(path: Path) -> None:
     """No unknown or impossible setting, and every published set that is named is known."""
     config = resolve(read_recipe(path))
     for source in (*config.data.train, *config.data.eval):
-        assert source.partition("@")[0] in PRESETS
+        assert source.partition("@")[0] in PRESETS or is_gym(source)
 
 
 def test_the_papers_recipe_has_the_papers_values() -> None:

@@ -18,7 +18,17 @@ RIGHT = ("chain_sum", "word_ladder", "countdown", "simple_integration", "spiral_
 
 
 @pytest.mark.parametrize(
-    "text", ["24", "(1 + 2)*3 - 4/5", "x**3/3 + C", "-2*cos(3*x) + log(x)", " 2*x ", "3.5e2", "5 + 2j"]
+    "text",
+    [
+        "24",
+        "(1 + 2)*3 - 4/5",
+        "x**3/3 + C",
+        "-Integral(x**2*cos(x), x) + C",
+        "-2*cos(3*x) + log(x)",
+        " 2*x ",
+        "3.5e2",
+        "5 + 2j",
+    ],
 )
 def test_formulas_are_let_through(text):
     assert is_formula(text)
