@@ -42,11 +42,9 @@ def _host_bytes() -> int:
         found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     except (AttributeError, OSError, ValueError):
         return UNKNOWN_BYTES
-    for path in CGROUP_LIMITS:
-        # Without a limit the file says "max".
-        if path.is_file() and (text := path.read_text().strip()).isdecimal():
-            found.append(int(text))
-    return min(found)
+    texts = [path.read_text().strip() for path in CGROUP_LIMITS if path.is_file()]
+    # Without a limit the file says "max".
+    return min(found + [int(text) for text in texts if text.isdecimal()])
 
 
 def score_targets(

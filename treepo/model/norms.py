@@ -34,8 +34,11 @@ def _forward(module: Any, hidden_states: Tensor) -> Tensor:
 
 
 class FusedRMSNorm(torch.autograd.Function):
-    """y = weight x / sqrt(mean(x^2) + eps), x [..., D] and weight [D] in float32, y in `dtype`. With n = x / rms, g the
-    gradient of y: that of weight is the sum of g n over all rows, that of x is (g weight - n mean(g weight n)) / rms."""
+    """y = weight x / sqrt(mean(x^2) + eps), x [..., D] and weight [D] in float32, y in `dtype`.
+
+    With n = x / rms and g the gradient of y, that of weight is the sum of g n over all rows, and that of x is
+    (g weight - n mean(g weight n)) / rms.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

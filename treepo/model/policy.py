@@ -19,7 +19,6 @@ from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
-from treepo.model.norms import use_fused_norms
 from treepo.model.probe import vocabulary_size
 from treepo.model.quantization import four_bit_settings
 from treepo.model.safety import check_before_loading
@@ -191,7 +190,6 @@ def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pac
     if len(tokenizer) > (size := vocabulary_size(model)):
         raise SettingError("model.path", f"the tokenizer has {len(tokenizer)} tokens, the model {size}")
     model.eval()
-    use_fused_norms(model)
     if packable:
         check_logits_match(model)
     check_causal(model)
