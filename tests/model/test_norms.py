@@ -56,7 +56,7 @@ def test_under_autocast_products_get_what_autocast_would_give_them() -> None:
     logits, gradients = results(model, autocast=True)
     use_fused_norms(model)
     own_logits, own = results(model, autocast=True)
-    torch.testing.assert_close(own_logits, logits, rtol=0, atol=0.02 * float(logits.abs().max()))
+    torch.testing.assert_close(own_logits, logits, rtol=0, atol=0.05 * float(logits.abs().max()))
     for gradient, expected in zip(own, gradients, strict=True):
         assert torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0) > 0.999
 
