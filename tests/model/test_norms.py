@@ -50,15 +50,13 @@ def test_a_model_computes_the_same(kind: str) -> None:
     assert own_norm.forward.args == (own_norm,) and norm.forward.args == (norm,)
 
 
-def test_under_autocast_products_get_what_autocast_would_give_them() -> None:
-    """Norms in bfloat16 round what their products would round; gradients are added up in bfloat16."""
+def test_under_autocast_gradients_are_as_near_to_float32_as_those_of_transformers() -> None:
+    """Norms round to bfloat16 what their products would round; gradients of their output are added up in bfloat16."""
     model = make_tiny_model("llama", attention="sdpa")
-    logits, gradients = results(model, autocast=True)
+    exact, autocast = (torch.cat([g.flatten() for g in results(model, on)[1]]) for on in (False, True))
     use_fused_norms(model)
-    own_logits, own = results(model, autocast=True)
-    torch.testing.assert_close(own_logits, logits, rtol=0, atol=0.05 * float(logits.abs().max()))
-    for gradient, expected in zip(own, gradients, strict=True):
-        assert torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0) > 0.999
+    own = torch.cat([g.flatten() for g in results(model, autocast=True)[1]])
+    assert 0 < (own - exact).norm() < 1.2 * (autocast - exact).norm()
 
 
 def test_other_models_and_types_are_left_alone() -> None:
