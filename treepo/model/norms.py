@@ -25,33 +25,30 @@ def use_fused_norms(model: nn.Module) -> None:
 def _forward(module: Any, hidden_states: Tensor) -> Tensor:
     if hidden_states.dtype != torch.float32 or module.weight.dtype != torch.float32:
         return type(module).forward(module, hidden_states)
-    device = hidden_states.device.type
-    # What follows is a product, for which autocast would convert each of its uses.
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-    output = FusedRMSNorm.apply(hidden_states, module.weight, module.variance_epsilon, dtype)
+    output = FusedRMSNorm.apply(hidden_states, module.weight, module.variance_epsilon)
     assert isinstance(output, Tensor)
     return output
 
 
 class FusedRMSNorm(torch.autograd.Function):
-    """y = weight x / sqrt(mean(x^2) + eps), x [..., D] and weight [D] in float32, y in `dtype`.
+    """y = weight x / sqrt(mean(x^2) + eps), x [..., D] and weight [D] in float32.
 
     With n = x / rms and g the gradient of y, that of weight is the sum of g n over all rows, and that of x is
     (g weight - n mean(g weight n)) / rms.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         scale = (torch.linalg.vecdot(x, x) / x.shape[-1]).add_(eps).rsqrt_()[..., None]
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight).to(dtype)
+        return (x * scale).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weight, scale = ctx.saved_tensors
-        grad = grads[0].float()
+        grad = grads[0]
         normed = x * scale
         product = grad * normed
         weight_grad = product.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         means = (product @ weight)[..., None] / x.shape[-1]
-        return (grad * weight).sub_(normed.mul_(means)).mul_(scale), weight_grad, None, None
+        return (grad * weight).sub_(normed.mul_(means)).mul_(scale), weight_grad, None
