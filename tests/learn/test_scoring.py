@@ -118,6 +118,16 @@ def test_targets_are_scored_as_by_log_softmax(
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+def test_autocast_does_not_reach_the_scores() -> None:
+    """Entropies of the same logits are those without it, bit for bit."""
+    logits = 3 * torch.randn(7, 500, generator=torch.Generator().manual_seed(0))
+    places = ids = torch.arange(7)
+    plain = score_targets(logits, places, ids, 0.7, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = score_targets(logits, places, ids, 0.7, False)
+    assert all(torch.equal(one, other) for one, other in zip(own, plain, strict=True))
+
+
 def test_a_large_vocabulary_fits() -> None:
     """With 151,936 words and room for the logits of two rows, gradients are those of all at once."""
     _, packed = some_trees()

@@ -76,7 +76,8 @@ class _TargetScores(torch.autograd.Function):
             weights = (z - most).exp_()
             total = weights.sum(-1)
             log_sums.append(most[:, 0] + total.log())
-            entropies.append(log_sums[-1] - torch.linalg.vecdot(weights, z) / total)
+            # No vecdot: autocast would compute it in half precision.
+            entropies.append(log_sums[-1] - weights.mul_(z).sum(-1) / total)
         log_sum, entropy = torch.cat(log_sums), torch.cat(entropies)
         ctx.save_for_backward(logits, places, target_ids, log_sum, entropy)
         ctx.temperature, ctx.entropy_has_grad = temperature, entropy_has_grad

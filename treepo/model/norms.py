@@ -39,7 +39,8 @@ class FusedRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = (torch.linalg.vecdot(x, x) / x.shape[-1]).add_(eps).rsqrt_()[..., None]
+        # No vecdot: autocast would compute it in half precision.
+        scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
