@@ -94,7 +94,7 @@ def test_a_falling_rate_needs_an_end():
 @pytest.mark.parametrize(
     ("name", "reference"),
     [
-        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.8, 0.99), weight_decay=0.3)),
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=0.05, betas=(0.8, 0.99), weight_decay=0.3, fused=True)),
         ("adafactor", lambda p: torch.optim.Adafactor(p, lr=0.05, weight_decay=0.3)),
         ("sgd", lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.3)),
     ],

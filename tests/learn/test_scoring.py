@@ -27,10 +27,12 @@ from tests.learn.test_update import gradients, largest_difference, updater_of
 from tests.models import SIZES, make_tiny_model
 from treepo.engine.base import SampleRequest
 from treepo.engine.transformers import TransformersEngine
+from treepo.learn.logits import BLOCK_ELEMENTS, affordable_logits, score_targets
 from treepo.learn.packing import PackedTree, pack, pack_trajectories
 from treepo.learn.scoring import Scorer, Scores, collate
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.compatibility import has_plain_head
+from treepo.model.norms import use_fused_norms
 from treepo.model.policy import recompute_activations
 from treepo.tree import ROOT, Node, StopReason, Tree
 
@@ -82,6 +84,67 @@ def test_chunks_bound_the_logits_that_are_held() -> None:
         Scorer(model)(collate(packed))
     assert max(sizes) > limit, "the test would see them"
     scores.policy_logprobs.sum().backward()
+
+
+def reference_scores(logits: torch.Tensor, places: torch.Tensor, ids: torch.Tensor, temperature: float) -> Scores:
+    """By torch's own log_softmax of all logits."""
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    return Scores(logprobs[places, ids], -(logprobs.exp() * logprobs).sum(-1)[places])
+
+
+@pytest.mark.parametrize("block", [1, 30, 1 << 18])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_targets_are_scored_as_by_log_softmax(
+    block: int, temperature: float, with_entropy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients in float64 agree to 1e-12 for blocks of any size, with rows of several targets, of none, and
+    of the same target twice."""
+    monkeypatch.setitem(BLOCK_ELEMENTS, "cpu", block)
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(7, 11, generator=generator, dtype=torch.float64)).requires_grad_()
+    places, ids = torch.tensor([0, 0, 0, 2, 3, 3, 6]), torch.tensor([4, 4, 10, 0, 1, 2, 5])
+    weights = torch.randn(2, 7, generator=generator, dtype=torch.float64)
+
+    def graded_logits(scores: Scores) -> tuple[torch.Tensor, ...]:
+        total = (scores.policy_logprobs * weights[0]).sum()
+        if with_entropy:
+            total = total + (scores.entropies * weights[1]).sum()
+        return scores.policy_logprobs, scores.entropies, *torch.autograd.grad(total, logits)
+
+    expected = graded_logits(reference_scores(logits, places, ids, temperature))
+    own = graded_logits(Scores(*score_targets(logits, places, ids, temperature, with_entropy)))
+    for one, other in zip(own, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_autocast_does_not_reach_the_scores() -> None:
+    """Entropies of the same logits are those without it, bit for bit."""
+    logits = 3 * torch.randn(7, 500, generator=torch.Generator().manual_seed(0))
+    places = ids = torch.arange(7)
+    plain = score_targets(logits, places, ids, 0.7, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = score_targets(logits, places, ids, 0.7, False)
+    assert all(torch.equal(one, other) for one, other in zip(own, plain, strict=True))
+
+
+def test_a_large_vocabulary_fits() -> None:
+    """With 151,936 words and room for the logits of two rows, gradients are those of all at once."""
+    _, packed = some_trees()
+    packed, model = packed[:1], make_tiny_model(vocab_size=151_936)
+    _, expected = graded(Scorer(model), packed)
+    _, got = graded(Scorer(model, max_logits=1 << 19), packed)
+    assert largest_difference(got, expected) < 1e-4
+
+
+def test_the_logits_that_are_held_depend_on_no_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sixteenth of all memory, or of a container's limit, with their gradient; less where processes share it."""
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 20}
+    monkeypatch.setattr("treepo.learn.logits.os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("treepo.learn.logits.CGROUP_LIMITS", ())
+    cpu = torch.device("cpu")
+    assert affordable_logits(cpu, torch.float32) == (1 << 32) // 16 // 8
+    assert affordable_logits(cpu, torch.bfloat16, 4) == (1 << 32) // 16 // 4 // 4
 
 
 def test_entropies_have_a_gradient_only_when_it_is_asked_for() -> None:
@@ -206,6 +269,20 @@ def test_autocast_keeps_the_weights_wide() -> None:
     for name, gradient in got.items():
         assert gradient.dtype == torch.float32
         assert (gradient - expected[name]).norm() < 0.1 * expected[name].norm() + 1e-3
+
+
+def test_gradients_of_bfloat16_point_where_those_of_float32_do() -> None:
+    """With chunks of logits that are kept, and with some that are computed again."""
+    _, packed = some_trees(3)
+    model = make_tiny_model(initializer_range=0.05)
+    _, expected = graded(Scorer(model), packed, entropy_has_grad=False)
+    use_fused_norms(model)
+    whole = torch.cat([gradient.flatten() for gradient in expected.values()])
+    for max_logits in (None, 16 * 7):
+        scorer = Scorer(model, autocast=torch.bfloat16, max_logits=max_logits)
+        _, got = graded(scorer, packed, entropy_has_grad=False)
+        narrow = torch.cat([got[name].flatten() for name in expected])
+        assert torch.cosine_similarity(narrow, whole, dim=0) > 0.999
 
 
 def granite(attention: str) -> PreTrainedModel:

@@ -229,6 +229,9 @@ class UpdateBenchSettings:
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""
 
+    autocast: Literal["none", "bfloat16"] = "none"
+    """Type of the matrix products, over weights of model.dtype, as in training."""
+
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the weights and the trees."""
 

@@ -30,6 +30,7 @@ from treepo.learn.scoring import Scorer
 from treepo.learn.settings import OptimSettings
 from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head
+from treepo.model.norms import use_fused_norms
 from treepo.model.policy import load_policy, recompute_activations
 from treepo.report.bench_results import UpdateMeasurement, UpdateStats, UpdateWorkload
 from treepo.run.model_path import find_base_model
@@ -102,7 +103,9 @@ def make_variant(name: str, start: PreTrainedModel, settings: UpdateBenchSetting
     """The variant of that name, one of NAMES, with its own copy of the model and optimizer."""
     model = deepcopy(start)
     supports_tree_attention = name != PADDED
-    if not supports_tree_attention:
+    if supports_tree_attention:
+        use_fused_norms(model)
+    else:
         model.set_attn_implementation("sdpa")
     if settings.gradient_checkpointing:
         recompute_activations(model)
@@ -110,6 +113,7 @@ def make_variant(name: str, start: PreTrainedModel, settings: UpdateBenchSetting
         model,
         has_plain_head=has_plain_head(model, supports_tree_attention),
         supports_tree_attention=supports_tree_attention,
+        autocast=torch.bfloat16 if settings.autocast == "bfloat16" else None,
     )
     optimizer, schedule = make_optimizer(model, OptimSettings(warmup_steps=0))
     # Gradients are not clipped, so that they can be compared.

@@ -107,13 +107,15 @@ def offload_state(optimizer: Optimizer) -> None:
 def _move_state(optimizer: Optimizer, device_of: Callable[[Tensor], torch.device]) -> None:
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            # torch's own optimizers count their steps on the CPU.
+            # torch's own optimizers count their steps where they need the number.
             if key != "step" and isinstance(value, Tensor):
                 state[key] = value.to(device_of(parameter))
 
 
 def _adamw(trained: list[nn.Parameter], settings: OptimSettings) -> Optimizer:
-    return AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    # One pass over each parameter and no temporaries: several times as fast on the CPU.
+    fused = all(p.device.type in ("cpu", "cuda") for p in trained)
+    return AdamW(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=fused)
 
 
 def _build(model: nn.Module, trained: list[nn.Parameter], settings: OptimSettings) -> Optimizer:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
+from treepo.learn.logits import affordable_logits, score_targets
 from treepo.learn.packing import PackedTree, pack
 from treepo.model.attention import tree_attention
 from treepo.model.fsdp import is_sharded, run_under_fsdp
@@ -22,9 +23,6 @@ from treepo.tree import Node, StopReason, Tree
 
 TOKEN_INDICES = ("subtree_ends", "targets", "predecessors")
 LEAF_INDICES = ("leaf_starts", "leaf_ends")
-
-MAX_LOGITS = 1 << 25
-"""Logits held at a time: 128 MiB in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +113,7 @@ class Scorer:
     supports_tree_attention: whether the model's attention can be given a tree; if not, every tree has to be a single
         trajectory, and they are laid out as rows with padding.
     autocast: type that matrix products are computed in, or None for that of the weights.
+    max_logits: logits held at a time; as many as `affordable_logits` if not given.
     processes: those that the model is sharded over, if it is.
     """
 
@@ -123,7 +122,7 @@ class Scorer:
     has_plain_head: bool = True
     supports_tree_attention: bool = True
     autocast: torch.dtype | None = None
-    max_logits: int = MAX_LOGITS
+    max_logits: int | None = None
     processes: DistContext = SINGLE_PROCESS
 
     def __call__(self, batch: TreeBatch, entropy_has_grad: bool = False) -> Scores:
@@ -166,13 +165,16 @@ class Scorer:
         return [found[i] for i in range(len(trees))]
 
     def _scores(self, batch: TreeBatch, entropy_has_grad: bool) -> tuple[Tensor, Tensor]:
-        """(log-probabilities, entropies) of all targets, `max_logits` logits at a time."""
+        """(log-probabilities, entropies) of all targets.
+
+        Logits that fit into memory are kept for the backward pass; else chunks of them are computed again there.
+        """
         packed, device = batch.packed, self.model.device
         rows, row_of = np.unique(packed.predecessors, return_inverse=True)
         target_ids = torch.from_numpy(packed.token_ids[packed.targets]).to(device)
         with self._precision():
             features = self._features(batch, torch.from_numpy(rows).to(device))
-            step = max(1, self.max_logits // vocabulary_size(self.model)) if self.has_plain_head else len(rows)
+            step = self._rows_at_a_time() if self.has_plain_head else len(rows)
             parts = []
             for first in range(0, len(rows), step):
                 # Targets lie in the order of their rows.
@@ -192,12 +194,14 @@ class Scorer:
         """(log-probabilities, entropies) of the targets, each below the row at its place."""
         head = self.model.get_output_embeddings() if self.has_plain_head else None
         logits = features if head is None else head(features)
-        # Half-precision logits are scored in float32, float64 ones stay as they are.
-        wide = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
-        totals = torch.logsumexp(wide, dim=-1)
-        with nullcontext() if entropy_has_grad else torch.no_grad():
-            entropies = totals - (torch.exp(wide - totals[:, None]) * wide).sum(-1)
-        return wide[places, target_ids] - totals[places], entropies[places]
+        return score_targets(logits, places, target_ids, self.temperature, entropy_has_grad)
+
+    def _rows_at_a_time(self) -> int:
+        limit = self.max_logits
+        if limit is None:
+            dtype = self.autocast or self.model.dtype
+            limit = affordable_logits(self.model.device, dtype, self.processes.world_size)
+        return max(1, limit // vocabulary_size(self.model))
 
     def _features(self, batch: TreeBatch, rows: Tensor) -> Tensor:
         """[P, ·]: hidden states of the tokens at `rows`, or logits where the head is not plain."""

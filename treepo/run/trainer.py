@@ -17,6 +17,7 @@ from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head, training_settings_ignored
 from treepo.model.fsdp import shard
 from treepo.model.lora import has_adapter
+from treepo.model.norms import use_fused_norms
 from treepo.model.policy import Policy
 from treepo.run.parts import autocast_of
 from treepo.verify.rewards import ShapedReward
@@ -28,6 +29,7 @@ def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE
     """The scorer of packed trees under a policy that is not sharded yet."""
     if ignored := training_settings_ignored(policy.model.config):
         logger.info("the model is trained without its dropout, noise and auxiliary losses: %s", ", ".join(ignored))
+    use_fused_norms(policy.model)
     return Scorer(
         policy.model,
         temperature=config.engine.temperature,
