@@ -8,15 +8,16 @@ import importlib
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import tomli_w
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.config.schema import Config, Settings
+from treepo.config.schema import REASONING_GYM, Config, Settings
 from treepo.config.suggest import suggest
+from treepo.data.reasoning_gym import is_gym
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
@@ -33,8 +34,44 @@ Section = dataclasses.Field[Any]
 
 
 def resolve(*layers: Settings) -> Config:
-    """The settings of a run; see `resolve_as`."""
-    return resolve_as(Config, *layers)
+    """The settings of a run; see `resolve_as`. Where all datasets are reasoning-gym's, its own defaults hold."""
+    return resolve_as(Config, _of_reasoning_gym(layers), *layers)
+
+
+def _of_reasoning_gym(layers: Sequence[Settings]) -> Settings:
+    """REASONING_GYM without the sections for which something else is given; empty for other datasets.
+
+    Raises SettingError if some datasets are reasoning-gym's and others not, and no verifier is named.
+    """
+    sources = _sources(layers)
+    if not any(map(is_gym, sources)):
+        return {}
+    sections = {name for layer in layers for name, values in layer.items() if _decides(name, values)}
+    if not all(map(is_gym, sources)):
+        if "verifier" not in sections:
+            other = next(source for source in sources if not is_gym(source))
+            message = f"name one that judges both problems of reasoning_gym and those of {other!r}"
+            raise SettingError("verifier.use", message)
+        return {}
+    return {name: values for name, values in REASONING_GYM.items() if name not in sections}
+
+
+def _sources(layers: Sequence[Settings]) -> list[str]:
+    """The datasets that layers name, the last one of each kind; what is no text is refused elsewhere."""
+    given: dict[str, Any] = {}
+    for layer in layers:
+        data: Any = layer.get("data", {})
+        for name in ("train", "eval"):
+            value = data.get(name) if isinstance(data, Mapping) else getattr(data, name, None)
+            given[name] = given.get(name, ()) if value is None else value
+    listed = [[value] if isinstance(value, str) else value for value in given.values()]
+    return [one for value in listed if isinstance(value, list | tuple) for one in value if isinstance(one, str)]
+
+
+def _decides(section: str, values: object) -> bool:
+    """Whether settings of a section take the place of those of REASONING_GYM."""
+    keys = {"verifier": {"use"}, "prompt": {"system", "question"}}.get(section, set())
+    return not isinstance(values, Mapping) or bool(keys & values.keys())
 
 
 def resolve_as(cls: type[T], *layers: Settings) -> T:

@@ -10,13 +10,14 @@ from treepo.credit import Estimator, MaxRL, TreePO
 from treepo.data.datasets import Mixture
 from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
+from treepo.data.reasoning_gym import is_gym
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.errors import SettingError
 from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFork, Stopping, StopRules, TreeShape
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
-from treepo.verify import MathVerifier, NoVerifier, Verifier, VerifierPoolSettings
+from treepo.verify import MathVerifier, NoVerifier, ReasoningGymVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,13 +28,22 @@ class DataSettings(RecordFormat):
     """The problems, and the format of datasets that name none (see docs/data.md)."""
 
     train: tuple[str, ...] = ()
-    """Datasets to train on, each a file, a folder, or a dataset of the Hugging Face hub; none for the built-in task."""
+    """Datasets to train on, each a file, a folder, a dataset of the Hugging Face hub, or reasoning_gym:NAME; none for
+    the built-in task."""
 
     weights: tuple[float, ...] = ()
-    """How often each of them is sampled from; if not given, every problem comes once in each epoch."""
+    """How often each of them is sampled from; if not given, every problem comes once in each epoch, or, where one of
+    them has no end, all are sampled from alike."""
 
     eval: tuple[str, ...] = ()
-    """Datasets to evaluate on; if not given, one problem in ten of `train` is held out."""
+    """Datasets to evaluate on; if not given, one problem in ten of `train` is held out, `eval_size` of a dataset
+    without an end."""
+
+    eval_seed: int = 0
+    """Seed of the held-out problems of datasets without an end (reasoning_gym:...); that of training is train.seed."""
+
+    eval_size: Count = 200
+    """Held-out problems of each such dataset."""
 
     max_prompt_len: Count = 1024
     """Problems with more prompt tokens are dropped."""
@@ -193,6 +203,11 @@ class Config:
             )
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
             raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
+        if isinstance(self.verifier, ReasoningGymVerifier):
+            others = [source for source in (*self.data.train, *self.data.eval) if not is_gym(source)]
+            if others:
+                message = f"judges problems of reasoning_gym alone: name a verifier that judges {others[0]!r}, too"
+                raise SettingError("verifier.use", message, "ReasoningGymVerifier")
         reward, longest = self.reward, self.tree.max_response_tokens
         if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
             message = "must be 0 where nothing is verified (verifier.use = 'NoVerifier'): give reward.functions"
@@ -227,3 +242,19 @@ BUILT_IN_TASK: Settings = {
 }
 """What differs from the defaults when neither a recipe nor a dataset is given: the built-in task's model of 0.8M
 parameters learns at other rates."""
+
+REASONING_GYM: Settings = {
+    "verifier": {"use": "ReasoningGymVerifier"},
+    "prompt": {
+        "system": (
+            "Given a problem, your task is to answer the question by thinking step-by-step in a clear and specific "
+            "manner.\nOnce you have thought about the reasoning process, provide the answer in the following format:\n"
+            "<answer>answer here</answer>\nDo not explain your reasoning inside the answer tags, provide only the "
+            "final answer. When an example is provided, you should strictly follow the format of the output/answer in "
+            "that example.\n"
+        ),
+        "question": "{question}",
+    },
+}
+"""What differs from the defaults where all datasets are reasoning-gym's: its scorers, and its prompt, which is
+SYSTEM_PROMPTS["default"] of reasoning_gym/utils.py."""

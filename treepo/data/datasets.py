@@ -11,10 +11,12 @@ import numpy as np
 
 from treepo.data.columns import as_columns
 from treepo.data.conversations import Prompt, own_prefill, question_of
+from treepo.data.endless import Encode, EndlessDataset
 from treepo.data.formats import RecordFormat
 from treepo.data.locations import Records
-from treepo.data.problem import Problem
+from treepo.data.problem import Problem, text_key
 from treepo.data.readers import raise_error, read_records
+from treepo.data.reasoning_gym import GymSource, check_repeatable, open_dataset
 from treepo.data.records import detected_format
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 from treepo.errors import RecordError, SettingError
@@ -99,16 +101,15 @@ class Mixture:
         return assigned
 
 
-Encode = Callable[[Prompt], Sequence[int]]
-"""What a record asks to the token ids that the model is conditioned on."""
-
-
 @dataclass(frozen=True)
 class Dataset:
     """The problems of one source, in its order, all with different ids. name: its name in metrics."""
 
     name: str
     problems: tuple[Problem, ...]
+
+
+AnyDataset = Dataset | EndlessDataset
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class LoadedDatasets:
     earlier record of the same source. bad_records: where each record is that cannot be used, and why.
     """
 
-    datasets: tuple[Dataset, ...]
+    datasets: tuple[AnyDataset, ...]
     num_too_long: int = 0
     num_duplicates: int = 0
     bad_records: tuple[str, ...] = ()
@@ -135,6 +136,8 @@ def load_datasets(
     *,
     skip_bad: bool = False,
     keep_repeats: bool = False,
+    seed: int = 0,
+    endless_size: int = 0,
 ) -> LoadedDatasets:
     """Load one dataset from each source.
 
@@ -142,8 +145,9 @@ def load_datasets(
     setting: the one that gave the sources, for errors. other_sources: the run's other sources, whose problems get other
     ids. Ids are LABEL:LINE in JSON lines, LABEL: row ROW elsewhere, and LABEL#ID in a format with an id field, where
     LABEL is the source's name and as many folders before it as tell it from the others. skip_bad: pass over records
-    that cannot be used. keep_repeats: keep records with the same question as an earlier one. Raises SettingError naming
-    the setting, file, line and field.
+    that cannot be used. keep_repeats: keep records with the same question as an earlier one. seed: of problems that are
+    made. endless_size: how many are taken of a source without an end; 0: it stays one. Raises SettingError naming the
+    setting, file, line and field.
     """
     parsed, others = ([_parsed(s, setting) for s in given] for given in (sources, other_sources))
     all_labels = labels([*parsed, *others])[: len(parsed)]
@@ -159,6 +163,12 @@ def load_datasets(
         forms = (preset.form, *preset.other_forms) if preset else (default_format,)
         num_bad = len(bad)
         try:
+            if isinstance(source, GymSource):
+                check_repeatable(source.format)
+                open_dataset(source.spec, 0)
+                endless = EndlessDataset(name, source, seed, encode, max_prompt_len, max_chars)
+                datasets.append(Dataset(name, endless.first(endless_size)) if endless_size else endless)
+                continue
             if isinstance(source, Records):
                 forms = (detected_format(source.rows, default_format),)
             problems, dropped = loader.load(source, forms, label, name)
@@ -236,28 +246,33 @@ class _Loader:
             yield place, prompt, problem
 
 
-def text_key(text: str) -> str:
-    """A key that is the same for questions that differ only in white space."""
-    return " ".join(text.split())
-
-
 def split_train_eval(
-    train: Sequence[Dataset], evaluation: Sequence[Dataset] = ()
-) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+    train: Sequence[AnyDataset], evaluation: Sequence[Dataset] = (), *, eval_seed: int = 0, eval_size: int = 0
+) -> tuple[tuple[AnyDataset, ...], tuple[Dataset, ...]]:
     """(training datasets, evaluation datasets); without the latter, one problem in ten of each dataset is taken.
 
-    A question of the evaluation is trained on in no dataset. Empty evaluation datasets are left out; training datasets
-    all stay, since weights may belong to them, and may be empty.
+    Of a dataset without an end, those are `eval_size` problems that are made from `eval_seed`. A question of the
+    evaluation is trained on in no dataset. Empty evaluation datasets are left out; training datasets all stay, since
+    weights may belong to them, and may be empty.
     """
     if not evaluation:
-        divided = [(d.name, split_problems(d.problems)) for d in train]
-        train = [Dataset(name, tuple(kept)) for name, (kept, _) in divided]
-        evaluation = [Dataset(name, tuple(taken)) for name, (_, taken) in divided]
-    never_trained_on = {text_key(problem.prompt) for d in evaluation for problem in d.problems}
-    train = [
-        replace(d, problems=tuple(p for p in d.problems if text_key(p.prompt) not in never_trained_on)) for d in train
-    ]
-    return tuple(train), tuple(d for d in evaluation if d.problems)
+        divided = [_divide(d, eval_seed, eval_size) for d in train]
+        train, evaluation = [kept for kept, _ in divided], [taken for _, taken in divided]
+    held_out = frozenset(text_key(problem.prompt) for d in evaluation for problem in d.problems)
+    return tuple(_without(d, held_out) for d in train), tuple(d for d in evaluation if d.problems)
+
+
+def _divide(dataset: AnyDataset, eval_seed: int, eval_size: int) -> tuple[AnyDataset, Dataset]:
+    if isinstance(dataset, EndlessDataset):
+        return dataset, Dataset(dataset.name, dataset.reseeded(eval_seed).first(eval_size))
+    kept, taken = split_problems(dataset.problems)
+    return Dataset(dataset.name, tuple(kept)), Dataset(dataset.name, tuple(taken))
+
+
+def _without(dataset: AnyDataset, questions: frozenset[str]) -> AnyDataset:
+    if isinstance(dataset, EndlessDataset):
+        return replace(dataset, held_out=questions)
+    return Dataset(dataset.name, tuple(p for p in dataset.problems if text_key(p.prompt) not in questions))
 
 
 def split_problems(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
@@ -271,14 +286,15 @@ def split_problems(problems: Sequence[Problem]) -> tuple[list[Problem], list[Pro
 class DatasetTask:
     """Serves problems of datasets for training and evaluation; subclasses judge the responses."""
 
-    train: tuple[Dataset, ...]
+    train: tuple[AnyDataset, ...]
     """Training datasets with at least one problem in all; with weights, in each."""
 
     eval: tuple[Dataset, ...]
     """Evaluation datasets, which share no question with the training datasets."""
 
     weights: tuple[float, ...] = ()
-    """How often each training dataset is drawn from; if empty, each epoch has every problem of all datasets once."""
+    """How often each training dataset is drawn from; if empty, each epoch has every problem of all datasets once, or,
+    where one has no end, all are drawn from alike."""
 
     seed: int = 0
     """Seed of the order."""
@@ -288,8 +304,13 @@ class DatasetTask:
             raise SettingError("weights", f"needs a number for each of {len(self.train)} datasets", list(self.weights))
         if self.weights:
             Mixture(self.weights)
-            if empty := [d.name for d in self.train if not d.problems]:
+            if empty := [d.name for d in self.train if isinstance(d, Dataset) and not d.problems]:
                 raise SettingError("weights", f"no problem is left to train on in {empty}")
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether a training dataset has no end, so that there are no epochs."""
+        return any(isinstance(d, EndlessDataset) for d in self.train)
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return problems step x count .. (step + 1) x count - 1 of an endless sequence; see Task.
@@ -297,15 +318,24 @@ class DatasetTask:
         With weights each dataset has its own epochs, seeded by its place among the datasets.
         """
         positions = range(step * count, (step + 1) * count)
-        if len(self.train) == 1 or not self.weights:
-            problems = [problem for d in self.train for problem in d.problems]
+        if not self.is_endless and (len(self.train) == 1 or not self.weights):
+            problems = [problem for d in self.train if isinstance(d, Dataset) for problem in d.problems]
             return [problems[i] for i in epoch_indices(self.seed, positions, len(problems))]
-        assigned = Mixture(self.weights, self.seed).assign(positions)
-        orders = []
-        for index, dataset in enumerate(self.train):
-            own = (number for chosen, number in assigned if chosen == index)
-            orders.append(iter(epoch_indices(derive_seed(self.seed, "set", index), own, len(dataset.problems))))
-        return [self.train[index].problems[next(orders[index])] for index, _ in assigned]
+        weights = self.weights or tuple(float(isinstance(d, EndlessDataset) or bool(d.problems)) for d in self.train)
+        assigned = Mixture(weights, self.seed).assign(positions)
+        served = []
+        for index in range(len(self.train)):
+            own = [number for chosen, number in assigned if chosen == index]
+            served.append(iter(self._problems_of(index, own)))
+        return [next(served[index]) for index, _ in assigned]
+
+    def _problems_of(self, index: int, positions: Sequence[int]) -> list[Problem]:
+        """The problems at positions of one training dataset."""
+        dataset = self.train[index]
+        if isinstance(dataset, EndlessDataset):
+            return dataset.problems(positions)
+        order = epoch_indices(derive_seed(self.seed, "set", index), positions, len(dataset.problems))
+        return [dataset.problems[i] for i in order]
 
     def eval_problems(self, count: int) -> list[Problem]:
         """Return the first problems of every evaluation dataset, in turns, until there are `count`; see Task."""

@@ -70,6 +70,11 @@ def bounded(text: str) -> str:
     return f"{plain[: MAX_EXTRACTED_LEN - len(mark) - 1]}#{mark}"
 
 
+def text_key(text: str) -> str:
+    """A key that is the same for questions that differ only in white space."""
+    return " ".join(text.split())
+
+
 @dataclass(frozen=True)
 class Problem:
     """One question with its ground truth.

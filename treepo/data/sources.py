@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
 from treepo.data.locations import SUFFIXES, Source, path_exists, record_suffix
+from treepo.data.reasoning_gym import is_gym, parse_gym
 from treepo.errors import SettingError
 from treepo.utils import GIVEN
 
@@ -102,13 +103,16 @@ _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
 
 
 def parse_source(text: str, setting: str = "data.train") -> Source:
-    """Parse [FORMAT=]WHERE[#CONFIG][@SPLIT]; a preset's name alone means its place on the hub.
+    """Parse [FORMAT=]WHERE[#CONFIG][@SPLIT], or reasoning_gym:NAME[?OPTION=VALUE&...]; a preset's name alone means its
+    place on the hub.
 
     A path that exists is used as it is, whatever characters it holds. setting: the one that gave the source, for
     errors. Raises SettingError for an unknown format, a file or folder that does not exist, or a split of a file.
     """
     if Source(text).is_found:
         return Source(text)
+    if is_gym(text):
+        return parse_gym(text)
     if text.startswith(GIVEN):
         message = "rows that a program handed over: go on in that program, with TreePOTrainer.train(resume=True)"
         raise SettingError(setting, message, text)

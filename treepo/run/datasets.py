@@ -8,11 +8,13 @@ from transformers import PreTrainedTokenizerBase
 
 from treepo.config.schema import Config, DataSettings
 from treepo.data.conversations import Prompt, own_prefill, own_system
-from treepo.data.datasets import Dataset, LoadedDatasets, load_datasets, split_train_eval
+from treepo.data.datasets import AnyDataset, Dataset, LoadedDatasets, load_datasets, split_train_eval
+from treepo.data.endless import EndlessDataset
 from treepo.data.locations import Records
 from treepo.data.prompts import PromptEncoder
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
+from treepo.utils.numeric import derive_seed
 from treepo.verify.verifiers import NoVerifier
 
 logger = logging.getLogger(__name__)
@@ -20,10 +22,13 @@ logger = logging.getLogger(__name__)
 MAX_NAMED = 10
 """Bad records that the log names."""
 
+NUM_TRIED = 16
+"""Problems of a dataset without an end that are made to see how many are passed over."""
+
 
 def load_split(
     config: Config, tokenizer: PreTrainedTokenizerBase, max_prompt_len: int, records: Mapping[str, Records]
-) -> tuple[tuple[Dataset, ...], tuple[Dataset, ...]]:
+) -> tuple[tuple[AnyDataset, ...], tuple[Dataset, ...]]:
     """(training datasets, evaluation datasets). Logs what was dropped, and prompts that come in their own shape.
 
     records: rows that a program handed over, by what stands for them in the settings. Raises SettingError.
@@ -37,6 +42,7 @@ def load_split(
     encoder = config.prompt.encoder(tokenizer)
     loaded = {"data.train": LoadedDatasets(()), "data.eval": LoadedDatasets(())}
     given = {"data.train": train, "data.eval": evaluation}
+    eval_seed = derive_seed(settings.eval_seed, "eval")
     form = _without_answers(settings) if isinstance(config.verifier, NoVerifier) else settings
     for name, other in (("data.train", "data.eval"), ("data.eval", "data.train")):
         if given[name]:
@@ -50,23 +56,36 @@ def load_split(
                 given[other],
                 skip_bad=settings.on_bad_record == "skip",
                 keep_repeats=name == "data.eval",
+                seed=eval_seed if name == "data.eval" else derive_seed(config.train.seed, "train"),
+                endless_size=settings.eval_size if name == "data.eval" else 0,
             )
             counts.log(name)
     for name, found in loaded.items():
-        if found.bad_records:
-            named = "; ".join(found.bad_records[:MAX_NAMED]) + ("; ..." if found.bad_records[MAX_NAMED:] else "")
-            logger.warning("%s: %d bad records skipped: %s", name, len(found.bad_records), named)
-        num_fitting = sum(len(d.problems) for d in found.datasets)
-        if found.num_too_long:
-            dropped = f"{found.num_too_long} of {num_fitting + found.num_too_long}"
-            logger.warning("%s: %s problems dropped: prompts of more than %d tokens", name, dropped, max_prompt_len)
-        if found.num_duplicates:
-            logger.warning("%s: %d problems dropped: duplicates in the same dataset", name, found.num_duplicates)
-        if found.datasets and not num_fitting:
+        _log_dropped(name, found, max_prompt_len)
+        empty = [d.name for d in found.datasets if isinstance(d, Dataset) and not d.problems]
+        if empty and len(empty) == len(found.datasets):
             raise SettingError(name, f"no problem has at most {max_prompt_len} prompt tokens")
-        if settings.weights and (empty := [d.name for d in found.datasets if not d.problems]):
+        if empty and settings.weights:
             raise SettingError(name, f"no problem of {empty[0]!r} has at most {max_prompt_len} prompt tokens")
-    return split_train_eval(loaded["data.train"].datasets, loaded["data.eval"].datasets)
+    held_out = [d for d in loaded["data.eval"].datasets if isinstance(d, Dataset)]
+    train_sets = loaded["data.train"].datasets
+    split = split_train_eval(train_sets, held_out, eval_seed=eval_seed, eval_size=settings.eval_size)
+    for dataset in split[0]:
+        if isinstance(dataset, EndlessDataset):
+            dataset.log_passed_over(NUM_TRIED)
+    return split
+
+
+def _log_dropped(setting: str, found: LoadedDatasets, max_prompt_len: int) -> None:
+    if found.bad_records:
+        named = "; ".join(found.bad_records[:MAX_NAMED]) + ("; ..." if found.bad_records[MAX_NAMED:] else "")
+        logger.warning("%s: %d bad records skipped: %s", setting, len(found.bad_records), named)
+    if found.num_too_long:
+        num_fitting = sum(len(d.problems) for d in found.datasets if isinstance(d, Dataset))
+        dropped = f"{found.num_too_long} of {num_fitting + found.num_too_long}"
+        logger.warning("%s: %s problems dropped: prompts of more than %d tokens", setting, dropped, max_prompt_len)
+    if found.num_duplicates:
+        logger.warning("%s: %d problems dropped: duplicates in the same dataset", setting, found.num_duplicates)
 
 
 def _without_answers(settings: DataSettings) -> DataSettings:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from treepo.config.schema import Config, EvalSettings
-from treepo.data.datasets import DatasetTask
+from treepo.data.datasets import Dataset, DatasetTask
 from treepo.data.problem import Task
 from treepo.distributed import DistContext
 from treepo.errors import SettingError
@@ -24,14 +24,19 @@ def with_epochs(config: Config, task: Task) -> Config:
     run is; logs how many steps an epoch has.
 
     A step takes as many problems of an epoch as dynamic sampling may grow, whether it grows them or not.
-    Raises SettingError for epochs of the built-in task, whose problems are drawn anew at every step.
+    Raises SettingError for epochs of the built-in task and of datasets without an end.
     """
     if not isinstance(task, DatasetTask):
         if config.train.num_epochs:
             message = "the built-in task has no epochs; give train.num_steps, or datasets"
             raise SettingError("train.num_epochs", message, config.train.num_epochs)
         return config
-    num_problems = sum(len(dataset.problems) for dataset in task.train)
+    if task.is_endless:
+        if config.train.num_epochs:
+            message = "problems of reasoning_gym are made without end, so there are no epochs; give train.num_steps"
+            raise SettingError("train.num_epochs", message, config.train.num_epochs)
+        return config
+    num_problems = sum(len(dataset.problems) for dataset in task.train if isinstance(dataset, Dataset))
     per_step = config.dynamic_sampling.max_problems(config.train.prompts_per_step)
     train = config.train
     if train.num_epochs:

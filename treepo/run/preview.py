@@ -1,6 +1,7 @@
 """What `treepo train --dry-run` shows: the first prompt as the model would get it, and what is known about it."""
 
 from treepo.config.schema import Config
+from treepo.data.datasets import Dataset
 from treepo.data.problem import Problem, Task, Verdict
 from treepo.errors import SettingError
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
@@ -71,7 +72,8 @@ def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
         return
     for name, datasets in (("train", task.train), ("eval", task.eval)):
         for dataset in datasets:
-            terminal.say(f"{name:<10} {dataset.name}: {len(dataset.problems)} problems")
+            size = f"{len(dataset.problems)} problems" if isinstance(dataset, Dataset) else "problems without end"
+            terminal.say(f"{name:<10} {dataset.name}: {size}")
 
 
 def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:

@@ -20,6 +20,7 @@ import treepo
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config, Settings
+from treepo.data.datasets import DatasetTask
 from treepo.errors import SettingError
 from treepo.learn.checkpoint import CheckpointStore, Progress
 from treepo.report.page.payload import ENVIRONMENT_NAME
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 NUM_COMPARED = 1000
 """The first problems to train on, as many as are compared when a run is resumed."""
+
+NUM_MADE = 32
+"""The same for datasets without an end, some of which take a second to make a problem."""
 
 
 def record_initial_state(run: "Run", out: Path) -> None:
@@ -100,7 +104,8 @@ def _initial_state(run: "Run") -> dict[str, str]:
     has_initial = config.lora.is_given or config.penalties.needs_reference
     weights, frozen = weights_checksums(run.policy.model) if has_initial else (NO_WEIGHTS, NO_WEIGHTS)
     is_for_training = bool(config.data.train) or not config.data.is_given
-    asked = run.task.training_problems(0, NUM_COMPARED) if is_for_training else []
+    num_compared = NUM_MADE if isinstance(run.task, DatasetTask) and run.task.is_endless else NUM_COMPARED
+    asked = run.task.training_problems(0, num_compared) if is_for_training else []
     for problem in [*asked, *run.task.eval_problems(config.eval.num_problems)]:
         problems.update(repr((problem.prompt_ids, problem.ground_truth)).encode())
     return {"weights": weights, FROZEN: frozen, "problems": problems.hexdigest()}

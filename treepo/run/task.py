@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from treepo.config.schema import Config
 from treepo.data.datasets import Dataset
+from treepo.data.endless import EndlessDataset
 from treepo.data.locations import Records
 from treepo.data.problem import AnswerFormat, Task
 from treepo.errors import SettingError
@@ -17,7 +18,8 @@ from treepo.run.reasoning import for_prompts
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
-from treepo.verify.probe import probe_dataset, sampled
+from treepo.verify.probe import NUM_CHECKED, probe_dataset, sampled
+from treepo.verify.reasoning_gym import ReasoningGymVerifier
 from treepo.verify.task import VerifiedTask, check_verifier
 from treepo.verify.verifiers import NoVerifier
 
@@ -45,21 +47,24 @@ def build_task(
     if not config.data.is_given:
         return _built_in_task(config, policy)
     train, evaluation = load_split(config, policy.tokenizer, max_prompt_len, records)
-    if config.data.train and not any(d.problems for d in train):
+    # Of datasets without an end, what is looked at before the run.
+    shown = [_beginning(d) if isinstance(d, EndlessDataset) else d for d in train]
+    if config.data.train and not any(d.problems for d in shown):
         raise SettingError("data.train", "all problems are in the evaluation; name others in data.eval")
-    if config.data.weights and (empty := [d.name for d in train if not d.problems]):
+    if config.data.weights and (empty := [d.name for d in shown if not d.problems]):
         raise SettingError("data.weights", f"all problems of {empty[0]!r} are in the evaluation")
     if not evaluation:
         logger.warning("no problem is held out: nothing will be evaluated")
-    prompts = (problem.prompt_ids for dataset in (*train, *evaluation) for problem in dataset.problems)
+    prompts = (problem.prompt_ids for dataset in (*shown, *evaluation) for problem in dataset.problems)
     verifier = for_prompts(config.verifier, prompts, partial(decoded, policy.tokenizer))
     pool = VerifierPool(verifier, config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     if isinstance(config.verifier, NoVerifier):
         return task
     try:
-        _check_known([*train, *evaluation])
-        for dataset in train:
+        if not isinstance(verifier, ReasoningGymVerifier):
+            _check_known([*shown, *evaluation])
+        for dataset in shown:
             _probe(pool, dataset, "training")
         for dataset in evaluation:
             _probe(pool, dataset, "evaluation")
@@ -67,6 +72,10 @@ def build_task(
         task.close()
         raise
     return task
+
+
+def _beginning(dataset: EndlessDataset) -> Dataset:
+    return Dataset(dataset.name, tuple(dataset.problems(range(NUM_CHECKED))))
 
 
 def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
@@ -93,6 +102,11 @@ def _check_known(datasets: Sequence[Dataset]) -> None:
 
 
 def _probe(pool: VerifierPool, dataset: Dataset, use: str) -> None:
+    if isinstance(pool.verifier, ReasoningGymVerifier):
+        # Some problems have many answers, and the library knows none. Answers look as the scorer wants them.
+        known = sampled([problem for problem in dataset.problems if problem.ground_truth])
+        check_verifier(pool, [p.ground_truth for p in known], dataset.name, [p.columns for p in known])
+        return
     sample = sampled(dataset.problems)
     check_verifier(pool, [p.ground_truth for p in sample], dataset.name, [p.columns for p in sample])
     probe_dataset(pool, dataset, use)

@@ -7,6 +7,7 @@ from treepo.verify.judge import LLMJudge
 from treepo.verify.math import MathVerifier
 from treepo.verify.numeric import NumericVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
+from treepo.verify.reasoning_gym import ReasoningGymVerifier
 from treepo.verify.reward_model import RewardModel
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NoVerifier
 
@@ -20,6 +21,7 @@ __all__ = [
     "NoVerifier",
     "NumericVerifier",
     "Outcome",
+    "ReasoningGymVerifier",
     "RewardModel",
     "Verdict",
     "Verifier",
