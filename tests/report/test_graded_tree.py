@@ -21,7 +21,7 @@ def graded(tree: Tree, correct: list[float], outcomes: list[str] | None = None) 
 
 
 def test_question_forks_verdicts_and_advantages_are_shown():
-    tree = Tree([0])
+    tree = Tree.from_prompt("p", np.array([0]), 0)
     fork = add_segment(tree, ROOT, [1])
     for token in (2, 3, 4):
         add_segment(tree, fork, [token], StopReason.EOS)

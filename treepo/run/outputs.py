@@ -1,4 +1,4 @@
-"""What a run leaves beside metrics and checkpoints: trees, samples, models, its report, a tree in the terminal."""
+"""What a run leaves in its folder beside metrics and checkpoints: trees, samples, models, its report."""
 
 import logging
 import shlex
@@ -17,10 +17,8 @@ from treepo.errors import NonFiniteUpdateError, WriteError
 from treepo.evaluate.records import AnswerRecord
 from treepo.learn.settings import TrainSettings
 from treepo.learn.trainer import StepResult
-from treepo.report.graded_tree import show_graded_tree, telling_tree
 from treepo.report.page.report import write_run_report
 from treepo.report.run_log import append_samples, choose_samples
-from treepo.report.terminal import Terminal
 from treepo.report.trackers import Tracking
 from treepo.report.trees import write_trees
 from treepo.run.hub import push
@@ -130,13 +128,6 @@ def write_report(run: "Run", out: Path) -> None:
     except Exception as error:  # noqa: BLE001 - all that was trained is kept by now
         again = shlex.join(["treepo", "report", str(out)])
         logger.warning("there is no report (%s): %s tries again", error_line(error), again)
-
-
-def show_tree_of(run: "Run", result: StepResult, terminal: Terminal) -> None:
-    """Show a tree of a step whose answers part, if there is one that fits on a screen or two."""
-    if kept := telling_tree(kept_trees(result)):
-        terminal.say("A tree of the last step; the numbers are the advantages of its answers:")
-        show_graded_tree(kept, run.policy.decode, terminal.console)
 
 
 def is_model_kept(config: Config) -> bool:

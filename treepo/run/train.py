@@ -27,7 +27,6 @@ from treepo.run.outputs import (
     save_best,
     save_last,
     save_texts,
-    show_tree_of,
 )
 from treepo.run.tracking import tracked
 from treepo.utils.signals import PhaseCallback, StepGuard
@@ -67,7 +66,7 @@ def train_steps(
         ):
             # The process before may have ended before it saved it.
             save_best(run, out, is_best=progress != NOT_BEGUN and progress.best_step == progress.step)
-            result: StepResult | None = None
+            done: TrainStep | None = None
             for step in _steps_left(checkpoints, limits, hooks):
                 result, evaluated, answers = _make_step(run, step, out, checkpoints.guard, view.show_phase)
                 metrics = (result.metrics if result else {}) | evaluated
@@ -97,7 +96,7 @@ def train_steps(
         run.keep(lambda: save_last(run, out))
         hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
-            _finish(run, out, terminal, log.read(), result)
+            _finish(run, out, terminal, log.read(), done)
         checkpoints.check_written()
 
 
@@ -127,13 +126,13 @@ def _make_step(
     return result, evaluated, answers
 
 
-def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics], last: StepResult | None) -> None:
+def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics], last: TrainStep | None) -> None:
     """Publish what the run has made, and show how it went, with a tree of its last step."""
     try:
         publish(run, out)
     finally:
         if last is not None:
-            show_tree_of(run, last, terminal)
+            last.show(terminal.console)
         terminal.summary(log, out, next_commands(run.config, out), run.config.eval.num_samples)
 
 
