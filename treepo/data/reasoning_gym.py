@@ -18,9 +18,9 @@ from urllib.parse import unquote
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.data.files import one_line
 from treepo.data.locations import Source
 from treepo.errors import RecordError
+from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -134,15 +134,14 @@ def open_dataset(spec: str, seed: int) -> Any:
         return factory.create_dataset(name, **read_options(config, text), seed=seed, size=ENTRIES_PER_SEED)
     # The library checks options with assert.
     except (AssertionError, TypeError, ValueError) as error:
-        message = one_line(error) or "reasoning-gym refuses these options"
-        raise RecordError(f"{PREFIX}{spec}: {message}") from error
+        raise RecordError(f"{PREFIX}{spec}: the library refuses these options ({error_line(error)})") from error
 
 
 def _import(module: str) -> Any:
     try:
         return importlib.import_module(f"reasoning_gym.{module}")
     except ImportError as error:
-        raise RecordError(f"{PREFIX} {INSTALL} ({one_line(error)})") from error
+        raise RecordError(f"{PREFIX} {INSTALL} ({error_line(error)})") from error
 
 
 def read_options(config: type, text: str) -> dict[str, Any]:
