@@ -84,9 +84,9 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
     held_out = {problem.dataset for problem in run.task.eval_problems(5)}
-    assert held_out == {source.partition("@")[0] for source in read_recipe(path)["data"]["eval"]}
+    assert held_out == {parse_source(source).format for source in read_recipe(path)["data"]["eval"]}
     asked = run.task.training_problems(0, 100)
-    assert {p.dataset for p in asked} == {s.partition("@")[0] for s in read_recipe(path)["data"]["train"]}
+    assert {p.dataset for p in asked} == {parse_source(s).format for s in read_recipe(path)["data"]["train"]}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
