@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Threads that spin long while they wait make small models many times slower when another process is busy.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Without a network its client tries again for a minute.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 from hypothesis import settings

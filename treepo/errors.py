@@ -2,6 +2,8 @@
 
 import errno
 import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,19 @@ class SettingError(ValueError):
     def within(self, section: str) -> "SettingError":
         """The same mistake, for a setting of the section."""
         return SettingError(f"{section}.{self.path}", self.message, self.value)
+
+
+@contextmanager
+def named_as_typed(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors about settings that were given by other names tell these. names: setting or section -> what was typed:
+    an option, an argument."""
+    try:
+        yield
+    except SettingError as error:
+        typed = names.get(error.path) or names.get(error.path.partition(".")[0])
+        if typed is None:
+            raise
+        raise SettingError(typed, error.message, error.value) from error
 
 
 class StrategyError(ValueError):

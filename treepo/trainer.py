@@ -11,12 +11,12 @@ from rich.console import Console
 
 from treepo.config.paths import with_absolute_paths
 from treepo.config.python import TreePOConfig
-from treepo.errors import SettingError
+from treepo.errors import SettingError, named_as_typed
 from treepo.report.console import logging_to_console
 from treepo.report.notebook import facts_html
 from treepo.report.run_log import held_out_score
 from treepo.report.terminal import Terminal
-from treepo.run.arguments import check_arguments, data_layer, model_layer, reward_layer
+from treepo.run.arguments import check_arguments, data_layer, model_layer, reward_layer, typed_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,16 +93,16 @@ class TreePOTrainer:
         self.given_tokenizer = processing_class
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
-        plain = settings.resolve()
-        is_built_in_task = train_dataset is None and not plain.data.is_given
-        data, self.records = data_layer(plain, train_dataset, eval_dataset)
-        layers = [
-            data,
-            model_layer(model),
-            reward_layer(reward_funcs, reward_weights, is_built_in_task=is_built_in_task and eval_dataset is None),
-        ]
-        self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
-        check_arguments(self.config, self.given_model)
+        self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset)
+        with named_as_typed(self.typed):
+            plain = settings.resolve()
+            is_built_in_task = train_dataset is None and not plain.data.is_given
+            data, self.records = data_layer(plain, train_dataset, eval_dataset)
+            adds_to_own_reward = is_built_in_task and eval_dataset is None
+            rewards = reward_layer(reward_funcs, reward_weights, is_built_in_task=adds_to_own_reward)
+            layers = [data, model_layer(model), rewards]
+            self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
+            check_arguments(self.config, self.given_model)
         self.output_dir = settings.folder()
         self.state = RunState(max_steps=self.config.train.num_steps)
         self._stack = ExitStack()
@@ -238,18 +238,16 @@ class TreePOTrainer:
 
     @contextmanager
     def _shown(self) -> Iterator[Terminal]:
-        """Show progress and messages, on a console of ours unless the program has its own."""
-        if self.console is not None:
-            yield Terminal(self.console)
-        elif self._terminal is not None:
+        """Show progress and messages, on a console of ours unless the program has its own; name what was typed."""
+        with ExitStack() as stack:
+            stack.enter_context(named_as_typed(self.typed))
+            if self.console is not None:
+                yield Terminal(self.console)
+                return
+            if self._terminal is None:
+                self._terminal = Terminal(stack.enter_context(logging_to_console()))
+                stack.callback(setattr, self, "_terminal", None)
             yield self._terminal
-        else:
-            with logging_to_console() as console:
-                self._terminal = Terminal(console)
-                try:
-                    yield self._terminal
-                finally:
-                    self._terminal = None
 
     def _on_step(self, step: "TrainStep") -> None:
         for tree in step.trees:

@@ -148,11 +148,11 @@ def test_settings_come_from_a_recipe_the_model_and_the_command_line(chain_model,
         (["--tree.widht", "4"], "tree.widht: unknown setting"),
         (["--data.train", "x.jsonl"], "model.path: the problems of 'x.jsonl' need a model"),
         ([""], "model: no value given"),
-        (["no/such/model", "--prompt", "1+1"], "model.path: no folder 'no/such/model'"),
+        (["no/such/model", "--prompt", "1+1"], "MODEL: no folder 'no/such/model'"),
         (["one", "two"], "unrecognized arguments: two"),
         (["--model.path", "one"], "prompt: none given for model 'one'"),
         (["one"], "prompt: none given for model 'one'"),
-        (["one", "--model.path", "two", "--prompt", "1"], "model.path: given twice, 'one' and 'two'"),
+        (["one", "--model.path", "two", "--prompt", "1"], "MODEL: given twice, 'one' and 'two'"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(args, message, base_model, capsys):

@@ -104,6 +104,8 @@ def naive(model: PreTrainedModel, r: SampleRequest, eos_ids: Sequence[int]) -> t
     for _ in range(r.max_new_tokens):
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double().numpy()
+        known, penalty = np.unique(ids), r.sampling.repetition_penalty
+        logits[known] = np.where(logits[known] < 0, logits[known] * penalty, logits[known] / penalty)
         scaled = logits / (r.sampling.temperature or 1.0)
         every = scaled - scaled.max()
         every -= np.log(np.exp(every).sum())

@@ -156,6 +156,52 @@ def test_what_is_left_out_changes_tokens_and_no_logprob(make: MakeEngine) -> Non
     assert tokens_of(only) == 3 * tokens_of(run_all(engine, [request(PROMPT, 30, temperature=0.0)]))
 
 
+@pytest.mark.parametrize("penalty", [0.7, 1.3, 3.0])
+def test_a_repetition_penalty_is_that_of_generate(make: MakeEngine, penalty: float) -> None:
+    """Greedy answers with a penalty are transformers', for prompts of several lengths, two of them the same."""
+    reference: Any = make_model(attention="sdpa")
+    reference.generation_config.eos_token_id = None
+    prompts = [PROMPT, PROMPT, PROMPT[:1], np.tile(PROMPT, 10)]
+    sampling = SamplingParams(0.0, repetition_penalty=penalty)
+    results = run_all(make(make_model()), [replace(request(p, 24), sampling=sampling) for p in prompts])
+    free = run_all(make(make_model()), [request(p, 24, temperature=0.0) for p in prompts])
+    assert tokens_of(results) != tokens_of(free)
+    for prompt, result in zip(prompts, results, strict=True):
+        ids = torch.from_numpy(prompt).long()[None]
+        options = {"do_sample": False, "max_new_tokens": 24, "repetition_penalty": penalty}
+        expected = reference.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        assert result.token_ids.tolist() == expected[0, len(prompt) :].tolist()
+
+
+def penalized_requests() -> list[SampleRequest]:
+    """The mixed requests with penalties, or none: neighbours share a prompt and differ in it."""
+    penalties = (1.0, 1.4, 0.8, 2.0, 1.0)
+    return [
+        replace(r, sampling=replace(r.sampling, repetition_penalty=penalties[i % 5]))
+        for i, r in enumerate(mixed_requests()[:20])
+    ]
+
+
+def test_penalties_may_be_mixed_in_a_batch(make: MakeEngine) -> None:
+    """Each request gives what it gives alone, computed from scratch, with the log-probabilities of what was sampled
+    from; so do requests of one prompt with and without a penalty."""
+    reference, requests = make_model(attention="sdpa"), penalized_requests()
+    requests += [replace(r, prefix_ids=PROMPT) for r in requests[:5]]
+    for r, result in zip(requests, run_all(make(make_model(), [EOS], 8), requests), strict=True):
+        tokens, logprobs, ended = naive(reference, r, [EOS])
+        assert (result.token_ids.tolist(), result.ended) == (tokens, ended)
+        np.testing.assert_allclose(result.logprobs, logprobs, rtol=0, atol=2e-5)
+
+
+def test_a_penalty_knows_the_tokens_of_an_earlier_request(make: MakeEngine) -> None:
+    """A segment in two requests, the second of which has the first one's output in its prefix, is that in one."""
+    engine, sampling = make(make_model()), SamplingParams(0.9, repetition_penalty=1.5)
+    whole = run_all(engine, [replace(request(PROMPT, 20, seed=5), sampling=sampling)])[0].token_ids
+    prefix = np.concatenate([PROMPT, whole[:7]])
+    rest = run_all(engine, [replace(request(prefix, 13, seed=5), sampling=sampling)])[0].token_ids
+    assert rest.tolist() == whole[7:].tolist()
+
+
 def test_releasing_a_group_ends_its_requests(make: MakeEngine) -> None:
     """Running or waiting, they end without a result; those of other groups go on as if they had never been."""
     engine = make(make_model(), (), 4)

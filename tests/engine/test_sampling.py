@@ -8,8 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from treepo.engine.base import SamplingParams
 from treepo.engine.sampling import CHUNK, BatchSamplingParams, sample_tokens, uniforms
 
 JUST_UNDER_ONE = 1 - 2.0**-53
@@ -31,7 +38,7 @@ def draw_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One sample per row of logits, all truncated alike."""
     n = len(logits)
-    params = BatchSamplingParams(temperatures, np.full(n, top_k), np.full(n, top_p), np.full(n, min_p))
+    params = BatchSamplingParams(temperatures, *(np.full(n, x) for x in (top_k, top_p, min_p, 1.0)))
     return sample_tokens(logits, np.arange(n), params, numbers)
 
 
@@ -149,7 +156,7 @@ def test_half_precision_logits_are_drawn_in_float32() -> None:
 def test_several_draws_from_one_row_of_logits() -> None:
     """Siblings draw from the same logits with numbers of their own."""
     logits = torch.tensor([[0.0, 0.0], [5.0, -50.0]])
-    params = BatchSamplingParams(np.ones(4), np.zeros(4, int), np.ones(4), np.zeros(4))
+    params = BatchSamplingParams.of([SamplingParams()] * 4)
     tokens, _ = sample_tokens(logits, np.array([0, 1, 0, 1]), params, np.array([0.1, 0.1, 0.9, 0.9]))
     assert tokens.tolist() == [0, 0, 1, 0]
 
@@ -188,6 +195,51 @@ def test_truncation_is_that_of_transformers(truncation: dict[str, float], temper
         np.testing.assert_allclose(frequencies, expected[row], atol=2 / 4000)
         whole = torch.log_softmax(logits[row] / temperature, -1).numpy()
         np.testing.assert_allclose(logprobs, whole[tokens], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_the_repetition_penalty_is_that_of_transformers(temperature: float) -> None:
+    """Bit for bit, for samples of several penalties and lengths, with repeated tokens, that share their logits: what is
+    drawn and its log-probability are those of the logits that transformers' processor returns."""
+    rng = np.random.default_rng(0)
+    logits = 3 * torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
+    logits_rows, penalties = np.repeat(np.arange(4), 6), np.tile([1.0, 1.3, 0.6, 2.0, 1.0, 50.0], 4)
+    known = [rng.integers(0, 50, size=n).astype(np.int32) for n in rng.integers(1, 120, size=24)]
+    params, numbers = [SamplingParams(temperature, repetition_penalty=p) for p in penalties], rng.random(24)
+    before = logits.clone()
+    found = sample_tokens(
+        logits, logits_rows, BatchSamplingParams.of(params), numbers, known_ids=lambda sample: known[sample]
+    )
+    assert torch.equal(logits, before)
+    processors: list[Any] = [RepetitionPenaltyLogitsProcessor(penalty) for penalty in penalties.tolist()]
+    penalized = [
+        processor(torch.from_numpy(ids)[None].long(), logits[row][None].clone())
+        for processor, ids, row in zip(processors, known, logits_rows.tolist(), strict=True)
+    ]
+    expected = draw_all(torch.cat(penalized), np.full(24, temperature), numbers)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_without_a_penalty_nobody_asks_for_the_tokens_so_far() -> None:
+    """Of a batch only the penalized samples' tokens are collected, and their neighbours' results stay bit for bit."""
+    logits, numbers = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)), np.array([0.2, 0.5, 0.8])
+    asked: list[int] = []
+
+    def known_ids(sample: int) -> np.ndarray:
+        asked.append(sample)
+        return np.arange(40, dtype=np.int32)
+
+    def draw(*penalties: float) -> list[tuple[int, float]]:
+        params = BatchSamplingParams.of([SamplingParams(repetition_penalty=p) for p in penalties])
+        tokens, logprobs = sample_tokens(logits, np.arange(3), params, numbers, known_ids=known_ids)
+        return list(zip(tokens.tolist(), logprobs.tolist(), strict=True))
+
+    free = draw(1.0, 1.0, 1.0)
+    assert asked == []
+    mixed = draw(1.0, 1.5, 1.0)
+    assert asked == [1]
+    assert (mixed[0], mixed[2]) == (free[0], free[2]) and mixed[1] != free[1]
 
 
 def test_a_large_vocabulary_is_inverted_in_chunks() -> None:

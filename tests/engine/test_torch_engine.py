@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.engine.engines import assert_scored, naive, request, run_all, tokens_of
 from tests.engine.test_engines import mixed_requests
 from tests.models import KINDS, make_tiny_model
-from treepo.engine.base import SampleRequest, SampleResult
+from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK, blocks_of, bytes_per_token
@@ -78,8 +78,10 @@ def test_what_was_forgotten_is_computed_again() -> None:
 
 
 def test_requests_that_lose_their_room_go_on_later() -> None:
-    """Eight requests fit when they enter and not when they have grown: the youngest wait and go on where they were."""
-    requests = [request([3 + i], 40, seed=i) for i in range(8)]
+    """Eight requests fit when they enter and not when they have grown: the youngest wait and go on where they were,
+    those with a repetition penalty knowing what they had decoded."""
+    params = [SamplingParams(repetition_penalty=penalty) for penalty in (1.0, 1.5)]
+    requests = [replace(request([3 + i], 40, seed=i), sampling=params[i % 2]) for i in range(8)]
     roomy, tight = (TorchEngine(make_tiny_model(), NO_EOS, max_cache_tokens=n) for n in (None, 128))
     wanted, results = run_all(roomy, requests), run_all(tight, requests)
     assert tokens_of(results) == tokens_of(wanted)
@@ -260,6 +262,9 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
                     temperature=float(rng.choice([0.0, 0.7, 1.0])),
                     name=name,
                 )
+                penalty = float(rng.choice([1.0, 1.0, 0.8, 1.5]))
+                sampling = replace(requests[name].sampling, repetition_penalty=penalty)
+                requests[name] = replace(requests[name], sampling=sampling)
                 engine.submit(requests[name])
         for result in engine.step():
             results[result.request_id] = result

@@ -132,7 +132,13 @@ def test_an_answer_rule_needs_a_tokenizer() -> None:
             list(TreeSampler(world.engine(), rules(stopping)).grow([problem("p")], 0))
 
 
-@pytest.mark.parametrize("wrong", [{"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.5}])
+WRONG_SAMPLING = [
+    *({"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": 1.5}),
+    *({"repetition_penalty": 0.0}, {"repetition_penalty": float("inf")}, {"repetition_penalty": float("nan")}),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_SAMPLING)
 def test_impossible_sampling_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingParams(**wrong)  # pyright: ignore[reportArgumentType]

@@ -54,6 +54,43 @@ def saved_adapter(tmp_path: Path, kind: str = "llama", **settings: object) -> tu
     return policy, tmp_path / "adapter"
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub, into which repositories are put."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_on_hub(hub: Path, name: str, folder: Path) -> None:
+    """As the hub's client keeps what it has downloaded."""
+    repository = hub / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    folder.rename(repository / "blobs")
+    (snapshot := repository / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    for file in (repository / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(file)
+
+
+def test_an_adapter_is_named_as_on_the_hub(tmp_path: Path, hub: Path) -> None:
+    """Only folders with adapters were taken: a name was looked for as that of a whole model."""
+    trained, folder = saved_adapter(tmp_path)
+    put_on_hub(hub, "org/adapter", folder)
+    policy = load_policy("org/adapter")
+    assert torch.equal(logits(policy.model), logits(merged(trained.model)))
+    begun = load_policy(str(tmp_path / "base"))
+    add_adapter(begun.model, LoraSettings(path="org/adapter"), seed=0)
+    assert torch.equal(logits(begun.model), logits(trained.model))
+
+
+def test_a_pickled_adapter_on_the_hub_is_refused(tmp_path: Path, hub: Path) -> None:
+    _, folder = saved_adapter(tmp_path)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    put_on_hub(hub, "org/pickled", folder)
+    with pytest.raises(SettingError, match=r"model.path: no adapter_model.safetensors"):
+        load_policy("org/pickled")
+
+
 def with_peft(folder: Path) -> torch.nn.Module:
     from peft import PeftModel
 

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +93,11 @@ def test_samples_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> Non
 def test_a_sample_says_how_it_was_graded(tmp_path):
     """Extracted answer, known answer, outcome and parts of the reward, so that verifier and model can be told apart."""
     grading = Grading("2 + 2?\x1b[31m", "4", ["5", None], ["graded", "no answer"], np.zeros(2), {"format": np.ones(2)})
+    grading = replace(grading, extra={"seen": ["a\x1b", None], "steps": [3, 0.5]})
     tree = KeptTree(star(2), np.array([1.0, 1.0]), grading=grading)
     append_samples(tmp_path / "samples.jsonl", 1, choose_samples([tree], spelled, 1, 2))
     first, second = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())
     assert (first["question"], first["ground_truth"], first["split"]) == ("2 + 2?\\x1b[31m", "4", "train")
     assert (first["extracted_answer"], first["outcome"], first["parts"]) == ("5", "graded", {"format": 1.0})
     assert (second["extracted_answer"], second["outcome"], second["correct"]) == (None, "no answer", 0.0)
+    assert [first["extra"], second["extra"]] == [{"seen": "a\\x1b", "steps": 3}, {"seen": None, "steps": 0.5}]

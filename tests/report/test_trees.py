@@ -101,7 +101,8 @@ def graded(seed: int, num_leaves: int = 3) -> KeptTree:
     correct, bonus = np.arange(num_leaves) % 2 * 1.0, np.full(num_leaves, -0.25)
     outcomes = ["no answer", *["graded"] * (num_leaves - 1)]
     extracted = [None, *(f"{i} \ud800" for i in range(1, num_leaves))]
-    grading = Grading("What is 3 + 4?", "7", extracted, outcomes, correct, {"correct": correct, "overlong": bonus})
+    parts, extra = {"correct": correct, "overlong": bonus}, {"seen": [None, "\ud800", 2.5][:num_leaves]}
+    grading = Grading("What is 3 + 4?", "7", extracted, outcomes, correct, parts, extra)
     return KeptTree(tree, correct + bonus, grading=grading)
 
 
@@ -121,6 +122,7 @@ def test_how_answers_were_graded_stands_at_the_leaves(tmp_path):
     assert np.array_equal(sum(back.grading.parts.values()), back.rewards)
     leaves = [row for row in pq.read_table(path).to_pylist() if row["tree"] == 0 and row["stop"] is not None]
     assert [row["reward/overlong"] for row in leaves] == [-0.25] * 3
+    assert back.grading.extra == kept.grading.extra, "what reward functions logged"
     assert {row["ground_truth"] for row in leaves} == {"7"}
 
 

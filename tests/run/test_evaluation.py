@@ -2,18 +2,25 @@
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from tests.models import save_tiny_model
+from tests.parts import prepare
 from treepo.cli.main import main
+from treepo.config.load import resolve
+from treepo.config.schema import BUILT_IN_TASK, Settings
 from treepo.engine.torch.engine import TorchEngine
-from treepo.evaluate.answering import accuracy
+from treepo.evaluate.answering import GREEDY, SAMPLED, accuracy
+from treepo.evaluate.records import AnswerRecord
 from treepo.evaluate.store import AnswerStore
 from treepo.model.policy import load_policy
+from treepo.report.terminal import Terminal
 from treepo.tasks.chain_sums import ChainSums
 from treepo.utils.numeric import derive_seed
 
@@ -138,6 +145,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--model.path", "x"], "MODEL: given twice, as "),
         (["--data", "a.jsonl", "--data.eval", "b.jsonl"], "--data: given twice, as 'a.jsonl' and as --data.eval 'b"),
         (["--temperature", "1", "--engine.temperature", "2"], "--temperature: given twice, as 1.0 and as --engine.t"),
+        (["--repetition-penalty", "0"], "--repetition-penalty: "),
         (["--temperature", "0"], "--temperature: must be above 0; --sampling greedy takes"),
         (["--max-tokens", "0"], "--max-tokens: must be within 1..1000000000, got 0"),
         (["--max-tokens", "9999"], "--max-tokens: responses of 9999 tokens"),
@@ -163,6 +171,41 @@ def test_mistakes_are_told_in_one_line(
     assert evaluate(*models, *args, "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"treepo: {message}") and error.count("\n") == 1
+
+
+def test_a_repetition_penalty_makes_another_evaluation(
+    chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its answers are those of the evaluations of a training run with the same penalty; the head says so, and a folder
+    holds those of one penalty alone. Folders from before there was one go on without."""
+    args = [chain_model, "--problems", 4, "--samples", 2, "--sampling", "greedy", "sequential"]
+    penalized, free = tmp_path / "penalized", tmp_path / "free"
+    assert evaluate(*args, "--repetition-penalty", 1.5, "--out", penalized) == 0
+    assert "repetition_penalty 1.5" in " ".join(capsys.readouterr().out.split())
+    assert evaluate(*args, "--out", free) == 0
+    assert "repetition_penalty 1" not in capsys.readouterr().out
+    settings: Settings = {
+        "model": {"path": str(chain_model)},
+        "tree": {"depth": 4, "segment_len": 16},
+        "eval": {"num_problems": 4, "num_samples": 2, "repetition_penalty": 1.5},
+    }
+    found: list[AnswerRecord] = []
+    run = prepare(resolve(BUILT_IN_TASK, settings), tmp_path / "run", Terminal(Console(quiet=True)))
+    with closing(run):
+        run.evaluate(on_answers=found.extend)
+    for setting, name in (("greedy", GREEDY), ("sequential", SAMPLED)):
+        expected = sorted(record.response for record in found if record.setting == name)
+        own, others = (sorted(a["response"] for a in answers(o) if a["setting"] == setting) for o in (penalized, free))
+        assert own == expected != others
+
+    assert evaluate(*args, "--out", penalized) == 2
+    assert "eval.repetition_penalty was 1.5, is 1.0" in capsys.readouterr().err
+    kept = json.loads((free / "settings.json").read_text())
+    assert kept.pop("eval") == {"repetition_penalty": 1.0}
+    (free / "settings.json").write_text(json.dumps(kept))
+    assert evaluate(*args, "--out", free) == 0
+    assert evaluate(*args, "--eval.repetition_penalty", 1.5, "--out", free) == 2
+    assert "eval.repetition_penalty was 1.0, is 1.5" in capsys.readouterr().err
 
 
 def own_problems(folder: Path, answer: str = "1", count: int = 3) -> Path:

@@ -41,6 +41,13 @@ def test_only_greedy_takes_the_likeliest_tokens() -> None:
     assert read("greedy").sampling(asked) == SamplingParams(0.0)
 
 
+def test_every_method_has_the_penalty_of_the_evaluation() -> None:
+    layers: Settings = {"eval": {"repetition_penalty": 1.2}}
+    for text, temperature in (("sequential", 0.7), ("tree", 0.7), ("greedy", 0.0)):
+        sampling = parse_sampling(text, 2, (RUN, layers)).sampling(SamplingParams(0.7))
+        assert sampling == SamplingParams(temperature, repetition_penalty=1.2)
+
+
 def test_sequential_answers_share_nothing_and_are_as_long_as_those_of_trees() -> None:
     """A star: as many first children as samples, and no fork after that."""
     rules, tree = read("sequential").rules(str, ChainSums.answers), read("tree").rules(str, ChainSums.answers)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import math
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -149,6 +151,22 @@ def test_what_is_no_list_of_numbers_is_refused(returned: Any) -> None:
 def test_numbers_of_any_library_are_taken(returned: Any) -> None:
     (((values,),), _) = call_functions([lambda completions: returned], ["mine"], [answers_of(["a", "b"])])
     assert values.tolist() == [1.0, 0.0]
+
+
+def test_logged_values_are_numbers_and_texts_one_per_answer() -> None:
+    """Files hold nothing else; values of too few answers stood beside those of others."""
+    values = [None, True, 2, 0.5, np.float32(0.5), np.array(3), math.nan, [1], "x" * 2000]
+
+    def reward(prompts: list[str], log_extra: Callable[..., None]) -> list[float]:
+        log_extra("seen", values[: len(prompts)])
+        log_extra("array", np.arange(len(prompts)))
+        return [0.0] * len(prompts)
+
+    _, log = call_functions([reward], ["r"], [answers_of(["a"] * 4), answers_of(["b"] * 5)])
+    assert log.columns["seen"] == [None, True, 2, 0.5, 0.5, 3, "nan", "[1]", "x" * 1000]
+    assert log.columns["array"] == list(range(9))
+    with pytest.raises(StrategyError, match="'seen'.* 10 values, one per answer, got 9"):
+        call_functions([reward], ["r"], [answers_of(["a"] * 10)])
 
 
 def test_a_column_that_is_not_there_is_named() -> None:

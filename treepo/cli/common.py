@@ -2,8 +2,7 @@
 
 import argparse
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,18 +93,6 @@ def output_folder(out: str | None, prefix: str = "") -> Path:
     from treepo.utils.io import new_folder
 
     return Path(out) if out else new_folder(prefix)
-
-
-@contextmanager
-def named_as_typed(names: Mapping[str, str]) -> Iterator[None]:
-    """Let errors about settings that were given as options name these. names: setting or section -> option."""
-    try:
-        yield
-    except SettingError as error:
-        option = names.get(error.path) or names.get(error.path.partition(".")[0])
-        if option is None:
-            raise
-        raise SettingError(option, error.message, error.value) from error
 
 
 def run_settings_help() -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from treepo.cli.common import CommandParser, named_as_typed, output_folder, run_settings_help
+from treepo.cli.common import CommandParser, output_folder, run_settings_help
+from treepo.errors import named_as_typed
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,12 @@ def make_parser() -> CommandParser:
     )
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sampling temperature (default: 1, or that of the run)"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="P",
+        help="make tokens of the prompt and the answer so far less likely (default: 1, or that of the run)",
     )
     parser.add_argument("--problems", type=int, metavar="N", help="ask the first N problems (default: all)")
     parser.add_argument("--recipe", metavar="RECIPE.toml", help="settings")
@@ -97,5 +104,6 @@ def _typed(options: Namespace) -> dict[str, str]:
         "data.eval": ("--data", options.data),
         "tree": ("--max-tokens", options.max_tokens),
         "engine.temperature": ("--temperature", options.temperature),
+        "eval.repetition_penalty": ("--repetition-penalty", options.repetition_penalty),
     }
     return {setting: option for setting, (option, value) in given.items() if value not in (None, [])}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from treepo.cli.common import CommandParser, run_settings_help
-from treepo.errors import SettingError
+from treepo.errors import SettingError, named_as_typed
 
 if TYPE_CHECKING:
     from treepo.config.schema import Config
@@ -50,11 +50,13 @@ def run(options: Namespace, console: Console) -> None:
         from treepo.utils.io import check_unused, writing
 
     disable_progress_bar()
-    config, out = _settings(options), None if options.out is None else Path(options.out)
+    out = None if options.out is None else Path(options.out)
     if out is not None:
         check_unused(out, is_folder=False)
-    _check_prompt(options.prompt, config.model.path)
-    tree, policy = sample_tree(config, options.prompt, Terminal(console))
+    with named_as_typed({} if options.model is None else {"model.path": "MODEL"}):
+        config = _settings(options)
+        _check_prompt(options.prompt, config.model.path)
+        tree, policy = sample_tree(config, options.prompt, Terminal(console))
     console.print(TreeView(tree, policy.decode), crop=False)
     logger.info("%s", summary(tree))
     if out is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from treepo.cli.common import CommandParser, output_folder, run_settings_help
-from treepo.errors import SettingError
+from treepo.errors import SettingError, named_as_typed
 from treepo.utils import process_rank
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def run(options: Namespace, console: Console) -> None:
     out = Path(options.resume) if is_resumed else output_folder(options.out)
     config = continued_settings(out, options.settings) if is_resumed else _settings(options)
     settings = TreePOConfig(output_dir=out, **{f.name: getattr(config, f.name) for f in fields(config)})
-    with TreePOTrainer(config=settings, console=console, command=options.command_line) as trainer:
+    with (
+        named_as_typed({"output_dir": "resume" if is_resumed else "out"}),
+        TreePOTrainer(config=settings, console=console, command=options.command_line) as trainer,
+    ):
         trainer.train(resume=is_resumed)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import BUILT_IN_TASK, Config, Settings
 from treepo.config.suggest import suggest
-from treepo.errors import SettingError
+from treepo.errors import SettingError, named_as_typed
 from treepo.utils.io import new_folder
 
 FLAT = {
@@ -111,7 +111,14 @@ class TreePOConfig:
         if self.output_dir == "":
             raise SettingError("output_dir", "no folder given")
         # Says what is wrong here, not when training begins.
-        self.resolve()
+        with named_as_typed(self.typed):
+            self.resolve()
+
+    @property
+    def typed(self) -> dict[str, str]:
+        """The arguments that were given in place of settings, by these."""
+        typed = {path: name for name, path in FLAT.items() if getattr(self, name) is not None}
+        return {"out": "output_dir", **typed, **({} if self.bf16 is None else {"train.autocast": "bf16"})}
 
     def folder(self) -> Path:
         """The folder of the run; one that is named after the time if none is given."""

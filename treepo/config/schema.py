@@ -81,6 +81,10 @@ class EvalSettings:
     num_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 2
     """Answers per problem, at temperature 1."""
 
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Divide the positive logits of tokens that occur in the prompt or the answer so far by this and multiply the
+    negative ones by it, as vLLM and transformers do; 1 for none. Training samples without one."""
+
     at_start: bool = True
     """Evaluate before training, too."""
 

@@ -1,5 +1,6 @@
 """The engine protocol: token ids in, one segment out."""
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -20,12 +21,18 @@ class SamplingParams:
     Unlikely tokens are left out in this order, as in transformers, each rule on what the ones before it left: those
     beyond the `top_k` likeliest (0: none), those beyond the likeliest ones that together reach `top_p`, those below
     `min_p` times the likeliest one. temperature: 0 takes the likeliest token.
+
+    repetition_penalty: before all that, the logit of each token that occurs in the prompt or the output so far is
+    divided by it if positive and multiplied by it if negative (Keskar et al., 2019, arXiv 1909.05858, section 4.1;
+    negative logits as in vLLM and transformers). For evaluation alone: a penalized sample is not from the policy's
+    distribution, with which the loss compares.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -36,6 +43,8 @@ class SamplingParams:
             raise SettingError("top_p", "must be above 0 and at most 1", self.top_p)
         if not 0 <= self.min_p <= 1:
             raise SettingError("min_p", "must be within 0..1", self.min_p)
+        if not 0 < self.repetition_penalty < math.inf:
+            raise SettingError("repetition_penalty", "must be positive and finite", self.repetition_penalty)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +73,8 @@ class SampleResult:
 
     token_ids: int32 [n], 1 <= n <= max_new_tokens; includes the end-of-sequence token if one was sampled.
     logprobs: float32 [n] under softmax(logits / temperature), and softmax(logits) at temperature 0: what the loss
-        compares with. top_k, top_p and min_p do not change them.
+        compares with. top_k, top_p and min_p do not change them; with a repetition penalty the logits are the
+        penalized ones.
     ended: whether the last token is an end-of-sequence token.
     """
 

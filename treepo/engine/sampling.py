@@ -3,7 +3,7 @@
 Letters: S samples · M rows of logits · V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,6 +19,9 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 CHUNK = 2048
 """Tokens whose probabilities are summed at a time, so that no float64 tensor has the size of the vocabulary."""
 
+KnownIds = Callable[[int], np.ndarray]
+"""number of a sample -> its token ids so far, prompt and output."""
+
 
 @dataclass(frozen=True, eq=False)
 class BatchSamplingParams:
@@ -28,6 +31,7 @@ class BatchSamplingParams:
     top_k: np.ndarray
     top_p: np.ndarray
     min_p: np.ndarray
+    repetition_penalty: np.ndarray
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams]) -> "BatchSamplingParams":
@@ -67,13 +71,19 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def sample_tokens(
-    logits: Tensor, logits_rows: np.ndarray, params: BatchSamplingParams, numbers: np.ndarray
+    logits: Tensor,
+    logits_rows: np.ndarray,
+    params: BatchSamplingParams,
+    numbers: np.ndarray,
+    *,
+    known_ids: KnownIds | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one token per sample, by inverting the distribution function at that sample's number.
 
-    logits: [M, V]; logits_rows: int64 [S], the row of each sample. Returns token ids int32 [S] and log-probabilities
-    float32 [S] under softmax(logits / temperature) (temperature 0: the likeliest token, at temperature 1), before
-    top-k, top-p and min-p leave tokens out: the loss compares with these.
+    logits: [M, V], not changed; logits_rows: int64 [S], the row of each sample; known_ids: called for samples with a
+    repetition penalty, which need it. Returns token ids int32 [S] and log-probabilities float32 [S] under
+    softmax(penalized logits / temperature) (temperature 0: the likeliest token, at temperature 1), before top-k, top-p
+    and min-p leave tokens out: the loss compares with these.
     """
     device = logits.device
     is_greedy = params.temperature == 0
@@ -81,6 +91,9 @@ def sample_tokens(
     if len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any():
         logits = logits[torch.from_numpy(logits_rows).to(device)]
     logits = logits.float()
+    if (params.repetition_penalty != 1).any():
+        assert known_ids is not None, "a repetition penalty needs the tokens so far"
+        logits = _penalized(logits, params.repetition_penalty, known_ids)
     if (scales != 1).any():
         logits = logits / torch.from_numpy(scales).to(device)[:, None]
     logprobs = torch.log_softmax(logits, dim=-1)
@@ -92,6 +105,18 @@ def sample_tokens(
         tokens = torch.where(torch.from_numpy(is_greedy).to(device), logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
     return tokens.int().cpu().numpy(), chosen.cpu().numpy()
+
+
+def _penalized(logits: Tensor, penalties: np.ndarray, known_ids: KnownIds) -> Tensor:
+    """float32 [S, V]: logits of known tokens divided by the sample's penalty if positive, multiplied if negative."""
+    samples = np.flatnonzero(penalties != 1)
+    known = [known_ids(sample) for sample in samples.tolist()]
+    rows = torch.from_numpy(np.repeat(samples, [len(ids) for ids in known])).to(logits.device)
+    columns = torch.from_numpy(np.concatenate(known)).to(logits.device).long()
+    penalty = torch.from_numpy(penalties.astype(np.float32)).to(logits.device)[rows]
+    found = logits[rows, columns]
+    # A token that occurs twice gets the same value twice.
+    return logits.index_put((rows, columns), torch.where(found < 0, found * penalty, found / penalty))
 
 
 def _invert(probs: Tensor, numbers: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ Script = Callable[[np.ndarray, int], tuple[int, float]]
 
 
 class ScriptedEngine(Engine):
-    """Decodes by calling `script` for each token; up to `max_num_seqs` requests advance one token a step."""
+    """Decodes by calling `script` for each token; up to `max_num_seqs` requests advance one token a step.
+
+    A script returns tokens, not logits, so `SampleRequest.sampling` has nothing to change.
+    """
 
     def __init__(self, script: Script, eos_ids: tuple[int, ...] = (), max_num_seqs: int = 256) -> None:
         self.script = script

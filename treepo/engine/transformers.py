@@ -166,7 +166,9 @@ class _Sampler(LogitsProcessor):
         """scores: logits [B, V] of the token after input_ids [B, n]."""
         rows, length = input_ids.shape
         numbers = uniforms(self.seeds, np.full(rows, length))
-        tokens, logprobs = sample_tokens(scores, np.arange(rows), self.params, numbers)
+        tokens, logprobs = sample_tokens(
+            scores, np.arange(rows), self.params, numbers, known_ids=lambda row: input_ids[row].cpu().numpy()
+        )
         self.tokens.append(tokens)
         self.logprobs.append(logprobs)
         places = torch.from_numpy(tokens).long().to(scores.device)[:, None]

@@ -124,7 +124,8 @@ class Validation:
 
     num_samples: independent answers per problem at temperature 1, beside one greedy answer; response_len: most tokens
     of each. Every evaluation uses the same seed. processes: those that share the problems. reward: what else to measure
-    of the answers at temperature 1. state: how far the run is, for rewards that change with it.
+    of the answers at temperature 1. state: how far the run is, for rewards that change with it. repetition_penalty: of
+    all answers, see SamplingParams.
     """
 
     task: Task
@@ -136,6 +137,7 @@ class Validation:
     processes: DistContext = SINGLE_PROCESS
     reward: Reward | None = None
     state: TrainerState = NO_STATE
+    repetition_penalty: float = 1.0
 
     def metrics(
         self,
@@ -197,7 +199,8 @@ class Validation:
     ) -> list[VerifiedTree]:
         """Sample and verify answers to this process's share of the problems; progress: see `TreeSampler.grow`."""
         rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
-        sampler = TreeSampler(engine, rules, SamplingParams(temperature))
+        sampling = SamplingParams(temperature, repetition_penalty=self.repetition_penalty)
+        sampler = TreeSampler(engine, rules, sampling)
         own = self.processes.shard(range(len(self.problems)))
         grown = list(sampler.grow(self.problems, self.seed, own, progress))
         asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]

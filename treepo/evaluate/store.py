@@ -95,6 +95,9 @@ OURS = re.compile(rf"{LOCK}|({UNFINISHED})?(part-.*\.parquet|answers\.parquet|(s
 KIND = "kind"
 """The setting that distinguishes our folders from others with files of the same names."""
 
+ADDED = {"eval.repetition_penalty": "1.0"}
+"""Settings that folders of earlier versions do not name, with the value that they had there, as JSON."""
+
 SAMPLE = (*ProblemKey._fields, "sample")
 """The columns that identify an answer."""
 
@@ -254,6 +257,7 @@ def _require_settings(path: Path, settings: Mapping[str, Any], may_begin: bool) 
         return
     if before is None:
         raise SettingError("out", f"{str(path.parent)!r} holds answers but no {path.name}")
+    before = {key: value for key, value in ADDED.items() if key in now} | before
     differing = [
         f"{key} was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
         for key in sorted(before.keys() | now.keys())

@@ -135,7 +135,7 @@ def _adamw_8bit(trained: list[nn.Parameter], settings: OptimSettings) -> Optimiz
     try:
         from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        message = "'adamw_8bit' needs bitsandbytes, which is not installed (pip install bitsandbytes)"
+        message = "'adamw_8bit' needs bitsandbytes, which is not installed (pip install 'treepo[bitsandbytes]')"
         raise SettingError("optim.name", message) from error
     return AdamW8bit(trained, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import snapshot_download
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.utils.hub import cached_file
 
 from treepo.errors import SettingError
 from treepo.model.safety import CONFIG_BYTES, check_model_files
@@ -31,12 +34,48 @@ PLAIN_NAME = re.compile(r"[\w.]+")
 """A name in a pattern of ranks; peft takes others for regular expressions, which may take any time."""
 
 
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+IGNORED = ("gated_repo", "missing_entries", "connection_errors")
+"""What may keep a file from being found."""
+
+TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.*",
+    "merges.txt",
+)
+
+
 def is_adapter_folder(path: str) -> bool:
     """Whether a path is a folder with an adapter and no model."""
     try:
         return (Path(path) / ADAPTER_CONFIG).is_file() and not (Path(path) / "config.json").is_file()
     except OSError:
         return False
+
+
+def local_adapter(path: str, setting: str, revision: str | None = None) -> str:
+    """The folder of an adapter that is named as it is on the hub, downloaded; any other path as it is.
+
+    Raises SettingError if a repository holds an adapter that cannot be downloaded, or not as safetensors.
+    """
+    if not HUB_NAME.fullmatch(path) or Path(path).exists():
+        return path
+    find = partial(cached_file, path, revision=revision, **{f"_raise_exceptions_for_{kind}": False for kind in IGNORED})
+    try:
+        is_adapter = find(ADAPTER_CONFIG) is not None and find("config.json") is None
+    except OSError:
+        # There is no such repository, or no way to it: whoever loads the model says it.
+        return path
+    if not is_adapter:
+        return path
+    try:
+        return snapshot_download(path, revision=revision, allow_patterns=[ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER])
+    # The hub's client raises errors of several libraries.
+    except Exception as error:
+        raise SettingError(setting, f"cannot download the adapter {path!r}: {first_line(error)}") from error
 
 
 def adapter_base(folder: Path) -> str:

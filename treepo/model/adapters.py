@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from treepo.errors import SettingError
-from treepo.model.adapter_files import read_adapter
+from treepo.model.adapter_files import local_adapter, read_adapter
 from treepo.model.settings import LoraSettings
 from treepo.utils.foreign_errors import first_line
 
@@ -24,7 +24,7 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
     if find_spec("peft") is None:
         raise SettingError("lora.rank", "adapters need peft, which is not installed (pip install 'treepo[lora]')")
     if settings.path:
-        arguments, tensors = read_adapter(Path(settings.path), "lora.path")
+        arguments, tensors = read_adapter(Path(local_adapter(settings.path, "lora.path")), "lora.path")
         _add(model, arguments | {"lora_dropout": settings.dropout}, seed, "lora.path")
         _load(model, tensors, settings.path)
         return

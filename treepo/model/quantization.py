@@ -17,7 +17,7 @@ def four_bit_settings(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """
     for package in ("bitsandbytes", "accelerate"):
         if find_spec(package) is None:
-            message = f"4-bit weights need {package}, which is not installed (pip install {package})"
+            message = f"4-bit weights need {package}, which is not installed (pip install 'treepo[bitsandbytes]')"
             raise SettingError("lora.load_in_4bit", message, True)
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from treepo.errors import SettingError
-from treepo.model.adapter_files import ADAPTER_WEIGHTS, adapter_base, is_adapter_folder
+from treepo.model.adapter_files import ADAPTER_WEIGHTS, adapter_base, is_adapter_folder, local_adapter
 from treepo.model.safety import check_model_files
 from treepo.utils import GIVEN
 
@@ -26,7 +26,8 @@ class ModelSource:
 
 
 def find_source(path: str, *, tokenizer: str = "", revision: str = "") -> ModelSource:
-    """Where the parts of a model come from. path: of a model, or of an adapter, whose file names the model it is for.
+    """Where the parts of a model come from. path: of a model, or of an adapter, whose file names the model it is for;
+    either may be on the hub.
 
     tokenizer: folder or name of the one to use; if empty, that of the adapter's folder or else the model's. Raises
     SettingError for folders that hold no model, adapter or tokenizer.
@@ -34,6 +35,9 @@ def find_source(path: str, *, tokenizer: str = "", revision: str = "") -> ModelS
     if path.startswith(GIVEN):
         message = "a model that a program handed over: go on in that program, with TreePOTrainer.train(resume=True)"
         raise SettingError("model.path", message, path)
+    named, path = path, local_adapter(path, "model.path", revision or None)
+    # Of a name on the hub the revision is the adapter's.
+    revision = revision if path == named else ""
     check_folder(path, needs_tokenizer=not tokenizer)
     if tokenizer and Path(tokenizer).is_dir():
         if not has_tokenizer(Path(tokenizer)):

@@ -111,7 +111,8 @@ class SampleRow:
 
     split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none. An estimator
     with one advantage per node gives that of the last node. correct: the verifier's score, 0 to 1, and outcome how it
-    came about; parts: those of the reward by name. What was not graded has None and empty texts.
+    came about; parts: those of the reward by name; extra: what reward functions logged of it. What was not graded has
+    None and empty texts.
     """
 
     problem: str
@@ -124,15 +125,17 @@ class SampleRow:
     correct: float | None = None
     reward: float | None = None
     parts: dict[str, float] = field(default_factory=dict, hash=False)
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
     advantage: float | None = None
     stop: str
     num_tokens: int
     split: str = "train"
 
     def cells(self) -> dict[str, str | float | int | None]:
-        """By column what a table of a tracker shows; the parts of the reward as one text."""
+        """By column what a table of a tracker shows; the parts of the reward as one text, and what was logged."""
         parts = ", ".join(f"{name} {value:.4g}" for name, value in self.parts.items())
-        return asdict(self) | {"parts": parts}
+        extra = ", ".join(f"{name} {value}" for name, value in self.extra.items())
+        return asdict(self) | {"parts": parts, "extra": extra}
 
 
 COLUMNS = tuple(f.name for f in fields(SampleRow))
@@ -198,7 +201,13 @@ def _graded(grading: Grading, leaf: int) -> dict[str, Any]:
         "outcome": str(grading.outcomes[leaf]),
         "correct": float(grading.correct[leaf]),
         "parts": {sanitize(name): float(values[leaf]) for name, values in grading.parts.items()},
+        "extra": {sanitize(name): plain_value(values[leaf]) for name, values in grading.extra.items()},
     }
+
+
+def plain_value(value: Any) -> Any:
+    """A number as it is, a text sanitized."""
+    return plain(value) if isinstance(value, str) else value
 
 
 def plain(text: str) -> str:

@@ -128,6 +128,7 @@ class _Branches:
             verdict = f"{_span(text, 'right' if correct == 1 else 'wrong')} "
             facts.append(f"answer {grading.extracted_answers[place] or 'none'}")
             facts += [f"{name} {values[place]:.3g}" for name, values in grading.parts.items() if len(grading.parts) > 1]
+            facts += [f"{name} {values[place]!s:.50}" for name, values in grading.extra.items()]
         if self.kept.rewards is not None:
             facts.append(f"reward {self.kept.rewards[place]:.3g}")
         if self.advantages is not None:

@@ -1,7 +1,8 @@
 """Trees on disk: Parquet, one row per node, readable with pandas, polars or datasets."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ SCHEMA = pa.schema(
 """Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it,
 `entropies` are of the distributions its tokens were drawn from. Null: not scored, no leaf, no signal, not asked for.
 Advantages stand at the leaves, or at all nodes where each has its own; question and ground truth at the prompt and the
-leaves. Each part of the reward follows in a column of its own, `reward/NAME`, as its metric is called."""
+leaves. Each part of the reward follows in a column of its own, `reward/NAME`, as its metric is called; so does what
+reward functions logged per answer, `extra/NAME`, as JSON."""
 
 LATER = {"entropies", "question", "ground_truth", "extracted_answer", "outcome", "correct"}
 """Columns that files of earlier versions have not."""
@@ -52,13 +54,18 @@ PART = "reward/"
 """Begins the names of columns with parts of the reward."""
 
 
+EXTRA = "extra/"
+"""Begins the names of columns that reward functions logged."""
+
+
 @dataclass(frozen=True, eq=False)
 class Grading:
     """How the answers of a tree were graded; lists and arrays are per leaf, in the order of `Tree.leaves`.
 
     question: what was asked, as text. extracted_answers: what the verifier took for the answer, None where it found
     none. outcomes: how each verdict came about (`Outcome`). correct: float64 [L], the verifier's score, 0 to 1. parts:
-    by name the weighted parts of the reward, float64 [L], which add up to it.
+    by name the weighted parts of the reward, float64 [L], which add up to it. extra: by name, values that reward
+    functions logged, each one that JSON has a word for.
     """
 
     question: str
@@ -67,6 +74,7 @@ class Grading:
     outcomes: Sequence[str]
     correct: np.ndarray
     parts: Mapping[str, np.ndarray]
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +103,8 @@ def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequenc
     rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = dict.fromkeys(name for row in rows for name in row if name.startswith(PART))
-    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in parts)])
+    extra = dict.fromkeys(name for row in rows for name in row if name.startswith(EXTRA))
+    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in parts), *((name, pa.string()) for name in extra)])
     with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 
@@ -185,7 +194,10 @@ def _grade_cells(grading: Grading | None, leaf: int | None, is_root: bool) -> di
     cells["extracted_answer"] = None if extracted is None else replace_surrogates(extracted)
     cells["outcome"] = str(grading.outcomes[leaf])
     cells["correct"] = float(grading.correct[leaf])
-    return cells | {PART + replace_surrogates(name): float(values[leaf]) for name, values in grading.parts.items()}
+    cells |= {PART + replace_surrogates(name): float(values[leaf]) for name, values in grading.parts.items()}
+    return cells | {
+        EXTRA + replace_surrogates(name): json.dumps(values[leaf]) for name, values in grading.extra.items()
+    }
 
 
 def _at(index: int | None, values: np.ndarray | None) -> float | None:
@@ -210,22 +222,29 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
 def _grading(root: dict[str, Any], leaves: list[dict[str, Any]]) -> Grading | None:
     if root.get("question") is None:
         return None
-    names = [
-        name for name, value in (leaves[0] if leaves else {}).items() if name.startswith(PART) and value is not None
-    ]
+    # The columns of a file are those of all its trees: those of others are null here.
+    known = [name for name, value in (leaves[0] if leaves else {}).items() if value is not None]
     return Grading(
         _text(root["question"]),
         _text(root.get("ground_truth")),
         [None if row.get("extracted_answer") is None else _text(row["extracted_answer"]) for row in leaves],
         [_text(row.get("outcome")) for row in leaves],
         _numbers(leaves, "correct"),
-        {name.removeprefix(PART): _numbers(leaves, name) for name in names},
+        {name.removeprefix(PART): _numbers(leaves, name) for name in known if name.startswith(PART)},
+        {name.removeprefix(EXTRA): [_scalar(row[name]) for row in leaves] for name in known if name.startswith(EXTRA)},
     )
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r:.50} is no text")
+    return value
+
+
+def _scalar(written: object) -> Any:
+    value = json.loads(_text(written))
+    if isinstance(value, dict | list):
+        raise ValueError(f"{value!r:.50} is neither a number nor a text")
     return value
 
 

@@ -17,6 +17,18 @@ MAX_ROWS = 1_000_000
 """Rows that are taken of a dataset without an end, at most."""
 
 
+def typed_arguments(model: Any, reward_funcs: Any, train_dataset: Any, eval_dataset: Any) -> dict[str, str]:
+    """The arguments that were given in place of settings, by these."""
+    given = {
+        "model.path": ("model", bool(model) if isinstance(model, str | Path) else True),
+        "reward.functions": ("reward_funcs", bool(reward_funcs)),
+        "verifier": ("reward_funcs", bool(reward_funcs)),
+        "data.train": ("train_dataset", train_dataset is not None),
+        "data.eval": ("eval_dataset", eval_dataset is not None),
+    }
+    return {setting: argument for setting, (argument, is_given) in given.items() if is_given}
+
+
 def model_layer(model: Any) -> dict[str, Any]:
     """The setting that names a model; of a loaded one, where it came from."""
     if isinstance(model, str | Path):

@@ -55,6 +55,7 @@ class Run:
             self.processes,
             self.trainer.reward,
             self.trainer.state(step),
+            settings.repetition_penalty,
         )
         with unsharded(self.policy.model):
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)

@@ -82,6 +82,8 @@ def _layers(options: Namespace, runs: Mapping[str, RunPoint]) -> tuple[Settings,
     layers = (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers
     if options.temperature is not None:
         layers = (*layers, {"engine": {"temperature": options.temperature}})
+    if options.repetition_penalty is not None:
+        layers = (*layers, {"eval": {"repetition_penalty": options.repetition_penalty}})
     return (*layers, _longest(options.max_tokens, resolve(*layers).tree)) if options.max_tokens is not None else layers
 
 
@@ -111,6 +113,7 @@ def _check(options: Namespace, models: Sequence[str]) -> None:
         ("--data", options.data[:1], "data.eval"),
         ("--max-tokens", [options.max_tokens], "tree.max_response_len"),
         ("--temperature", [options.temperature], "engine.temperature"),
+        ("--repetition-penalty", [options.repetition_penalty], "eval.repetition_penalty"),
     ):
         section, _, key = setting.partition(".")
         also = options.settings.get(section, {}).get(key)
@@ -138,6 +141,8 @@ def about_answers(evaluation: Evaluation) -> str:
     defaults = EngineSettings()
     names = [name for name in ("top_k", "top_p", "min_p") if getattr(engine, name) != getattr(defaults, name)]
     parts += [f"{name} {getattr(engine, name):g}" for name in names]
+    if (penalty := evaluation.config.eval.repetition_penalty) != 1:
+        parts.append(f"repetition_penalty {penalty:g}")
     return ", ".join(parts)
 
 
@@ -150,6 +155,7 @@ def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
         kept["verifier"]["code"] = digest
     kept["train"] = {"autocast": settings["train"]["autocast"]}
     kept["engine"] = {key: settings["engine"][key] for key in ("kind", "temperature", "top_k", "top_p", "min_p")}
+    kept["eval"] = {"repetition_penalty": evaluation.config.eval.repetition_penalty}
     kept["model"] = {key: settings["model"][key] for key in ("dtype", "device")}
     return kept | {"seed": evaluation.config.train.seed}
 

@@ -33,6 +33,7 @@ def grading_of(problem: Problem, scored: ScoredLeaves) -> Grading:
         [verdict.outcome.value for verdict in scored.verdicts],
         scored.correct,
         scored.components,
+        scored.columns,
     )
 
 

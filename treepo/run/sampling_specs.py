@@ -1,7 +1,7 @@
 """Sampling methods, as `treepo eval --sampling` names them."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from treepo.config.load import resolve
@@ -37,8 +37,9 @@ class SamplingSpec:
         return GrowthRules.star(self.num_samples, self.config.tree.max_response_tokens, decode, answers)
 
     def sampling(self, settings: SamplingParams) -> SamplingParams:
-        """How its tokens are sampled: as the engine's settings say, or greedily."""
-        return SamplingParams(0.0) if self.kind == "greedy" else settings
+        """How its tokens are sampled: as the engine's settings say, or greedily; both with eval.repetition_penalty."""
+        chosen = SamplingParams(0.0) if self.kind == "greedy" else settings
+        return replace(chosen, repetition_penalty=self.config.eval.repetition_penalty)
 
 
 def parse_sampling(text: str, num_samples: int, layers: tuple[Settings, ...]) -> SamplingSpec:

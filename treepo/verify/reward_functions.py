@@ -57,20 +57,43 @@ class Answers:
     state: TrainerState = TrainerState()
 
 
+Scalar = None | bool | int | float | str
+"""A value that JSON has a word for."""
+
+MAX_EXTRA_LEN = 1000
+"""Characters of a value that log_extra keeps: functions may hand over what the model wrote."""
+
+
 @dataclass
 class FunctionLog:
-    """What functions ask to be kept: metrics by name, each with all values of the step; columns with one per answer."""
+    """What functions ask to be kept: metrics by name, each with all values of the step; columns with one per answer.
 
+    num_answers: how many answers the functions are called with.
+    """
+
+    num_answers: int = 0
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    columns: dict[str, list[Any]] = field(default_factory=dict)
+    columns: dict[str, list[Scalar]] = field(default_factory=dict)
 
     def log_metric(self, name: str, value: float) -> None:
         """Add a value, which is averaged over the step with the others of its name."""
         self.metrics[str(name)].append(float(value))
 
     def log_extra(self, name: str, values: Sequence[Any]) -> None:
-        """Keep one value per answer."""
-        self.columns[str(name)] = list(values)
+        """Keep one value per answer: numbers, texts and None as they are, others as text. Raises StrategyError."""
+        listed = list(values)
+        if len(listed) != self.num_answers:
+            raise StrategyError(
+                f"reward: log_extra({name!r:.50}) takes {self.num_answers} values, one per answer, got {len(listed)}"
+            )
+        self.columns[str(name)] = [_scalar(value) for value in listed]
+
+
+def _scalar(value: Any) -> Scalar:
+    plain = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+    if plain is None or isinstance(plain, bool | int) or (isinstance(plain, float) and math.isfinite(plain)):
+        return plain
+    return str(plain)[:MAX_EXTRA_LEN]
 
 
 def import_function(name: str) -> RewardFunction:
@@ -131,14 +154,14 @@ def call_functions(
     Raises SettingError for a column that the problems lack, StrategyError for what is no list of as many numbers; what
     a function raises comes through as it is.
     """
-    log = FunctionLog()
+    lengths = [len(one.texts) for one in answers]
+    log = FunctionLog(sum(lengths))
     everything = _arguments(answers, log)
     found = [f(**_selected(f, name, everything)) for f, name in zip(functions, names, strict=True)]
     waiting = {i: value for i, value in enumerate(found) if inspect.isawaitable(value)}
     if waiting:
         for i, value in zip(waiting, _await_all(list(waiting.values())), strict=True):
             found[i] = value
-    lengths = [len(one.texts) for one in answers]
     values = [_numbers(value, name, sum(lengths)) for value, name in zip(found, names, strict=True)]
     split = [np.split(value, np.cumsum(lengths)[:-1]) for value in values]
     return [[of_function[i] for of_function in split] for i in range(len(answers))], log

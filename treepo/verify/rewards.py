@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from treepo.verify.reward_functions import (
     Answers,
     FunctionLog,
     RewardFunction,
+    Scalar,
     TrainerState,
     call_functions,
     function_names,
@@ -258,7 +259,7 @@ class ScoredLeaves:
     components: dict[str, np.ndarray]
     rewards: np.ndarray
     logged: dict[str, float] = field(default_factory=dict)
-    columns: dict[str, list[Any]] = field(default_factory=dict)
+    columns: dict[str, list[Scalar]] = field(default_factory=dict)
 
 
 def score_trees(

@@ -19,10 +19,10 @@ from treepo.engine.torch.engine import TorchEngine
 BLOCK = 8
 """Tokens per block of what it counts as cached."""
 
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 PRESETS = {
-    *("model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop_token_ids"),
-    *("repetition_penalty", "presence_penalty", "frequency_penalty", "ignore_eos", "logprobs", "return_token_ids"),
-    "skip_special_tokens",
+    *("model", "prompt", "max_tokens", *SAMPLING, "seed", "stop_token_ids", "presence_penalty", "frequency_penalty"),
+    *("ignore_eos", "logprobs", "return_token_ids", "skip_special_tokens"),
 }
 
 
@@ -199,7 +199,7 @@ class StubServer:
 
     async def _decode(self, body: Any) -> SampleResult:
         """What is asked for; all that is asked for within a moment is decoded together."""
-        how = SamplingParams(*(body[name] for name in ("temperature", "top_k", "top_p", "min_p")))
+        how = SamplingParams(*(body[name] for name in SAMPLING))
         prefix = np.array(body["prompt"], np.int32)
         request = SampleRequest(len(self.waiting), prefix, body["max_tokens"], body["seed"], how)
         future: asyncio.Future[SampleResult] = self.loop.create_future()

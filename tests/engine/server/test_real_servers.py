@@ -199,6 +199,19 @@ def test_ends_truncation_and_extreme_seeds(engine: ServerEngine) -> None:
     assert len({tuple(t) for t in tokens_of(run_all(engine, [request(PROMPTS[1], 20, seed=s) for s in seeds]))}) == 4
 
 
+def test_penalized_greedy_answers_are_computed_from_scratch(engine: ServerEngine) -> None:
+    """vLLM's own repetition penalty is that of the other engines; log-probabilities are those behind it."""
+    sampling, reference = SamplingParams(0.0, repetition_penalty=1.4), make()
+    requests = [replace(request(prompt, 12), sampling=sampling) for prompt in PROMPTS]
+    results = run_all(engine, requests)
+    free = run_all(engine, [replace(r, sampling=SamplingParams(0.0)) for r in requests])
+    assert tokens_of(results) != tokens_of(free)
+    for r, result in zip(requests, results, strict=True):
+        tokens, logprobs, _ = naive(reference, r, ())
+        assert result.token_ids.tolist() == tokens
+        np.testing.assert_allclose(result.logprobs, logprobs, rtol=0, atol=1e-4)
+
+
 def test_released_requests_end_at_the_servers(engine: ServerEngine) -> None:
     """An update right after it does not find them running."""
     for i in range(40):

@@ -64,7 +64,7 @@ def test_all_that_matters_is_said_in_a_request(make_stubs: MakeStubs, connect: C
     """What a model's own generation config would set is set by the request; seeds fit into 63 bits."""
     [stub] = make_stubs()
     engine = connect([stub], (EOS,))
-    run_all(engine, [replace(request(PROMPT, 3, seed=2**63 - 1), sampling=SamplingParams(0.9, 5, 0.8, 0.1))])
+    run_all(engine, [replace(request(PROMPT, 3, seed=2**63 - 1), sampling=SamplingParams(0.9, 5, 0.8, 0.1, 1.2))])
     [body] = stub.bodies()
     assert 0 <= body.pop("seed") < 2**63
     assert body == {
@@ -75,7 +75,7 @@ def test_all_that_matters_is_said_in_a_request(make_stubs: MakeStubs, connect: C
         "top_k": 5,
         "top_p": 0.8,
         "min_p": 0.1,
-        "repetition_penalty": 1.0,
+        "repetition_penalty": 1.2,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
         "stop_token_ids": [EOS],

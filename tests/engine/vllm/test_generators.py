@@ -19,7 +19,7 @@ def request(name: int, prefix_len: int = 3, sampling: SamplingParams = SamplingP
 def expected(r: SampleRequest, position: int, logits: torch.Tensor) -> tuple[int, float]:
     """The token that number `position` of a request's stream draws, and its log-probability."""
     s = r.sampling
-    params = BatchSamplingParams(*(np.array([x]) for x in (s.temperature, s.top_k, s.top_p, s.min_p)))
+    params = BatchSamplingParams.of([s])
     tokens, logprobs = sample_tokens(
         logits[None].clone(), np.arange(1), params, uniforms(np.array([r.seed]), np.array([position]))
     )

@@ -53,6 +53,7 @@ def test_how_answers_were_graded_is_told_per_leaf(tmp_path):
     (kept,) = some_trees(3, 1, num_leaves=2)
     assert kept.rewards is not None
     grading = Grading("3 + 4?", "7", ["7", None], ["graded", "no answer"], np.array([1.0, 0.0]), {"own": kept.rewards})
+    grading = replace(grading, extra={"steps": [3, None], "seen": ["a", "b"]})
     write_trees(folder.path / "trees" / "step-000002.parquet", [replace(kept, grading=grading)], letters)
     steps = run_payload("run", shown(folder), 10**6)["trees"]["steps"]
     assert steps[0]["trees"][0]["grading"] is None, "a file without grades"
@@ -63,6 +64,7 @@ def test_how_answers_were_graded_is_told_per_leaf(tmp_path):
         "outcomes": ["graded", "no answer"],
         "correct": [1, 0],
         "parts": {"own": [0, 1]},
+        "extra": {"steps": ["3", ""], "seen": ["a", "b"]},
     }
 
 

@@ -77,8 +77,8 @@ class Server:
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
             # Without these, servers use the penalties that come with a model.
-            "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             # vLLM's generator begins anew with every request, so one that continues another needs its own seed.

@@ -113,6 +113,10 @@ class RunningBatch:
         self.free_rows.append(row)
         return Sequence(request, self.ids[row, decoded].copy(), self.logprobs[row, decoded].copy())
 
+    def known_ids(self, row: int) -> np.ndarray:
+        """Return int32: prompt and output of a row so far."""
+        return self.ids[row, : self.num_known[row]]
+
     def needs_block(self, rows: np.ndarray) -> np.ndarray:
         """Return those of the rows whose next token is the first of a new block."""
         return rows[self.next_slot[rows] % BLOCK == 0]

@@ -264,7 +264,8 @@ class TorchEngine:
             logits = self.forward(ids, positions, attention, logits_at)
         numbers = uniforms(rows.seeds[sampling], rows.num_known[sampling])
         self.counters = self.counters.plus(num_decoded=len(sampling))
-        return sample_tokens(logits, np.array(builder.logits_rows), rows.params.of_rows(sampling), numbers)
+        logits_rows, params = np.array(builder.logits_rows), rows.params.of_rows(sampling)
+        return sample_tokens(logits, logits_rows, params, numbers, known_ids=lambda i: rows.known_ids(sampling[i]))
 
     def _collect(self, sampling: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and return the segments that are complete."""

@@ -83,11 +83,18 @@ class RequestGenerators:
         assert len(logits) == len(self.order), "one row of logits per request"
         counts = np.fromiter((len(tokens) for _, tokens in self.order), np.int64, len(self.order))
         numbers = uniforms(self.seeds, self.prefix_lens + counts)
-        tokens, logprobs = sample_tokens(logits, np.arange(len(logits)), self.params, numbers)
+        each = np.arange(len(logits))
+        tokens, logprobs = sample_tokens(logits, each, self.params, numbers, known_ids=self._known_ids)
         for (stream, _), position, logprob in zip(self.order, counts.tolist(), logprobs.tolist(), strict=True):
             stream.logprobs[position] = logprob
         columns = torch.from_numpy(tokens).long().to(logits.device)[:, None]
         return logits.fill_(float("-inf")).scatter_(1, columns, 0.0)
+
+    def _known_ids(self, row: int) -> np.ndarray:
+        """int32: prompt and output of a row so far."""
+        assert self.order is not None
+        stream, tokens = self.order[row]
+        return np.concatenate([stream.request.prefix_ids, np.array(tokens, np.int32)])
 
 
 def make_processor(generators: RequestGenerators) -> type:

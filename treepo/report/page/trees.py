@@ -139,7 +139,12 @@ def _grading_json(grading: Grading) -> dict[str, Any]:
         "outcomes": list(grading.outcomes),
         "correct": shorts(grading.correct),
         "parts": {name: shorts(values) for name, values in grading.parts.items()},
+        "extra": {name: [_shown(value) for value in values] for name, values in grading.extra.items()},
     }
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

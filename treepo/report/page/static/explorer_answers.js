@@ -30,7 +30,8 @@
   function answerTable(tree, model, state, set) {
     const parts = Object.keys(tree.grading.parts);
     const shownParts = parts.length > 1 ? parts : [];
-    const heads = ["leaf", "extracted answer", "verdict", "reward", ...shownParts, "tokens", "stop"];
+    const logged = Object.keys(tree.grading.extra);
+    const heads = ["leaf", "extracted answer", "verdict", "reward", ...shownParts, "tokens", "stop", ...logged];
     const cells = heads.map((text) => make("th", { scope: "col", textContent: treepo.oneLine(text, 40) }));
     const rows = treepo.leavesBelow(model, 0).map((leaf) => answerRow(tree, model, leaf, state, set, shownParts));
     const table = make("table", { className: "components answers" },
@@ -50,6 +51,7 @@
       ...shownParts.map((name) => figure(tree.grading.parts[name][place])),
       String(model.end[leaf]),
       tree.stops[leaf],
+      ...Object.values(tree.grading.extra).map((values) => treepo.oneLine(values[place], 80)),
     ];
     const row = make("tr", {}, make("td", {}, read), make("td", {}, answerText(grade.extracted)),
       make("td", {}, verdictBadge(grade.verdict)), ...texts.map((textContent) => make("td", { textContent })));
