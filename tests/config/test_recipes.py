@@ -12,7 +12,7 @@ from tests.parts import prepare
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config, Settings
 from treepo.data.reasoning_gym import is_gym
-from treepo.data.sources import PRESETS
+from treepo.data.sources import PRESETS, parse_source
 from treepo.report.terminal import Terminal
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
