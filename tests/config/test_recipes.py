@@ -12,11 +12,11 @@ from tests.parts import prepare
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config, Settings
 from treepo.data.reasoning_gym import is_gym
-from treepo.data.sources import PRESETS, parse_source
+from treepo.data.sources import PRESETS
 from treepo.report.terminal import Terminal
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-REAL = [path for path in RECIPES if "data" in read_recipe(path)]
+REAL = [path for path in RECIPES if "data" in read_recipe(path) and "reasoning_gym" not in path.stem]
 RECORDS = {
     "gsm8k": {"question": "What is {}+1?", "answer": "{}+1 = {}\n#### {}"},
     "math": {"problem": "Find {}.", "solution": "So \\boxed{{{}}}.", "level": "Level 4", "type": "Algebra"},
@@ -30,10 +30,7 @@ RECORDS = {
 
 
 def made_set(folder: Path, source: str) -> str:
-    """A file of 12 records in the format of a published set, as a source; what reasoning-gym makes stays as it is."""
-    if is_gym(source):
-        pytest.importorskip("reasoning_gym")
-        return source
+    """A file of 12 records in the format of a published set, as a source."""
     name = source.partition("@")[0]
     path = folder / f"{source}.jsonl"
     # A train and a test part have other problems.
@@ -84,9 +81,9 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
     held_out = {problem.dataset for problem in run.task.eval_problems(5)}
-    assert held_out == {parse_source(source).format for source in read_recipe(path)["data"]["eval"]}
+    assert held_out == {source.partition("@")[0] for source in read_recipe(path)["data"]["eval"]}
     asked = run.task.training_problems(0, 100)
-    assert {p.dataset for p in asked} == {parse_source(s).format for s in read_recipe(path)["data"]["train"]}
+    assert {p.dataset for p in asked} == {s.partition("@")[0] for s in read_recipe(path)["data"]["train"]}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -94,7 +91,7 @@ def test_recipes_resolve_as_they_stand(path: Path) -> None:
     """No unknown or impossible setting, and every published set that is named is known."""
     config = resolve(read_recipe(path))
     for source in (*config.data.train, *config.data.eval):
-        assert is_gym(source) or source.partition("@")[0] in PRESETS
+        assert source.partition("@")[0] in PRESETS or is_gym(source)
 
 
 def test_the_papers_recipe_has_the_papers_values() -> None:

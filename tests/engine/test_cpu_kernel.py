@@ -57,6 +57,26 @@ def test_attention_equals_torch(data: st.DataObject) -> None:
         torch.testing.assert_close(output[i], wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_bits_do_not_depend_on_where_the_slots_lie() -> None:
+    """What other sequences leave of blocks decides in which lanes a sequence's keys lie: its attention has the same
+    bits, in one piece, in many, and through a window."""
+    rng = np.random.default_rng(0)
+    key, value, query = torch.randn(85, 2, 16), torch.randn(85, 2, 16), torch.randn(30, 4, 16)
+    layouts = [np.arange(85), *(_scattered(rng, np.array([85]))[0] for _ in range(10))]
+    for window in (None, 11):
+        outputs = []
+        for slots in layouts:
+            num_blocks = int(slots.max()) // BLOCK + 1
+            keys, values = torch.zeros(num_blocks, 2, 16, BLOCK), torch.zeros(num_blocks, 2, BLOCK, 16)
+            kernel().store(key, value, keys, values, slots.astype(np.int32))
+            starts, counts = (x[None] for x in spans_of(slots))
+            table = BlockTable(
+                starts=starts, counts=counts, slots=slots[None], rows=np.zeros(30, int), lens=np.arange(56, 86)
+            )
+            outputs.append(kernel().attend(query, keys, values, table, 0.3, window))
+        assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
 def _scattered(rng: np.random.Generator, lens: np.ndarray) -> list[np.ndarray]:
     """Different slots for rows of these lengths, in stretches of any length anywhere in blocks."""
     free = [np.arange(b * BLOCK, (b + 1) * BLOCK) for b in rng.permutation(3 * int(lens.sum()))]

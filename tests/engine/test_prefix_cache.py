@@ -1,4 +1,4 @@
-"""BlockManager and what is known of each group, against a dictionary of cache."""
+"""BlockManager and the prefix cache, against a dictionary of cached prefixes."""
 
 from collections import Counter
 from itertools import pairwise
@@ -15,17 +15,25 @@ from treepo.engine.torch.prefix_cache import PrefixCache
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_what_is_known_keeps_its_slots(data: st.DataObject) -> None:
-    """However sequences part: each known prefix is found whole, at slots of its own, and all blocks come back."""
+    """However sequences part and groups go: each known prefix is found whole, at slots of its own, until the last
+    group that used it is removed; then its blocks come back."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     blocks = BlockManager(500)
     cache = PrefixCache(blocks)
-    known: dict[tuple[int, tuple[int, ...]], int] = {}
+    known: dict[tuple[int, ...], int] = {}
+    users: dict[tuple[int, ...], set[int]] = {}
     for _ in range(data.draw(st.integers(1, 25))):
-        group = int(rng.integers(2))
+        group = int(rng.integers(3))
+        if rng.random() < 0.2:
+            cache.remove_group(group)
+            users = {ids: left for ids, groups in users.items() if (left := groups - {group})}
+            known = {ids: slot for ids, slot in known.items() if ids in users}
+            check(cache, blocks)
+            continue
         ids = rng.integers(3, size=rng.integers(1, 14)).astype(np.int32)
-        longest = max((n for n in range(len(ids) + 1) if n == 0 or (group, tuple(ids[:n])) in known), default=0)
-        node, num_cached = cache.match(group, ids)
-        assert num_cached == longest
+        prefixes = [tuple(ids[: n + 1].tolist()) for n in range(len(ids))]
+        node, num_cached = cache.match(ids)
+        assert num_cached == sum(prefix in known for prefix in prefixes)
         if num_cached < len(ids):
             after = node.last_slot
             needed = blocks.num_needed(after, len(ids) - num_cached)
@@ -33,22 +41,22 @@ def test_what_is_known_keeps_its_slots(data: st.DataObject) -> None:
             slots = blocks.append_slots(after, len(ids) - num_cached)
             assert blocks.num_used - before == needed
             node = cache.add_child(node, ids[num_cached:], slots)
-            known.update(
-                {(group, tuple(ids[: n + 1])): int(slots[n - num_cached]) for n in range(num_cached, len(ids))}
-            )
-        assert cache.slots_of(node).tolist() == [known[group, tuple(ids[: n + 1])] for n in range(len(ids))]
+            known.update(zip(prefixes[num_cached:], slots.tolist(), strict=True))
+        cache.join(node, group)
+        for prefix in prefixes:
+            users.setdefault(prefix, set()).add(group)
+        assert cache.slots_of(node).tolist() == [known[prefix] for prefix in prefixes]
+        assert len(set(known.values())) == len(known), "two tokens in one slot"
         check(cache, blocks)
-    assert len(set(known.values())) == len(known), "two tokens in one slot"
-    for group in (0, 1):
-        cache.remove_group(group)
+    cache.clear()
     assert blocks.num_used == 0
 
 
 def check(cache: PrefixCache, blocks: BlockManager) -> None:
     """Each block is held once by every node that lies in it."""
-    held = Counter(
-        b for root in cache.groups.values() for node in root.descendants() for b in blocks_of(node.slots).tolist()
-    )
+    nodes = cache.root.descendants()
+    assert all(node.groups for node in nodes)
+    held = Counter(b for node in nodes for b in blocks_of(node.slots).tolist())
     assert [int(blocks.ref_counts[b]) for b in range(blocks.num_created)] == [
         held[b] for b in range(blocks.num_created)
     ]
@@ -58,14 +66,15 @@ def test_what_is_known_already_is_not_kept_twice() -> None:
     """Two siblings that decoded the same tokens: the second's slots are let go."""
     blocks = BlockManager(10)
     cache = PrefixCache(blocks)
-    root, _ = cache.match(0, np.array([1], np.int32))
+    root = cache.root
     ids = np.arange(8, dtype=np.int32)
     for _ in range(2):
         slots = blocks.append_slots(-1, 8)
-        cache.insert(root, ids, slots)
+        cache.insert(root, ids, slots, group=0)
         blocks.free(blocks_of(slots))
     assert blocks.num_used == 1
-    cache.insert(root, np.append(ids[:4], 9).astype(np.int32), np.append(np.arange(4), 40).astype(np.int32) + 100)
+    slots = np.append(np.arange(4), 40).astype(np.int32) + 100
+    cache.insert(root, np.append(ids[:4], 9).astype(np.int32), slots, group=0)
     assert sorted(len(node.token_ids) for node in root.descendants()) == [1, 4, 4]
 
 
@@ -75,37 +84,35 @@ def test_what_is_in_use_is_not_forgotten() -> None:
     cache = PrefixCache(blocks)
     ends = []
     for first in range(3):
-        node, _ = cache.match(0, np.array([first], np.int32))
         slots = blocks.append_slots(-1, 16)
-        ends.append(cache.add_child(node, np.full(16, first, np.int32), slots))
+        ends.append(cache.add_child(cache.root, np.full(16, first, np.int32), slots))
     cache.acquire(ends[0])
     for end in (ends[2], ends[1]):
         cache.acquire(end)
         cache.release(end)
     assert blocks.num_free == 0
     assert cache.evict(1)
-    assert cache.match(0, np.full(16, 2, np.int32))[1] == 0, "used before the second"
-    assert cache.match(0, np.full(16, 1, np.int32))[1] == 16
+    assert cache.match(np.full(16, 2, np.int32))[1] == 0, "used before the second"
+    assert cache.match(np.full(16, 1, np.int32))[1] == 16
     assert not cache.evict(5)
-    assert cache.match(0, np.full(16, 1, np.int32))[1] == 16, "nothing is forgotten in vain"
+    assert cache.match(np.full(16, 1, np.int32))[1] == 16, "nothing is forgotten in vain"
     assert cache.evict(4)
-    assert cache.match(0, np.zeros(16, np.int32))[1] == 16
-    assert cache.match(0, np.full(16, 1, np.int32))[1] == 0
+    assert cache.match(np.zeros(16, np.int32))[1] == 16
+    assert cache.match(np.full(16, 1, np.int32))[1] == 0
 
 
 def test_what_leads_nowhere_any_more_is_forgotten_too() -> None:
     """A chain of three nodes goes from its end; what is in use above it stays."""
     blocks = BlockManager(8)
     cache = PrefixCache(blocks)
-    node, _ = cache.match(0, np.array([1], np.int32))
-    nodes = []
+    node, nodes = cache.root, []
     for token in range(4):
         slots = blocks.append_slots(-1, 2 * BLOCK)
         node = cache.add_child(node, np.full(2 * BLOCK, token, np.int32), slots)
         nodes.append(node)
     cache.acquire(nodes[0])
     assert cache.evict(6)
-    assert cache.groups[0].descendants() == [nodes[0]]
+    assert cache.root.descendants() == [nodes[0]]
     assert not cache.evict(7)
 
 

@@ -1,6 +1,7 @@
 """The embedded engine's own: what it computes once, keeps, forgets and computes again."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_what_was_forgotten_is_computed_again() -> None:
             grown += tokens_of(results)
         segments.append(grown)
     assert segments[0] == segments[1]
-    assert engines[1].counters.num_prefilled == 6 * 11
+    assert engines[1].counters.num_prefilled == num_distinct_before_last(prompts)
     assert engines[0].counters.num_prefilled > 6 * 11 + 2 * 6 * 4
     assert engines[0].peak_tokens <= 64 < engines[1].peak_tokens
 
@@ -129,19 +130,48 @@ def test_what_was_used_least_recently_is_forgotten_first() -> None:
 
 
 def test_groups_are_forgotten_when_they_are_aborted() -> None:
-    """Nothing is left of a group, and nothing of another one is touched; groups do not share."""
+    """What only an aborted group has used is free at once; what another group shares with it stays."""
     engine = TorchEngine(make_tiny_model(), NO_EOS)
-    for group in (1, 2):
-        run_all(engine, [replace(request(PROMPT, 5, seed=i), group=group) for i in range(3)])
-    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1)
+    first = run_all(engine, [replace(request(PROMPT, 20, seed=i), group=1) for i in range(3)])
+    used_by_first = engine.blocks.num_used
+    run_all(engine, [replace(request(PROMPT, 1), group=2)])
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
+    assert engine.blocks.num_used == used_by_first
     engine.abort_group(1)
-    run_all(engine, [replace(request(PROMPT, 5), group=2)])
-    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1)
+    assert engine.blocks.num_used == 1
+    run_all(engine, [replace(request(PROMPT, 1), group=2)])
+    assert engine.counters.num_prefilled == len(PROMPT) - 1
+    run_all(engine, [replace(request([*PROMPT, *first[0].token_ids[:-1]], 1), group=2)])
+    assert engine.counters.num_prefilled == len(PROMPT) - 1 + 18, "what the first group decoded is gone"
     engine.abort_group(2)
     engine.abort_group(3)
     assert engine.blocks.num_used == 0
     run_all(engine, [replace(request(PROMPT, 5), group=1)])
-    assert engine.counters.num_prefilled == 3 * (len(PROMPT) - 1)
+    assert engine.counters.num_prefilled == 2 * (len(PROMPT) - 1) + 18
+
+
+def num_distinct_before_last(prompts: Sequence[np.ndarray]) -> int:
+    """Tokens of these prompts without their last ones, each common prefix counted once."""
+    return len({tuple(ids[:n].tolist()) for ids in prompts for n in range(1, len(ids))})
+
+
+@pytest.mark.parametrize("budget", [8192, 1])
+def test_a_system_prompt_is_computed_once(budget: int) -> None:
+    """Trees of different problems that are admitted in the same forward, or one after the other, share it; a problem
+    that occurs twice is computed once."""
+    rng = np.random.default_rng(3)
+    system, problems = rng.integers(3, 16, size=30), [rng.integers(3, 16, size=9) for _ in range(5)]
+    prompts = [np.concatenate([system, problem]) for problem in [*problems, problems[2]]]
+    requests = [replace(request(p, 6, seed=10 * i + j), group=i) for i, p in enumerate(prompts) for j in range(2)]
+    model = make_tiny_model()
+    engine = TorchEngine(model, NO_EOS, max_num_batched_tokens=budget)
+    results = run_all(engine, requests)
+    assert engine.counters.num_prefilled == num_distinct_before_last(prompts)
+    assert engine.counters.num_prefilled + engine.counters.num_cached == 12 * 38
+    for r, result in zip(requests, results, strict=True):
+        alone = run_all(TorchEngine(model, NO_EOS, max_num_seqs=1), [r])[0]
+        np.testing.assert_array_equal(result.token_ids, alone.token_ids)
+        np.testing.assert_array_equal(result.logprobs, alone.logprobs)
 
 
 def test_siblings_draw_their_first_token_from_one_row_of_logits() -> None:
@@ -209,14 +239,12 @@ def test_long_sequences_after_short_ones() -> None:
 def check_blocks(engine: TorchEngine) -> None:
     """Without running requests, a block is held once by each run of tokens that lies in it; all others are free."""
     held = Counter[int]()
-    for root in engine.prefix_cache.groups.values():
-        for node in root.descendants():
-            assert node.ref_count == 0
-            assert len(node.slots) == len(node.token_ids) > 0
-            held.update(blocks_of(node.slots).tolist())
-    slots = np.concatenate(
-        [node.slots for root in engine.prefix_cache.groups.values() for node in root.descendants()] or [[]]
-    )
+    nodes = engine.prefix_cache.root.descendants()
+    for node in nodes:
+        assert node.ref_count == 0
+        assert len(node.slots) == len(node.token_ids) > 0
+        held.update(blocks_of(node.slots).tolist())
+    slots = np.concatenate([node.slots for node in nodes] or [[]])
     assert len(set(slots.tolist())) == len(slots), "two tokens in one slot"
     made = range(engine.blocks.num_created)
     assert [int(engine.blocks.ref_counts[b]) for b in made] == [held[b] for b in made]
@@ -278,3 +306,47 @@ def test_random_request_trees_equal_the_naive_engine(data: st.DataObject) -> Non
         assert result.token_ids.tolist() == tokens
         assert result.ended == ended
         np.testing.assert_allclose(result.logprobs, logprobs, rtol=0, atol=1e-5)
+
+
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_groups_that_share_get_what_each_gets_alone(data: st.DataObject) -> None:
+    """Groups with common prefixes, in a cache of any size, some of them aborted: the tokens and log-probabilities of
+    each request are those of an engine that has nothing else to do, bit for bit, and all blocks come back."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    max_cache_tokens = data.draw(st.sampled_from([None, 64, 120]), label="max_cache_tokens")
+    max_num_seqs = data.draw(st.sampled_from([1, 3, 16]), label="max_num_seqs")
+    model = make_tiny_model()
+    engine = TorchEngine(model, [EOS], max_num_seqs, max_cache_tokens=max_cache_tokens)
+    system = rng.integers(3, 16, size=rng.integers(1, 20))
+    known = {g: [np.append(system, rng.integers(3, 6, size=rng.integers(1, 4)))] for g in range(4)}
+    requests: dict[int, SampleRequest] = {}
+    results: dict[int, SampleResult] = {}
+    for name in range(16):
+        group = int(rng.choice(list(known)))
+        prefix = known[group][int(rng.integers(len(known[group])))]
+        submitted = request(prefix, int(rng.integers(1, 7)), seed=int(rng.integers(99)), name=name)
+        requests[name] = replace(submitted, group=group)
+        engine.submit(requests[name])
+        for _ in range(int(rng.integers(4))):
+            for result in engine.step():
+                results[result.request_id] = result
+                r = requests[result.request_id]
+                known[r.group].append(np.concatenate([r.prefix_ids, result.token_ids]))
+        if rng.random() < 0.1 and len(known) > 1:
+            group = int(rng.choice(list(known)))
+            del known[group]
+            engine.abort_group(group)
+            assert not any(group in node.groups for node in engine.prefix_cache.root.descendants())
+    while engine.waiting or engine.rows.num_running:
+        results |= {result.request_id: result for result in engine.step()}
+    assert {name for name, r in requests.items() if r.group in known} <= results.keys()
+    check_blocks(engine)
+    for group in known:
+        engine.abort_group(group)
+    assert engine.blocks.num_used == 0
+    for name, result in results.items():
+        alone = run_all(TorchEngine(model, [EOS], max_num_seqs=1), [requests[name]])[0]
+        np.testing.assert_array_equal(result.token_ids, alone.token_ids)
+        np.testing.assert_array_equal(result.logprobs, alone.logprobs)
+        assert result.ended == alone.ended

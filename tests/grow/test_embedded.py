@@ -63,9 +63,11 @@ def test_sampled_logprobs_are_those_of_one_full_forward(policy):
 
 
 def test_shared_prefixes_are_computed_once(policy):
-    """Prompts are prefilled once per tree; below them nothing is, and each node costs its tokens and no more."""
+    """What prompts have in common is prefilled once; below them nothing is, and each node costs its tokens and no
+    more."""
     trees, engine = grow(policy, 256, list(range(12)), SHAPE)
-    assert engine.counters.num_prefilled == sum(len(tree.prompt_ids) - 1 for tree in trees.values())
+    prefixes = {tuple(tree.prompt_ids[:n].tolist()) for tree in trees.values() for n in range(1, len(tree.prompt_ids))}
+    assert engine.counters.num_prefilled == len(prefixes)
     assert engine.counters.num_decoded == sum(tree.num_decoded() for tree in trees.values())
 
 
@@ -102,8 +104,7 @@ class Watched(TorchEngine):
 
     def step(self):
         results = super().step()
-        roots = self.prefix_cache.groups.values()
-        known = sum(len(node.token_ids) for root in roots for node in root.descendants())
+        known = sum(len(node.token_ids) for node in self.prefix_cache.root.descendants())
         running = self.rows.running()
         decoding = int((self.rows.num_known[running] - 1 - self.rows.prefix_lens[running]).sum())
         self.noted = [*getattr(self, "noted", []), (known + decoding, self.blocks.num_used * BLOCK)]

@@ -41,12 +41,21 @@ def test_question_forks_verdicts_and_advantages_are_shown():
     ]
 
 
+def test_without_a_verifier_rewards_are_shown():
+    kept = graded(tree_of({0: [1, 2]}, [1, 1]), [0.25, 0.75], ["unverified"] * 2)
+    file = StringIO()
+    show_graded_tree(kept, lambda ids: "x", Console(file=file, width=120))
+    assert "[reward 0.25, -0.25, eos" in file.getvalue() and "[reward 0.75, +0.25, eos" in file.getvalue()
+
+
 @pytest.mark.quick
-def test_the_tree_that_is_shown_is_the_shortest_of_those_whose_answers_part_most_evenly():
+def test_the_tree_that_is_shown_is_the_shortest_of_those_whose_rewards_differ_most():
     lengths = ([5, 5], [3, 3], [2, 2], [1, 1], [MAX_TOKENS, 1])
-    rights = ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0])
+    rights = ([1.0, 0.0], [0.0, 1.0], [1.0, 0.9], [0.0, 0.0], [1.0, 0.0])
     trees = [graded(tree_of({0: [1, 2]}, list(n)), list(right)) for n, right in zip(lengths, rights, strict=True)]
     assert telling_tree(trees) is trees[1]
-    assert telling_tree(trees[2:]) is trees[3]
+    assert telling_tree(trees[2:]) is trees[2]
+    assert telling_tree(trees[3:]) is trees[3]
     assert telling_tree(trees[4:]) is None
-    assert telling_tree([KeptTree(trees[0].tree), graded(trees[0].tree, [0.0, 0.0], ["unverified"] * 2)]) is None
+    assert telling_tree([KeptTree(trees[0].tree)]) is None
+    assert telling_tree([graded(trees[0].tree, [np.nan, np.nan]), trees[3]]) is trees[3]

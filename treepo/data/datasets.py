@@ -112,6 +112,13 @@ class Dataset:
 AnyDataset = Dataset | EndlessDataset
 
 
+def beginning(dataset: AnyDataset, count: int) -> Dataset:
+    """The first `count` problems of a dataset without an end; any other dataset as it is."""
+    if isinstance(dataset, Dataset):
+        return dataset
+    return Dataset(dataset.name, tuple(dataset.problems(range(count))))
+
+
 @dataclass(frozen=True)
 class LoadedDatasets:
     """The datasets of several sources, and how many of their records were dropped.

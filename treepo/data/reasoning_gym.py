@@ -30,7 +30,10 @@ ENTRIES_PER_SEED = 500
 """Entries that are taken of one dataset of the library, whose default size it is. Entry i is made from seed + i, so
 the seeds of the datasets that follow one another lie far apart."""
 
-HASH_DEPENDENT = ("isomorphic_strings", "polynomial_multiplication", "ransom_note")
+HASH_DEPENDENT = (
+    *("codeio", "intermediate_integration", "isomorphic_strings", "knight_swap", "list_functions"),
+    *("polynomial_multiplication", "ransom_note", "word_ladder"),
+)
 """Datasets of reasoning-gym 0.1.25 whose entries depend on Python's hashes of texts, besides the seed."""
 
 OWN_SETTINGS = {
@@ -151,6 +154,8 @@ def read_options(config: type, text: str) -> dict[str, Any]:
     commas. %26 stands for &. Raises RecordError for unknown names and values of another type.
     """
     hints = get_type_hints(config)
+    # The library writes int for some numbers that are not whole.
+    hints |= {f.name: float for f in dataclasses.fields(config) if isinstance(f.default, float)}
     names = [f.name for f in dataclasses.fields(config) if f.name not in OWN_SETTINGS]
     options: dict[str, Any] = {}
     for part in text.split("&") if text else ():

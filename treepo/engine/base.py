@@ -56,7 +56,7 @@ class SampleRequest:
     max_new_tokens: at least 1.
     seed: of the request's random stream. The token at position p of the sequence (prompt included) is sampled with the
         p-th number of this stream, so a segment decoded in two requests equals the same segment decoded in one.
-    group: requests of one group share their common prefixes, and are forgotten together.
+    group: requests of one group are forgotten together.
     """
 
     request_id: int

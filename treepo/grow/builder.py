@@ -157,8 +157,8 @@ class TreeBuilder:
         """Add one segment of a path to the tree; return the rest of the path if it stays active."""
         prompt_len = len(self.tree.prompt_ids)
         length = self.shape.segment_at(len(segment.prefix_ids) - prompt_len)
-        token_ids, more_ids = np.split(result.token_ids, [length])
-        logprobs, more_logprobs = np.split(result.logprobs, [length])
+        token_ids, more_ids = result.token_ids[:length], result.token_ids[length:]
+        logprobs, more_logprobs = result.logprobs[:length], result.logprobs[length:]
         ids = np.concatenate([segment.prefix_ids, token_ids])
         response = ids[prompt_len:]
         end = PathEnd(

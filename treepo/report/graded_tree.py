@@ -15,36 +15,35 @@ MAX_TOKENS = 1_000
 
 
 def telling_tree(trees: Sequence[KeptTree]) -> KeptTree | None:
-    """The tree whose answers are most evenly right and wrong, and the shortest one of these.
+    """The tree whose rewards differ most, and the shortest one of these; None without one that is not too long."""
+    shown = [kept for kept in trees if kept.grading is not None and 0 < kept.tree.num_decoded() <= MAX_TOKENS]
+    return min(shown, key=lambda kept: (-_spread(kept.rewards), kept.tree.num_decoded()), default=None)
 
-    None without one that was graded and is not too long to be shown.
-    """
-    found, rank = None, (2.0, 0)
-    for kept in trees:
-        num_tokens, grading = kept.tree.num_decoded(), kept.grading
-        if grading is None or not 0 < num_tokens <= MAX_TOKENS or set(grading.outcomes) == {Outcome.UNVERIFIED.value}:
-            continue
-        own = abs(float(grading.correct.mean()) - 0.5), num_tokens
-        if own < rank:
-            found, rank = kept, own
-    return found
+
+def _spread(rewards: np.ndarray | None) -> float:
+    """The standard deviation of the rewards that there are."""
+    known = [] if rewards is None else rewards[np.isfinite(rewards)]
+    return float(np.std(known)) if len(known) else 0.0
 
 
 def show_graded_tree(kept: KeptTree, decode: Callable[[Sequence[int]], str], console: Console) -> None:
     """Print a graded tree and its summary. decode: token ids to text."""
-    tree, grading, advantages = kept.tree, kept.grading, kept.leaf_advantages()
-    assert grading is not None
+    tree, grading = kept.tree, kept.grading
+    assert grading is not None, "the tree was graded"
     head = visible_text(grading.question, console.encoding)
-    head.append(visible_text(f"  (known answer: {grading.ground_truth})", console.encoding))
-    notes = {leaf: _note(grading, advantages, place) for place, leaf in enumerate(tree.leaves())}
+    if grading.ground_truth:
+        head.append(visible_text(f"  (known answer: {grading.ground_truth})", console.encoding))
+    notes = {leaf: _note(kept, grading, place) for place, leaf in enumerate(tree.leaves())}
     console.print(TreeView(tree, decode, head, notes), crop=False)
     console.print(summary(tree), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _note(grading: Grading, advantages: np.ndarray | None, place: int) -> Text:
-    """The verdict on a leaf, and what it is worth in training."""
-    correct, outcome = float(grading.correct[place]), grading.outcomes[place]
-    if outcome != Outcome.GRADED.value:
+def _note(kept: KeptTree, grading: Grading, place: int) -> Text:
+    """The verdict on a leaf, or its reward where nothing is verified, and its advantage."""
+    correct, outcome, advantages = float(grading.correct[place]), grading.outcomes[place], kept.leaf_advantages()
+    if outcome == Outcome.UNVERIFIED.value and kept.rewards is not None:
+        note = Text(f"reward {kept.rewards[place]:.3g}")
+    elif outcome != Outcome.GRADED.value:
         note = Text(outcome, style="yellow")
     elif correct == 1:
         note = Text("right", style="bold green")

@@ -1,13 +1,12 @@
 """From settings to a task: its problems, and the verifier that judges the responses."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
 from treepo.config.schema import Config
-from treepo.data.datasets import Dataset
-from treepo.data.endless import EndlessDataset
+from treepo.data.datasets import beginning
 from treepo.data.locations import Records
 from treepo.data.problem import AnswerFormat, Task
 from treepo.errors import SettingError
@@ -18,9 +17,8 @@ from treepo.run.reasoning import for_prompts
 from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
-from treepo.verify.probe import NUM_CHECKED, probe_dataset, sampled
-from treepo.verify.reasoning_gym import ReasoningGymVerifier
-from treepo.verify.task import VerifiedTask, check_verifier
+from treepo.verify.probe import NUM_CHECKED, check_datasets
+from treepo.verify.task import VerifiedTask
 from treepo.verify.verifiers import NoVerifier
 
 logger = logging.getLogger(__name__)
@@ -48,7 +46,7 @@ def build_task(
         return _built_in_task(config, policy)
     train, evaluation = load_split(config, policy.tokenizer, max_prompt_len, records)
     # Of datasets without an end, what is looked at before the run.
-    shown = [_beginning(d) if isinstance(d, EndlessDataset) else d for d in train]
+    shown = [beginning(d, NUM_CHECKED) for d in train]
     if config.data.train and not any(d.problems for d in shown):
         raise SettingError("data.train", "all problems are in the evaluation; name others in data.eval")
     if config.data.weights and (empty := [d.name for d in shown if not d.problems]):
@@ -62,20 +60,11 @@ def build_task(
     if isinstance(config.verifier, NoVerifier):
         return task
     try:
-        if not isinstance(verifier, ReasoningGymVerifier):
-            _check_known([*shown, *evaluation])
-        for dataset in shown:
-            _probe(pool, dataset, "training")
-        for dataset in evaluation:
-            _probe(pool, dataset, "evaluation")
+        check_datasets(pool, shown, evaluation)
     except BaseException:
         task.close()
         raise
     return task
-
-
-def _beginning(dataset: EndlessDataset) -> Dataset:
-    return Dataset(dataset.name, tuple(dataset.problems(range(NUM_CHECKED))))
 
 
 def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
@@ -88,28 +77,6 @@ def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
         message = "the built-in task has no records; give datasets (data.train, data.eval)"
         raise SettingError(f"data.{name}", message, getattr(config.data, name))
     return ChainSums(policy.tokenizer, config.train.seed)
-
-
-def _check_known(datasets: Sequence[Dataset]) -> None:
-    """Raise SettingError for a problem without a known answer, which a verifier needs."""
-    for dataset in datasets:
-        if any(not problem.ground_truth for problem in dataset.problems):
-            message = (
-                f"{dataset.name!r} has no known answers: name their column (data.answer_field), or give reward "
-                'functions and verifier.use = "NoVerifier"'
-            )
-            raise SettingError("data.train", message)
-
-
-def _probe(pool: VerifierPool, dataset: Dataset, use: str) -> None:
-    if isinstance(pool.verifier, ReasoningGymVerifier):
-        # Some problems have many answers, and the library knows none. Answers look as the scorer wants them.
-        known = sampled([problem for problem in dataset.problems if problem.ground_truth])
-        check_verifier(pool, [p.ground_truth for p in known], dataset.name, [p.columns for p in known])
-        return
-    sample = sampled(dataset.problems)
-    check_verifier(pool, [p.ground_truth for p in sample], dataset.name, [p.columns for p in sample])
-    probe_dataset(pool, dataset, use)
 
 
 def answers_of(config: Config) -> AnswerFormat:

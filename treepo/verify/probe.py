@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from treepo.data.boxes import last_box
 from treepo.data.datasets import Dataset
 from treepo.data.problem import Outcome, Problem
+from treepo.errors import SettingError
 from treepo.verify.pool import VerifierPool
+from treepo.verify.reasoning_gym import ReasoningGymVerifier
+from treepo.verify.task import check_verifier
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,29 @@ def sampled(problems: Sequence[Problem]) -> list[Problem]:
     """At most NUM_CHECKED problems, spread evenly over all."""
     count = min(NUM_CHECKED, len(problems))
     return [problems[i * len(problems) // count] for i in range(count)]
+
+
+def check_datasets(pool: VerifierPool, train: Sequence[Dataset], evaluation: Sequence[Dataset]) -> None:
+    """Judge some known answers of each dataset, and log what is odd about them.
+
+    Raises SettingError if there are none, or if the verifier does not recognise them. Problems of reasoning-gym that
+    have many answers may come without one, and theirs look as its scorers want them.
+    """
+    is_gym = isinstance(pool.verifier, ReasoningGymVerifier)
+    for use, datasets in (("training", train), ("evaluation", evaluation)):
+        for dataset in datasets:
+            known = [problem for problem in dataset.problems if problem.ground_truth]
+            if len(known) < len(dataset.problems) and not is_gym:
+                message = (
+                    f"{dataset.name!r} has no known answers: name their column (data.answer_field), or give reward "
+                    'functions and verifier.use = "NoVerifier"'
+                )
+                raise SettingError("data.train", message)
+            sample = sampled(known)
+            columns = [problem.columns for problem in sample]
+            check_verifier(pool, [problem.ground_truth for problem in sample], dataset.name, columns)
+            if not is_gym:
+                probe_dataset(pool, dataset, use)
 
 
 def probe_dataset(pool: VerifierPool, dataset: Dataset, use: str) -> None:

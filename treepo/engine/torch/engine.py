@@ -148,15 +148,15 @@ class TorchEngine:
         self.prefix_cache.remove_group(group)
 
     def close(self) -> None:
-        for group in list(self.prefix_cache.groups):
-            self.abort_group(group)
         self.waiting.clear()
+        for row in self.rows.running().tolist():
+            self._remove(row)
+        self.prefix_cache.clear()
         self.kv_cache.clear()
 
     def _forget_prefixes(self) -> None:
         assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
-        for group in list(self.prefix_cache.groups):
-            self.prefix_cache.remove_group(group)
+        self.prefix_cache.clear()
 
     def _shrink(self, reason: str) -> None:
         """Let all requests wait, and halve how many run at a time, the prefix tokens of a forward, and the cache."""
@@ -208,7 +208,7 @@ class TorchEngine:
         while self.waiting and self.rows.free_rows:
             sequence = self.waiting[0]
             ids = sequence.ids
-            node, num_cached = self.prefix_cache.match(sequence.request.group, ids)
+            node, num_cached = self.prefix_cache.match(ids)
             num_missing = len(ids) - num_cached
             if num_missing - 1 > budget < self.max_num_batched_tokens:
                 return
@@ -245,6 +245,7 @@ class TorchEngine:
             slots = self.blocks.append_slots(node.last_slot, len(ids) - num_cached)
             node = self.prefix_cache.add_child(node, ids[num_cached:], slots)
             node.ref_count = 1
+        self.prefix_cache.join(node, sequence.request.group)
         slots = self.prefix_cache.slots_of(node)
         row = self.rows.add(sequence, node, slots)
         if self.blocks.num_open(node.last_slot):
@@ -288,7 +289,8 @@ class TorchEngine:
         rows, node = self.rows, self.rows.nodes[row]
         assert node is not None
         computed = slice(int(rows.prefix_lens[row]), int(rows.num_known[row]) - 1)
-        self.prefix_cache.insert(node, rows.ids[row, computed].copy(), rows.slots[row, computed].copy())
+        ids, slots = rows.ids[row, computed].copy(), rows.slots[row, computed].copy()
+        self.prefix_cache.insert(node, ids, slots, int(rows.groups[row]))
         rows.free_blocks(row, self.blocks)
         self.prefix_cache.release(node)
         return rows.remove(row)

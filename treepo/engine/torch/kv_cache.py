@@ -125,9 +125,9 @@ def spans_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (first slots, numbers of slots), int32: consecutive slots of one block make one span."""
     if len(slots) == 0:
         return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    begins = np.concatenate([[True], (np.diff(slots) != 1) | (slots[1:] % BLOCK == 0)])
-    at = np.flatnonzero(begins)
-    return slots[at].astype(np.int32), np.diff(np.append(at, len(slots))).astype(np.int32)
+    begins = (slots[1:] != slots[:-1] + 1) | (slots[1:] % BLOCK == 0)
+    at = np.concatenate([[0], np.flatnonzero(begins) + 1, [len(slots)]])
+    return slots[at[:-1]].astype(np.int32), (at[1:] - at[:-1]).astype(np.int32)
 
 
 class KVCache:

@@ -88,14 +88,27 @@ static void score(const Sizes *z, const float *keys, Query *query, int e) {
                 if (i < low || i >= high) s[h * stride + i] = -INFINITY;
 }
 
-/* Turn the scores of a query into weights. */
+static inline vec rotated(vec x, int by) {
+    vec y;
+    for (int i = 0; i < BLOCK; i++) y[(i + by) % BLOCK] = x[i];
+    return y;
+}
+
+/* Turn the scores of a query into weights. Their sum is that of tokens 0, 8, 16, ..., of tokens 1, 9, ..., and so on,
+   in whichever lanes they lie: so its bits do not depend on which other sequences are in the cache. */
 static void soften(const Sizes *z, Query *query, int num_extents) {
     for (int h = 0; h < z->H; h++) {
         vec *s = (vec *)(query->s + h * z->E * BLOCK), m = splat(-INFINITY), total = splat(0);
         for (int e = 0; e < num_extents; e++) m = larger(m, s[e]);
         m = splat(largest(m));
-        for (int e = 0; e < num_extents; e++) total += s[e] = exponential(s[e] - m, LOWEST);
-        total = splat(1.0f / sum(total));
+        int first = 0; /* the lane of token 0 if those of an extent had no end, in the order of `total` */
+        for (int e = 0, seen = 0; e < num_extents; seen += query->counts[e++]) {
+            int lane = (query->starts[e] - seen) & (BLOCK - 1);
+            if (lane != first) total = rotated(total, lane - first + BLOCK);
+            first = lane;
+            total += s[e] = exponential(s[e] - m, LOWEST);
+        }
+        total = splat(1.0f / sum(rotated(total, BLOCK - first)));
         for (int e = 0; e < num_extents; e++) s[e] *= total;
     }
 }
