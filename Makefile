@@ -1,13 +1,16 @@
-# `make demo` and `make test` are all that a newcomer needs; both set up .venv first.
+# `make demo`, `make demo-lm` and `make test` are all that a newcomer needs; they set up .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
 
-.PHONY: demo quick test test-vllm lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
+
+demo-lm: .venv/installed-lm  ## post-train a real language model, SmolLM2-135M, with trees, on this machine
+	$(BIN)/treepo train recipes/smollm2_reasoning.toml
 
 quick: .venv/installed  ## run the tests that follow every edit, in less than a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m quick --hypothesis-profile quick -n auto
@@ -36,6 +39,10 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-lm: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[gguf,reasoning-gym]'
 	touch $@
 
 # vLLM's CPU build asks for torchvision, torchaudio and torchcodec, which exist for CUDA only where torch does not, and

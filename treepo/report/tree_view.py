@@ -1,8 +1,9 @@
 """A tree in the terminal: it branches where paths forked; segments between two forks are shown as one text."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -23,11 +24,15 @@ MIN_TEXT_WIDTH = 40
 class TreeView:
     """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens.
 
-    decode: token ids to text. Print it with crop=False: a deep tree may be wider than the terminal.
+    What a branch has in common with the branch above it, at the same fork, is dim: the rest is where answers part.
+    decode: token ids to text. head: what stands for the prompt, if given. notes: by leaf, what is said of it before its
+    end. Print it with crop=False: a deep tree may be wider than the terminal.
     """
 
     tree: Tree
     decode: Callable[[Sequence[int]], str]
+    head: Text | None = None
+    notes: Mapping[int, Text] = field(default_factory=dict)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         branches, depth = self._branches(options.encoding)
@@ -38,28 +43,42 @@ class TreeView:
     def _branches(self, encoding: str) -> tuple[Branches, int]:
         """What rich shows, and how deep it branches."""
         children = self.tree.children()
-        root = Branches(self._label([ROOT], encoding))
-        waiting, depth = [(root, child, 1) for child in reversed(children[ROOT])], 0
+        head = self.head or visible_text(self._text([ROOT]), encoding)
+        root = Branches(Text.assemble(head, style="bold"))
+        waiting, depth = [(root, children[ROOT], 1)], 0
         while waiting:
-            above, index, level = waiting.pop()
-            run = [index]
-            while len(children[run[-1]]) == 1:
-                run += children[run[-1]]
-            branch = above.add(self._label(run, encoding))
-            waiting += [(branch, child, level + 1) for child in reversed(children[run[-1]])]
-            depth = max(depth, level)
+            above, siblings, level = waiting.pop()
+            before = ""
+            for index in siblings:
+                run = [index]
+                while len(children[run[-1]]) == 1:
+                    run += children[run[-1]]
+                text = self._text(run)
+                branch = above.add(self._label(text, _common(before, text), run[-1], encoding))
+                waiting.append((branch, children[run[-1]], level + 1))
+                before, depth = text, max(depth, level)
         return root, depth
 
-    def _label(self, run: Sequence[int], encoding: str) -> Text:
+    def _text(self, run: Sequence[int]) -> str:
         """The text of nodes that follow each other without a fork, decoded as one."""
-        last = self.tree.nodes[run[-1]]
-        token_ids = np.concatenate([self.tree.nodes[i].token_ids for i in run])
-        label = visible_text(self.decode(token_ids.tolist()), encoding)
-        if run == [ROOT]:
-            label.stylize("bold")
-        if last.stop is not None:
-            label.append(f"  [{last.stop}, {_tokens(self.tree.response_len(run[-1]))}]", style="cyan")
+        return self.decode(np.concatenate([self.tree.nodes[i].token_ids for i in run]).tolist())
+
+    def _label(self, text: str, num_common: int, last: int, encoding: str) -> Text:
+        """What stands on a branch. num_common: characters in common with the branch above; last: its last node."""
+        label = visible_text(text, encoding, num_common)
+        if stop := self.tree.nodes[last].stop:
+            end = Text(f"{stop}, {_tokens(self.tree.response_len(last))}")
+            notes = [self.notes[last], end] if last in self.notes else [end]
+            label.append(Text("  [", style="cyan")).append(Text(", ").join(notes)).append("]")
         return label
+
+
+def _common(first: str, second: str) -> int:
+    """Characters that two texts begin with, in whole words."""
+    num_same = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    if num_same is None:
+        return min(len(first), len(second))
+    return num_same - len(re.split(r"\s", first[:num_same])[-1])
 
 
 def show_tree(tree: Tree, decode: Callable[[Sequence[int]], str], console: Console | None = None) -> None:
@@ -70,15 +89,15 @@ def show_tree(tree: Tree, decode: Callable[[Sequence[int]], str], console: Conso
         console.print(summary(tree), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def visible_text(text: str, encoding: str = "utf-8") -> Text:
+def visible_text(text: str, encoding: str = "utf-8", num_dim: int = 0) -> Text:
     r"""Untrusted text without markup, whose line breaks, tabs and what `sanitize` escapes are dim escape sequences.
 
-    After a \n that something follows, a new line begins.
+    After a \n that something follows, a new line begins. num_dim: characters at its beginning that are dim, too.
     """
     shown = Text()
     for position, character in enumerate(text):
         safe = sanitize(character, multiline=character not in "\n\t", encoding=encoding)
-        shown.append(safe, style="" if safe == character else "dim")
+        shown.append(safe, style="" if safe == character and position >= num_dim else "dim")
         if character == "\n" and position + 1 < len(text):
             shown.append("\n")
     return shown

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 from treepo.credit.base import Advantages
 from treepo.learn.trainer import StepResult
+from treepo.report.graded_tree import show_graded_tree, telling_tree
 from treepo.report.notebook import step_html
 from treepo.report.run_log import Metrics
 from treepo.run.samples import kept_trees
@@ -45,6 +47,18 @@ class TrainStep:
     def advantages(self) -> list[Advantages | None]:
         """Per tree, None for one that was not trained on."""
         return self.result.advantages
+
+    def show(self, console: Console | None = None) -> None:
+        """Draw a tree of the step in which answers part, with verdicts and advantages, if one fits on a screen or two.
+
+        console: the terminal if not given.
+        """
+        kept = telling_tree(kept_trees(self.result))
+        if kept is None or kept.tree.decode is None:
+            return
+        console = console or Console()
+        console.print(f"A tree of step {self.step}, with the advantages of its answers:")
+        show_graded_tree(kept, kept.tree.decode, console)
 
     def __repr__(self) -> str:
         return f"TrainStep({self.step}, {self.result!r})"

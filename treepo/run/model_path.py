@@ -1,8 +1,10 @@
-"""Where the model of a run lies: what settings name, a GGUF file's folder, the built-in task's base model."""
+"""Where the model of a run lies: what settings name, the folder made of a GGUF file or of a package from PyPI, the
+built-in task's base model."""
 
 from treepo.config.schema import Config
 from treepo.errors import SettingError
 from treepo.model.gguf import folder_of_gguf
+from treepo.model.pypi import folder_of_package, is_packaged
 from treepo.model.sources import is_gguf
 from treepo.tasks.base_model import find_or_make_base_model
 from treepo.utils import ProgressCallback
@@ -18,10 +20,13 @@ def base_model_path(config: Config, progress: ProgressCallback) -> str:
 
 
 def model_folder(path: str) -> str:
-    """The path of a model; of a GGUF file, the folder that is made of it in the cache."""
-    if not is_gguf(path):
+    """The path of a model; of a GGUF file or a model from PyPI, the folder that is made of it in the cache."""
+    if not (is_gguf(path) or is_packaged(path)):
         return path
     folder = default_cache_folder().absolute()
+    if is_packaged(path):
+        with preparing(folder, "TREEPO_CACHE", "the model from PyPI"):
+            return folder_of_package(path, folder)
     with preparing(folder, "TREEPO_CACHE", "the model of the GGUF file"):
         return folder_of_gguf(path, folder)
 

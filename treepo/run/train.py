@@ -66,6 +66,7 @@ def train_steps(
         ):
             # The process before may have ended before it saved it.
             save_best(run, out, is_best=progress != NOT_BEGUN and progress.best_step == progress.step)
+            done: TrainStep | None = None
             for step in _steps_left(checkpoints, limits, hooks):
                 result, evaluated, answers = _make_step(run, step, out, checkpoints.guard, view.show_phase)
                 metrics = (result.metrics if result else {}) | evaluated
@@ -95,7 +96,7 @@ def train_steps(
         run.keep(lambda: save_last(run, out))
         hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
-            _finish(run, out, terminal, log.read())
+            _finish(run, out, terminal, log.read(), done)
         checkpoints.check_written()
 
 
@@ -125,11 +126,13 @@ def _make_step(
     return result, evaluated, answers
 
 
-def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics]) -> None:
-    """Publish what the run has made, and show how it went."""
+def _finish(run: Run, out: Path, terminal: Terminal, log: Sequence[Metrics], last: TrainStep | None) -> None:
+    """Publish what the run has made, and show how it went, with a tree of its last step."""
     try:
         publish(run, out)
     finally:
+        if last is not None:
+            last.show(terminal.console)
         terminal.summary(log, out, next_commands(run.config, out), run.config.eval.num_samples)
 
 
