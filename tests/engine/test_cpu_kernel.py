@@ -102,8 +102,8 @@ def test_norm_rotation_and_gate_equal_torch(size: int) -> None:
     weight = torch.randn(size, generator=generator)
     for extra in (None, added):
         mine, theirs = x.clone(), x.clone()
-        output = kernel().add_norm(mine, extra, weight, 1e-6)
-        wanted = TorchOperations().add_norm(theirs, extra, weight, 1e-6)
+        output = kernel().add_norm(mine, extra, weight, 1e-6, torch.float32)
+        wanted = TorchOperations().add_norm(theirs, extra, weight, 1e-6, torch.float32)
         torch.testing.assert_close(output, wanted, rtol=2e-6, atol=2e-6)
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
     if size % 2 == 0:

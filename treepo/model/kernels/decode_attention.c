@@ -201,20 +201,25 @@ void store(int N, int G, int D, const float *key, const float *value, float *key
     }
 }
 
+static inline float sum_of_squares(int D, const float *x) {
+    float squares[BLOCK] = {0}, total = 0;
+    int d = 0;
+    for (; d + BLOCK <= D; d += BLOCK)
+        for (int j = 0; j < BLOCK; j++) squares[j] += x[d + j] * x[d + j];
+    for (; d < D; d++) total += x[d] * x[d];
+    for (int j = 0; j < BLOCK; j++) total += squares[j];
+    return total;
+}
+
 /* rows [N, D] += added (unless null), and output = x / rms(x) x weight of each row x. */
 void add_norm(int N, int D, float *rows, const float *added, const float *weight, float eps, float *output) {
     #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
     for (int i = 0; i < N; i++) {
-        float squares[BLOCK] = {0}, total = 0, *x = rows + (long)i * D, *out = output + (long)i * D;
+        float *x = rows + (long)i * D, *out = output + (long)i * D;
         if (added)
             for (int d = 0; d < D; d++) x[d] += added[(long)i * D + d];
-        int d = 0;
-        for (; d + BLOCK <= D; d += BLOCK)
-            for (int j = 0; j < BLOCK; j++) squares[j] += x[d + j] * x[d + j];
-        for (; d < D; d++) total += x[d] * x[d];
-        for (int j = 0; j < BLOCK; j++) total += squares[j];
-        float scale = 1.0f / sqrtf(total / D + eps);
-        for (d = 0; d < D; d++) out[d] = x[d] * scale * weight[d];
+        const float scale = 1.0f / sqrtf(sum_of_squares(D, x) / D + eps);
+        for (int d = 0; d < D; d++) out[d] = x[d] * scale * weight[d];
     }
 }
 
@@ -234,15 +239,59 @@ void rotate(int N, int heads, int D, float *rows, const float *cosines, const fl
     }
 }
 
+static inline vec silu(vec x) {
+    vec e, top;
+    for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];
+    e = exponential(e, LOWEST); /* e^-|x| */
+    for (int j = 0; j < BLOCK; j++) top[j] = x[j] < 0 ? e[j] : 1.0f;
+    return x * top / (splat(1.0f) + e);
+}
+
 /* gate [n] = silu(gate) x up, n a multiple of 8. */
 void gate(long n, float *gate, const float *up) {
     #pragma omp parallel for if (n > WORTH_THREADS)
     for (long i = 0; i < n; i += BLOCK) {
-        vec x = *(vec *)(gate + i), e;
-        for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];
-        e = exponential(e, LOWEST); /* e^-|x| */
-        vec top;
-        for (int j = 0; j < BLOCK; j++) top[j] = x[j] < 0 ? e[j] : 1.0f;
-        *(vec *)(gate + i) = x * top / (splat(1.0f) + e) * *(const vec *)(up + i);
+        *(vec *)(gate + i) = silu(*(vec *)(gate + i)) * *(const vec *)(up + i);
+    }
+}
+
+/* bfloat16 as it is in memory: the upper half of a float32. */
+
+static inline float wide(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+/* To the nearest, the even one of two; a quiet NaN stays one. */
+static inline uint16_t narrow(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* add_norm whose input and output are bfloat16; rows are float32. */
+void add_norm_bfloat16(int N, int D, float *rows, const uint16_t *added, const float *weight, float eps,
+                       uint16_t *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++) {
+        float *x = rows + (long)i * D;
+        uint16_t *out = output + (long)i * D;
+        if (added)
+            for (int d = 0; d < D; d++) x[d] += wide(added[(long)i * D + d]);
+        const float scale = 1.0f / sqrtf(sum_of_squares(D, x) / D + eps);
+        for (int d = 0; d < D; d++) out[d] = narrow(x[d] * scale * weight[d]);
+    }
+}
+
+/* gate in bfloat16, computed in float32. */
+void gate_bfloat16(long n, uint16_t *gate, const uint16_t *up) {
+    #pragma omp parallel for if (n > WORTH_THREADS)
+    for (long i = 0; i < n; i += BLOCK) {
+        vec x, y;
+        for (int j = 0; j < BLOCK; j++) x[j] = wide(gate[i + j]), y[j] = wide(up[i + j]);
+        x = silu(x) * y;
+        for (int j = 0; j < BLOCK; j++) gate[i + j] = narrow(x[j]);
     }
 }
