@@ -5,12 +5,14 @@ Letters: S samples · M rows of logits · V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from treepo.engine.base import SamplingParams
+from treepo.model.kernels.compile import load_kernels
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -76,6 +78,10 @@ def sample_tokens(
     top-k, top-p and min-p leave tokens out: the loss compares with these.
     """
     device = logits.device
+    # Small vocabularies cost nothing, and stay what they are without a compiler.
+    is_large = logits.shape[1] > CHUNK and logits.dtype in (torch.float32, torch.bfloat16)
+    if device.type == "cpu" and is_large and not params.truncates and (kernels := load_kernels("sampling.c")):
+        return _sample_compiled(kernels, logits.contiguous(), logits_rows, params.temperature, numbers)
     is_greedy = params.temperature == 0
     scales = np.where(is_greedy, 1.0, params.temperature).astype(np.float32)
     if len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any():
@@ -92,6 +98,30 @@ def sample_tokens(
         tokens = torch.where(torch.from_numpy(is_greedy).to(device), logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
     return tokens.int().cpu().numpy(), chosen.cpu().numpy()
+
+
+def _sample_compiled(
+    kernels: SimpleNamespace, logits: Tensor, logits_rows: np.ndarray, temperatures: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """sample_tokens without truncation, by sampling.c."""
+    num_samples, size = len(logits_rows), logits.shape[1]
+    rows, temperatures = logits_rows.astype(np.int64), temperatures.astype(np.float32)
+    tokens, logprobs = np.empty(num_samples, np.int32), np.empty(num_samples, np.float32)
+    scratch = np.empty(num_samples * (size // CHUNK + 1))
+    is_wide = logits.dtype == torch.float32
+    kernels.sample(
+        S=num_samples,
+        V=size,
+        logits=logits.data_ptr() if is_wide else None,
+        bfloat16_logits=None if is_wide else logits.data_ptr(),
+        rows=rows.ctypes.data,
+        temperatures=temperatures.ctypes.data,
+        numbers=numbers.ctypes.data,
+        tokens=tokens.ctypes.data,
+        logprobs=logprobs.ctypes.data,
+        scratch=scratch.ctypes.data,
+    )
+    return tokens, logprobs
 
 
 def _invert(probs: Tensor, numbers: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, rms_norm, silu
 
 from treepo.model.fsdp import own_class
-from treepo.model.linear_maps import LinearMap, is_fusable, num_copied_bytes
+from treepo.model.linear_maps import LinearMaps, is_fusable, num_copied_bytes
 
 if TYPE_CHECKING:
     from treepo.model.attention import AttentionContext
@@ -88,7 +88,7 @@ class TorchOperations:
         """x += added; returns x / rms(x) x weight over the last dimension, in a type."""
         if added is not None:
             x += added
-        return rms_norm(x, weight.shape, weight, eps).to(dtype)
+        return rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(dtype)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         """x [N, H, D] cos + (x with its halves exchanged) sin, in place; cos and signed sin [N, D]."""
@@ -96,7 +96,7 @@ class TorchOperations:
         x.mul_(cos[:, None]).addcmul_(exchanged, sin[:, None])
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Return silu(gate) x up."""
+        """Return silu(gate) x up, [N, D]; both may be parts of wider rows."""
         return silu(gate).mul_(up)
 
 
@@ -132,9 +132,10 @@ class FusedForward:
             normed = add_norm(hidden, added, *layer.first_norm, dtype)
             added = self._attention(index, layer, normed, cos, sin, context)
             normed = add_norm(hidden, added, *layer.second_norm, dtype)
-            added = layer.down(self.operations.gate(layer.gate(normed), layer.up(normed)))
+            [added] = layer.down(self.operations.gate(*layer.gate_up(normed)))
         assert added is not None, "a decoder has layers"
-        return self.head(add_norm(hidden[logits_at], added[logits_at], *self.norm, dtype))
+        [logits] = self.head(add_norm(hidden[logits_at], added[logits_at], *self.norm, dtype))
+        return logits
 
     def _take_weights(self) -> None:
         decoder = self.model.model
@@ -142,7 +143,7 @@ class FusedForward:
         window = self.model.config.sliding_window if self.model.config.model_type == "mistral" else None
         with torch.no_grad():
             self.layers = [self._parameters(layer, window) for layer in decoder.layers]
-            self.head, self.norm = LinearMap(self.model.lm_head, self.dtype), self._norm(decoder.norm)
+            self.head, self.norm = LinearMaps([self.model.lm_head], self.dtype), self._norm(decoder.norm)
 
     def _parameters(self, layer: Any, window: int | None) -> SimpleNamespace:
         """The linear maps of a decoder layer, its norms as (weight, eps), and its settings.
@@ -150,10 +151,11 @@ class FusedForward:
         window: that of layers that have none of their own.
         """
         attention, mlp = layer.self_attn, layer.mlp
-        maps = {name: getattr(attention, f"{name}_proj") for name in "qkvo"}
-        maps |= {name: getattr(mlp, f"{name}_proj") for name in ("gate", "up", "down")}
         return SimpleNamespace(
-            **{name: LinearMap(module, self.dtype) for name, module in maps.items()},
+            qkv=LinearMaps([attention.q_proj, attention.k_proj, attention.v_proj], self.dtype),
+            o=LinearMaps([attention.o_proj], self.dtype),
+            gate_up=LinearMaps([mlp.gate_proj, mlp.up_proj], self.dtype),
+            down=LinearMaps([mlp.down_proj], self.dtype),
             first_norm=self._norm(layer.input_layernorm),
             second_norm=self._norm(layer.post_attention_layernorm),
             q_norm=self._norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
@@ -167,14 +169,14 @@ class FusedForward:
         return self._inner(module.weight), module.variance_epsilon
 
     def _inner(self, x: Tensor) -> Tensor:
-        """In the type that lies between matrix products."""
-        return x if self.operations.dtype is None else x.to(self.operations.dtype)
+        """In the type that lies between matrix products, and as its operations need it."""
+        return x if self.operations.dtype is None else x.to(self.operations.dtype).contiguous()
 
     def _attention(
         self, index: int, layer: SimpleNamespace, hidden: Tensor, cos: Tensor, sin: Tensor, context: "AttentionContext"
     ) -> Tensor:
         shape = len(hidden), -1, layer.head_size
-        query, key, value = (self._inner(p(hidden)).view(shape) for p in (layer.q, layer.k, layer.v))
+        query, key, value = (self._inner(x).view(shape) for x in layer.qkv(hidden))
         if layer.q_norm:
             query = self.operations.add_norm(query, None, *layer.q_norm, query.dtype)
             key = self.operations.add_norm(key, None, *layer.k_norm, key.dtype)
@@ -182,7 +184,8 @@ class FusedForward:
         self.operations.rotate(key, cos, sin)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
         output = context(index, query, key, value, layer.scale, layer.window)
-        return layer.o(output.reshape(len(hidden), -1).to(self.dtype))
+        [output] = layer.o(output.reshape(len(hidden), -1).to(self.dtype))
+        return output
 
     def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of the positions, [N, D], from a table that grows by doubling."""
@@ -194,4 +197,3 @@ class FusedForward:
             half = sin.shape[-1] // 2
             self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
         return self.cos[positions], self.sin[positions]
-

@@ -166,6 +166,8 @@ class CpuKernel(GatherKernel, TorchOperations):
 
     def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         output, size = torch.empty_like(x, dtype=dtype), x.shape[-1]
+        if dtype != torch.float32 and size % BLOCK:
+            return super().add_norm(x, added, weight, eps, dtype)
         run = self.kernels.add_norm_bfloat16 if dtype == torch.bfloat16 else self.kernels.add_norm
         added_data = None if added is None else _data(added, dtype)
         run(x.numel() // size, size, _data(x), added_data, _data(weight), eps, _data(output, dtype))
@@ -175,11 +177,14 @@ class CpuKernel(GatherKernel, TorchOperations):
         self.kernels.rotate(*x.shape, _data(x), _data(cos), _data(sin))
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Overwrite `gate`, which has a multiple of 8 numbers."""
-        assert gate.numel() % BLOCK == 0
-        run = self.kernels.gate_bfloat16 if gate.dtype == torch.bfloat16 else self.kernels.gate
-        run(gate.numel(), _data(gate, gate.dtype), _data(up, gate.dtype))
-        return gate
+        (n, size), stride, dtype = gate.shape, gate.stride(0), gate.dtype
+        if size % BLOCK:
+            return super().gate(gate, up)
+        assert gate.stride() == up.stride() == (stride, 1) and up.dtype == dtype
+        output = torch.empty(n, size, dtype=dtype)
+        run = self.kernels.gate_bfloat16 if dtype == torch.bfloat16 else self.kernels.gate
+        run(n, size, stride, gate.data_ptr(), up.data_ptr(), _data(output, dtype))
+        return output
 
 
 def _data(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:

@@ -247,51 +247,33 @@ static inline vec silu(vec x) {
     return x * top / (splat(1.0f) + e);
 }
 
-/* gate [n] = silu(gate) x up, n a multiple of 8. */
-void gate(long n, float *gate, const float *up) {
-    #pragma omp parallel for if (n > WORTH_THREADS)
-    for (long i = 0; i < n; i += BLOCK) {
-        *(vec *)(gate + i) = silu(*(vec *)(gate + i)) * *(const vec *)(up + i);
-    }
+/* output [N, D] = silu(gate) x up, D a multiple of 8; rows of gate and up begin `stride` numbers apart. */
+void gate(int N, int D, long stride, const float *gate, const float *up, float *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++)
+        for (int d = 0; d < D; d += BLOCK)
+            *(vec *)(output + (long)i * D + d) =
+                silu(*(const vec *)(gate + i * stride + d)) * *(const vec *)(up + i * stride + d);
 }
 
-/* bfloat16 as it is in memory: the upper half of a float32. */
-
-static inline float wide(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &bits, sizeof y);
-    return y;
-}
-
-/* To the nearest, the even one of two; a quiet NaN stays one. */
-static inline uint16_t narrow(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-/* add_norm whose input and output are bfloat16; rows are float32. */
+/* add_norm whose input and output are bfloat16, D a multiple of 8; rows are float32. */
 void add_norm_bfloat16(int N, int D, float *rows, const uint16_t *added, const float *weight, float eps,
                        uint16_t *output) {
     #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
     for (int i = 0; i < N; i++) {
         float *x = rows + (long)i * D;
-        uint16_t *out = output + (long)i * D;
         if (added)
-            for (int d = 0; d < D; d++) x[d] += wide(added[(long)i * D + d]);
-        const float scale = 1.0f / sqrtf(sum_of_squares(D, x) / D + eps);
-        for (int d = 0; d < D; d++) out[d] = narrow(x[d] * scale * weight[d]);
+            for (int d = 0; d < D; d += BLOCK) *(vec *)(x + d) += widen(added + (long)i * D + d);
+        const vec scale = splat(1.0f / sqrtf(sum_of_squares(D, x) / D + eps));
+        for (int d = 0; d < D; d += BLOCK)
+            narrow(*(vec *)(x + d) * scale * *(const vec *)(weight + d), output + (long)i * D + d);
     }
 }
 
 /* gate in bfloat16, computed in float32. */
-void gate_bfloat16(long n, uint16_t *gate, const uint16_t *up) {
-    #pragma omp parallel for if (n > WORTH_THREADS)
-    for (long i = 0; i < n; i += BLOCK) {
-        vec x, y;
-        for (int j = 0; j < BLOCK; j++) x[j] = wide(gate[i + j]), y[j] = wide(up[i + j]);
-        x = silu(x) * y;
-        for (int j = 0; j < BLOCK; j++) gate[i + j] = narrow(x[j]);
-    }
+void gate_bfloat16(int N, int D, long stride, const uint16_t *gate, const uint16_t *up, uint16_t *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++)
+        for (int d = 0; d < D; d += BLOCK)
+            narrow(silu(widen(gate + i * stride + d)) * widen(up + i * stride + d), output + (long)i * D + d);
 }
