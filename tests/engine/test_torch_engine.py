@@ -16,6 +16,7 @@ from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK, blocks_of, bytes_per_token
+from treepo.model.forward import FusedForward
 
 EOS = 2
 NO_EOS: tuple[int, ...] = ()
@@ -194,6 +195,7 @@ def test_bits_in_bfloat16_do_not_depend_on_the_batch(narrow: bool, data: st.Data
             TorchEngine(model, [EOS], max_num_seqs, max_cache_tokens=128, autocast=torch.bfloat16),
         ]
     wanted, results = (run_all(engine, requests) for engine in engines)
+    assert isinstance(engines[1].forward, FusedForward)
     assert engines[1].forward.dtype == torch.bfloat16
     for result, other in zip(results, wanted, strict=True):
         np.testing.assert_array_equal(result.token_ids, other.token_ids)
@@ -209,6 +211,7 @@ def test_sleep_and_updates_forget_copied_weights(caplog: pytest.LogCaptureFixtur
         engine, fresh = (TorchEngine(m, NO_EOS, autocast=torch.bfloat16) for m in (model, newer))
     assert caplog.messages[0].startswith("decoding computes matrix products in bfloat16")
     run_all(engine, [request(PROMPT, 4)])
+    assert isinstance(engine.forward, FusedForward)
     assert engine.forward.layers
     engine.sleep()
     assert not engine.forward.layers

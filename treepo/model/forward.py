@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Forward(Protocol):
-    """The logits of some of the tokens that lie side by side.
+    """The logits of some of the tokens that lie side by side."""
 
-    num_copied_bytes: memory of the weights that it copies.
-    """
-
-    num_copied_bytes: int
+    @property
+    def num_copied_bytes(self) -> int:
+        """Memory of the weights that it copies."""
+        ...
 
     def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
         """ids, positions int64 [N], which tokens' logits int64 [M] -> logits [M, V]."""
@@ -40,7 +40,8 @@ FUSED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 def supports_fused(model: Any) -> bool:
     """Return whether FusedForward computes what this model does: transformers' own code for one of FUSED_TYPES, with
-    plain linear maps or low-rank adapters of them (the model's own forward runs other adapters and quantised layers)."""
+    plain linear maps or low-rank adapters of them. The model's own forward runs other adapters and quantised layers.
+    """
     if model.config.model_type not in FUSED_TYPES or not own_class(model).__module__.startswith("transformers.models."):
         return False
     # peft puts a wrapper in the place of a module that is trained whole beside adapters.
@@ -129,12 +130,12 @@ class FusedForward:
         cos, sin = self._rotations(positions)
         hidden, added = self._inner(embedding(ids, self.model.model.embed_tokens.weight)), None
         for index, layer in enumerate(self.layers):
-            normed = add_norm(hidden, added, *layer.first_norm, dtype)
+            normed = add_norm(hidden, added, *layer.first_norm, dtype=dtype)
             added = self._attention(index, layer, normed, cos, sin, context)
-            normed = add_norm(hidden, added, *layer.second_norm, dtype)
+            normed = add_norm(hidden, added, *layer.second_norm, dtype=dtype)
             [added] = layer.down(self.operations.gate(*layer.gate_up(normed)))
         assert added is not None, "a decoder has layers"
-        [logits] = self.head(add_norm(hidden[logits_at], added[logits_at], *self.norm, dtype))
+        [logits] = self.head(add_norm(hidden[logits_at], added[logits_at], *self.norm, dtype=dtype))
         return logits
 
     def _take_weights(self) -> None:
@@ -178,8 +179,8 @@ class FusedForward:
         shape = len(hidden), -1, layer.head_size
         query, key, value = (self._inner(x).view(shape) for x in layer.qkv(hidden))
         if layer.q_norm:
-            query = self.operations.add_norm(query, None, *layer.q_norm, query.dtype)
-            key = self.operations.add_norm(key, None, *layer.k_norm, key.dtype)
+            query = self.operations.add_norm(query, None, *layer.q_norm, dtype=query.dtype)
+            key = self.operations.add_norm(key, None, *layer.k_norm, dtype=key.dtype)
         self.operations.rotate(query, cos, sin)
         self.operations.rotate(key, cos, sin)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))

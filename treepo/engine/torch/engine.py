@@ -37,8 +37,9 @@ class TorchEngine:
     max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least
     one prefix. max_cache_tokens: most tokens whose keys and values are kept; what no request uses is evicted first,
     then the youngest requests wait and are computed again, with the same result. Half of the free memory if not given.
-    autocast: type of the trainer's matrix products, that of the weights if not given; see `product_dtype`. Where memory runs out,
-    all requests wait, go on with half as many at a time and a cache of half the size, and get the same tokens.
+    autocast: type of the trainer's matrix products, that of the weights if not given; see `product_dtype`. Where
+    memory runs out, all requests wait, go on with half as many at a time and a cache of half the size, and get the same
+    tokens.
     """
 
     def __init__(
@@ -323,8 +324,8 @@ def make_forward(model: nn.Module, kernel: GatherKernel, autocast: torch.dtype |
     if not supports_fused(model) or has_length_dependent_rope(config):
         return PlainForward(model, autocast)
     dtype = product_dtype(model, autocast)
-    is_compiled = isinstance(kernel, CpuKernel) and dtype in (torch.float32, torch.bfloat16)
-    forward = FusedForward(model, kernel if is_compiled else TorchOperations(), dtype)
+    compiled = kernel if isinstance(kernel, CpuKernel) and dtype in (torch.float32, torch.bfloat16) else None
+    forward = FusedForward(model, compiled or TorchOperations(), dtype)
     _log_bfloat16(autocast or next(model.parameters()).dtype, forward)
     return forward
 
