@@ -122,8 +122,8 @@ def test_norm_rotation_and_gate_equal_torch(size: int) -> None:
     weight = torch.randn(size, generator=generator)
     for extra in (None, added):
         mine, theirs = x.clone(), x.clone()
-        output = kernel().add_norm(mine, extra, weight, 1e-6)
-        wanted = TorchOperations().add_norm(theirs, extra, weight, 1e-6)
+        output = kernel().add_norm(mine, extra, weight, 1e-6, torch.float32)
+        wanted = TorchOperations().add_norm(theirs, extra, weight, 1e-6, torch.float32)
         torch.testing.assert_close(output, wanted, rtol=2e-6, atol=2e-6)
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
     if size % 2 == 0:
@@ -135,7 +135,26 @@ def test_norm_rotation_and_gate_equal_torch(size: int) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
     gate, up = 20 * torch.randn(8, size, generator=generator), torch.randn(8, size, generator=generator)
     wanted = torch.nn.functional.silu(gate) * up
-    torch.testing.assert_close(kernel().gate(gate, up), wanted, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(kernel().gate(gate.clone(), up), wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [7, 8, 24, 136])
+def test_operations_in_bfloat16_round_what_float32_gives(size: int) -> None:
+    """Inputs and outputs of matrix products; hidden states stay float32. gate and up lie side by side in wider rows."""
+    generator = torch.Generator().manual_seed(size)
+    x, weight = torch.randn(5, size, generator=generator), torch.randn(size, generator=generator)
+    added = torch.randn(5, size, generator=generator).bfloat16()
+    mine, theirs = x.clone(), x.clone()
+    output = kernel().add_norm(mine, added, weight, 1e-6, torch.bfloat16)
+    wanted = kernel().add_norm(theirs, added.float(), weight, 1e-6, torch.float32)
+    assert torch.equal(mine, theirs)
+    torch.testing.assert_close(output.float(), wanted, rtol=2.0**-8, atol=0)
+    both = (9 * torch.randn(6, 2 * size, generator=generator)).bfloat16()
+    gate, up = both.split(size, -1)
+    wanted = torch.nn.functional.silu(gate.float()) * up.float()
+    # Sizes that vectors do not divide are left to torch, which rounds twice.
+    output = kernel().gate(gate.clone(), up.clone()) if size % BLOCK else kernel().gate(gate, up)
+    torch.testing.assert_close(output.float(), wanted, rtol=2.0**-7, atol=1e-30)
 
 
 def test_extreme_scores_are_softened_exactly() -> None:

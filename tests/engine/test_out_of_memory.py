@@ -75,9 +75,9 @@ def test_a_single_request_that_does_not_fit_is_an_error_in_one_line() -> None:
             MemoryError, match=r"^engine.max_num_seqs: out of memory with a single .*CUDA out of memory"
         ):
             run_all(engine, requests())
+        setattr(engine, name, original)
         engine.close()
         assert not engine.cache_bytes
-        setattr(engine, name, original)
         assert len(run_all(engine, requests()[:3])) == 3
 
 

@@ -258,3 +258,33 @@ def test_a_large_vocabulary_is_inverted_in_chunks() -> None:
     ]
     assert all(gap < 1e-6 for gap in between)
     assert tokens.max() < size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [CHUNK + 1, 2 * CHUNK, 5003])
+def test_large_vocabularies_are_sampled_the_same_compiled(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, size: int
+) -> None:
+    """sampling.c and torch take the same tokens with the same log-probabilities, also greedily, at any temperature,
+    with tokens that are ruled out, and with logits that several samples share."""
+    generator = torch.Generator().manual_seed(size)
+    logits = (4 * torch.randn(6, size, generator=generator)).to(dtype)
+    logits[1, ::2] = -math.inf
+    rows, numbers = np.array([0, 1, 1, 2, 3, 4, 5, 5]), np.random.default_rng(size).random(8)
+    numbers[0], numbers[7] = 0.0, JUST_UNDER_ONE
+    temperatures = np.array([1.0, 1.0, 0.0, 0.7, 1.5, 0.0, 1.0, 1.0])
+    params = BatchSamplingParams(temperatures, *(np.full(8, x) for x in (0, 1.0, 0.0, 1.0)))
+    tokens, logprobs = sample_tokens(logits, rows, params, numbers)
+    monkeypatch.setattr("treepo.engine.sampling.load_kernels", lambda _: None)
+    wanted, wanted_logprobs = sample_tokens(logits, rows, params, numbers)
+    assert tokens.tolist() == wanted.tolist()
+    np.testing.assert_allclose(logprobs, wanted_logprobs, atol=2e-5)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_logits_that_are_not_finite_have_no_finite_log_probability(wrong: float) -> None:
+    """Wherever they are in a row: the engine raises for them."""
+    for place in (0, 17, CHUNK, CHUNK + 6):
+        logits = torch.zeros(1, CHUNK + 7)
+        logits[0, place] = wrong
+        assert not np.isfinite(draw_all(logits, np.ones(1), np.array([0.5]))[1]).any()

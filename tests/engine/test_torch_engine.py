@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 from treepo.engine.torch.attention import GatherKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import BLOCK, blocks_of, bytes_per_token
+from treepo.model.forward import FusedForward
 
 EOS = 2
 NO_EOS: tuple[int, ...] = ()
@@ -205,6 +207,52 @@ def test_a_rows_bits_do_not_depend_on_the_batch(max_num_seqs: int) -> None:
         run_all(TorchEngine(make_tiny_model(), [EOS], max_num_seqs), requests), wanted, strict=True
     ):
         np.testing.assert_array_equal(result.logprobs, other.logprobs)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_bits_in_bfloat16_do_not_depend_on_the_batch(narrow: bool, data: st.DataObject) -> None:
+    """Products in bfloat16, over copies of float32 weights and over weights in bfloat16: however many requests run at a
+    time, and with a cache so small that some are computed again."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    lengths = rng.integers(1, 30, size=data.draw(st.integers(1, 40), label="requests"))
+    requests = [replace(request(rng.integers(3, 16, n), 12, seed=i), group=i % 5) for i, n in enumerate(lengths)]
+    max_num_seqs = data.draw(st.sampled_from([1, 3, 17, 33]), label="max_num_seqs")
+    model = make_tiny_model("llama", dtype=torch.bfloat16 if narrow else torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("treepo.model.linear_maps.bfloat16_instructions", lambda: "any")
+        engines = [
+            TorchEngine(model, [EOS], autocast=torch.bfloat16),
+            TorchEngine(model, [EOS], max_num_seqs, max_cache_tokens=128, autocast=torch.bfloat16),
+        ]
+    wanted, results = (run_all(engine, requests) for engine in engines)
+    assert isinstance(engines[1].forward, FusedForward)
+    assert engines[1].forward.dtype == torch.bfloat16
+    for result, other in zip(results, wanted, strict=True):
+        np.testing.assert_array_equal(result.token_ids, other.token_ids)
+        np.testing.assert_array_equal(result.logprobs, other.logprobs)
+
+
+def test_sleep_and_updates_forget_copied_weights(caplog: pytest.LogCaptureFixture) -> None:
+    """A type of its own needs copies: they go while the model is trained, and follow it afterwards. Where bfloat16 is
+    asked for, it is said what runs."""
+    model, newer = make_tiny_model("llama"), make_tiny_model("llama", seed=1)
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
+        patch.setattr("treepo.model.linear_maps.bfloat16_instructions", lambda: "any")
+        engine, fresh = (TorchEngine(m, NO_EOS, autocast=torch.bfloat16) for m in (model, newer))
+    assert caplog.messages[0].startswith("decoding computes matrix products in bfloat16")
+    run_all(engine, [request(PROMPT, 4)])
+    assert isinstance(engine.forward, FusedForward)
+    assert engine.forward.layers
+    engine.sleep()
+    assert not engine.forward.layers
+    run_all(engine, [request(PROMPT, 4)])
+    model.load_state_dict(newer.state_dict())
+    engine.abort_group(0)
+    engine.update_weights(model)
+    [result], [wanted] = (run_all(e, [request(PROMPT, 4)]) for e in (engine, fresh))
+    np.testing.assert_array_equal(result.logprobs, wanted.logprobs)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,12 +5,14 @@ Letters: S samples · M rows of logits · V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from treepo.engine.base import SamplingParams
+from treepo.model.kernels.compile import load_kernels
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -52,6 +54,11 @@ class BatchSamplingParams:
         """Whether any sample leaves tokens out."""
         return bool((self.top_k > 0).any() or (self.top_p < 1).any() or (self.min_p > 0).any())
 
+    @property
+    def penalizes(self) -> bool:
+        """Whether any sample has a repetition penalty."""
+        return bool((self.repetition_penalty != 1).any())
+
 
 NAMES = tuple(f.name for f in fields(SamplingParams))
 
@@ -86,12 +93,17 @@ def sample_tokens(
     and min-p leave tokens out: the loss compares with these.
     """
     device = logits.device
+    # Small vocabularies cost nothing, and stay what they are without a compiler.
+    is_large = logits.shape[1] > CHUNK and logits.dtype in (torch.float32, torch.bfloat16)
+    is_plain = not params.truncates and not params.penalizes
+    if device.type == "cpu" and is_large and is_plain and (kernels := load_kernels("sampling.c")):
+        return _sample_compiled(kernels, logits.contiguous(), logits_rows, params.temperature, numbers)
     is_greedy = params.temperature == 0
     scales = np.where(is_greedy, 1.0, params.temperature).astype(np.float32)
     if len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any():
         logits = logits[torch.from_numpy(logits_rows).to(device)]
     logits = logits.float()
-    if (params.repetition_penalty != 1).any():
+    if params.penalizes:
         assert known_ids is not None, "a repetition penalty needs the tokens so far"
         logits = _penalized(logits, params.repetition_penalty, known_ids)
     if (scales != 1).any():
@@ -117,6 +129,30 @@ def _penalized(logits: Tensor, penalties: np.ndarray, known_ids: KnownIds) -> Te
     found = logits[rows, columns]
     # A token that occurs twice gets the same value twice.
     return logits.index_put((rows, columns), torch.where(found < 0, found * penalty, found / penalty))
+
+
+def _sample_compiled(
+    kernels: SimpleNamespace, logits: Tensor, logits_rows: np.ndarray, temperatures: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """sample_tokens without truncation, by sampling.c."""
+    num_samples, size = len(logits_rows), logits.shape[1]
+    rows, temperatures = logits_rows.astype(np.int64), temperatures.astype(np.float32)
+    tokens, logprobs = np.empty(num_samples, np.int32), np.empty(num_samples, np.float32)
+    scratch = np.empty(num_samples * (size // CHUNK + 1))
+    is_wide = logits.dtype == torch.float32
+    kernels.sample(
+        S=num_samples,
+        V=size,
+        logits=logits.data_ptr() if is_wide else None,
+        bfloat16_logits=None if is_wide else logits.data_ptr(),
+        rows=rows.ctypes.data,
+        temperatures=temperatures.ctypes.data,
+        numbers=numbers.ctypes.data,
+        tokens=tokens.ctypes.data,
+        logprobs=logprobs.ctypes.data,
+        scratch=scratch.ctypes.data,
+    )
+    return tokens, logprobs
 
 
 def _invert(probs: Tensor, numbers: Tensor) -> Tensor:

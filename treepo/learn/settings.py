@@ -170,7 +170,8 @@ class TrainSettings:
     """Keep one hidden state per layer and compute the others again in the backward pass."""
 
     autocast: Literal["none", "bfloat16"] = "none"
-    """Type of the matrix products of engine and trainer, over weights of model.dtype."""
+    """Type of the matrix products of engine and trainer, over weights of model.dtype. On a CPU that is slower in
+    bfloat16 the embedded engine computes in float32."""
 
     save_trees_every: Annotated[int, Field(ge=0)] = 10
     """Steps between those whose trees are kept in trees/step-*.parquet, besides the first and the last one; 0 for

@@ -116,7 +116,10 @@ TILE = 16
 
 
 class CpuKernel(GatherKernel, TorchOperations):
-    """Attention and a decoder's operations in C, for contiguous float32 tensors on the CPU."""
+    """Attention and a decoder's operations in C, for contiguous float32 tensors on the CPU; what comes from matrix
+    products and goes into them may be bfloat16."""
+
+    dtype = torch.float32
 
     def __init__(self, kernels: SimpleNamespace) -> None:
         self.kernels = kernels
@@ -161,25 +164,31 @@ class CpuKernel(GatherKernel, TorchOperations):
         )
         return output
 
-    def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-        output = torch.empty_like(x)
-        size = x.shape[-1]
-        added_data = None if added is None else _data(added)
-        self.kernels.add_norm(x.numel() // size, size, _data(x), added_data, _data(weight), eps, _data(output))
+    def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        output, size = torch.empty_like(x, dtype=dtype), x.shape[-1]
+        if dtype != torch.float32 and size % BLOCK:
+            return super().add_norm(x, added, weight, eps, dtype)
+        run = self.kernels.add_norm_bfloat16 if dtype == torch.bfloat16 else self.kernels.add_norm
+        added_data = None if added is None else _data(added, dtype)
+        run(x.numel() // size, size, _data(x), added_data, _data(weight), eps, _data(output, dtype))
         return output
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
         self.kernels.rotate(*x.shape, _data(x), _data(cos), _data(sin))
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Overwrite `gate`, which has a multiple of 8 numbers."""
-        assert gate.numel() % BLOCK == 0
-        self.kernels.gate(gate.numel(), _data(gate), _data(up))
-        return gate
+        (n, size), stride, dtype = gate.shape, gate.stride(0), gate.dtype
+        if size % BLOCK:
+            return super().gate(gate, up)
+        assert gate.stride() == up.stride() == (stride, 1) and up.dtype == dtype
+        output = torch.empty(n, size, dtype=dtype)
+        run = self.kernels.gate_bfloat16 if dtype == torch.bfloat16 else self.kernels.gate
+        run(n, size, stride, gate.data_ptr(), up.data_ptr(), _data(output, dtype))
+        return output
 
 
-def _data(tensor: Tensor) -> int:
-    assert tensor.is_contiguous() and tensor.dtype == torch.float32
+def _data(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    assert tensor.is_contiguous() and tensor.dtype == dtype
     return tensor.data_ptr()
 
 

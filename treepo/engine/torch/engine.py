@@ -23,6 +23,7 @@ from treepo.errors import SettingError
 from treepo.model.compatibility import has_length_dependent_rope
 from treepo.model.forward import Forward, FusedForward, PlainForward, TorchOperations, supports_fused
 from treepo.model.kernels.compile import load_kernels
+from treepo.model.linear_maps import bfloat16_instructions, product_dtype
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ class TorchEngine:
     max_num_seqs: requests decoded at a time. max_num_batched_tokens: most prefix tokens of one forward, though at least
     one prefix. max_cache_tokens: most tokens whose keys and values are kept; what no request uses is evicted first,
     then the youngest requests wait and are computed again, with the same result. Half of the free memory if not given.
-    autocast: type of the matrix products, as in the trainer; that of the weights if not given. Where memory runs out,
-    all requests wait, go on with half as many at a time and a cache of half the size, and get the same tokens.
+    autocast: type of the trainer's matrix products, that of the weights if not given; see `product_dtype`. Where
+    memory runs out, all requests wait, go on with half as many at a time and a cache of half the size, and get the same
+    tokens.
     """
 
     def __init__(
@@ -51,15 +53,16 @@ class TorchEngine:
         autocast: torch.dtype | None = None,
     ) -> None:
         self.model = model
-        self.autocast = autocast
         self.eos_ids = np.array(list(eos_ids), np.int64)
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
-        self.max_cache_tokens = affordable_tokens(model) if max_cache_tokens is None else max_cache_tokens
-        self.waiting: deque[Sequence] = deque()
         self.kernel = make_kernel(self._device())
-        self._begin(self.max_cache_tokens // BLOCK)
         self.forward = make_forward(model, self.kernel, autocast)
+        if max_cache_tokens is None:
+            max_cache_tokens = affordable_tokens(model, self.forward.num_copied_bytes)
+        self.max_cache_tokens = max_cache_tokens
+        self.waiting: deque[Sequence] = deque()
+        self._begin(self.max_cache_tokens // BLOCK)
         self.counters = EngineCounters()
 
     def _begin(self, max_blocks: int) -> None:
@@ -130,14 +133,16 @@ class TorchEngine:
         return self._collect(sampling, *self._sample(builder, sampling))
 
     def sleep(self) -> None:
-        """Forget all prefixes and free the memory of the cache."""
+        """Forget all prefixes and free the memory of the cache and of copied weights."""
         self._forget_prefixes()
         self.kv_cache.clear()
+        self.forward.release()
 
     def update_weights(self, model: nn.Module) -> None:
         """Forget all prefixes; the weights are those of the engine's own model."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
         self._forget_prefixes()
+        self.forward.release()
         self.blocks.peak_used = 0
 
     def abort_group(self, group: int) -> None:
@@ -153,6 +158,7 @@ class TorchEngine:
             self._remove(row)
         self.prefix_cache.clear()
         self.kv_cache.clear()
+        self.forward.release()
 
     def _forget_prefixes(self) -> None:
         assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
@@ -261,8 +267,7 @@ class TorchEngine:
         device, rows = self._device(), self.rows
         *inputs, attention = builder.build(self.kv_cache, self.kernel)
         ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in (*inputs, np.array(builder.logits_at)))
-        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-            logits = self.forward(ids, positions, attention, logits_at)
+        logits = self.forward(ids, positions, attention, logits_at)
         numbers = uniforms(rows.seeds[sampling], rows.num_known[sampling])
         self.counters = self.counters.plus(num_decoded=len(sampling))
         logits_rows, params = np.array(builder.logits_rows), rows.params.of_rows(sampling)
@@ -320,6 +325,23 @@ def make_forward(model: nn.Module, kernel: GatherKernel, autocast: torch.dtype |
     """Return the fastest forward of a model, over its own weights: what is trained is what runs."""
     config: Any = model.config
     if not supports_fused(model) or has_length_dependent_rope(config):
-        return PlainForward(model)
-    is_float32 = autocast is None and next(model.parameters()).dtype == torch.float32
-    return FusedForward(model, kernel if isinstance(kernel, CpuKernel) and is_float32 else TorchOperations())
+        return PlainForward(model, autocast)
+    dtype = product_dtype(model, autocast)
+    compiled = kernel if isinstance(kernel, CpuKernel) and dtype in (torch.float32, torch.bfloat16) else None
+    forward = FusedForward(model, compiled or TorchOperations(), dtype)
+    _log_bfloat16(autocast or next(model.parameters()).dtype, forward)
+    return forward
+
+
+def _log_bfloat16(wanted: torch.dtype, forward: FusedForward) -> None:
+    """Say what the engine computes in where bfloat16 was asked for on a CPU, and why."""
+    if wanted != torch.bfloat16 or forward.model.device.type != "cpu":
+        return
+    megabytes = forward.num_copied_bytes / 1e6
+    copies = f", over copies of the weights of {megabytes:.0f} MB" if megabytes else ""
+    name = bfloat16_instructions()
+    if forward.dtype == torch.bfloat16:
+        logger.info("decoding computes matrix products in bfloat16 (by %s)%s", name, copies)
+    else:
+        reason = "which this processor computes faster: it has neither AMX nor AMD's AVX512-BF16 nor ARM's BFMMLA"
+        logger.info("decoding computes matrix products in float32, %s%s", reason, copies)

@@ -16,9 +16,11 @@ UNKNOWN_BYTES = 4 << 30
 """Assumed where the system does not say how much memory is free."""
 
 
-def affordable_tokens(model: nn.Module) -> int:
-    """Return how many tokens' keys and values take half of the free memory of the model's device."""
-    return max(1024, int(FREE_MEMORY_SHARE * free_bytes(next(model.parameters()).device)) // bytes_per_token(model))
+def affordable_tokens(model: nn.Module, reserved_bytes: int) -> int:
+    """Return how many tokens' keys and values take half of the free memory of the model's device, without what is
+    reserved."""
+    free = free_bytes(next(model.parameters()).device) - reserved_bytes
+    return max(1024, int(FREE_MEMORY_SHARE * free) // bytes_per_token(model))
 
 
 def bytes_per_token(model: nn.Module) -> int:

@@ -214,20 +214,25 @@ void store(int N, int G, int D, const float *key, const float *value, float *key
     }
 }
 
+static inline float sum_of_squares(int D, const float *x) {
+    float squares[BLOCK] = {0}, total = 0;
+    int d = 0;
+    for (; d + BLOCK <= D; d += BLOCK)
+        for (int j = 0; j < BLOCK; j++) squares[j] += x[d + j] * x[d + j];
+    for (; d < D; d++) total += x[d] * x[d];
+    for (int j = 0; j < BLOCK; j++) total += squares[j];
+    return total;
+}
+
 /* rows [N, D] += added (unless null), and output = x / rms(x) x weight of each row x. */
 void add_norm(int N, int D, float *rows, const float *added, const float *weight, float eps, float *output) {
     #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
     for (int i = 0; i < N; i++) {
-        float squares[BLOCK] = {0}, total = 0, *x = rows + (long)i * D, *out = output + (long)i * D;
+        float *x = rows + (long)i * D, *out = output + (long)i * D;
         if (added)
             for (int d = 0; d < D; d++) x[d] += added[(long)i * D + d];
-        int d = 0;
-        for (; d + BLOCK <= D; d += BLOCK)
-            for (int j = 0; j < BLOCK; j++) squares[j] += x[d + j] * x[d + j];
-        for (; d < D; d++) total += x[d] * x[d];
-        for (int j = 0; j < BLOCK; j++) total += squares[j];
-        float scale = 1.0f / sqrtf(total / D + eps);
-        for (d = 0; d < D; d++) out[d] = x[d] * scale * weight[d];
+        const float scale = 1.0f / sqrtf(sum_of_squares(D, x) / D + eps);
+        for (int d = 0; d < D; d++) out[d] = x[d] * scale * weight[d];
     }
 }
 
@@ -247,15 +252,41 @@ void rotate(int N, int heads, int D, float *rows, const float *cosines, const fl
     }
 }
 
-/* gate [n] = silu(gate) x up, n a multiple of 8. */
-void gate(long n, float *gate, const float *up) {
-    #pragma omp parallel for if (n > WORTH_THREADS)
-    for (long i = 0; i < n; i += BLOCK) {
-        vec x = *(vec *)(gate + i), e;
-        for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];
-        e = exponential(e, LOWEST); /* e^-|x| */
-        vec top;
-        for (int j = 0; j < BLOCK; j++) top[j] = x[j] < 0 ? e[j] : 1.0f;
-        *(vec *)(gate + i) = x * top / (splat(1.0f) + e) * *(const vec *)(up + i);
+static inline vec silu(vec x) {
+    vec e, top;
+    for (int j = 0; j < BLOCK; j++) e[j] = x[j] < 0 ? x[j] : -x[j];
+    e = exponential(e, LOWEST); /* e^-|x| */
+    for (int j = 0; j < BLOCK; j++) top[j] = x[j] < 0 ? e[j] : 1.0f;
+    return x * top / (splat(1.0f) + e);
+}
+
+/* output [N, D] = silu(gate) x up, D a multiple of 8; rows of gate and up begin `stride` numbers apart. */
+void gate(int N, int D, long stride, const float *gate, const float *up, float *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++)
+        for (int d = 0; d < D; d += BLOCK)
+            *(vec *)(output + (long)i * D + d) =
+                silu(*(const vec *)(gate + i * stride + d)) * *(const vec *)(up + i * stride + d);
+}
+
+/* add_norm whose input and output are bfloat16, D a multiple of 8; rows are float32. */
+void add_norm_bfloat16(int N, int D, float *rows, const uint16_t *added, const float *weight, float eps,
+                       uint16_t *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++) {
+        float *x = rows + (long)i * D;
+        if (added)
+            for (int d = 0; d < D; d += BLOCK) *(vec *)(x + d) += widen(added + (long)i * D + d);
+        const vec scale = splat(1.0f / sqrtf(sum_of_squares(D, x) / D + eps));
+        for (int d = 0; d < D; d += BLOCK)
+            narrow(*(vec *)(x + d) * scale * *(const vec *)(weight + d), output + (long)i * D + d);
     }
+}
+
+/* gate in bfloat16, computed in float32. */
+void gate_bfloat16(int N, int D, long stride, const uint16_t *gate, const uint16_t *up, uint16_t *output) {
+    #pragma omp parallel for if ((long)N * D > WORTH_THREADS)
+    for (int i = 0; i < N; i++)
+        for (int d = 0; d < D; d += BLOCK)
+            narrow(silu(widen(gate + i * stride + d)) * widen(up + i * stride + d), output + (long)i * D + d);
 }

@@ -50,3 +50,18 @@ static inline vec exponential(vec x, float lowest) {
     memcpy(&power, &bits, sizeof bits);
     return p * power;
 }
+
+/* LANES bfloat16 numbers, each the upper half of a float32. */
+typedef uint16_t half_vec __attribute__((vector_size(LANES * 2), aligned(2)));
+typedef uint32_t bits_vec __attribute__((vector_size(LANES * 4)));
+
+static inline vec widen(const uint16_t *x) {
+    return (vec)(__builtin_convertvector(*(const half_vec *)x, bits_vec) << 16);
+}
+
+/* To the nearest, the even one of two; what is not a number stays none. */
+static inline void narrow(vec x, uint16_t *to) {
+    bits_vec bits = (bits_vec)x, is_nan = (bits_vec)(x != x);
+    bits += 0x7fff + (bits >> 16 & 1);
+    *(half_vec *)to = __builtin_convertvector(((bits & ~is_nan) | (0x7fc00000 & is_nan)) >> 16, half_vec);
+}
