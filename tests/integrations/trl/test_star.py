@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from trl import GRPOTrainer
 
 from tests.integrations.trl.trainers import STAR, assert_same_training, config, recording, train, weights
+from tests.models import save_tiny_model
 from treepo.integrations.trl import PackedGRPOTrainer, TreeGRPOTrainer
 
 pytestmark = [pytest.mark.trl, pytest.mark.filterwarnings("ignore")]
@@ -25,14 +27,17 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def check(folder, model, **settings):
-    """Compare TRL's trainer with both of ours on the samples of a star; return the one with trees."""
-    tree = train(recording(TreeGRPOTrainer), model, config(folder, **STAR, **settings))
-    for kind in (GRPOTrainer, PackedGRPOTrainer):
-        plain = train(recording(kind, tree.samples), model, config(folder, **settings))
-        assert_same_training(tree, plain)
+def check(folder, model, given=(), **settings):
+    """Compare TRL's trainer with both of ours on the samples of a star; return them. given: more of their arguments."""
+    tree = train(recording(TreeGRPOTrainer), model, config(folder, **STAR, **settings), **dict(given))
+    plain = [
+        train(recording(kind, tree.samples), model, config(folder, **settings), **dict(given))
+        for kind in (GRPOTrainer, PackedGRPOTrainer)
+    ]
+    for trainer in plain:
+        assert_same_training(tree, trainer)
     assert tree.num_forwarded < tree.num_padded
-    return tree
+    return tree, *plain
 
 
 @pytest.fixture
@@ -62,6 +67,24 @@ def test_siblings_that_meet_again_change_no_update(loss_type, tmp_path, tiny_lla
     assert not np.allclose(ours, theirs, rtol=0.01)
     np.testing.assert_allclose(ours.sum(1), theirs.sum(1), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(weights(tree), weights(plain), rtol=1e-4, atol=2e-5)
+
+
+def test_lora(tmp_path, tiny_llama, unshuffled):
+    """Its reference is the model without the adapter, which alone is trained and saved."""
+    lora = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
+    settings = {"beta": 0.1, "num_iterations": 2, "learning_rate": 0.5, "save_strategy": "steps", "save_steps": 2}
+    for trainer in check(tmp_path, tiny_llama, {"peft_config": lora}, **settings):
+        names = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+        assert names and all("lora" in name for name in names)
+    assert (tmp_path / "out" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "mistral", "gemma3"])
+@pytest.mark.parametrize("gradient_checkpointing", [True, False])
+def test_other_models(kind, gradient_checkpointing, tmp_path, unshuffled):
+    """Also those with sliding windows; a checkpointed layer is run again in the backward pass."""
+    model = save_tiny_model(tmp_path / kind, kind)
+    check(tmp_path, model, gradient_checkpointing=gradient_checkpointing, temperature=0.7, beta=0.1)
 
 
 def test_weights_move_and_samples_are_new(tmp_path, tiny_llama):
