@@ -1,4 +1,4 @@
-"""A tree that forks at the prompt alone is TRL's own GRPO: the same losses, gradients and metrics on the same samples."""
+"""A tree that forks at the prompt alone is TRL's GRPO: the same losses, gradients and metrics on the same samples."""
 
 from typing import Any
 

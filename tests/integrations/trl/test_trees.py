@@ -10,7 +10,15 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import GRPOTrainer
 
-from tests.integrations.trl.trainers import assert_same_training, config, dataset, distinct_characters, recording, train, weights
+from tests.integrations.trl.trainers import (
+    assert_same_training,
+    config,
+    dataset,
+    distinct_characters,
+    recording,
+    train,
+    weights,
+)
 from tests.models import save_tiny_model
 from treepo.credit import SPO, REINFORCEPlusPlus, TreePO, TreeRL
 from treepo.integrations.trl import TreeGRPOTrainer

@@ -1,5 +1,7 @@
 """TRL's GRPOTrainer over trees of answers: `pip install 'treepo[trl]'`."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+
 try:
     from trl import GRPOTrainer as _  # noqa: F401
 except ImportError as error:

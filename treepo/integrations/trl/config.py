@@ -1,5 +1,7 @@
 """TRL's settings, and those of trees besides."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -41,22 +43,30 @@ class TreeSections:
 
 SECTIONS = tuple(f.name for f in fields(TreeSections))
 
+ENGINE = "paths are sampled by the engine of trees"
+ESTIMATOR = (
+    "the estimator decides ('GRPO' divides by a group's std, 'DrGRPO' does not, 'REINFORCEPlusPlus' by the batch's)"
+)
+
 TRLS_OWN = {
-    "use_transformers_continuous_batching": False,
-    "repetition_penalty": 1.0,
-    "scale_rewards": "group",
-    "multi_objective_aggregation": "sum_then_normalize",
+    "use_transformers_continuous_batching": (False, ENGINE),
+    "repetition_penalty": (1.0, ENGINE),
+    "scale_rewards": ("group", ESTIMATOR),
+    "multi_objective_aggregation": ("sum_then_normalize", ESTIMATOR),
 }
-"""Settings of TRL that trees have no use for, and the values that they keep."""
+"""Settings of TRL that trees have no use for: the value that each keeps, and why."""
+
+LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_cache_tokens")
+"""Settings of the engine that have no counterpart in TRL."""
 
 
 @dataclass
 class TreeGRPOConfig(GRPOConfig):
     """GRPOConfig with the settings of trees (docs/from_trl.md).
 
-    `num_generations` is the number of a tree's leaves, `max_completion_length` the longest path, `temperature`, `top_k`,
-    `top_p` and `min_p` are those of sampling. A strategy is given by its name ("SPO"), as a table ({"use": "SPO",
-    "method": ...}) or as an object. Raises SettingError.
+    `num_generations` is the number of a tree's leaves, `max_completion_length` the longest path; `temperature`,
+    `top_k`, `top_p` and `min_p` are those of sampling. A strategy is given by its name ("SPO"), as a table
+    ({"use": "GRPO", "eps": 1e-4}) or as an object. Raises SettingError.
     """
 
     _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, *SECTIONS]  # noqa: RUF012 - as in TRL
@@ -89,13 +99,29 @@ class TreeGRPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sections, shape = self.sections(), self.shape(self.num_generations or 0)
-        for name, value in TRLS_OWN.items():
-            if getattr(self, name, value) != value:
-                raise SettingError(name, f"trees need {value!r}; {_instead(name)}", getattr(self, name))
+        self._check_trls_own()
+        self._check_sections(self.sections(), self.shape(self.num_generations or 0))
+        if self.num_rows % (self.num_generations or 1):
+            raise SettingError(
+                "per_device_train_batch_size",
+                f"times steps_per_generation ({self.steps_per_generation}) must be a multiple of num_generations = "
+                f"{self.num_generations}, so that a process has whole trees",
+                self.per_device_train_batch_size,
+            )
+        if self.eval_strategy != "no":
+            self.check_eval()
+
+    def _check_trls_own(self) -> None:
+        """Raise SettingError for settings of TRL that trees have no use for."""
+        for name, (value, instead) in TRLS_OWN.items():
+            if getattr(self, name) != value:
+                raise SettingError(name, f"trees need {value!r}: {instead}", getattr(self, name))
         if self.generation_kwargs and not self.use_vllm:
-            message = "reaches transformers' generate alone, which trees do not call; use temperature, top_k, top_p, min_p"
+            message = "is for transformers' generate, which trees do not call; use temperature, top_k, top_p, min_p"
             raise SettingError("generation_kwargs", message, self.generation_kwargs)
+
+    def _check_sections(self, sections: TreeSections, shape: TreeShape) -> None:
+        """Raise SettingError for strategies that TRL's trainer cannot follow."""
         if isinstance(sections.fallback, NoFallback):
             message = "a tree must have num_generations leaves, which NoFallback does not promise; use Backtrack"
             raise SettingError("fallback", message)
@@ -109,15 +135,6 @@ class TreeGRPOConfig(GRPOConfig):
                 raise SettingError(f"engine.{f.name}", f"TRL has its own setting, {place}", value)
         if isinstance(sections.estimator, TreePO) and not sections.estimator.with_root and shape.depth == 1:
             raise SettingError("estimator.with_root", "false needs tree_depth of at least 2: no group but the root's")
-        if self.num_rows % (self.num_generations or 1):
-            raise SettingError(
-                "per_device_train_batch_size",
-                f"times steps_per_generation ({self.steps_per_generation}) must be a multiple of num_generations = "
-                f"{self.num_generations}, so that a process has whole trees",
-                self.per_device_train_batch_size,
-            )
-        if self.eval_strategy != "no":
-            self.check_eval()
 
     @property
     def num_rows(self) -> int:
@@ -148,8 +165,8 @@ class TreeGRPOConfig(GRPOConfig):
             if error.path == "max_response_len":
                 message = f"times tree_depth ({self.tree_depth}) must reach max_completion_length = {longest}"
                 raise SettingError("tree_segment_len", message, self.tree_segment_len) from error
-            name = error.path if error.path == "width" else f"tree_{error.path}"
-            raise SettingError(SHAPE_NAMES.get(name, name), error.message, error.value) from error
+            name = "num_generations" if error.path == "width" else f"tree_{error.path}"
+            raise SettingError(name, error.message, error.value) from error
 
     def rules(self, width: int, decode: Decode) -> GrowthRules:
         """How trees grow in training."""
@@ -179,20 +196,8 @@ class TreeGRPOConfig(GRPOConfig):
         return {name: _plain(value) if name in SECTIONS else value for name, value in super().to_dict().items()}
 
 
-LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_cache_tokens")
-"""Settings of the engine that have no counterpart in TRL."""
-
-SHAPE_NAMES = {"width": "num_generations"}
-
-
 def _plain(value: Any) -> Any:
     """A strategy as JSON can hold it."""
     if is_dataclass(value) and not isinstance(value, type):
         return {"use": type(value).__name__} | asdict(value)
     return value if value is None or isinstance(value, str | dict) else repr(value)
-
-
-def _instead(name: str) -> str:
-    if name in {"scale_rewards", "multi_objective_aggregation"}:
-        return "the estimator decides: 'GRPO' divides by a group's std, 'DrGRPO' by nothing, 'REINFORCEPlusPlus' by the batch's"
-    return "paths are sampled by the engine of trees"

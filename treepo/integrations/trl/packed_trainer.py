@@ -1,5 +1,7 @@
 """TRL's GRPOTrainer with packed forwards: what rows share is forwarded once."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+
 from typing import Any
 
 import torch
@@ -26,6 +28,11 @@ class PackedGRPOTrainer(GRPOTrainer):
     num_forwarded, num_padded: tokens forwarded so far in this process, and those of the same rows padded. Raises
     SettingError, or UnsupportedAttentionError for a model whose attention cannot be packed.
     """
+
+    args: Any
+    model: Any
+    accelerator: Any
+    num_generations: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,8 +65,9 @@ class PackedGRPOTrainer(GRPOTrainer):
             message = "must be 0: the routers' loss counts padded tokens, and packed forwards have none"
             raise SettingError("router_aux_loss_coef", message, self.router_aux_loss_coef)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            name = "fsdp" if self.is_fsdp_enabled else "deepspeed"
-            raise SettingError(name, "packed forwards work with one process or with DDP")
+            raise SettingError(
+                "fsdp" if self.is_fsdp_enabled else "deepspeed", "packed forwards work with one process or with DDP"
+            )
         if self.args.torch_compile:
             raise SettingError("torch_compile", "packed forwards are not compiled", True)
         if is_peft_model(self.model) and any(c.is_prompt_learning for c in self.model.peft_config.values()):

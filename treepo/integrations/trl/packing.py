@@ -4,6 +4,8 @@ Letters: B rows · P longest prompt · C longest completion · N packed tokens �
 R completion tokens of all rows.
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +104,8 @@ class PackedRows:
 
     def unpacked(self, values: Tensor, shape: tuple[int, int]) -> Tensor:
         """[1, S] -> [B, C], zeros where there is no token."""
-        rows, columns, targets = (torch.from_numpy(x).to(values.device) for x in (self.rows, self.columns, self.targets))
+        places = (self.rows, self.columns, self.targets)
+        rows, columns, targets = (torch.from_numpy(x).to(values.device) for x in places)
         return values.new_zeros(shape).index_put((rows, columns), values[0, targets])
 
 

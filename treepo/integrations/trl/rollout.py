@@ -17,7 +17,7 @@ from treepo.errors import SettingError, StrategyError
 from treepo.grow import GrowthRules, TreeSampler
 from treepo.learn.advantages import compute_advantages, in_whole_tree, rewarded_part
 from treepo.tree import Tree
-from treepo.utils.numeric import derive_seed, digest
+from treepo.utils.numeric import digest
 
 
 def groups_of(prompt_ids: Sequence[Sequence[int]], size: int, setting: str) -> list[tuple[int, ...]]:

@@ -1,5 +1,7 @@
 """TRL's GRPOTrainer whose completions are the leaves of trees."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from typing import Any
 
 import numpy as np
@@ -45,13 +47,13 @@ class TreeGRPOTrainer(PackedGRPOTrainer):
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = TreeGRPOConfig(f"{name.split('/')[-1]}-GRPO")
         if not isinstance(args, TreeGRPOConfig):
-            raise SettingError("args", "must be a TreeGRPOConfig, which holds the settings of trees", type(args).__name__)
+            raise SettingError("args", "must be a TreeGRPOConfig, with the settings of trees", type(args).__name__)
         if kwargs.get("eval_dataset") is not None:
             args.check_eval()
         if args.use_vllm:
             check_vllm(args, args.world_size)
         elif args.cast_lm_head_to_fp32:
-            raise SettingError("cast_lm_head_to_fp32", "is not what the engine of trees computes; load in float32", True)
+            raise SettingError("cast_lm_head_to_fp32", "the engine of trees does not; load the model in float32", True)
         super().__init__(model, reward_funcs, args, **kwargs)
         self.estimator = args.sections().estimator
         self.trees: list[Tree] = []
@@ -80,8 +82,11 @@ class TreeGRPOTrainer(PackedGRPOTrainer):
     def processes(self) -> DistContext:
         """Those that train together; all have to ask for it at the same time first."""
         if self._processes is None:
-            count, rank = self.accelerator.num_processes, self.accelerator.process_index
-            self._processes = DistContext(rank, count, dist.new_group(backend="gloo")) if count > 1 else SINGLE_PROCESS
+            self._processes, count = SINGLE_PROCESS, self.accelerator.num_processes
+            if count > 1:
+                group = dist.new_group(backend="gloo")
+                assert isinstance(group, dist.ProcessGroup), "this process is one of them"
+                self._processes = DistContext(self.accelerator.process_index, count, group)
         return self._processes
 
     @property
