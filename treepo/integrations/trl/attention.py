@@ -52,7 +52,7 @@ def _attend_tree_or(own: str, module: nn.Module, *args: Any, **settings: Any) ->
 @contextmanager
 def attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Another attention for a while, in which nothing is computed that a backward pass computes again."""
-    before = model.config._attn_implementation
+    before = str(model.config._attn_implementation)
     model.set_attn_implementation(name)
     try:
         yield

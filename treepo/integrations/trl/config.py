@@ -45,7 +45,7 @@ SECTIONS = tuple(f.name for f in fields(TreeSections))
 
 ENGINE = "paths are sampled by the engine of trees"
 ESTIMATOR = (
-    "the estimator decides ('GRPO' divides by a group's std, 'DrGRPO' does not, 'REINFORCEPlusPlus' by the batch's)"
+    "the estimator decides: 'GRPO' divides by a group's std, 'REINFORCEPlusPlus' by the batch's, 'DrGRPO' by none"
 )
 
 TRLS_OWN = {

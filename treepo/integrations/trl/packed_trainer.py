@@ -39,7 +39,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         self.num_forwarded = self.num_padded = 0
         self._check_model()
         register_attention()
-        self.own_attention = self.base_model.config._attn_implementation
+        self.own_attention = str(self.base_model.config._attn_implementation)
         for model in filter(None, (self.base_model, self.ref_model and self._base_of(self.ref_model))):
             follow_trees(model)
         training = self.model.training
