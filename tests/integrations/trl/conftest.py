@@ -13,5 +13,5 @@ if find_spec("trl") is None:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Llama that trains everything but its norms' first values."""
+    """A folder with a tiny Llama of random weights."""
     return save_tiny_model(tmp_path_factory.mktemp("trl") / "tiny-llama", "llama")
