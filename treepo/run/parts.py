@@ -16,6 +16,7 @@ from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.grow import GrowthRules, TreeSampler
 from treepo.model.adapters import add_adapter
+from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import base_model_path
@@ -86,6 +87,9 @@ def build_policy(
         )
     if config.lora.is_given:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
+    if config.train.autocast == "auto" and policy.model.dtype == torch.float32:
+        dtype = "float32" if autocast_of(config, policy.model) is None else "bfloat16"
+        logger.info('matrix products are computed in %s, which is faster here (train.autocast = "auto")', dtype)
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)
     return policy
@@ -96,8 +100,11 @@ def _log_model(name: str, device: str, dtype: str) -> None:
     logger.info("model %s on %s, %s%s", name, device, dtype, threads)
 
 
-def autocast_of(config: Config) -> torch.dtype | None:
-    """The type of the matrix products, if it is not that of the weights."""
+def autocast_of(config: Config, model: PreTrainedModel) -> torch.dtype | None:
+    """The type of the model's matrix products, if it is not that of the weights."""
+    if config.train.autocast == "auto":
+        is_fast = model.dtype == torch.float32 and is_fast_in_bfloat16(model.device)
+        return torch.bfloat16 if is_fast else None
     return torch.bfloat16 if config.train.autocast == "bfloat16" else None
 
 
@@ -114,7 +121,7 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         servers=config.servers,
         max_model_len=config.data.max_prompt_len + config.tree.max_response_tokens,
         eos_ids=policy.eos_ids,
-        autocast=autocast_of(config),
+        autocast=autocast_of(config, policy.model),
         recompute_old_logprobs=config.train.recompute_old_logprobs,
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
