@@ -55,7 +55,7 @@ def test_whole_numbers_are_the_best_of_all(stages, price, width, fewest):
     def total(paths) -> float:
         return float((variances / np.array(paths)).sum() + price * (costs * np.array(paths)).sum())
 
-    found = integer_allocation(variances, costs, price, width, fewest)
+    found = integer_allocation(variances, costs, price, width, fewest=fewest)
     assert found == sorted(found) and found[0] >= fewest and found[-1] == width
     legal = [p for p in shapes(len(costs), width) if p[0] >= fewest and p[-1] == width]
     assert total(found) == pytest.approx(min(map(total, legal)))

@@ -1,8 +1,8 @@
 """How many paths each stage of a tree should have: the allocation of nested sampling.
 
 A tree with N_k paths in stage k, N_1 <= N_2 <= ..., has noise sum S_k / N_k and costs sum c_k N_k. Source: optimal
-allocation in multi-stage sampling (Cochran, Sampling Techniques, sections 10.6 and 5.5) under an order of the N_k, which
-pooling adjacent violators keeps (Barlow et al., Statistical Inference under Order Restrictions, 1972).
+allocation in sampling by stages (Cochran, Sampling Techniques, chapter 10) under an order of the N_k, which pooling
+adjacent violators keeps (Barlow et al., Statistical Inference under Order Restrictions, 1972).
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def _ratio(pool: list[float]) -> float:
 
 
 def integer_allocation(
-    variances: np.ndarray, costs: np.ndarray, price: float, width: int, fewest: int = 1
+    variances: np.ndarray, costs: np.ndarray, price: float, width: int, *, fewest: int = 1
 ) -> list[int]:
     """Whole N_1 <= ... <= N_K = `width`, none below `fewest`, with the least sum S_k / N_k + price x sum c_k N_k.
 
@@ -58,11 +58,11 @@ def integer_allocation(
     return paths[::-1]
 
 
-def candidate_paths(variances: np.ndarray, costs: np.ndarray, width: int, fewest: int = 1) -> list[tuple[int, ...]]:
+def candidate_paths(variances: np.ndarray, costs: np.ndarray, width: int, *, fewest: int = 1) -> list[tuple[int, ...]]:
     """The shapes that `integer_allocation` chooses at prices from a star's to that of the deepest tree."""
     if not (variances > 0).any() or not (costs > 0).any():
         return [(width,) * len(variances)]
     middle = float(variances.sum() / costs.sum()) / width**2
     prices = middle * np.geomspace(1e-3, 1e5, 33)
-    found = (tuple(integer_allocation(variances, costs, float(price), width, fewest)) for price in prices)
+    found = (tuple(integer_allocation(variances, costs, float(price), width, fewest=fewest)) for price in prices)
     return list(dict.fromkeys([(width,) * len(variances), *found]))

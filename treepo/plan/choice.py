@@ -59,8 +59,8 @@ def choose_shape(
 ) -> Plan:
     """The shape of `width` paths with the least predicted noise per token, by the moments of trees (or blocks of them).
 
-    Candidates are the exact allocations for a baseline of the problem's mean and for one of the parent's value, and even
-    trees; each is judged by what the estimator makes of it, and the best is improved stage by stage. It is a star, too,
+    Candidates are the best allocations for a baseline of the problem's mean and for the parent's value, and even trees;
+    each is judged by what the estimator makes of it, and the best is improved stage by stage. It is a star, too,
     if fewer than `confidence` of the bootstrap samples believe that another shape is better.
     """
     components = solve_components(add_moments(moments))
@@ -107,7 +107,7 @@ def _candidates(components: Components, width: int, depth: int) -> list[tuple[in
     costs, fewest = components.tokens * components.reached, min(FEWEST, width)
     found = [even_paths(width, depth, num_children) for num_children in (2, 3, 4)]
     for is_local in (False, True):
-        found += candidate_paths(components.stage_variances(local_baseline=is_local), costs, width, fewest)
+        found += candidate_paths(components.stage_variances(local_baseline=is_local), costs, width, fewest=fewest)
     # Whatever its depth allows, a tree ends with its width.
     return [paths for paths in dict.fromkeys(found) if paths[-1] == width and paths[0] >= fewest]
 

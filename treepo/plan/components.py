@@ -91,8 +91,9 @@ class Components:
 def moments_of(tree: Tree, values: np.ndarray, shape: TreeShape) -> Moments:
     """The moments of one tree.
 
-    values: one per leaf, float64 [L], or a vector per leaf [L, D], whose variance is the trace of its covariance. shape:
-    that of the rules, not yet aligned. What a fallback drew counts nothing, since it was drawn for what came before.
+    values: one per leaf, float64 [L], or a vector per leaf [L, D], whose variance is the trace of its covariance.
+    shape: that of the rules, not yet aligned. What a fallback drew counts nothing, since it was drawn for what came
+    before.
     """
     own = shape.for_prompt(len(tree.prompt_ids), len(tree.children()[ROOT]))
     stages = [min(own.num_segments(tree.response_len(i)), shape.depth) for i in range(len(tree.nodes))]
