@@ -88,8 +88,8 @@ def test_exact_over_all_trees_of_a_tiny_policy():
     policy = TinyPolicy(2)
     shape = TreeShape(width=4, depth=2, segment_len=1, num_children=2)
     rules = GrowthRules(shape, InitialFork(2, 2), StagedBranching((2, 4)), NoFallback(), STOPPING)
-    table = sum(p * moments_of(tree, values_of(tree), shape).table for p, tree in all_trees(rules, policy))
-    found = solve_components(Moments.from_table(table), signed=True)
+    tables = [p * moments_of(tree, values_of(tree), shape).table for p, tree in all_trees(rules, policy)]
+    found = solve_components(Moments.from_table(np.sum(tables, axis=0)), signed=True)
     first, values = np.array(policy([])), np.array([policy.mean(value_of, 2, start=[i]) for i in range(2)])
     after = np.array(policy([1]))
     ends = np.array([value_of([1, i]) for i in range(2)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from treepo.credit import GRPO, RLOO, SPO, DrGRPO, MaxRL, REINFORCEPlusPlus, TreePO, TreeRL, ValueDifference
-from treepo.plan.choice import choose_shape, even_paths, gain_of, kernels_of
+from treepo.plan.choice import Kernels, choose_shape, even_paths, gain_of
 from treepo.plan.components import Components, Moments
 from treepo.plan.noise import linear_part, noise_per_token, shape_kernel, skeletons
 
@@ -62,7 +62,7 @@ def test_the_components_of_the_noise_add_up_to_a_stars():
 @pytest.mark.parametrize("estimator", [DrGRPO(), GRPO(), RLOO(), REINFORCEPlusPlus()])
 def test_all_estimators_with_the_trees_mean_are_one(estimator):
     known = components([0.3, 0.1, 0.4, 0.2])
-    judge, other = kernels_of(estimator, known), kernels_of(DrGRPO(), known)
+    judge, other = Kernels(linear_part(estimator)).plain, Kernels(DrGRPO()).plain
     for paths in ((2, 4, 8, 8), (3, 3, 5, 8)):
         assert noise_per_token(judge(paths), known) == pytest.approx(noise_per_token(other(paths), known))
 
@@ -86,7 +86,7 @@ def test_what_is_decided_at_the_start_is_a_star_for_the_trees_mean():
     plan = choose_shape(moments(components([1.0, 0, 0, 0])), DrGRPO(), 8)
     assert plan.gain < 1.06
     known = components([1.0, 0, 0, 0])
-    judge = kernels_of(DrGRPO(), known)
+    judge = Kernels(DrGRPO()).plain
     assert gain_of(judge((8,) * DEPTH), judge(even_paths(8, DEPTH, 2)), known) < 0.9
 
 
@@ -104,11 +104,11 @@ def test_a_star_where_too_few_samples_believe_in_more():
 def test_a_shape_that_teaches_a_stage_nothing_is_out():
     """Without the root's group the first segment learns nothing, whatever the shape."""
     known = components([0.5, 0.2, 0.2, 0.1])
-    judge = kernels_of(TreePO(with_root=False), known)
+    judge = Kernels(TreePO(with_root=False)).plain
     assert np.isinf([noise_per_token(judge(paths), known) for paths in ((2, 4, 8, 8), (8, 8, 8, 8))]).all()
     assert choose_shape(moments(known), TreePO(with_root=False), 8).is_star
 
 
 def test_early_ends_cost_fewer_tokens():
-    judge = kernels_of(DrGRPO(), components([1.0] * 4, reached=[1, 0.5, 0.5, 0.5]))
-    assert judge((8,) * DEPTH).nodes == pytest.approx([8, 4, 4, 4], abs=1.0)
+    known = components([1.0] * 4, reached=[1, 0.5, 0.5, 0.5])
+    assert Kernels(DrGRPO()).grown((8,) * DEPTH, known).nodes == pytest.approx([8, 4, 4, 4], abs=1.0)

@@ -1,7 +1,7 @@
 """The choice of a shape: how many paths in each stage have the least predicted noise per token."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from treepo.plan.noise import ShapeKernel, linear_part, noise_per_token, shape_k
 
 FEWEST = 2
 """Children of the prompt: with fewer, the first segment is compared with nothing and learns nothing."""
+
+MAX_TRIED = 7
+"""Numbers of paths that are tried in a stage when a shape is improved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,36 +59,50 @@ def choose_shape(
     num_samples: int = 200,
     seed: int = 0,
     confidence: float = 0.0,
+    known: "Kernels | None" = None,
 ) -> Plan:
     """The shape of `width` paths with the least predicted noise per token, by the moments of trees (or blocks of them).
 
     Candidates are the best allocations for a baseline of the problem's mean and for the parent's value, and even trees;
-    each is judged by what the estimator makes of it, and the best is improved stage by stage. It is a star, too,
-    if fewer than `confidence` of the bootstrap samples believe that another shape is better.
+    the best of them is improved stage by stage, all of it as if paths ended early without leaving their part to others.
+    Then it is compared with a star as trees grow, over `num_samples` bootstrap samples. It is a star, too, if fewer
+    than `confidence` of these believe that another shape is better. known: kernels to use and to add to.
     """
     components = solve_components(add_moments(moments))
-    judge = kernels_of(estimator, components)
-    depth, star = components.depth, (width,) * components.depth
-    best = _improved(_candidates(components, width, depth), lambda p: noise_per_token(judge(p), components))
+    kernels = known or Kernels(linear_part(estimator))
+    plain, star = components.per_path(), (width,) * components.depth
+    best = _improved(_candidates(components, width), lambda p: noise_per_token(kernels.plain(p), plain))
+    if best == star:
+        return Plan(star, 1.0, np.ones(num_samples), components)
+    own, flat = kernels.grown(best, components), kernels.grown(star, components)
     rng = np.random.default_rng(seed)
     resamples = [rng.integers(len(moments), size=len(moments)) for _ in range(num_samples)]
     samples = [solve_components(add_moments([moments[i] for i in chosen])) for chosen in resamples]
-    plan = Plan(best, gain_of(judge(star), judge(best), components), _gains(judge, best, star, samples), components)
-    if plan.is_star or plan.gain <= 1 or plan.believed < confidence:
+    gains = np.array([gain_of(flat, own, sample) for sample in samples])
+    plan = Plan(best, gain_of(flat, own, components), gains, components)
+    if plan.gain <= 1 or plan.believed < confidence:
         return Plan(star, 1.0, np.ones(num_samples), components)
     return plan
 
 
-def kernels_of(estimator: Estimator, components: Components) -> Callable[[tuple[int, ...]], ShapeKernel]:
-    """The kernel of each shape, computed once."""
-    linear, known = linear_part(estimator), dict[tuple[int, ...], ShapeKernel]()
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """The kernels of shapes under an estimator that is linear in the rewards, each computed once."""
 
-    def kernel(paths: tuple[int, ...]) -> ShapeKernel:
-        if paths not in known:
-            known[paths] = shape_kernel(skeletons(paths, components.reached.tolist()), linear, components.depth)
-        return known[paths]
+    estimator: Estimator
+    known: dict[tuple[int, ...], ShapeKernel] = field(default_factory=dict)
 
-    return kernel
+    def plain(self, paths: tuple[int, ...]) -> ShapeKernel:
+        """That of a shape whose paths all reach the last stage."""
+        if paths not in self.known:
+            self.known[paths] = shape_kernel(skeletons(paths, [1.0] * len(paths)), self.estimator, len(paths))
+        return self.known[paths]
+
+    def grown(self, paths: tuple[int, ...], components: Components) -> ShapeKernel:
+        """That of a shape whose paths end as the components say."""
+        if components.reached[-1] >= 1:
+            return self.plain(paths)
+        return shape_kernel(skeletons(paths, components.reached.tolist()), self.estimator, components.depth)
 
 
 def gain_of(star: ShapeKernel, kernel: ShapeKernel, components: Components) -> float:
@@ -94,29 +111,23 @@ def gain_of(star: ShapeKernel, kernel: ShapeKernel, components: Components) -> f
     return other / own if 0 < own < np.inf else 1.0
 
 
-def _gains(
-    judge: Callable[[tuple[int, ...]], ShapeKernel],
-    paths: tuple[int, ...],
-    star: tuple[int, ...],
-    samples: Sequence[Components],
-) -> np.ndarray:
-    return np.array([gain_of(judge(star), judge(paths), sample) for sample in samples])
-
-
-def _candidates(components: Components, width: int, depth: int) -> list[tuple[int, ...]]:
+def _candidates(components: Components, width: int) -> list[tuple[int, ...]]:
+    """A star first, so that it is chosen where nothing is better."""
     costs, fewest = components.tokens * components.reached, min(FEWEST, width)
-    found = [even_paths(width, depth, num_children) for num_children in (2, 3, 4)]
+    found = []
     for is_local in (False, True):
         found += candidate_paths(components.stage_variances(local_baseline=is_local), costs, width, fewest=fewest)
-    # Whatever its depth allows, a tree ends with its width.
+    found += [even_paths(width, components.depth, num_children) for num_children in (2, 3, 4)]
+    # Even trees that are not deep enough for their width are left out.
     return [paths for paths in dict.fromkeys(found) if paths[-1] == width and paths[0] >= fewest]
 
 
 def _improved(candidates: Sequence[tuple[int, ...]], noise: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
-    """The best candidate, and then the best along each stage in turn; of equal ones the first, a star before others."""
+    """The best candidate, and then the best along each stage in turn; of equal ones the first."""
     best = min(candidates, key=noise)
     for stage in range(len(best) - 1):
         low, high = best[stage - 1] if stage else min(FEWEST, best[-1]), best[stage + 1]
-        ways = [(*best[:stage], count, *best[stage + 1 :]) for count in range(low, high + 1)]
+        counts = dict.fromkeys(np.linspace(low, high, min(high - low + 1, MAX_TRIED)).round().astype(int).tolist())
+        ways = [(*best[:stage], count, *best[stage + 1 :]) for count in counts]
         best = min([best, *ways], key=noise)
     return best

@@ -74,6 +74,11 @@ class Components:
         """The variance of the reward of a response, given the problem."""
         return float(self.variances @ self.reached)
 
+    def per_path(self) -> "Components":
+        """The same per path of the policy, as if all paths reached the last stage."""
+        variances, scores, tokens = (own * self.reached for own in (self.variances, self.scores, self.tokens))
+        return Components(variances, scores, tokens, np.ones(self.depth))
+
     def stage_variances(self, *, local_baseline: bool = False) -> np.ndarray:
         """float64 [K]: S_k, such that the noise of a mean over trees with N_k paths in stage k is sum S_k / N_k.
 
@@ -81,7 +86,8 @@ class Components:
         value of the parent for a baseline: (q_1 + ... + q_k) v_k. q are squared norms of scores and v variances, per
         path of the policy (docs/shapes.md).
         """
-        scores, variances = self.scores * self.reached, self.variances * self.reached
+        plain = self.per_path()
+        scores, variances = plain.scores, plain.variances
         above = np.cumsum(scores)
         if local_baseline:
             return above * variances

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from treepo.credit.base import Advantages, Estimator
+from treepo.credit.base import Advantages, Estimator, LeafEstimator
 from treepo.credit.group import DrGRPO
 from treepo.credit.segment import ValueDifference
 from treepo.engine.base import SampleResult
@@ -93,8 +93,9 @@ def linear_part(estimator: Estimator) -> Estimator:
     both = estimator(tree, one) + estimator(tree, other)
     if np.allclose(estimator(tree, one + other), both, atol=1e-6):
         return estimator
-    leaves = getattr(estimator, "leaves", "equal")
-    return ValueDifference() if estimator.per_node else DrGRPO(leaves=leaves)
+    if estimator.per_node:
+        return ValueDifference()
+    return DrGRPO(leaves=estimator.leaves) if isinstance(estimator, LeafEstimator) else DrGRPO()
 
 
 def skeletons(
@@ -146,7 +147,7 @@ def _decode(segment: Segment, ends: np.ndarray, rng: np.random.Generator) -> Sam
     first, ids = len(segment.prefix_ids) - 1, []
     while len(ids) < segment.max_new_tokens and EOS not in ids:
         ids.append(EOS if rng.random() < ends[first + len(ids)] else OTHER)
-    return SampleResult(0, np.array(ids, np.int32), np.zeros(len(ids), np.float32), ids[-1] == EOS)
+    return SampleResult(0, np.array(ids, np.int32), np.full(len(ids), -1, np.float32), ids[-1] == EOS)
 
 
 def _what_counts(tree: Tree, estimator: Estimator) -> np.ndarray:
