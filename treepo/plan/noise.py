@@ -72,7 +72,9 @@ def noise_per_token(kernel: ShapeKernel, components: Components, *, scaled: bool
     if scaled:
         share = kernel.signal / np.maximum(components.reached, 1e-12)
         noisy = noise > 1e-12 * noise.sum()
-        if (share[noisy | (components.variances > 0)] < 1e-9).any():
+        # Few skeletons may have no path in a stage that hardly any path reaches.
+        decides = (components.variances > 0) & (kernel.nodes > 0)
+        if (share[noisy | decides] < 1e-9).any():
             return np.inf
         return float((noise[noisy] / share[noisy] ** 2).sum()) * tokens
     total = components.total

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -37,14 +38,16 @@ class RunningPlanner:
     seed: int
     processes: DistContext = SINGLE_PROCESS
     tables: list[np.ndarray] = field(default_factory=list)
-    kernels: list[Kernels] = field(default_factory=list)
+
+    @cached_property
+    def kernels(self) -> Kernels:
+        """Those of the shapes that were looked at so far."""
+        return Kernels(linear_part(self.estimator))
 
     def plan(self, step: int) -> Plan | None:
         """The plan for a step; None while it is too early for one."""
         if len(self.tables) < self.planned.start:
             return None
-        if not self.kernels:
-            self.kernels.append(Kernels(linear_part(self.estimator)))
         return choose_shape(
             [Moments.from_table(table) for table in self.tables],
             self.estimator,
@@ -52,7 +55,7 @@ class RunningPlanner:
             num_samples=NUM_SAMPLES,
             seed=derive_seed(self.seed, "plan", step),
             confidence=self.planned.confidence,
-            known=self.kernels[0],
+            known=self.kernels,
         )
 
     def rules_of(self, plan: Plan | None, step: int, problem: Problem) -> GrowthRules:
