@@ -91,19 +91,20 @@ class Kernels:
     """The kernels of shapes under an estimator that is linear in the rewards, each computed once."""
 
     estimator: Estimator
-    known: dict[tuple[int, ...], ShapeKernel] = field(default_factory=dict)
+    known: dict[tuple[tuple[int, ...], tuple[float, ...]], ShapeKernel] = field(default_factory=dict)
 
     def plain(self, paths: tuple[int, ...]) -> ShapeKernel:
         """That of a shape whose paths all reach the last stage."""
-        if paths not in self.known:
-            self.known[paths] = shape_kernel(skeletons(paths, [1.0] * len(paths)), self.estimator, len(paths))
-        return self.known[paths]
+        return self._kernel(paths, (1.0,) * len(paths))
 
     def grown(self, paths: tuple[int, ...], components: Components) -> ShapeKernel:
-        """That of a shape whose paths end as the components say."""
-        if components.reached[-1] >= 1:
-            return self.plain(paths)
-        return shape_kernel(skeletons(paths, components.reached.tolist()), self.estimator, components.depth)
+        """That of a shape whose paths end as the components say, with shares to the next twentieth."""
+        return self._kernel(paths, tuple((np.round(components.reached * 20) / 20).tolist()))
+
+    def _kernel(self, paths: tuple[int, ...], reached: tuple[float, ...]) -> ShapeKernel:
+        if (paths, reached) not in self.known:
+            self.known[paths, reached] = shape_kernel(skeletons(paths, reached), self.estimator, len(paths))
+        return self.known[paths, reached]
 
 
 def gain_of(star: ShapeKernel, kernel: ShapeKernel, components: Components) -> float:
