@@ -120,16 +120,23 @@ def _candidates(components: Components, width: int) -> list[tuple[int, ...]]:
     for is_local in (False, True):
         found += candidate_paths(components.stage_variances(local_baseline=is_local), costs, width, fewest=fewest)
     found += [even_paths(width, components.depth, num_children) for num_children in (2, 3, 4)]
+    # Trees that fork once more below the prompt.
+    depth = components.depth
+    found += [(count,) * k + (width,) * (depth - k) for k, count in product(range(1, depth), _counts(width))]
     # Even trees that are not deep enough for their width are left out.
     return [paths for paths in dict.fromkeys(found) if paths[-1] == width and paths[0] >= fewest]
+
+
+def _counts(width: int) -> list[int]:
+    """Numbers of paths to try, from the fewest to the width."""
+    return list(dict.fromkeys(np.geomspace(min(FEWEST, width), width, MAX_TRIED).round().astype(int).tolist()))
 
 
 def _improved(candidates: Sequence[tuple[int, ...]], noise: Callable[[tuple[int, ...]], float]) -> tuple[int, ...]:
     """The best candidate, improved while raising all stages from some one on to a number of paths, or lowering all up
     to some one, makes it better; of equal ones the first."""
     best, improved = min(candidates, key=noise), True
-    width, fewest = best[-1], min(FEWEST, best[-1])
-    counts = dict.fromkeys(np.geomspace(fewest, width, MAX_TRIED).round().astype(int).tolist())
+    counts = _counts(best[-1])
     while improved:
         before = best
         for stage, count in product(range(len(best) - 1), counts):
