@@ -88,7 +88,7 @@ class ShapeReport:
                 f"measured: {1e3 * seconds.star:.3f} ms per token of stars, {1e3 * seconds.planned:.3f} of this"
             )
             lines.append(
-                f"shape, so that a second of growing it teaches as much as {plan.gain * ratio:.2f} s of growing stars"
+                f"so that a second of growing it teaches as much as {plan.gain * ratio:.2f} s of growing stars"
             )
         return lines
 
