@@ -83,13 +83,9 @@ class ShapeReport:
             f"(bootstrap over problems: {low:.2f} to {high:.2f} in 90% of samples, above 1 in {plan.believed:.0%})"
         )
         if seconds is not None:
-            ratio = seconds.star / seconds.planned
-            lines.append(
-                f"measured: {1e3 * seconds.star:.3f} ms per token of stars, {1e3 * seconds.planned:.3f} of this"
-            )
-            lines.append(
-                f"so that a second of growing it teaches as much as {plan.gain * ratio:.2f} s of growing stars"
-            )
+            star, planned, gain = 1e3 * seconds.star, 1e3 * seconds.planned, plan.gain * seconds.star / seconds.planned
+            lines.append(f"measured: {star:.3f} ms per token of stars, {planned:.3f} ms per token of this shape,")
+            lines.append(f"so that a second of growing it teaches as much as {gain:.2f} s of growing stars")
         return lines
 
 
