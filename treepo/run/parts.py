@@ -14,10 +14,11 @@ from treepo.data.problem import AnswerFormat, Decode, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
-from treepo.grow import GrowthRules, TreeSampler
+from treepo.grow import GrowthRules, Planned, TreeSampler
 from treepo.model.adapters import add_adapter
 from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
+from treepo.plan.running import PlannedSampler, RunningPlanner
 from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
@@ -141,9 +142,24 @@ def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> Growt
     )
 
 
-def build_sampler(config: Config, policy: Policy, engine: Engine, answers: AnswerFormat) -> TreeSampler:
+def build_sampler(
+    config: Config,
+    policy: Policy,
+    engine: Engine,
+    answers: AnswerFormat,
+    processes: DistContext = SINGLE_PROCESS,
+) -> TreeSampler:
     """The sampler that grows trees as the settings say. answers: how answers are written, as a task says."""
-    return TreeSampler(engine, growth_rules(config, policy.decode, answers), config.engine.sampling_params)
+    rules = growth_rules(config, policy.decode, answers)
+    if isinstance(config.branching, Planned):
+        planner = RunningPlanner(rules, config.branching, config.credit, config.train.seed, processes)
+        return PlannedSampler(engine, planner, config.engine.sampling_params)
+    return TreeSampler(engine, rules, config.engine.sampling_params)
+
+
+def planner_of(sampler: TreeSampler) -> RunningPlanner | None:
+    """What chooses the shape of a sampler's trees, if anything does."""
+    return sampler.planner if isinstance(sampler, PlannedSampler) else None
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:
