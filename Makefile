@@ -5,7 +5,7 @@ BIN := .venv/bin
 VLLM := .venv-vllm/bin
 TRL := .venv-trl/bin
 
-.PHONY: demo demo-lm quick test test-vllm test-trl test-pretrained lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm test-trl test-gym test-pretrained lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
@@ -29,6 +29,10 @@ lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+test-gym: .venv/installed-lm  ## run the tests that need reasoning-gym
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/data/test_gym_options.py \
+	  tests/data/test_reasoning_gym.py tests/verify/test_gym_verifier.py tests/run/test_endless.py
 
 test-pretrained: .venv/installed-lm  ## run the tests with a real language model, SmolLM2-135M
 	TREEPO_PRETRAINED=pypi:smollm2-135m-instruct $(BIN)/python -m pytest tests/test_pretrained.py
