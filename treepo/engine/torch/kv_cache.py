@@ -169,9 +169,7 @@ class KVCache:
         new[: len(old)] = old
         return new
 
-    def layer(
-        self, index: int, key: Tensor, value: Tensor, *, keys_transposed: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def layer(self, index: int, key: Tensor, value: Tensor, *, keys_transposed: bool = False) -> tuple[Tensor, Tensor]:
         """Return keys and values of a layer; key, value: [N, G, D] of that layer."""
         if index not in self.layers:
             keys, values = (x.new_zeros(self.num_blocks, x.shape[1], BLOCK, x.shape[2]) for x in (key, value))
