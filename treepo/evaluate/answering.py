@@ -55,7 +55,7 @@ def _records(verified: VerifiedTree, votes: Sequence[str | None], model: str, se
             vote=vote,
             correct=verdict.correct,
             outcome=verdict.outcome.value,
-            num_tokens=len(trajectory.token_ids),
+            num_tokens=len(trajectory.sampled_ids),
             stop=trajectory.stop.value,
             seed=verified.tree.nodes[trajectory.leaf].seed,
         )

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -21,7 +22,8 @@ MIN_TEXT_WIDTH = 40
 
 @dataclass(frozen=True, eq=False)
 class TreeView:
-    """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens.
+    """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens; what was
+    observed is in italics.
 
     decode: token ids to text. Print it with crop=False: a deep tree may be wider than the terminal.
     """
@@ -53,8 +55,10 @@ class TreeView:
     def _label(self, run: Sequence[int], encoding: str) -> Text:
         """The text of nodes that follow each other without a fork, decoded as one."""
         last = self.tree.nodes[run[-1]]
-        token_ids = np.concatenate([self.tree.nodes[i].token_ids for i in run])
-        label = visible_text(self.decode(token_ids.tolist()), encoding)
+        label = Text()
+        for observed, part in groupby(run, lambda i: self.tree.nodes[i].observed):
+            token_ids = np.concatenate([self.tree.nodes[i].token_ids for i in part])
+            label.append_text(visible_text(self.decode(token_ids.tolist()), encoding, "italic" if observed else ""))
         if run == [ROOT]:
             label.stylize("bold")
         if last.stop is not None:
@@ -70,12 +74,12 @@ def show_tree(tree: Tree, decode: Callable[[Sequence[int]], str], console: Conso
         console.print(summary(tree), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def visible_text(text: str, encoding: str = "utf-8") -> Text:
+def visible_text(text: str, encoding: str = "utf-8", style: str = "") -> Text:
     r"""Untrusted text without markup, whose line breaks, tabs and what `sanitize` escapes are dim escape sequences.
 
     After a \n that something follows, a new line begins.
     """
-    shown = Text()
+    shown = Text(style=style)
     for position, character in enumerate(text):
         safe = sanitize(character, multiline=character not in "\n\t", encoding=encoding)
         shown.append(safe, style="" if safe == character else "dim")

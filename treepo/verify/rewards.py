@@ -233,9 +233,9 @@ class VerifiedTree:
 
 
 def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree], decode: Decode) -> list[VerifiedTree]:
-    """Decode the responses of each problem's tree and verify all of them in one batch."""
+    """Decode the responses of each problem's tree, without what was observed, and verify all of them in one batch."""
     trajectories = [tree.trajectories() for tree in trees]
-    responses = [[decode(t.token_ids.tolist()) for t in of_tree] for of_tree in trajectories]
+    responses = [[decode(t.sampled_ids.tolist()) for t in of_tree] for of_tree in trajectories]
     pairs = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
     verdicts = iter(task.verify(pairs))
     leaves = zip(problems, trees, trajectories, responses, strict=True)
@@ -293,12 +293,12 @@ def _answers_of(verified: VerifiedTree, max_response_tokens: int, state: Trainer
     return Answers(
         correct=np.array([verdict.correct for verdict in verified.verdicts], np.float64),
         texts=tuple(verified.responses),
-        lengths=np.array([len(t.token_ids) for t in trajectories]),
+        lengths=np.array([len(t.sampled_ids) for t in trajectories]),
         finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
         max_response_tokens=max_response_tokens,
         written=verified.written,
         problem=verified.problem,
-        token_ids=tuple(t.token_ids.tolist() for t in trajectories),
+        token_ids=tuple(t.sampled_ids.tolist() for t in trajectories),
         stops=tuple(t.stop for t in trajectories),
         state=state,
     )
