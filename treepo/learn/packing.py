@@ -17,7 +17,7 @@ from treepo.credit.base import Advantages
 from treepo.learn.trie import START, PrefixTrie, Span
 from treepo.tree import ROOT, StopReason, Tree
 
-CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH)
+CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH, StopReason.TURNS)
 """Why a trajectory ends that might have gone on."""
 
 
