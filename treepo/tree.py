@@ -29,7 +29,16 @@ class StopReason(StrEnum):
     ENV_DIVERGED = "env_diverged"
 
 
-TURN_STOPS = tuple(reason for reason in StopReason if reason.value == "turns" or reason.value.startswith("env_"))
+CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH, StopReason.TURNS)
+"""Why a trajectory ends that might have gone on."""
+
+ENDED_ITSELF = (StopReason.ANSWER, StopReason.EOS, StopReason.ENV_DONE)
+"""Why a trajectory ends that was at its end."""
+
+LOST = (StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENV_DIVERGED)
+"""Why a trajectory ends of which nobody knows what it is worth."""
+
+TURN_STOPS = (StopReason.TURNS, StopReason.ENV_DONE, *LOST)
 """Why a path of several turns ended: it had all its turns, or its environment ended it, failed, took too long, or did
 not repeat itself when its actions were replayed."""
 
@@ -230,6 +239,15 @@ class Tree:
     def response_len(self, index: int) -> int:
         """Response tokens from below the prompt to the end of node `index`."""
         return sum(self.num_sampled(i) for i in self.path(index))
+
+    def sampled_ids(self, index: int) -> np.ndarray:
+        """int32 [n]: the response up to the end of node `index`, without what was observed."""
+        sampled = [self.nodes[i].token_ids for i in self.path(index)[1:] if not self.nodes[i].observed]
+        return np.concatenate([np.zeros(0, np.int32), *sampled])
+
+    def turn_starts(self, leaf: int) -> tuple[int, ...]:
+        """Response tokens before each turn of a trajectory; 0 is the first."""
+        return (0, *(self.response_len(i) for i in self.path(leaf) if self.nodes[i].observed))
 
     def response_lens(self) -> np.ndarray:
         """int64 [L]: response tokens per leaf, in the order of `leaves`."""

@@ -14,15 +14,22 @@ from treepo.envs.base import CopyFork, Turn
 class Game(CopyFork):
     """A number that the texts and random draws change; every turn says it, and it ends at a multiple of `modulus`.
 
-    error, hang: shares of the turns that raise, or wait for `release`. Shares are drawn from the game's own numbers.
+    error, hang: shares of the turns that raise, or wait for `release`, drawn from the game's own numbers
+    and the text. made: a list
+    that every game is added to.
     """
 
-    def __init__(self, modulus: int = 7, error: float = 0.0, hang: float = 0.0, release: Any = None) -> None:
-        self.modulus, self.error, self.hang, self.release = modulus, error, hang, release
+    def __init__(
+        self, modulus: int = 7, error: float = 0.0, hang: float = 0.0, release: Any = None, made: Any = None
+    ) -> None:
+        self.modulus, self.error, self.hang, self.release, self.made = modulus, error, hang, release, made
         self.log: list[str] = []
+        self.num_closed = 0
+        if made is not None:
+            made.append(self)
 
     def __deepcopy__(self, memo: dict) -> "Game":
-        other = Game(self.modulus, self.error, self.hang, self.release)
+        other = Game(self.modulus, self.error, self.hang, self.release, self.made)
         other.log, other.state = [*self.log], self.state
         other.random = random.Random()
         other.random.setstate(self.random.getstate())
@@ -31,11 +38,15 @@ class Game(CopyFork):
     def reset(self, problem: Problem) -> list[dict[str, str]]:
         self.random = random.Random(problem.id)
         self.state = self.random.randrange(1000)
-        return [{"role": "user", "content": f"ab{self.state % 2}"}]
+        return [{"role": "user", "content": "ab" + "1" * (self.state % 2)}]
+
+    def close(self) -> None:
+        self.num_closed += 1
 
     def step(self, assistant_text: str) -> Turn:
+        assert not self.num_closed, "it was closed"
         self.log.append(assistant_text)
-        draw = self.random.random()
+        draw = random.Random(f"{self.random.random()} {assistant_text}").random()
         if draw < self.error:
             raise RuntimeError("the game broke")
         if draw < self.error + self.hang:
@@ -92,7 +103,7 @@ class Erratic(Plain):
 
     def step(self, assistant_text: str) -> Turn:
         turn = super().step(assistant_text)
-        return Turn(f"a{next(_counter)}", turn.reward, turn.done)
+        return Turn(turn.messages, float(next(_counter)), turn.done)
 
 
 @dataclass

@@ -80,7 +80,7 @@ def test_calls_run_side_by_side_and_each_has_its_time():
     assert all(isinstance(results[i].error, TimeoutError) for i in range(9))
     assert results["after"].value == "done"
     never.set()
-    pool.close()
+    pool.close(lambda _: None)
 
 
 def test_coroutines_share_an_event_loop_and_are_cancelled_after_their_time():
@@ -105,7 +105,7 @@ def test_coroutines_share_an_event_loop_and_are_cancelled_after_their_time():
     assert results[0].value == results[1].value
     assert isinstance(results[2].error, TimeoutError)
     assert cancelled.wait(5)
-    pool.close()
+    pool.close(lambda _: None)
 
 
 def test_a_poll_that_does_not_wait_returns_at_once():
@@ -115,7 +115,7 @@ def test_a_poll_that_does_not_wait_returns_at_once():
     assert pool.poll(wait=False) == []
     assert time.monotonic() - start < 1
     never.set()
-    pool.close()
+    pool.close(lambda _: None)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("num_workers", {"num_workers": 0}), ("timeout_s", {"timeout_s": 0})])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from treepo.errors import StrategyError
@@ -65,12 +66,36 @@ class Environment(Protocol):
         ...
 
     def close(self) -> object:
-        """Give back what it holds; nothing is called after it."""
+        """Give back what it holds; nothing is called after it. A step that took too long may still be running."""
         ...
 
 
 EnvironmentFactory = Callable[[], Environment]
 """Makes an environment that has not begun."""
+
+
+Calls = Generator[Any, Any, Any]
+"""Yields what an environment's methods return, is sent what they come to, and returns a result."""
+
+
+def run_calls(calls: Calls) -> Any:
+    """The result of the calls, or, from the first one that has to be awaited, a coroutine that comes to it."""
+    value = None
+    try:
+        while not isawaitable(value):
+            value = calls.send(value)
+    except StopIteration as end:
+        return end.value
+    return _run_async(calls, value)
+
+
+async def _run_async(calls: Calls, value: Awaitable[Any]) -> Any:
+    sent: Any = value
+    try:
+        while True:
+            sent = calls.send((await sent) if isawaitable(sent) else sent)
+    except StopIteration as end:
+        return end.value
 
 
 class CopyFork:

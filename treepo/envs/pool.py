@@ -7,10 +7,13 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import isawaitable
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from treepo.errors import SettingError
+
+CLOSE_S = 5.0
+"""Seconds that pending calls get when the pool is closed."""
 
 POLL_S = 0.05
 """Seconds between two looks at the clocks of running calls."""
@@ -41,7 +44,7 @@ class EnvironmentPool:
         self.num_workers, self.timeout_s = num_workers, timeout_s
         self.calls: queue.SimpleQueue[tuple[int, Hashable, Callable[[], Any]] | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[CallResult] = queue.SimpleQueue()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.running: dict[int, tuple[Hashable, float]] = {}
         self.num_pending = self.num_submitted = self.num_threads = 0
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -67,11 +70,29 @@ class EnvironmentPool:
             if found or not wait or not self.num_pending:
                 return found
 
-    def close(self) -> None:
-        """End the threads that are idle, and the others after their calls; what is still waiting is dropped."""
+    def drop_waiting(self, is_kept: Callable[[Any], bool] = lambda _: False) -> None:
+        """Forget the calls that have not begun, but for those whose keys are kept."""
+        waiting = []
         with suppress(queue.Empty):
             while True:
-                self.calls.get(block=False)
+                waiting.append(self.calls.get(block=False))
+        for call in waiting:
+            if call is not None and is_kept(call[1]):
+                self.calls.put(call)
+            else:
+                self.num_pending -= 1
+
+    def close(self, on_result: Callable[[CallResult], None]) -> None:
+        """End the threads, after at most CLOSE_S seconds for calls that are pending; others end after their calls.
+
+        on_result: is given what these come to.
+        """
+        end = monotonic() + CLOSE_S
+        while self.num_pending and monotonic() < end:
+            for result in self.poll(wait=False):
+                on_result(result)
+            sleep(POLL_S / 10)
+        self.drop_waiting()
         for _ in range(self.num_threads):
             self.calls.put(None)
         if self.loop is not None:

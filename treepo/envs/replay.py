@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from inspect import isawaitable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from treepo.envs.base import Message, Turn, as_messages, as_turn
+from treepo.envs.base import Calls, Message, Turn, as_messages, as_turn, run_calls
 from treepo.errors import EnvironmentDivergedError
 
 if TYPE_CHECKING:
     from treepo.data.problem import Problem
-
-Calls = Generator[Any, Any, Any]
-"""Yields what an environment's methods return, is sent what they come to, and returns a result."""
 
 
 class ReplayFork:
@@ -33,10 +29,10 @@ class ReplayFork:
         self.turns: list[Turn] = []
 
     def reset(self, problem: Problem) -> Any:
-        return _run(self._reset(problem))
+        return run_calls(self._reset(problem))
 
     def step(self, assistant_text: str) -> Any:
-        return _run(self._step(assistant_text))
+        return run_calls(self._step(assistant_text))
 
     def fork(self) -> ReplayFork:
         other = ReplayFork(self.factory)
@@ -55,7 +51,8 @@ class ReplayFork:
     def _step(self, text: str) -> Calls:
         if self.inner is None:
             yield from self._replay()
-        turn = as_turn((yield self.inner.step(text)))
+        inner: Any = self.inner
+        turn = as_turn((yield inner.step(text)))
         self.actions.append(text)
         self.turns.append(turn)
         return turn
@@ -73,23 +70,3 @@ class ReplayFork:
         for number, (action, before) in enumerate(zip(self.actions, self.turns, strict=True), start=1):
             if as_turn((yield self.inner.step(action))) != before:
                 raise EnvironmentDivergedError(number)
-
-
-def _run(calls: Calls) -> Any:
-    """The result of the calls, or, from the first one that has to be awaited, a coroutine that comes to it."""
-    value = None
-    try:
-        while not isawaitable(value):
-            value = calls.send(value)
-    except StopIteration as end:
-        return end.value
-    return _run_async(calls, value)
-
-
-async def _run_async(calls: Calls, value: Awaitable[Any]) -> Any:
-    sent: Any = value
-    try:
-        while True:
-            sent = calls.send((await sent) if isawaitable(sent) else sent)
-    except StopIteration as end:
-        return end.value

@@ -15,10 +15,7 @@ import numpy as np
 
 from treepo.credit.base import Advantages
 from treepo.learn.trie import START, PrefixTrie, Span
-from treepo.tree import ROOT, StopReason, Tree
-
-CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH, StopReason.TURNS)
-"""Why a trajectory ends that might have gone on."""
+from treepo.tree import CUT_OFF, ROOT, Tree
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from treepo.data.problem import AnswerFormat, Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
-from treepo.tree import StopReason, Trajectory, Tree
+from treepo.tree import ENDED_ITSELF, Trajectory, Tree
 from treepo.verify.base import is_well_formed
 from treepo.verify.reward_functions import (
     Answers,
@@ -294,7 +294,7 @@ def _answers_of(verified: VerifiedTree, max_response_tokens: int, state: Trainer
         correct=np.array([verdict.correct for verdict in verified.verdicts], np.float64),
         texts=tuple(verified.responses),
         lengths=np.array([len(t.sampled_ids) for t in trajectories]),
-        finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
+        finished=np.array([t.stop in ENDED_ITSELF for t in trajectories]),
         max_response_tokens=max_response_tokens,
         written=verified.written,
         problem=verified.problem,
