@@ -233,8 +233,8 @@ class Tree:
 
     @property
     def has_turns(self) -> bool:
-        """Whether an environment had a part in it: some of it was observed, or has a reward of its own."""
-        return any(node.observed or node.reward is not None for node in self.nodes)
+        """Whether an environment had a part in it: some was observed, has a reward of its own, or was ended by it."""
+        return any(node.observed or node.reward is not None or node.stop in TURN_STOPS for node in self.nodes)
 
     def response_len(self, index: int) -> int:
         """Response tokens from below the prompt to the end of node `index`."""

@@ -14,6 +14,7 @@ from treepo.grow.fallback import Backtrack, BacktrackPoint, Fallback, FinishedPa
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
+from treepo.grow.turns import TurnRules
 
 __all__ = [
     "Backtrack",
@@ -34,4 +35,5 @@ __all__ = [
     "TokenBudgetBranching",
     "TreeSampler",
     "TreeShape",
+    "TurnRules",
 ]

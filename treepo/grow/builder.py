@@ -204,12 +204,13 @@ class TreeBuilder:
         ids = np.concatenate([segment.prefix_ids, token_ids])
         response = np.concatenate([self.tree.sampled_ids(segment.parent), token_ids])
         ended = result.ended and len(more_ids) == 0
+        is_turn_end = ended and self.turns is not None
         end = PathEnd(
             response_ids=response.tolist(),
             segment_ids=token_ids.tolist(),
-            # With environments EOS ends a turn, and they say whether the path ends.
-            ended=ended and self.turns is None,
-            num_segments=self.shape.num_segments(len(response)),
+            # Where EOS ends a turn, the environment says whether the path ends.
+            ended=ended and not is_turn_end,
+            num_segments=self._num_segments(len(response), is_turn_end),
             shape=self.shape,
             decode=self.rules.decode,
             answers=self.rules.answers,
@@ -218,7 +219,7 @@ class TreeBuilder:
         if stop is None and (end.ended or len(response) >= self.shape.max_response_tokens):
             name = type(self.rules.stopping).__name__
             raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
-        if ended and self.turns is not None and stop in (None, *CUT_OFF):
+        if is_turn_end and stop in (None, *CUT_OFF):
             self._end_turn(segment, token_ids, logprobs, end, stop)
             return None
         if stop is not None:
@@ -234,6 +235,10 @@ class TreeBuilder:
             return rest, replace(result, token_ids=more_ids, logprobs=more_logprobs)
         self._finish(node, stop, end)
         return None
+
+    def _num_segments(self, response_len: int, is_turn_end: bool) -> int:
+        """Segments of a response; of one whose turn has ended those that are whole, since others follow."""
+        return self.shape.num_segments(response_len + is_turn_end) - is_turn_end
 
     def _finish(self, leaf: int, stop: StopReason, end: PathEnd) -> None:
         """Count a leaf of the tree as a trajectory."""
@@ -263,8 +268,9 @@ class TreeBuilder:
             stop = StopReason.ENV_DONE if turn.done else stop
         if stop is None:
             reply = np.array(turns.reply_ids(turn_end, int(node.token_ids[-1])), np.int32)
-            longest = len(self.tree.ids(turn_end.node)) + len(reply) + self._room(turn_end.node)
-            stop = StopReason.LENGTH if longest > (turns.rules.max_path_tokens or longest) else None
+            trajectory_len = len(self.tree.ids(turn_end.node)) - len(self.tree.prompt_ids)
+            num_observed = trajectory_len - self.tree.response_len(turn_end.node) + len(reply)
+            stop = StopReason.LENGTH if num_observed > turns.rules.max_observed_tokens else None
         reward = None if turn is None else turn.reward
         if stop is None:
             below = Node(turn_end.node, reply, None, node.seed, observed=True, reward=reward)
@@ -277,10 +283,6 @@ class TreeBuilder:
         else:
             self.tree.nodes[turn_end.node] = replace(node, stop=stop, reward=reward)
             self._finish(turn_end.node, stop, turn_end.end)
-
-    def _room(self, node: int) -> int:
-        """Most response tokens that may follow a node."""
-        return self.shape.room(self.tree.response_len(node))
 
     def _is_too_short(self, response_len: int) -> bool:
         """Whether a trajectory of this length would not count."""

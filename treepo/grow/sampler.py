@@ -4,14 +4,17 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from typing import Any
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SampleResult, SamplingParams
+from treepo.envs.base import Calls, as_messages, run_calls
 from treepo.envs.pool import CallResult, EnvironmentPool
+from treepo.envs.replay import ReplayFork
 from treepo.errors import EnvironmentFailedError, StrategyError
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
 from treepo.grow.turns import TreeTurns, TurnRules
-from treepo.tree import Tree
+from treepo.tree import ROOT, Tree
 from treepo.utils.numeric import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class TreeSampler:
         self.engine = engine
         self.rules = rules
         self.sampling = sampling
+        self.is_chat_checked = False
 
     def grow(
         self,
@@ -76,6 +80,7 @@ class _GrowingTrees:
     """The trees that are under way, by the positions of their problems, and what they wait for."""
 
     def __init__(self, sampler: TreeSampler) -> None:
+        self.sampler = sampler
         self.engine, self.rules, self.sampling = sampler.engine, sampler.rules, sampler.sampling
         self.builders: dict[int, TreeBuilder] = {}
         self.requests: dict[int, tuple[int, int]] = {}
@@ -128,7 +133,9 @@ class _GrowingTrees:
     def _take_call(self, calls: "_EnvironmentCalls", result: CallResult) -> Iterator[tuple[int, Tree]]:
         position, key = result.key  # type: ignore[misc] - all keys of these calls are pairs
         if key == "begin":
-            self._start(position, calls.begun(position, result, self.rules))
+            builder = calls.begun(position, result, self.rules)
+            self._check_chat(builder)
+            self._start(position, builder)
         elif key[0] == "close":
             if result.error is not None:
                 calls.log("an environment could not be closed", result.error)
@@ -136,6 +143,14 @@ class _GrowingTrees:
             own = CallResult(key, result.value, result.error)
             calls.count(position, own)
             yield from self._advanced(position, lambda builder: builder.receive_call(own))
+
+    def _check_chat(self, builder: TreeBuilder) -> None:
+        """Warn, once, of a chat template that would write earlier turns in another way than they were sampled."""
+        if self.sampler.is_chat_checked or builder.turns is None:
+            return
+        self.sampler.is_chat_checked = True
+        if warning := builder.turns.rules.chat.history_warning(builder.turns.starts[ROOT].history):
+            logger.warning("%s", warning)
 
     def _start(self, position: int, builder: TreeBuilder) -> None:
         self.builders[position] = builder
@@ -185,7 +200,7 @@ class _EnvironmentCalls:
     def begin(self, position: int, problem: Problem, seed: int) -> None:
         """Begin an environment for the tree of a problem."""
         self.beginning[position] = problem, seed
-        self.pool.submit((position, "begin"), lambda: self.turns.begin(problem))
+        self.pool.submit((position, "begin"), lambda: run_calls(_begun(self.turns, problem)))
 
     def begun(self, position: int, result: CallResult, rules: GrowthRules) -> TreeBuilder:
         """The tree of an environment that has begun."""
@@ -198,11 +213,10 @@ class _EnvironmentCalls:
             ) from result.error
         environment, messages = result.value
         prompt_ids = problem.prompt_ids if messages is None else self.turns.chat.prompt_ids(messages)
-        most = len(prompt_ids) + rules.shape.max_response_tokens
-        if most > (self.turns.max_path_tokens or most):
+        if self.turns.max_prompt_len is not None and len(prompt_ids) > self.turns.max_prompt_len:
             raise EnvironmentFailedError(
-                f"environment: its prompt of {len(prompt_ids)} tokens and a response of "
-                f"{rules.shape.max_response_tokens} are longer than {self.turns.max_path_tokens}"
+                f"environment: its prompt has {len(prompt_ids)} tokens, more than {self.turns.max_prompt_len} "
+                "(data.max_prompt_len, or what is left in the model's positions)"
             )
         history = ({"role": "user", "content": problem.prompt},) if messages is None else messages
         return TreeBuilder(problem.id, prompt_ids, seed, rules, TreeTurns.begun(self.turns, environment, history))
@@ -241,6 +255,15 @@ class _EnvironmentCalls:
         self.num_logged += 1
         if self.num_logged <= MAX_LOGGED:
             logger.warning("environment: %s: %s", what, _named(error))
+
+
+def _begun(turns: TurnRules, problem: Problem) -> Calls:
+    """A new environment and the messages of its prompt."""
+    environment: Any = turns.factory()
+    if not hasattr(environment, "fork"):
+        environment = ReplayFork(turns.factory)
+    messages = yield environment.reset(problem)
+    return environment, None if messages is None else as_messages(messages)
 
 
 def _named(error: BaseException) -> str:

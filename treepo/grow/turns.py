@@ -1,15 +1,18 @@
 """The environments of one tree: one at the beginning of each turn, stepped where a turn ends."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from treepo.envs.base import Calls, Environment, EnvironmentFactory, Message, Turn, as_messages, as_turn, run_calls
 from treepo.envs.pool import CallResult
-from treepo.envs.replay import ReplayFork
 from treepo.errors import EnvironmentDivergedError, SettingError, StrategyError
-from treepo.grow.stopping import PathEnd
 from treepo.tree import ROOT, StopReason, Tree
+
+if TYPE_CHECKING:
+    from treepo.grow.stopping import PathEnd
 
 Call = Callable[[], Any]
 
@@ -29,32 +32,22 @@ class TurnRules:
     """How paths go on after the model ended a turn.
 
     factory: makes environments; those without `fork` are forked by replay. chat: writes messages as token ids.
-    max_turns: most turns of a trajectory. max_path_tokens: most tokens of a trajectory with its prompt and all that was
-    observed; a reply that leaves no room for the rest of the response ends its path. num_workers: calls into
-    environments at a time; timeout_s: most seconds of each.
+    max_turns: most turns of a trajectory. max_observed_tokens: most tokens that a trajectory observes; a reply with
+    which it would observe more ends it. max_prompt_len: most tokens of a prompt, if that is limited. num_workers: calls
+    into environments at a time; timeout_s: most seconds of each.
     """
 
     factory: EnvironmentFactory
     chat: Chat
     max_turns: int = 8
-    max_path_tokens: int | None = None
+    max_observed_tokens: int = 1024
+    max_prompt_len: int | None = None
     num_workers: int = 32
     timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.max_turns < 1:
             raise SettingError("max_turns", "must be at least 1", self.max_turns)
-
-    def begin(self, problem: Any) -> tuple[Environment, tuple[Message, ...] | None]:
-        """A new environment and the messages of its prompt, or an awaitable of both."""
-        return run_calls(self._begin(problem))
-
-    def _begin(self, problem: Any) -> Calls:
-        environment: Any = self.factory()
-        if not hasattr(environment, "fork"):
-            environment = ReplayFork(self.factory)
-        messages = yield environment.reset(problem)
-        return environment, None if messages is None else as_messages(messages)
 
 
 @dataclass(eq=False)
@@ -103,7 +96,7 @@ class TreeTurns:
     errors: list[BaseException] = field(default_factory=list)
 
     @classmethod
-    def begun(cls, rules: TurnRules, environment: Environment, messages: Sequence[Message]) -> "TreeTurns":
+    def begun(cls, rules: TurnRules, environment: Environment, messages: Sequence[Message]) -> TreeTurns:
         """The turns of a tree whose prompt are these messages."""
         return cls(rules, {ROOT: TurnStart(environment, tuple(messages), 1)})
 

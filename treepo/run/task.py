@@ -104,7 +104,7 @@ def answers_of(config: Config) -> AnswerFormat:
 
 
 def _max_prompt_len(config: Config, policy: Policy | TokenizerOnly, max_model_len: int) -> int:
-    response = config.tree.max_response_tokens
+    response = config.tree.max_response_tokens + config.environment.num_observed_tokens
     room = min(config.data.max_prompt_len, max_model_len - response)
     if policy.max_len is not None:
         room = min(room, policy.max_len - response)
