@@ -162,7 +162,7 @@ class ShapedReward:
 
 def is_correctness(reward: Reward) -> bool:
     """Whether a reward is what the verifier says and shaping of ours, so that accuracy says enough about a model."""
-    return type(reward) is ShapedReward and not reward.functions
+    return type(reward) is ShapedReward and not reward.functions and not reward.environment
 
 
 def overlong_penalty(lengths: np.ndarray, max_response_tokens: int, buffer: int) -> np.ndarray:
