@@ -138,7 +138,7 @@ def test_own_task_runs(example):
 
 
 def test_the_environment_of_the_example_forks():
-    """Its forks are exact, and an early step decides: some mazes can be left, some paths end in a pit."""
+    """By deep copy, after any of its actions."""
     maze = runpy.run_path(str(EXAMPLES / "own_environment.py"), run_name="example")["Maze"]
     ways = ["east", "south", "nowhere", "east", "south", "west", "south", "east"]
     for number in range(5):
