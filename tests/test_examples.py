@@ -20,6 +20,8 @@ from treepo.cli.common import split_overrides
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK, Config
+from treepo.data.problem import Problem
+from treepo.envs import check_forks
 from treepo.grow.branching import LogprobBranching
 from treepo.grow.fallback import Backtrack
 from treepo.report.trees import read_trees
@@ -133,6 +135,14 @@ def test_own_task_runs(example):
     assert re.search(r"reward of the last step: [\d.]+, held out: .*eval/reward/sound", printed)
     first = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
     assert "eval/reward/mean" in first and "eval/avg" not in first
+
+
+def test_the_environment_of_the_example_forks():
+    """By deep copy, after any of its actions."""
+    maze = runpy.run_path(str(EXAMPLES / "own_environment.py"), run_name="example")["Maze"]
+    ways = ["east", "south", "nowhere", "east", "south", "west", "south", "east"]
+    for number in range(5):
+        check_forks(maze, ways, Problem(f"maze {number}", "", (0,), ""))
 
 
 def test_the_notebook_runs(chain_model, tmp_path, monkeypatch, capsys):

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from treepo.tree import ROOT, Node, StopReason, Tree
+from treepo.tree import ROOT, TURN_STOPS, Node, StopReason, Tree
 from treepo.utils.numeric import derive_seed
 
-STOPS = tuple(StopReason)
+STOPS = tuple(reason for reason in StopReason if reason not in TURN_STOPS)
 
 
 def logprobs_of(prefix_ids: Sequence[int], token_ids: Sequence[int]) -> np.ndarray:
@@ -69,6 +69,16 @@ def random_tree(
             stop = STOPS[int(rng.integers(len(STOPS)))] if i == num_segments - 1 else None
             node = add_segment(tree, node, tokens, stop, int(rng.integers(2**62)), resumes and i == 0)
     return tree
+
+
+def with_observed(tree: Tree, rng: np.random.Generator, share: float = 0.4) -> Tree:
+    """The same tree, some of whose inner nodes were observed, with a reward for the turn above or without one."""
+    nodes = list(tree.nodes)
+    for i, node in enumerate(nodes):
+        if i != ROOT and node.stop is None and rng.random() < share:
+            reward = float(rng.normal()) if rng.random() < 0.5 else None
+            nodes[i] = replace(node, sampled_logprobs=None, observed=True, reward=reward)
+    return replace(tree, nodes=nodes)
 
 
 def tree_of(children: dict[int, Sequence[int]], num_tokens: int | Sequence[int] = 1) -> Tree:

@@ -4,9 +4,11 @@
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from treepo import credit, grow, verify
+    from treepo import credit, envs, grow, verify
     from treepo.config.python import TreePOConfig
     from treepo.config.schema import Config
+    from treepo.envs.base import CopyFork, Environment, Turn
+    from treepo.envs.replay import ReplayFork
     from treepo.errors import SettingError
     from treepo.trainer import TrainerCallback, TreePOTrainer
     from treepo.tree import Node, StopReason, Trajectory, Tree
@@ -17,8 +19,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Config",
+    "CopyFork",
+    "Environment",
     "LLMJudge",
     "Node",
+    "ReplayFork",
     "RewardModel",
     "SettingError",
     "StopReason",
@@ -27,16 +32,21 @@ __all__ = [
     "Tree",
     "TreePOConfig",
     "TreePOTrainer",
+    "Turn",
     "__version__",
     "credit",
+    "envs",
     "grow",
     "verify",
 ]
 
 _HOMES = {
     "Config": "treepo.config.schema",
+    "CopyFork": "treepo.envs.base",
+    "Environment": "treepo.envs.base",
     "LLMJudge": "treepo.verify.judge",
     "Node": "treepo.tree",
+    "ReplayFork": "treepo.envs.replay",
     "RewardModel": "treepo.verify.reward_model",
     "SettingError": "treepo.errors",
     "StopReason": "treepo.tree",
@@ -45,6 +55,7 @@ _HOMES = {
     "Tree": "treepo.tree",
     "TreePOConfig": "treepo.config.python",
     "TreePOTrainer": "treepo.trainer",
+    "Turn": "treepo.envs.base",
 }
 """The module of each public name; folders of the package are loaded by their own names."""
 

@@ -116,11 +116,24 @@ class VerifierError(Exception):
     """The verifier comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
 
+class EnvironmentFailedError(Exception):
+    """Environments cannot be begun, or each of their steps fails; the message says in one line what was raised."""
+
+
+class EnvironmentDivergedError(Exception):
+    """An environment that was given the same actions again did not do the same. number: of the action, 0 for reset."""
+
+    def __init__(self, number: int) -> None:
+        what = f"its answer to action {number}" if number else "its first messages"
+        super().__init__(f"the environment did not repeat itself when it was replayed: {what} differs")
+        self.number = number
+
+
 class TrackerError(Exception):
     """A tracker cannot be started; the message says in one line which one and why."""
 
 
-USER_ERRORS = (SettingError, StrategyError, EngineError, TrackerError, VerifierError)
+USER_ERRORS = (SettingError, StrategyError, EngineError, EnvironmentFailedError, TrackerError, VerifierError)
 """What the command line shows as one line, with exit code 2."""
 
 RESOURCE_ERRORS = (WriteError, MemoryError)

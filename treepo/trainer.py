@@ -16,7 +16,14 @@ from treepo.report.console import logging_to_console
 from treepo.report.notebook import facts_html
 from treepo.report.run_log import held_out_score
 from treepo.report.terminal import Terminal
-from treepo.run.arguments import check_arguments, data_layer, model_layer, reward_layer, typed_arguments
+from treepo.run.arguments import (
+    check_arguments,
+    data_layer,
+    environment_layer,
+    model_layer,
+    reward_layer,
+    typed_arguments,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,8 +70,9 @@ class TreePOTrainer:
     accuracy. Without a dataset, functions are added to the reward of the built-in task. train_dataset, eval_dataset: a
     Dataset, a list of dicts, any iterable of dicts, a path, a preset's name, or several paths; without the latter one
     problem in ten is held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s, or functions
-    that are called as on_step is. console: where progress is shown. command: what the run was started with, for its
-    folder.
+    that are called as on_step is. environment: what answers the model turn by turn, a class or anything that makes one
+    when called (see docs/environments.md); without reward_funcs, its rewards are what is learned from. console: where
+    progress is shown. command: what the run was started with, for its folder.
 
     Settings are checked here; the model is loaded when it is first needed. Raises SettingError.
     """
@@ -80,6 +88,7 @@ class TreePOTrainer:
         processing_class: "PreTrainedTokenizerBase | None" = None,
         reward_weights: Sequence[float] | None = None,
         callbacks: Sequence[TrainerCallback | Callable[..., object]] = (),
+        environment: Callable[[], Any] | None = None,
         console: Console | None = None,
         command: str = "",
     ) -> None:
@@ -91,6 +100,7 @@ class TreePOTrainer:
         self.command = command
         self.given_model = None if isinstance(model, str | Path) else model
         self.given_tokenizer = processing_class
+        self.given_environment = environment
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
         self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset)
@@ -100,7 +110,7 @@ class TreePOTrainer:
             data, self.records = data_layer(plain, train_dataset, eval_dataset)
             adds_to_own_reward = is_built_in_task and eval_dataset is None
             rewards = reward_layer(reward_funcs, reward_weights, is_built_in_task=adds_to_own_reward)
-            layers = [data, model_layer(model), rewards]
+            layers = [data, model_layer(model), environment_layer(environment, plain, bool(rewards)), rewards]
             self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
             check_arguments(self.config, self.given_model)
         self.output_dir = settings.folder()
@@ -228,7 +238,7 @@ class TreePOTrainer:
 
         disable_progress_bar()
         with self._shown() as terminal:
-            handed = HandedOver(self.given_model, self.given_tokenizer, self.records)
+            handed = HandedOver(self.given_model, self.given_tokenizer, self.records, self.given_environment)
             with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
                 run = build_run(self.config, progress, self.job, handed)
             self._stack.callback(run.close)

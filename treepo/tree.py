@@ -22,17 +22,40 @@ class StopReason(StrEnum):
     LENGTH = "length"
     DEPTH = "depth"
     REPETITION = "repetition"
+    TURNS = "turns"
+    ENV_DONE = "env_done"
+    ENV_ERROR = "env_error"
+    ENV_TIMEOUT = "env_timeout"
+    ENV_DIVERGED = "env_diverged"
+
+
+CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH, StopReason.TURNS)
+"""Why a trajectory ends that might have gone on."""
+
+ENDED_ITSELF = (StopReason.ANSWER, StopReason.EOS, StopReason.ENV_DONE)
+"""Why a trajectory ends that was at its end."""
+
+LOST = (StopReason.ENV_ERROR, StopReason.ENV_TIMEOUT, StopReason.ENV_DIVERGED)
+"""Why a trajectory ends of which nobody knows what it is worth."""
+
+TURN_STOPS = (StopReason.TURNS, StopReason.ENV_DONE, *LOST)
+"""Why a path of several turns ended: it had all its turns, or its environment ended it, failed, took too long, or did
+not repeat itself when its actions were replayed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
     """One segment and its parent; the root is the prompt.
 
-    token_ids: int32 [n], the tokens decoded for this segment.
-    sampled_logprobs: float32 [n] from the engine that sampled them, or None where nothing was scored (the prompt).
+    token_ids: int32 [n], the tokens decoded for this segment, or with `observed` those that an environment, a tool or
+        the chat template wrote: on the path and never learned from.
+    sampled_logprobs: float32 [n] from the engine that sampled them, or None where nothing was sampled: the prompt, and
+        what was observed.
     seed: the random stream that the tokens were drawn from.
     stop: why the path ended here, or None for an inner node.
     from_fallback: whether a fallback drew it, below a node whose other children were drawn before.
+    observed: whether its tokens were not sampled. A leaf never is, nor the root.
+    reward: what the environment gave for the turn that ends above an observed node, or at a leaf; None without.
     """
 
     parent: int
@@ -41,13 +64,16 @@ class Node:
     seed: int
     stop: StopReason | None = None
     from_fallback: bool = False
+    observed: bool = False
+    reward: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """One path from the root to a leaf, without the prompt.
 
-    nodes: node indices below the root, top down. token_ids: int32 [n]. sampled_logprobs: float32 [n].
+    nodes: node indices below the root, top down. token_ids: int32 [n], observed ones included. sampled_logprobs:
+    float32 [n], nan where a token was observed. observed: bool [n].
     """
 
     leaf: int
@@ -55,6 +81,12 @@ class Trajectory:
     token_ids: np.ndarray
     sampled_logprobs: np.ndarray
     stop: StopReason
+    observed: np.ndarray
+
+    @property
+    def sampled_ids(self) -> np.ndarray:
+        """int32: the response, without what was observed."""
+        return self.token_ids[~self.observed]
 
 
 @dataclass
@@ -99,7 +131,10 @@ class Tree:
         """Append a node below an existing, unfinished one and return its index."""
         assert 0 <= node.parent < len(self.nodes), f"no parent {node.parent}"
         assert self.nodes[node.parent].stop is None, "a leaf has no children"
-        assert node.sampled_logprobs is not None and len(node.token_ids) == len(node.sampled_logprobs)
+        if node.observed:
+            assert node.sampled_logprobs is None and node.stop is None, "what was observed is not sampled, and no leaf"
+        else:
+            assert node.sampled_logprobs is not None and len(node.token_ids) == len(node.sampled_logprobs)
         self.nodes.append(node)
         return len(self.nodes) - 1
 
@@ -113,7 +148,8 @@ class Tree:
         assert index != ROOT and 0 < offset < len(node.token_ids), f"cannot split node {index} at {offset}"
         assert node.sampled_logprobs is not None
         ids, logprobs = node.token_ids, node.sampled_logprobs
-        self.nodes.append(replace(node, token_ids=ids[:offset], sampled_logprobs=logprobs[:offset], stop=None))
+        upper = replace(node, token_ids=ids[:offset], sampled_logprobs=logprobs[:offset], stop=None, reward=None)
+        self.nodes.append(upper)
         self.nodes[index] = replace(
             node,
             parent=len(self.nodes) - 1,
@@ -126,16 +162,22 @@ class Tree:
     def cut(self, index: int, num_kept: int) -> int:
         """The node that ends exactly `num_kept` response tokens below the prompt on the path to `index`.
 
-        Splits a node if that is inside it. 0 is the root.
+        Splits a node if that is inside it. 0 is the root. What was observed right after those tokens is kept, too.
         """
-        end = 0
+        end, found = 0, None
         for i in self.path(index):
-            start, end = end, end + len(self.nodes[i].token_ids) * (i != ROOT)
+            if found is not None:
+                if not self.nodes[i].observed:
+                    break
+                found = i
+                continue
+            start, end = end, end + self.num_sampled(i)
             if end == num_kept:
-                return i
-            if end > num_kept:
+                found = i
+            elif end > num_kept:
                 return self.split(i, num_kept - start)
-        raise AssertionError(f"cannot keep {num_kept} of {end} tokens")
+        assert found is not None, f"cannot keep {num_kept} of {end} tokens"
+        return found
 
     def nodes_above(self, leaves: Sequence[int]) -> list[int]:
         """Sorted indices of the root and of all nodes on the paths to these leaves."""
@@ -174,14 +216,38 @@ class Tree:
         return np.concatenate([self.nodes[i].token_ids for i in self.path(index)])
 
     def logprobs(self, index: int) -> np.ndarray:
-        """float32: the sampled log-probabilities of a node below the root."""
+        """float32: the sampled log-probabilities of a node below the root that was not observed."""
         logprobs = self.nodes[index].sampled_logprobs
-        assert logprobs is not None, "only the prompt is not scored"
+        assert logprobs is not None, "the prompt and what was observed are not sampled"
         return logprobs
+
+    def num_sampled(self, index: int) -> int:
+        """Response tokens of a node: 0 for the prompt and for what was observed."""
+        node = self.nodes[index]
+        return 0 if index == ROOT or node.observed else len(node.token_ids)
+
+    @property
+    def has_observed(self) -> bool:
+        """Whether some tokens below the prompt were not sampled."""
+        return any(node.observed for node in self.nodes)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether an environment had a part in it: some was observed, has a reward of its own, or was ended by it."""
+        return any(node.observed or node.reward is not None or node.stop in TURN_STOPS for node in self.nodes)
 
     def response_len(self, index: int) -> int:
         """Response tokens from below the prompt to the end of node `index`."""
-        return sum(len(self.nodes[i].token_ids) for i in self.path(index)[1:])
+        return sum(self.num_sampled(i) for i in self.path(index))
+
+    def sampled_ids(self, index: int) -> np.ndarray:
+        """int32 [n]: the response up to the end of node `index`, without what was observed."""
+        sampled = [self.nodes[i].token_ids for i in self.path(index)[1:] if not self.nodes[i].observed]
+        return np.concatenate([np.zeros(0, np.int32), *sampled])
+
+    def turn_starts(self, leaf: int) -> tuple[int, ...]:
+        """Response tokens before each turn of a trajectory; 0 is the first."""
+        return (0, *(self.response_len(i) for i in self.path(leaf) if self.nodes[i].observed))
 
     def response_lens(self) -> np.ndarray:
         """int64 [L]: response tokens per leaf, in the order of `leaves`."""
@@ -216,9 +282,14 @@ class Tree:
             leaf=leaf,
             nodes=tuple(path),
             token_ids=np.concatenate([self.nodes[i].token_ids for i in path]),
-            sampled_logprobs=np.concatenate([self.logprobs(i) for i in path]),
+            sampled_logprobs=np.concatenate([self._logprobs_or_nan(i) for i in path]),
             stop=stop,
+            observed=np.concatenate([np.full(len(self.nodes[i].token_ids), self.nodes[i].observed) for i in path]),
         )
+
+    def _logprobs_or_nan(self, index: int) -> np.ndarray:
+        node = self.nodes[index]
+        return np.full(len(node.token_ids), np.nan, np.float32) if node.observed else self.logprobs(index)
 
     def trajectories(self) -> list[Trajectory]:
         """One trajectory per leaf, in the order of `leaves`."""
@@ -233,8 +304,12 @@ class Tree:
         return groups
 
     def num_decoded(self) -> int:
-        """Tokens decoded to grow this tree: those of the nodes below the root, and those dropped."""
-        return sum(len(node.token_ids) for node in self.nodes[1:]) + self.num_dropped
+        """Tokens decoded to grow this tree: those sampled for its nodes, and those dropped."""
+        return sum(self.num_sampled(i) for i in range(len(self.nodes))) + self.num_dropped
+
+    def turn_rewards(self, leaf: int) -> list[float]:
+        """What the environment gave on the path to `leaf`, turn by turn; empty without an environment."""
+        return [reward for i in self.path(leaf) if (reward := self.nodes[i].reward) is not None]
 
 
 def ids_as_text(token_ids: Sequence[int]) -> str:

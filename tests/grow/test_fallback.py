@@ -14,11 +14,12 @@ from tests.grow.scripts import NotedEngine, World, worlds
 from treepo.grow.branching import InitialFork, Level
 from treepo.grow.fallback import Backtrack, BacktrackPoint, FinishedPath, NoFallback
 from treepo.grow.shape import TreeShape
-from treepo.tree import ROOT, StopReason
+from treepo.tree import ROOT, TURN_STOPS, StopReason
 
 pytestmark = pytest.mark.quick
 
-USABLE = (StopReason.ANSWER, StopReason.EOS)
+USABLE = (StopReason.ANSWER, StopReason.EOS, StopReason.ENV_DONE)
+SINGLE_TURN = tuple(reason for reason in StopReason if reason not in TURN_STOPS)
 UNUSABLE = tuple(reason for reason in StopReason if reason not in USABLE)
 
 
@@ -197,7 +198,7 @@ def leaves_in_order(fallback: Backtrack, finished: list[FinishedPath], seed: int
 
 
 def test_all_takes_every_end() -> None:
-    finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
+    finished = [ended(i, 9, stop) for i, stop in enumerate(SINGLE_TURN, start=1)]
     assert sorted(leaves_in_order(Backtrack("all"), finished)) == [1, 2, 3, 4, 5]
     assert len({tuple(leaves_in_order(Backtrack("all"), finished, seed)) for seed in range(50)}) > 20
 
@@ -209,7 +210,7 @@ def test_the_longest_come_first() -> None:
 
 def test_strict_order_takes_the_best_reason_first() -> None:
     """Fault of the authors' release: "strict" order sorted worst first."""
-    finished = [ended(i, 9, stop) for i, stop in enumerate(StopReason, start=1)]
+    finished = [ended(i, 9, stop) for i, stop in enumerate(SINGLE_TURN, start=1)]
     finished.append(FinishedPath(9, StopReason.LENGTH, np.zeros(9, np.float32), is_open=True))
     by_leaf = {f.leaf: f for f in finished}
     for seed in range(5):

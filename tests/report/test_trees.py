@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.trees import random_tree
+from tests.trees import random_tree, with_observed
 from treepo.credit.base import Advantages
 from treepo.report.trees import LATER, Grading, KeptTree, read_trees, write_trees
 from treepo.tree import ROOT, Tree
@@ -145,3 +145,22 @@ def test_grades_that_are_not_whole_are_damage(tmp_path, column, value):
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
     with pytest.raises(ValueError, match="is damaged"):
         read_trees(path)
+
+
+def test_what_was_observed_is_read_back_and_files_without_it_have_no_column(tmp_path):
+    """The columns of turns are those of trees with turns alone: other files stay what they were, byte for byte."""
+    rng = np.random.default_rng(0)
+    plain, tree = random_tree(rng, 4), with_observed(random_tree(rng, 6), rng, 0.8)
+    write_trees(tmp_path / "plain.parquet", [KeptTree(plain)], decode)
+    write_trees(tmp_path / "turns.parquet", [KeptTree(plain), KeptTree(tree)], decode)
+    assert not {"observed", "turn_reward"} & set(pq.read_table(tmp_path / "plain.parquet").column_names)
+    for kept, read in zip((plain, tree), read_trees(tmp_path / "turns.parquet"), strict=True):
+        assert [n.observed for n in read.tree.nodes] == [n.observed for n in kept.nodes]
+        assert [n.reward for n in read.tree.nodes] == [n.reward for n in kept.nodes]
+        assert [n.sampled_logprobs is None for n in read.tree.nodes] == [n.sampled_logprobs is None for n in kept.nodes]
+    table = pq.read_table(tmp_path / "turns.parquet")
+    rows = table.to_pylist()
+    rows[-1]["observed"] = True
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "turns.parquet")
+    with pytest.raises(ValueError, match="is damaged: tree 1: node .* was observed"):
+        read_trees(tmp_path / "turns.parquet")

@@ -60,6 +60,7 @@ class TreePOConfig:
     branching: Any = None
     fallback: Any = None
     stopping: Any = None
+    environment: Any = None
     engine: Any = None
     vllm: Any = None
     servers: Any = None

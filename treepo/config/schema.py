@@ -12,6 +12,7 @@ from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
 from treepo.data.reasoning_gym import is_gym
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
+from treepo.envs.settings import EnvironmentSettings
 from treepo.errors import SettingError
 from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFork, Stopping, StopRules, TreeShape
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
@@ -181,6 +182,7 @@ class Config:
     branching: Branching = EvenBranching()
     fallback: Fallback = Backtrack()
     stopping: Stopping = StopRules()
+    environment: EnvironmentSettings = EnvironmentSettings()
     engine: EngineSettings = EngineSettings()
     vllm: VllmSettings = VllmSettings()
     servers: ServerSettings = ServerSettings()
@@ -218,14 +220,18 @@ class Config:
             raise SettingError("reward.correct", message, getattr(reward, "correct", 0.0))
         if not isinstance(reward, ShapedReward):
             return
+        if reward.environment and not self.environment.is_given:
+            message = "needs an environment (environment.factory)"
+            raise SettingError("reward.environment", message, reward.environment)
         if reward.overlong and reward.overlong_buffer > longest:
             message = f"must be within 1..{longest}, the longest response"
             raise SettingError("reward.overlong_buffer", message, reward.overlong_buffer)
         if reward.can_be_negative and isinstance(self.credit, MaxRL):
             raise SettingError(
                 "credit.use",
-                "MaxRL needs rewards that are not negative, but reward.overlong, reward.length or "
-                f"reward.length_neutral can make them so: {reward.overlong}, {reward.length}, {reward.length_neutral}",
+                "MaxRL needs rewards that are not negative, but reward.overlong, reward.length, reward.environment or "
+                f"reward.length_neutral can make them so: {reward.overlong}, {reward.length}, {reward.environment}, "
+                f"{reward.length_neutral}",
             )
 
 

@@ -1,7 +1,7 @@
 """From rewards to advantages: the interface of estimators, what they return, and whitening."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -56,7 +56,7 @@ class Advantages:
         """
         if not self.per_node:
             return tree.response_lens()
-        lengths = np.array([len(n.token_ids) * (i != ROOT) for i, n in enumerate(tree.nodes)])
+        lengths = np.array([tree.num_sampled(i) for i in range(len(tree.nodes))])
         counts = np.zeros((len(tree.nodes), len(tree.leaves())), np.int64)
         for i, leaves in tree.groups().items():
             counts[i, leaves] = lengths[i]
@@ -112,6 +112,21 @@ def sum_components(components: Sequence[Sequence[Component]]) -> np.ndarray:
 def node_name(node: int) -> str:
     """The name of a node in the names of components."""
     return "the prompt" if node == ROOT else f"node {node}"
+
+
+def without_observed(tree: Tree) -> Tree:
+    """The tree as estimators see it: the same nodes and indices, but none that was observed leads to a leaf.
+
+    What is below such a node hangs below the sampled node above it, so that it is no group, no value and no level of
+    its own. A tree without any is returned as it is.
+    """
+    if not tree.has_observed:
+        return tree
+    above = list(range(len(tree.nodes)))
+    for i in tree.top_down():
+        if tree.nodes[i].observed:
+            above[i] = above[tree.nodes[i].parent]
+    return replace(tree, nodes=[replace(n, parent=above[n.parent]) if i else n for i, n in enumerate(tree.nodes)])
 
 
 @dataclass(frozen=True)

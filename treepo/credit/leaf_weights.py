@@ -47,7 +47,8 @@ def shares(tree: Tree, fallback_leaves: FallbackLeaves = "ignored") -> np.ndarra
     """
     result = np.ones(len(tree.nodes))
     ends = _ends(tree) if fallback_leaves == "alike" else {}
-    for children in filter(None, tree.children()):
+    drawn = [[i for i in children if not tree.nodes[i].observed] for children in tree.children()]
+    for children in filter(None, drawn):
         originals = [i for i in children if not tree.nodes[i].from_fallback] or children
         if fallback_leaves == "all":
             originals = children
@@ -82,15 +83,17 @@ def weighted_mean(tree: Tree, values: np.ndarray, fallback_leaves: FallbackLeave
 
 def _ends(tree: Tree) -> dict[int, tuple[int, StopReason] | None]:
     """For each node: tokens to its leaf and why that ended, if a single unforked path leads there."""
-    children = tree.children()
+    below = tree.children()
+    # What was observed is above leaves, or, as estimators see trees, above nothing.
+    children = [[i for i in own if below[i] or not tree.nodes[i].observed] for own in below]
     ends: dict[int, tuple[int, StopReason] | None] = {}
     for index in reversed(list(tree.top_down())):
         node = tree.nodes[index]
         ends[index] = None
         if node.stop is not None:
-            ends[index] = len(node.token_ids), node.stop
+            ends[index] = tree.num_sampled(index), node.stop
         elif len(children[index]) == 1:
             [child] = children[index]
             end = ends[child]
-            ends[index] = end and (end[0] + len(node.token_ids), end[1])
+            ends[index] = end and (end[0] + tree.num_sampled(index), end[1])
     return ends

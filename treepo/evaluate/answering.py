@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -16,6 +16,7 @@ from treepo.evaluate.results import Result
 from treepo.evaluate.votes import vote_classes
 from treepo.grow.builder import GrowthRules
 from treepo.grow.sampler import TreeSampler
+from treepo.grow.turns import TurnRules
 from treepo.tree import Tree
 from treepo.utils.signals import PhaseCallback, no_progress
 from treepo.verify.rewards import (
@@ -55,7 +56,7 @@ def _records(verified: VerifiedTree, votes: Sequence[str | None], model: str, se
             vote=vote,
             correct=verdict.correct,
             outcome=verdict.outcome.value,
-            num_tokens=len(trajectory.token_ids),
+            num_tokens=len(trajectory.sampled_ids),
             stop=trajectory.stop.value,
             seed=verified.tree.nodes[trajectory.leaf].seed,
         )
@@ -125,7 +126,7 @@ class Validation:
     num_samples: independent answers per problem at temperature 1, beside one greedy answer; response_len: most tokens
     of each. Every evaluation uses the same seed. processes: those that share the problems. reward: what else to measure
     of the answers at temperature 1. state: how far the run is, for rewards that change with it. repetition_penalty: of
-    all answers, see SamplingParams.
+    all answers, see SamplingParams. turns: how answers go on after EOS, as in training.
     """
 
     task: Task
@@ -138,6 +139,7 @@ class Validation:
     reward: Reward | None = None
     state: TrainerState = NO_STATE
     repetition_penalty: float = 1.0
+    turns: TurnRules | None = None
 
     def metrics(
         self,
@@ -199,6 +201,7 @@ class Validation:
     ) -> list[VerifiedTree]:
         """Sample and verify answers to this process's share of the problems; progress: see `TreeSampler.grow`."""
         rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
+        rules = replace(rules, turns=self.turns)
         sampling = SamplingParams(temperature, repetition_penalty=self.repetition_penalty)
         sampler = TreeSampler(engine, rules, sampling)
         own = self.processes.shard(range(len(self.problems)))

@@ -15,6 +15,7 @@ from treepo.grow.planned import Planned, StagedBranching
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
+from treepo.grow.turns import TurnRules
 
 __all__ = [
     "Backtrack",
@@ -37,4 +38,5 @@ __all__ = [
     "TokenBudgetBranching",
     "TreeSampler",
     "TreeShape",
+    "TurnRules",
 ]

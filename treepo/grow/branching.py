@@ -17,8 +17,8 @@ class Level:
     """A growing tree whose active paths have all finished a segment.
 
     shape: the tree's, with the width that its token budget allows at this level. nodes: the last node of each active
-    path. num_finished: trajectories so far. num_just_finished: those that ended at this level. depth: segments from the
-    prompt to here.
+    path, which was observed where a turn begins. num_finished: trajectories so far. num_just_finished: those that ended
+    at this level. depth: segments from the prompt to here.
     """
 
     shape: TreeShape
@@ -173,7 +173,8 @@ class LogprobBranching:
         return self.temperature + (self.last_temperature - self.temperature) * (1 - np.cos(np.pi * progress)) / 2
 
     def _score(self, level: Level, node: int) -> float:
-        nodes = level.tree.path(node)[1:] if self.span == "path" else [node]
+        sampled = [i for i in level.tree.path(node)[1:] if not level.tree.nodes[i].observed]
+        nodes = sampled if self.span == "path" else sampled[-1:]
         logprobs = np.concatenate([level.tree.logprobs(i) for i in nodes])
         return float(logprobs.mean() if self.reduction == "mean" else logprobs.sum())
 

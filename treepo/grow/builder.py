@@ -8,12 +8,14 @@ import numpy as np
 
 from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SampleResult
+from treepo.envs.pool import CallResult
 from treepo.errors import StrategyError
 from treepo.grow.branching import Branching, EvenBranching, InitialFork, Level
 from treepo.grow.fallback import FROM_PROMPT, Backtrack, BacktrackPoint, Fallback, FinishedPath
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
-from treepo.tree import ROOT, Node, Tree
+from treepo.grow.turns import TreeTurns, TurnEnd, TurnRules
+from treepo.tree import CUT_OFF, ROOT, Node, StopReason, Tree
 from treepo.utils.numeric import derive_seed
 
 
@@ -25,7 +27,7 @@ class GrowthRules:
     strategy looks for them. segment_full_trees: decode segment by segment even when finished and active paths together
     reach the width. Nothing forks then, so by default those paths are decoded to their ends in one request each and
     split into segments afterwards: the same trees in fewer requests. Tokens beyond the segment in which a path turns
-    out to have ended are dropped.
+    out to have ended are dropped. turns: how paths go on after EOS, which then ends a turn; None for a single turn.
     """
 
     shape: TreeShape
@@ -36,6 +38,7 @@ class GrowthRules:
     decode: Decode | None = None
     answers: AnswerFormat | None = None
     segment_full_trees: bool = False
+    turns: TurnRules | None = None
 
     @classmethod
     def star(cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat) -> "GrowthRules":
@@ -52,15 +55,17 @@ class GrowthRules:
 
 
 class BuilderState(Enum):
-    """What a TreeBuilder waits for. START -> DECODING_* ... -> COMPLETE or EXHAUSTED.
+    """What a TreeBuilder waits for. START -> DECODING_* [-> STEPPING] ... -> COMPLETE or EXHAUSTED.
 
-    DECODING_TO_END: active and finished paths reach the width, and the active ones are decoded to their ends.
+    DECODING_TO_END: active and finished paths reach the width, and the active ones are decoded to their ends, or to the
+    end of their turns. STEPPING: the environments of paths that ended a turn answer.
     EXHAUSTED: the tree gets no more trajectories, since the fallback gave it up or its token budget is spent.
     """
 
     START = auto()
     DECODING_SEGMENTS = auto()
     DECODING_TO_END = auto()
+    STEPPING = auto()
     COMPLETE = auto()
     EXHAUSTED = auto()
 
@@ -79,7 +84,14 @@ class Segment:
 class TreeBuilder:
     """Builds one tree; it advances when all segments of a level have been decoded."""
 
-    def __init__(self, problem_id: str, prompt_ids: Sequence[int], seed: int, rules: GrowthRules) -> None:
+    def __init__(
+        self,
+        problem_id: str,
+        prompt_ids: Sequence[int],
+        seed: int,
+        rules: GrowthRules,
+        turns: TreeTurns | None = None,
+    ) -> None:
         self.tree = Tree.from_prompt(problem_id, np.array(prompt_ids, np.int32), seed)
         self.rules = rules
         self.shape = rules.shape
@@ -89,6 +101,10 @@ class TreeBuilder:
         self.results: dict[int, SampleResult] = {}
         self.finished: list[FinishedPath] = []
         self.num_short = 0
+        self.turns = turns
+        self.turn_ends: list[TurnEnd] = []
+        self.active: list[int] = []
+        self.num_finished_before = 0
         self.num_children = [0]
         """Children of each node that were ever requested, those of dropped nodes too: their number seeds the next."""
 
@@ -115,16 +131,41 @@ class TreeBuilder:
         return self.state in {BuilderState.COMPLETE, BuilderState.EXHAUSTED}
 
     def _advance(self) -> list[Segment]:
-        """Make nodes of what was decoded; then fork the active paths, fall back without any, or end the tree."""
-        num_before = len(self.finished)
+        """Make nodes of what was decoded; then let environments answer where turns ended, or go on at once."""
+        self.num_finished_before = len(self.finished)
+        self.turn_ends = []
         decoded = [(segment, self.results[i]) for i, segment in enumerate(self.segments)]
         paths = [rest for path in decoded if (rest := self._grow_node(*path))]
-        assert len(self.finished) + len(paths) <= self.shape.width
+        assert len(self.finished) + len(paths) + len(self.turn_ends) <= self.shape.width
         while paths and self.state is BuilderState.DECODING_TO_END:
             paths = [rest for path in paths if (rest := self._grow_node(*path))]
-        if paths:
-            nodes = [segment.parent for segment, _ in paths]
-            counts = self._branch(nodes, len(self.finished) - num_before)
+        self.active = [segment.parent for segment, _ in paths]
+        if self.turn_ends:
+            assert self.turns is not None, "turns end where there are environments"
+            may_come_back = self.state is not BuilderState.DECODING_TO_END
+            self.state = BuilderState.STEPPING
+            self.turns.step(self.turn_ends, may_come_back)
+            return []
+        return self._go_on()
+
+    def receive_call(self, result: CallResult) -> list[Segment]:
+        """Take what came of a call into an environment; return the next level once all paths have been answered."""
+        assert self.turns is not None and self.state is BuilderState.STEPPING, "no environment was asked"
+        if not self.turns.receive(result):
+            return []
+        for turn_end in self.turn_ends:
+            self._answer(turn_end)
+        self.turns.close(self.turn_ends)
+        # In the order of the paths, whether an environment ended them or something else.
+        self.finished[self.num_finished_before :] = sorted(
+            self.finished[self.num_finished_before :], key=lambda path: path.leaf
+        )
+        return self._go_on()
+
+    def _go_on(self) -> list[Segment]:
+        """Fork the active paths, fall back without any, or end the tree."""
+        if nodes := self.active:
+            counts = self._branch(nodes, len(self.finished) - self.num_finished_before)
             return self._next_level(list(zip(nodes, counts, strict=True)), from_fallback=False)
         if len(self.finished) < self.shape.width and (forks := self._fall_back()):
             return self._next_level(forks, from_fallback=True)
@@ -132,6 +173,8 @@ class TreeBuilder:
         self.state = BuilderState.COMPLETE if is_complete else BuilderState.EXHAUSTED
         if self.num_short:
             self.tree.prune()
+        if self.turns is not None:
+            self.turns.close_all()
         return []
 
     def _branch(self, nodes: list[int], num_just_finished: int) -> list[int]:
@@ -155,17 +198,19 @@ class TreeBuilder:
 
     def _grow_node(self, segment: Segment, result: SampleResult) -> tuple[Segment, SampleResult] | None:
         """Add one segment of a path to the tree; return the rest of the path if it stays active."""
-        prompt_len = len(self.tree.prompt_ids)
-        length = self.shape.segment_at(len(segment.prefix_ids) - prompt_len)
+        length = self.shape.segment_at(self.tree.response_len(segment.parent))
         token_ids, more_ids = result.token_ids[:length], result.token_ids[length:]
         logprobs, more_logprobs = result.logprobs[:length], result.logprobs[length:]
         ids = np.concatenate([segment.prefix_ids, token_ids])
-        response = ids[prompt_len:]
+        response = np.concatenate([self.tree.sampled_ids(segment.parent), token_ids])
+        ended = result.ended and len(more_ids) == 0
+        is_turn_end = ended and self.turns is not None
         end = PathEnd(
             response_ids=response.tolist(),
             segment_ids=token_ids.tolist(),
-            ended=result.ended and len(more_ids) == 0,
-            num_segments=self.shape.num_segments(len(response)),
+            # Where EOS ends a turn, the environment says whether the path ends.
+            ended=ended and not is_turn_end,
+            num_segments=self._num_segments(len(response), is_turn_end),
             shape=self.shape,
             decode=self.rules.decode,
             answers=self.rules.answers,
@@ -174,6 +219,9 @@ class TreeBuilder:
         if stop is None and (end.ended or len(response) >= self.shape.max_response_tokens):
             name = type(self.rules.stopping).__name__
             raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
+        if is_turn_end and stop in (None, *CUT_OFF):
+            self._end_turn(segment, token_ids, logprobs, end, stop)
+            return None
         if stop is not None:
             self.tree.num_dropped += len(more_ids)
             if self._is_too_short(len(response)):
@@ -185,9 +233,56 @@ class TreeBuilder:
         if stop is None:
             rest = replace(segment, parent=node, prefix_ids=ids, from_fallback=False)
             return rest, replace(result, token_ids=more_ids, logprobs=more_logprobs)
-        logprobs = self.tree.trajectory(node).sampled_logprobs
-        self.finished.append(FinishedPath(node, stop, logprobs, end.has_open_answer()))
+        self._finish(node, stop, end)
         return None
+
+    def _num_segments(self, response_len: int, is_turn_end: bool) -> int:
+        """Segments of a response; of one whose turn has ended those that are whole, since others follow."""
+        return self.shape.num_segments(response_len + is_turn_end) - is_turn_end
+
+    def _finish(self, leaf: int, stop: StopReason, end: PathEnd) -> None:
+        """Count a leaf of the tree as a trajectory."""
+        trajectory = self.tree.trajectory(leaf)
+        logprobs, begins = trajectory.sampled_logprobs[~trajectory.observed], self.tree.turn_starts(leaf)
+        self.finished.append(FinishedPath(leaf, stop, logprobs, end.has_open_answer(), begins))
+
+    def _end_turn(
+        self, segment: Segment, token_ids: np.ndarray, logprobs: np.ndarray, end: PathEnd, stop: StopReason | None
+    ) -> None:
+        """Add the last segment of a turn; what comes after it, the environment says."""
+        assert self.turns is not None and self.rules.decode is not None
+        node = self.tree.add(Node(segment.parent, token_ids, logprobs, segment.seed, None, segment.from_fallback))
+        # Its only child will be the reply.
+        self.num_children.append(1)
+        start = self.turns.start_of(self.tree, node)
+        ids = self.tree.ids(node)[len(self.tree.ids(start)) :]
+        self.turn_ends.append(TurnEnd(node, start, self.rules.decode(ids.tolist()), end, stop))
+
+    def _answer(self, turn_end: TurnEnd) -> None:
+        """Go on with a path as its environment answered, or end it."""
+        turns, node, turn = self.turns, self.tree.nodes[turn_end.node], turn_end.turn
+        assert turns is not None
+        stop, reply = turn_end.failure, np.zeros(0, np.int32)
+        if turn is not None:
+            stop = turn_end.stop or (StopReason.TURNS if turns.is_last(turn_end) else None)
+            stop = StopReason.ENV_DONE if turn.done else stop
+        if stop is None:
+            reply = np.array(turns.reply_ids(turn_end, int(node.token_ids[-1])), np.int32)
+            trajectory_len = len(self.tree.ids(turn_end.node)) - len(self.tree.prompt_ids)
+            num_observed = trajectory_len - self.tree.response_len(turn_end.node) + len(reply)
+            stop = StopReason.LENGTH if num_observed > turns.rules.max_observed_tokens else None
+        reward = None if turn is None else turn.reward
+        if stop is None:
+            below = Node(turn_end.node, reply, None, node.seed, observed=True, reward=reward)
+            self.active.append(self.tree.add(below))
+            self.num_children.append(0)
+            turns.go_on(turn_end, self.active[-1])
+        elif self._is_too_short(self.tree.response_len(turn_end.node)):
+            # A node without a leaf below it, which is dropped when the tree is done.
+            self.num_short += 1
+        else:
+            self.tree.nodes[turn_end.node] = replace(node, stop=stop, reward=reward)
+            self._finish(turn_end.node, stop, turn_end.end)
 
     def _is_too_short(self, response_len: int) -> bool:
         """Whether a trajectory of this length would not count."""
@@ -248,7 +343,7 @@ class TreeBuilder:
     def _fork(self, node: int, count: int, from_fallback: bool) -> list[Segment]:
         """The segments below `node`. An only child stays on its parent's random stream; others get their own."""
         prefix = self.tree.ids(node)
-        response_len = len(prefix) - len(self.tree.prompt_ids)
+        response_len = self.tree.response_len(node)
         length = self.shape.room(response_len)
         if self.state is BuilderState.DECODING_SEGMENTS:
             length = min(self.shape.segment_at(response_len), length)

@@ -8,7 +8,7 @@ import numpy as np
 
 from treepo.errors import SettingError
 from treepo.grow.shape import TreeShape
-from treepo.tree import ROOT, StopReason
+from treepo.tree import ENDED_ITSELF, ROOT, StopReason
 from treepo.utils.numeric import softmax
 
 
@@ -17,13 +17,15 @@ class FinishedPath:
     """One finished trajectory.
 
     leaf: its last node. stop: why it ended. logprobs: float32 [n], sampled log-probabilities of its n response tokens.
-    is_open: whether it begins an answer that it does not complete.
+    is_open: whether it begins an answer that it does not complete. turn_starts: response tokens before each of its
+    turns.
     """
 
     leaf: int
     stop: StopReason
     logprobs: np.ndarray
     is_open: bool = False
+    turn_starts: tuple[int, ...] = (0,)
 
     @property
     def response_len(self) -> int:
@@ -79,9 +81,10 @@ class Backtrack:
     min_segments: int = 2
     """Fewest segments of a trajectory that `long_answered` uses."""
 
-    cut: Literal["boundary", "unlikely_token", "unlikely_block", "likely_block", "prompt"] = "boundary"
+    cut: Literal["boundary", "unlikely_token", "unlikely_block", "likely_block", "prompt", "turn"] = "boundary"
     """Where: at a random boundary of windows; before the least likely token; before a block of `block_len` tokens that
-    is drawn by the softmax of its mean log-probability, unlikely or likely ones preferred; at the prompt."""
+    is drawn by the softmax of its mean log-probability, unlikely or likely ones preferred; at the prompt; where one of
+    its turns begins, drawn at random."""
 
     window: int | None = None
     """Tokens per window of `boundary`; `tree.segment_len` if not given."""
@@ -117,7 +120,7 @@ class Backtrack:
         """The usable trajectories in the order in which they are used."""
         match self.order:
             case "answered":
-                usable = [f for f in finished if f.stop in (StopReason.ANSWER, StopReason.EOS)]
+                usable = [f for f in finished if f.stop in ENDED_ITSELF]
             case "long_answered":
                 min_len = shape.boundary(self.min_segments - 1)
                 usable = [f for f in finished if f.stop == StopReason.ANSWER and f.response_len > min_len]
@@ -143,6 +146,8 @@ class Backtrack:
                 return self._block(path.logprobs, rng)
             case "prompt":
                 return 0
+            case "turn":
+                return int(rng.choice(path.turn_starts))
 
     def _boundary(self, response_len: int, shape: TreeShape, rng: np.random.Generator) -> int:
         """The end of the first n - k windows of n = ceil(length / window), k ~ U{1..min(n, max_windows)}."""
@@ -159,8 +164,9 @@ class Backtrack:
 
 
 def reason_rank(path: FinishedPath) -> int:
-    """0 for an answer, then an incomplete answer, EOS, the deepest level, the longest response, repetition."""
+    """0 for an answer, then an incomplete answer, EOS or the environment's end, the deepest level or the last turn, the
+    longest response, repetition or an environment that failed."""
     if path.is_open and path.stop != StopReason.ANSWER:
         return 1
-    ranks = (StopReason.ANSWER, None, StopReason.EOS, StopReason.DEPTH, StopReason.LENGTH, StopReason.REPETITION)
-    return ranks.index(path.stop)
+    ranks = {StopReason.ANSWER: 0, StopReason.EOS: 2, StopReason.ENV_DONE: 2, StopReason.DEPTH: 3, StopReason.TURNS: 3}
+    return ranks.get(path.stop, 4 if path.stop == StopReason.LENGTH else 5)

@@ -88,8 +88,11 @@ class TreeShape:
         return self.first_len + (index - 1) * self.segment_len if index > 0 else 0
 
     def room(self, response_len: int) -> int:
-        """Most tokens that may follow so many response tokens: whole segments until the deepest one has begun."""
-        num_segments = (self.boundary(self.depth - 1) - response_len) // self.segment_len + 1
+        """Most tokens that may follow so many response tokens: whole segments until the deepest one has begun.
+
+        A turn may end in the middle of the deepest one; then one more may follow.
+        """
+        num_segments = max((self.boundary(self.depth - 1) - response_len) // self.segment_len + 1, 1)
         return min(self.max_response_tokens - response_len, num_segments * self.segment_len)
 
     def for_prompt(self, prompt_len: int, num_first: int) -> "TreeShape":

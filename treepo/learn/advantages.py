@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from treepo.credit.base import Advantages, Estimator, whiten_with, whitening_moments
+from treepo.credit.base import Advantages, Estimator, whiten_with, whitening_moments, without_observed
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import StrategyError
 from treepo.tree import Tree
@@ -87,7 +87,7 @@ def compute_advantages(
 def _estimate(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> Advantages:
     name = type(estimator).__name__
     try:
-        advantages = Advantages(estimator(tree, rewards), estimator.per_node)
+        advantages = Advantages(estimator(without_observed(tree), rewards), estimator.per_node)
     except ValueError as error:
         raise StrategyError(f"credit: {name}: {error}") from error
     try:

@@ -22,7 +22,7 @@ from treepo.grow.shape import TreeShape
 from treepo.learn.advantages import has_signal, rewarded_part
 from treepo.learn.packing import num_distinct
 from treepo.model.fsdp import to_local
-from treepo.tree import ROOT, StopReason, Tree
+from treepo.tree import ROOT, TURN_STOPS, StopReason, Tree
 from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metrics
 
 
@@ -89,7 +89,8 @@ def _places(tree: Tree, advantages: Advantages) -> Iterator[tuple[int, int, floa
     groups = tree.groups()
     if advantages.per_node:
         values = advantages.node_means(tree)
-        yield from ((node, tree.nodes[node].parent, float(values[node])) for node in groups if node != ROOT)
+        sampled = [node for node in groups if node != ROOT and not tree.nodes[node].observed]
+        yield from ((node, tree.nodes[node].parent, float(values[node])) for node in sampled)
         return
     for leaf, advantage in zip(tree.leaves(), advantages.values.tolist(), strict=True):
         forks = [node for node in tree.path(leaf) if len(groups[node]) > 1]
@@ -112,9 +113,12 @@ def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
     completions/clipped_ratio: leaves that ended at a limit, stop/length + stop/depth.
     """
     lengths = np.concatenate([tree.response_lens() for tree in trees])
-    logprobs = np.concatenate([tree.logprobs(i) for tree in trees for i in range(1, len(tree.nodes))])
+    logprobs = np.concatenate(
+        [tree.logprobs(i) for tree in trees for i, node in enumerate(tree.nodes) if i != ROOT and not node.observed]
+    )
     stops = Counter(tree.nodes[leaf].stop for tree in trees for leaf in tree.leaves())
     num_distinct_tokens = sum(num_distinct(tree) for tree in trees)
+    reasons = [reason for reason in StopReason if reason not in TURN_STOPS or any(stops[own] for own in TURN_STOPS)]
     return {
         "tokens/decoded": sum(tree.num_decoded() for tree in trees),
         "tokens/distinct": num_distinct_tokens,
@@ -128,7 +132,7 @@ def tree_metrics(trees: Sequence[Tree], shape: TreeShape) -> dict[str, float]:
         "completions/length/max": int(lengths.max()),
         "entropy": -float(logprobs.mean(dtype=np.float64)),
         **{f"forks/depth_{depth}": num / len(trees) for depth, num in sorted(forks_by_depth(trees, shape).items())},
-        **{f"stop/{reason}": stops[reason] / len(lengths) for reason in StopReason},
+        **{f"stop/{reason}": stops[reason] / len(lengths) for reason in reasons},
         "completions/clipped_ratio": (stops[StopReason.LENGTH] + stops[StopReason.DEPTH]) / len(lengths),
     }
 
@@ -173,12 +177,12 @@ def problem_metrics(
 
 
 def packing_metrics(trees: Sequence[Tree], num_forwarded: Sequence[int]) -> dict[str, float]:
-    """tokens/forwarded: prompt and response tokens that an epoch of updates forwards; tokens/unpacked: the same with
-    every trajectory on its own. num_forwarded: of each tree, 0 for one that was not trained on."""
+    """tokens/forwarded: tokens that an epoch of updates forwards, prompts and observed ones too; tokens/unpacked: the
+    same with every trajectory on its own. num_forwarded: of each tree, 0 for one that was not trained on."""
     trained = [tree for tree, num in zip(trees, num_forwarded, strict=True) if num]
     return {
         "tokens/forwarded": sum(num_forwarded),
-        "tokens/unpacked": sum(int(t.response_lens().sum()) + len(t.leaves()) * len(t.prompt_ids) for t in trained),
+        "tokens/unpacked": sum(len(tree.ids(leaf)) for tree in trained for leaf in tree.leaves()),
     }
 
 

@@ -2,7 +2,7 @@
 
 A tree's nodes share what their paths share, and siblings that begin alike are merged too, so that every distinct
 token is forwarded once. What is learned is kept apart from what is forwarded: a target is one token of one node, with
-its own sampled log-probability and the leaves below it.
+its own sampled log-probability and the leaves below it. Tokens that were observed are forwarded and are no targets.
 
 Letters: T packed tokens · S targets · L leaves · P tokens of all trajectories, shared ones once for each.
 """
@@ -15,10 +15,7 @@ import numpy as np
 
 from treepo.credit.base import Advantages
 from treepo.learn.trie import START, PrefixTrie, Span
-from treepo.tree import ROOT, StopReason, Tree
-
-CUT_OFF = (StopReason.LENGTH, StopReason.DEPTH)
-"""Why a trajectory ends that might have gone on."""
+from treepo.tree import CUT_OFF, ROOT, Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +149,12 @@ def split_packed(packed: PackedTree, max_tokens: int) -> list[PackedTree]:
 
 
 def num_distinct(tree: Tree) -> int:
-    """Distinct tokens below the prompt: those of the nodes, with siblings that begin alike merged."""
-    trie, _ = _merge_prefixes(tree, [i for i in tree.top_down() if i != ROOT])
-    return trie.num_tokens - len(tree.prompt_ids)
+    """Distinct response tokens: those sampled for the nodes, with siblings that begin alike merged."""
+    trie, spans = _merge_prefixes(tree, [i for i in tree.top_down() if i != ROOT])
+    if not tree.has_observed:
+        return trie.num_tokens - len(tree.prompt_ids)
+    sampled = [span for i, own in spans.items() if not tree.nodes[i].observed for span in own]
+    return len(np.unique(trie.layout().indices(sampled)))
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _packed(
     tree: Tree, advantages: Advantages, selection: _Selection, trie: PrefixTrie, spans: dict[int, list[Span]]
 ) -> PackedTree:
     advantages.check_shape(tree)
-    nodes, order, layout = selection.nodes, selection.order, trie.layout()
+    nodes, order, layout = [i for i in selection.nodes if not tree.nodes[i].observed], selection.order, trie.layout()
     targets = layout.indices([span for i in nodes for span in spans[i]])
     lengths = [len(tree.nodes[i].token_ids) for i in nodes]
     predecessors = layout.parents[targets]

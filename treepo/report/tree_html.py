@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import groupby
 
 import numpy as np
 
@@ -19,6 +20,7 @@ MAX_SEGMENTS = 1000
 STYLE = {
     "tree": "font:13px/1.5 system-ui,sans-serif;border:1px solid #8884;border-radius:6px;padding:8px 12px",
     "text": "white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:12px",
+    "observed": "white-space:pre-wrap;overflow-wrap:anywhere;font:italic 12px ui-monospace,monospace;opacity:.8",
     "branch": "margin:2px 0 2px 10px;border-left:2px solid #8884;padding-left:10px",
     "note": "opacity:.7",
     "right": "color:#009e73;font-weight:600",
@@ -101,8 +103,10 @@ class _Branches:
     def _opening(self, run: Sequence[int], has_branches: bool) -> str:
         """A branch with its text, still open."""
         nodes = self.kept.tree.nodes
-        token_ids = np.concatenate([nodes[i].token_ids for i in run])
-        text = _span(self.decode(token_ids.tolist()), "text")
+        text = ""
+        for observed, part in groupby(run, lambda i: nodes[i].observed):
+            token_ids = np.concatenate([nodes[i].token_ids for i in part])
+            text += _span(self.decode(token_ids.tolist()), "observed" if observed else "text")
         if has_branches:
             return f"<details open style='{STYLE['branch']}'><summary>{text}</summary>"
         return f"<div style='{STYLE['branch']}'>{text} {self._end(run[-1])}"

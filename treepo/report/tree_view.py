@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,7 +23,8 @@ MIN_TEXT_WIDTH = 40
 
 @dataclass(frozen=True, eq=False)
 class TreeView:
-    """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens.
+    """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens; what was
+    observed is in italics.
 
     What a branch has in common with the branch above it, at the same fork, is dim: the rest is where answers part.
     decode: token ids to text. head: what stands for the prompt, if given. notes: by leaf, what is said of it before its
@@ -54,18 +56,29 @@ class TreeView:
                 while len(children[run[-1]]) == 1:
                     run += children[run[-1]]
                 text = self._text(run)
-                branch = above.add(self._label(text, _common(before, text), run[-1], encoding))
+                branch = above.add(self._label(run, _common(before, text), encoding))
                 waiting.append((branch, children[run[-1]], level + 1))
                 before, depth = text, max(depth, level)
         return root, depth
 
     def _text(self, run: Sequence[int]) -> str:
         """The text of nodes that follow each other without a fork, decoded as one."""
-        return self.decode(np.concatenate([self.tree.nodes[i].token_ids for i in run]).tolist())
+        return "".join(text for text, _ in self._parts(run))
 
-    def _label(self, text: str, num_common: int, last: int, encoding: str) -> Text:
-        """What stands on a branch. num_common: characters in common with the branch above; last: its last node."""
-        label = visible_text(text, encoding, num_common)
+    def _parts(self, run: Sequence[int]) -> list[tuple[str, bool]]:
+        """(text, whether it was observed) of what was sampled and what was observed, by turns."""
+        parts = []
+        for observed, nodes in groupby(run, lambda i: self.tree.nodes[i].observed):
+            token_ids = np.concatenate([self.tree.nodes[i].token_ids for i in nodes])
+            parts.append((self.decode(token_ids.tolist()), observed))
+        return parts
+
+    def _label(self, run: Sequence[int], num_common: int, encoding: str) -> Text:
+        """What stands on a branch. num_common: characters in common with the branch above."""
+        label, num_dim, last = Text(), num_common, run[-1]
+        for text, observed in self._parts(run):
+            label.append_text(visible_text(text, encoding, num_dim, "italic" if observed else ""))
+            num_dim = max(num_dim - len(text), 0)
         if stop := self.tree.nodes[last].stop:
             end = Text(f"{stop}, {_tokens(self.tree.response_len(last))}")
             notes = [self.notes[last], end] if last in self.notes else [end]
@@ -89,12 +102,12 @@ def show_tree(tree: Tree, decode: Callable[[Sequence[int]], str], console: Conso
         console.print(summary(tree), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def visible_text(text: str, encoding: str = "utf-8", num_dim: int = 0) -> Text:
+def visible_text(text: str, encoding: str = "utf-8", num_dim: int = 0, style: str = "") -> Text:
     r"""Untrusted text without markup, whose line breaks, tabs and what `sanitize` escapes are dim escape sequences.
 
     After a \n that something follows, a new line begins. num_dim: characters at its beginning that are dim, too.
     """
-    shown = Text()
+    shown = Text(style=style)
     for position, character in enumerate(text):
         safe = sanitize(character, multiline=character not in "\n\t", encoding=encoding)
         shown.append(safe, style="" if safe == character and position >= num_dim else "dim")

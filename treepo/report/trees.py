@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ SCHEMA = pa.schema(
 Advantages stand at the leaves, or at all nodes where each has its own; question and ground truth at the prompt and the
 leaves. Each part of the reward follows in a column of its own, `reward/NAME`, as its metric is called; so does what
 reward functions logged per answer, `extra/NAME`, as JSON."""
+
+OF_TURNS = {"observed": pa.bool_(), "turn_reward": pa.float64()}
+"""Columns of files with trees of several turns alone: whether a node was observed, and what the environment gave."""
 
 LATER = {"entropies", "question", "ground_truth", "extracted_answer", "outcome", "correct"}
 """Columns that files of earlier versions have not."""
@@ -104,7 +108,9 @@ def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequenc
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = dict.fromkeys(name for row in rows for name in row if name.startswith(PART))
     extra = dict.fromkeys(name for row in rows for name in row if name.startswith(EXTRA))
-    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in parts), *((name, pa.string()) for name in extra)])
+    turns = OF_TURNS.items() if any(kept.tree.has_turns for kept in trees) else ()
+    others = ((name, pa.float64()) for name in parts), ((name, pa.string()) for name in extra)
+    schema = pa.schema([*SCHEMA, *turns, *chain.from_iterable(others)])
     with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
 
@@ -169,6 +175,8 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "seed": node.seed,
                 "stop": node.stop,
                 "resumed": node.from_fallback,
+                "observed": node.observed,
+                "turn_reward": node.reward,
                 "reward": _at(leaf, kept.rewards),
                 "advantage": _at(i if is_per_node else leaf, advantages),
                 "num_dropped": tree.num_dropped,
@@ -263,7 +271,10 @@ def _check(nodes: Sequence[Node]) -> None:
             raise ValueError(f"node {i} has no parent {node.parent}")
         if (node.token_ids < 0).any():
             raise ValueError(f"node {i} has a negative token id")
-        if i != ROOT and (node.sampled_logprobs is None or len(node.sampled_logprobs) != len(node.token_ids)):
+        if node.observed:
+            if i == ROOT or node.sampled_logprobs is not None or node.stop is not None:
+                raise ValueError(f"node {i} was observed, and is the prompt, a leaf, or has log-probabilities")
+        elif i != ROOT and (node.sampled_logprobs is None or len(node.sampled_logprobs) != len(node.token_ids)):
             raise ValueError(f"node {i} has not one log-probability for each token")
     tree = Tree("", list(nodes))
     if len(list(tree.top_down())) < len(nodes):
@@ -296,4 +307,6 @@ def _node(row: dict[str, Any]) -> Node:
         row["seed"],
         None if row["stop"] is None else StopReason(row["stop"]),
         row["resumed"],
+        bool(row.get("observed")),
+        row.get("turn_reward"),
     )

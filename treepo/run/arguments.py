@@ -1,16 +1,18 @@
 """What a program gives to `TreePOTrainer`, as settings."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from treepo.config.schema import Config
 from treepo.data.locations import Records
+from treepo.envs.settings import name_of
 from treepo.errors import SettingError
 from treepo.utils import GIVEN
 from treepo.verify.reward_functions import import_function
+from treepo.verify.rewards import ShapedReward
 from treepo.verify.verifiers import NoVerifier
 
 MAX_ROWS = 1_000_000
@@ -34,6 +36,24 @@ def model_layer(model: Any) -> dict[str, Any]:
     if isinstance(model, str | Path):
         return {"model": {"path": str(model)}} if str(model) else {}
     return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"{GIVEN}{type(model).__name__}"}}
+
+
+def environment_layer(environment: Callable[[], Any] | None, config: Config, has_rewards: bool) -> dict[str, Any]:
+    """The settings of an environment that is given: what it gives counts, and without other rewards nothing else.
+
+    config: the other settings.
+    """
+    if environment is None:
+        return {}
+    if not callable(environment):
+        raise SettingError("environment", "must be a class, or something else that makes one when called", environment)
+    layer: dict[str, Any] = {"environment": {"factory": name_of(environment)}}
+    weight = getattr(config.reward, "environment", 0.0) or 1.0
+    if not isinstance(config.reward, ShapedReward):
+        return layer
+    if has_rewards or config.reward.functions:
+        return layer | {"reward": {"environment": weight}}
+    return layer | {"reward": {"environment": weight, "correct": 0.0}, "verifier": NoVerifier()}
 
 
 def reward_layer(

@@ -65,6 +65,7 @@ class Run:
             self.trainer.reward,
             self.trainer.state(step),
             settings.repetition_penalty,
+            self.trainer.sampler.rules.turns,
         )
         with unsharded(self.policy.model):
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)
@@ -110,7 +111,9 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     try:
         task = build_task(config, policy, engine.max_model_len, handed.records)
         config = with_epochs(config, task)
-        sampler = build_sampler(config, policy, engine, task.answers, job.processes)
+        sampler = build_sampler(
+            config, policy, engine, task.answers, processes=job.processes, environment=handed.environment
+        )
         trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
         return Run(config, policy, task, trainer, job)
     except BaseException:

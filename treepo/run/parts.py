@@ -1,9 +1,10 @@
 """From settings to what training, evaluation and sampling share: the policy, the engine, the sampler."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,8 +14,9 @@ from treepo.data.locations import Records
 from treepo.data.problem import AnswerFormat, Decode, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
+from treepo.envs.chat import ChatTurns
 from treepo.errors import SettingError, UnsupportedAttentionError
-from treepo.grow import GrowthRules, Planned, TreeSampler
+from treepo.grow import GrowthRules, Planned, TreeSampler, TurnRules
 from treepo.model.adapters import add_adapter
 from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
@@ -33,11 +35,13 @@ class HandedOver:
     """What a program gives itself instead of naming it in settings.
 
     model, tokenizer: loaded ones, which are trained in place. records: rows, by what stands for them in the settings.
+    environment: makes environments.
     """
 
     model: PreTrainedModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     records: Mapping[str, Records] = field(default_factory=dict)
+    environment: Callable[[], Any] | None = None
 
 
 NOTHING = HandedOver()
@@ -120,7 +124,9 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         config.engine,
         vllm=config.vllm,
         servers=config.servers,
-        max_model_len=config.data.max_prompt_len + config.tree.max_response_tokens,
+        max_model_len=config.data.max_prompt_len
+        + config.tree.max_response_tokens
+        + config.environment.num_observed_tokens,
         eos_ids=policy.eos_ids,
         autocast=autocast_of(config, policy.model),
         recompute_old_logprobs=config.train.recompute_old_logprobs,
@@ -129,7 +135,27 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     )
 
 
-def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> GrowthRules:
+def turn_rules(config: Config, policy: Policy, given: Callable[[], Any] | None = None) -> TurnRules | None:
+    """How paths go on after a turn, if there is an environment; given: the factory of a program."""
+    settings = config.environment
+    if not settings.is_given:
+        return None
+    max_prompt_len = config.data.max_prompt_len
+    if policy.max_len is not None:
+        longest = config.tree.max_response_tokens + settings.max_observed_tokens
+        max_prompt_len = min(max_prompt_len, policy.max_len - longest)
+    return TurnRules(
+        factory=settings.load(given),
+        chat=ChatTurns(policy.tokenizer, config.prompt),
+        max_turns=settings.max_turns,
+        max_observed_tokens=settings.max_observed_tokens,
+        max_prompt_len=max_prompt_len,
+        num_workers=settings.num_workers,
+        timeout_s=settings.timeout_s,
+    )
+
+
+def growth_rules(config: Config, decode: Decode, answers: AnswerFormat, turns: TurnRules | None = None) -> GrowthRules:
     """The rules by which trees grow as the settings say."""
     return GrowthRules(
         shape=config.tree,
@@ -139,6 +165,7 @@ def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> Growt
         stopping=config.stopping,
         decode=decode,
         answers=answers,
+        turns=turns,
     )
 
 
@@ -148,9 +175,11 @@ def build_sampler(
     engine: Engine,
     answers: AnswerFormat,
     processes: DistContext = SINGLE_PROCESS,
+    environment: Callable[[], Any] | None = None,
 ) -> TreeSampler:
-    """The sampler that grows trees as the settings say. answers: how answers are written, as a task says."""
-    rules = growth_rules(config, policy.decode, answers)
+    """The sampler that grows trees as the settings say. answers: how answers are written, as a task says. environment:
+    the factory of a program."""
+    rules = growth_rules(config, policy.decode, answers, turn_rules(config, policy, environment))
     if isinstance(config.branching, Planned):
         planner = RunningPlanner(rules, config.branching, config.credit, config.train.seed, processes)
         return PlannedSampler(engine, planner, config.engine.sampling_params)

@@ -31,7 +31,10 @@ class SamplingSpec:
         return 1 if self.kind == "greedy" else self.config.tree.width
 
     def rules(self, decode: Decode, answers: AnswerFormat) -> GrowthRules:
-        """The rules of its trees; without forks they are stars."""
+        """The rules of its trees; without forks they are stars. Raises SettingError for an environment."""
+        if self.config.environment.is_given:
+            message = "is stepped in training and its evaluations alone, not by treepo eval"
+            raise SettingError("environment.factory", message, self.config.environment.factory)
         if self.kind == "tree":
             return growth_rules(self.config, decode, answers)
         return GrowthRules.star(self.num_samples, self.config.tree.max_response_tokens, decode, answers)

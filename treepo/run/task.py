@@ -85,15 +85,16 @@ def answers_of(config: Config) -> AnswerFormat:
 
 
 def _max_prompt_len(config: Config, policy: Policy | TokenizerOnly, max_model_len: int) -> int:
-    response = config.tree.max_response_tokens
-    room = min(config.data.max_prompt_len, max_model_len - response)
+    response, observed = config.tree.max_response_tokens, config.environment.num_observed_tokens
+    written = f" and {observed} observed ones (environment.max_observed_tokens)" if observed else ""
+    room = min(config.data.max_prompt_len, max_model_len - response - observed)
     if policy.max_len is not None:
-        room = min(room, policy.max_len - response)
+        room = min(room, policy.max_len - response - observed)
     if room < (1 if config.data.is_given else MAX_PROMPT_TOKENS):
         raise SettingError(
             "tree",
-            f"responses of {response} tokens (depth x segment_len, or max_response_len) leave no room for a prompt in "
-            f"the model's {policy.max_len} positions or the engine's {max_model_len} tokens (engine.max_cache_tokens, "
-            f"vllm.max_model_len, or the servers' max-model-len)",
+            f"responses of {response} tokens (depth x segment_len, or max_response_len){written} leave no room for a "
+            f"prompt in the model's {policy.max_len} positions or the engine's {max_model_len} tokens "
+            f"(engine.max_cache_tokens, vllm.max_model_len, or the servers' max-model-len)",
         )
     return room

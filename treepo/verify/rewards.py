@@ -10,7 +10,7 @@ import numpy as np
 
 from treepo.data.problem import AnswerFormat, Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
-from treepo.tree import StopReason, Trajectory, Tree
+from treepo.tree import ENDED_ITSELF, LOST, Trajectory, Tree
 from treepo.verify.base import is_well_formed
 from treepo.verify.reward_functions import (
     Answers,
@@ -73,6 +73,9 @@ class ShapedReward:
     length: float = 0.0
     """Weight of a reward for short answers among those to the same problem, -0.5 to 0.5 (see `length_reward`)."""
 
+    environment: float = 0.0
+    """Weight of what the environment gave, summed over the turns of a trajectory."""
+
     length_neutral: bool = False
     """Whether to subtract what length explains within the tree, which leaves rewards uncorrelated with length (see
     `length_effect`)."""
@@ -85,7 +88,7 @@ class ShapedReward:
     """Weight of each function; 1 if none is given."""
 
     def __post_init__(self) -> None:
-        for name in ("correct", "overlong", "format", "length"):
+        for name in ("correct", "overlong", "format", "length", "environment"):
             if getattr(self, name) < 0:
                 raise SettingError(name, "must not be negative", getattr(self, name))
         if self.overlong_buffer < 1:
@@ -93,7 +96,7 @@ class ShapedReward:
         if self.function_weights and len(self.function_weights) != len(self.functions):
             message = f"needs a number for each of {len(self.functions)} functions"
             raise SettingError("function_weights", message, list(self.function_weights))
-        if not self.correct + self.overlong + self.format + self.length and not self.functions:
+        if not self.correct + self.overlong + self.format + self.length + self.environment and not self.functions:
             raise SettingError("correct", "must be positive where no other component has a weight", self.correct)
         if self.length_neutral and self.overlong + self.length:
             given = self.overlong, self.length
@@ -102,7 +105,7 @@ class ShapedReward:
     @property
     def can_be_negative(self) -> bool:
         """Whether an answer's reward may be below 0."""
-        return self.overlong + self.length > 0 or self.length_neutral
+        return self.overlong + self.length + self.environment > 0 or self.length_neutral
 
     def loaded(self) -> "ShapedReward":
         """The same reward with functions in place of their names, and reward models loaded, so that nothing is looked
@@ -150,12 +153,16 @@ class ShapedReward:
             parts["format"] = self.format * well_formed(answers)
         if self.length:
             parts["length"] = self.length * length_reward(answers.lengths, answers.correct)
+        if self.environment:
+            if answers.environment is None:
+                raise StrategyError("reward.environment: there is no environment, which would give it")
+            parts["environment"] = self.environment * answers.environment
         return parts
 
 
 def is_correctness(reward: Reward) -> bool:
     """Whether a reward is what the verifier says and shaping of ours, so that accuracy says enough about a model."""
-    return type(reward) is ShapedReward and not reward.functions
+    return type(reward) is ShapedReward and not reward.functions and not reward.environment
 
 
 def overlong_penalty(lengths: np.ndarray, max_response_tokens: int, buffer: int) -> np.ndarray:
@@ -233,9 +240,9 @@ class VerifiedTree:
 
 
 def verify_trees(task: Task, problems: Sequence[Problem], trees: Sequence[Tree], decode: Decode) -> list[VerifiedTree]:
-    """Decode the responses of each problem's tree and verify all of them in one batch."""
+    """Decode the responses of each problem's tree, without what was observed, and verify all of them in one batch."""
     trajectories = [tree.trajectories() for tree in trees]
-    responses = [[decode(t.token_ids.tolist()) for t in of_tree] for of_tree in trajectories]
+    responses = [[decode(t.sampled_ids.tolist()) for t in of_tree] for of_tree in trajectories]
     pairs = [(problem, text) for problem, texts in zip(problems, responses, strict=True) for text in texts]
     verdicts = iter(task.verify(pairs))
     leaves = zip(problems, trees, trajectories, responses, strict=True)
@@ -250,8 +257,8 @@ class ScoredLeaves:
     """Verdicts and rewards of the leaves of one tree.
 
     correct: float64 [L], `correct` of each verdict. components: by name, float64 [L], weighted. rewards: float64 [L],
-    their sum, nan where nothing says anything about a leaf, which is then not trained on. logged: metrics of the step
-    that reward functions logged. columns: what they keep, one value per leaf.
+    their sum, nan where nothing says anything about a leaf, or its environment failed: that is not trained on. logged:
+    metrics of the step that reward functions logged. columns: what they keep, one value per leaf.
     """
 
     verdicts: list[Verdict]
@@ -279,7 +286,9 @@ def score_trees(
     for i, (one, own) in enumerate(zip(answers, components, strict=True)):
         _check_components(type(reward).__name__, own, len(one.texts), may_abstain=sees_step)
         columns = {name: values[ends[i] : ends[i + 1]] for name, values in log.columns.items()}
-        scored.append(ScoredLeaves(verified[i].verdicts, one.correct, own, total(own), logged, columns))
+        is_lost = np.array([stop in LOST for stop in one.stops], bool)
+        rewards = np.where(is_lost, np.nan, total(own)) if is_lost.any() else total(own)
+        scored.append(ScoredLeaves(verified[i].verdicts, one.correct, own, rewards, logged, columns))
     return scored
 
 
@@ -293,15 +302,23 @@ def _answers_of(verified: VerifiedTree, max_response_tokens: int, state: Trainer
     return Answers(
         correct=np.array([verdict.correct for verdict in verified.verdicts], np.float64),
         texts=tuple(verified.responses),
-        lengths=np.array([len(t.token_ids) for t in trajectories]),
-        finished=np.array([t.stop in {StopReason.ANSWER, StopReason.EOS} for t in trajectories]),
+        lengths=np.array([len(t.sampled_ids) for t in trajectories]),
+        finished=np.array([t.stop in ENDED_ITSELF for t in trajectories]),
         max_response_tokens=max_response_tokens,
         written=verified.written,
         problem=verified.problem,
-        token_ids=tuple(t.token_ids.tolist() for t in trajectories),
+        token_ids=tuple(t.sampled_ids.tolist() for t in trajectories),
         stops=tuple(t.stop for t in trajectories),
         state=state,
+        environment=_environment_rewards(verified.tree),
     )
+
+
+def _environment_rewards(tree: Tree) -> np.ndarray | None:
+    """float64 [L]: what the environment gave on the way to each leaf; None where there was none."""
+    if not tree.has_turns:
+        return None
+    return np.array([sum(tree.turn_rewards(leaf)) for leaf in tree.leaves()], np.float64)
 
 
 def _check_components(name: str, components: Mapping[str, np.ndarray], num_leaves: int, may_abstain: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from treepo.credit.base import Component, Estimator, SupportsComponents, sum_components
+from treepo.credit.base import Component, Estimator, SupportsComponents, sum_components, without_observed
 from treepo.report.page.series import short, shorts, spread, thousandths
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.trees import Grading, KeptTree, count_trees, read_texts, read_trees
@@ -50,7 +50,7 @@ class AdvantageBreakdown:
         if kept.rewards is None or kept.advantages is None or not isinstance(self.estimator, SupportsComponents):
             return None
         try:
-            return self.estimator.components(kept.tree, kept.rewards)
+            return self.estimator.components(without_observed(kept.tree), kept.rewards)
         except Exception:  # noqa: BLE001 - the run's own code may raise anything, and the page needs nothing of it
             # An estimator that fails on these rewards did not compute the advantages.
             return None
@@ -102,7 +102,11 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
     `logprobs`, `entropies`). Unknown values are None.
     """
     tree, advantages = kept.tree, kept.advantages
-    logprobs = [node.sampled_logprobs for node in tree.nodes[ROOT + 1 :] if node.sampled_logprobs is not None]
+    nothing = [np.full(len(node.token_ids), np.nan, np.float32) for node in tree.nodes]
+    logprobs = [
+        own if node.sampled_logprobs is None else node.sampled_logprobs
+        for node, own in zip(tree.nodes[ROOT + 1 :], nothing[ROOT + 1 :], strict=True)
+    ]
     is_per_node = advantages is not None and advantages.per_node
     values = None
     if advantages is not None:
@@ -127,6 +131,17 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
         "num_dropped": tree.num_dropped,
         "num_fallbacks": tree.num_fallbacks,
         "grading": None if kept.grading is None else _grading_json(kept.grading),
+        **_turns_json(tree),
+    }
+
+
+def _turns_json(tree: Tree) -> dict[str, Any]:
+    """Per node whether it was observed, and what the environment gave; nothing for a tree without turns."""
+    if not tree.has_turns:
+        return {}
+    return {
+        "observed": [int(node.observed) for node in tree.nodes],
+        "turn_rewards": [None if node.reward is None else short(node.reward) for node in tree.nodes],
     }
 
 

@@ -5,6 +5,7 @@
   const ORIGINS = {
     prompt: "the prompt",
     "initial fork": "initial fork below the prompt",
+    environment: "what the environment wrote",
     "only start": "only path from the prompt",
     branching: "branching",
     continued: "continues its parent",
@@ -108,6 +109,7 @@
       ["leaves below", stop ? "is a leaf" : String(model.numLeaves[node])],
       ["stop", stop ? `${stop}: ${treepo.stopMark(tree, node).meaning}` : null],
       ["reward", model.reward[node] == null ? null : figure(model.reward[node]) + meanBelow],
+      ["reward of the turn", tree.turn_rewards?.[node] == null ? null : figure(tree.turn_rewards[node])],
       ["parts of it", (grade && treepo.partsText(grade.parts)) || null],
       ["advantage", model.advantage[node] == null ? null : figure(model.advantage[node], true) + below],
       ["log-probability", model.logprob[node] == null ? null : `${perToken(model.logprob[node])} per token`],

@@ -27,9 +27,11 @@
   }
 
   /** What is said of a token when the pointer is on it. */
-  function tokenFacts({ tree, pieces }, index) {
+  function tokenFacts({ tree, model, pieces }, index) {
     const [logprob, entropy] = [tree.logprobs?.[index], tree.entropies?.[index]];
-    const facts = [`token “${treepo.oneLine(pieces[tree.ids[index]], 60)}”`];
+    const node = model.offset.findLastIndex((offset, i) => i && offset <= index);
+    const facts = tree.observed?.[node] ? ["not sampled: written by the environment or the chat template"] : [];
+    facts.push(`token “${treepo.oneLine(pieces[tree.ids[index]], 60)}”`);
     if (logprob != null) {
       facts.push(`log-probability ${treepo.figure(logprob)}`, `probability ${treepo.figure(Math.exp(logprob))}`);
     }

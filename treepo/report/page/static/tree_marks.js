@@ -10,6 +10,11 @@
     length: { letter: "L", symbol: d3?.symbolTriangle, meaning: "reached the length limit" },
     depth: { letter: "D", symbol: d3?.symbolDiamond, meaning: "reached the depth limit" },
     repetition: { letter: "R", symbol: d3?.symbolStar, meaning: "repeated itself" },
+    turns: { letter: "T", symbol: d3?.symbolTriangle, meaning: "had all its turns" },
+    env_done: { letter: "✓", symbol: d3?.symbolCircle, meaning: "the environment ended it" },
+    env_error: { letter: "!", symbol: d3?.symbolWye, meaning: "the environment failed" },
+    env_timeout: { letter: "!", symbol: d3?.symbolWye, meaning: "the environment took too long" },
+    env_diverged: { letter: "!", symbol: d3?.symbolWye, meaning: "the environment did not repeat itself" },
     unfinished: { letter: "…", symbol: d3?.symbolCross, meaning: "no leaf" },
   };
 

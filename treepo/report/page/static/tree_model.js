@@ -77,6 +77,7 @@
   /** Why a node begins where it does. */
   function origin(tree, children, node) {
     if (node === 0) return "prompt";
+    if (tree.observed?.[node]) return "environment";
     if (tree.resumed[node]) return "fallback";
     const parent = tree.parents[node];
     const drawn = children[parent].filter((i) => !tree.resumed[i]).length;
@@ -124,9 +125,10 @@
 
   /** The share of tokens that sequential sampling of the same trajectories would decode and this tree did not. */
   function sharing(tree) {
-    const decoded = tree.lengths.slice(1).reduce((sum, n) => sum + n, 0) + tree.num_dropped;
+    const sampled = tree.lengths.map((n, i) => (i && !tree.observed?.[i] ? n : 0));
+    const decoded = sampled.reduce((sum, n) => sum + n, 0) + tree.num_dropped;
     const end = new Array(tree.parents.length);
-    const lengthTo = (node) => (end[node] ??= node ? lengthTo(tree.parents[node]) + tree.lengths[node] : 0);
+    const lengthTo = (node) => (end[node] ??= node ? lengthTo(tree.parents[node]) + sampled[node] : 0);
     const sequential = tree.leaves.reduce((sum, leaf) => sum + lengthTo(leaf), 0);
     return sequential ? 1 - decoded / sequential : 0;
   }

@@ -1,0 +1,7 @@
+"""Environments of several turns, and how they fork."""
+
+from treepo.envs.base import CopyFork, Environment, Message, Turn
+from treepo.envs.check import check_forks
+from treepo.envs.replay import ReplayFork
+
+__all__ = ["CopyFork", "Environment", "Message", "ReplayFork", "Turn", "check_forks"]
