@@ -38,7 +38,7 @@ for groups, heads_per_group, size, window, dtype in [
     outputs = []
     for kernel in (TritonKernel(), GatherKernel()):
         assert kernel.supports(key, value)
-        pool = KVCache(60, None)
+        pool = KVCache(60, dtype)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
         kernel.store(key, value, keys, values, order.astype(np.int32))

@@ -10,7 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from treepo.engine.torch.attention import BlockTable, GatherKernel
+from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.kv_cache import BLOCK
+from treepo.engine.transfer import send
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 # (Triton kernels are launched by indexing them)
@@ -37,8 +39,7 @@ class TritonKernel(GatherKernel):
     """Attention on GPUs. Slots go to the device once per forward, not once per layer."""
 
     def __init__(self) -> None:
-        self.table: BlockTable | None = None
-        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None
+        self.table = DeviceTable()
         self.new_slots: np.ndarray | None = None
         self.new_on_device: Tensor | None = None
 
@@ -47,29 +48,26 @@ class TritonKernel(GatherKernel):
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
         n, heads, size = key.shape
-        if self.new_slots is not slots or self.new_on_device is None:
-            self.new_slots, self.new_on_device = slots, torch.from_numpy(slots).to(key.device)
+        on_device = self._send_new(slots, key.device)
         sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
-        _store[n, heads](key, value, keys, values, self.new_on_device, heads, **sizes, **STORE_OPTIONS)
+        _store[n, heads](key, value, keys, values, on_device, heads, **sizes, **STORE_OPTIONS)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
         n, num_heads, size = query.shape
         num_groups = keys.shape[1]
-        slots, rows, lens = self._to_device(table, query.device)
+        slots, rows, lens = self.table.update(table, query.device)
         output = torch.empty_like(query)
         sizes = tile_sizes(num_heads // num_groups, size, keys.element_size())
         arguments = query, keys, values, output, slots, rows, lens, slots.shape[1], num_groups, scale, window or 0
         _attend[n, num_groups](*arguments, **sizes, **OPTIONS)
         return output
 
-    def _to_device(self, table: BlockTable, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        if self.table is not table or self.on_device is None:
-            slots = np.ascontiguousarray(table.slots[:, : int(table.lens.max())])
-            slots, rows, lens = (torch.from_numpy(x).to(device) for x in (slots, table.rows, table.lens))
-            self.table, self.on_device = table, (slots, rows, lens)
-        return self.on_device
+    def _send_new(self, slots: np.ndarray, device: torch.device) -> Tensor:
+        if self.new_slots is not slots or self.new_on_device is None:
+            self.new_slots, [self.new_on_device] = slots, send([slots], device)
+        return self.new_on_device
 
 
 def tile_sizes(heads_per_group: int, head_size: int, itemsize: int) -> dict[str, int]:
