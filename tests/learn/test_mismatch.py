@@ -97,7 +97,7 @@ def test_importance_weights_remove_the_bias_of_another_sampler() -> None:
     wanted = torch.autograd.grad((logp.exp() * rewards).sum(), logp, retain_graph=True)[0]
 
     def mean_gradient(weigh: Callable[[Tensor], Tensor]) -> Tensor:
-        weights = with_leaf_weights(torch.exp(logp - logq).detach())
+        weights = weigh(torch.exp(logp - logq).detach())
         return torch.autograd.grad((logq.exp().detach() * weights * rewards * logp).sum(), logp, retain_graph=True)[0]
 
     assert torch.allclose(mean_gradient(lambda ratio: ratio), wanted, atol=1e-12)

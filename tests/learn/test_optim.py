@@ -38,7 +38,7 @@ def rates(settings: OptimSettings, num_updates: int, count: int) -> list[float]:
     optimizer, schedule = make_optimizer(model, settings, num_updates)
     found = []
     for _ in range(count):
-        found.append(optimizer.param_groups[0]["update/lr"])
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     return found
@@ -52,7 +52,7 @@ def reference_rates(name: str, *, warmup: int, total: int, min_lr_rate: float) -
         schedule = get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup, total, min_lr_rate=min_lr_rate)
     found = []
     for _ in range(total + 3):
-        found.append(optimizer.param_groups[0]["update/lr"])
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     return found
