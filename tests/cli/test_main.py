@@ -1,6 +1,7 @@
 """What all commands share: help, exit codes, errors and messages."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -211,3 +212,18 @@ def test_a_long_message_is_one_line(capsys):
     handler = ConsoleHandler(Console(width=20))
     handler.emit(logging.makeLogRecord({"msg": "x" * 100, "levelno": logging.INFO}))
     assert capsys.readouterr().out == "x" * 100 + "\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch has segments that grow on Linux alone")
+@pytest.mark.parametrize("given", [{}, {"PYTORCH_ALLOC_CONF": "x"}, {"PYTORCH_CUDA_ALLOC_CONF": "y"}])
+def test_memory_on_gpus_is_held_in_segments_that_grow(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user has set how PyTorch allocates."""
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        # Set first, so that it is put back.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--version"]) == 0
+    found = {name: value for name, value in os.environ.items() if name.startswith("PYTORCH_")}
+    assert found == (given or {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})

@@ -192,7 +192,7 @@ def test_the_cache_takes_the_bytes_that_it_says() -> None:
     engine = TorchEngine(model, NO_EOS)
     assert engine.cache_bytes == 0
     run_all(engine, [request(PROMPT, 4)])
-    assert engine.cache_bytes == engine.kv_cache.num_blocks * BLOCK * bytes_per_token(model) > 0
+    assert engine.cache_bytes == engine.kv_cache.num_blocks * BLOCK * bytes_per_token(model, engine.kv_cache.dtype) > 0
     engine.abort_group(0)
     engine.sleep()
     assert engine.cache_bytes == 0

@@ -1,9 +1,12 @@
 """The Triton kernel against the one in torch, in Triton's interpreter or, where there is one, on a GPU."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +38,7 @@ for groups, heads_per_group, size, window, dtype in [
     outputs = []
     for kernel in (TritonKernel(), GatherKernel()):
         assert kernel.supports(key, value)
-        pool = KVCache(60, None)
+        pool = KVCache(60, dtype)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
         kernel.store(key, value, keys, values, order.astype(np.int32))
@@ -57,3 +60,60 @@ def test_attention_and_storage_equal_those_in_torch() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal") == 5
+
+
+SHARED_MEMORY = 99 * 1024
+"""Bytes that a program may have on the GPUs with the least, compute capability 8.6 and 8.9."""
+
+
+def compiled(fn: Any, arguments: dict[str, str], constants: dict[str, int], **options: Any) -> Any:
+    """A kernel for a GPU of a `capability`, which need not be there."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_kernel
+
+    signature = arguments | dict.fromkeys(constants, "constexpr")
+    # Tensors begin at multiples of 16 bytes.
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(arguments.values()) if kind.startswith("*")}
+    source = ASTSource(fn=fn, signature=signature, constexprs=constants, attrs=aligned)
+    return compile_kernel(source, target=GPUTarget("cuda", options.pop("capability"), 32), options=options)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "heads_per_group", "size"),
+    [(80, "bf16", 6, 128), (80, "fp32", 1, 256), (90, "bf16", 8, 96), (90, "bf16", 3, 64)],
+)
+def test_keys_and_values_are_copied_16_bytes_at_a_time(
+    capability: int, dtype: str, heads_per_group: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys used to lie with the slots of a block innermost: each thread read them in 64 loads of two bytes, which
+    waited for memory. Now both are copied asynchronously, the next ones while these are multiplied."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from treepo.engine.torch import triton as module
+
+    sizes = module.tile_sizes(heads_per_group, size, 2 if dtype == "bf16" else 4)
+    tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
+    table = dict.fromkeys(("slots", "rows", "lens"), "*i32")
+    numbers = {"row_len": "i32", "num_groups": "i32", "scale": "fp32", "window": "i32"}
+    kernel = compiled(module._attend, tensors | table | numbers, sizes, capability=capability, **module.OPTIONS)
+    ptx = kernel.asm["ptx"]
+    # Keys and values, before the loop and in it, by 128 threads with 16 bytes each.
+    tile_bytes = sizes["SLOTS"] * sizes["PADDED"] * (2 if dtype == "bf16" else 4)
+    copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], 0x(\w+)", ptx)
+    assert copies.count("10") >= 2 * 2 * tile_bytes // (128 * 16)
+    # The others copy slots.
+    assert set(copies) <= {"10", "4"} and copies.count("4") <= 4
+    assert not re.search(r"ld\.global[.\w]*\.[bu](8|16)\b", ptx)
+    assert kernel.metadata.shared <= SHARED_MEMORY
+
+
+def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No store of two bytes."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from treepo.engine.torch import triton as module
+
+    tensors = dict.fromkeys(("key", "value", "keys", "values"), "*bf16") | {"slots": "*i32", "num_groups": "i32"}
+    sizes = {"D": 128, "PADDED": 128, "LANES": 8}
+    ptx = compiled(module._store, tensors, sizes, capability=90, **module.STORE_OPTIONS).asm["ptx"]
+    stores = re.findall(r"st\.global[.\w]*", ptx)
+    assert stores and all(re.search(r"v[248]|b(32|64|128)", store) for store in stores)

@@ -210,5 +210,5 @@ def test_a_step_reports_memory_and_what_ran_out() -> None:
         < 200
     )
     assert first["memory/engine_cache"] > 0
-    assert first["memory/engine_cache"] % (BLOCK * bytes_per_token(trainer.policy.model)) == 0
+    assert first["memory/engine_cache"] % (BLOCK * bytes_per_token(trainer.policy.model, torch.float32)) == 0
     assert trainer.engine.cache_bytes == 0

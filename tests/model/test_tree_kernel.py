@@ -1,13 +1,17 @@
 """The compiled attention over packed trees, against a dense mask in float64."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import create_block_mask
 
+from treepo.model import attention
 from treepo.model.attention import AttentionContext, FlexTreeAttention, TreeAttention, tree_attention
 from treepo.model.kernels.compile import load_kernels
 from treepo.model.kernels.tree_attention import CpuTreeAttention
@@ -160,6 +164,23 @@ def test_blocks_that_nobody_sees_are_skipped(trees, window):
     if trees == "long stem" and window is None:
         assert int(mask.full_kv_num_blocks.sum()) > 0
         assert int(needed.sum()) < len(needed) * (len(needed) + 1) / 2
+
+
+def test_too_many_compilations_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past Dynamo's limit FlexAttention ran as dense attention, of the size of all pairs, and nobody was told."""
+    eager = partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", eager)
+    attention._compiled.cache_clear()
+    mask = FlexTreeAttention(torch.full((128,), 128), torch.arange(128)).mask(None)
+    try:
+        with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+            attend = attention._compiled()
+            attend(*(torch.zeros(1, 2, 128, 16) for _ in range(3)), mask)
+            with pytest.raises(FailOnRecompileLimitHit):
+                attend(*(torch.zeros(1, 2, 128, 16).bfloat16() for _ in range(3)), mask)
+    finally:
+        attention._compiled.cache_clear()
+        torch._dynamo.reset()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads of GNU OpenMP spin long while they wait: beside a busy process that makes small models several times
     # slower, and spinning briefly costs little on a quiet machine. Must be set before torch loads.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # On GPUs micro-batches and caches of ever other sizes leave gaps in the memory that PyTorch holds; segments that
+    # grow have few. vLLM 0.32 takes care of them where it cannot have them.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ and sys.platform == "linux":
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     path = drop_current_folder()
     try:
         with standard_streams() as output:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from treepo.engine.base import SamplingParams
+from treepo.engine.transfer import send
 from treepo.model.kernels.compile import load_kernels
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -100,23 +101,26 @@ def sample_tokens(
         return _sample_compiled(kernels, logits.contiguous(), logits_rows, params.temperature, numbers)
     is_greedy = params.temperature == 0
     scales = np.where(is_greedy, 1.0, params.temperature).astype(np.float32)
-    if len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any():
-        logits = logits[torch.from_numpy(logits_rows).to(device)]
-    logits = logits.float()
+    is_picked = len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any()
+    arrays = logits_rows, scales, numbers, is_greedy, params.top_k, params.top_p, params.min_p
+    rows, divisors, thresholds, argmax_wins, *truncation = send(arrays, device)
+    logits = (logits[rows] if is_picked else logits).float()
     if params.penalizes:
         assert known_ids is not None, "a repetition penalty needs the tokens so far"
         logits = _penalized(logits, params.repetition_penalty, known_ids)
     if (scales != 1).any():
-        logits = logits / torch.from_numpy(scales).to(device)[:, None]
+        logits = logits / divisors[:, None]
     logprobs = torch.log_softmax(logits, dim=-1)
     probs = logprobs.exp()
     if params.truncates:
-        probs = _truncated(probs, params)
-    tokens = _invert(probs, torch.from_numpy(numbers).to(device))
+        probs = _truncated(probs, *(x[:, None] for x in truncation))
+    tokens = _invert(probs, thresholds)
     if is_greedy.any():
-        tokens = torch.where(torch.from_numpy(is_greedy).to(device), logits.argmax(-1), tokens)
+        tokens = torch.where(argmax_wins, logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
-    return tokens.int().cpu().numpy(), chosen.cpu().numpy()
+    # One copy: for each of them the host waits until the device has done all before it.
+    both = torch.stack([tokens.int(), chosen.view(torch.int32)]).cpu().numpy()
+    return both[0], both[1].view(np.float32)
 
 
 def _penalized(logits: Tensor, penalties: np.ndarray, known_ids: KnownIds) -> Tensor:
@@ -172,11 +176,9 @@ def _invert(probs: Tensor, numbers: Tensor) -> Tensor:
     return torch.searchsorted(sums, thresholds, right=True).squeeze(1).clamp_(max=size - 1)
 
 
-def _truncated(probs: Tensor, params: BatchSamplingParams) -> Tensor:
+def _truncated(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """0 for the tokens that are left out: beyond the k likeliest; beyond the likeliest ones that together reach top_p
     of what is left; below min_p times the likeliest one. In this order, as in transformers; the likeliest stays."""
-    arrays = params.top_k, params.top_p, params.min_p
-    top_k, top_p, min_p = (torch.from_numpy(x).to(probs.device)[:, None] for x in arrays)
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(probs.shape[1], device=probs.device)
     ordered = ordered.masked_fill((top_k > 0) & (ranks >= top_k), 0.0)

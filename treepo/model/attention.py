@@ -104,7 +104,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tenso
 
 @cache
 def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]:
-    return torch.compile(_attend, dynamic=True)
+    """Compile for all lengths. fullgraph: past Dynamo's limit of recompilations it raises; otherwise it would run the
+    dense attention, of the size of all pairs, without a word."""
+    return torch.compile(_attend, dynamic=True, fullgraph=True)
 
 
 ATTENTION_NAME = "treepo"

@@ -25,8 +25,18 @@ class Forward(Protocol):
         """Memory of the weights that it copies."""
         ...
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
-        """ids, positions int64 [N], which tokens' logits int64 [M] -> logits [M, V]."""
+    def __call__(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        context: "AttentionContext",
+        logits_at: Tensor,
+        num_positions: int | None = None,
+    ) -> Tensor:
+        """ids, positions int64 [N], which tokens' logits int64 [M] -> logits [M, V].
+
+        num_positions: all positions are below it; otherwise it is read from the device, for which the host waits.
+        """
         ...
 
     def release(self) -> None:
@@ -63,7 +73,14 @@ class PlainForward:
         self.model = model
         self.autocast = autocast
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
+    def __call__(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        context: "AttentionContext",
+        logits_at: Tensor,
+        num_positions: int | None = None,
+    ) -> Tensor:
         with torch.autocast(ids.device.type, self.autocast, enabled=self.autocast is not None):
             return self.model(
                 input_ids=ids[None],
@@ -123,11 +140,18 @@ class FusedForward:
     def release(self) -> None:
         self.layers = []
 
-    def __call__(self, ids: Tensor, positions: Tensor, context: "AttentionContext", logits_at: Tensor) -> Tensor:
+    def __call__(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        context: "AttentionContext",
+        logits_at: Tensor,
+        num_positions: int | None = None,
+    ) -> Tensor:
         if not self.layers:
             self._take_weights()
         add_norm, dtype = self.operations.add_norm, self.dtype
-        cos, sin = self._rotations(positions)
+        cos, sin = self._rotations(positions, int(positions.max()) + 1 if num_positions is None else num_positions)
         hidden, added = self._inner(embedding(ids, self.model.model.embed_tokens.weight)), None
         for index, layer in enumerate(self.layers):
             normed = add_norm(hidden, added, *layer.first_norm, dtype=dtype)
@@ -188,9 +212,9 @@ class FusedForward:
         [output] = layer.o(output.reshape(len(hidden), -1).to(self.dtype))
         return output
 
-    def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of the positions, [N, D], from a table that grows by doubling."""
-        needed = int(positions.max()) + 1
+    def _rotations(self, positions: Tensor, needed: int) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of the positions, [N, D], from a table of at least `needed` that grows by
+        doubling."""
         if needed > len(self.cos):
             every = torch.arange(max(needed, 2 * len(self.cos)), device=positions.device)
             weight = self.model.model.embed_tokens.weight

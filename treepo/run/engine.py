@@ -91,7 +91,7 @@ def _start_vllm(
     on_cpu = policy.model.device.type == "cpu"
     if settings.max_cache_tokens is None and on_cpu:
         # Enough for trees that wait for their slowest path besides those that decode.
-        wanted = min(affordable_tokens(policy.model), 4 * settings.max_num_seqs * max_model_len)
+        wanted = min(affordable_tokens(policy.model, policy.model.dtype), 4 * settings.max_num_seqs * max_model_len)
         settings = replace(settings, max_cache_tokens=max(wanted, max_model_len))
     generators = RequestGenerators()
     sized = replace(vllm, max_model_len=max_model_len)

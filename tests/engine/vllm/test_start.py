@@ -126,9 +126,11 @@ class FakeCore:
         return not self.is_busy
 
 
-def test_memory_is_given_back_while_the_trainer_updates() -> None:
-    """Where vLLM can sleep it does, weights and cache; they wake one after the other, around the new weights."""
+def test_memory_is_given_back_while_the_trainer_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vLLM can sleep it does, weights and cache; they wake one after the other, around the new weights, once the
+    trainer's memory is free: else the GPU had room for both and vLLM ran out of memory all the same."""
     core, model = FakeCore(), make_model()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: core.calls.append("empty_cache"))
     engine, num_weights = VllmEngine(core, RequestGenerators(), (), can_sleep=True), len(model.state_dict())
     update = [("reload_weights", num_weights), "reset_prefix_cache"]
     engine.update_weights(model)
@@ -137,7 +139,7 @@ def test_memory_is_given_back_while_the_trainer_updates() -> None:
     engine.sleep()
     engine.update_weights(model)
     wake = ("wake_up", "weights"), update[0], ("wake_up", "kv_cache"), update[1]
-    assert core.calls == [("sleep", 2), *wake]
+    assert core.calls == [("sleep", 2), "empty_cache", *wake]
 
 
 def test_a_cache_that_was_kept_is_an_error() -> None:

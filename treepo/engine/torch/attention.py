@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from treepo.engine.torch.kv_cache import BLOCK, KVCache
+from treepo.engine.transfer import send
 from treepo.model.forward import TorchOperations
 
 MIN_KEYS_PER_THREAD = 2048
@@ -25,12 +26,20 @@ class BlockTable:
 
     starts, counts int32 [R, E]: the slots of each row as spans. slots int32 [R, C]: the same, slot by slot. rows, lens
     int32 [N]. bounds int32 [threads + 1]: where each thread's queries begin, so that all read about as many keys.
+    changed int64 [K]: places in the flat slots that were set after the forward before; all may have been if None.
     """
 
     def __init__(
-        self, *, starts: np.ndarray, counts: np.ndarray, slots: np.ndarray, rows: np.ndarray, lens: np.ndarray
+        self,
+        *,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        slots: np.ndarray,
+        rows: np.ndarray,
+        lens: np.ndarray,
+        changed: np.ndarray | None = None,
     ) -> None:
-        self.starts, self.counts, self.slots = starts, counts, slots
+        self.starts, self.counts, self.slots, self.changed = starts, counts, slots, changed
         self.rows, self.lens = rows.astype(np.int32), lens.astype(np.int32)
         num_keys = np.cumsum(self.lens)
         num_threads = max(1, min(torch.get_num_threads(), int(num_keys[-1]) // MIN_KEYS_PER_THREAD))
@@ -94,15 +103,17 @@ class CachedAttention:
         self.kernel = kernel
         self.table = table
         self.new_slots = new_slots
-        self.new = None if len(new) == len(table.rows) else torch.from_numpy(new)
+        self.new = None if len(new) == len(table.rows) else new
+        self.new_on_device: Tensor | None = None
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
         q, k, v = self._tokens_first(query), self._tokens_first(key), self._tokens_first(value)
         if self.new is not None:
-            self.new = self.new.to(k.device)
-            k, v = k[self.new], v[self.new]
+            if self.new_on_device is None:
+                [self.new_on_device] = send([self.new], k.device)
+            k, v = k[self.new_on_device], v[self.new_on_device]
         kernel = self.kernel if self.kernel.supports(k, v) else GatherKernel()
         keys, values = self.cache.layer(layer, k, v, keys_transposed=kernel.keys_transposed)
         kernel.store(k, v, keys, values, self.new_slots)
@@ -110,8 +121,7 @@ class CachedAttention:
 
     def _tokens_first(self, x: Tensor) -> Tensor:
         """[1, H, N, D] -> [N, H, D], in the type of the cache."""
-        tokens = x[0].transpose(0, 1).contiguous()
-        return tokens if self.cache.dtype in (None, tokens.dtype) else tokens.to(self.cache.dtype)
+        return x[0].transpose(0, 1).contiguous().to(self.cache.dtype)
 
 
 TILE = 16

@@ -163,6 +163,7 @@ class BatchBuilder:
     def __init__(self, rows: RunningBatch) -> None:
         self.rows = rows
         self.parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.changed: list[np.ndarray] = []
         self.num_tokens = 0
         self.logits_at: list[int] = []
         self.sampling_rows: list[int] = []
@@ -173,6 +174,7 @@ class BatchBuilder:
         """Add the tokens of a row's prefix that are not cached; its last one gives the logits."""
         self.sampling_rows.append(row)
         end = int(self.rows.num_known[row])
+        self._note_changes(row, np.arange(end))
         if num_cached == end and id(node) in self.logits_of_node:
             self.logits_rows.append(self.logits_of_node[id(node)])
             return
@@ -186,11 +188,17 @@ class BatchBuilder:
         """Add the last token of each row, which takes the row's next slot."""
         if len(rows):
             self.rows.place_last_tokens(rows)
-            first = self.num_tokens
-            self._add(rows, self.rows.num_known[rows] - 1, np.ones(len(rows), bool))
+            first, positions = self.num_tokens, self.rows.num_known[rows] - 1
+            self._note_changes(rows, positions)
+            self._add(rows, positions, np.ones(len(rows), bool))
             self.logits_rows.extend(range(len(self.logits_at), len(self.logits_at) + len(rows)))
             self.logits_at.extend(range(first, self.num_tokens))
             self.sampling_rows.extend(rows.tolist())
+
+    def _note_changes(self, rows: np.ndarray | int, positions: np.ndarray) -> None:
+        """Note tokens that got their slots after the forward before. Later rows may widen the table: its width is not
+        known yet."""
+        self.changed.append(np.stack(np.broadcast_arrays(rows, positions)).astype(np.int64))
 
     def _add(self, rows: np.ndarray, positions: np.ndarray, is_new: np.ndarray) -> None:
         self.parts.append((rows, positions, is_new))
@@ -206,6 +214,14 @@ class BatchBuilder:
         self.logits_at.extend([self.num_tokens - 1] * (MIN_TOKENS - len(self.logits_at)))
         rows, positions, is_new = (np.concatenate(part) for part in zip(*self.parts, strict=True))
         held, new = self.rows, np.flatnonzero(is_new)
-        table = BlockTable(starts=held.starts, counts=held.counts, slots=held.slots, rows=rows, lens=positions + 1)
+        changed_rows, changed_positions = np.concatenate(self.changed, axis=1)
+        table = BlockTable(
+            starts=held.starts,
+            counts=held.counts,
+            slots=held.slots,
+            rows=rows,
+            lens=positions + 1,
+            changed=changed_rows * held.slots.shape[1] + changed_positions,
+        )
         attention = CachedAttention(cache, kernel, table, new, held.slots[rows[new], positions[new]])
         return held.ids[rows, positions].astype(np.int64), positions, attention

@@ -19,6 +19,7 @@ from treepo.engine.torch.attention import CpuKernel, GatherKernel
 from treepo.engine.torch.batch import BatchBuilder, RunningBatch, Sequence
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, affordable_tokens
 from treepo.engine.torch.prefix_cache import PrefixCache, RadixNode
+from treepo.engine.transfer import send
 from treepo.errors import SettingError
 from treepo.model.compatibility import has_length_dependent_rope
 from treepo.model.forward import Forward, FusedForward, PlainForward, TorchOperations, supports_fused
@@ -58,8 +59,9 @@ class TorchEngine:
         self.max_num_batched_tokens = max_num_batched_tokens
         self.kernel = make_kernel(self._device())
         self.forward = make_forward(model, self.kernel, autocast)
+        self.cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else product_dtype(model, autocast)
         if max_cache_tokens is None:
-            max_cache_tokens = affordable_tokens(model, self.forward.num_copied_bytes)
+            max_cache_tokens = affordable_tokens(model, self.cache_dtype, self.forward.num_copied_bytes)
         self.max_cache_tokens = max_cache_tokens
         self.waiting: deque[Sequence] = deque()
         self._begin(self.max_cache_tokens // BLOCK)
@@ -70,8 +72,7 @@ class TorchEngine:
         self.rows = RunningBatch(self.max_num_seqs)
         self.blocks = BlockManager(max_blocks)
         self.prefix_cache = PrefixCache(self.blocks)
-        cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else None
-        self.kv_cache = KVCache(max_blocks, cache_dtype)
+        self.kv_cache = KVCache(max_blocks, self.cache_dtype)
 
     @property
     def kv_cache_tokens(self) -> int:
@@ -137,6 +138,8 @@ class TorchEngine:
         self._forget_prefixes()
         self.kv_cache.clear()
         self.forward.release()
+        # The trainer's tensors have other sizes than the cache's: pieces of its memory would not fit together.
+        torch.cuda.empty_cache()
 
     def update_weights(self, model: nn.Module) -> None:
         """Forget all prefixes; the weights are those of the engine's own model."""
@@ -181,8 +184,7 @@ class TorchEngine:
         peak_used = self.blocks.peak_used
         self._begin(max(max_blocks // 2, fewest))
         self.blocks.peak_used = peak_used
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         if is_smallest:
             raise MemoryError(
                 f"engine.max_num_seqs: out of memory with a single sequence that is decoded; {REMEDIES} ({reason})"
@@ -266,8 +268,8 @@ class TorchEngine:
         """Run the forward; return the next token of each sampling row and its log-probability."""
         device, rows = self._device(), self.rows
         *inputs, attention = builder.build(self.kv_cache, self.kernel)
-        ids, positions, logits_at = (torch.from_numpy(x).to(device) for x in (*inputs, np.array(builder.logits_at)))
-        logits = self.forward(ids, positions, attention, logits_at)
+        ids, positions, logits_at = send([*inputs, np.array(builder.logits_at)], device)
+        logits = self.forward(ids, positions, attention, logits_at, num_positions=int(attention.table.lens.max()))
         numbers = uniforms(rows.seeds[sampling], rows.num_known[sampling])
         self.counters = self.counters.plus(num_decoded=len(sampling))
         logits_rows, params = np.array(builder.logits_rows), rows.params.of_rows(sampling)

@@ -16,29 +16,28 @@ UNKNOWN_BYTES = 4 << 30
 """Assumed where the system does not say how much memory is free."""
 
 
-def affordable_tokens(model: nn.Module, reserved_bytes: int = 0) -> int:
-    """Return how many tokens' keys and values take half of the free memory of the model's device, without what is
-    reserved."""
+def affordable_tokens(model: nn.Module, dtype: torch.dtype, reserved_bytes: int = 0) -> int:
+    """Return how many tokens' keys and values, kept in a type, take half of the free memory of the model's device,
+    without what is reserved."""
     free = free_bytes(next(model.parameters()).device) - reserved_bytes
-    return max(1024, int(FREE_MEMORY_SHARE * free) // bytes_per_token(model))
+    return max(1024, int(FREE_MEMORY_SHARE * free) // bytes_per_token(model, dtype))
 
 
-def bytes_per_token(model: nn.Module) -> int:
-    """Return the bytes of one token's keys and values; on the CPU they are kept in float32."""
-    parameter = next(model.parameters())
+def bytes_per_token(model: nn.Module, dtype: torch.dtype) -> int:
+    """Return the bytes of one token's keys and values, kept in a type."""
     text = model.config.get_text_config()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
     # Recurrent layers have none; then a state as large as a token's hidden state is assumed.
     query_heads = getattr(text, "num_attention_heads", 1)
     heads = getattr(text, "num_key_value_heads", None) or query_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // query_heads
-    itemsize = 4 if parameter.device.type == "cpu" else parameter.element_size()
-    return 2 * text.num_hidden_layers * heads * size * itemsize
+    return 2 * text.num_hidden_layers * heads * size * dtype.itemsize
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes of memory that nothing uses."""
+    """Return the bytes of memory that nothing uses, those that PyTorch holds for later tensors included."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -136,10 +135,10 @@ class KVCache:
     """Keys and values [B, G, 8, D] of each layer, made on first use in the shape of the model's own; keys [B, G, D, 8]
     for kernels that work on the keys of a whole block at a time.
 
-    max_blocks: most blocks there may be. dtype: type that they are kept in; the model's own if None.
+    max_blocks: most blocks there may be. dtype: type that they are kept in.
     """
 
-    def __init__(self, max_blocks: int, dtype: torch.dtype | None) -> None:
+    def __init__(self, max_blocks: int, dtype: torch.dtype) -> None:
         self.max_blocks = max_blocks
         self.dtype = dtype
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}

@@ -10,7 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from treepo.engine.torch.attention import BlockTable, GatherKernel
+from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.kv_cache import BLOCK
+from treepo.engine.transfer import send
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
 # (Triton kernels are launched by indexing them)
@@ -26,13 +28,18 @@ into the shared memory of every GPU since Ampere: 99 KiB on the smallest."""
 MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
+OPTIONS = {"enable_fp_fusion": True}
+"""Of the compiler; whether products and sums are fused by default depends on Triton's version."""
+
+STORE_OPTIONS = OPTIONS | {"num_warps": 1}
+"""A program stores one head of one token: with more threads each would store two bytes."""
+
 
 class TritonKernel(GatherKernel):
     """Attention on GPUs. Slots go to the device once per forward, not once per layer."""
 
     def __init__(self) -> None:
-        self.table: BlockTable | None = None
-        self.on_device: tuple[Tensor, Tensor, Tensor] | None = None
+        self.table = DeviceTable()
         self.new_slots: np.ndarray | None = None
         self.new_on_device: Tensor | None = None
 
@@ -41,46 +48,39 @@ class TritonKernel(GatherKernel):
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
         n, heads, size = key.shape
-        if self.new_slots is not slots or self.new_on_device is None:
-            self.new_slots, self.new_on_device = slots, torch.from_numpy(slots).to(key.device)
+        on_device = self._send_new(slots, key.device)
         sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
-        _store[n, heads](key, value, keys, values, self.new_on_device, heads, **sizes)
+        _store[n, heads](key, value, keys, values, on_device, heads, **sizes, **STORE_OPTIONS)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
         n, num_heads, size = query.shape
         num_groups = keys.shape[1]
-        slots, rows, lens = self._to_device(table, query.device)
+        slots, rows, lens = self.table.update(table, query.device)
         output = torch.empty_like(query)
-        heads_per_group = num_heads // num_groups
-        padded = max(MIN_ROWS, triton.next_power_of_2(size))
-        arguments = {
-            "row_len": slots.shape[1],
-            "num_groups": num_groups,
-            "scale": scale,
-            "window": window or 0,
-            "R": heads_per_group,
-            "ROWS": max(MIN_ROWS, triton.next_power_of_2(heads_per_group)),
-            "D": size,
-            "PADDED": padded,
-            "SLOTS": num_slots(padded, keys.element_size()),
-            "LANES": BLOCK,
-        }
-        _attend[n, num_groups](query, keys, values, output, slots, rows, lens, **arguments)
+        sizes = tile_sizes(num_heads // num_groups, size, keys.element_size())
+        arguments = query, keys, values, output, slots, rows, lens, slots.shape[1], num_groups, scale, window or 0
+        _attend[n, num_groups](*arguments, **sizes, **OPTIONS)
         return output
 
-    def _to_device(self, table: BlockTable, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        if self.table is not table or self.on_device is None:
-            slots = np.ascontiguousarray(table.slots[:, : int(table.lens.max())])
-            slots, rows, lens = (torch.from_numpy(x).to(device) for x in (slots, table.rows, table.lens))
-            self.table, self.on_device = table, (slots, rows, lens)
-        return self.on_device
+    def _send_new(self, slots: np.ndarray, device: torch.device) -> Tensor:
+        if self.new_slots is not slots or self.new_on_device is None:
+            self.new_slots, [self.new_on_device] = slots, send([slots], device)
+        return self.new_on_device
 
 
-def num_slots(padded: int, itemsize: int) -> int:
-    """Return how many slots a program reads at a time, of heads of a padded size."""
-    return min(MAX_SLOTS, max(MIN_ROWS, TILE_BYTES // (padded * itemsize)))
+def tile_sizes(heads_per_group: int, head_size: int, itemsize: int) -> dict[str, int]:
+    """Return the constants with which `_attend` is compiled; itemsize: bytes of each number of keys and values."""
+    padded = max(MIN_ROWS, triton.next_power_of_2(head_size))
+    return {
+        "R": heads_per_group,
+        "ROWS": max(MIN_ROWS, triton.next_power_of_2(heads_per_group)),
+        "D": head_size,
+        "PADDED": padded,
+        "SLOTS": min(MAX_SLOTS, max(MIN_ROWS, TILE_BYTES // (padded * itemsize))),
+        "LANES": BLOCK,
+    }
 
 
 @triton.jit

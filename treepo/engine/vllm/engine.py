@@ -11,6 +11,7 @@ from torch import Tensor
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
+from treepo.engine.transfer import send
 from treepo.errors import SettingError
 from treepo.model.lora import exported_weights
 
@@ -87,8 +88,8 @@ class RequestGenerators:
         tokens, logprobs = sample_tokens(logits, each, self.params, numbers, known_ids=self._known_ids)
         for (stream, _), position, logprob in zip(self.order, counts.tolist(), logprobs.tolist(), strict=True):
             stream.logprobs[position] = logprob
-        columns = torch.from_numpy(tokens).long().to(logits.device)[:, None]
-        return logits.fill_(float("-inf")).scatter_(1, columns, 0.0)
+        [columns] = send([tokens.astype(np.int64)], logits.device)
+        return logits.fill_(float("-inf")).scatter_(1, columns[:, None], 0.0)
 
     def _known_ids(self, row: int) -> np.ndarray:
         """int32: prompt and output of a row so far."""
@@ -251,6 +252,8 @@ class VllmEngine:
         assert not self.running, "weights change only between requests"
         is_asleep = self.can_sleep and self.core.is_sleeping()
         if is_asleep:
+            # What PyTorch holds of the trainer's memory; vLLM takes its own past it.
+            torch.cuda.empty_cache()
             self.core.wake_up(tags=["weights"])
         self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": exported_weights(model)})
         if is_asleep:

@@ -50,6 +50,9 @@ REMEDIES = (
 )
 """Settings that a user may change where vLLM cannot start."""
 
+DEFAULT_GRAPH_SIZE = 512
+"""Sequences of the largest batch that vLLM captures as a CUDA graph by default, on most GPUs."""
+
 MIN_CACHE_BYTES = 1 << 26
 """Least memory that vLLM on the CPU is given for keys and values; how much it uses is given in blocks."""
 
@@ -126,24 +129,27 @@ def start_vllm(
 def engine_arguments(settings: VllmSettings, engine: EngineSettings, model: PreTrainedModel) -> dict[str, Any]:
     """Return vLLM's EngineArgs that follow from settings."""
     on_cpu = model.device.type == "cpu"
+    dtype = str(model.dtype).removeprefix("torch.") if settings.dtype == "same" else settings.dtype
     block_size = settings.block_size_on(model.device.type)
     memory: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_utilization}
     if engine.max_cache_tokens is not None:
         memory["num_gpu_blocks_override"] = -(-engine.max_cache_tokens // block_size) + 1
         if on_cpu:
             # Otherwise vLLM wants a share of the machine.
-            num_bytes = engine.max_cache_tokens * bytes_per_token(model)
+            num_bytes = engine.max_cache_tokens * bytes_per_token(model, getattr(torch, dtype))
             memory["kv_cache_memory_bytes"] = max(num_bytes, MIN_CACHE_BYTES)
     return {
         "skip_tokenizer_init": True,
         "load_format": "dummy",
-        "dtype": str(model.dtype).removeprefix("torch.") if settings.dtype == "same" else settings.dtype,
+        "dtype": dtype,
         "max_model_len": settings.max_model_len,
         "max_num_seqs": engine.max_num_seqs,
         "max_num_batched_tokens": max(engine.max_num_batched_tokens, engine.max_num_seqs),
         "block_size": block_size,
         "enable_prefix_caching": True,
         "enforce_eager": on_cpu,
+        # Larger batches than vLLM captures would run without graphs.
+        "max_cudagraph_capture_size": engine.max_num_seqs if engine.max_num_seqs > DEFAULT_GRAPH_SIZE else None,
         "enable_sleep_mode": settings.sleep and not on_cpu,
         "async_scheduling": False,
         "disable_log_stats": True,

@@ -1,0 +1,43 @@
+"""benchmarks/gpu_check.py without a GPU: it runs to its end, and says what it did not check."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_check.py"
+
+
+@pytest.fixture
+def script() -> dict[str, Any]:
+    """What the script defines."""
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_every_section_runs_in_tiny_sizes_on_the_cpu(script: dict[str, Any], tmp_path: Path) -> None:
+    """What needs no GPU passes; no speed is judged, and nothing is left out in silence."""
+    out = tmp_path / "found.json"
+    assert script["main"]([], True, out, 100.0) == 0
+    found = json.loads(out.read_text())
+    assert {name.split("/")[0] for name in found["checks"]} == {"kernel", "sampling", "update"}
+    assert all(check["passed"] for check in found["checks"].values())
+    assert {"copy/TB_per_s", "decode/autocast/8/tok_per_s", "update/graphs", "others"} <= found["skipped"].keys()
+
+
+def test_a_section_that_fails_costs_the_others_nothing(script: dict[str, Any]) -> None:
+    """Its error is a check that failed; a section for which no time is left is skipped and named."""
+
+    def broken(checks: Any) -> None:
+        raise RuntimeError("no kernel image")
+
+    def fine(checks: Any) -> None:
+        checks.add("fine/one", 1, "1", passed=True)
+
+    checks = script["Checks"](script["torch"].device("cpu"), seconds=60.0)
+    for name, seconds, section in (("broken", 0, broken), ("late", 100, fine), ("fine", 0, fine)):
+        checks.run(name, seconds, section)
+    assert checks.found["broken/runs"]["value"] == "RuntimeError: no kernel image"
+    assert [check["passed"] for check in checks.found.values()] == [False, True]
+    assert checks.skipped == {"late": "less than 100 s are left"}

@@ -1,0 +1,97 @@
+"""What a step of the embedded engine on a GPU makes the host wait for and copy, counted without a GPU."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.engine.engines import run_all, tokens_of
+from tests.engine.pretend_device import DEVICE, DeviceTensor, PretendDevice, held
+from tests.models import make_tiny_model
+from treepo.engine.base import SampleRequest, SamplingParams
+from treepo.engine.torch import engine as engine_module
+from treepo.engine.torch.attention import BlockTable, GatherKernel
+from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.transfer import send
+
+pytest.importorskip("triton", reason="no Triton here")
+from treepo.engine.torch.triton import TritonKernel
+
+
+class HeldKernel(TritonKernel):
+    """The kernel for GPUs, whose two kernels run in torch: what it sends is its own."""
+
+    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
+        new = held(self._send_new(slots, key.device))
+        GatherKernel().store(held(key), held(value), held(keys), held(values), new.numpy())
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
+    ) -> Tensor:
+        slots, rows, lens = (held(x) for x in self.table.update(table, query.device))
+        for row, n in zip(table.rows, table.lens, strict=True):
+            assert np.array_equal(slots[row, :n], table.slots[row, :n])
+        assert np.array_equal(rows, table.rows) and np.array_equal(lens, table.lens)
+        return DeviceTensor(GatherKernel().attend(held(query), held(keys), held(values), table, scale, window))
+
+
+def requests(**sampling: Any) -> list[SampleRequest]:
+    """Trees in the making: prompts that several share, of unequal lengths."""
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(3, 16, size=n) for n in (4, 11, 11, 30)]
+    params = SamplingParams(**sampling)
+    return [SampleRequest(i, prompts[i % 4].astype(np.int32), 5 + i, i, params) for i in range(14)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "autocast", "sampling"),
+    [
+        ("qwen2", None, {"top_k": 5, "top_p": 0.9, "temperature": 1.3}),
+        ("qwen3", torch.bfloat16, {"temperature": 0.7}),
+    ],
+)
+def test_a_step_waits_once_for_the_device(
+    kind: str, autocast: torch.dtype | None, sampling: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host waits for the sampled tokens alone. It waited for the largest position, twice for tokens, and for each
+    of seven to nine copies, one of which was the whole block table. No weight is cast in a step. The tokens are those
+    of the engine on the CPU."""
+    expected = tokens_of(run_all(TorchEngine(make_tiny_model(kind), [], 6), requests(**sampling)))
+    monkeypatch.setattr(engine_module, "make_kernel", lambda device: HeldKernel())
+    model = make_tiny_model(kind)
+    with PretendDevice() as device:
+        device.move(model)
+        engine = TorchEngine(model, [], 6, max_cache_tokens=200, autocast=autocast)
+        for one in requests(**sampling):
+            engine.submit(one)
+        results, steps = [], []
+        while len(results) < 14:
+            before, num_waiting = device.counts.copy(), len(engine.waiting)
+            results += engine.step()
+            steps.append((num_waiting == len(engine.waiting), device.counts - before))
+    if autocast is None:
+        assert [r.token_ids.tolist() for r in sorted(results, key=lambda r: r.request_id)] == expected
+    decoding = [counts for is_decoding, counts in steps if is_decoding]
+    assert len(decoding) > 15
+    assert all(counts["waits"] == counts["fetched"] == 1 for counts in decoding)
+    assert (steps[0][1]["casts"] > 0) == (autocast is not None)
+    # Tokens, their slots, changes of the block table, how to sample; which tokens are new where a forward is padded.
+    assert all(counts["sent"] <= 5 and counts["casts"] == 0 for counts in decoding)
+    # Nor does it wait where requests enter.
+    assert max(counts["waits"] for _, counts in steps) == 1
+    # A norm is five launches here and one with CUDA; sampling with top-k and top-p takes some thirty.
+    assert max(counts["launches"] for counts in decoding) <= 55 + 40 * model.config.num_hidden_layers
+
+
+def test_arrays_of_any_type_and_size_are_sent_in_one_copy() -> None:
+    """Empty ones, flags, and those whose bytes do not divide by 16."""
+    arrays = [np.arange(3), np.zeros(0), np.array([True, False, True]), np.arange(6, dtype=np.int32).reshape(2, 3)]
+    arrays += [np.zeros((0, 4), np.int32), np.linspace(0, 1, 7), np.arange(12, dtype=np.float32)[::2]]
+    with PretendDevice() as device:
+        sent = send(arrays, DEVICE)
+    assert device.counts["sent"] == 1 and device.counts["waits"] == 0
+    for tensor, array in zip(sent, arrays, strict=True):
+        assert isinstance(tensor, DeviceTensor)
+        assert np.array_equal(tensor.held.numpy(), array) and tensor.held.numpy().dtype == array.dtype
