@@ -26,7 +26,7 @@ from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState
 from treepo.learn.updater import Updater
 from treepo.model.attention import TreeAttention
-from treepo.model.fsdp import full_tensor, is_sharded, materialize, meta_copy, plain_weights, shard, unsharded
+from treepo.model.fsdp import full_tensor, gathered_copy, is_sharded, plain_weights, shard, unsharded
 
 CASES: dict[str, dict[str, Any]] = {
     "whole trees": {},
@@ -122,17 +122,16 @@ def train_a_step(train_state: TrainState) -> None:
     train_state.schedule.step()
 
 
-def make_train_state(processes: DistContext = SINGLE_PROCESS) -> tuple[TrainState, Any]:
+def make_train_state(processes: DistContext = SINGLE_PROCESS) -> TrainState:
     model = make_tiny_model("llama")
-    meta_model = meta_copy(model)
     if processes.world_size > 1:
         shard(model, init_device_mesh("cpu", (2,)))
-    return TrainState(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes), meta_model
+    return TrainState(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes)
 
 
 def serve_and_keep(processes: DistContext, folder: Path) -> None:
     """Before and after an update: what the engine draws, each process for itself, and what is saved."""
-    train_state, meta_model = make_train_state(processes)
+    train_state = make_train_state(processes)
     model = train_state.model
     assert is_sharded(model)
     with unsharded(model):
@@ -143,7 +142,7 @@ def serve_and_keep(processes: DistContext, folder: Path) -> None:
             drawn = [draw(engine, seed) for seed in range(3 + processes.rank)]
             engine.sleep()
             copies = {k: v.clone() for k, v in plain_weights(model).items()}
-            plain = materialize(meta_model, model)
+        plain = gathered_copy(model)
         assert all(torch.equal(copies[k], v) for k, v in plain.state_dict().items())
         if processes.is_first:
             torch.save(copies, folder / f"weights {number}.pt")
@@ -155,7 +154,7 @@ def test_a_divided_model_is_served_whole(tmp_path):
     """The engine that was made over it draws the same letters from it before and after an update, and its weights,
     gathered or built anew, are those of a model in one process."""
     run_in(2, serve_and_keep, tmp_path)
-    train_state, _ = make_train_state()
+    train_state = make_train_state()
     engine = TorchEngine(train_state.model, [2])
     texts = []
     for number in range(2):

@@ -10,6 +10,7 @@ from treepo.credit.base import Advantages, Estimator
 from treepo.data.problem import Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
+from treepo.engine.weights import give_weights, serving
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal, in_whole_tree, rewarded_part
 from treepo.learn.metrics import (
@@ -22,7 +23,6 @@ from treepo.learn.metrics import (
 )
 from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater, mini_batches
-from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
@@ -135,7 +135,7 @@ class Trainer:
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
         counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
-        with unsharded(self.policy.model):
+        with serving(self.engine, self.policy.model):
             rollout = self.rollout(step, guard, clock, progress)
             cache_bytes = self.engine.cache_bytes
             self.engine.sleep()
@@ -245,9 +245,5 @@ class Trainer:
         return TrainerState(step, self.num_steps)
 
     def sync_weights(self) -> None:
-        """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""
-        with unsharded(self.policy.model):
-            for is_first in (True, False):
-                with self.processes.synced_errors():
-                    if self.processes.is_first == is_first:
-                        self.engine.update_weights(self.policy.model)
+        """Give the policy's weights to the engines."""
+        give_weights(self.engine, self.policy.model, self.processes)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import DistContext, Job, resolve_device
+from treepo.engine.weights import serving
 from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
-from treepo.model.fsdp import meta_copy, shard, unsharded
+from treepo.model.fsdp import gathered_copy, shard
 from treepo.model.policy import Policy
 from treepo.run.length import with_epochs
 from treepo.run.parts import NOTHING, HandedOver, base_model_path, build_policy, build_sampler, close_parts, engine_for
@@ -57,7 +58,7 @@ class Run:
             self.trainer.state(step),
             settings.repetition_penalty,
         )
-        with unsharded(self.policy.model):
+        with serving(self.trainer.engine, self.policy.model):
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)
 
     @property
@@ -66,11 +67,12 @@ class Run:
         updater = self.trainer.updater
         return TrainState(self.policy.model, updater.optimizer, updater.schedule, self.processes)
 
-    def keep(self, write: Callable[[], None]) -> None:
-        """Let the first process write what needs all weights, while the others wait for it."""
-        with unsharded(self.policy.model), self.processes.synced_errors():
+    def keep(self, write: Callable[[Policy], None]) -> None:
+        """Let the first process write a policy that has all weights, while the others wait for it."""
+        with self.processes.synced_errors():
+            policy = replace(self.policy, model=gathered_copy(self.policy.model, self.processes.is_first))
             if self.processes.is_first:
-                write()
+                write(policy)
 
     def close(self) -> None:
         """Close the engine and end the verifier's processes."""
@@ -92,10 +94,8 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     policy = build_policy(config, progress, job.device, handed)
     scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
     if job.mesh is not None:
-        policy = replace(policy, meta_model=meta_copy(policy.model))
         shard(policy.model, job.mesh)
-    with unsharded(policy.model):
-        engine = engine_for(config, policy, job.processes)
+    engine = engine_for(config, policy, job.processes)
     task = None
     try:
         task = build_task(config, policy, engine.max_model_len, handed.records)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.engine.base import Engine, SamplingParams, max_logprob_diff
+from treepo.engine.base import Engine, SamplingParams, Score, max_logprob_diff
 from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, NcclSync
@@ -18,7 +18,9 @@ from treepo.engine.torch.kv_cache import affordable_tokens
 from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import start_vllm
+from treepo.engine.weights import give_weights
 from treepo.errors import SettingError
+from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.model.probe import TOLERANCE, probe_ids, sequence_logprobs, vocabulary_size
 from treepo.utils.foreign_errors import vllm_complaint
@@ -48,19 +50,32 @@ def build_engine(
     Raises SettingError for an engine that cannot be had, or that does not compute what the policy does.
     """
     if settings.kind != "embedded":
+        score = _policy_score(policy)
         if settings.kind == "servers":
             engine = _connect_servers(policy, settings, servers, eos_ids, processes)
         else:
             engine = _start_vllm(policy, settings, vllm, max_model_len, eos_ids, trust_remote_code)
         try:
             if isinstance(engine, ServerEngine):
-                _check_servers(engine, policy, settings, recompute_old_logprobs)
+                _check_servers(
+                    engine,
+                    policy,
+                    score,
+                    settings=settings,
+                    recompute_old_logprobs=recompute_old_logprobs,
+                    processes=processes,
+                )
             else:
-                _check_vllm(engine, policy, vllm)
+                _check_vllm(engine, policy, score, vllm)
         except BaseException:
             engine.close()
             raise
         return engine
+    with unsharded(policy.model):
+        return _embedded(policy, settings, eos_ids, autocast)
+
+
+def _embedded(policy: Policy, settings: EngineSettings, eos_ids: Sequence[int], autocast: torch.dtype | None) -> Engine:
     if not policy.supports_tree_attention:
         return TransformersEngine(policy.model, eos_ids, settings.max_num_seqs, autocast=autocast)
     return TorchEngine(
@@ -91,7 +106,7 @@ def _start_vllm(
     on_cpu = policy.model.device.type == "cpu"
     if settings.max_cache_tokens is None and on_cpu:
         # Enough for trees that wait for their slowest path besides those that decode.
-        wanted = min(affordable_tokens(policy.model), 4 * settings.max_num_seqs * max_model_len)
+        wanted = min(affordable_tokens(policy.model, reserved_bytes=0), 4 * settings.max_num_seqs * max_model_len)
         settings = replace(settings, max_cache_tokens=max(wanted, max_model_len))
     generators = RequestGenerators()
     sized = replace(vllm, max_model_len=max_model_len)
@@ -99,11 +114,11 @@ def _start_vllm(
     return VllmEngine(core, generators, eos_ids, can_sleep=vllm.sleep and not on_cpu)
 
 
-def _check_vllm(engine: VllmEngine, policy: Policy, vllm: VllmSettings) -> None:
+def _check_vllm(engine: VllmEngine, policy: Policy, score: Score, vllm: VllmSettings) -> None:
     """Raise SettingError unless vLLM computes the policy's own log-probabilities."""
     kind = policy.model.config.model_type
     try:
-        diff = _diff_after_update(engine, policy)
+        diff = _diff_after_update(engine, policy, score)
     except Exception as error:
         # Some models are refused only when they run.
         raise SettingError("engine.kind", f"vLLM cannot run {kind!r}: {vllm_complaint(error)}") from error
@@ -130,20 +145,31 @@ def _connect_servers(
         name=processes.broadcast(f"treepo-{uuid4().hex}"),
         leads=processes.is_first,
     )
-    engine.connect()
+    try:
+        with processes.synced_errors():
+            engine.connect()
+    except BaseException:
+        engine.close()
+        raise
     return engine
 
 
 def _check_servers(
-    engine: ServerEngine, policy: Policy, settings: EngineSettings, recompute_old_logprobs: bool
+    engine: ServerEngine,
+    policy: Policy,
+    score: Score,
+    *,
+    settings: EngineSettings,
+    recompute_old_logprobs: bool,
+    processes: DistContext,
 ) -> None:
     """Raise SettingError unless servers report the policy's own log-probabilities, as the loss needs them."""
     tolerance = TOLERANCE[torch.bfloat16]
-    diff = _diff_after_update(engine, policy)
+    diff = _diff_after_update(engine, policy, score, processes)
     if not diff <= tolerance:
         message = f"log-probabilities are off by {diff:.2g}: they serve another kind of model"
         raise SettingError("servers.urls", message)
-    diff = _logprob_diff(engine, policy, settings.sampling_params)
+    diff = _logprob_diff(engine, policy, score, settings.sampling_params)
     if not diff <= tolerance / min(settings.temperature, 1.0) and not recompute_old_logprobs:
         message = (
             f"log-probabilities are off by {diff:.2g} at these temperature, top_k, top_p and min_p; set "
@@ -153,20 +179,22 @@ def _check_servers(
         raise SettingError("servers.urls", message)
 
 
-def _diff_after_update(engine: Engine, policy: Policy) -> float:
+def _policy_score(policy: Policy) -> Score:
+    """The policy's log-probabilities of the probe's first tokens, computed once; a sharded model's processes do that
+    together."""
+    model = policy.model
+    every = sequence_logprobs(model, probe_ids(model), 1.0, policy.supports_tree_attention).cpu()
+    return lambda ids, temperature: torch.log_softmax(every[: len(ids)] / temperature, -1).numpy()
+
+
+def _diff_after_update(engine: Engine, policy: Policy, score: Score, processes: DistContext = SINGLE_PROCESS) -> float:
     """How far the engine is from the policy after an update like that of every step, sleep included."""
     engine.sleep()
-    engine.update_weights(policy.model)
-    return _logprob_diff(engine, policy, SamplingParams(temperature=0.0))
+    give_weights(engine, policy.model, processes)
+    return _logprob_diff(engine, policy, score, SamplingParams(temperature=0.0))
 
 
-def _logprob_diff(engine: Engine, policy: Policy, sampling: SamplingParams) -> float:
+def _logprob_diff(engine: Engine, policy: Policy, score: Score, sampling: SamplingParams) -> float:
     """How far the engine's log-probabilities are from the policy's."""
-    model = policy.model
-
-    def score(ids: np.ndarray, temperature: float) -> np.ndarray:
-        tensor = torch.from_numpy(ids).long().to(model.device)
-        return sequence_logprobs(model, tensor, temperature, policy.supports_tree_attention).cpu().numpy()
-
-    ids = probe_ids(model).cpu().numpy().astype(np.int32)[: engine.max_model_len - 1]
+    ids = probe_ids(policy.model).cpu().numpy().astype(np.int32)[: engine.max_model_len - 1]
     return max_logprob_diff(engine, score, ids, sampling)
