@@ -1,6 +1,7 @@
 """The loop: grow, verify, credit, pack, update."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -135,7 +136,7 @@ class Trainer:
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
         counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
-        with serving(self.engine, self.policy.model):
+        with self.serving():
             rollout = self.rollout(step, guard, clock, progress)
             cache_bytes = self.engine.cache_bytes
             self.engine.sleep()
@@ -243,6 +244,10 @@ class Trainer:
     def state(self, step: int) -> TrainerState:
         """How far the run is, for rewards."""
         return TrainerState(step, self.num_steps)
+
+    def serving(self) -> AbstractContextManager[None]:
+        """Have weights where the engine expects them while it decodes."""
+        return serving(self.engine, self.policy.model)
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines."""

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import DistContext, Job, resolve_device
-from treepo.engine.weights import serving
 from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
-from treepo.model.fsdp import gathered_copy, shard
+from treepo.model.fsdp import gathered_copy, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.length import with_epochs
 from treepo.run.parts import NOTHING, HandedOver, base_model_path, build_policy, build_sampler, close_parts, engine_for
@@ -58,7 +57,7 @@ class Run:
             self.trainer.state(step),
             settings.repetition_penalty,
         )
-        with serving(self.trainer.engine, self.policy.model):
+        with self.trainer.serving():
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)
 
     @property
@@ -95,7 +94,9 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
     if job.mesh is not None:
         shard(policy.model, job.mesh)
-    engine = engine_for(config, policy, job.processes)
+    # The embedded engine looks at whole weights.
+    with unsharded(policy.model) if config.engine.kind == "embedded" else nullcontext():
+        engine = engine_for(config, policy, job.processes)
     task = None
     try:
         task = build_task(config, policy, engine.max_model_len, handed.records)

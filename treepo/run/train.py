@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 from treepo.distributed import lost_as_error
@@ -94,7 +93,7 @@ def train_steps(
         if checkpoints.stopped_by:
             checkpoints.check_written()
             return
-        run.keep(partial(save_last, settings, out))
+        save_last(run, out)
         hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
             _finish(run, out, terminal, log.read(), done)

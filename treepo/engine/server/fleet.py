@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from treepo.engine.base import SampleRequest, SampleResult
 from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.client import Server
 from treepo.engine.server.weight_sync import WeightSync, gather_done
 from treepo.errors import EngineError, RefusedError, ServerError
-from treepo.model.exported import ExportedWeights
+
+if TYPE_CHECKING:
+    from treepo.model.exported import ExportedWeights
 
 RETRY_S = 1.0
 """Wait before a server that failed is asked again; twice as long each time, and at most MAX_RETRY_S."""
@@ -61,7 +64,7 @@ class Fleet:
                     await self._check(server)
         raise EngineError(f"servers.urls: gave up after {self.max_retries + 1} attempts: {self._errors()}")
 
-    async def update(self, sync: WeightSync, weights: ExportedWeights, version: str) -> None:
+    async def update(self, sync: WeightSync, weights: "ExportedWeights", version: str) -> None:
         """Give all servers that answer new weights and clear their caches.
 
         Raises EngineError if no server has the weights then.

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treepo.engine.server.answers import world_size_of
 from treepo.engine.server.client import Server
 from treepo.errors import RefusedError, ServerError
-from treepo.model.exported import ExportedWeights
 from treepo.utils.foreign_errors import as_os_error
 from treepo.utils.io import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from treepo.model.exported import ExportedWeights
 
 
 # pyright: reportMissingImports=false
@@ -31,7 +32,7 @@ class WeightSync(Protocol):
     Raises ServerError or RefusedError if it is not known which those are.
     """
 
-    async def __call__(self, servers: Sequence[Server], weights: ExportedWeights) -> list[Server]: ...
+    async def __call__(self, servers: Sequence[Server], weights: "ExportedWeights") -> list[Server]: ...
 
     async def close(self) -> None:
         """Release what it holds between updates."""
@@ -46,7 +47,7 @@ class DiskSync(WeightSync):
 
     folder: str = ""
 
-    async def __call__(self, servers: Sequence[Server], weights: ExportedWeights) -> list[Server]:
+    async def __call__(self, servers: Sequence[Server], weights: "ExportedWeights") -> list[Server]:
         parent = Path(self.folder or gettempdir()).absolute()
         with ExitStack() as stack:
             with writing(parent, "the weights that the servers are to load (servers.folder)"):
@@ -119,7 +120,7 @@ class NcclSync:
     members: list[Server] = field(default_factory=list)
     transfer: Any = None
 
-    async def __call__(self, servers: Sequence[Server], weights: ExportedWeights) -> list[Server]:
+    async def __call__(self, servers: Sequence[Server], weights: "ExportedWeights") -> list[Server]:
         sizes: dict[Server, int] = {}
         out_of_step: list[Server] = []
 
@@ -147,7 +148,7 @@ class NcclSync:
             self.transfer, self.members = None, []
 
     async def _gather(
-        self, servers: Sequence[Server], sizes: Mapping[Server, int], weights: ExportedWeights
+        self, servers: Sequence[Server], sizes: Mapping[Server, int], weights: "ExportedWeights"
     ) -> list[Server]:
         """Make a new process group of the servers that left the last one."""
         await self.close()
@@ -157,7 +158,7 @@ class NcclSync:
             self.transfer = await asyncio.to_thread(self._open, control, weights)
         return members
 
-    def _open(self, control: "Control", weights: ExportedWeights) -> Any:
+    def _open(self, control: "Control", weights: "ExportedWeights") -> Any:
         """Open the trainer's side of the transfer; the servers join meanwhile."""
         from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: PLC0415 - an extra
             NCCLTrainerInitInfo,
@@ -208,7 +209,7 @@ class Control:
 class TransferSource:
     """Weights in the form that vLLM's weight transfer reads, others for every update."""
 
-    weights: ExportedWeights
+    weights: "ExportedWeights"
 
     def metadata(self) -> list[Any]:
         """Return name, type and shape of each weight."""
