@@ -157,6 +157,7 @@ class Trainer:
         guard.state = StepState.UPDATING
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
+        batches, imbalance = self.updater.balance(batches)
         prepared = [self.updater.prepare(batch) for batch in batches]
         updates: list[dict[str, float]] = []
         for batch in prepared * self.num_iterations:
@@ -166,7 +167,7 @@ class Trainer:
         self.sync_weights()
         clock.lap("update")
         metrics = sum_counters(self.engine.counters - counters, self.processes).metrics() | advantages.metrics
-        metrics |= mean_update_metrics(updates)
+        metrics |= mean_update_metrics(updates) | imbalance
         if updates:
             metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
             metrics["update/num_oom"] = self.updater.memory_limit.num_oom - num_oom

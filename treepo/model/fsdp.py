@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -28,12 +28,25 @@ META = "meta_copy"
 """Name of the attribute of a sharded model that holds a copy of it without weights."""
 
 
-def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> None:
+def mixed_precision(param_dtype: str = "same", reduce_dtype: str = "same") -> MixedPrecisionPolicy:
+    """Return the types in which weights are gathered and gradients summed, by their names in torch; "same" is that of
+    the weights, or, for gradients, that in which these are gathered."""
+    param, reduce = (None if name == "same" else getattr(torch, name) for name in (param_dtype, reduce_dtype))
+    return MixedPrecisionPolicy(param_dtype=param, reduce_dtype=reduce)
+
+
+def shard(
+    model: PreTrainedModel,
+    mesh: DeviceMesh,
+    is_trained: bool = True,
+    precision: MixedPrecisionPolicy = MixedPrecisionPolicy(),  # noqa: B008 - frozen
+) -> None:
     """Shard a model's weights over the processes of a mesh; gradients are sums over all of them, not means.
 
     mesh: of one dimension, or of two, along the first of which shards are replicated (HSDP). A layer's weights are
     gathered when it is computed. is_trained: without it no backward follows, so the model's other weights are freed
-    after its forward. Raises SettingError for a model that cannot be sharded.
+    after its forward. precision: see `mixed_precision`; what is gathered is computed with, by engines that read the
+    model, too, while shards keep their type. Raises SettingError for a model that cannot be sharded.
     """
     if getattr(model, "is_loaded_in_4bit", False):
         raise SettingError("lora.load_in_4bit", "is for one process", True)
@@ -41,7 +54,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> 
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     try:
         for part in [*layers, model]:
-            fully_shard(part, mesh=mesh)
+            fully_shard(part, mesh=mesh, mp_policy=precision)
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise SettingError("processes", f"{model.config.model_type!r} cannot be sharded: {error}") from error
     for part in sharded_parts(model):

@@ -10,7 +10,7 @@ from treepo.distributed import DistContext, Job, resolve_device
 from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
-from treepo.model.fsdp import gathered_copy, shard, unsharded
+from treepo.model.fsdp import gathered_copy, mixed_precision, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.length import with_epochs
 from treepo.run.parts import NOTHING, HandedOver, base_model_path, build_policy, build_sampler, close_parts, engine_for
@@ -93,7 +93,8 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     policy = build_policy(config, progress, job.device, handed)
     scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
     if job.mesh is not None:
-        shard(policy.model, job.mesh)
+        types = mixed_precision(config.processes.param_dtype, config.processes.reduce_dtype)
+        shard(policy.model, job.mesh, precision=types)
     # The embedded engine looks at whole weights.
     with unsharded(policy.model) if config.engine.kind == "embedded" else nullcontext():
         engine = engine_for(config, policy, job.processes)
