@@ -35,8 +35,8 @@ SETTINGS = {
     "checkpoint.save_model": True,
 }
 
-OWN_ENGINES = ("engine/steps", "engine/utilisation")
-"""Figures of engines of which there are two."""
+OWN_ENGINES = ("engine/steps", "engine/utilisation", "engine/prefilled", "engine/cached")
+"""Figures of engines of which there are two, each with a cache of its own."""
 
 BALANCE = ("update/imbalance_grown", "update/imbalance")
 """Figures of several processes alone."""
