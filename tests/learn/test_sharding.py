@@ -155,7 +155,7 @@ def check_types(folder: Path) -> None:
     half the bytes are sent where the type has half of them."""
     sent = json.loads((folder / "sent.json").read_text())
     for types, tolerance in TYPES.items():
-        updater = updater_of(make_tiny_model("llama").to(DTYPES[types[0]]))
+        updater = updater_of(make_tiny_model("llama", dtype=DTYPES[types[0]]))
         updater.update(packed_parts(updater, slice(None)))
         expected = gradients(updater.scorer.model)
         found = torch.load(folder / f"{' '.join(types)}.pt", weights_only=True)
@@ -209,7 +209,7 @@ def serve_and_keep(processes: DistContext, folder: Path) -> None:
             drawn = [draw(engine, seed) for seed in range(3 + processes.rank)]
             engine.sleep()
             copies = {k: v.clone() for k, v in plain_weights(model).items()}
-        plain = gathered_copy(model)
+        plain = gathered_copy(model)  # type: ignore[arg-type]
         assert all(torch.equal(copies[k], v) for k, v in plain.state_dict().items())
         if processes.is_first:
             torch.save(copies, folder / f"weights {number}.pt")
