@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -155,7 +156,8 @@ def check_types(folder: Path) -> None:
     half the bytes are sent where the type has half of them."""
     sent = json.loads((folder / "sent.json").read_text())
     for types, tolerance in TYPES.items():
-        updater = updater_of(make_tiny_model("llama", dtype=DTYPES[types[0]]))
+        model = make_tiny_model("llama")
+        updater = updater_of(nn.Module.to(model, DTYPES[types[0]]))
         updater.update(packed_parts(updater, slice(None)))
         expected = gradients(updater.scorer.model)
         found = torch.load(folder / f"{' '.join(types)}.pt", weights_only=True)
