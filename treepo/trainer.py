@@ -195,7 +195,7 @@ class TreePOTrainer:
 
     def save_model(self, folder: str | Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load."""
-        self.run.keep(lambda: self.run.policy.save(Path(folder)))
+        self.run.keep(lambda policy: policy.save(Path(folder)))
 
     def close(self) -> None:
         """Close the engine and end the verifier's processes; the trainer can be used again."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
@@ -26,7 +27,8 @@ from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState
 from treepo.learn.updater import Updater
 from treepo.model.attention import TreeAttention
-from treepo.model.fsdp import full_tensor, is_sharded, materialize, meta_copy, plain_weights, shard, unsharded
+from treepo.model.fsdp import full_tensor, gathered_copy, is_sharded, mixed_precision, plain_weights, shard, unsharded
+from treepo.model.passes import COMMS, PassComms
 
 CASES: dict[str, dict[str, Any]] = {
     "whole trees": {},
@@ -36,6 +38,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 SHARES = {"whole trees": 3, "in parts": 1, "per trajectory": 2, "held near": 4}
 """Of four trees so many are the first process's; the last time the second has none."""
+
+TYPES = {("same", "same"): 1e-5, ("bfloat16", "float32"): 0.03, ("bfloat16", "same"): 0.03, ("same", "bfloat16"): 0.01}
+"""Types in which weights are gathered and gradients summed, and how far gradients may be off by them."""
+
+DTYPES = {"same": torch.float32, "bfloat16": torch.bfloat16}
 
 KINDS = ("qwen2", "llama")
 """With tied embeddings and without."""
@@ -74,7 +81,10 @@ def update_own(processes: DistContext, folder: Path) -> None:
             updater = updater_for(kind, case, processes)
             first = SHARES[case]
             own = slice(first) if processes.is_first else slice(first, None)
-            prepared = updater.prepare(packed_parts(updater, own))
+            (parts,), told = updater.balance([packed_parts(updater, own)])
+            # The shares were uneven; what is learned is the same.
+            assert 1 <= told["update/imbalance"] <= told["update/imbalance_grown"]
+            prepared = updater.prepare(parts if kind == "llama" else packed_parts(updater, own))
             if updater.reference is not None:
                 # What it gathered in its forward used to stay on every process.
                 assert all(isinstance(p, DTensor) for p in updater.reference.parameters())
@@ -83,6 +93,45 @@ def update_own(processes: DistContext, folder: Path) -> None:
             if processes.is_first:
                 torch.save(found, folder / f"{kind} {case}.pt")
                 (folder / f"{kind} {case}.json").write_text(json.dumps(metrics))
+
+    update_in_bfloat16(processes, folder)
+
+
+def update_in_bfloat16(processes: DistContext, folder: Path) -> None:
+    """Types of communication over shards in float32: the bytes that this process sends, and the gradients."""
+    numbers: dict[str, int] = {}
+    for types in TYPES:
+        model = make_tiny_model("llama")
+        shard(model, init_device_mesh("cpu", (2,)), precision=mixed_precision(*types))
+        updater = updater_of(model, scorer=Scorer(model, processes=processes))
+        updater = replace(updater, processes=processes)
+        sent = count_sent(getattr(model, COMMS))
+        updater.update(packed_parts(updater, slice(processes.rank, None, 2)))
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        found = {name: full_tensor(gradient).contiguous() for name, gradient in gradients(model).items()}
+        name = " ".join(types)
+        numbers[name] = sum(sent)
+        with unsharded(model):
+            # The engine computes with the weights that the trainer computes with.
+            assert {parameter.dtype for parameter in model.parameters()} == {DTYPES[types[0]]}
+            assert np.isfinite(draw(TorchEngine(model, [2]), 0)[1]).all()
+        if processes.is_first:
+            torch.save(found, folder / f"{name}.pt")
+    if processes.is_first:
+        (folder / "sent.json").write_text(json.dumps(numbers))
+
+
+def count_sent(comms: PassComms) -> list[int]:
+    """A list that grows by the bytes of each gather and scatter."""
+    sent: list[int] = []
+    run = comms.run
+
+    def counted(collective: Any, output: Any, num_sent_bytes: int) -> Any:
+        sent.append(num_sent_bytes)
+        return run(collective, output, num_sent_bytes)
+
+    comms.run = counted  # type: ignore[method-assign]
+    return sent
 
 
 def test_two_processes_make_the_update_of_one(tmp_path):
@@ -99,6 +148,26 @@ def test_two_processes_make_the_update_of_one(tmp_path):
             assert largest_difference(expected, found) < 1e-12, (kind, case)
             told = json.loads((tmp_path / f"{kind} {case}.json").read_text())
             assert told == pytest.approx(metrics, rel=1e-9, abs=1e-12), (kind, case)
+    check_types(tmp_path)
+
+
+def check_types(folder: Path) -> None:
+    """Gradients are those of a model in one process that holds its weights in the type, up to the rounding of sums, and
+    half the bytes are sent where the type has half of them."""
+    sent = json.loads((folder / "sent.json").read_text())
+    for types, tolerance in TYPES.items():
+        model = make_tiny_model("llama")
+        updater = updater_of(nn.Module.to(model, DTYPES[types[0]]))
+        updater.update(packed_parts(updater, slice(None)))
+        expected = gradients(updater.scorer.model)
+        found = torch.load(folder / f"{' '.join(types)}.pt", weights_only=True)
+        assert found.keys() == expected.keys() and {tensor.dtype for tensor in found.values()} == {torch.float32}
+        off = sum(float((found[name] - wanted.float()).square().sum()) for name, wanted in expected.items()) ** 0.5
+        off /= sum(float(wanted.float().square().sum()) for wanted in expected.values()) ** 0.5
+        assert off < tolerance, types
+    whole = sent["same same"]
+    assert sent["bfloat16 same"] == whole / 2
+    assert whole / 2 < sent["same bfloat16"] < whole and whole / 2 < sent["bfloat16 float32"] < whole
 
 
 def draw(engine: TorchEngine, seed: int) -> tuple[list[int], list[float]]:
@@ -122,17 +191,16 @@ def train_a_step(train_state: TrainState) -> None:
     train_state.schedule.step()
 
 
-def make_train_state(processes: DistContext = SINGLE_PROCESS) -> tuple[TrainState, Any]:
+def make_train_state(processes: DistContext = SINGLE_PROCESS) -> TrainState:
     model = make_tiny_model("llama")
-    meta_model = meta_copy(model)
     if processes.world_size > 1:
         shard(model, init_device_mesh("cpu", (2,)))
-    return TrainState(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes), meta_model
+    return TrainState(model, *make_optimizer(model, OptimSettings(lr=1e-2)), processes)
 
 
 def serve_and_keep(processes: DistContext, folder: Path) -> None:
     """Before and after an update: what the engine draws, each process for itself, and what is saved."""
-    train_state, meta_model = make_train_state(processes)
+    train_state = make_train_state(processes)
     model = train_state.model
     assert is_sharded(model)
     with unsharded(model):
@@ -143,7 +211,7 @@ def serve_and_keep(processes: DistContext, folder: Path) -> None:
             drawn = [draw(engine, seed) for seed in range(3 + processes.rank)]
             engine.sleep()
             copies = {k: v.clone() for k, v in plain_weights(model).items()}
-            plain = materialize(meta_model, model)
+        plain = gathered_copy(model)  # type: ignore[arg-type]
         assert all(torch.equal(copies[k], v) for k, v in plain.state_dict().items())
         if processes.is_first:
             torch.save(copies, folder / f"weights {number}.pt")
@@ -155,7 +223,7 @@ def test_a_divided_model_is_served_whole(tmp_path):
     """The engine that was made over it draws the same letters from it before and after an update, and its weights,
     gathered or built anew, are those of a model in one process."""
     run_in(2, serve_and_keep, tmp_path)
-    train_state, _ = make_train_state()
+    train_state = make_train_state()
     engine = TorchEngine(train_state.model, [2])
     texts = []
     for number in range(2):

@@ -164,6 +164,13 @@ class ProcessSettings:
     """Processes that share one copy of the weights, gradients and moments; with more processes, each group of this size
     holds a copy (HSDP). 0 for all."""
 
+    param_dtype: Literal["same", "bfloat16"] = "same"
+    """Type in which weights are gathered and computed with; shards, their gradients and moments stay in model.dtype.
+    "same" is that type."""
+
+    reduce_dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """Type in which gradients are summed over the processes; "same" is that in which weights are gathered."""
+
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
     """Longest wait of a process for the others, in seconds; theirs may be the longer trees."""
 

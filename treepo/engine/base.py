@@ -123,6 +123,9 @@ class Engine(Protocol):
     counters: EngineCounters
     """What it has done so far."""
 
+    reads_model: bool = True
+    """Whether it computes with the model's own weights, not with a copy."""
+
     @property
     def num_free_slots(self) -> int:
         """Requests that could be submitted now and be decoded at once; 0 or less if none."""
@@ -166,6 +169,9 @@ class Engine(Protocol):
 
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Sample from these weights from now on and forget what was cached; no request may be running."""
+
+    def join_update(self, model: "PreTrainedModel") -> None:
+        """Take part while another process gives new weights, of which this one has a share, to engines of all."""
 
     def close(self) -> None:
         """End all requests and release memory, threads and connections. Closing twice does nothing more."""

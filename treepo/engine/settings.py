@@ -57,6 +57,10 @@ class ServerSettings:
     sync: Literal["disk", "nccl"] = "disk"
     """How they get new weights: through a folder, or by vLLM's weight transfer over NCCL."""
 
+    dtype: Literal["same", "float32", "bfloat16", "float16"] = "same"
+    """Type in which weights are sent: that of the servers, to which they convert them, saves time and memory; "same" is
+    that of model.dtype."""
+
     folder: str = ""
     """With sync = "disk": a folder that trainer and servers see under the same path; by default the folder for
     temporary files."""

@@ -1,6 +1,7 @@
 """The loop: grow, verify, credit, pack, update."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -10,6 +11,7 @@ from treepo.credit.base import Advantages, Estimator
 from treepo.data.problem import Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine
+from treepo.engine.weights import give_weights, serving
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal, in_whole_tree, rewarded_part
 from treepo.learn.metrics import (
@@ -22,7 +24,6 @@ from treepo.learn.metrics import (
 )
 from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater, mini_batches
-from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
@@ -136,7 +137,7 @@ class Trainer:
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
         counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
-        with unsharded(self.policy.model):
+        with self.serving():
             rollout = self.rollout(step, guard, clock, progress)
             cache_bytes = self.engine.cache_bytes
             self.engine.sleep()
@@ -159,6 +160,7 @@ class Trainer:
         self.sampler.observe(judged, [r for _, r in parts])
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
+        batches, imbalance = self.updater.balance(batches)
         prepared = [self.updater.prepare(batch) for batch in batches]
         updates: list[dict[str, float]] = []
         for batch in prepared * self.num_iterations:
@@ -172,7 +174,7 @@ class Trainer:
             | advantages.metrics
             | rollout.metrics
         )
-        metrics |= mean_update_metrics(updates)
+        metrics |= mean_update_metrics(updates) | imbalance
         if updates:
             metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
             metrics["update/num_oom"] = self.updater.memory_limit.num_oom - num_oom
@@ -251,10 +253,10 @@ class Trainer:
         """How far the run is, for rewards."""
         return TrainerState(step, self.num_steps)
 
+    def serving(self) -> AbstractContextManager[None]:
+        """Have weights where the engine expects them while it decodes."""
+        return serving(self.engine, self.policy.model)
+
     def sync_weights(self) -> None:
-        """Give the policy's weights to the engines: to the first process's, and then to those that follow it."""
-        with unsharded(self.policy.model):
-            for is_first in (True, False):
-                with self.processes.synced_errors():
-                    if self.processes.is_first == is_first:
-                        self.engine.update_weights(self.policy.model)
+        """Give the policy's weights to the engines."""
+        give_weights(self.engine, self.policy.model, self.processes)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from treepo.credit.base import Advantages
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import MicroBatchMemoryError, NonFiniteUpdateError
+from treepo.learn.balance import balance, imbalance
 from treepo.learn.loss_inputs import LossInputs
 from treepo.learn.losses import Aggregation, Loss, Penalties, kl_estimates
 from treepo.learn.metrics import WatchedWeights, mismatch_metrics
@@ -108,6 +109,16 @@ class Updater:
     def pack(self, tree: Tree, advantages: Advantages | np.ndarray) -> list[PackedTree]:
         """One tree in as few parts as memory allows, or, where nothing is to be shared, in its trajectories."""
         return pack_in_parts(tree, advantages, self.max_tokens) if self.packing else pack_trajectories(tree, advantages)
+
+    def balance(self, batches: Sequence[list[PackedTree]]) -> tuple[list[list[PackedTree]], dict[str, float]]:
+        """(the trees of each update, moved between processes so that all forward about as many tokens; metrics)."""
+        if self.processes.world_size == 1:
+            return list(batches), {}
+        dealt = [balance(batch, [tree.num_tokens for tree in batch], self.processes) for batch in batches]
+        return [own.items for own in dealt], {
+            "update/imbalance_grown": imbalance([own.before for own in dealt]),
+            "update/imbalance": imbalance([own.after for own in dealt]),
+        }
 
     def prepare(self, trees: Sequence[PackedTree]) -> list[PackedTree]:
         """Add the log-probabilities that have to be known before a step's first update changes the policy.

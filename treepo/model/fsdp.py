@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -23,20 +24,37 @@ T = TypeVar("T")
 WORK_METHOD = "run_work"
 """Name of the method by which a sharded model runs other work than its forward."""
 
+META = "meta_copy"
+"""Name of the attribute of a sharded model that holds a copy of it without weights."""
 
-def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> None:
+
+def mixed_precision(param_dtype: str = "same", reduce_dtype: str = "same") -> MixedPrecisionPolicy:
+    """Return the types in which weights are gathered and gradients summed, by their names in torch; "same" is that of
+    the weights, or, for gradients, that in which these are gathered."""
+    param, reduce = (None if name == "same" else getattr(torch, name) for name in (param_dtype, reduce_dtype))
+    return MixedPrecisionPolicy(param_dtype=param, reduce_dtype=reduce)
+
+
+def shard(
+    model: PreTrainedModel,
+    mesh: DeviceMesh,
+    is_trained: bool = True,
+    precision: MixedPrecisionPolicy = MixedPrecisionPolicy(),  # noqa: B008 - frozen
+) -> None:
     """Shard a model's weights over the processes of a mesh; gradients are sums over all of them, not means.
 
     mesh: of one dimension, or of two, along the first of which shards are replicated (HSDP). A layer's weights are
     gathered when it is computed. is_trained: without it no backward follows, so the model's other weights are freed
-    after its forward. Raises SettingError for a model that cannot be sharded.
+    after its forward. precision: see `mixed_precision`; what is gathered is computed with, by engines that read the
+    model, too, while shards keep their type. Raises SettingError for a model that cannot be sharded.
     """
     if getattr(model, "is_loaded_in_4bit", False):
         raise SettingError("lora.load_in_4bit", "is for one process", True)
+    meta = _Meta(_meta_copy(model))
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     try:
         for part in [*layers, model]:
-            fully_shard(part, mesh=mesh)
+            fully_shard(part, mesh=mesh, mp_policy=precision)
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise SettingError("processes", f"{model.config.model_type!r} cannot be sharded: {error}") from error
     for part in sharded_parts(model):
@@ -45,6 +63,7 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh, is_trained: bool = True) -> 
         part.set_force_sum_reduction_for_comms(True)
     count_collectives(model, sharded_parts(model), has_replicas=mesh.ndim > 1)
     _free_after_forward(model, is_trained)
+    setattr(model, META, meta)
     setattr(model, WORK_METHOD, MethodType(_call, model))
     register_fsdp_forward_method(model, WORK_METHOD)
 
@@ -119,19 +138,69 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def meta_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without weights, for `materialize`; it takes no memory. Call it before the model is sharded."""
-    return deepcopy(model, {id(p): _like(p, torch.empty_like(p, device="meta")) for p in model.parameters()})
+def meta_copy_of(model: nn.Module) -> PreTrainedModel:
+    """Return the copy of a sharded model that has no weights; it takes no memory."""
+    return getattr(model, META).model
 
 
-def materialize(meta_model: PreTrainedModel, model: nn.Module) -> PreTrainedModel:
-    """Return an ordinary model on the CPU with the weights of an unsharded one."""
-    pairs = zip(meta_model.named_parameters(), model.named_parameters(), strict=True)
+def reshard(model: nn.Module) -> None:
+    """Free what a sharded model has gathered: a forward without a backward leaves some."""
+    for part in sharded_parts(model):
+        part.reshard()
+
+
+def gather_part(
+    model: nn.Module, name: str = "", *, skip: tuple[str, ...] = (), dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Return a plain copy of a part of a resharded model, with whole weights; every process has to call it. A part of a
+    model that is not sharded is returned itself.
+
+    skip: beginnings of names of weights that are left empty. dtype: of the copy's weights, which travel in it.
+    """
+    part = model.get_submodule(name)
+    if not is_sharded(model):
+        return part
+    empty = meta_copy_of(model).get_submodule(name)
     memo: dict[int, Any] = {}
-    for (name, empty), (other, full) in pairs:
-        assert name == other and empty.shape == full.shape, "the meta copy is of this model"
-        memo[id(empty)] = _like(empty, full.detach().to("cpu", copy=True))
-    return deepcopy(meta_model, memo)
+    pairs = zip(empty.named_parameters(), part.named_parameters(), strict=True)
+    for (key, old), (other, shards) in pairs:
+        assert key == other and old.shape == shards.shape, "the meta copy is of this model"
+        if not key.startswith(skip):
+            memo[id(old)] = _like(old, full_tensor(shards.detach().to(dtype or shards.dtype)))
+    return deepcopy(empty, memo)
+
+
+def gathered_copy(model: PreTrainedModel, is_kept: bool = True) -> PreTrainedModel:
+    """Return a sharded model as an ordinary one on the CPU, a model that is not sharded itself. Every process has to
+    call it. is_kept: without it the weights stay empty in this process, which holds one whole tensor at a time."""
+    if not is_sharded(model):
+        return model
+    reshard(model)
+    memo: dict[int, Any] = {}
+    empty, failure = meta_copy_of(model), None
+    for old, shards in zip(empty.parameters(), model.parameters(), strict=True):
+        whole = full_tensor(shards.detach())
+        if is_kept and failure is None:
+            try:
+                memo[id(old)] = _like(old, whole.to("cpu", copy=True))
+            except (RuntimeError, MemoryError) as error:
+                # The other processes wait for this one's shards of what is left.
+                failure = error
+    if failure is not None:
+        raise failure
+    return deepcopy(empty, memo) if is_kept else empty
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """Keeps a model out of the modules of another."""
+
+    model: PreTrainedModel
+
+
+def _meta_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy without weights."""
+    return deepcopy(model, {id(p): _like(p, torch.empty_like(p, device="meta")) for p in model.parameters()})
 
 
 def _call(model: nn.Module, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:  # noqa: ARG001 - a method

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from treepo.model.fsdp import plain_weights
 from treepo.model.quantization import dense_linear, dense_weight, forget_quantization, is_quantized
@@ -84,14 +83,17 @@ def merge_adapter(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of the weights of `merged(model)`, one at a time and without a copy of the model."""
+def merged_weights(model: nn.Module, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, tensor) of the weights of `merged(model)`, or of such a part of it, one at a time and without a copy
+    of the model. skip: beginnings of names that are left out."""
     from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - an extra
 
     modules: dict[str, Any] = dict(model.named_modules())
     adapted = {name: module for name, module in modules.items() if isinstance(module, BaseTunerLayer)}
     quantized = {name for name, module in modules.items() if is_quantized(module)}
     for name, tensor in plain_weights(model).items():
+        if name.startswith(skip):
+            continue
         place, _, last = name.rpartition(".")
         if ".weight." in name and name.partition(".weight.")[0] in quantized:
             continue  # a scale of 4-bit weights
@@ -102,12 +104,3 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             yield f"{owner}.{last}", weight if delta is None else weight + delta
         elif ".original_module." not in name and not any(name.startswith(f"{layer}.") for layer in adapted):
             yield name.replace(".modules_to_save.default.", "."), weight
-
-
-def exported_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) of every weight as the checkpoint names it, with adapters merged.
-
-    transformers may hold weights in another layout than the checkpoint (experts side by side in one tensor).
-    """
-    weights = dict(merged_weights(model)) if has_adapter(model) else plain_weights(model)
-    yield from revert_weight_conversion(model, weights).items()

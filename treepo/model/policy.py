@@ -17,7 +17,6 @@ from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
-from treepo.model.fsdp import materialize
 from treepo.model.lora import has_adapter, merged
 from treepo.model.probe import vocabulary_size
 from treepo.model.quantization import four_bit_settings
@@ -33,15 +32,13 @@ from treepo.utils.foreign_errors import first_line
 class Policy:
     """The model being trained, and its tokenizer.
 
-    supports_tree_attention: whether its attention can be told which tokens see which. meta_model: of a model that is
-    sharded, a copy without weights (see `meta_copy`). tokenizer_files: by name, what the tokenizer is
-    saved as (see `LoadedTokenizer`).
+    supports_tree_attention: whether its attention can be told which tokens see which. tokenizer_files: by name, what
+    the tokenizer is saved as (see `LoadedTokenizer`).
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     supports_tree_attention: bool = True
-    meta_model: PreTrainedModel | None = None
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
@@ -65,20 +62,16 @@ class Policy:
     def save(self, folder: Path) -> None:
         """Write a folder that AutoModelForCausalLM and AutoTokenizer load (safetensors), with adapters merged.
 
-        The tokenizer is the one that was loaded, in the same files. A sharded model must be `unsharded`; one of its
-        processes writes. Raises OSError if it cannot be written; what was there before stays.
+        The tokenizer is the one that was loaded, in the same files. Of a sharded model a `gathered_copy` is saved.
+        Raises OSError if it cannot be written; what was there before stays.
         """
-        model = self._plain_model()
-        whole = merged(model) if has_adapter(model) else model
+        whole = merged(self.model) if has_adapter(self.model) else self.model
         save_model(whole, folder, self.tokenizer, self.tokenizer_files)
 
     def save_adapter(self, folder: Path) -> None:
         """Write only the adapters, as peft loads them; see `save`."""
         assert has_adapter(self.model), "there is an adapter to save"
-        save_model(self._plain_model(), folder)
-
-    def _plain_model(self) -> PreTrainedModel:
-        return self.model if self.meta_model is None else materialize(self.meta_model, self.model)
+        save_model(self.model, folder)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

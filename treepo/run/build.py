@@ -10,7 +10,7 @@ from treepo.distributed import DistContext, Job, resolve_device
 from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
 from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
-from treepo.model.fsdp import meta_copy, shard, unsharded
+from treepo.model.fsdp import gathered_copy, mixed_precision, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.length import with_epochs
 from treepo.run.parts import (
@@ -67,7 +67,7 @@ class Run:
             settings.repetition_penalty,
             self.trainer.sampler.rules.turns,
         )
-        with unsharded(self.policy.model):
+        with self.trainer.serving():
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)
 
     @property
@@ -77,11 +77,12 @@ class Run:
         planner = planner_of(self.trainer.sampler)
         return TrainState(self.policy.model, updater.optimizer, updater.schedule, self.processes, planner)
 
-    def keep(self, write: Callable[[], None]) -> None:
-        """Let the first process write what needs all weights, while the others wait for it."""
-        with unsharded(self.policy.model), self.processes.synced_errors():
+    def keep(self, write: Callable[[Policy], None]) -> None:
+        """Let the first process write a policy that has all weights, while the others wait for it."""
+        with self.processes.synced_errors():
+            policy = replace(self.policy, model=gathered_copy(self.policy.model, self.processes.is_first))
             if self.processes.is_first:
-                write()
+                write(policy)
 
     def close(self) -> None:
         """Close the engine and end the verifier's processes."""
@@ -103,9 +104,10 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     policy = build_policy(config, progress, job.device, handed)
     scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
     if job.mesh is not None:
-        policy = replace(policy, meta_model=meta_copy(policy.model))
-        shard(policy.model, job.mesh)
-    with unsharded(policy.model):
+        types = mixed_precision(config.processes.param_dtype, config.processes.reduce_dtype)
+        shard(policy.model, job.mesh, precision=types)
+    # The embedded engine looks at whole weights.
+    with unsharded(policy.model) if config.engine.kind == "embedded" else nullcontext():
         engine = engine_for(config, policy, job.processes)
     task = None
     try:

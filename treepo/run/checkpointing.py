@@ -4,6 +4,7 @@ import hashlib
 import logging
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -15,7 +16,8 @@ from transformers import PreTrainedModel
 
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, step_folder, steps_in
-from treepo.model.fsdp import plain_weights, unsharded
+from treepo.model.fsdp import full_tensor, is_sharded, plain_weights, reshard
+from treepo.model.policy import Policy
 from treepo.report.run_log import Metrics, held_out_score
 from treepo.utils import GIVEN
 from treepo.utils.files import JSON_BYTES, read_plain
@@ -87,14 +89,14 @@ def weights_checksums(model: PreTrainedModel) -> tuple[str, str]:
     """(a checksum of all weights, one of those that are not trained)."""
     whole, frozen = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     is_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
-    with unsharded(model):
-        for name, tensor in sorted(plain_weights(model).items()):
-            # A copy: weights that were gathered have to be freed, which numpy's view of them would prevent.
-            content = tensor.detach().to("cpu", copy=True).contiguous().reshape(-1).view(torch.uint8).numpy().data
-            for checksum in (whole, frozen):
-                if checksum is whole or not is_trained.get(name, False):
-                    checksum.update(name.encode())
-                    checksum.update(content)
+    if is_sharded(model):
+        reshard(model)
+    for name, tensor in sorted(plain_weights(model).items()):
+        content = full_tensor(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        for checksum in (whole, frozen):
+            if checksum is whole or not is_trained.get(name, False):
+                checksum.update(name.encode())
+                checksum.update(content)
     return whole.hexdigest(), frozen.hexdigest()
 
 
@@ -179,12 +181,12 @@ class RunCheckpoints:
         self._last_written = snapshot.progress.step
         self.writer.start(snapshot)
         if self.run.config.checkpoint.save_model:
-            self.run.keep(lambda: self._save_model(snapshot.progress))
+            self.run.keep(partial(self._save_model, snapshot.progress))
 
-    def _save_model(self, progress: Progress) -> None:
+    def _save_model(self, progress: Progress, policy: Policy) -> None:
         """Write the model or, where adapters are trained, the adapter of the step; those of checkpoints that are no
         longer kept are dropped. A warning says what could not be written."""
-        folder, policy = self.out / MODELS, self.run.policy
+        folder = self.out / MODELS
         save = policy.save_adapter if self.run.config.lora.rank else policy.save
         try:
             # What a process left that was ended while it wrote.

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-import numpy as np
 import torch
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.engine.base import Engine, SamplingParams, max_logprob_diff
+from treepo.engine.base import Engine
 from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
 from treepo.engine.server.weight_sync import DiskSync, NcclSync
@@ -20,8 +19,8 @@ from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
 from treepo.engine.vllm.start import start_vllm
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
-from treepo.model.probe import TOLERANCE, probe_ids, sequence_logprobs, vocabulary_size
-from treepo.utils.foreign_errors import vllm_complaint
+from treepo.model.probe import vocabulary_size
+from treepo.run.engine_check import check_servers, check_vllm, policy_score
 
 MAX_SERVER_TEMPERATURE = 2.0
 """Highest temperature that servers of vLLM sample at."""
@@ -48,15 +47,23 @@ def build_engine(
     Raises SettingError for an engine that cannot be had, or that does not compute what the policy does.
     """
     if settings.kind != "embedded":
+        score = policy_score(policy)
         if settings.kind == "servers":
             engine = _connect_servers(policy, settings, servers, eos_ids, processes)
         else:
             engine = _start_vllm(policy, settings, vllm, max_model_len, eos_ids, trust_remote_code)
         try:
             if isinstance(engine, ServerEngine):
-                _check_servers(engine, policy, settings, recompute_old_logprobs)
+                check_servers(
+                    engine,
+                    policy,
+                    score,
+                    settings=settings,
+                    recompute_old_logprobs=recompute_old_logprobs,
+                    processes=processes,
+                )
             else:
-                _check_vllm(engine, policy, vllm)
+                check_vllm(engine, policy, score, vllm)
         except BaseException:
             engine.close()
             raise
@@ -99,19 +106,6 @@ def _start_vllm(
     return VllmEngine(core, generators, eos_ids, can_sleep=vllm.sleep and not on_cpu)
 
 
-def _check_vllm(engine: VllmEngine, policy: Policy, vllm: VllmSettings) -> None:
-    """Raise SettingError unless vLLM computes the policy's own log-probabilities."""
-    kind = policy.model.config.model_type
-    try:
-        diff = _diff_after_update(engine, policy)
-    except Exception as error:
-        # Some models are refused only when they run.
-        raise SettingError("engine.kind", f"vLLM cannot run {kind!r}: {vllm_complaint(error)}") from error
-    if not diff <= TOLERANCE[torch.bfloat16 if vllm.dtype == "bfloat16" else policy.model.dtype]:
-        message = f"vLLM does not compute what {kind!r} does: log-probabilities are off by {diff:.2g}"
-        raise SettingError("engine.kind", message)
-
-
 def _connect_servers(
     policy: Policy, settings: EngineSettings, servers: ServerSettings, eos_ids: Sequence[int], processes: DistContext
 ) -> ServerEngine:
@@ -130,43 +124,10 @@ def _connect_servers(
         name=processes.broadcast(f"treepo-{uuid4().hex}"),
         leads=processes.is_first,
     )
-    engine.connect()
+    try:
+        with processes.synced_errors():
+            engine.connect()
+    except BaseException:
+        engine.close()
+        raise
     return engine
-
-
-def _check_servers(
-    engine: ServerEngine, policy: Policy, settings: EngineSettings, recompute_old_logprobs: bool
-) -> None:
-    """Raise SettingError unless servers report the policy's own log-probabilities, as the loss needs them."""
-    tolerance = TOLERANCE[torch.bfloat16]
-    diff = _diff_after_update(engine, policy)
-    if not diff <= tolerance:
-        message = f"log-probabilities are off by {diff:.2g}: they serve another kind of model"
-        raise SettingError("servers.urls", message)
-    diff = _logprob_diff(engine, policy, settings.sampling_params)
-    if not diff <= tolerance / min(settings.temperature, 1.0) and not recompute_old_logprobs:
-        message = (
-            f"log-probabilities are off by {diff:.2g} at these temperature, top_k, top_p and min_p; set "
-            "train.recompute_old_logprobs, or, at a temperature alone, start servers with "
-            "--logprobs-mode processed_logprobs"
-        )
-        raise SettingError("servers.urls", message)
-
-
-def _diff_after_update(engine: Engine, policy: Policy) -> float:
-    """How far the engine is from the policy after an update like that of every step, sleep included."""
-    engine.sleep()
-    engine.update_weights(policy.model)
-    return _logprob_diff(engine, policy, SamplingParams(temperature=0.0))
-
-
-def _logprob_diff(engine: Engine, policy: Policy, sampling: SamplingParams) -> float:
-    """How far the engine's log-probabilities are from the policy's."""
-    model = policy.model
-
-    def score(ids: np.ndarray, temperature: float) -> np.ndarray:
-        tensor = torch.from_numpy(ids).long().to(model.device)
-        return sequence_logprobs(model, tensor, temperature, policy.supports_tree_attention).cpu().numpy()
-
-    ids = probe_ids(model).cpu().numpy().astype(np.int32)[: engine.max_model_len - 1]
-    return max_logprob_diff(engine, score, ids, sampling)

@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,23 +87,21 @@ BEST, MODEL, ADAPTER = "best", "model", "adapter"
 
 def save_best(run: "Run", out: Path, *, is_best: bool) -> None:
     """Save the model if it is the best so far and that is asked for. Raises WriteError."""
-
-    def save_model() -> None:
-        with writing(out / BEST, "the best model so far"):
-            run.policy.save(out / BEST)
-
     if is_best and run.config.eval.keep_best:
-        run.keep(save_model)
+        run.keep(lambda policy: _save(out / BEST, "the best model so far", policy.save))
 
 
 def save_last(run: "Run", out: Path) -> None:
     """Save the adapter and the model that the run ended with. Raises WriteError."""
     if run.config.lora.is_given:
-        with writing(out / ADAPTER, "the final adapter"):
-            run.policy.save_adapter(out / ADAPTER)
+        run.keep(lambda policy: _save(out / ADAPTER, "the final adapter", policy.save_adapter))
     if is_model_kept(run.config):
-        with writing(out / MODEL, "the final model"):
-            run.policy.save(out / MODEL)
+        run.keep(lambda policy: _save(out / MODEL, "the final model", policy.save))
+
+
+def _save(folder: Path, what: str, save: Callable[[Path], None]) -> None:
+    with writing(folder, what):
+        save(folder)
 
 
 def restore_models(out: Path) -> None:

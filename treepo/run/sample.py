@@ -7,7 +7,6 @@ from treepo.config.schema import Config
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
 from treepo.errors import SettingError
-from treepo.model.fsdp import unsharded
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
@@ -44,7 +43,7 @@ def grow_tree(run: Run, prompt: str) -> Tree:
     config, policy = run.config, run.policy
     problem = _problem(config, policy, prompt)
     _check_fits(problem, config, policy, run.trainer.engine)
-    with unsharded(policy.model):
+    with run.trainer.serving():
         ((_, tree),) = run.trainer.sampler.grow([problem], derive_seed(config.train.seed, "sample"))
     return tree
 

@@ -93,7 +93,7 @@ def train_steps(
         if checkpoints.stopped_by:
             checkpoints.check_written()
             return
-        run.keep(lambda: save_last(run, out))
+        save_last(run, out)
         hooks.on_save(checkpoints.progress.step, out / (MODEL if is_model_kept(settings) else ADAPTER))
         if is_first:
             _finish(run, out, terminal, log.read(), done)

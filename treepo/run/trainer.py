@@ -15,7 +15,7 @@ from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.compatibility import has_plain_head, training_settings_ignored
-from treepo.model.fsdp import shard
+from treepo.model.fsdp import mixed_precision, shard
 from treepo.model.lora import has_adapter
 from treepo.model.norms import use_fused_norms
 from treepo.model.policy import Policy
@@ -48,7 +48,8 @@ def build_reference(config: Config, policy: Policy, mesh: DeviceMesh | None = No
         return policy.model
     reference = deepcopy(policy.model).requires_grad_(False)
     if mesh is not None:
-        shard(reference, mesh, is_trained=False)
+        types = mixed_precision(config.processes.param_dtype)
+        shard(reference, mesh, is_trained=False, precision=types)
     return reference
 
 

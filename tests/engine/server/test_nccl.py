@@ -13,7 +13,7 @@ from tests.engine.server.stub import StubServer
 from tests.engine.server.test_servers import some_requests
 from treepo.engine.server.weight_sync import Control, NcclSync, TransferSource
 from treepo.errors import EngineError
-from treepo.model.lora import exported_weights
+from treepo.model.exported import ExportedWeights, exported_weights
 
 OPEN = ["/shutdown_weight_transfer_engine", "/init_weight_transfer_engine"]
 SEND = ["/start_weight_update", "/update_weights", "/finish_weight_update"]
@@ -34,7 +34,7 @@ class Transfer:
         self.control.start_weight_update()
         self.control.update_weights({"names": [name for name, _ in self.source]})
         self.control.finish_weight_update()
-        self.sent.append(self.source.model)
+        self.sent.append(self.source.weights.model)
 
     def shutdown(self) -> None:
         self.num_shutdowns += 1
@@ -45,8 +45,8 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Transfer]]:
     """All transfers that were opened."""
     opened: list[Transfer] = []
 
-    def open_transfer(self: NcclSync, control: Control, model: PreTrainedModel) -> Transfer:
-        opened.append(Transfer(control, TransferSource(model)))
+    def open_transfer(self: NcclSync, control: Control, weights: ExportedWeights) -> Transfer:
+        opened.append(Transfer(control, TransferSource(weights)))
         return opened[-1]
 
     monkeypatch.setattr(NcclSync, "_open", open_transfer)

@@ -11,6 +11,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+import torch
+
 from treepo.engine.base import Engine, EngineCounters, SampleRequest, SampleResult
 from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.client import Server, allow_sockets
@@ -18,6 +20,7 @@ from treepo.engine.server.fleet import Fleet
 from treepo.engine.server.weight_sync import WeightSync
 from treepo.engine.settings import ServerSettings
 from treepo.errors import RefusedError, ServerError, SettingError
+from treepo.model.exported import ExportedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,6 +49,8 @@ class ServerEngine(Engine):
     anything else.
     """
 
+    reads_model = False
+
     def __init__(
         self,
         settings: ServerSettings,
@@ -62,6 +67,7 @@ class ServerEngine(Engine):
         self.max_num_seqs = max_num_seqs
         self.name = name or f"treepo-{uuid4().hex}"
         self.leads = leads
+        self.dtype = None if settings.dtype == "same" else getattr(torch, settings.dtype)
         self.num_updates = 0
         self.fleet = Fleet([], settings.max_retries)
         self.names = count()
@@ -182,15 +188,23 @@ class ServerEngine(Engine):
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Send the model's weights to the servers that answer and clear their caches.
 
-        Raises EngineError if none takes them.
+        Of a sharded model the processes that do not lead `join_update` meanwhile, and come here after that. Raises
+        EngineError if none takes them.
         """
         assert not self.running, "weights change only between requests"
         self.num_updates += 1
         version = f"{self.name}-{self.num_updates}"
-        if self.leads:
-            self._wait_for(self.fleet.update(self.sync, model, version))
-        else:
+        if not self.leads:
             self._wait_for(self.fleet.follow(version, self.settings.timeout_s))
+            return
+        weights = ExportedWeights(model, self.dtype)
+        try:
+            self._wait_for(self.fleet.update(self.sync, weights, version))
+        finally:
+            weights.finish()
+
+    def join_update(self, model: "PreTrainedModel") -> None:
+        ExportedWeights(model, self.dtype).finish()
 
     async def _serve(self, name: int, request: SampleRequest) -> None:
         try:

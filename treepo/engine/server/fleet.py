@@ -12,8 +12,7 @@ from treepo.engine.server.weight_sync import WeightSync, gather_done
 from treepo.errors import EngineError, RefusedError, ServerError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+    from treepo.model.exported import ExportedWeights
 
 RETRY_S = 1.0
 """Wait before a server that failed is asked again; twice as long each time, and at most MAX_RETRY_S."""
@@ -65,13 +64,13 @@ class Fleet:
                     await self._check(server)
         raise EngineError(f"servers.urls: gave up after {self.max_retries + 1} attempts: {self._errors()}")
 
-    async def update(self, sync: WeightSync, model: "PreTrainedModel", version: str) -> None:
-        """Give all servers that answer the weights of a model and clear their caches.
+    async def update(self, sync: WeightSync, weights: "ExportedWeights", version: str) -> None:
+        """Give all servers that answer new weights and clear their caches.
 
         Raises EngineError if no server has the weights then.
         """
         try:
-            given = await sync(self.servers, model)
+            given = await sync(self.servers, weights)
         except (ServerError, RefusedError) as error:
             raise EngineError(f"servers.urls: the new weights could not be sent: {error}") from error
         finally:

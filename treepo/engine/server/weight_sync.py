@@ -1,7 +1,7 @@
 """Sending new weights to servers: through a shared folder, or over NCCL."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from treepo.engine.server.answers import world_size_of
 from treepo.engine.server.client import Server
 from treepo.errors import RefusedError, ServerError
-from treepo.model.lora import exported_weights
 from treepo.utils.foreign_errors import as_os_error
 from treepo.utils.io import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+
+    from treepo.model.exported import ExportedWeights
 
 
 # pyright: reportMissingImports=false
@@ -32,7 +32,7 @@ class WeightSync(Protocol):
     Raises ServerError or RefusedError if it is not known which those are.
     """
 
-    async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]: ...
+    async def __call__(self, servers: Sequence[Server], weights: "ExportedWeights") -> list[Server]: ...
 
     async def close(self) -> None:
         """Release what it holds between updates."""
@@ -47,7 +47,7 @@ class DiskSync(WeightSync):
 
     folder: str = ""
 
-    async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
+    async def __call__(self, servers: Sequence[Server], weights: "ExportedWeights") -> list[Server]:
         parent = Path(self.folder or gettempdir()).absolute()
         with ExitStack() as stack:
             with writing(parent, "the weights that the servers are to load (servers.folder)"):
@@ -56,13 +56,13 @@ class DiskSync(WeightSync):
                 if self.folder:
                     # Servers may run as another user; the permissions of the parent say who may read.
                     Path(name).chmod(0o755)
-                await asyncio.to_thread(save_weights, model, Path(name))
+                await asyncio.to_thread(save_weights, weights, Path(name))
             body = {"method": "reload_weights", "kwargs": {"weights_path": name}}
             return await gather_done(servers, lambda server: server.post("/collective_rpc", body))
 
 
-def save_weights(model: "PreTrainedModel", folder: Path) -> None:
-    """Write every weight, as safetensors that whoever may list the folder may read. Raises OSError.
+def save_weights(weights: Iterable[tuple[str, "Tensor"]], folder: Path) -> None:
+    """Write weights by name, as safetensors that whoever may list the folder may read. Raises OSError.
 
     Tied output embeddings are written, too, which `save_pretrained` leaves out: otherwise vLLM keeps the old ones where
     it holds a copy in another layout.
@@ -70,7 +70,7 @@ def save_weights(model: "PreTrainedModel", folder: Path) -> None:
     mode = folder.stat().st_mode & 0o666
     batch: dict[str, Tensor] = {}
     number = size = 0
-    for name, tensor in exported_weights(model):
+    for name, tensor in weights:
         # A copy, since tensors that share memory cannot be saved.
         batch[name] = tensor.detach().to("cpu", copy=True).contiguous()
         size += batch[name].nbytes
@@ -120,7 +120,7 @@ class NcclSync:
     members: list[Server] = field(default_factory=list)
     transfer: Any = None
 
-    async def __call__(self, servers: Sequence[Server], model: "PreTrainedModel") -> list[Server]:
+    async def __call__(self, servers: Sequence[Server], weights: "ExportedWeights") -> list[Server]:
         sizes: dict[Server, int] = {}
         out_of_step: list[Server] = []
 
@@ -133,9 +133,9 @@ class NcclSync:
         members = await gather_done(servers, ask)
         try:
             if members != self.members or out_of_step:
-                members = await self._gather(members, sizes, model)
+                members = await self._gather(members, sizes, weights)
             if members:
-                self.transfer.source.model = model
+                self.transfer.source.weights = weights
                 await asyncio.to_thread(self.transfer.send_weights)
         except RuntimeError as error:
             raise ServerError(f"the transfer over NCCL failed: {' '.join(str(error).split())[:300]}") from error
@@ -148,17 +148,17 @@ class NcclSync:
             self.transfer, self.members = None, []
 
     async def _gather(
-        self, servers: Sequence[Server], sizes: Mapping[Server, int], model: "PreTrainedModel"
+        self, servers: Sequence[Server], sizes: Mapping[Server, int], weights: "ExportedWeights"
     ) -> list[Server]:
         """Make a new process group of the servers that left the last one."""
         await self.close()
         members = await gather_done(servers, lambda server: server.post("/shutdown_weight_transfer_engine"))
         if members:
             control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
-            self.transfer = await asyncio.to_thread(self._open, control, model)
+            self.transfer = await asyncio.to_thread(self._open, control, weights)
         return members
 
-    def _open(self, control: "Control", model: "PreTrainedModel") -> Any:
+    def _open(self, control: "Control", weights: "ExportedWeights") -> Any:
         """Open the trainer's side of the transfer; the servers join meanwhile."""
         from vllm.distributed.weight_transfer.nccl_engine import (  # noqa: PLC0415 - an extra
             NCCLTrainerInitInfo,
@@ -167,7 +167,7 @@ class NcclSync:
 
         host, _, port = self.address.rpartition(":")
         info = NCCLTrainerInitInfo(host, int(port), 1 + sum(control.sizes), rank=0)
-        return NCCLTrainerWeightTransferEngine.trainer_init(info, client=control, source=TransferSource(model))
+        return NCCLTrainerWeightTransferEngine.trainer_init(info, client=control, source=TransferSource(weights))
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,15 @@ class Control:
 
 @dataclass
 class TransferSource:
-    """A model's weights in the form that vLLM's weight transfer reads, anew for every update."""
+    """Weights in the form that vLLM's weight transfer reads, others for every update."""
 
-    model: "PreTrainedModel"
+    weights: "ExportedWeights"
 
     def metadata(self) -> list[Any]:
         """Return name, type and shape of each weight."""
         from vllm.distributed.weight_transfer.base import ParamMeta  # noqa: PLC0415 - an extra
 
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.weights.shapes()]
 
     def __iter__(self) -> Iterator[tuple[str, "Tensor"]]:
-        return exported_weights(self.model)
+        return iter(self.weights)

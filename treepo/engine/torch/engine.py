@@ -43,6 +43,8 @@ class TorchEngine:
     tokens.
     """
 
+    reads_model = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -147,6 +149,9 @@ class TorchEngine:
         self._forget_prefixes()
         self.forward.release()
         self.blocks.peak_used = 0
+
+    def join_update(self, model: nn.Module) -> None:
+        """Do nothing: the weights are there, in every process."""
 
     def abort_group(self, group: int) -> None:
         self.waiting = deque(sequence for sequence in self.waiting if sequence.request.group != group)

@@ -13,7 +13,7 @@ from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 from treepo.engine.transfer import send
 from treepo.errors import SettingError
-from treepo.model.lora import exported_weights
+from treepo.model.exported import exported_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,6 +134,8 @@ class VllmEngine:
     can free its memory. All groups share vLLM's prefix cache, which evicts what was used least recently: aborting a
     group only ends its requests.
     """
+
+    reads_model = False
 
     def __init__(
         self, core: Any, generators: RequestGenerators, eos_ids: Iterable[int], can_sleep: bool = False
@@ -260,6 +262,9 @@ class VllmEngine:
             self.core.wake_up(tags=["kv_cache"])
         self._forget_prefixes()
         self.peak_tokens = 0
+
+    def join_update(self, model: "PreTrainedModel") -> None:
+        """Do nothing: it is the engine of a single process."""
 
     def close(self) -> None:
         """Shut vLLM down. Other instances of vLLM in this process break then: they share its process groups."""

@@ -37,6 +37,7 @@ class TrlVllmEngine:
     num_free_slots = kv_cache_tokens = max_model_len = 2**62
     peak_tokens = 0
     cache_bytes = None
+    reads_model = False
 
     def submit(self, request: SampleRequest) -> None:
         self.waiting.append(request)
@@ -76,6 +77,9 @@ class TrlVllmEngine:
 
     def update_weights(self, model: Any) -> None:
         """TRL gives its vLLM new weights."""
+
+    def join_update(self, model: Any) -> None:
+        """Do nothing: TRL gives vLLM new weights."""
 
     def close(self) -> None:
         self.waiting = []
