@@ -71,6 +71,8 @@ class TreeAgentLoopWorker(Worker):
         columns = {k: v for k, v in prompt.items() if k not in {"__rollout_n__", "__do_sample__", "agent_name"}}
         if (name := prompt.get("agent_name", "single_turn_agent")) != "single_turn_agent":
             raise SettingError("agent_name", "must be 'single_turn_agent': a tree is of one turn", name)
+        if (n := prompt.get("__rollout_n__", self.rules.shape.width)) != self.rules.shape.width:
+            raise SettingError("__rollout_n__", f"a tree has rollout.n = {self.rules.shape.width} leaves", n)
         prompt_ids = await self._prompt_ids(list(columns["raw_prompt"]))
         seed = derive_seed(self.rollout_config.seed, step, str(columns.get("index")), digest(str(prompt_ids)).hex())
         client = SegmentClient(self.llm_client, sampling_params, self.eos_ids)
