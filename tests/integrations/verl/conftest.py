@@ -14,7 +14,6 @@ else:
     # It warns of its own imports, and this suite makes errors of warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import verl.trainer.ppo.v1
 
 OVERRIDES = [
     "actor_rollout_ref.rollout.name=vllm",
@@ -32,6 +31,7 @@ OVERRIDES = [
     # tq.init waits for ever, without a word, for storage units that Ray has no CPUs for.
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
 ]
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,6 +65,10 @@ def ray_session() -> Iterator[None]:
     """Ray with as many CPUs, by its own count, as the actors of a test have."""
     import ray
 
+    from tests.integrations.verl import stand_ins
+
+    # verl installs a package `tests` of its own, which Ray's workers would look into.
+    ray.cloudpickle.register_pickle_by_value(stand_ins)
     ray.init(num_cpus=8, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=True)
     yield
     ray.shutdown()

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.trees import trees
 from treepo.credit import GRPO, SPO, Advantages, DrGRPO, TreePO
 from treepo.engine.base import SampleResult
+from treepo.errors import EngineError
 from treepo.grow import Backtrack, EvenBranching, GrowthRules, InitialFork, StopRules, TreeShape
 from treepo.grow.builder import Segment, TreeBuilder
 from treepo.integrations.verl.manager import SegmentClient
 from treepo.integrations.verl.rollout import grow_tree, of_tokens, token_advantages
-from treepo.errors import EngineError
 
 pytestmark = [pytest.mark.verl, pytest.mark.filterwarnings("ignore")]
 

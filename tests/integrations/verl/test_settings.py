@@ -68,7 +68,7 @@ def test_one_setting_turns_trees_on(make_config):
 
 
 def test_the_recipes_of_the_docs_are_settings_of_verl_and_of_trees(make_config):
-    """Not run: no GPUs. verl's composition refuses a name it does not know, and `tree_settings` what trees cannot do."""
+    """verl's composition refuses a name that it does not know, and `tree_settings` what trees cannot do."""
     text = (Path(__file__).parents[3] / "docs" / "from_verl.md").read_text()
     commands = re.findall(r"python -m verl\.trainer\.main_ppo((?:.*\\\n)*.*)\n", text)
     assert len(commands) == 2
