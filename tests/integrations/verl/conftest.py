@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ else:
     # It warns of its own imports, and this suite makes errors of warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        import_module("verl.trainer.ppo.v1")
 
 OVERRIDES = [
     "actor_rollout_ref.rollout.name=vllm",
@@ -43,7 +45,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verl") / "tiny-llama"
     tokenizer = make_tiny_tokenizer(chat=True)
     tokenizer.save_pretrained(folder)
-    LlamaConfig(vocab_size=len(tokenizer), eos_token_id=2).save_pretrained(folder)
+    architecture = {"architectures": ["LlamaForCausalLM"]}
+    LlamaConfig(vocab_size=len(tokenizer), eos_token_id=2, **architecture).save_pretrained(folder)
     return folder
 
 

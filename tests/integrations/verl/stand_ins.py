@@ -10,6 +10,7 @@ from treepo.utils.numeric import derive_seed
 
 EOS = 2
 NUM_TOKENS = 50
+MAX_LEN = 60
 LOGPROB = -math.log(NUM_TOKENS)
 
 
@@ -26,17 +27,16 @@ def reward_of(response: list[int]) -> float:
 
 @ray.remote(num_cpus=0.1)
 class Server:
-    """verl's vLLMHttpServer: token ids in, TokenOutput out. `fails`: every request is aborted."""
+    """verl's vLLMHttpServer: token ids in, TokenOutput out. It aborts what has a long prompt."""
 
-    def __init__(self, fails: bool = False) -> None:
-        self.fails = fails
+    def __init__(self) -> None:
         self.requests: list[tuple[list[int], dict[str, Any]]] = []
 
     async def generate(
         self, request_id: str, prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any
     ) -> TokenOutput:
         self.requests.append((prompt_ids, sampling_params))
-        if self.fails:
+        if len(prompt_ids) > MAX_LEN:
             return TokenOutput(token_ids=[], stop_reason="aborted")
         ids = list(prompt_ids)
         for _ in range(sampling_params.get("max_tokens", 32)):

@@ -1,6 +1,10 @@
 """The settings of trees in verl's configuration: what they default to, and what is refused before anything starts."""
 
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +69,25 @@ def test_one_setting_turns_trees_on(make_config):
     name = config.actor_rollout_ref.rollout.agent.agent_loop_manager_class
     assert load_class_from_fqn(name, "AgentLoopManager") is TreeAgentLoopManager
     assert name == MANAGER
+
+
+def test_verl_finds_the_trainer_by_its_entry_point(tmp_path):
+    """`import verl` alone registers it, in any process, while verl is still being imported."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    [(group, points)] = project["entry-points"].items()
+    folder = tmp_path / "found-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: found\nVersion: 1\n")
+    lines = [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (folder / "entry_points.txt").write_text("\n".join(lines))
+    code = (
+        "import verl; from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY as r; print(r['treepo'].__name__)"
+    )
+    paths = os.pathsep.join([*sys.path, str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.stdout.split()[-1:] == ["TreePPOTrainer"], done.stderr
 
 
 def test_the_recipes_of_the_docs_are_settings_of_verl_and_of_trees(make_config):

@@ -8,7 +8,6 @@ import ray
 import torch
 import transfer_queue as tq
 import verl.utils.tensordict_utils as tu
-from omegaconf import open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
@@ -16,7 +15,7 @@ from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
-from tests.integrations.verl.stand_ins import EOS, LOGPROB, Reward, Server, reward_of, script
+from tests.integrations.verl.stand_ins import EOS, LOGPROB, MAX_LEN, Reward, Server, reward_of, script
 from treepo.engine.base import SampleRequest, SamplingParams
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.builder import TreeBuilder
@@ -43,20 +42,18 @@ class Step(NamedTuple):
     trainer: TreePPOTrainer
 
 
-def batch_of(questions: list[str], validate: bool = False) -> TensorDict:
+def batch_of(questions: list[str], uids: str = "u") -> TensorDict:
     """A batch as verl's dataloader makes it."""
     prompts = np.empty(len(questions), dtype=object)
     prompts[:] = [[{"role": "user", "content": question}] for question in questions]
     columns = {
         "raw_prompt": prompts,
-        "uid": np.array([f"{'val' if validate else 'u'}{i}" for i in range(len(questions))], dtype=object),
+        "uid": np.array([f"{uids}{i}" for i in range(len(questions))], dtype=object),
         "index": np.arange(len(questions)).astype(object),
         "data_source": np.array(["chains"] * len(questions), dtype=object),
     }
     batch = tu.get_tensordict(columns)
     tu.assign_non_tensor_data(batch, "global_steps", 1)
-    if validate:
-        tu.assign_non_tensor_data(batch, "validate", True)
     return batch
 
 
@@ -128,6 +125,12 @@ def references(step: Step) -> list[Tree]:
     return [reference_tree(step, number) for number in range(len(QUESTIONS))]
 
 
+def test_metrics_of_trees(step, references):
+    """Means over the trees of the batch."""
+    assert step.metrics["trees/completion_tokens"] == np.mean([tree.response_lens().sum() for tree in references])
+    assert step.metrics["trees/fallbacks"] == np.mean([tree.num_fallbacks for tree in references])
+
+
 def test_leaves_are_sessions_of_their_prompts(step, references):
     """Leaf i of the tree is session i: the tokens of a tree grown by the same rules over an engine of ours."""
     assert sorted(step.rows) == [f"u{n}_{i}_0" for n in range(4) for i in range(4)]
@@ -175,7 +178,8 @@ def test_a_tree_stays_on_one_server(step):
 
 def test_validation_samples_independent_responses(step):
     """As verl does, with the sampling of `val_kwargs`."""
-    batch = batch_of(QUESTIONS[:1], validate=True)
+    batch = batch_of(QUESTIONS[:1], uids="val")
+    tu.assign_non_tensor_data(batch, "validate", True)
     tags = [{"is_prompt": True, "status": "pending", "global_steps": 1}]
     tq.kv_batch_put(keys=["val0"], partition_id="val", tags=tags)
     step.trainer.agent_loop_manager.generate_sequences(batch)
@@ -201,14 +205,8 @@ def test_rows_that_fill_a_batch_have_no_advantage(step):
     assert more == metrics
 
 
-def test_a_prompt_whose_server_fails_is_a_failure(queue):
-    """verl's replay buffer then goes on without it; no row of it is left half written."""
-    config = queue.copy()
-    with open_dict(config):
-        config.trainer.v1.trainer_mode = "treepo"
-    trainer = make_trainer(config, [Server.remote(fails=True)])
-    batch = batch_of(QUESTIONS[:1])
-    batch["uid"] = tu.get_tensordict({"uid": np.array(["failing"], dtype=object)})["uid"]
-    trainer._submit_batch_to_rollout(batch)
-    found, _ = trainer.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=1)
-    assert found.keys == []
+def test_a_prompt_whose_server_fails_leaves_nothing_behind(step):
+    """verl's replay buffer goes on with the other prompts; no row of the failed one is half written."""
+    step.trainer._submit_batch_to_rollout(batch_of(["good", "a" * MAX_LEN], uids="f"))
+    found, _ = step.trainer.replay_buffer.sample(global_steps=1, partition_id="train", batch_size=2)
+    assert sorted(found.keys) == [f"f0_{i}_0" for i in range(4)]
