@@ -30,6 +30,7 @@ VERLS_OWN: dict[str, tuple[object, str]] = {
     "algorithm.adv_estimator": ("grpo", "the advantages are those of treepo.credit, which take its place"),
     "algorithm.use_kl_in_reward": (False, "trees are credited before the reference scores; use actor.use_kl_loss"),
     "actor_rollout_ref.rollout.name": ("vllm", "the requests of a tree have seeds, in the form that vLLM takes"),
+    "actor_rollout_ref.rollout.full_determinism": (False, "vLLM then gets one request id for all segments of a tree"),
     "actor_rollout_ref.rollout.agent.default_agent_loop": ("single_turn_agent", "a tree is of one turn"),
 }
 """Settings of verl that trees allow one value of, and why."""

@@ -50,8 +50,8 @@ def put_advantages(batch: Any, metrics: dict[str, float], whiten: bool) -> Any:
     fields = ["tree_advantages", "response_mask", "extra_fields"]
     data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
     is_padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
-    masks = [row.numpy() > 0 for row in data["response_mask"].unbind()]
-    raw = [row.numpy().astype(np.float64) for row in data["tree_advantages"].unbind()]
+    masks = [row.numpy() > 0 for row in data["response_mask"].unbind(0)]
+    raw = [row.numpy().astype(np.float64) for row in data["tree_advantages"].unbind(0)]
     # A row that fills the batch is a copy of another, with one token in place of its response.
     raw = [np.full(len(m), np.nan) if pad else r for r, m, pad in zip(raw, masks, is_padding, strict=True)]
     counts = [(mask & ~np.isnan(row)).astype(np.int64) for row, mask in zip(raw, masks, strict=True)]
