@@ -11,15 +11,17 @@ import verl.utils.tensordict_utils as tu
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
+from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 from tests.integrations.verl.stand_ins import EOS, LOGPROB, MAX_LEN, Reward, Server, reward_of, script
+from treepo.credit import GRPO
 from treepo.engine.base import SampleRequest, SamplingParams
 from treepo.engine.scripted import ScriptedEngine
 from treepo.grow.builder import TreeBuilder
 from treepo.integrations.verl import TreeAgentLoopManager, TreePPOTrainer
+from treepo.integrations.verl.rollout import token_advantages
 from treepo.integrations.verl.settings import tree_settings
 from treepo.integrations.verl.trainer import put_advantages
 from treepo.learn.advantages import compute_advantages
@@ -34,12 +36,13 @@ QUESTIONS = ["abc", "xyz", "bcd", "q"]
 
 
 class Step(NamedTuple):
-    """What a step of the trainer left: rows by their keys, metrics, and the requests that each server saw."""
+    """What a step of the trainer left: rows by their keys, metrics, the requests that each server saw; its batch."""
 
     rows: dict[str, dict[str, Any]]
     metrics: dict[str, float]
     requests: list[list[tuple[list[int], dict[str, Any]]]]
     trainer: TreePPOTrainer
+    batch: KVBatchMeta
 
 
 def batch_of(questions: list[str], uids: str = "u") -> TensorDict:
@@ -96,7 +99,7 @@ def step(queue: Any) -> Step:
     assert after.keys == batch.keys
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=FIELDS)
     rows = {key: {name: data[name][i].numpy() for name in FIELDS} for i, key in enumerate(batch.keys)}
-    return Step(rows, metrics, ray.get([server.seen.remote() for server in servers]), trainer)
+    return Step(rows, metrics, ray.get([server.seen.remote() for server in servers]), trainer, batch)
 
 
 def reference_tree(step: Step, number: int) -> Tree:
@@ -160,6 +163,27 @@ def test_advantages_are_those_of_this_package(step, references):
     assert step.metrics["trees/decoded_tokens"] == pytest.approx(np.mean(decoded))
     no_signal = np.mean([advantages is None for advantages in found.by_tree])
     assert step.metrics["trees/frac_reward_zero_std"] == pytest.approx(no_signal)
+
+
+def test_grpo_is_verls_own(step, references):
+    """An estimator that sees a tree's leaves as a flat group gives the advantages that verl computes itself."""
+    PPOTrainerSync._compute_advantage(step.trainer, step.batch, {})
+    data = tq.kv_batch_get(keys=step.batch.keys, partition_id="train", select_fields=["advantages"])
+    theirs = dict(zip(step.batch.keys, data["advantages"].unbind(0), strict=True))
+    for number, tree in enumerate(references):
+        rewards = np.array([reward_of(path.token_ids.tolist()) for path in tree.trajectories()])
+        for i, row in enumerate(token_advantages(tree, rewards, GRPO())):
+            np.testing.assert_allclose(np.nan_to_num(row), theirs[f"u{number}_{i}_0"].numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_verls_own_metrics_read_what_trees_leave(step):
+    """The columns and tags of its own agent loops, the versions of the weights among them."""
+    step.trainer._get_n_gpus_for_throughput = lambda: 1
+    metrics: dict[str, float] = {}
+    step.trainer._compute_metrics(step.batch, metrics, {"step": 1.0}, global_steps=4, epoch=0)
+    lengths = [len(row["responses"]) for row in step.rows.values()]
+    assert metrics["response_length/mean"] == pytest.approx(np.mean(lengths))
+    assert metrics["training/off_policy/trajectory_staleness/max"] == 0
 
 
 def test_a_tree_stays_on_one_server(step):
