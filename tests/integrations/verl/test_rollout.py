@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trees import trees
-from treepo.credit import GRPO, SPO, Advantages, DrGRPO, TreePO
+from treepo.credit import GRPO, SPO, DrGRPO, TreePO
 from treepo.engine.base import SampleResult
 from treepo.errors import EngineError
 from treepo.grow import Backtrack, EvenBranching, GrowthRules, InitialFork, StopRules, TreeShape
 from treepo.grow.builder import Segment, TreeBuilder
 from treepo.integrations.verl.manager import SegmentClient
-from treepo.integrations.verl.rollout import grow_tree, of_tokens, token_advantages
+from treepo.integrations.verl.rollout import grow_tree, token_advantages
 
 pytestmark = [pytest.mark.verl, pytest.mark.filterwarnings("ignore")]
 
@@ -92,19 +92,6 @@ def test_a_short_segment_ended_at_a_token_that_only_the_server_knows():
         output = {"token_ids": ids, "log_probs": [-0.5] * len(ids), "stop_reason": "completed"}
         result: SampleResult = asyncio.run(SegmentClient(Client([output]), {}, {2}).generate(segment))
         assert result.ended is ended and result.token_ids.tolist() == ids
-
-
-@given(trees(), st.integers(0, 2**32 - 1))
-def test_tokens_have_the_advantage_of_their_leaf_or_node(tree, seed):
-    """Summed over a path, each node's value counts as often as it has tokens, for every shape of advantages."""
-    rng = np.random.default_rng(seed)
-    num_nodes, num_leaves = len(tree.nodes), len(tree.leaves())
-    for per_node, size in ((False, (num_leaves,)), (True, (num_nodes,)), (True, (num_nodes, num_leaves))):
-        advantages = Advantages(rng.normal(size=size), per_node)
-        rows = [of_tokens(advantages, tree, i, path.nodes) for i, path in enumerate(tree.trajectories())]
-        assert [len(row) for row in rows] == tree.response_lens().tolist()
-        total = (advantages.values * advantages.token_counts(tree)).sum()
-        assert sum(float(row.sum()) for row in rows) == pytest.approx(total, rel=1e-4, abs=1e-3)
 
 
 @given(trees(), st.integers(0, 2**32 - 1))

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import numpy as np
 
-from treepo.credit import Advantages, Estimator
+from treepo.credit import Estimator
 from treepo.engine.base import SampleResult
 from treepo.grow.builder import Segment, TreeBuilder
 from treepo.learn.advantages import estimate_advantages, has_signal
@@ -42,18 +42,6 @@ def token_advantages(tree: Tree, rewards: np.ndarray, estimator: Estimator) -> l
     """
     if not np.isfinite(rewards).all():
         raise ValueError(f"rewards must be finite numbers, got {rewards.tolist()}")
-    paths = tree.trajectories()
     if not has_signal(rewards):
-        return [np.full(len(path.token_ids), np.nan, np.float32) for path in paths]
-    advantages = estimate_advantages(estimator, tree, rewards)
-    return [of_tokens(advantages, tree, leaf, path.nodes) for leaf, path in enumerate(paths)]
-
-
-def of_tokens(advantages: Advantages, tree: Tree, leaf: int, nodes: tuple[int, ...]) -> np.ndarray:
-    """float32: the advantages of the tokens on a leaf's path. leaf: its position among the leaves. nodes: its path."""
-    lengths = [len(tree.nodes[i].token_ids) for i in nodes]
-    values = advantages.values
-    if not advantages.per_node:
-        return np.full(sum(lengths), values[leaf], np.float32)
-    of_nodes = values if values.ndim == 1 else values[:, leaf]
-    return np.repeat(of_nodes[list(nodes)], lengths).astype(np.float32)
+        return [np.full(n, np.nan, np.float32) for n in tree.response_lens()]
+    return [row.astype(np.float32) for row in estimate_advantages(estimator, tree, rewards).by_token(tree)]
