@@ -6,7 +6,7 @@ VLLM := .venv-vllm/bin
 TRL := .venv-trl/bin
 VERL := .venv-verl/bin
 
-.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-pretrained lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-gym test-pretrained lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
@@ -34,6 +34,10 @@ lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+test-gym: .venv/installed-lm  ## run the tests that need reasoning-gym
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/data/test_gym_options.py \
+	  tests/data/test_reasoning_gym.py tests/verify/test_gym_verifier.py tests/run/test_endless.py
 
 test-pretrained: .venv/installed-lm  ## run the tests with a real language model, SmolLM2-135M
 	TREEPO_PRETRAINED=pypi:smollm2-135m-instruct $(BIN)/python -m pytest tests/test_pretrained.py

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 python experiments/real_lm.py --seeds 0 1 2 --minutes 6 --out runs/real_lm
 
-The recipe of `make demo-lm`: SmolLM2-135M-Instruct learns chain sums of reasoning-gym (pip install
+The recipe of `make demo-lm`: SmolLM2-135M-Instruct learns sums of reasoning-gym (pip install
 'treepo[gguf,reasoning-gym]'). GRPO is the same recipe with answers that fork at the root alone and its own credit. Each
 run trains for the same time, in which evaluations do not count, and is measured every few steps on the same held-out
 problems. A run that was interrupted goes on, one that is there is read. Prints a table, writes

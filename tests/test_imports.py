@@ -18,6 +18,7 @@ FLOORS = (
     ("run",),
     ("config",),
     ("learn", "evaluate", "report"),
+    ("plan",),
     ("grow", "tasks"),
     ("data", "verify"),
     ("engine", "credit"),

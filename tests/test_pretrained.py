@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 import treepo
+from treepo.run.model_path import model_folder
 
 pytestmark = [
     pytest.mark.pretrained,
@@ -25,10 +26,10 @@ def test_ten_lines_train_a_language_model(tmp_path: Path, capsys: pytest.Capture
         seen.extend(prompts)
         return [-len(text) / 1000 for text in completions]
 
-    folder = Path(os.environ["TREEPO_PRETRAINED"])
+    named = os.environ["TREEPO_PRETRAINED"]
     rows = [{"question": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(11, 40) for b in range(11, 40)]
     trainer = treepo.TreePOTrainer(
-        model=folder,
+        model=named,
         train_dataset=rows,
         reward_funcs=[treepo.verify.NumericVerifier(extract_from=("box", "last_number")), shorter_is_better],
         reward_weights=[1.0, 0.1],
@@ -46,7 +47,10 @@ def test_ten_lines_train_a_language_model(tmp_path: Path, capsys: pytest.Capture
     assert metrics["reward/mean"] == pytest.approx(metrics["reward/correct"] + metrics["reward/shorter_is_better"])
     assert metrics["reward/shorter_is_better"] < 0 < metrics["update/grad_norm"]
     assert len(seen) == 2 * 4 * 8 and all(text.startswith("What is ") for text in seen)
-    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "run" / "model" / "model.safetensors")
+    before, after = (
+        load_file(Path(model_folder(named)) / "model.safetensors"),
+        load_file(tmp_path / "run" / "model" / "model.safetensors"),
+    )
     moved = [
         float(np.abs(after[name].numpy() - tensor.numpy()).max()) for name, tensor in before.items() if name in after
     ]

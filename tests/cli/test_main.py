@@ -50,6 +50,7 @@ assert not {{"torch", "transformers", "vllm"}} & set(sys.modules)
     own = {
         "train": ("--resume DIR", "--tree.width  integer (default: 8)", '--credit.use  "DrGRPO", "FadingDifference"'),
         "sample": ("--prompt TEXT", "--stopping.answer"),
+        "plan": ("--problems N", "--trust-run-code", "--tree.width  integer (default: 8)"),
         "eval": ("--samples K", "--data.answer_after"),
         "export": ("--dtype", "--merge"),
         "verify": ("--expected FIELD", "--data.response_field", "--verifier.extract_from"),

@@ -103,8 +103,10 @@ def test_a_models_own_generation_settings_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("engine", [TransformersEngine, TorchEngine])
-def test_autocast_reaches_the_engines(engine) -> None:
+def test_autocast_reaches_the_engines(engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products in bfloat16 over float32 weights: near the wide log-probabilities, but not the same."""
+    # Elsewhere the embedded engine stays in float32.
+    monkeypatch.setattr("treepo.model.linear_maps.bfloat16_instructions", lambda: "any")
     attention = "sdpa" if engine is TransformersEngine else "treepo"
     model = make_tiny_model(attention=attention, initializer_range=0.05)
     wanted = [replace(r, sampling=SamplingParams(temperature=0.0)) for r in requests(4)]

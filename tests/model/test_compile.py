@@ -45,7 +45,7 @@ def load() -> None:
     kernels = load_kernels("decode_attention.c")
     assert kernels is not None
     x = (ctypes.c_float * 8)()
-    kernels.gate(n=8, gate=x, up=x)
+    kernels.gate(N=1, D=8, stride=8, gate=x, up=x, output=x)
 
 
 def test_prototypes_are_those_of_the_source() -> None:
@@ -83,16 +83,16 @@ def test_arguments_are_checked_against_the_prototype() -> None:
     kernels = load_kernels("decode_attention.c")
     assert kernels is not None
     x = (ctypes.c_float * 8)()
-    for arguments in ((8, x), (8, x, x, x)):
+    for arguments in ((1, 8, 8, x, x), (1, 8, 8, x, x, x, x)):
         with pytest.raises(TypeError, match="missing|takes"):
             kernels.gate(*arguments)
     with pytest.raises(TypeError, match="'up' missing"):
-        kernels.gate(8, gate=x)
+        kernels.gate(1, 8, 8, gate=x, output=x)
     with pytest.raises(TypeError, match="takes"):
-        kernels.gate(8, gate=x, up=x, down=x)
+        kernels.gate(1, 8, 8, gate=x, up=x, output=x, down=x)
     with pytest.raises(ctypes.ArgumentError):
-        kernels.gate(8.0, x, x)
-    kernels.gate(8, up=x, gate=x)
+        kernels.gate(1, 8.0, 8, x, x, x)
+    kernels.gate(1, 8, 8, up=x, gate=x, output=x)
 
 
 def test_kernels_are_compiled_once(folder: Path, builds: list[Path]) -> None:

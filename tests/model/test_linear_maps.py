@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.models import make_tiny_model
+from treepo.config.load import resolve
 from treepo.engine.torch.attention import CpuKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model import linear_maps
@@ -17,6 +18,7 @@ from treepo.model.forward import FusedForward, PlainForward, TorchOperations
 from treepo.model.kernels.compile import load_kernels
 from treepo.model.linear_maps import LinearMaps, product_dtype
 from treepo.model.settings import LoraSettings
+from treepo.run.parts import autocast_of
 
 IDS = torch.arange(40) % 16
 
@@ -128,3 +130,15 @@ def test_which_type_products_have(monkeypatch: pytest.MonkeyPatch) -> None:
         assert product_dtype(wide, None) == torch.float32
         assert product_dtype(wide, torch.bfloat16) == product_dtype(narrow, None) == expected
     assert product_dtype(make_tiny_model(dtype=torch.float64), None) == torch.float64
+
+
+def test_auto_is_what_the_device_is_faster_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In trainer and engine; weights that are bfloat16 already, or float64, stay what they are."""
+    wide, narrow = make_tiny_model(), make_tiny_model(dtype=torch.bfloat16)
+    auto = resolve({"train": {"autocast": "auto"}, "model": {"path": "m"}})
+    for instructions, expected in (("AMX", torch.bfloat16), (None, None)):
+        monkeypatch.setattr(linear_maps, "bfloat16_instructions", lambda found=instructions: found)
+        assert autocast_of(auto, wide) == expected
+        assert autocast_of(auto, narrow) is None
+        assert autocast_of(resolve({"train": {"autocast": "bfloat16"}}), wide) == torch.bfloat16
+        assert autocast_of(resolve({}), wide) is None

@@ -19,6 +19,7 @@ from treepo.utils.text import message_line
 COMMANDS = {
     "train": ("treepo.cli.train", "post-train a model with trees"),
     "sample": ("treepo.cli.sample", "grow one tree for a prompt and show it"),
+    "plan": ("treepo.cli.plan", "choose the shape of trees that pays for a model and its problems"),
     "eval": ("treepo.cli.evaluate", "measure how often models are right, and at what cost"),
     "export": ("treepo.cli.export", "write the model of a run's checkpoint as a folder to load"),
     "verify": ("treepo.cli.verify", "judge responses in a file, to test a verifier on your data"),

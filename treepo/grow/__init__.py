@@ -11,6 +11,7 @@ from treepo.grow.branching import (
 )
 from treepo.grow.builder import GrowthRules
 from treepo.grow.fallback import Backtrack, BacktrackPoint, Fallback, FinishedPath, NoFallback
+from treepo.grow.planned import Planned, StagedBranching
 from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import PathEnd, Stopping, StopRules
@@ -28,7 +29,9 @@ __all__ = [
     "LogprobBranching",
     "NoFallback",
     "PathEnd",
+    "Planned",
     "RandomBranching",
+    "StagedBranching",
     "StopRules",
     "Stopping",
     "TokenBudgetBranching",

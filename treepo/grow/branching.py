@@ -66,7 +66,7 @@ def transferred_budget(level: Level, num_children: int) -> int:
     total = max(a, min(max(w - F, 0), b (a + f))) with a active, F finished, f of them at this level (the
     paper's section 2.2, completed as in the authors' release). Active plus finished never exceed the width.
     """
-    return _within(level, num_children * (level.num_active + level.num_just_finished))
+    return within_width(level, num_children * (level.num_active + level.num_just_finished))
 
 
 def share_evenly(total: int, num_paths: int, rng: np.random.Generator) -> list[int]:
@@ -126,7 +126,7 @@ class TokenBudgetBranching:
                 f"branching: TokenBudgetBranching with max_step_tokens={self.max_step_tokens} cannot decode a segment "
                 f"of {level.shape.segment_len} tokens"
             )
-        total = _within(level, self.max_step_tokens // level.shape.segment_len)
+        total = within_width(level, self.max_step_tokens // level.shape.segment_len)
         return share_evenly(total, level.num_active, rng)
 
 
@@ -185,6 +185,6 @@ def _check_range(low: int, high: int) -> None:
         raise SettingError("high", f"must be at least low = {low}", high)
 
 
-def _within(level: Level, wanted: int) -> int:
+def within_width(level: Level, wanted: int) -> int:
     """At least one child for each active path, and no more than trajectories are missing."""
     return max(level.num_active, min(level.shape.width - level.num_finished, wanted))

@@ -4,6 +4,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
+import numpy as np
+
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SamplingParams
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
@@ -18,6 +20,17 @@ class TreeSampler:
         self.engine = engine
         self.rules = rules
         self.sampling = sampling
+
+    def begin_step(self, step: int) -> dict[str, float]:
+        """Called before the trees of a training step are grown; returns metrics of how they will be."""
+        return {}
+
+    def rules_of(self, problem: Problem) -> GrowthRules:
+        """The rules by which a problem's tree grows, all of the same shape."""
+        return self.rules
+
+    def observe(self, trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> None:
+        """Called with the trees of a training step, of this process, and the rewards of their leaves [L]."""
 
     def grow(
         self,
@@ -95,5 +108,8 @@ class TreeSampler:
         wanted, num_seen = set(chosen), Counter[str]()
         for position, p in enumerate(problems):
             if position in wanted:
-                yield position, TreeBuilder(p.id, p.prompt_ids, derive_seed(seed, p.id, num_seen[p.id]), self.rules)
+                yield (
+                    position,
+                    TreeBuilder(p.id, p.prompt_ids, derive_seed(seed, p.id, num_seen[p.id]), self.rules_of(p)),
+                )
             num_seen[p.id] += 1

@@ -169,9 +169,10 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     """Keep one hidden state per layer and compute the others again in the backward pass."""
 
-    autocast: Literal["none", "bfloat16"] = "none"
-    """Type of the matrix products of engine and trainer, over weights of model.dtype. On a CPU that is slower in
-    bfloat16 the embedded engine computes in float32."""
+    autocast: Literal["none", "bfloat16", "auto"] = "none"
+    """Type of the matrix products of engine and trainer, over weights of model.dtype. auto: bfloat16 over float32
+    weights where the device is faster in it, which GPUs from compute capability 8.0 on are, and CPUs with AMX, AMD's
+    AVX512-BF16 or ARM's BFMMLA. On other CPUs the embedded engine computes in float32 in any case."""
 
     save_trees_every: Annotated[int, Field(ge=0)] = 10
     """Steps between those whose trees are kept in trees/step-*.parquet, besides the first and the last one; 0 for

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.errors import LostError, SettingError
+from treepo.plan.running import RunningPlanner
 from treepo.utils.foreign_errors import is_lost_process
 
 WEIGHTS = "model."
@@ -152,13 +153,15 @@ class TrainState:
 
     Names are those of the parameters, so that the state of a model that is sharded over processes is the same but for
     its tensors being DTensors. Weights that are not trained are left out: they are those of the model that was loaded.
-    processes: those that it is sharded over; all take part in `scalars` and `restore`.
+    processes: those that it is sharded over; all take part in `scalars` and `restore`. planner: what has been seen of
+    the run's trees, if their shape follows it.
     """
 
     model: nn.Module
     optimizer: Optimizer
     schedule: LambdaLR
     processes: DistContext = SINGLE_PROCESS
+    planner: RunningPlanner | None = None
 
     def copy_tensors(self) -> dict[str, Tensor]:
         """Copies on the CPU of weights and moments, by name."""
@@ -170,7 +173,8 @@ class TrainState:
         schedule = {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"}
         entries = self._optimizer_entries()
         numbers = {name: value for name, value in entries.items() if not isinstance(value, Tensor)}
-        return {"schedule": schedule, "optimizer": numbers, "random": self.processes.all_gather(random_state())}
+        scalars = {"schedule": schedule, "optimizer": numbers, "random": self.processes.all_gather(random_state())}
+        return scalars | ({"plan": self.planner.state()} if self.planner else {})
 
     def restore(self, folder: Path, scalars: dict[str, Any]) -> None:
         """Load the tensors saved in a folder, and the `scalars` saved beside them.
@@ -186,6 +190,8 @@ class TrainState:
         self.schedule.load_state_dict(scalars["schedule"] | {"lr_lambdas": [None] * len(self.schedule.lr_lambdas)})
         for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
             group["lr"] = lr
+        if self.planner:
+            self.planner.restore(scalars["plan"])
         set_random_state(scalars["random"][self.processes.rank % len(scalars["random"])])
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -61,13 +61,14 @@ class StepResult:
 @dataclass
 class Rollout:
     """The trees of a step so far and the rewards of their leaves, of this process; and of all processes the problems
-    and, in their order, whether a tree carries a signal, and how many rounds were grown."""
+    and, in their order, whether a tree carries a signal, and how many rounds were grown. metrics: the sampler's."""
 
     problems: list[Problem] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     scored: list[ScoredLeaves] = field(default_factory=list)
     has_signal: list[bool] = field(default_factory=list)
     num_rounds: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class StepClock:
@@ -154,6 +155,8 @@ class Trainer:
             entropies = self.updater.tree_entropies(rollout.trees)
             clock.lap("entropies")
         guard.state = StepState.UPDATING
+        # What is saved of a step that is given up before here must not have it.
+        self.sampler.observe(judged, [r for _, r in parts])
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
         prepared = [self.updater.prepare(batch) for batch in batches]
@@ -164,7 +167,11 @@ class Trainer:
         self.updater.check_weights()
         self.sync_weights()
         clock.lap("update")
-        metrics = sum_counters(self.engine.counters - counters, self.processes).metrics() | advantages.metrics
+        metrics = (
+            sum_counters(self.engine.counters - counters, self.processes).metrics()
+            | advantages.metrics
+            | rollout.metrics
+        )
         metrics |= mean_update_metrics(updates)
         if updates:
             metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
@@ -197,7 +204,7 @@ class Trainer:
     def rollout(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback = no_progress) -> Rollout:
         """Grow and verify trees until enough of them carry a signal."""
         problems = self.task.training_problems(step - 1, self.dynamic_sampling.max_problems(self.prompts_per_step))
-        rollout = Rollout()
+        rollout = Rollout(metrics=self.sampler.begin_step(step))
         while count := self.dynamic_sampling.num_next(
             self.prompts_per_step, sum(rollout.has_signal), len(rollout.has_signal), rollout.num_rounds
         ):

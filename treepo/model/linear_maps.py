@@ -34,6 +34,13 @@ def _is_amd() -> bool:
     return "AuthenticAMD" in described
 
 
+def is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes products in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bfloat16_instructions() is not None
+
+
 def product_dtype(model: nn.Module, autocast: torch.dtype | None) -> torch.dtype:
     """Return the type that the engine computes matrix products in: the trainer's, or on a CPU where bfloat16 is slower
     than float32, float32, which is closer to what either of them rounds.
@@ -42,7 +49,7 @@ def product_dtype(model: nn.Module, autocast: torch.dtype | None) -> torch.dtype
     """
     weight = next(model.parameters())
     dtype = autocast or weight.dtype
-    is_slow = weight.device.type == "cpu" and dtype == torch.bfloat16 and bfloat16_instructions() is None
+    is_slow = weight.device.type == "cpu" and dtype == torch.bfloat16 and not is_fast_in_bfloat16(weight.device)
     return torch.float32 if is_slow else dtype
 
 

@@ -13,7 +13,16 @@ from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import meta_copy, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.length import with_epochs
-from treepo.run.parts import NOTHING, HandedOver, base_model_path, build_policy, build_sampler, close_parts, engine_for
+from treepo.run.parts import (
+    NOTHING,
+    HandedOver,
+    base_model_path,
+    build_policy,
+    build_sampler,
+    close_parts,
+    engine_for,
+    planner_of,
+)
 from treepo.run.task import build_task, check_trainable
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
@@ -64,7 +73,8 @@ class Run:
     def train_state(self) -> TrainState:
         """The state that training changes."""
         updater = self.trainer.updater
-        return TrainState(self.policy.model, updater.optimizer, updater.schedule, self.processes)
+        planner = planner_of(self.trainer.sampler)
+        return TrainState(self.policy.model, updater.optimizer, updater.schedule, self.processes, planner)
 
     def keep(self, write: Callable[[], None]) -> None:
         """Let the first process write what needs all weights, while the others wait for it."""
@@ -100,7 +110,7 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     try:
         task = build_task(config, policy, engine.max_model_len, handed.records)
         config = with_epochs(config, task)
-        sampler = build_sampler(config, policy, engine, task.answers)
+        sampler = build_sampler(config, policy, engine, task.answers, job.processes)
         trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
         return Run(config, policy, task, trainer, job)
     except BaseException:

@@ -14,9 +14,11 @@ from treepo.data.problem import AnswerFormat, Decode, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
-from treepo.grow import GrowthRules, TreeSampler
+from treepo.grow import GrowthRules, Planned, TreeSampler
 from treepo.model.adapters import add_adapter
+from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
+from treepo.plan.running import PlannedSampler, RunningPlanner
 from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
@@ -86,6 +88,9 @@ def build_policy(
         )
     if config.lora.is_given:
         add_adapter(policy.model, config.lora, derive_seed(config.train.seed, "adapter"))
+    if config.train.autocast == "auto" and policy.model.dtype == torch.float32:
+        dtype = "float32" if autocast_of(config, policy.model) is None else "bfloat16"
+        logger.info('matrix products are computed in %s, which is faster here (train.autocast = "auto")', dtype)
     if config.train.gradient_checkpointing:
         recompute_activations(policy.model)
     return policy
@@ -96,8 +101,11 @@ def _log_model(name: str, device: str, dtype: str) -> None:
     logger.info("model %s on %s, %s%s", name, device, dtype, threads)
 
 
-def autocast_of(config: Config) -> torch.dtype | None:
-    """The type of the matrix products, if it is not that of the weights."""
+def autocast_of(config: Config, model: PreTrainedModel) -> torch.dtype | None:
+    """The type of the model's matrix products, if it is not that of the weights."""
+    if config.train.autocast == "auto":
+        is_fast = model.dtype == torch.float32 and is_fast_in_bfloat16(model.device)
+        return torch.bfloat16 if is_fast else None
     return torch.bfloat16 if config.train.autocast == "bfloat16" else None
 
 
@@ -114,7 +122,7 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         servers=config.servers,
         max_model_len=config.data.max_prompt_len + config.tree.max_response_tokens,
         eos_ids=policy.eos_ids,
-        autocast=autocast_of(config),
+        autocast=autocast_of(config, policy.model),
         recompute_old_logprobs=config.train.recompute_old_logprobs,
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
@@ -134,9 +142,24 @@ def growth_rules(config: Config, decode: Decode, answers: AnswerFormat) -> Growt
     )
 
 
-def build_sampler(config: Config, policy: Policy, engine: Engine, answers: AnswerFormat) -> TreeSampler:
+def build_sampler(
+    config: Config,
+    policy: Policy,
+    engine: Engine,
+    answers: AnswerFormat,
+    processes: DistContext = SINGLE_PROCESS,
+) -> TreeSampler:
     """The sampler that grows trees as the settings say. answers: how answers are written, as a task says."""
-    return TreeSampler(engine, growth_rules(config, policy.decode, answers), config.engine.sampling_params)
+    rules = growth_rules(config, policy.decode, answers)
+    if isinstance(config.branching, Planned):
+        planner = RunningPlanner(rules, config.branching, config.credit, config.train.seed, processes)
+        return PlannedSampler(engine, planner, config.engine.sampling_params)
+    return TreeSampler(engine, rules, config.engine.sampling_params)
+
+
+def planner_of(sampler: TreeSampler) -> RunningPlanner | None:
+    """What chooses the shape of a sampler's trees, if anything does."""
+    return sampler.planner if isinstance(sampler, PlannedSampler) else None
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

@@ -35,7 +35,7 @@ def build_scorer(config: Config, policy: Policy, processes: DistContext = SINGLE
         temperature=config.engine.temperature,
         has_plain_head=has_plain_head(policy.model, policy.supports_tree_attention),
         supports_tree_attention=policy.supports_tree_attention,
-        autocast=autocast_of(config),
+        autocast=autocast_of(config, policy.model),
         processes=processes,
     )
 

@@ -42,16 +42,19 @@ class GatherKernel:
     """Stores keys and values in slots, and attends over them: in torch, on any device.
 
     It gathers the keys of each query's row side by side. Other kernels inherit from it and are tested against it.
+    keys_transposed: whether keys are stored as [B, G, D, 8]; else as values are, [B, G, 8, D].
     """
+
+    keys_transposed = False
 
     def supports(self, key: Tensor, value: Tensor) -> bool:
         """Return whether it can store keys and values [N, G, D] of this size and type."""
         return True
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        """Put key, value [N, G, D] into slots int32 [N] of keys [B, G, D, 8], values [B, G, 8, D]."""
+        """Put key, value [N, G, D] into slots int32 [N] of keys and values."""
         at = torch.from_numpy(slots).to(key.device).long()
-        keys[at // BLOCK, :, :, at % BLOCK] = key
+        keys[at // BLOCK, :, at % BLOCK] = key
         values[at // BLOCK, :, at % BLOCK] = value
 
     def attend(
@@ -68,7 +71,7 @@ class GatherKernel:
             distances = torch.from_numpy(lens).to(q.device)[:, None] - 1 - torch.arange(longest, device=q.device)
             visible = (distances >= 0) if window is None else (distances >= 0) & (distances < window)
             slots = slots.masked_fill(~visible, 0)
-            k = keys[slots // BLOCK, :, :, slots % BLOCK].transpose(1, 2)
+            k = keys[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
             v = values[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
             # Query heads that share a key head become the query rows of one attention call: [N, G, H / G, D].
             grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
@@ -101,7 +104,7 @@ class CachedAttention:
             self.new = self.new.to(k.device)
             k, v = k[self.new], v[self.new]
         kernel = self.kernel if self.kernel.supports(k, v) else GatherKernel()
-        keys, values = self.cache.layer(layer, k, v)
+        keys, values = self.cache.layer(layer, k, v, keys_transposed=kernel.keys_transposed)
         kernel.store(k, v, keys, values, self.new_slots)
         return kernel.attend(q, keys, values, self.table, scale, window).to(query.dtype)
 
@@ -120,6 +123,7 @@ class CpuKernel(GatherKernel, TorchOperations):
     products and goes into them may be bfloat16."""
 
     dtype = torch.float32
+    keys_transposed = True
 
     def __init__(self, kernels: SimpleNamespace) -> None:
         self.kernels = kernels

@@ -16,7 +16,7 @@ UNKNOWN_BYTES = 4 << 30
 """Assumed where the system does not say how much memory is free."""
 
 
-def affordable_tokens(model: nn.Module, reserved_bytes: int) -> int:
+def affordable_tokens(model: nn.Module, reserved_bytes: int = 0) -> int:
     """Return how many tokens' keys and values take half of the free memory of the model's device, without what is
     reserved."""
     free = free_bytes(next(model.parameters()).device) - reserved_bytes
@@ -133,7 +133,8 @@ def spans_of(slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class KVCache:
-    """Keys [B, G, D, 8] and values [B, G, 8, D] of each layer, made on first use in the shape of the model's own.
+    """Keys and values [B, G, 8, D] of each layer, made on first use in the shape of the model's own; keys [B, G, D, 8]
+    for kernels that work on the keys of a whole block at a time.
 
     max_blocks: most blocks there may be. dtype: type that they are kept in; the model's own if None.
     """
@@ -168,10 +169,9 @@ class KVCache:
         new[: len(old)] = old
         return new
 
-    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def layer(self, index: int, key: Tensor, value: Tensor, *, keys_transposed: bool = False) -> tuple[Tensor, Tensor]:
         """Return keys and values of a layer; key, value: [N, G, D] of that layer."""
         if index not in self.layers:
-            keys = key.new_zeros(self.num_blocks, key.shape[1], key.shape[2], BLOCK)
-            values = value.new_zeros(self.num_blocks, value.shape[1], BLOCK, value.shape[2])
-            self.layers[index] = keys, values
+            keys, values = (x.new_zeros(self.num_blocks, x.shape[1], BLOCK, x.shape[2]) for x in (key, value))
+            self.layers[index] = keys.mT.contiguous() if keys_transposed else keys, values
         return self.layers[index]

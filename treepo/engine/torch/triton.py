@@ -16,8 +16,12 @@ from treepo.engine.torch.kv_cache import BLOCK
 # (Triton kernels are launched by indexing them)
 
 
-SLOTS = 64
-"""Slots that a program reads at a time."""
+MAX_SLOTS = 64
+"""Most slots that a program reads at a time."""
+
+TILE_BYTES = 1 << 14
+"""Bytes of the keys that it reads at a time. With values, and with the next ones that are copied meanwhile, they fit
+into the shared memory of every GPU since Ampere: 99 KiB on the smallest."""
 
 MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
@@ -50,6 +54,7 @@ class TritonKernel(GatherKernel):
         slots, rows, lens = self._to_device(table, query.device)
         output = torch.empty_like(query)
         heads_per_group = num_heads // num_groups
+        padded = max(MIN_ROWS, triton.next_power_of_2(size))
         arguments = {
             "row_len": slots.shape[1],
             "num_groups": num_groups,
@@ -58,8 +63,8 @@ class TritonKernel(GatherKernel):
             "R": heads_per_group,
             "ROWS": max(MIN_ROWS, triton.next_power_of_2(heads_per_group)),
             "D": size,
-            "PADDED": max(MIN_ROWS, triton.next_power_of_2(size)),
-            "SLOTS": SLOTS,
+            "PADDED": padded,
+            "SLOTS": num_slots(padded, keys.element_size()),
             "LANES": BLOCK,
         }
         _attend[n, num_groups](query, keys, values, output, slots, rows, lens, **arguments)
@@ -73,6 +78,11 @@ class TritonKernel(GatherKernel):
         return self.on_device
 
 
+def num_slots(padded: int, itemsize: int) -> int:
+    """Return how many slots a program reads at a time, of heads of a padded size."""
+    return min(MAX_SLOTS, max(MIN_ROWS, TILE_BYTES // (padded * itemsize)))
+
+
 @triton.jit
 def _store(key, value, keys, values, slots, num_groups, D: tl.constexpr, PADDED: tl.constexpr, LANES: tl.constexpr):
     token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -81,8 +91,9 @@ def _store(key, value, keys, values, slots, num_groups, D: tl.constexpr, PADDED:
     source = (token * num_groups + group) * D + d
     block = (slot // LANES * num_groups + group) * D * LANES
     lane = slot % LANES
-    tl.store(keys + block + d * LANES + lane, tl.load(key + source, mask=d < D), mask=d < D)
-    tl.store(values + block + lane * D + d, tl.load(value + source, mask=d < D), mask=d < D)
+    target = block + lane * D + d
+    tl.store(keys + target, tl.load(key + source, mask=d < D), mask=d < D)
+    tl.store(values + target, tl.load(value + source, mask=d < D), mask=d < D)
 
 
 @triton.jit
@@ -106,16 +117,15 @@ def _attend(
         seen = (place >= begin) & (place < end)
         slot = tl.load(slots + row * row_len + place, mask=seen, other=0).to(tl.int64)
         block, lane = (slot // LANES * num_groups + group) * D * LANES, slot % LANES
-        k = tl.load(
-            keys + block[None, :] + d[:, None] * LANES + lane[None, :], mask=(d[:, None] < D) & seen[None, :], other=0.0
-        )
-        s = tl.where(seen[None, :], tl.dot(q, k, input_precision="ieee") * scale, float("-inf"))
+        # Keys and values have one layout, the head size innermost: a thread copies 16 bytes at a time.
+        stored = block[:, None] + lane[:, None] * D + d[None, :]
+        wanted = seen[:, None] & (d[None, :] < D)
+        k = tl.load(keys + stored, mask=wanted, other=0.0)
+        s = tl.where(seen[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1, keep_dims=True))
         weights = tl.exp(s - higher)
         fade = tl.exp(top - higher)
-        v = tl.load(
-            values + block[:, None] + lane[:, None] * D + d[None, :], mask=(d[None, :] < D) & seen[:, None], other=0.0
-        )
+        v = tl.load(values + stored, mask=wanted, other=0.0)
         mixed = mixed * fade + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * fade + tl.sum(weights, 1, keep_dims=True)
         top = higher
