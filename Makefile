@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
 TRL := .venv-trl/bin
+VERL := .venv-verl/bin
 
-.PHONY: demo demo-lm quick test test-vllm test-trl test-gym test-pretrained lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-gym test-pretrained lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
@@ -24,6 +25,10 @@ test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the C
 
 test-trl: .venv-trl/installed  ## run the tests of trees inside TRL's trainer, on the CPU
 	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(TRL)/python -m pytest tests/integrations -m trl
+
+test-verl: .venv-verl/installed  ## run the tests of trees inside verl's trainer, on the CPU, with Ray
+	PYTHONPATH=$(CURDIR) GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0 \
+	  $(VERL)/python -m pytest tests/integrations/verl -m verl
 
 lint: .venv/installed  ## check style and types
 	$(BIN)/ruff check .
@@ -77,5 +82,15 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(TRL)/pip install --quiet -c constraints-trl.txt -e '.[lora,trl]' hypothesis pytest
 	touch $@
 
+# verl excludes the transformers of pyproject.toml, so the package goes in without its requirements: the tree, growing and
+# credit need no transformers. cachetools, fastapi and uvicorn are of its extra verl-core, most of which nothing uses here.
+.venv-verl/installed: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv .venv-verl
+	$(VERL)/pip install --quiet --upgrade pip
+	$(VERL)/pip install --quiet -c constraints-verl.txt verl TransferQueue cachetools fastapi uvicorn \
+	  docstring-parser filelock jinja2 mpmath pydantic rich safetensors tomli-w hypothesis pytest
+	$(VERL)/pip install --quiet --no-deps -e .
+	touch $@
+
 clean:  ## remove the virtual environments and everything built
-	rm -rf .venv .venv-vllm .venv-trl dist build *.egg-info
+	rm -rf .venv .venv-vllm .venv-trl .venv-verl dist build *.egg-info

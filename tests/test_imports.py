@@ -114,8 +114,30 @@ def test_every_public_name_is_offered_and_loaded_when_it_is_asked_for():
     assert (PACKAGE / "py.typed").is_file()
 
 
+def test_what_runs_inside_verl_needs_no_transformers():
+    """verl allows only versions of transformers that are older than those which the rest of the package needs."""
+    waiting, seen = [m for m in FILES if m.startswith("treepo.integrations.verl")], set()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        parents = {module.rsplit(".", i)[0] for i in range(1, module.count(".") + 1)}
+        waiting += (imported(module, with_functions=False) | parents) - seen
+    for module in seen:
+        for node in ast.parse(FILES[module].read_text()).body:
+            names = (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            )
+            assert not any(name.split(".")[0] == "transformers" for name in names), module
+
+
 @pytest.mark.parametrize(
-    "code", ["import treepo", "import treepo.config.schema", "import treepo.verify, treepo.data.datasets"]
+    "code",
+    [
+        "import treepo",
+        "import treepo.config.schema",
+        "import treepo.verify, treepo.data.datasets",
+        "import treepo.tree, treepo.grow, treepo.credit",
+    ],
 )
 def test_imports_are_light(code):
     """Neither torch nor transformers is loaded by what only settings, problems and verdicts need."""

@@ -4,8 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.trees import complete_tree, tree_of
+from tests.trees import complete_tree, tree_of, trees
 from treepo.credit.base import Advantages
 from treepo.learn.packing import pack
 from treepo.tree import Node
@@ -65,3 +67,20 @@ def test_tokens_that_have_an_advantage():
     assert Advantages(np.zeros(5), per_node=True).token_counts(tree).tolist() == [0, 5, 4, 3, 4]
     pairs = Advantages(np.zeros((5, 3)), per_node=True).token_counts(tree)
     assert pairs.tolist() == [[0, 0, 0], [5, 0, 0], [0, 2, 2], [0, 3, 0], [0, 0, 4]]
+
+
+@given(trees(), st.integers(0, 2**32 - 1))
+def test_tokens_have_the_advantage_of_their_leaf_or_node(tree, seed):
+    """Summed over all paths, each value counts as often as tokens have it, in every shape of advantages."""
+    rng = np.random.default_rng(seed)
+    num_nodes, num_leaves = len(tree.nodes), len(tree.leaves())
+    for per_node, size in ((False, (num_leaves,)), (True, (num_nodes,)), (True, (num_nodes, num_leaves))):
+        advantages = Advantages(rng.normal(size=size), per_node)
+        rows = advantages.by_token(tree)
+        assert [len(row) for row in rows] == tree.response_lens().tolist()
+        total = (advantages.values * advantages.token_counts(tree)).sum()
+        assert sum(row.sum() for row in rows) == pytest.approx(total, rel=1e-9, abs=1e-9)
+        first = tree.trajectories()[0]
+        node = first.nodes[0]
+        own = {False: (0,), True: (node, 0)[: len(size)]}[per_node]
+        assert rows[0][0] == advantages.values[own]

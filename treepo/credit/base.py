@@ -48,6 +48,18 @@ class Advantages:
         groups = tree.groups()
         return np.array([self.values[i, groups[i]].mean() if i in groups else 0.0 for i in range(len(tree.nodes))])
 
+    def by_token(self, tree: Tree) -> list[np.ndarray]:
+        """float64 [response length] per leaf: the advantage of each token on its path."""
+        lengths = np.array([len(node.token_ids) for node in tree.nodes])
+        if not self.per_node:
+            return [np.full(n, value) for n, value in zip(tree.response_lens(), self.values, strict=True)]
+        rows = []
+        for leaf, path in enumerate(tree.trajectories()):
+            nodes = list(path.nodes)
+            of_nodes = self.values[nodes] if self.values.ndim == 1 else self.values[nodes, leaf]
+            rows.append(np.repeat(of_nodes, lengths[nodes]))
+        return rows
+
     def token_counts(self, tree: Tree) -> np.ndarray:
         """int64, in the shape of `values`: the response tokens of trajectories that have each of them.
 

@@ -72,7 +72,7 @@ def compute_advantages(
     """
     kept = [i for i, r in enumerate(rewards) if has_signal(r)][:max_trees]
     with processes.synced_errors():
-        advantages = [_estimate(estimator, trees[i], rewards[i]) for i in kept]
+        advantages = [estimate_advantages(estimator, trees[i], rewards[i]) for i in kept]
     metrics: dict[str, float] = {}
     if estimator.whiten:
         values = [a.values for a in advantages]
@@ -84,7 +84,7 @@ def compute_advantages(
     return StepAdvantages([by_tree.get(i) for i in range(len(trees))], metrics)
 
 
-def _estimate(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> Advantages:
+def estimate_advantages(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> Advantages:
     name = type(estimator).__name__
     try:
         advantages = Advantages(estimator(without_observed(tree), rewards), estimator.per_node)

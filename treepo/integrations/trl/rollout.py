@@ -63,12 +63,10 @@ def credit_rows(
     for i, (tree, own, advantages) in enumerate(zip(trees, rewards, found.by_tree, strict=True)):
         if advantages is None:
             continue
-        whole = in_whole_tree(advantages, tree, own).values
+        whole = in_whole_tree(advantages, tree, own)
         if not estimator.per_node:
-            values[i] = whole
+            values[i] = whole.values
             continue
-        for leaf, path in enumerate(tree.trajectories()):
-            of_nodes = whole if whole.ndim == 1 else whole[:, leaf]
-            lengths = [len(tree.nodes[k].token_ids) for k in path.nodes]
-            values[i, leaf, : sum(lengths)] = np.repeat(of_nodes[list(path.nodes)], lengths)
+        for leaf, row in enumerate(whole.by_token(tree)):
+            values[i, leaf, : len(row)] = row
     return torch.from_numpy(values).flatten(0, 1)
