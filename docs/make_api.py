@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from enum import Enum
@@ -52,6 +53,8 @@ def api_page() -> str:
 def _entry(name: str, value: Any) -> list[str]:
     """Heading, signature, docstring and members."""
     parts = [f"### {name}"]
+    if isinstance(value, types.GenericAlias):
+        return [*parts, f"`{_type(value)}`"]
     if not inspect.isclass(value):
         return [*parts, f"```\n{_signature(name.rpartition('.')[2], value)}\n```", _doc(value)]
     if issubclass(value, Enum):

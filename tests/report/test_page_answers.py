@@ -23,6 +23,7 @@ def graded(question: str, rewards: list[float], extracted: list[str | None]) -> 
         "extracted": extracted,
         "outcomes": ["no answer" if answer is None else "graded" for answer in extracted],
         "correct": correct,
+        "extra": {},
         "parts": {"correct": correct, HOSTILE: [r - c for r, c in zip(rewards, correct, strict=True)]},
     }
     tree = tree_json(star(len(rewards)), "<|im_start|>system\nYou are helpful", np.array(rewards))

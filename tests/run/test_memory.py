@@ -26,11 +26,11 @@ def fail_at(patch: pytest.MonkeyPatch, first: int, last: int, error: Exception) 
     """Let these calls of what samples tokens fail; returns how many rows there were in each."""
     original, calls = engine_module.sample_tokens, []
 
-    def failing(logits, *args):
+    def failing(logits, *args, **settings):
         calls.append(len(args[0]))
         if first <= len(calls) <= last:
             raise error
-        return original(logits, *args)
+        return original(logits, *args, **settings)
 
     patch.setattr(engine_module, "sample_tokens", failing)
     return calls

@@ -17,7 +17,8 @@ from treepo.learn.advantages import compute_advantages
 from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy
-from treepo.run.parts import build_sampler, close_parts, engine_for
+from treepo.run.parts import close_parts, engine_for
+from treepo.run.sampler import build_sampler
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tree import ROOT, Node, StopReason, Tree

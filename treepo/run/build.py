@@ -18,11 +18,10 @@ from treepo.run.parts import (
     HandedOver,
     base_model_path,
     build_policy,
-    build_sampler,
     close_parts,
     engine_for,
-    planner_of,
 )
+from treepo.run.sampler import build_sampler, planner_of
 from treepo.run.task import build_task, check_trainable
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback

@@ -1,4 +1,4 @@
-"""From settings to what training, evaluation and sampling share: the policy, the engine, the sampler."""
+"""From settings to what training, evaluation and sampling share: the policy and the engine."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,16 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from treepo.config.schema import Config
 from treepo.data.locations import Records
-from treepo.data.problem import AnswerFormat, Decode, Task
+from treepo.data.problem import Task
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
-from treepo.envs.chat import ChatTurns
 from treepo.errors import SettingError, UnsupportedAttentionError
-from treepo.grow import GrowthRules, Planned, TreeSampler, TurnRules
 from treepo.model.adapters import add_adapter
 from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
-from treepo.plan.running import PlannedSampler, RunningPlanner
 from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
@@ -133,62 +130,6 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
     )
-
-
-def turn_rules(config: Config, policy: Policy, given: Callable[[], Any] | None = None) -> TurnRules | None:
-    """How paths go on after a turn, if there is an environment; given: the factory of a program."""
-    settings = config.environment
-    if not settings.is_given:
-        return None
-    max_prompt_len = config.data.max_prompt_len
-    if policy.max_len is not None:
-        longest = config.tree.max_response_tokens + settings.max_observed_tokens
-        max_prompt_len = min(max_prompt_len, policy.max_len - longest)
-    return TurnRules(
-        factory=settings.load(given),
-        chat=ChatTurns(policy.tokenizer, config.prompt),
-        max_turns=settings.max_turns,
-        max_observed_tokens=settings.max_observed_tokens,
-        max_prompt_len=max_prompt_len,
-        num_workers=settings.num_workers,
-        timeout_s=settings.timeout_s,
-    )
-
-
-def growth_rules(config: Config, decode: Decode, answers: AnswerFormat, turns: TurnRules | None = None) -> GrowthRules:
-    """The rules by which trees grow as the settings say."""
-    return GrowthRules(
-        shape=config.tree,
-        initial_fork=config.initial_fork,
-        branching=config.branching,
-        fallback=config.fallback,
-        stopping=config.stopping,
-        decode=decode,
-        answers=answers,
-        turns=turns,
-    )
-
-
-def build_sampler(
-    config: Config,
-    policy: Policy,
-    engine: Engine,
-    answers: AnswerFormat,
-    processes: DistContext = SINGLE_PROCESS,
-    environment: Callable[[], Any] | None = None,
-) -> TreeSampler:
-    """The sampler that grows trees as the settings say. answers: how answers are written, as a task says. environment:
-    the factory of a program."""
-    rules = growth_rules(config, policy.decode, answers, turn_rules(config, policy, environment))
-    if isinstance(config.branching, Planned):
-        planner = RunningPlanner(rules, config.branching, config.credit, config.train.seed, processes)
-        return PlannedSampler(engine, planner, config.engine.sampling_params)
-    return TreeSampler(engine, rules, config.engine.sampling_params)
-
-
-def planner_of(sampler: TreeSampler) -> RunningPlanner | None:
-    """What chooses the shape of a sampler's trees, if anything does."""
-    return sampler.planner if isinstance(sampler, PlannedSampler) else None
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

@@ -18,7 +18,8 @@ from treepo.plan.choice import Plan, choose_shape
 from treepo.plan.components import Moments, moments_of
 from treepo.report.terminal import Terminal
 from treepo.report.trees import read_trees
-from treepo.run.parts import build_policy, close_parts, engine_for, growth_rules
+from treepo.run.parts import build_policy, close_parts, engine_for
+from treepo.run.sampler import growth_rules
 from treepo.run.task import build_task, check_trainable
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed

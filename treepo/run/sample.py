@@ -10,8 +10,9 @@ from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
-from treepo.run.parts import build_policy, build_sampler, close_parts, engine_for
+from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.reasoning import for_prompts
+from treepo.run.sampler import build_sampler
 from treepo.run.task import answers_of
 from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
 from treepo.tree import Tree

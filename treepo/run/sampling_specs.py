@@ -10,7 +10,7 @@ from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SamplingParams
 from treepo.errors import SettingError
 from treepo.grow.builder import GrowthRules
-from treepo.run.parts import growth_rules
+from treepo.run.sampler import growth_rules
 
 KINDS = ("sequential", "tree", "greedy")
 SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
