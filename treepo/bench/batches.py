@@ -18,7 +18,6 @@ from treepo.learn.packing import num_distinct, pack
 from treepo.learn.scoring import Scorer
 from treepo.model.policy import Policy
 from treepo.run.parts import close_parts, engine_for
-from treepo.run.sampler import build_sampler
 from treepo.run.task import build_task
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.tree import ROOT, Node, StopReason, Tree
@@ -108,8 +107,7 @@ def grown_batches(config: UpdateBenchConfig, policy: Policy) -> Iterator[UpdateB
         try:
             task = build_task(run, policy, engine.max_model_len)
             updater = build_updater(run, build_scorer(run, policy), build_reference(run, policy))
-            sampler = build_sampler(run, policy, engine, task.answers)
-            trainer = build_trainer(run, policy, task, sampler, updater)
+            trainer = build_trainer(run, policy, task, engine, updater)
             problems = task.training_problems(0, config.task.problems)
             trees = trainer.grow(problems, step=1)
             rewards = [verified.rewards for verified in trainer.verify(problems, trees)]

@@ -8,7 +8,6 @@ from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import DistContext, Job, resolve_device
 from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
-from treepo.learn.train_state import TrainState
 from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import gathered_copy, mixed_precision, shard, unsharded
 from treepo.model.policy import Policy
@@ -21,7 +20,6 @@ from treepo.run.parts import (
     close_parts,
     engine_for,
 )
-from treepo.run.sampler import build_sampler, planner_of
 from treepo.run.task import build_task, check_trainable
 from treepo.run.trainer import build_reference, build_scorer, build_trainer, build_updater
 from treepo.utils import ProgressCallback
@@ -69,13 +67,6 @@ class Run:
         with self.trainer.serving():
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)
 
-    @property
-    def train_state(self) -> TrainState:
-        """The state that training changes."""
-        updater = self.trainer.updater
-        planner = planner_of(self.trainer.sampler)
-        return TrainState(self.policy.model, updater.optimizer, updater.schedule, self.processes, planner)
-
     def keep(self, write: Callable[[Policy], None]) -> None:
         """Let the first process write a policy that has all weights, while the others wait for it."""
         with self.processes.synced_errors():
@@ -112,10 +103,8 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
     try:
         task = build_task(config, policy, engine.max_model_len, handed.records)
         config = with_epochs(config, task)
-        sampler = build_sampler(
-            config, policy, engine, task.answers, processes=job.processes, environment=handed.environment
-        )
-        trainer = build_trainer(config, policy, task, sampler, build_updater(config, scorer, reference))
+        updater = build_updater(config, scorer, reference)
+        trainer = build_trainer(config, policy, task, engine, updater, environment=handed.environment)
         return Run(config, policy, task, trainer, job)
     except BaseException:
         close_parts(engine, task)

@@ -16,9 +16,12 @@ from transformers import PreTrainedModel
 
 from treepo.errors import RESOURCE_ERRORS, EngineError, Interrupted, PeerError, VerifierError, WriteError
 from treepo.learn.checkpoint import CheckpointStore, CheckpointWriter, Progress, Snapshot, step_folder, steps_in
+from treepo.learn.train_state import TrainState
+from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import full_tensor, is_sharded, plain_weights, reshard
 from treepo.model.policy import Policy
 from treepo.report.run_log import Metrics, held_out_score
+from treepo.run.sampler import planner_of
 from treepo.utils import GIVEN
 from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.io import PARTIAL, remove
@@ -100,6 +103,12 @@ def weights_checksums(model: PreTrainedModel) -> tuple[str, str]:
     return whole.hexdigest(), frozen.hexdigest()
 
 
+def train_state_of(trainer: Trainer) -> TrainState:
+    """The state that training changes."""
+    updater, planner = trainer.updater, planner_of(trainer.sampler)
+    return TrainState(trainer.policy.model, updater.optimizer, updater.schedule, trainer.processes, planner)
+
+
 class RunCheckpoints:
     """Follows a run from step to step; while entered, its guard turns signals into Interrupted.
 
@@ -159,7 +168,7 @@ class RunCheckpoints:
             return is_best, more
         start = perf_counter()
         self.writer.wait()
-        self._snapshot = Snapshot.of(self.run.train_state, self._next)
+        self._snapshot = Snapshot.of(train_state_of(self.run.trainer), self._next)
         return is_best, more | {"time/checkpoint_s": perf_counter() - start}
 
     def complete_step(self) -> None:
@@ -202,7 +211,7 @@ class RunCheckpoints:
         if self.progress == NOT_BEGUN:
             return
         if self._last_written < self.progress.step or self.writer.failure:
-            self._begin(Snapshot.of(self.run.train_state, self.progress))
+            self._begin(Snapshot.of(train_state_of(self.run.trainer), self.progress))
             self.writer.wait()
         if is_stopped:
             again = resume_command(self.run.config, self.out)

@@ -22,6 +22,7 @@ from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
+from treepo.verify.rewards import Reward, ShapedReward
 from treepo.verify.task import VerifiedTask
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,11 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
     )
+
+
+def reward_of(config: Config) -> Reward:
+    """The reward, with functions that are named found and loaded. Raises SettingError."""
+    return config.reward.loaded() if isinstance(config.reward, ShapedReward) else config.reward
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

@@ -1,29 +1,25 @@
 """The shape that pays for a model and its problems: from a few trees, or from those that a run has kept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import tomli_w
 
 from treepo.config.schema import Config
-from treepo.data.problem import Problem
-from treepo.engine.base import Engine, SamplingParams
 from treepo.errors import SettingError
-from treepo.grow import GrowthRules, InitialFork, Planned, StagedBranching, TreeSampler, TreeShape
+from treepo.grow import Planned, TreeShape
 from treepo.learn.advantages import rewarded_part
 from treepo.plan.choice import Plan, choose_shape
 from treepo.plan.components import Moments, moments_of
+from treepo.plan.timing import Stopwatch, staged
 from treepo.report.terminal import Terminal
 from treepo.report.trees import read_trees
-from treepo.run.parts import build_policy, close_parts, engine_for
+from treepo.run.parts import build_policy, close_parts, engine_for, reward_of
 from treepo.run.sampler import growth_rules
 from treepo.run.task import build_task, check_trainable
-from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
-from treepo.verify.rewards import ShapedReward, score_trees, verify_trees
+from treepo.verify.rewards import score_trees, verify_trees
 
 NUM_FILES = 4
 """Files of kept trees, from the last, that a plan of a run looks at."""
@@ -109,9 +105,8 @@ def plan_for_model(config: Config, num_problems: int, terminal: Terminal) -> Sha
         stopwatch.grow(problems[:1], explore)
         with terminal.stage(f"growing {len(problems)} trees"):
             trees, explored = stopwatch.grow(problems, explore)
-        reward = config.reward.loaded() if isinstance(config.reward, ShapedReward) else config.reward
         verified = verify_trees(task, problems, trees, policy.decode)
-        scored = score_trees(reward, verified, config.tree.max_response_tokens)
+        scored = score_trees(reward_of(config), verified, config.tree.max_response_tokens)
         parts = [rewarded_part(tree, own.rewards) for tree, own in zip(trees, scored, strict=True)]
         moments = [moments_of(tree, own, config.tree) for tree, own in parts if len(own)]
         if not moments:
@@ -123,27 +118,6 @@ def plan_for_model(config: Config, num_problems: int, terminal: Terminal) -> Sha
     finally:
         close_parts(engine, task)
     return ShapeReport(plan, config.tree, len(moments), Seconds(explored, star, planned))
-
-
-@dataclass(frozen=True, eq=False)
-class Stopwatch:
-    """Grows trees and takes the time per decoded token."""
-
-    engine: Engine
-    sampling: SamplingParams
-    seed: int
-
-    def grow(self, problems: Sequence[Problem], rules: GrowthRules) -> tuple[list[Tree], float]:
-        """(a tree per problem, seconds per decoded token)."""
-        start = perf_counter()
-        grown = dict(TreeSampler(self.engine, rules, self.sampling).grow(problems, self.seed))
-        trees = [grown[i] for i in range(len(problems))]
-        return trees, (perf_counter() - start) / sum(tree.num_decoded() for tree in trees)
-
-
-def staged(rules: GrowthRules, paths: Sequence[int]) -> GrowthRules:
-    """The rules with so many paths per stage."""
-    return replace(rules, initial_fork=InitialFork(paths[0], paths[0]), branching=StagedBranching(tuple(paths)))
 
 
 def plan_for_run(config: Config, folder: Path) -> ShapeReport:

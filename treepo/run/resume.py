@@ -33,6 +33,7 @@ from treepo.run.checkpointing import (
     NO_WEIGHTS,
     NOT_BEGUN,
     recorded_run,
+    train_state_of,
     weights_checksums,
 )
 from treepo.run.outputs import restore_models
@@ -258,7 +259,7 @@ def _restore_state(run: "Run", out: Path) -> Progress:
     if step is None:
         logger.info("There is no checkpoint to resume from: the run starts anew.")
         return NOT_BEGUN
-    progress = store.restore(step, run.train_state)
+    progress = store.restore(step, train_state_of(run.trainer))
     run.trainer.engine.sleep()
     run.trainer.sync_weights()
     logger.info("Resumed after step %d.", step)

@@ -1,7 +1,9 @@
 """From settings to what learns: the scorer, the reference of a KL penalty, the updater and the trainer."""
 
 import logging
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -9,7 +11,7 @@ from transformers import PreTrainedModel
 from treepo.config.schema import Config
 from treepo.data.problem import Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
-from treepo.grow.sampler import TreeSampler
+from treepo.engine.base import Engine
 from treepo.learn.optim import make_optimizer
 from treepo.learn.scoring import Scorer
 from treepo.learn.trainer import Trainer
@@ -19,8 +21,8 @@ from treepo.model.fsdp import mixed_precision, shard
 from treepo.model.lora import has_adapter
 from treepo.model.norms import use_fused_norms
 from treepo.model.policy import Policy
-from treepo.run.parts import autocast_of
-from treepo.verify.rewards import ShapedReward
+from treepo.run.parts import autocast_of, reward_of
+from treepo.run.sampler import build_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +78,21 @@ def build_updater(config: Config, scorer: Scorer, reference: PreTrainedModel | N
     )
 
 
-def build_trainer(config: Config, policy: Policy, task: Task, sampler: TreeSampler, updater: Updater) -> Trainer:
-    """The trainer of a policy on a task, with trees that the sampler grows."""
+def build_trainer(
+    config: Config,
+    policy: Policy,
+    task: Task,
+    engine: Engine,
+    updater: Updater,
+    environment: Callable[[], Any] | None = None,
+) -> Trainer:
+    """The trainer of a policy on a task, with trees over an engine. environment: the factory of a program."""
+    processes = updater.processes
+    sampler = build_sampler(config, policy, engine, task.answers, processes=processes, environment=environment)
     return Trainer(
         policy=policy,
         task=task,
-        engine=sampler.engine,
+        engine=engine,
         sampler=sampler,
         estimator=config.credit,
         updater=updater,
@@ -90,7 +101,7 @@ def build_trainer(config: Config, policy: Policy, task: Task, sampler: TreeSampl
         num_iterations=config.train.num_iterations,
         dynamic_sampling=config.dynamic_sampling,
         seed=config.train.seed,
-        reward=config.reward.loaded() if isinstance(config.reward, ShapedReward) else config.reward,
+        reward=reward_of(config),
         num_steps=config.train.num_steps,
-        processes=updater.processes,
+        processes=processes,
     )
