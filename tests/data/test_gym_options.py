@@ -16,8 +16,6 @@ from treepo.data.reasoning_gym import as_literals, open_dataset, parse_gym, read
 from treepo.data.sources import dataset_names, labels, parse_source
 from treepo.errors import RecordError
 
-pytestmark = pytest.mark.quick
-
 
 class Case(StrEnum):
     LOWER = "lower"

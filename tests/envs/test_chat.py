@@ -7,8 +7,6 @@ from treepo.data.prompts import PromptTemplate
 from treepo.envs.chat import ChatTurns
 from treepo.errors import SettingError
 
-pytestmark = pytest.mark.quick
-
 ENDS_TURNS = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}<assistant>CONTENT<eos>"
     "{% else %}<user>{{ m['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"

@@ -13,8 +13,6 @@ from treepo.plan.components import Moments, add_moments, moments_of, solve_compo
 from treepo.plan.noise import STOPPING, grown_skeletons
 from treepo.tree import Tree
 
-pytestmark = pytest.mark.quick
-
 SHAPE = TreeShape(width=8, depth=4, segment_len=1)
 VARIANCES = np.array([0.5, 0.0, 2.0, 1.0])
 

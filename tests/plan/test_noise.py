@@ -11,8 +11,6 @@ from treepo.plan.choice import Kernels, choose_shape, even_paths, gain_of
 from treepo.plan.components import Components, Moments
 from treepo.plan.noise import linear_part, noise_per_token, shape_kernel, skeletons
 
-pytestmark = pytest.mark.quick
-
 DEPTH = 4
 
 

@@ -44,7 +44,6 @@ def observe(own: RunningPlanner, stage: int, num_steps: int = 4) -> None:
         own.observe(trees, [decided_in(tree, stage, rng) for tree in trees])
 
 
-@pytest.mark.quick
 def test_the_shape_follows_what_decides():
     own = planner()
     assert own.plan(1) is None
@@ -57,7 +56,6 @@ def test_the_shape_follows_what_decides():
     assert len(own.tables) == own.planned.window
 
 
-@pytest.mark.quick
 def test_restored_it_plans_the_same():
     own, other = planner(), planner()
     observe(own, stage=2)
@@ -69,7 +67,6 @@ def test_restored_it_plans_the_same():
         deeper.restore(own.state())
 
 
-@pytest.mark.quick
 def test_some_problems_explore():
     own = planner(explore=0.25)
     observe(own, stage=3)
@@ -80,7 +77,6 @@ def test_some_problems_explore():
     assert {r.branching for r in rules if r is not RULES} == {StagedBranching(plan.paths)}
 
 
-@pytest.mark.quick
 def test_random_levels_are_all_as_likely():
     """Two forks below the first level, at any two of the three boundaries."""
     trees, rng, num = [], np.random.default_rng(0), 300
@@ -97,7 +93,6 @@ def test_random_levels_are_all_as_likely():
         assert trees.count(pair) == pytest.approx(num / 3, abs=4 * np.sqrt(num * 2 / 9))
 
 
-@pytest.mark.quick
 def test_settings():
     config = resolve({"branching": {"use": "StagedBranching", "paths": [2, 2, 6]}})
     assert config.branching == StagedBranching((2, 2, 6))

@@ -25,7 +25,6 @@ from treepo.verify.task import VerifiedTask
 GYM = "reasoning_gym:chain_sum?max_terms=2"
 
 
-@pytest.mark.quick
 def test_datasets_of_the_library_bring_its_scorer_and_prompt():
     """Unless others are named; the settings of a run say so."""
     config = resolve({"data": {"train": GYM}})
@@ -44,7 +43,6 @@ def test_datasets_of_the_library_bring_its_scorer_and_prompt():
     assert isinstance(resolve({"data": {"train": ["gsm8k"]}}).verifier, MathVerifier)
 
 
-@pytest.mark.quick
 def test_a_mixture_with_other_datasets_needs_a_verifier_for_both():
     mixed = {"data": {"train": [GYM, "gsm8k"]}}
     with pytest.raises(SettingError, match=r"^verifier.use: name one that judges both .*'gsm8k'"):
@@ -54,7 +52,6 @@ def test_a_mixture_with_other_datasets_needs_a_verifier_for_both():
     assert isinstance(resolve(mixed, {"verifier": {"use": "MathVerifier"}}).verifier, MathVerifier)
 
 
-@pytest.mark.quick
 def test_the_trainer_takes_the_name():
     assert isinstance(TreePOTrainer(train_dataset=GYM).config.verifier, ReasoningGymVerifier)
     rewarded = TreePOTrainer(reward_funcs=lambda completions, **_: [0.0] * len(completions), train_dataset=GYM)
