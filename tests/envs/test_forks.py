@@ -14,8 +14,6 @@ from treepo.envs import ReplayFork, Turn, check_forks
 from treepo.envs.pool import EnvironmentPool
 from treepo.errors import EnvironmentDivergedError, SettingError, StrategyError
 
-pytestmark = pytest.mark.quick
-
 ACTIONS = st.lists(st.text("ab", max_size=4), min_size=1, max_size=5)
 KINDS = {"copied": Game, "replayed": lambda: ReplayFork(Plain), "async": AsyncGame, "async replayed": None}
 KINDS["async replayed"] = lambda: ReplayFork(AsyncGame)
