@@ -80,7 +80,9 @@ def test_real_recipes_build_and_step(path: Path, tmp_path: Path) -> None:
         figures = run.evaluate()
     finally:
         run.close()
-    assert 0 < result.metrics["verify/no_answer"] <= 1, "a model that knows nothing"
+    # Any number in what the model writes is an answer where the last one counts.
+    takes_any_number = "last_number" in getattr(config.verifier, "extract_from", ())
+    assert result.metrics["verify/no_answer"] > (0 if takes_any_number else 0.5)
     assert len(result.trees) >= 4
     assert 0 <= figures["eval/avg"] <= figures["eval/pass"] <= 1
     held_out = {problem.dataset for problem in run.task.eval_problems(5)}
