@@ -1,12 +1,12 @@
-"""GRPO and TreePO on a real language model: held-out accuracy against seconds, tokens and steps.
+"""GRPO, TreePO and planned shapes on a real language model: held-out accuracy against seconds, tokens and steps.
 
     OMP_NUM_THREADS=2 python experiments/real_lm.py --seeds 0 1 2 --minutes 6 --out runs/real_lm
 
 The recipe of `make demo-lm`: SmolLM2-135M-Instruct learns sums of reasoning-gym (pip install
-'treepo[gguf,reasoning-gym]'). GRPO is the same recipe with answers that fork at the root alone and its own credit. Each
-run trains for the same time, in which evaluations do not count, and is measured every few steps on the same held-out
-problems. A run that was interrupted goes on, one that is there is read. Prints a table, writes
-experiments/results/real_lm.json and docs/plots/real_lm.png.
+'treepo[gguf,reasoning-gym]'). GRPO is the same recipe with answers that fork at the root alone and its own credit;
+Planned forks where the trees so far say that it pays (docs/shapes.md). Each run trains for the same time, in which
+evaluations do not count, and is measured every few steps on the same held-out problems. A run that was interrupted
+goes on, one that is there is read. Prints a table, writes experiments/results/real_lm.json and docs/plots/real_lm.png.
 """
 
 import argparse
@@ -34,7 +34,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "credit": treepo.credit.GRPO(),
     },
     "TreePO": {},
+    "Planned": {"branching": treepo.grow.Planned()},
 }
+COLORS = {"GRPO": "tab:gray", "TreePO": "tab:green", "Planned": "tab:blue"}
 COSTS = {"seconds": "time/step_s", "decoded": "tokens/decoded", "forwarded": "tokens/forwarded"}
 
 
@@ -109,7 +111,8 @@ def at(points: list[dict[str, float]], cost: str, spent: float, score: str) -> f
 
 def table(curves: dict[str, dict[int, list[dict[str, float]]]]) -> str:
     """Markdown: medians over seeds with the range, where the run that got least far had spent all, half, a quarter."""
-    rows = ["| at equal | " + " | ".join(f"{name} avg | {name} greedy" for name in curves) + " |", "|---" * 5 + "|"]
+    rows = ["| at equal | " + " | ".join(f"{name} avg | {name} greedy" for name in curves) + " |"]
+    rows.append("|---" * (1 + 2 * len(curves)) + "|")
     for cost in ("step", *COSTS):
         most = min(own[-1][cost] for of_name in curves.values() for own in of_name.values())
         for share in (0.25, 0.5, 1.0):
@@ -128,10 +131,10 @@ def draw(curves: dict[str, dict[int, list[dict[str, float]]]], path: Path) -> No
 
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     for axes, cost in zip(figure.subplots(1, 3, sharey=True), COSTS, strict=True):
-        for color, (name, of_name) in zip(("tab:gray", "tab:green"), curves.items(), strict=True):
+        for name, of_name in curves.items():
             for number, own in enumerate(of_name.values()):
                 label = name if number == 0 else None
-                axes.plot([p[cost] for p in own], [100 * p["avg"] for p in own], color=color, label=label)
+                axes.plot([p[cost] for p in own], [100 * p["avg"] for p in own], color=COLORS[name], label=label)
         axes.set_xlabel({"seconds": "seconds of training"}.get(cost, f"tokens {cost}"))
         axes.grid(alpha=0.3)
         axes.legend()
