@@ -7,7 +7,8 @@ server reads the GGUF file that the folder was made from, dequantised. What is l
 
 Every engine loads in a process of its own and waits. In each repeat all are asked in turn for --tokens and for one
 token per path; the difference is decoding without prefill. Prompts are 16-31 random tokens. Answers have a fixed
-length; only ours hands out log-probabilities and has a random stream per path.
+length; only ours hands out log-probabilities and has a random stream per path. What is not asked for
+stays in the results as it is.
 """
 
 import argparse
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--vllm-python")
     parser.add_argument("--llama-python")
+    parser.add_argument("--engines", nargs="+", default=["treepo", "transformers", "vllm", "llama.cpp"])
     parser.add_argument("--paths", type=int, nargs="+", default=[16, 64, 128, 256])
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=2)
@@ -121,12 +123,14 @@ def main() -> None:
         workers = {}
         for dtype in ("float32", "bfloat16"):
             for engine, python in pythons.items():
-                if python:
+                if python and engine in given.engines:
                     workers[f"{engine}, {dtype}"] = Worker(python, engine, given.model, dtype, given.threads)
-            if given.llama_python:
+            if given.llama_python and "llama.cpp" in given.engines:
                 model = str(dequantised(given.gguf, Path(scratch) / f"{dtype}.gguf", dtype))
                 workers[f"llama.cpp, {dtype}"] = Worker(given.llama_python, "llama.cpp", model, dtype, given.threads)
-        found = {str(paths): measure(workers, paths, given.tokens, given.repeats) for paths in given.paths}
+        found = json.loads(given.out.read_text())["paths"] if given.out.exists() else {}
+        for paths in given.paths:
+            found.setdefault(str(paths), {}).update(measure(workers, paths, given.tokens, given.repeats))
         for worker in workers.values():
             worker.close()
     about = {"cpu": cpu_name(), "bfloat16_instructions": bfloat16_instructions(), "threads": given.threads}

@@ -32,6 +32,7 @@ import torch
 
 PROMPTS, WIDTH, TOKENS = 8, 8, 64
 WARMUP = 1
+AUTOCAST = {"float32": "none", "bfloat16": "bfloat16"}
 CONTENDERS = [f"{name}, {dtype}" for dtype in ("float32", "bfloat16") for name in ("TRL", "star", "tree")]
 
 
@@ -115,7 +116,7 @@ def run_treepo(name: str, model: str, dtype: str, num_steps: int, folder: str) -
     tree = {"tree": {"width": WIDTH, "depth": 4, "segment_len": TOKENS // 4}, "initial_fork": {"low": 2, "high": 2}}
     config = treepo.TreePOConfig(
         output_dir=Path(folder) / "run",
-        train={"prompts_per_step": PROMPTS, "num_mini_batches": 1, "autocast": dtype, "num_steps": num_steps},
+        train={"prompts_per_step": PROMPTS, "num_mini_batches": 1, "autocast": AUTOCAST[dtype], "num_steps": num_steps},
         eval={"num_problems": 0},
         learning_rate=1e-6,
         **(star if name == "star" else tree),  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ goes on, one that is there is read. Prints a table, writes experiments/results/r
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def main(seeds: list[int], minutes: float, every: int, out: Path) -> None:
             if not (folder / "model").is_dir():
                 options = ["--one", name, "--seeds", str(seed), "--minutes", str(minutes), "--every", str(every)]
                 subprocess.run([sys.executable, __file__, *options, "--out", str(out)], check=True)
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # gigabytes, and the run is over
             curves[name][seed] = list(points(folder))
             print(f"{name}, seed {seed}: {curves[name][seed][-1]}", flush=True)
     machine = {
@@ -79,7 +81,7 @@ def run_one(name: str, seed: int, minutes: float, every: int, out: Path) -> None
     )
     with treepo.TreePOTrainer(config=config) as trainer:
         for _ in trainer.steps(resume=any((folder / "checkpoints").glob("step-*"))):
-            if sum(step["time/step_s"] for step in logged(folder)) >= 60 * minutes:
+            if sum(step.get("time/step_s", 0.0) for step in logged(folder)) >= 60 * minutes:
                 trainer.stop()
 
 
