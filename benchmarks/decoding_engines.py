@@ -128,7 +128,8 @@ def main() -> None:
             if given.llama_python and "llama.cpp" in given.engines:
                 model = str(dequantised(given.gguf, Path(scratch) / f"{dtype}.gguf", dtype))
                 workers[f"llama.cpp, {dtype}"] = Worker(given.llama_python, "llama.cpp", model, dtype, given.threads)
-        found = json.loads(given.out.read_text())["paths"] if given.out.exists() else {}
+        results = json.loads(given.out.read_text()) if given.out.exists() else {}
+        found = results.pop("paths", {})
         for paths in given.paths:
             found.setdefault(str(paths), {}).update(measure(workers, paths, given.tokens, given.repeats))
         for worker in workers.values():
@@ -142,7 +143,7 @@ def main() -> None:
                 [python, "-c", code], check=True, capture_output=True, text=True
             ).stdout.strip()
     about |= {"model": Path(given.model).name, "tokens": given.tokens, "repeats": given.repeats}
-    given.out.write_text(json.dumps(about | {"paths": found}, indent=1) + "\n")
+    given.out.write_text(json.dumps(results | about | {"paths": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Alike for all: 8 questions through the chat template, 8 answers each of at most 
 temperature 1, no KL term, no gradient checkpointing, threads, and a reward that differs within every group, so that all
 trajectories are trained on. TRL forwards --trl-batch sequences at once. Contenders take turns in each of --rounds, each
 time in a process of its own with a step that is not measured before --steps that are. bfloat16 is autocast over float32
-weights, in treepo also the engine's products. Peak memory is the process's. Medians over all measured steps.
+weights, in treepo also the engine's products. Peak memory is the process's. Medians over all measured
+steps. Contenders that are not asked for stay in the results as they are.
 """
 
 # ruff: noqa: PLC0415 - TRL is imported where it is measured
@@ -116,7 +117,8 @@ def run_treepo(name: str, model: str, dtype: str, num_steps: int, folder: str) -
     tree = {"tree": {"width": WIDTH, "depth": 4, "segment_len": TOKENS // 4}, "initial_fork": {"low": 2, "high": 2}}
     config = treepo.TreePOConfig(
         output_dir=Path(folder) / "run",
-        train={"prompts_per_step": PROMPTS, "num_mini_batches": 1, "autocast": AUTOCAST[dtype], "num_steps": num_steps},
+        train={"prompts_per_step": PROMPTS, "num_mini_batches": 1, "autocast": AUTOCAST[dtype], "num_steps": num_steps}
+        | {"save_trees_every": 0},
         eval={"num_problems": 0},
         learning_rate=1e-6,
         **(star if name == "star" else tree),  # pyright: ignore[reportArgumentType]
@@ -140,38 +142,50 @@ def run_one(contender: str, model: str, num_steps: int, batch: int) -> dict[str,
 
 
 def main(given: argparse.Namespace) -> None:
-    """Run all, print a table, write the figures."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    """Run all that is asked for, print a table, write the figures."""
+    runs = json.loads(given.out.read_text())["runs"] if given.out.exists() else {}
+    runs = {name: own for name, own in runs.items() if name not in given.contenders}
     for _ in range(given.rounds):
-        for name in CONTENDERS:
+        for name in given.contenders:
             options = ["--one", name, "--steps", str(given.steps), "--trl-batch", str(given.trl_batch)]
             command = [sys.executable, __file__, given.model, *options]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(name, found[name][-1], flush=True)
-    medians = {}
-    for name, runs in found.items():
-        steps = [step for run in runs for step in run["steps"]]
-        medians[name] = {key: median(step[key] for step in steps) for key in steps[0]}
-        medians[name]["peak_gib"] = median(run["peak_gib"] for run in runs)
+            runs.setdefault(name, []).append(json.loads(done.stdout.splitlines()[-1]))
+            print(name, runs[name][-1], flush=True)
+            write(runs, given)
+    medians = {name: medians_of(runs[name]) for name in CONTENDERS if name in runs}
     print("| | step s | times TRL | grow s | update s | tokens | peak GiB |\n" + "|---" * 7 + "|")
     for name, own in medians.items():
         ratio = medians[f"TRL, {name.split(', ')[1]}"]["step_s"] / own["step_s"]
         cells = [f"{own['step_s']:.1f}", f"{ratio:.2f}", f"{own['grow_s']:.1f}", f"{own['update_s']:.1f}"]
         print(f"| {name} | {' | '.join(cells)} | {own['tokens']:.0f} | {own['peak_gib']:.1f} |")
-    if given.out:
-        from treepo.bench.common import describe_machine
 
-        settings = {"prompts": PROMPTS, "width": WIDTH, "tokens": TOKENS, "steps": given.steps, "rounds": given.rounds}
-        settings |= {"trl_batch": given.trl_batch, "model": Path(given.model).name}
-        about = describe_machine("cpu") | {"trl": __import__("trl").__version__}
-        results = {"machine": about, "settings": settings, "medians": medians, "runs": found}
-        given.out.write_text(json.dumps(results, indent=1) + "\n")
+
+def medians_of(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Over the measured steps of all runs of a contender."""
+    steps = [step for run in runs for step in run["steps"]]
+    found = {key: median(step[key] for step in steps) for key in steps[0]}
+    return found | {"peak_gib": median(run["peak_gib"] for run in runs)}
+
+
+def write(runs: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> None:
+    """Write the results so far."""
+    import trl
+
+    from treepo.bench.common import describe_machine
+
+    settings = {"prompts": PROMPTS, "width": WIDTH, "tokens": TOKENS, "steps": given.steps, "rounds": given.rounds}
+    settings |= {"trl_batch": given.trl_batch, "model": Path(given.model).name}
+    medians = {name: medians_of(own) for name, own in runs.items()}
+    about = describe_machine("cpu") | {"trl": trl.__version__}
+    results = {"machine": about, "settings": settings, "medians": medians, "runs": runs}
+    given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--trl-batch", type=int, default=16, help="16 was faster than 64")
