@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from treepo.data.chat_template import Schema
 from treepo.utils.text import error_line
 
 MAX_CALL_LEN = 100_000
@@ -27,10 +28,13 @@ class ToolCall:
 Parse = Callable[[str], list[ToolCall]]
 """From what a model wrote, marks of tool calls included, to the calls in it."""
 
-Reader = Callable[[re.Match[str], Mapping[str, Mapping[str, Any]]], "list[ToolCall]"]
+Properties = Mapping[str, Mapping[str, Any]]
+"""Of each tool, the schemas of its arguments by name."""
+
+Reader = Callable[[re.Match[str], Properties], "list[ToolCall]"]
 
 
-def parse_calls(text: str, schemas: Sequence[Mapping[str, Any]] = ()) -> list[ToolCall]:
+def parse_calls(text: str, schemas: Sequence[Schema] = ()) -> list[ToolCall]:
     """The calls in a turn; calls within reasoning that has ended are none.
 
     Reads JSON and XML in <tool_call> (Hermes, Qwen, GLM), <function=NAME> (Llama 3, Qwen3-Coder), [TOOL_CALLS]
@@ -46,7 +50,7 @@ def parse_calls(text: str, schemas: Sequence[Mapping[str, Any]] = ()) -> list[To
     return _unmarked(text.strip(), properties)
 
 
-def _in_tool_call(match: re.Match[str], properties: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _in_tool_call(match: re.Match[str], properties: Properties) -> list[ToolCall]:
     """JSON, or XML as Qwen3-Coder or GLM write it."""
     body = match["body"].strip()
     if function := FUNCTION.search(body):
@@ -57,7 +61,7 @@ def _in_tool_call(match: re.Match[str], properties: Mapping[str, Mapping[str, An
     return [ToolCall(name, _typed(GLM_ARGUMENT.findall(body), properties.get(name, {})))]
 
 
-def _in_function(match: re.Match[str], properties: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _in_function(match: re.Match[str], properties: Properties) -> list[ToolCall]:
     name, body = match["name"].strip(), match["body"].strip()
     if body.startswith("{"):
         return [_named(name, body)]
@@ -77,31 +81,32 @@ def _typed(found: Sequence[tuple[str, str]], properties: Mapping[str, Any]) -> d
     return arguments
 
 
-def _in_mistral(match: re.Match[str], _: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _in_mistral(match: re.Match[str], _: Properties) -> list[ToolCall]:
     body = match["body"].strip()
     if body.startswith(("[{", "{", "[ {")):
         return _json_calls(body)
     return list(_named_objects(body)) or [ToolCall("", error="it is not a name with a JSON object")]
 
 
-def _in_deepseek(match: re.Match[str], _: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _in_deepseek(match: re.Match[str], __: Properties) -> list[ToolCall]:
     """name SEP json, or function SEP name and a fenced block."""
-    before, _sep, after = match["body"].partition("<｜tool▁sep｜>")
+    before, _, after = match["body"].partition(DEEPSEEK.format("sep"))
     if before.strip() != "function":
         return [_named(before.strip(), after)]
-    name, _, block = after.partition("\n")
+    name, *rest = after.split("\n", 1)
+    block = "".join(rest)
     return [_named(name.strip(), block.strip().removeprefix("```json").removesuffix("```"))]
 
 
-def _with_name(match: re.Match[str], _: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _with_name(match: re.Match[str], _: Properties) -> list[ToolCall]:
     return [_named(match["name"], match["body"])]
 
 
-def _in_python(match: re.Match[str], _: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _in_python(match: re.Match[str], _: Properties) -> list[ToolCall]:
     return _python_calls(match["body"].strip()) or [ToolCall("", error="it is not a list of Python calls")]
 
 
-def _unmarked(text: str, properties: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
+def _unmarked(text: str, properties: Properties) -> list[ToolCall]:
     """Calls that are all of the text: JSON, a name with JSON, or Python calls; only of tools that there are, since an
     answer may be JSON, too."""
     text = text.removeprefix("<|python_tag|>").strip()
@@ -183,6 +188,9 @@ def _python_call(node: ast.expr) -> ToolCall:
     return ToolCall(node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
 
 
+DEEPSEEK = "<\uff5ctool\u2581{}\uff5c>"
+"""Its marks are written with a full-width bar, and a low block in place of a space."""
+
 NO_OBJECT = "its arguments are no JSON object"
 NAMED = re.compile(r"(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w*)?\s*(?:\[ARGS\])?\s*\{")
 FUNCTION = re.compile(r"<function=(?P<name>[^>\n]+)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)
@@ -193,7 +201,12 @@ MARKED: tuple[tuple[re.Pattern[str], Reader], ...] = (
     (re.compile(r"<tool_call>(?P<body>.*?)(?:</tool_call>|\Z)", re.DOTALL), _in_tool_call),
     (FUNCTION, _in_function),
     (re.compile(r"\[TOOL_CALLS\](?P<body>.*)", re.DOTALL), _in_mistral),
-    (re.compile(r"<｜tool▁call▁begin｜>(?P<body>.*?)(?:<｜tool▁call▁end｜>|\Z)", re.DOTALL), _in_deepseek),
+    (
+        re.compile(
+            rf"{DEEPSEEK.format('call\u2581begin')}(?P<body>.*?)(?:{DEEPSEEK.format('call\u2581end')}|\Z)", re.DOTALL
+        ),
+        _in_deepseek,
+    ),
     (
         re.compile(r"to=functions\.(?P<name>[\w-]+)[^{]*?<\|message\|>(?P<body>.*?)(?:<\|call\|>|\Z)", re.DOTALL),
         _with_name,

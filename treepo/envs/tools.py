@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError, validate_call
 from pydantic.errors import PydanticUserError
 
+from treepo.data.chat_template import Schema
 from treepo.envs.base import Calls, Messages, Turn, run_calls
 from treepo.envs.calls import Parse, ToolCall, parse_calls
 from treepo.envs.replay import CopyElseReplay
@@ -37,7 +39,7 @@ class ToolSet:
 
     functions: tuple[Callable[..., Any], ...]
     factory: Callable[[], Any] | None
-    schemas: tuple[Mapping[str, Any], ...]
+    schemas: tuple[Schema, ...]
 
     @classmethod
     def of(cls, functions: Sequence[Callable[..., Any]], factory: Callable[[], Any] | None) -> ToolSet:
@@ -80,8 +82,6 @@ class ToolEnvironment:
         self.given: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ToolEnvironment:
-        from copy import deepcopy  # noqa: PLC0415
-
         other = ToolEnvironment(self.functions, self.parse, self.factory)
         other.given = deepcopy(self.given, memo)
         return other
@@ -150,13 +150,17 @@ def methods_of(made: Any) -> list[Callable[..., Any]]:
     return [getattr(made, name) for name in names if not name.startswith("_") and name not in NO_TOOLS]
 
 
-def parser_of(tokenizer: PreTrainedTokenizerBase, schemas: Sequence[Mapping[str, Any]]) -> Parse:
+def parser_of(tokenizer: PreTrainedTokenizerBase, schemas: Sequence[Schema]) -> Parse:
     """How calls are found: by the response template of the tokenizer, if it has one, and else by their usual forms."""
 
     def parse(text: str) -> list[ToolCall]:
         template = getattr(tokenizer, "response_template", None)
         try:
-            message: Any = tokenizer.parse_response(text, template, prefix="", tools=list(schemas)) if template else {}
+            message: Any = (
+                tokenizer.parse_response(text, template, prefix="", tools=[dict(s) for s in schemas])
+                if template
+                else {}
+            )
             functions = [call["function"] for call in message.get("tool_calls") or ()]
             found = [ToolCall(one["name"], one.get("arguments") or {}) for one in functions]
         # What does not fit the template; the error of a call in a usual form says more.
@@ -230,8 +234,8 @@ def _made(factory: Callable[[], Any]) -> Any:
     return made
 
 
-def _schema(tool: Callable[..., Any]) -> Mapping[str, Any]:
-    from transformers.utils import get_json_schema  # noqa: PLC0415 - loads torch
+def _schema(tool: Callable[..., Any]) -> Schema:
+    from transformers.utils.chat_template_utils import get_json_schema  # noqa: PLC0415 - loads torch
 
     try:
         return get_json_schema(tool)
