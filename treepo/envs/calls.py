@@ -90,7 +90,7 @@ def _in_mistral(match: re.Match[str], _: Properties) -> list[ToolCall]:
 
 def _in_deepseek(match: re.Match[str], __: Properties) -> list[ToolCall]:
     """name SEP json, or function SEP name and a fenced block."""
-    before, _, after = match["body"].partition(DEEPSEEK.format("sep"))
+    before, _, after = match["body"].partition(DEEPSEEK_SEP)
     if before.strip() != "function":
         return [_named(before.strip(), after)]
     name, *rest = after.split("\n", 1)
@@ -188,9 +188,10 @@ def _python_call(node: ast.expr) -> ToolCall:
     return ToolCall(node.func.id, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
 
 
-DEEPSEEK = "<\uff5ctool\u2581{}\uff5c>"
-"""Its marks are written with a full-width bar, and a low block in place of a space."""
-
+BAR = "\uff5c"
+DEEPSEEK_BEGIN, DEEPSEEK_END, DEEPSEEK_SEP = (
+    f"<{BAR}{name}{BAR}>" for name in ("tool▁call▁begin", "tool▁call▁end", "tool▁sep")
+)
 NO_OBJECT = "its arguments are no JSON object"
 NAMED = re.compile(r"(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w*)?\s*(?:\[ARGS\])?\s*\{")
 FUNCTION = re.compile(r"<function=(?P<name>[^>\n]+)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)
@@ -201,12 +202,7 @@ MARKED: tuple[tuple[re.Pattern[str], Reader], ...] = (
     (re.compile(r"<tool_call>(?P<body>.*?)(?:</tool_call>|\Z)", re.DOTALL), _in_tool_call),
     (FUNCTION, _in_function),
     (re.compile(r"\[TOOL_CALLS\](?P<body>.*)", re.DOTALL), _in_mistral),
-    (
-        re.compile(
-            rf"{DEEPSEEK.format('call\u2581begin')}(?P<body>.*?)(?:{DEEPSEEK.format('call\u2581end')}|\Z)", re.DOTALL
-        ),
-        _in_deepseek,
-    ),
+    (re.compile(rf"{DEEPSEEK_BEGIN}(?P<body>.*?)(?:{DEEPSEEK_END}|\Z)", re.DOTALL), _in_deepseek),
     (
         re.compile(r"to=functions\.(?P<name>[\w-]+)[^{]*?<\|message\|>(?P<body>.*?)(?:<\|call\|>|\Z)", re.DOTALL),
         _with_name,

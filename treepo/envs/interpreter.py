@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from treepo.envs.sandbox import NOT_APART
 from treepo.errors import SettingError
 from treepo.verify.process import kill_marked
 
@@ -105,7 +104,7 @@ class PythonInterpreter:
                 "processes": self.num_processes,
             }
             inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - what it runs is ours
                 [sys.executable, "-I", str(SANDBOX), json.dumps(limits)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

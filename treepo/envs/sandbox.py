@@ -15,6 +15,8 @@ import signal
 import struct
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = (
     0x20000,
@@ -97,7 +99,7 @@ def _drop_privileges() -> None:
     _call("capset", struct.pack("Ii", CAPABILITY_VERSION_3, 0), bytes(24))
 
 
-def _fork(begin) -> int:  # noqa: ANN001
+def _fork(begin: Callable[[], None]) -> int:
     """The child's id in the parent, which has nothing else to do than to wait; the child begins, and goes on."""
     pid = os.fork()
     if pid == 0:
@@ -114,7 +116,7 @@ def _wait(pid: int) -> None:
     os._exit(code if code >= 0 else 128 - code)
 
 
-def _call(name: str, *arguments) -> None:  # noqa: ANN002
+def _call(name: str, *arguments: Any) -> None:
     """Call a function of the C library; raises OSError."""
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
         number = ctypes.get_errno()
@@ -126,17 +128,16 @@ def _run(code: str) -> None:
     sys.argv = ["-c"]
     scope = {"__name__": "__main__"}
     try:
-        tree = ast.parse(code, "<code>")
+        tree, value = ast.parse(code, "<code>"), None
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, "<code>", "exec"), scope)
-        if (
-            last is not None
-            and (value := eval(compile(ast.Expression(last.value), "<code>", "eval"), scope)) is not None
-        ):
+        exec(compile(tree, "<code>", "exec"), scope)  # noqa: S102 - what this program is for
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "<code>", "eval"), scope)  # noqa: S307
+        if value is not None:
             print(repr(value))
     except SystemExit:
         pass
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever the code raises is its output
         frames = traceback.TracebackException.from_exception(error)
         frames.stack = traceback.StackSummary.from_list([f for f in frames.stack if f.filename == "<code>"])
         print("".join(frames.format(chain=False)), end="")
