@@ -105,7 +105,7 @@ class PythonInterpreter:
             }
             inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
             process = subprocess.Popen(  # noqa: S603 - what it runs is ours
-                [sys.executable, "-I", str(SANDBOX), json.dumps(limits)],
+                [sys.executable, "-Iu", str(SANDBOX), json.dumps(limits)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -1,6 +1,6 @@
 """A program that runs one piece of Python, read from its input, within limits and apart from the rest of the machine.
 
-It is started by its path as `python -I sandbox.py LIMITS`, and imports the standard library alone. Where the kernel
+It is started by its path as `python -Iu sandbox.py LIMITS`, and imports the standard library alone. Where the kernel
 permits it (Linux, user namespaces), the code has no network, sees no other process, cannot write but into an empty
 folder in memory, and ends with all that it started when this program ends.
 """
