@@ -91,7 +91,7 @@ def test_the_limit_of_turns_holds_for_calls():
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("chat_template", [TEMPLATE.partition("{% for m")[1] + TEMPLATE.partition("{% for m")[2], None])
+@pytest.mark.parametrize("chat_template", [TEMPLATE[TEMPLATE.index("{% for m") :], None])
 def test_where_the_template_has_no_place_for_tools_the_system_message_describes_them(chat_template):
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = chat_template
@@ -103,6 +103,24 @@ def test_where_the_template_has_no_place_for_tools_the_system_message_describes_
     encoder = resolve({"prompt": {"system": "Hi.", "question": "{question}"}}).prompt.encoder(tokenizer, tools.schemas)
     text = tokenizer.decode(encoder("3+?"))
     assert 0 <= text.find("Hi.") < text.find("<tools>{") < text.find("3+?")
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+        + TEMPLATE[TEMPLATE.index("{% for m") :]
+    )
+    text = tokenizer.decode(ChatTurns(tokenizer, tools=tools.schemas).prompt_ids(messages[1:]))
+    assert text.startswith("<user>user:3+?# Tools"), "where there is no system message either, the question does"
+
+
+@pytest.mark.quick
+def test_tools_by_name_as_recipes_have_them():
+    given = {"tools": "treepo.envs.interpreter:python", "tool_factory": "tests.envs.test_tools:Counter"}
+    reward = {"functions": "treepo.envs.tools:get_reward", "correct": 0.0}
+    config = resolve({"environment": given, "reward": reward, "verifier": {"use": "NoVerifier"}})
+    tools = config.environment.tool_set()
+    assert tools is not None and config.environment.is_given
+    assert [schema["function"]["name"] for schema in tools.schemas] == ["python", "increase"]
+    with pytest.raises(treepo.SettingError, match="environment.tools: cannot be imported"):
+        resolve({"environment": {"tools": "treepo:nothing"}}).environment.tool_set()
 
 
 @pytest.mark.quick

@@ -41,13 +41,15 @@ For each function call, return a json object with function name and arguments wi
 """How models learn of tools where the template does not tell them: in the words of Hermes and of Qwen's template."""
 
 
-def with_tools_text(messages: Sequence[Mapping[str, Any]], tools: Sequence[Schema]) -> list[Mapping[str, Any]]:
-    """The messages with the tools described at the end of the system message."""
+def with_tools_text(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Schema], role: str = "system"
+) -> list[Mapping[str, Any]]:
+    """The messages with the tools described at the end of the system message, or with `role` of a first one of user."""
     described = TOOLS_TEXT.format(tools="\n".join(json.dumps(tool) for tool in tools))
-    if messages and messages[0]["role"] == "system":
+    if messages and messages[0]["role"] == role:
         first = messages[0]
         return [{**first, "content": f"{first['content']}\n\n{described}".strip()}, *messages[1:]]
-    return [{"role": "system", "content": described}, *messages]
+    return [{"role": role, "content": described}, *messages]
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class ChatTemplate:
         is_asked: whether the model's turn begins at its end. Raises SettingError if the template cannot be applied.
         """
         if self.tools and not self.writes_tools:
-            return self._rendered(with_tools_text(messages, self.tools), is_asked, None)
+            role = "system" if self._takes_system else "user"
+            return self._rendered(with_tools_text(messages, self.tools, role), is_asked, None)
         return self._rendered(messages, is_asked, list(self.tools) or None)
 
     @cached_property
@@ -72,6 +75,16 @@ class ChatTemplate:
         """Whether the template itself tells the model of tools."""
         try:
             return "treepo0probe" in self._rendered([{"role": "user", "content": "0"}], True, [PROBE])
+        except SettingError:
+            return False
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether the template writes a system message; Gemma's refuses one."""
+        try:
+            return "0system" in self._rendered(
+                [{"role": r, "content": f"0{r}"} for r in ("system", "user")], True, None
+            )
         except SettingError:
             return False
 

@@ -39,7 +39,9 @@ def main() -> None:
     """Set the limits, leave the rest of the machine, and run the code in a process of its own."""
     limits = json.loads(sys.argv[1])
     _limit(resource.RLIMIT_CPU, limits["cpu_s"])
-    _limit(resource.RLIMIT_AS, limits["memory_bytes"])
+    # macOS has no such limit.
+    if sys.platform != "darwin":
+        _limit(resource.RLIMIT_AS, limits["memory_bytes"])
     _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
     _limit(resource.RLIMIT_CORE, 0)
     if limits["apart"]:
