@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 
 from treepo.envs.calls import parse_calls
 
-pytestmark = pytest.mark.quick
-
 BAR = "\uff5c"
 SCHEMAS = [
     {

@@ -84,13 +84,11 @@ def test_calls_are_made_where_paths_made_them():
     assert len(results) > 1, "paths made different calls"
 
 
-@pytest.mark.quick
 def test_the_limit_of_turns_holds_for_calls():
     tree, _ = grown(max_turns=1)
     assert {trajectory.stop for trajectory in tree.trajectories()} == {StopReason.TURNS}
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("chat_template", [TEMPLATE[TEMPLATE.index("{% for m") :], None])
 def test_where_the_template_has_no_place_for_tools_the_system_message_describes_them(chat_template):
     tokenizer = make_tiny_tokenizer()
@@ -111,7 +109,6 @@ def test_where_the_template_has_no_place_for_tools_the_system_message_describes_
     assert text.startswith("<user>user:3+?# Tools"), "where there is no system message either, the question does"
 
 
-@pytest.mark.quick
 def test_tools_by_name_as_recipes_have_them():
     given = {"tools": "treepo.envs.interpreter:python", "tool_factory": "tests.envs.test_tools:Counter"}
     reward = {"functions": "treepo.envs.tools:get_reward", "correct": 0.0}
@@ -123,7 +120,6 @@ def test_tools_by_name_as_recipes_have_them():
         resolve({"environment": {"tools": "treepo:nothing"}}).environment.tool_set()
 
 
-@pytest.mark.quick
 def test_results_are_the_users_where_the_template_knows_no_tools():
     tokenizer = make_tiny_tokenizer()
     strict = "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no') }}{% endif %}"
@@ -161,7 +157,6 @@ def test_training_in_an_environment_of_trl(tmp_path: Path) -> None:
     assert 'tool_factory = "tests.envs.test_tools:Counter"' in recipe and "test_tools:add" in recipe
 
 
-@pytest.mark.quick
 def test_what_cannot_be_a_tool_is_said_before_anything_is_loaded():
     for given, message in (
         ({"tools": [3]}, "tools: must be functions"),

@@ -107,12 +107,10 @@ def test_calls_are_made_in_order_and_mistakes_are_answered_in_words():
     assert answered(*[call("add", a=0)] * 17)[15:] == ["1", "error: at most 16 calls are made in a turn"]
 
 
-@pytest.mark.quick
 def test_a_turn_without_a_call_ends_the_episode():
     assert ToolEnvironment((add,), lambda _: []).step("7") == Turn(done=True)
 
 
-@pytest.mark.quick
 def test_what_reset_returns_stands_behind_the_prompt():
     made = ToolEnvironment((), lambda _: [], Counter)
     assert made.reset(PROBLEM) == "Count. From 4."
@@ -122,7 +120,6 @@ def test_what_reset_returns_stands_behind_the_prompt():
     assert chat[1]["content"] == "Count.", "the record stays as it was"
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("cls", [Counter, Locked, AsyncCounter])
 def test_forks_by_copy_or_else_by_replay(cls):
     check_forks(lambda: KeptEnvironment(lambda: ToolEnvironment((), lengths, cls)), ["a", "bbb", "cc"], PROBLEM)
@@ -152,7 +149,6 @@ def test_reward_functions_see_the_environment_of_each_path(cls: type[Counter], w
         assert (stop is StopReason.ENV_DONE) <= (len(texts[-1]) == 4)
 
 
-@pytest.mark.quick
 def test_own_rewards_are_asked_for_once_per_trajectory():
     made = [Counter(), AsyncCounter(), None, Counter()]
     for one in (made[0], made[1], made[3]):
@@ -161,7 +157,6 @@ def test_own_rewards_are_asked_for_once_per_trajectory():
     assert asyncio.run(found) == [3.0, 3.0, None, None]
 
 
-@pytest.mark.quick
 def test_schemas_are_those_of_transformers():
     tools = ToolSet.of((add, wait), Counter)
     assert [s["function"]["name"] for s in tools.schemas] == ["add", "wait", "increase"]
@@ -174,7 +169,6 @@ def test_schemas_are_those_of_transformers():
         ToolSet.of((), dict)
 
 
-@pytest.mark.quick
 def test_a_response_template_of_the_tokenizer_is_used():
     """In the notation of transformers, of a model whose marks nobody else has."""
     tokenizer = make_tiny_tokenizer()
