@@ -22,6 +22,7 @@ from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK, Config
 from treepo.data.problem import Problem
 from treepo.envs import check_forks
+from treepo.envs.tools import ToolSet
 from treepo.grow.branching import LogprobBranching
 from treepo.grow.fallback import Backtrack
 from treepo.report.trees import read_trees
@@ -143,6 +144,12 @@ def test_the_environment_of_the_example_forks():
     ways = ["east", "south", "nowhere", "east", "south", "west", "south", "east"]
     for number in range(5):
         check_forks(maze, ways, Problem(f"maze {number}", "", (0,), ""))
+
+
+def test_the_tool_of_the_example_is_described():
+    price = runpy.run_path(str(EXAMPLES / "tools.py"), run_name="example")["price"]
+    (schema,) = ToolSet.of((price,), None).schemas
+    assert schema["function"]["parameters"]["required"] == ["item"] and price("pear") == 2.5
 
 
 def test_the_notebook_runs(chain_model, tmp_path, monkeypatch, capsys):

@@ -22,7 +22,9 @@ from treepo.run.arguments import (
     environment_layer,
     model_layer,
     reward_layer,
+    tool_layer,
     typed_arguments,
+    with_own_reward,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +73,10 @@ class TreePOTrainer:
     Dataset, a list of dicts, any iterable of dicts, a path, a preset's name, or several paths; without the latter one
     problem in ten is held out. config: settings, or the path of a recipe. callbacks: `TrainerCallback`s, or functions
     that are called as on_step is. environment: what answers the model turn by turn, a class or anything that makes one
-    when called (see docs/environments.md); without reward_funcs, its rewards are what is learned from. console: where
-    progress is shown. command: what the run was started with, for its folder.
+    when called (see docs/environments.md); without reward_funcs, its rewards are what is learned from. tools: functions
+    that the model may call, with type hints and Google docstrings. environment_factory: as in TRL, a class with `reset`
+    whose other methods are tools; reward functions get its objects as `environments`. console: where progress is shown.
+    command: what the run was started with, for its folder.
 
     Settings are checked here; the model is loaded when it is first needed. Raises SettingError.
     """
@@ -89,6 +93,8 @@ class TreePOTrainer:
         reward_weights: Sequence[float] | None = None,
         callbacks: Sequence[TrainerCallback | Callable[..., object]] = (),
         environment: Callable[[], Any] | None = None,
+        tools: Sequence[Callable[..., Any] | str] = (),
+        environment_factory: Callable[[], Any] | None = None,
         console: Console | None = None,
         command: str = "",
     ) -> None:
@@ -109,8 +115,11 @@ class TreePOTrainer:
             is_built_in_task = train_dataset is None and not plain.data.is_given
             data, self.records = data_layer(plain, train_dataset, eval_dataset)
             adds_to_own_reward = is_built_in_task and eval_dataset is None
+            callable_tools = tool_layer(tools, environment_factory)
+            reward_funcs, reward_weights = with_own_reward(environment_factory, reward_funcs, reward_weights)
             rewards = reward_layer(reward_funcs, reward_weights, is_built_in_task=adds_to_own_reward)
-            layers = [data, model_layer(model), environment_layer(environment, plain, bool(rewards)), rewards]
+            answering = environment_layer(environment, plain, bool(rewards))
+            layers = [data, model_layer(model), answering, callable_tools, rewards]
             self.config = with_absolute_paths(settings.resolve(*layers, is_built_in_task=is_built_in_task))
             check_arguments(self.config, self.given_model)
         self.output_dir = settings.folder()

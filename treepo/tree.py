@@ -7,6 +7,7 @@ and the standard library only.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,8 @@ class Tree:
 
     num_dropped: tokens that were decoded for it and belong to no node.
     num_fallbacks: points inside finished trajectories, or at the prompt, to which it backtracked. decode: token ids to
-    text, where somebody has set it so that the tree can show itself; it is neither compared nor pickled.
+    text, where somebody has set it so that the tree can show itself. environments: by leaf, for reward functions that
+    look at them. Both are neither compared nor pickled.
     """
 
     problem_id: str
@@ -103,9 +105,10 @@ class Tree:
     num_dropped: int = 0
     num_fallbacks: int = 0
     decode: "Callable[[Sequence[int]], str] | None" = field(default=None, compare=False)
+    environments: dict[int, Any] = field(default_factory=dict, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "decode": None}
+        return {**vars(self), "decode": None, "environments": {}}
 
     def __repr__(self) -> str:
         num_leaves, num_tokens = len(self.leaves()), self.num_decoded()
@@ -197,6 +200,7 @@ class Tree:
         place = {old: new for new, old in enumerate(kept)} | {-1: -1}
         num_tokens = self.num_decoded()
         self.nodes = [replace(self.nodes[i], parent=place[self.nodes[i].parent]) for i in kept]
+        self.environments = {place[i]: one for i, one in self.environments.items() if i in place}
         self.num_dropped += num_tokens - self.num_decoded()
 
     @property

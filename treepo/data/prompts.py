@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from treepo.data.chat_template import ChatTemplate, Schema, with_tools_text
 from treepo.data.conversations import Conversation, Prompt, Turn, asked_turns, own_prefill, own_system
 from treepo.data.fields import Record
 from treepo.data.formats import RecordFormat
@@ -133,9 +134,12 @@ class PromptTemplate:
         """Token ids of a prompt, with the shots before it; see `PromptEncoder`."""
         return PromptEncoder(self, tokenizer, tuple(shots))(prompt)
 
-    def encoder(self, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
-        """`encode` with this tokenizer and the shots, which are read now; raises what `read_shots` raises."""
-        return PromptEncoder(self, tokenizer, self.read_shots())
+    def encoder(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[Schema] = ()) -> PromptEncoder:
+        """`encode` with this tokenizer and the shots, which are read now; raises what `read_shots` raises.
+
+        tools: those that the model may call.
+        """
+        return PromptEncoder(self, tokenizer, self.read_shots(), tuple(tools))
 
     def turns(self, prompt: Prompt, shots: Sequence[Shot] = ()) -> tuple[Conversation, str]:
         """The turns up to the last one of the user, and the beginning of the response."""
@@ -161,11 +165,13 @@ class PromptEncoder:
     In a chat the shots are turns of user and assistant before those of the conversation, and the prompt ends where the
     assistant's turn begins, or in the prefill. As plain text, the system message and each question with its answer (on
     a new line) end in an empty line. Text that already holds special tokens of the chat template is taken as it is.
+    tools: those that the model may call; the chat template describes them, or else the system message.
     """
 
     template: PromptTemplate
     tokenizer: PreTrainedTokenizerBase
     shots: tuple[Shot, ...] = ()
+    tools: tuple[Schema, ...] = ()
 
     def __call__(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; raises SettingError if the chat template cannot be applied, or takes too long."""
@@ -187,6 +193,8 @@ class PromptEncoder:
             return tokenizer.encode(prompt, add_special_tokens=not has_bos, verbose=False)
         turns, prefill = template.turns(prompt, self.shots)
         if template.chat == "never" or not tokenizer.chat_template:
+            if self.tools:
+                turns = self._with_tools(turns)
             return tokenizer.encode(_as_plain_text(turns, prefill), verbose=False)
         return tokenizer.encode(self._apply(turns) + prefill, add_special_tokens=False, verbose=False)
 
@@ -214,20 +222,17 @@ class PromptEncoder:
     def _rendered_example(self) -> str:
         return self._apply((Turn("user", "0"),))
 
+    def _with_tools(self, turns: Conversation) -> Conversation:
+        messages = with_tools_text([{"role": turn.role, "content": turn.content} for turn in turns], self.tools)
+        return tuple(Turn(message["role"], message["content"]) for message in messages)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.template.chat_template_kwargs, self.tools)
+
     def _apply(self, turns: Conversation) -> str:
         """The chat as text, up to where the assistant's turn begins."""
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.template.chat_template_kwargs
-            )
-        except SettingError:
-            raise
-        # The template is a program that comes with the model; it and transformers' checks may raise anything.
-        except Exception as error:
-            first_line = str(error).strip().split("\n")[0] or type(error).__name__
-            raise SettingError("model.path", f"the chat template cannot be applied: {first_line}") from error
-        return str(rendered)
+        return self._chat_template([{"role": turn.role, "content": turn.content} for turn in turns])
 
     def _check_kwargs(self) -> None:
         """Raise SettingError for a variable that the chat template would ignore."""

@@ -2,6 +2,7 @@
 
 from treepo.envs.base import CopyFork, Environment, Message, Turn
 from treepo.envs.check import check_forks
+from treepo.envs.interpreter import PythonInterpreter
 from treepo.envs.replay import ReplayFork
 
-__all__ = ["CopyFork", "Environment", "Message", "ReplayFork", "Turn", "check_forks"]
+__all__ = ["CopyFork", "Environment", "Message", "PythonInterpreter", "ReplayFork", "Turn", "check_forks"]

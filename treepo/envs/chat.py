@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+from treepo.data.chat_template import ChatTemplate, Schema, with_tools_text
 from treepo.data.prompts import PromptTemplate
 from treepo.envs.base import Message
 from treepo.errors import SettingError
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 MARK = "TREEPO0TURN0MARK"
 """Stands for what the model wrote where only what follows it is wanted."""
 
+TOOL = "tool"
+"""The role of what a tool returned."""
+
 REASONING = "<think>\na\n</think>\n\n"
 
 
@@ -25,15 +30,17 @@ class ChatTurns:
 
     What the model sampled is never tokenized again: a reply is rendered behind a mark in the place of the model's turn,
     and what follows the mark is encoded. template: how prompts are written; its system message and question are not
-    used, since the environment writes the prompt.
+    used, since the environment writes the prompt. tools: those that the model may call, described in prompts.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: PromptTemplate = PromptTemplate()
+    tools: tuple[Schema, ...] = ()
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of the messages up to where the model's turn begins."""
-        return self.tokenizer.encode(self._rendered(messages), add_special_tokens=not self._is_chat, verbose=False)
+        text = self._rendered(messages, tools=self.tools)
+        return self.tokenizer.encode(text, add_special_tokens=not self._is_chat, verbose=False)
 
     def reply_ids(self, history: Sequence[Message], messages: Sequence[Message], last_id: int) -> list[int]:
         """Token ids of what stands between a turn of the model and its next one.
@@ -41,10 +48,19 @@ class ChatTurns:
         history: the messages before that turn. messages: the reply. last_id: the token that ended the turn; where the
         template ends turns with it, the reply begins behind it.
         """
+        if any(message["role"] == TOOL for message in messages):
+            # Templates differ in how calls stand in earlier turns; what follows the last one does not depend on it.
+            history = _before_first_turn(history)
+            messages = [self._tool_message(message) for message in messages]
         ended = self._encoded(self._after_mark(history, (), is_asked=False))
         ids = self._encoded(self._after_mark(history, messages))
         is_written = self._is_chat and last_id in ended
         return ids[ended.index(last_id) + 1 :] if is_written else ids
+
+    def marked_text(self, turn_ids: Sequence[int]) -> str:
+        """The text of a turn with its special tokens, which may mark tool calls, but for the one that ended it."""
+        ids = list(turn_ids[:-1])
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def history_warning(self, messages: Sequence[Message]) -> str:
         """How the template's own rendering of a conversation differs from what the model is given, or nothing.
@@ -82,18 +98,39 @@ class ChatTurns:
     def _encoded(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
-    def _rendered(self, messages: Sequence[Message], is_asked: bool = True) -> str:
+    def _rendered(self, messages: Sequence[Message], is_asked: bool = True, tools: Sequence[Schema] = ()) -> str:
         """The messages as text. is_asked: whether the model's turn begins at its end."""
         if not self._is_chat:
+            messages = with_tools_text(messages, tools) if tools else messages
             texts = [str(message.get("content", "")) for message in messages]
             return "\n".join(texts) + "\n" * is_asked
-        kwargs = self.template.chat_template_kwargs
+        return (self._with_tools if tools else self._without_tools)(messages, is_asked)
+
+    @cached_property
+    def _with_tools(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.template.chat_template_kwargs, self.tools)
+
+    @cached_property
+    def _without_tools(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.template.chat_template_kwargs)
+
+    def _tool_message(self, message: Message) -> Message:
+        """A tool's message as it is, or as one of the user where the template does not write those of tools."""
+        if message["role"] != TOOL or self._writes_tool_messages:
+            return message
+        return {"role": "user", "content": f"<tool_response>\n{message.get('content', '')}\n</tool_response>"}
+
+    @cached_property
+    def _writes_tool_messages(self) -> bool:
+        if not self._is_chat:
+            return True
+        probe: dict[str, Any] = {"role": TOOL, "name": "f", "content": MARK[::-1], "tool_call_id": "treepo000"}
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=is_asked, **kwargs
-            )
-        # The template is a program that comes with the model; it and transformers' checks may raise anything.
-        except Exception as error:
-            first_line = str(error).strip().split("\n")[0] or type(error).__name__
-            raise SettingError("model.path", f"the chat template cannot be applied: {first_line}") from error
-        return str(rendered)
+            return MARK[::-1] in self._after_mark([{"role": "user", "content": "a"}], [probe])
+        except SettingError:
+            return False
+
+
+def _before_first_turn(history: Sequence[Message]) -> Sequence[Message]:
+    first = next((i for i, message in enumerate(history) if message["role"] == "assistant"), len(history))
+    return history[:first]

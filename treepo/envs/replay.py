@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from treepo.envs.base import Calls, Message, Turn, as_messages, as_turn, run_calls
@@ -10,6 +12,8 @@ from treepo.errors import EnvironmentDivergedError
 
 if TYPE_CHECKING:
     from treepo.data.problem import Problem
+
+logger = logging.getLogger(__name__)
 
 
 class ReplayFork:
@@ -70,3 +74,18 @@ class ReplayFork:
         for number, (action, before) in enumerate(zip(self.actions, self.turns, strict=True), start=1):
             if as_turn((yield self.inner.step(action))) != before:
                 raise EnvironmentDivergedError(number)
+
+
+class CopyElseReplay(ReplayFork):
+    """Forks by deep copy where that works, else by replay."""
+
+    def fork(self) -> CopyElseReplay:
+        other = type(self)(self.factory)
+        vars(other).update(vars(super().fork()))
+        if self.inner is not None:
+            try:
+                other.inner = deepcopy(self.inner)
+            # What a class of the user's raises that cannot be copied.
+            except Exception as error:  # noqa: BLE001
+                logger.debug("an environment is forked by replay, since it cannot be copied: %r", error)
+        return other

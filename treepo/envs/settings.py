@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from treepo.envs.tools import ToolSet
 from treepo.errors import SettingError
 from treepo.utils import GIVEN
 from treepo.utils.imports import make_importable
@@ -16,6 +17,13 @@ class EnvironmentSettings:
 
     factory: str = ""
     """What makes environments, a class or a function as module:name; none if empty: a single turn."""
+
+    tools: tuple[str | Callable[..., Any], ...] = ()
+    """Functions that the model may call, each module:function with type hints and a Google docstring."""
+
+    tool_factory: str | Callable[..., Any] = ""
+    """What makes objects with `reset` whose other public methods are tools, as TRL's environment_factory does:
+    module:Class."""
 
     max_turns: int = 8
     """Most turns of a trajectory."""
@@ -36,13 +44,23 @@ class EnvironmentSettings:
                 raise SettingError(name, "must be at least 1", getattr(self, name))
         if not self.timeout_s > 0:
             raise SettingError("timeout_s", "must be positive", self.timeout_s)
-        if self.factory and ":" not in self.factory:
-            raise SettingError("factory", "must be module:name", self.factory)
+        named = {"factory": [self.factory], "tools": self.tools, "tool_factory": [self.tool_factory]}
+        for name, values in named.items():
+            for value in values:
+                if isinstance(value, str) and value and ":" not in value:
+                    raise SettingError(name, "must be module:name", value)
+        if self.factory and self.has_tools:
+            raise SettingError("tools", "are for runs without environment.factory, which makes its own turns")
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the model may call tools."""
+        return bool(self.tools or self.tool_factory)
 
     @property
     def is_given(self) -> bool:
         """Whether there is an environment."""
-        return bool(self.factory)
+        return bool(self.factory) or self.has_tools
 
     @property
     def num_observed_tokens(self) -> int:
@@ -56,16 +74,31 @@ class EnvironmentSettings:
                 message = "was given by a program; give it again, as TreePOTrainer(environment=...)"
                 raise SettingError("environment.factory", message, self.factory)
             return given
-        module, _, attribute = self.factory.partition(":")
-        make_importable(module)
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        # An import runs the module, which may raise anything; SystemExit is no Exception.
-        except (Exception, SystemExit) as error:
-            raise SettingError("environment.factory", f"cannot be imported: {error!r:.300}", self.factory) from error
-        if not callable(found):
-            raise SettingError("environment.factory", "must name something callable", self.factory)
-        return found
+        return _imported(self.factory, "environment.factory")
+
+    def tool_set(self) -> ToolSet | None:
+        """The tools, if there are some. Raises SettingError."""
+        if not self.has_tools:
+            return None
+        functions = [_imported(tool, "environment.tools") for tool in self.tools]
+        factory = _imported(self.tool_factory, "environment.tool_factory") if self.tool_factory else None
+        return ToolSet.of(functions, factory)
+
+
+def _imported(named: str | Callable[..., Any], setting: str) -> Callable[..., Any]:
+    """What module:name stands for; raises SettingError if it cannot be imported or called."""
+    if not isinstance(named, str):
+        return named
+    module, _, attribute = named.partition(":")
+    make_importable(module)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    # An import runs the module, which may raise anything; SystemExit is no Exception.
+    except (Exception, SystemExit) as error:
+        raise SettingError(setting, f"cannot be imported: {error!r:.300}", named) from error
+    if not callable(found):
+        raise SettingError(setting, "must name something callable", named)
+    return found
 
 
 def name_of(factory: Callable[[], Any]) -> str:

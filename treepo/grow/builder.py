@@ -245,18 +245,22 @@ class TreeBuilder:
         trajectory = self.tree.trajectory(leaf)
         logprobs, begins = trajectory.sampled_logprobs[~trajectory.observed], self.tree.turn_starts(leaf)
         self.finished.append(FinishedPath(leaf, stop, logprobs, end.has_open_answer(), begins))
+        if self.turns is not None:
+            self.turns.keep(self.tree, leaf)
 
     def _end_turn(
         self, segment: Segment, token_ids: np.ndarray, logprobs: np.ndarray, end: PathEnd, stop: StopReason | None
     ) -> None:
         """Add the last segment of a turn; what comes after it, the environment says."""
-        assert self.turns is not None and self.rules.decode is not None
+        assert self.turns is not None
+        decode = self.turns.rules.decode or self.rules.decode
+        assert decode is not None
         node = self.tree.add(Node(segment.parent, token_ids, logprobs, segment.seed, None, segment.from_fallback))
         # Its only child will be the reply.
         self.num_children.append(1)
         start = self.turns.start_of(self.tree, node)
         ids = self.tree.ids(node)[len(self.tree.ids(start)) :]
-        self.turn_ends.append(TurnEnd(node, start, self.rules.decode(ids.tolist()), end, stop))
+        self.turn_ends.append(TurnEnd(node, start, decode(ids.tolist()), end, stop))
 
     def _answer(self, turn_end: TurnEnd) -> None:
         """Go on with a path as its environment answered, or end it."""

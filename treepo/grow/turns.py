@@ -12,6 +12,7 @@ from treepo.errors import EnvironmentDivergedError, SettingError, StrategyError
 from treepo.tree import ROOT, StopReason, Tree
 
 if TYPE_CHECKING:
+    from treepo.data.problem import Decode
     from treepo.grow.stopping import PathEnd
 
 Call = Callable[[], Any]
@@ -31,7 +32,8 @@ class Chat(Protocol):
 class TurnRules:
     """How paths go on after the model ended a turn.
 
-    factory: makes environments; those without `fork` are forked by replay. chat: writes messages as token ids.
+    factory: makes environments; those without `fork` are forked by replay. chat: writes messages as token ids. decode:
+    turns to the text that environments get; that of all rules if None.
     max_turns: most turns of a trajectory. max_observed_tokens: most tokens that a trajectory observes; a reply with
     which it would observe more ends it. max_prompt_len: most tokens of a prompt, if that is limited. num_workers: calls
     into environments at a time; timeout_s: most seconds of each.
@@ -39,6 +41,7 @@ class TurnRules:
 
     factory: EnvironmentFactory
     chat: Chat
+    decode: Decode | None = None
     max_turns: int = 8
     max_observed_tokens: int = 1024
     max_prompt_len: int | None = None
@@ -148,6 +151,16 @@ class TreeTurns:
         history = (*start.history, {"role": "assistant", "content": end.text}, *as_messages(end.turn.messages))
         self.starts[node] = TurnStart(end.environment, history, start.number + 1)
         end.environment = None
+
+    def keep(self, tree: Tree, leaf: int) -> None:
+        """Keep the environment of a path that has ended for reward functions, if it is one that they may see.
+
+        Of a path that ended within a turn it is in the state in which the turn began.
+        """
+        ended = next((end for end in self.ends if end.node == leaf), None)
+        environment = self.starts[self.start_of(tree, leaf)].environment if ended is None else ended.environment
+        if hasattr(environment, "kept"):
+            tree.environments[leaf] = (environment.fork() if ended is None else environment).kept()
 
     def close(self, ends: Sequence[TurnEnd]) -> None:
         """Close the environments of paths that have ended."""

@@ -9,6 +9,7 @@ from typing import Any
 from treepo.config.schema import Config
 from treepo.data.locations import Records
 from treepo.envs.settings import name_of
+from treepo.envs.tools import get_reward
 from treepo.errors import SettingError
 from treepo.utils import GIVEN
 from treepo.verify.reward_functions import import_function
@@ -54,6 +55,28 @@ def environment_layer(environment: Callable[[], Any] | None, config: Config, has
     if has_rewards or config.reward.functions:
         return layer | {"reward": {"environment": weight}}
     return layer | {"reward": {"environment": weight, "correct": 0.0}, "verifier": NoVerifier()}
+
+
+def tool_layer(tools: Sequence[Any], factory: Any) -> dict[str, Any]:
+    """The settings of tools that are given."""
+    named = {"tools": tuple(tools), "tool_factory": factory}
+    given = {name: value for name, value in named.items() if value}
+    if any(not isinstance(one, str) and not callable(one) for one in (*tools, *([factory] if factory else ()))):
+        raise SettingError("tools", "must be functions, or a class as environment_factory", [*tools, factory])
+    return {"environment": given} if given else {}
+
+
+def with_own_reward(
+    factory: Any, reward_funcs: Any, reward_weights: Sequence[float] | None
+) -> tuple[Any, Sequence[float] | None]:
+    """Reward functions and weights, with `get_reward` of TRL's environments if they have it, at weight 1."""
+    if factory is None or isinstance(factory, str):
+        return reward_funcs, reward_weights
+    made = factory if isinstance(factory, type) else factory()
+    if not hasattr(made, "get_reward"):
+        return reward_funcs, reward_weights
+    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    return [*functions, get_reward], None if reward_weights is None else [*reward_weights, 1.0]
 
 
 def reward_layer(

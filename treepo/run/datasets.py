@@ -39,7 +39,8 @@ def load_split(
     if settings.own_fields and named and all(parse_source(source, "data").format for source in named):
         name = settings.own_fields[0]
         raise SettingError(f"data.{name}", "is for datasets that name no format, and all do", getattr(settings, name))
-    encoder = config.prompt.encoder(tokenizer)
+    tools = config.environment.tool_set()
+    encoder = config.prompt.encoder(tokenizer, tools.schemas if tools else ())
     loaded = {"data.train": LoadedDatasets(()), "data.eval": LoadedDatasets(())}
     given = {"data.train": train, "data.eval": evaluation}
     eval_seed = derive_seed(settings.eval_seed, "eval")

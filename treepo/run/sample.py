@@ -54,7 +54,9 @@ def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
     if prompt is None:
         return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
     is_chain = is_chain_tokenizer(policy.tokenizer)
-    encode = partial(encode_prompt, policy.tokenizer) if is_chain else config.prompt.encoder(policy.tokenizer)
+    tools = config.environment.tool_set()
+    encoder = config.prompt.encoder(policy.tokenizer, tools.schemas if tools else ())
+    encode = partial(encode_prompt, policy.tokenizer) if is_chain else encoder
     prompt_ids = tuple(encode(prompt))
     if is_chain and policy.decode(prompt_ids) != prompt:
         reason = "has characters that the built-in task has no tokens for; its problems look like 71a-3b-3c-5d-6:"

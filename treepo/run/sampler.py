@@ -22,9 +22,14 @@ def turn_rules(config: Config, policy: Policy, given: Callable[[], Any] | None =
     if policy.max_len is not None:
         longest = config.tree.max_response_tokens + settings.max_observed_tokens
         max_prompt_len = min(max_prompt_len, policy.max_len - longest)
+    tools = settings.tool_set()
+    if tools is not None:
+        tools.load()
+    chat = ChatTurns(policy.tokenizer, config.prompt, () if tools is None else tools.schemas)
     return TurnRules(
-        factory=settings.load(given),
-        chat=ChatTurns(policy.tokenizer, config.prompt),
+        factory=settings.load(given) if tools is None else tools.environments(policy.tokenizer),
+        chat=chat,
+        decode=None if tools is None else chat.marked_text,
         max_turns=settings.max_turns,
         max_observed_tokens=settings.max_observed_tokens,
         max_prompt_len=max_prompt_len,

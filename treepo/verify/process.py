@@ -210,7 +210,7 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        _kill_marked(f"{MARK}={self._mark}".encode())
+        kill_marked(f"{MARK}={self._mark}".encode())
         for _ in range(MAX_LAST_WORDS):
             if not self.read_errors():
                 break
@@ -231,7 +231,7 @@ def _described(status: int) -> str:
     return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def _kill_marked(mark: bytes) -> None:
+def kill_marked(mark: bytes) -> None:
     """Kill the processes that were started with this mark in their environment, in whatever process group (Linux)."""
     patience = MAX_EMPTY_SCANS
     for _ in range(MAX_SCANS):

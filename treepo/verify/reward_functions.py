@@ -44,7 +44,8 @@ class Answers:
     problem: what was asked, with its known answer and all columns of its record. written: how answers are written, as
     the verifier reads them. token_ids: the response tokens. stops: why each answer ended. state: of the run.
     environment: float64 [L], what the environment gave over all turns; None without one. Where there are several turns,
-    texts, lengths and token_ids are of what was sampled alone.
+    texts, lengths and token_ids are of what was sampled alone. environments: those that reward functions may look at,
+    one per leaf; None for one that could not be copied. Empty without.
     """
 
     correct: np.ndarray
@@ -58,6 +59,7 @@ class Answers:
     stops: tuple[StopReason, ...] = ()
     state: TrainerState = TrainerState()
     environment: np.ndarray | None = None
+    environments: tuple[Any, ...] = ()
 
 
 Scalar = None | bool | int | float | str
@@ -188,6 +190,8 @@ def _arguments(answers: Sequence[Answers], log: FunctionLog) -> dict[str, Any]:
         "log_metric": log.log_metric,
         "log_extra": log.log_extra,
     }
+    if any(one.environments for one in answers):
+        given["environments"] = [one.environments[i] if one.environments else None for one, i in each]
     without = {name: values for name, values in known.items() if name not in ("prompt", "completion")}
     return {**ours, **without, **given}
 

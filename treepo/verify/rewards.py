@@ -311,6 +311,7 @@ def _answers_of(verified: VerifiedTree, max_response_tokens: int, state: Trainer
         stops=tuple(t.stop for t in trajectories),
         state=state,
         environment=_environment_rewards(verified.tree),
+        environments=tuple(verified.tree.environments.get(t.leaf) for t in trajectories if verified.tree.environments),
     )
 
 
