@@ -314,10 +314,8 @@ def _answers_of(verified: VerifiedTree, max_response_tokens: int, state: Trainer
     )
 
 
-def _environment_rewards(tree: Tree) -> np.ndarray | None:
-    """float64 [L]: what the environment gave on the way to each leaf; None where there was none."""
-    if not tree.has_turns:
-        return None
+def _environment_rewards(tree: Tree) -> np.ndarray:
+    """float64 [L]: what the environment gave on the way to each leaf; 0 where no turn has ended."""
     return np.array([sum(tree.turn_rewards(leaf)) for leaf in tree.leaves()], np.float64)
 
 
