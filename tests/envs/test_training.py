@@ -46,6 +46,8 @@ def test_an_environment_is_trained_in(tmp_path: Path) -> None:
         steps = list(trainer.steps())
     last = trainer.state.log_history[-1]
     assert last["reward/environment"] == pytest.approx(last["reward/mean"])
+    assert last["turns/max"] == 2 and last["tokens/observed"] > 0 == last["environment/lost"]
+    assert last["environment/calls"] > 0 == last["environment/failed_calls"] and last["environment/call_s"] > 0
     assert "eval/reward/environment" in last and np.isfinite(last["update/loss"])
     trees = [tree for step in steps for tree in step.trees]
     assert any(tree.has_observed for tree in trees), "some turn ended"

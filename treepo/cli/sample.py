@@ -29,8 +29,8 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="what to ask; of the built-in task a problem such as 71a-3b-3c-5d-6: (default: the first it trains on; with "
-        "an environment, the first of the dataset)",
+        help="what to ask; of the built-in task a problem such as 71a-3b-3c-5d-6: (default: the first it trains on, or "
+        "with an environment the first of the dataset)",
     )
     parser.add_argument("--recipe", metavar="RECIPE.toml", help="settings")
     parser.add_argument("--out", metavar="FILE.parquet", help="keep the tree in this new file")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def transcript(tree: Tree, leaf: int, decode: Decode) -> list[TurnText]:
         return []
     path = tree.path(leaf)[1:]
     # What was given for a turn stands at the reply to it.
-    after = dict(zip(path, path[1:], strict=False))
+    after = dict(pairwise(path))
     turns = []
     for role, nodes in turn_parts(tree, path):
         reward = tree.nodes[after.get(nodes[-1], leaf)].reward if role == MODEL else None
