@@ -31,7 +31,8 @@
     const parts = Object.keys(tree.grading.parts);
     const shownParts = parts.length > 1 ? parts : [];
     const logged = Object.keys(tree.grading.extra);
-    const heads = ["leaf", "extracted answer", "verdict", "reward", ...shownParts, "tokens", "stop", ...logged];
+    const turns = tree.observed ? ["turns", "rewards by turn"] : [];
+    const heads = ["leaf", "extracted answer", "verdict", "reward", ...shownParts, "tokens", ...turns, "stop", ...logged];
     const cells = heads.map((text) => make("th", { scope: "col", textContent: treepo.oneLine(text, 40) }));
     const rows = treepo.leavesBelow(model, 0).map((leaf) => answerRow(tree, model, leaf, state, set, shownParts));
     const table = make("table", { className: "components answers" },
@@ -49,7 +50,8 @@
     const texts = [
       figure(model.reward[leaf]),
       ...shownParts.map((name) => figure(tree.grading.parts[name][place])),
-      String(model.end[leaf]),
+      String(model.sampled[leaf]),
+      ...(tree.observed ? [String(model.turn[leaf]), treepo.rewardsText(treepo.turnRewards(tree, leaf))] : []),
       tree.stops[leaf],
       ...Object.values(tree.grading.extra).map((values) => treepo.oneLine(values[place], 80)),
     ];

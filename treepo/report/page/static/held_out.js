@@ -17,10 +17,12 @@
     const head = element("header", {}, element("strong", {}, `step ${step}`));
     if (!answer) return element("article", {}, head, element("p", { className: "note" }, "not asked"));
     head.append(treepo.verdictBadge(treepo.verdict(answer.correct, answer.outcome)), treepo.answerText(answer.extracted));
+    if (answer.reward != null) head.append(element("span", { className: "note" }, `reward ${treepo.figure(answer.reward)}`));
     const length = answer.num_tokens === null ? "" : treepo.count(answer.num_tokens, "token");
     head.append(element("span", { className: "note" }, visible([length, answer.stop].filter(Boolean).join(", "))));
     const text = element("div", { className: "text", dir: "auto", tabIndex: 0, ariaLabel: `Answer at step ${step}` });
-    treepo.showText(text, answer.response);
+    if (answer.turns?.length) treepo.showTurns(text, answer.turns);
+    else treepo.showText(text, answer.response);
     const cut = answer.num_cut ? [element("p", { className: "note" }, `${answer.num_cut} more characters`)] : [];
     return element("article", {}, head, text, ...cut);
   }

@@ -116,13 +116,13 @@
       .attr("y", size.top)
       .attr("width", size.width)
       .attr("height", size.bottom - size.top);
-    drawAxis(parts, view, look.colours);
+    drawAxis(parts, view, look.colours, model.tree.observed ? "tokens, of all turns →" : "response tokens →");
     drawPrompt(parts.prompt, model, view, look);
     treepo.drawShapes(parts.layers, model, view, look);
   }
 
-  function drawAxis({ axis, grid, title }, view, colours) {
-    title.attr("fill", colours.muted).attr("font-family", "system-ui, sans-serif").text("response tokens →");
+  function drawAxis({ axis, grid, title }, view, colours, name) {
+    title.attr("fill", colours.muted).attr("font-family", "system-ui, sans-serif").text(name);
     const ticks = view.x.ticks(Math.max(2, Math.floor(view.right / 90))).filter((t) => Number.isInteger(t) && t >= 0);
     const marks = axis.selectAll("text").data(ticks).join("text");
     marks
