@@ -1,5 +1,6 @@
 """Training in an environment, from Python."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 import treepo
 from tests.models import save_tiny_model
+from tests.test_docs import documented_metrics
 from treepo.config.load import read_recipe
 from treepo.report.trees import read_trees
 
@@ -49,6 +51,8 @@ def test_an_environment_is_trained_in(tmp_path: Path) -> None:
     assert last["turns/max"] == 2 and last["tokens/observed"] > 0 == last["environment/lost"]
     assert last["environment/calls"] > 0 == last["environment/failed_calls"] and last["environment/call_s"] > 0
     assert "eval/reward/environment" in last and np.isfinite(last["update/loss"])
+    documented = documented_metrics((Path(__file__).parents[2] / "docs" / "metrics.md").read_text())
+    assert [name for name in last if not any(fnmatch(name, pattern) for pattern in documented)] == ["step"]
     trees = [tree for step in steps for tree in step.trees]
     assert any(tree.has_observed for tree in trees), "some turn ended"
     kept = [k for file in sorted((tmp_path / "run" / "trees").glob("*.parquet")) for k in read_trees(file)]
