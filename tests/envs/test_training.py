@@ -72,3 +72,21 @@ def test_what_an_environment_needs_is_said_before_anything_is_loaded(tmp_path: P
         trainer_of(tmp_path, environment="Echo()")
     with pytest.raises(treepo.SettingError, match="reward.environment: needs an environment"):
         treepo.TreePOConfig(reward={"environment": 1.0})
+
+
+class Broken(Echo):
+    """Fails at each step."""
+
+    def step(self, assistant_text: str) -> treepo.Turn:
+        raise RuntimeError("the board fell off the table")
+
+
+def test_trees_that_are_lost_wholly_end_no_run(tmp_path: Path, capsys: pytest.CaptureFixture, caplog: Any) -> None:
+    """Of two trees that is no proof that the environment is to blame: the steps are called useless, with the cause."""
+    with trainer_of(tmp_path, environment=Broken) as trainer:
+        trainer.train()
+    last = [metrics for metrics in trainer.state.log_history if "environment/lost" in metrics][-1]
+    assert last["environment/lost"] > 0.5 and last["stop/env_error"] == last["environment/lost"]
+    said = " ".join((capsys.readouterr().out + caplog.text).split())
+    assert "the board fell off the table" in said
+    assert "of the trajectories are lost to their environments" in said
