@@ -293,7 +293,7 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
 
 def _environment_rows(wait_s: float, num_calls: float, num_failed: float) -> list[tuple[str, str]]:
     """What environments took, if there were any."""
+    if not num_calls:
+        return []
     failed = f", {num_failed:,.0f} of them failed" if num_failed else ""
-    return [("of growing, waiting for environments", f"{wait_s:.1f} s ({num_calls:,.0f} calls{failed})")] * (
-        num_calls > 0
-    )
+    return [("of growing, waiting for environments", f"{wait_s:.1f} s ({num_calls:,.0f} calls{failed})")]
