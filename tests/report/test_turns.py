@@ -9,6 +9,7 @@ from tests.report.browser import browser, open_page
 from tests.report.explorer_page import explorer_page, payload_of
 from tests.report.turns_tree import turns_tree
 from treepo.envs.transcript import TurnText, roles_of, transcript
+from treepo.report.page.held_out import held_out_json
 from treepo.report.page.token_texts import TokenTexts
 from treepo.report.page.trees import Pieces, tree_json
 from treepo.report.run_log import choose_samples
@@ -73,6 +74,19 @@ def test_samples_hold_turns_and_a_response_of_what_was_sampled() -> None:
     assert [turn["role"] for turn in rows["env_error"].turns] == ["assistant", "user", "assistant"]
     assert "user: There is a wall." in str(rows["env_error"].cells()["turns"])
     assert best.turns
+
+
+def test_turns_of_held_out_answers_are_cut_and_whatever_else_stands_there_is_left_out() -> None:
+    """samples.jsonl may come from anybody."""
+    turns = [{"role": "user", "text": "x" * 3990, "reward": 1}, "?", {"role": 3, "text": "y" * 99, "reward": "z"}]
+    sample = {"step": 1, "split": "eval", "problem": "p", "reward": 0.5, "turns": [*turns, {"text": "cut"}]}
+    ((answer,),) = (problem["answers"] for problem in held_out_json([sample])["problems"])
+    assert [(turn["role"], len(turn["text"]), turn["reward"]) for turn in answer["turns"]] == [
+        ("user", 3990, 1),
+        ("", 10, None),
+    ]
+    (other,) = held_out_json([sample | {"turns": "no list"}])["problems"]
+    assert other["answers"][0]["turns"] == [] and other["answers"][0]["reward"] == 0.5
 
 
 def test_the_explorer_shows_who_wrote_what(browser, tmp_path) -> None:

@@ -110,10 +110,11 @@ def step_of(line: bytes) -> int | None:
 class SampleRow:
     """One trajectory of a step, its texts sanitized.
 
-    split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none. An estimator
-    with one advantage per node gives that of the last node. correct: the verifier's score, 0 to 1, and outcome how it
-    came about; parts: those of the reward by name; extra: what reward functions logged of it. What was not graded has
-    None and empty texts. response: what was sampled. turns: who wrote what, where there was an environment.
+    split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none, as where an
+    environment failed. An estimator with one advantage per node gives that of the last node. correct: the verifier's
+    score, 0 to 1, and outcome how it came about; parts: those of the reward by name; extra: what reward functions
+    logged of it. What was not graded has None and empty texts. response: what was sampled. turns: who wrote what, where
+    there was an environment.
     """
 
     problem: str
@@ -184,7 +185,7 @@ def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers
             problem=plain(tree.problem_id),
             prompt=plain(decode(tree.prompt_ids.tolist())),
             response=plain(decode(tree.trajectory(leaves[i]).sampled_ids.tolist())),
-            reward=None if kept.rewards is None else float(kept.rewards[i]),
+            reward=None if kept.rewards is None or np.isnan(kept.rewards[i]) else float(kept.rewards[i]),
             advantage=None if advantages is None else float(advantages[i]),
             stop=str(tree.nodes[leaves[i]].stop),
             num_tokens=tree.response_len(leaves[i]),

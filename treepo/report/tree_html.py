@@ -66,7 +66,8 @@ def kept_tree_html(kept: KeptTree, decode: Decode, title: str = "") -> str:
 def _told(kept: KeptTree) -> str:
     if not kept.tree.leaves():
         return "nothing is grown yet"
-    rewards = "" if kept.rewards is None else f"; mean reward {kept.rewards.mean():.3g}"
+    known = [] if kept.rewards is None else kept.rewards[np.isfinite(kept.rewards)]
+    rewards = f"; mean reward {np.mean(known):.3g}" if len(known) else ""
     return summary(kept.tree) + rewards
 
 
@@ -143,7 +144,7 @@ class _Branches:
             facts.append(f"answer {grading.extracted_answers[place] or 'none'}")
             facts += [f"{name} {values[place]:.3g}" for name, values in grading.parts.items() if len(grading.parts) > 1]
             facts += [f"{name} {values[place]!s:.50}" for name, values in grading.extra.items()]
-        if self.kept.rewards is not None:
+        if self.kept.rewards is not None and np.isfinite(self.kept.rewards[place]):
             facts.append(f"reward {self.kept.rewards[place]:.3g}")
         if self.advantages is not None:
             facts.append(f"advantage {self.advantages[place]:+.3g}")
