@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate(model: Path, out: Path, *args: object) -> int:
     rows = out.parent / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{i}?"}) + "\n" for i in range(34)))
+    rows.write_text("".join(json.dumps({"prompt": f"{i}?"}) + "\n" for i in range(33)))
     return main(["eval", str(model), "--data", str(rows), "--out", str(out), *SMALL, *map(str, args)])
 
 
@@ -71,7 +71,7 @@ def test_answers_hold_their_turns_and_count_by_what_the_environment_gave(
 def test_an_interrupted_evaluation_goes_on_and_another_environment_is_refused(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    args = ["--samples", 2, "--max-tokens", 16]
+    args = ["--samples", 1, "--max-tokens", 16]
     assert evaluate(model, tmp_path / "whole", *args) == 0
     append, num_parts = AnswerStore.append, 0
 

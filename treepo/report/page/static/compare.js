@@ -116,7 +116,7 @@
     if (model.reward[leaf] != null) facts.push(`reward ${figure(model.reward[leaf])}`);
     if (model.advantage[leaf] != null) facts.push(`advantage ${figure(model.advantage[leaf], true)}`);
     const grade = treepo.gradeOf(tree, model.place.get(leaf));
-    if (grade) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 60)}, ${treepo.oneLine(grade.verdict.text, 40)}`);
+    if (grade && treepo.isVerified(tree)) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 60)}, ${treepo.oneLine(grade.verdict.text, 40)}`);
     facts.push(tree.stops[leaf]);
     const text = make("div", { className: "text", dir: "auto", tabIndex: 0, "aria-label": `Text of leaf ${leaf}` });
     treepo.showPieces(

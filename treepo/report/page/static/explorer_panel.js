@@ -100,10 +100,11 @@
     const below = tree.node_advantages ? "" : meanBelow;
     const perToken = (value) => figure(value, false, treepo.MEAN_DIGITS);
     const grade = treepo.gradeOf(tree, model.place.get(node));
+    const isVerified = treepo.isVerified(tree);
     const known = [
-      ["answer", grade && treepo.oneLine(grade.extracted ?? "–", 200)],
-      ["known answer", (grade || !node) && tree.grading ? treepo.oneLine(tree.grading.ground_truth, 200) : null],
-      ["verdict", grade && treepo.oneLine(grade.verdict.text, 40)],
+      ["answer", isVerified && grade ? treepo.oneLine(grade.extracted ?? "–", 200) : null],
+      ["known answer", (grade || !node) && isVerified ? treepo.oneLine(tree.grading.ground_truth, 200) : null],
+      ["verdict", isVerified && grade ? treepo.oneLine(grade.verdict.text, 40) : null],
       ["tokens", treepo.count(tree.lengths[node], "token") + (tokens && ` (${tokens})`)],
       ["turn", tree.observed && node ? String(model.turn[node]) : null],
       ["written by", tree.observed && node ? treepo.oneLine(treepo.writerOf(tree, node), 60) : null],
@@ -155,7 +156,7 @@
     const stop = tree.stops[leaf];
     const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
     const grade = treepo.gradeOf(tree, model.place.get(leaf));
-    const graded = grade
+    const graded = grade && treepo.isVerified(tree)
       ? `; answer ${treepo.oneLine(grade.extracted ?? "–", 200)}, known answer ` +
         `${treepo.oneLine(tree.grading.ground_truth, 200)}: ${treepo.oneLine(grade.verdict.text, 40)}`
       : "";

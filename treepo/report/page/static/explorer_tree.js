@@ -53,7 +53,7 @@
     if (model.reward[0] != null) parts.push(`mean reward ${figure(model.reward[0])}`);
     if (tree.num_fallbacks) parts.push(count(tree.num_fallbacks, "fallback"));
     if (tree.num_dropped) parts.push(`${count(tree.num_dropped, "token")} dropped`);
-    if (tree.grading) parts.push(`known answer ${treepo.oneLine(tree.grading.ground_truth, 80)}`);
+    if (treepo.isVerified(tree)) parts.push(`known answer ${treepo.oneLine(tree.grading.ground_truth, 80)}`);
     return parts.join(" · ");
   }
 
@@ -64,7 +64,7 @@
     if (tree.observed && node) facts.push(`turn ${model.turn[node]}, ${treepo.oneLine(treepo.writerOf(tree, node), 40)}`);
     if (stop) facts.push(`${stop}: ${treepo.stopMark(tree, node).meaning}`);
     const grade = treepo.gradeOf(tree, model.place.get(node));
-    if (grade) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 80)}: ${treepo.oneLine(grade.verdict.text, 40)}`);
+    if (grade && treepo.isVerified(tree)) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 80)}: ${treepo.oneLine(grade.verdict.text, 40)}`);
     const values = [
       ["reward", model.reward],
       ["advantage", model.advantage],

@@ -16,7 +16,10 @@
     const { element, visible } = treepo.dom;
     const head = element("header", {}, element("strong", {}, `step ${step}`));
     if (!answer) return element("article", {}, head, element("p", { className: "note" }, "not asked"));
-    head.append(treepo.verdictBadge(treepo.verdict(answer.correct, answer.outcome)), treepo.answerText(answer.extracted));
+    if (answer.outcome !== "unverified") {
+      const verdict = treepo.verdictBadge(treepo.verdict(answer.correct, answer.outcome));
+      head.append(verdict, treepo.answerText(answer.extracted));
+    }
     if (answer.reward != null) head.append(element("span", { className: "note" }, `reward ${treepo.figure(answer.reward)}`));
     const length = answer.num_tokens === null ? "" : treepo.count(answer.num_tokens, "token");
     head.append(element("span", { className: "note" }, visible([length, answer.stop].filter(Boolean).join(", "))));
@@ -31,7 +34,8 @@
     const { element, visible } = treepo.dom;
     const question = element("div", { className: "question", dir: "auto" });
     treepo.showText(question, problem.question);
-    const known = element("p", { className: "known" }, "Known answer: ", treepo.answerText(problem.ground_truth));
+    const answer = problem.ground_truth ? ["Known answer: ", treepo.answerText(problem.ground_truth)] : [];
+    const known = element("p", { className: "known" }, ...answer);
     const columns = pair.map((answer, i) => answerElement(answer, steps[i]));
     const grid = element("div", { className: "pair" }, ...columns);
     return element("section", { className: "held-out", title: visible(problem.problem) }, question, known, grid);

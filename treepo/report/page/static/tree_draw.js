@@ -3,7 +3,7 @@
 (function (treepo) {
   const d3 = globalThis.d3;
   const LAYERS = ["band", "links", "bars", "texts", "starts", "hits", "ends"];
-  const MARGIN = { left: 62, right: 58, top: 40, gap: 26 };
+  const MARGIN = { left: 62, right: 66, top: 40, gap: 26 };
   const TOKEN_PIXELS = 16;
 
   /** The drawing of one tree in an element, left to right, to scale in tokens. `choose(node)` is called for clicks,
