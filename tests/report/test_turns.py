@@ -98,15 +98,21 @@ def test_the_explorer_shows_who_wrote_what(browser, tmp_path) -> None:
     path.write_text(explorer_page(payload_of([made], list(pieces))), "utf-8")
     page = open_page(browser, path, errors)
     assert page.locator("svg.tree .bars rect[stroke-dasharray]").count() == 1
-    assert "written by the environment" in page.text_content("svg.tree")
+    assert "written by the environment" in (page.text_content("svg.tree") or "")
     leaf = kept.tree.leaves()[1]
     page.evaluate("leaf => (location.hash = `#trees?run=run&step=7&tree=0&node=${leaf}&tab=trajectory`)", leaf)
     page.wait_for_function("document.querySelectorAll('.turn-head').length === 3")
-    heads = [head.text_content() for head in page.locator(".turn-head").all()]
+    heads = [head.text_content() or "" for head in page.locator(".turn-head").all()]
     assert heads[0] == "model · turn 1 · reward \u22120.1" and heads[2] == "model · turn 2 · reward 0"
     assert heads[1].startswith("<img src=x") and heads[1].endswith(" · turn 1")
     observed = page.locator(".panel-body .text .observed").all_text_contents()
     assert "".join(observed).strip() == "There is a wall."
+    page.evaluate("location.hash = '#trees?run=run&step=7&tree=0&node=1&view=compare&leaves=3.5'")
+    page.wait_for_function("document.querySelectorAll('.columns .observed').length === 2")
+    assert page.locator(".columns .observed").first.text_content() == "There is a wall. "
+    page.evaluate(
+        "leaf => (location.hash = `#trees?run=run&step=7&tree=0&node=${leaf}&tab=trajectory&view=tree`)", leaf
+    )
     page.click("[data-tab=segment]")
     facts = page.inner_text(".panel-body dl.facts")
     assert "the environment forks within turn 2" in facts and "reward of the turn" in facts
