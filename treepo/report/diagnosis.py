@@ -105,7 +105,9 @@ def _of_environment(metrics: Mapping[str, float]) -> Finding | None:
         causes = "; ".join(f"{_percent(share)} {what}" for share, what in shares if share)
         text = f"{_percent(lost)} of the trajectories are lost to their environments and not learned from: {causes}"
         return Finding("environment lost", f"{text} (the log names the first causes)")
-    ended = metrics.get("stop/env_done", 0.0) + metrics.get("stop/turns", 0.0)
+    # An answer that ends a path in its first turn is worth something to a verifier alone.
+    ends = ("env_done", "turns", *(["answer"] if "accuracy" in metrics else []))
+    ended = sum(metrics.get(f"stop/{stop}", 0.0) for stop in ends)
     if metrics.get("turns/max", 2) > 1 or ended >= MOST:
         return None
     clipped = _percent(metrics.get("completions/clipped_ratio", 0.0))
