@@ -240,7 +240,8 @@ class Validation:
         rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
         rules = replace(rules, turns=self.turns)
         sampling = SamplingParams(temperature, repetition_penalty=self.repetition_penalty)
-        sampler = TreeSampler(engine, rules, sampling)
+        # Training warns of the chat template.
+        sampler = TreeSampler(engine, rules, sampling, is_chat_checked=True)
         own = self.processes.shard(range(len(self.problems)))
         grown = list(sampler.grow(self.problems, self.seed, own, progress))
         asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]

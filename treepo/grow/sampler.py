@@ -22,11 +22,18 @@ logger = logging.getLogger(__name__)
 class TreeSampler:
     """Grows one tree per problem; each advances on its own, so the engine is never drained to wait for a slow one."""
 
-    def __init__(self, engine: Engine, rules: GrowthRules, sampling: SamplingParams = SamplingParams()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        engine: Engine,
+        rules: GrowthRules,
+        sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+        *,
+        is_chat_checked: bool = False,
+    ) -> None:
         self.engine = engine
         self.rules = rules
         self.sampling = sampling
-        self.is_chat_checked = False
+        self.is_chat_checked = is_chat_checked
         self.environments = EnvironmentCounters()
         """What environments have taken so far."""
 
