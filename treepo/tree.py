@@ -57,6 +57,7 @@ class Node:
     from_fallback: whether a fallback drew it, below a node whose other children were drawn before.
     observed: whether its tokens were not sampled. A leaf never is, nor the root.
     reward: what the environment gave for the turn that ends above an observed node, or at a leaf; None without.
+    role: of the messages that were observed, several joined by a comma; None where it is not known.
     """
 
     parent: int
@@ -67,6 +68,7 @@ class Node:
     from_fallback: bool = False
     observed: bool = False
     reward: float | None = None
+    role: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

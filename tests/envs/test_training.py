@@ -1,5 +1,6 @@
 """Training in an environment, from Python."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 import treepo
 from tests.models import save_tiny_model
+from tests.test_docs import documented_metrics
 from treepo.config.load import read_recipe
 from treepo.report.trees import read_trees
 
@@ -46,7 +48,11 @@ def test_an_environment_is_trained_in(tmp_path: Path) -> None:
         steps = list(trainer.steps())
     last = trainer.state.log_history[-1]
     assert last["reward/environment"] == pytest.approx(last["reward/mean"])
+    assert last["turns/max"] == 2 and last["tokens/observed"] > 0 == last["environment/lost"]
+    assert last["environment/calls"] > 0 == last["environment/failed_calls"] and last["environment/call_s"] > 0
     assert "eval/reward/environment" in last and np.isfinite(last["update/loss"])
+    documented = documented_metrics((Path(__file__).parents[2] / "docs" / "metrics.md").read_text())
+    assert [name for name in last if not any(fnmatch(name, pattern) for pattern in documented)] == []
     trees = [tree for step in steps for tree in step.trees]
     assert any(tree.has_observed for tree in trees), "some turn ended"
     kept = [k for file in sorted((tmp_path / "run" / "trees").glob("*.parquet")) for k in read_trees(file)]
@@ -66,3 +72,21 @@ def test_what_an_environment_needs_is_said_before_anything_is_loaded(tmp_path: P
         trainer_of(tmp_path, environment="Echo()")
     with pytest.raises(treepo.SettingError, match="reward.environment: needs an environment"):
         treepo.TreePOConfig(reward={"environment": 1.0})
+
+
+class Broken(Echo):
+    """Fails at each step."""
+
+    def step(self, assistant_text: str) -> treepo.Turn:
+        raise RuntimeError("the board fell off the table")
+
+
+def test_trees_that_are_lost_wholly_end_no_run(tmp_path: Path, capsys: pytest.CaptureFixture, caplog: Any) -> None:
+    """Of two trees that is no proof that the environment is to blame: the steps are called useless, with the cause."""
+    with trainer_of(tmp_path, environment=Broken) as trainer:
+        trainer.train()
+    last = [metrics for metrics in trainer.state.log_history if "environment/lost" in metrics][-1]
+    assert last["environment/lost"] > 0.5 and last["stop/env_error"] == last["environment/lost"]
+    said = " ".join((capsys.readouterr().out + caplog.text).split())
+    assert "the board fell off the table" in said
+    assert "of the trajectories are lost to their environments" in said

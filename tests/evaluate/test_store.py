@@ -48,6 +48,19 @@ def test_columns_are_the_fields_of_a_record():
     assert list(TRUE.__dataclass_fields__) == SCHEMA.names
 
 
+def test_answers_of_versions_that_knew_no_turns_are_gone_on_with(tmp_path):
+    """Their files lack the columns, which read as null; others are still refused."""
+    store = begun(tmp_path)
+    store.append(answers(1), COST)
+    (part,) = tmp_path.glob("part-*.parquet")
+    pq.write_table(pq.read_table(part).drop_columns(["turns", "environment_reward"]), part, write_page_checksum=True)
+    store.append(answers(2, turns="[]", environment_reward=0.5), COST)
+    expected = answers(1) + answers(2, turns="[]", environment_reward=0.5)
+    assert records(store) == expected
+    store.compact()
+    assert records(store) == expected
+
+
 def test_an_empty_folder_holds_nothing(tmp_path):
     store = begun(tmp_path / "new" / "folder")
     assert (store.done(), store.costs(), records(store)) == (set(), {}, [])

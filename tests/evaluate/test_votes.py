@@ -171,7 +171,7 @@ def test_records_keep_the_answer_and_its_vote():
     verdicts = [Verdict(correct, Outcome.GRADED, answer) for correct, answer in given]
     answered = VerifiedTree(problem, tree, tree.trajectories(), [""] * 6, verdicts, task.answers)
     try:
-        records = answer_records(task, [answered], "m", "s")
+        records = answer_records(task, [answered], str, model="m", setting="s")
     finally:
         task.close()
     assert [r.extracted_answer for r in records] == [answer for _, answer in given]

@@ -18,12 +18,10 @@ from treepo.errors import DamagedError, SettingError
 from treepo.learn.checkpoint import (
     CheckpointStore,
     CheckpointWriter,
-    Identity,
     Progress,
     Snapshot,
-    check_manifest,
-    write_manifest,
 )
+from treepo.learn.manifest import Identity, check_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")

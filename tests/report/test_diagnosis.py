@@ -1,5 +1,6 @@
 """What is said of steps, runs and evaluations that teach nothing."""
 
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -45,6 +46,9 @@ NO_SIGNAL = GOOD | {"problems/trained": 0}
         ({"update/frac_unchanged": 0.88, "update/lr": 1e-4}, "88%", "optim.lr (0.0001 here)"),
         ({"update/frac_no_gradient": 1.0}, "no gradient", "optim.max_grad_norm"),
         ({"update/frac_unchanged": 0.996}, "99.6%", 'model.dtype = "float32" with train.autocast = "bfloat16"'),
+        ({"environment/lost": 0.75, "stop/env_timeout": 0.5, "stop/env_error": 0.25}, "50% took", "timeout_s"),
+        ({"turns/max": 1, "completions/clipped_ratio": 0.96}, "96% are cut off", "environment.max_observed_tokens"),
+        ({"problems/trained": 0, "environment/lost": 0.1}, "all answers to a problem the same", "tree.width"),
     ],
 )
 def test_a_useless_step_is_said_with_its_share_and_the_setting_to_change(changed, share, setting):
@@ -58,6 +62,7 @@ def test_a_step_that_teaches_something_is_not_mentioned():
     assert diagnose_step(GOOD) is None
     assert diagnose_step(GOOD | {"problems/trained": 1, "completions/clipped_ratio": 0.89}) is None
     assert diagnose_step(GOOD | {"update/frac_unchanged": 0.4, "update/frac_no_gradient": 0.6}) is None
+    assert diagnose_step(GOOD | {"turns/max": 1, "stop/env_done": 0.9, "environment/lost": 0.1}) is None
 
 
 @given(st.lists(st.booleans(), max_size=40))
@@ -93,6 +98,9 @@ def result(avg: float, outcomes: dict[str, float], clipped: float | None = 0.0) 
         (result(0.0, {"graded": 1.0}), "none of 40"),
         (result(1.0, {"graded": 1.0}), "all 40"),
         (result(0.5, {"graded": 1.0}, None), None),
+        (result(0.0, {"unverified": 1.0}), "no answer got a reward"),
+        (result(1.0, {"unverified": 1.0}), None),
+        (replace(result(0.5, {"unverified": 1.0}), lost_ratio=0.8), "80% of the answers are lost"),
     ],
 )
 def test_an_evaluation_that_measures_nothing_says_so(given_result, said):

@@ -7,7 +7,6 @@ import pytest
 
 from tests.trees import add_segment
 from treepo.data.problem import Outcome, Problem, Verdict
-from treepo.errors import StrategyError
 from treepo.learn.advantages import rewarded_part
 from treepo.tree import ROOT, Node, StopReason, Tree
 from treepo.verify import FinalAnswer
@@ -42,8 +41,9 @@ def test_rewards_of_turns_add_up_and_lost_paths_have_none() -> None:
     assert rewards.tolist() == [3.0] and len(part.leaves()) == 1 and part.has_observed
 
 
-def test_a_tree_without_environment_has_no_such_reward() -> None:
+def test_a_tree_in_which_no_turn_ends_has_no_reward() -> None:
+    """A model that never writes EOS was told that there is no environment, and training ended."""
     tree = Tree.from_prompt("p", np.zeros(1), 0)
-    add_segment(tree, ROOT, [1], StopReason.EOS)
-    with pytest.raises(StrategyError, match="reward.environment: there is no environment"):
-        score_trees(ShapedReward(environment=1.0), [verified(tree)], 8)
+    add_segment(tree, ROOT, [1], StopReason.LENGTH)
+    (scored,) = score_trees(ShapedReward(correct=0.0, environment=1.0), [verified(tree)], 8)
+    assert scored.rewards.tolist() == [0.0]

@@ -23,7 +23,8 @@ from treepo.learn.advantages import compute_advantages, in_whole_tree, rewarded_
 from treepo.tree import Node, StopReason, Tree
 from treepo.verify import LLMJudge, RewardModel
 from treepo.verify.reward_functions import Answers, call_functions, function_names, without_gaps
-from treepo.verify.rewards import ShapedReward, total
+from treepo.verify.rewards import ShapedReward
+from treepo.verify.shaping import total
 
 
 def answers_of(texts: list[str], correct: list[float] | None = None, **columns: Any) -> Answers:

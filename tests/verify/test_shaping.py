@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.data.problem import Problem
-from treepo.verify.rewards import Answers, ShapedReward, length_effect, length_reward, overlong_penalty, total
+from treepo.verify.rewards import Answers, ShapedReward
+from treepo.verify.shaping import length_effect, length_reward, overlong_penalty, total
 
 BOX = r"so \boxed{1}"
 PROBLEM = Problem("p", "1?", (1,), "1")

@@ -29,7 +29,8 @@ def make_parser() -> CommandParser:
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
-        help="what to ask; of the built-in task a problem such as 71a-3b-3c-5d-6: (default: the first it trains on)",
+        help="what to ask; of the built-in task a problem such as 71a-3b-3c-5d-6: (default: the first it trains on, or "
+        "with an environment the first of the dataset)",
     )
     parser.add_argument("--recipe", metavar="RECIPE.toml", help="settings")
     parser.add_argument("--out", metavar="FILE.parquet", help="keep the tree in this new file")
@@ -55,7 +56,7 @@ def run(options: Namespace, console: Console) -> None:
         check_unused(out, is_folder=False)
     with named_as_typed({} if options.model is None else {"model.path": "MODEL"}):
         config = _settings(options)
-        _check_prompt(options.prompt, config.model.path)
+        _check_prompt(options.prompt, "" if config.environment.is_given else config.model.path)
         tree, policy = sample_tree(config, options.prompt, Terminal(console))
     console.print(TreeView(tree, policy.decode), crop=False)
     logger.info("%s", summary(tree))
@@ -83,7 +84,7 @@ def _settings(options: Namespace) -> "Config":
 
 
 def _check_prompt(prompt: str | None, model: str) -> None:
-    """Raise SettingError for a prompt that no model can be asked."""
+    """Raise SettingError for a prompt that no model can be asked. model: one that needs a prompt."""
     if prompt is None and model:
         raise SettingError("prompt", f"none given for model {model!r}; give one with --prompt")
     if prompt is not None and not prompt.strip():

@@ -21,11 +21,13 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, eq=False)
 class CallResult:
-    """What a call came to: its value, or the exception that it raised, a TimeoutError if it took too long."""
+    """What a call came to: its value, or the exception that it raised, a TimeoutError if it took too long; and its
+    seconds."""
 
     key: Hashable
     value: Any = None
     error: BaseException | None = None
+    seconds: float = 0.0
 
 
 class EnvironmentPool:
@@ -107,14 +109,15 @@ class EnvironmentPool:
 
     def _work(self) -> None:
         while (given := self.calls.get()) is not None:
-            number, key, call = given
+            (number, key, call), begun = given, monotonic()
             with self.lock:
-                self.running[number] = (key, monotonic())
+                self.running[number] = (key, begun)
             try:
-                result = CallResult(key, self._settled(call()))
+                value = self._settled(call())
+                result = CallResult(key, value, seconds=monotonic() - begun)
             # An environment is the user's, and may raise anything.
             except BaseException as error:  # noqa: BLE001
-                result = CallResult(key, error=error)
+                result = CallResult(key, error=error, seconds=monotonic() - begun)
             with self.lock:
                 in_time = self.running.pop(number, None) is not None
             if not in_time:
@@ -149,6 +152,7 @@ class EnvironmentPool:
             late = [n for n, (_, begun) in self.running.items() if monotonic() - begun > self.timeout_s]
             for number in late:
                 key, _ = self.running.pop(number)
-                self.results.put(CallResult(key, error=TimeoutError(f"it took more than {self.timeout_s:g} seconds")))
+                error = TimeoutError(f"it took more than {self.timeout_s:g} seconds")
+                self.results.put(CallResult(key, error=error, seconds=self.timeout_s))
                 self.num_threads -= 1
                 self._start_thread()

@@ -63,6 +63,11 @@ class EnvironmentSettings:
         return bool(self.factory) or self.has_tools
 
     @property
+    def module(self) -> str:
+        """Where the factory is."""
+        return self.factory.partition(":")[0]
+
+    @property
     def num_observed_tokens(self) -> int:
         """Most tokens of a trajectory that are neither prompt nor response."""
         return self.max_observed_tokens if self.is_given else 0
@@ -71,7 +76,10 @@ class EnvironmentSettings:
         """The factory; given: that of a program, which the settings name only. Raises SettingError."""
         if self.factory.startswith(GIVEN):
             if given is None:
-                message = "was given by a program; give it again, as TreePOTrainer(environment=...)"
+                message = (
+                    "was given by a program; give it again, as TreePOTrainer(environment=...) or as module:name on the "
+                    "command line"
+                )
                 raise SettingError("environment.factory", message, self.factory)
             return given
         return _imported(self.factory, "environment.factory")

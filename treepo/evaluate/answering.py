@@ -1,15 +1,17 @@
 """Sampling answers to problems, verifying them and measuring their cost."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 import numpy as np
 
-from treepo.data.problem import Decode, Outcome, Problem, Task
+from treepo.data.problem import Decode, Outcome, Problem, Task, Verdict, bounded
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, SamplingParams
+from treepo.envs.transcript import TurnText, transcript
 from treepo.evaluate.estimates import EstimateSettings, aggregate
 from treepo.evaluate.records import AnswerRecord, Cost, to_table
 from treepo.evaluate.results import Result
@@ -32,15 +34,40 @@ from treepo.verify.rewards import (
 )
 
 
-def answer_records(task: Task, answered: Sequence[VerifiedTree], model: str, setting: str) -> list[AnswerRecord]:
-    """One record per leaf of each tree, in the order of `Tree.leaves`; the task says which answers share a vote."""
-    extracted = [[verdict.extracted_answer for verdict in one.verdicts] for one in answered]
-    pairs = zip(answered, vote_classes(task, extracted), strict=True)
-    return [record for one, votes in pairs for record in _records(one, votes, model, setting)]
+def answer_records(
+    task: Task, answered: Sequence[VerifiedTree], decode: Decode, *, model: str, setting: str
+) -> list[AnswerRecord]:
+    """One record per leaf of each tree, in the order of `Tree.leaves`; the task says which answers share a vote.
+
+    Where an environment rewards and nothing is verified, `correct` is its reward, and the last turn the answer.
+    """
+    turns = [[transcript(one.tree, leaf, decode) for leaf in one.tree.leaves()] for one in answered]
+    extracted = [
+        [_answer(verdict, own) for verdict, own in zip(one.verdicts, of_tree, strict=True)]
+        for one, of_tree in zip(answered, turns, strict=True)
+    ]
+    is_verified = any(verdict.outcome is not Outcome.UNVERIFIED for one in answered for verdict in one.verdicts)
+    # Where nothing is verified, nobody knows more than that texts are equal.
+    votes_of = vote_classes(task, extracted) if is_verified else extracted
+    found = zip(answered, turns, extracted, votes_of, strict=True)
+    return [
+        replace(record, extracted_answer=answer, vote=vote)
+        for one, of_tree, answers, votes in found
+        for record, answer, vote in zip(_records(one, of_tree, model, setting), answers, votes, strict=True)
+    ]
 
 
-def _records(verified: VerifiedTree, votes: Sequence[str | None], model: str, setting: str) -> list[AnswerRecord]:
-    leaves = zip(verified.trajectories, verified.responses, verified.verdicts, votes, strict=True)
+def _answer(verdict: Verdict, turns: Sequence[TurnText]) -> str | None:
+    """What the verifier found, or where nothing is verified the last turn of the model."""
+    if verdict.outcome is not Outcome.UNVERIFIED or not turns:
+        return verdict.extracted_answer
+    return bounded(turns[-1].text) or None
+
+
+def _records(
+    verified: VerifiedTree, turns: Sequence[Sequence[TurnText]], model: str, setting: str
+) -> list[AnswerRecord]:
+    leaves = zip(verified.trajectories, verified.responses, verified.verdicts, turns, strict=True)
     problem = verified.problem
     return [
         AnswerRecord(
@@ -52,16 +79,23 @@ def _records(verified: VerifiedTree, votes: Sequence[str | None], model: str, se
             prompt=problem.prompt,
             ground_truth=problem.ground_truth,
             response=response,
-            extracted_answer=verdict.extracted_answer,
-            vote=vote,
-            correct=verdict.correct,
+            extracted_answer=None,
+            vote=None,
+            correct=_total(own) if own and verdict.outcome is Outcome.UNVERIFIED else verdict.correct,
             outcome=verdict.outcome.value,
             num_tokens=len(trajectory.sampled_ids),
             stop=trajectory.stop.value,
             seed=verified.tree.nodes[trajectory.leaf].seed,
+            environment_reward=_total(own) if own else None,
+            turns=json.dumps([asdict(turn) for turn in own], ensure_ascii=False) if own else None,
         )
-        for i, (trajectory, response, verdict, vote) in enumerate(leaves)
+        for i, (trajectory, response, verdict, own) in enumerate(leaves)
     ]
+
+
+def _total(turns: Sequence[TurnText]) -> float:
+    """What the environment gave over all turns."""
+    return float(sum(turn.reward or 0.0 for turn in turns))
 
 
 def grow_in_parts(
@@ -162,7 +196,10 @@ class Validation:
             num_sampled, total = num_own * self.num_samples, num_own * (self.num_samples + 1)
             sampled = self.sample(engine, self.num_samples, 1.0, lambda done, _: progress("evaluating", done, total))
             greedy = self.sample(engine, 1, 0.0, lambda done, _: progress("evaluating", num_sampled + done, total))
-            own = answer_records(self.task, sampled, "", SAMPLED), answer_records(self.task, greedy, "", GREEDY)
+            own = (
+                answer_records(self.task, sampled, self.decode, model="", setting=SAMPLED),
+                answer_records(self.task, greedy, self.decode, model="", setting=GREEDY),
+            )
             scored = self._scored(sampled)
         found, rewards = self.processes.gather(own), self.processes.gather(scored)
         metrics: dict[str, float] = {}
@@ -203,7 +240,8 @@ class Validation:
         rules = GrowthRules.star(num_samples, self.response_len, self.decode, self.task.answers)
         rules = replace(rules, turns=self.turns)
         sampling = SamplingParams(temperature, repetition_penalty=self.repetition_penalty)
-        sampler = TreeSampler(engine, rules, sampling)
+        # Training warns of the chat template.
+        sampler = TreeSampler(engine, rules, sampling, is_chat_checked=True)
         own = self.processes.shard(range(len(self.problems)))
         grown = list(sampler.grow(self.problems, self.seed, own, progress))
         asked, trees = [self.problems[i] for i, _ in grown], [tree for _, tree in grown]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from treepo.data.problem import Outcome
 from treepo.evaluate.records import Cost, ProblemKey
 from treepo.evaluate.results import OVERALL, Count, DatasetResult, Estimate, Gain, Result
-from treepo.tree import StopReason
+from treepo.tree import LOST, StopReason
 from treepo.utils.numeric import derive_seed
 
 
@@ -99,9 +100,8 @@ def _classes(correct: np.ndarray, votes: Sequence[str | None]) -> tuple[np.ndarr
 def _require_answers(correct: np.ndarray) -> None:
     if len(correct) == 0:
         raise ValueError("correct: there are no answers")
-    is_inside = (correct >= 0) & (correct <= 1)
-    if not np.all(is_inside):
-        raise ValueError(f"correct: must lie within 0 and 1, got {correct[~is_inside][0]}")
+    if not np.isfinite(correct).all():
+        raise ValueError(f"correct: must be finite, got {correct[~np.isfinite(correct)][0]}")
 
 
 LEVEL = 0.95
@@ -164,7 +164,7 @@ def aggregate(
 
     answers: a table of COLUMNS. costs: of every (model, setting). An estimate depends only on the settings and on its
     own answers, not on their order or on other results; a gain depends on the answers of the first result too.
-    Raises ValueError if a `correct` does not lie within 0 and 1.
+    Raises ValueError if a verifier's `correct` does not lie within 0 and 1; an environment's reward may be any number.
     """
     settings = settings or EstimateSettings()
     groups: dict[tuple[str, str], dict[ProblemKey, list[dict[str, Any]]]] = {}
@@ -201,6 +201,9 @@ def _estimates(
     key: ProblemKey, rows: Sequence[dict[str, Any]], k: int, pass_ks: Sequence[int], settings: EstimateSettings
 ) -> dict[str, float]:
     correct = np.array([row["correct"] for row in rows])
+    outside = [row["correct"] for row in rows if row["outcome"] != Outcome.UNVERIFIED and not 0 <= row["correct"] <= 1]
+    if outside:
+        raise ValueError(f"correct: must lie within 0 and 1, got {outside[0]}")
     rng = np.random.default_rng(derive_seed(settings.seed, "maj", key.dataset, key.problem))
     votes = [row["vote"] for row in rows]
     means = {"avg": avg_at_k(correct), "majority": majority(correct, votes)}
@@ -241,6 +244,7 @@ def _dataset_result(
         tokens_per_answer=sum(row["num_tokens"] for row in rows) / len(rows),
         outcomes={outcome: outcomes[outcome] / len(rows) for outcome in sorted(outcomes)},
         clipped_ratio=sum(row["stop"] in {StopReason.LENGTH, StopReason.DEPTH} for row in rows) / len(rows),
+        lost_ratio=sum(row["stop"] in LOST for row in rows) / len(rows),
     )
 
 

@@ -24,9 +24,11 @@ class AnswerRecord:
 
     model: its folder or name. setting: label of the sampling setting. problem: its id, unique in the dataset. sample:
     number of the answer among those to the problem, from 0. extracted_answer: None without one. vote: the extracted
-    answer that stands for all equal ones to the problem; None without an answer. correct: the verifier's score, 0 to 1.
-    outcome: the verifier's: graded, no answer, a time-out and so on.
-    num_tokens: length of the response. stop: why the response ended. seed: of the random stream that sampled it.
+    answer that stands for all equal ones to the problem; None without an answer. correct: the verifier's score, 0 to 1;
+    without a verifier the environment's reward, any number. outcome: the verifier's: graded, no answer, a time-out and
+    so on. num_tokens: length of the response. stop: why the response ended. seed: of the random stream that sampled it.
+    environment_reward: the sum over all turns. turns: who wrote what, JSON of a list of `TurnText`. Both are None where
+    no turn ended.
     """
 
     model: str
@@ -44,6 +46,8 @@ class AnswerRecord:
     num_tokens: int
     stop: str
     seed: int
+    environment_reward: float | None = None
+    turns: str | None = None
 
     @property
     def key(self) -> ProblemKey:
@@ -65,7 +69,16 @@ class Cost:
     accelerator_s: float = 0.0
 
 
-NUMBERS = {"sample": pa.int32(), "correct": pa.float64(), "num_tokens": pa.int32(), "seed": pa.int64()}
+NUMBERS = {
+    "sample": pa.int32(),
+    "correct": pa.float64(),
+    "num_tokens": pa.int32(),
+    "seed": pa.int64(),
+    "environment_reward": pa.float64(),
+}
+
+ADDED = ("environment_reward", "turns")
+"""Columns that files of earlier versions have not; they read as null."""
 
 SCHEMA = pa.schema([(field.name, NUMBERS.get(field.name, pa.string())) for field in fields(AnswerRecord)])
 """Columns of a table of answers, one row each: the fields of AnswerRecord."""

@@ -12,6 +12,9 @@ from treepo.evaluate.records import Cost
 OVERALL = "overall"
 """The `dataset` of all datasets together."""
 
+UNVERIFIED = "unverified"
+"""The outcome of answers that no verifier judged."""
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -32,7 +35,8 @@ class DatasetResult:
     over the problems. pass_at: mean of pass@k by k, for every k up to the smallest number of answers to a problem.
     tokens_per_answer: mean length of a response. outcomes: share of the answers by outcome of the verifier, for the
     outcomes that occur. clipped_ratio: share of the answers that were cut off. majority: mean over the problems of the
-    majority of all answers, each voting once. Both are None in results of earlier versions.
+    majority of all answers, each voting once. lost_ratio: share of the answers whose environment failed. These three
+    are None in results of earlier versions.
     """
 
     dataset: str
@@ -45,6 +49,12 @@ class DatasetResult:
     outcomes: dict[str, float]
     clipped_ratio: float | None = None
     majority: Estimate | None = None
+    lost_ratio: float | None = None
+
+    @property
+    def is_rewarded(self) -> bool:
+        """Whether nothing was verified: the figures are means of what an environment gave."""
+        return bool(self.outcomes) and set(self.outcomes) == {UNVERIFIED}
 
 
 @dataclass(frozen=True)

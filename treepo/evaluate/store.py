@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from treepo.errors import SettingError
+from treepo.evaluate.records import ADDED as ADDED_COLUMNS
 from treepo.evaluate.records import SCHEMA, AnswerRecord, Cost, ProblemKey, to_table
 from treepo.utils.files import JSON_BYTES, open_plain, read_plain
 from treepo.utils.io import LOCK, lock_dir, preparing, writing
@@ -56,7 +57,12 @@ def write_answers(path: Path, tables: Iterable[pa.Table], costs: Mapping[str, Pa
 def read_answers(path: Path, columns: Sequence[str]) -> pa.Table:
     """Some columns of a file. Raises SettingError naming it if it is damaged or holds something else."""
     with _opened(path) as file:
-        return file.read(list(columns)).replace_schema_metadata()
+        there = set(file.schema_arrow.names)
+        found = file.read([name for name in columns if name in there]).replace_schema_metadata()
+    for name in columns:
+        if name not in there:
+            found = found.append_column(SCHEMA.field(name), pa.nulls(len(found), SCHEMA.field(name).type))
+    return found.select(list(columns))
 
 
 def read_costs(path: Path) -> dict[str, PartCost]:
@@ -77,9 +83,10 @@ def replacing(path: Path) -> Iterator[Path]:
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with open_plain(path) as plain, pq.ParquetFile(plain, page_checksum_verification=True) as file:
-            if missing := sorted(set(SCHEMA.names) - set(file.schema_arrow.names)):
+            there = set(file.schema_arrow.names)
+            if missing := sorted(set(SCHEMA.names) - set(ADDED_COLUMNS) - there):
                 raise ValueError(f"no column {missing[0]!r}, as in files of another version")
-            if not file.schema_arrow.equals(SCHEMA):
+            if not file.schema_arrow.equals(pa.schema([own for own in SCHEMA if own.name in there])):
                 raise ValueError("other columns")
             yield file
     except (OSError, ValueError) as error:

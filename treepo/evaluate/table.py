@@ -79,7 +79,9 @@ def summary_table(results: Sequence[Result], about: str) -> TextTable:
         return [*found, *gain, _cost(result, first, "tokens_decoded", ",d"), _cost(result, first, "wall_s", ",.1f")]
 
     header = [*columns, *(["gain"] if has_gain else []), "tokens decoded", "wall s"]
-    return _table(f"Accuracy in percent: {about}", header, results, cells)
+    is_rewarded = bool(results) and all(result.overall.is_rewarded for result in results)
+    what = "Mean reward of the environment, times 100" if is_rewarded else "Accuracy in percent"
+    return _table(f"{what}: {about}", header, results, cells)
 
 
 def rich_table(table: TextTable) -> Table:

@@ -277,7 +277,8 @@ class TreeBuilder:
             stop = StopReason.LENGTH if num_observed > turns.rules.max_observed_tokens else None
         reward = None if turn is None else turn.reward
         if stop is None:
-            below = Node(turn_end.node, reply, None, node.seed, observed=True, reward=reward)
+            role = turns.role_of(turn_end)
+            below = Node(turn_end.node, reply, None, node.seed, observed=True, reward=reward, role=role)
             self.active.append(self.tree.add(below))
             self.num_children.append(0)
             turns.go_on(turn_end, self.active[-1])

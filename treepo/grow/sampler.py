@@ -3,39 +3,39 @@
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import numpy as np
 
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SampleResult, SamplingParams
-from treepo.envs.base import Calls, as_messages, run_calls
-from treepo.envs.pool import CallResult, EnvironmentPool
-from treepo.envs.replay import ReplayFork
-from treepo.errors import EnvironmentFailedError, StrategyError
+from treepo.envs.pool import CallResult
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
-from treepo.grow.turns import TreeTurns, TurnRules
+from treepo.grow.environment_calls import EnvironmentCalls, EnvironmentCounters
 from treepo.tree import ROOT, Tree
 from treepo.utils.numeric import derive_seed
 
 logger = logging.getLogger(__name__)
 
-MIN_FAILED, MIN_TREES = 8, 3
-"""Calls into environments that must all fail, and trees that they must be of, before the environment is to blame."""
-
-MAX_LOGGED = 3
-"""Failures of environments that are logged per call."""
-
 
 class TreeSampler:
     """Grows one tree per problem; each advances on its own, so the engine is never drained to wait for a slow one."""
 
-    def __init__(self, engine: Engine, rules: GrowthRules, sampling: SamplingParams = SamplingParams()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        engine: Engine,
+        rules: GrowthRules,
+        sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+        *,
+        is_chat_checked: bool = False,
+    ) -> None:
         self.engine = engine
         self.rules = rules
         self.sampling = sampling
-        self.is_chat_checked = False
+        self.is_chat_checked = is_chat_checked
+        self.environments = EnvironmentCounters()
+        """What environments have taken so far."""
 
     def begin_step(self, step: int) -> dict[str, float]:
         """Called before the trees of a training step are grown; returns metrics of how they will be."""
@@ -77,6 +77,8 @@ class TreeSampler:
         finally:
             # If the caller stops early, the next call must not get results of trees that nobody waits for.
             growing.close()
+            if growing.calls is not None:
+                self.environments += growing.calls.counters
 
     def _has_room(self, num_growing: int, tree_sizes: Sequence[int]) -> bool:
         """Whether the engine has free slots, and a cache for one more tree of the mean size of those that finished.
@@ -100,7 +102,7 @@ class _GrowingTrees:
         self.request_ids = count()
         self.tree_sizes: list[int] = []
         self.num_trajectories = 0
-        self.calls = _EnvironmentCalls(self.rules.turns) if self.rules.turns else None
+        self.calls = EnvironmentCalls(self.rules.turns) if self.rules.turns else None
 
     @property
     def num_trees(self) -> int:
@@ -124,7 +126,7 @@ class _GrowingTrees:
         """Make one step of the engine, take what environments have answered, and yield the trees that are done."""
         if self.calls is not None:
             # Without requests there is nothing else to do than to wait for environments.
-            results = self.calls.pool.poll(wait=not self.requests)
+            results = self.calls.poll(wait=not self.requests)
             # All are taken before a tree is yielded: whoever waits for it may ask for no other.
             yield from [done for result in results for done in self._take_call(self.calls, result)]
         finished: list[SampleResult] = self.engine.step() if self.requests else []
@@ -144,17 +146,18 @@ class _GrowingTrees:
         if self.calls is not None:
             self.calls.close()
 
-    def _take_call(self, calls: "_EnvironmentCalls", result: CallResult) -> Iterator[tuple[int, Tree]]:
+    def _take_call(self, calls: EnvironmentCalls, result: CallResult) -> Iterator[tuple[int, Tree]]:
         position, key = result.key  # type: ignore[misc] - all keys of these calls are pairs
         if key == "begin":
-            builder = calls.begun(position, result, self.sampler.rules_of)
+            problem, seed, prompt_ids, turns = calls.begun(position, result)
+            builder = TreeBuilder(problem.id, prompt_ids, seed, self.sampler.rules_of(problem), turns)
             self._check_chat(builder)
             self._start(position, builder)
         elif key[0] == "close":
             if result.error is not None:
                 calls.log("an environment could not be closed", result.error)
         else:
-            own = CallResult(key, result.value, result.error)
+            own = replace(result, key=key)
             calls.count(position, own)
             yield from self._advanced(position, lambda builder: builder.receive_call(own))
 
@@ -198,92 +201,6 @@ class _GrowingTrees:
                     group=position,
                 )
             )
-
-
-class _EnvironmentCalls:
-    """The calls into the environments of all trees that grow, and how many failed."""
-
-    def __init__(self, turns: TurnRules) -> None:
-        self.turns = turns
-        self.pool = EnvironmentPool(turns.num_workers, turns.timeout_s)
-        self.beginning: dict[int, tuple[Problem, int]] = {}
-        self.num_steps = self.num_logged = 0
-        self.failed: list[int] = []
-        """Positions of the trees of calls that failed."""
-
-    def begin(self, position: int, problem: Problem, seed: int) -> None:
-        """Begin an environment for the tree of a problem."""
-        self.beginning[position] = problem, seed
-        self.pool.submit((position, "begin"), lambda: run_calls(_begun(self.turns, problem)))
-
-    def begun(self, position: int, result: CallResult, rules_of: Callable[[Problem], GrowthRules]) -> TreeBuilder:
-        """The tree of an environment that has begun."""
-        problem, seed = self.beginning.pop(position)
-        if isinstance(result.error, StrategyError):
-            raise result.error
-        if result.error is not None:
-            raise EnvironmentFailedError(
-                f"environment: it cannot be begun for problem {problem.id[:40]!r}: {_named(result.error)}"
-            ) from result.error
-        environment, messages = result.value
-        prompt_ids = problem.prompt_ids if messages is None else self.turns.chat.prompt_ids(messages)
-        if self.turns.max_prompt_len is not None and len(prompt_ids) > self.turns.max_prompt_len:
-            raise EnvironmentFailedError(
-                f"environment: its prompt has {len(prompt_ids)} tokens, more than {self.turns.max_prompt_len} "
-                "(data.max_prompt_len, or what is left in the model's positions)"
-            )
-        history = ({"role": "user", "content": problem.prompt},) if messages is None else messages
-        return TreeBuilder(
-            problem.id, prompt_ids, seed, rules_of(problem), TreeTurns.begun(self.turns, environment, history)
-        )
-
-    def submit(self, position: int, turns: TreeTurns) -> None:
-        """Make the calls that a tree asks for."""
-        for key, call in turns.take_calls():
-            self.pool.submit((position, key), call)
-
-    def count(self, position: int, result: CallResult) -> None:
-        """Log a call that failed, and raise EnvironmentFailedError if all steps did."""
-        if result.error is None:
-            self.num_steps += result.key[0] == "step"  # type: ignore[index] - a pair, as in TreeTurns
-            return
-        self.failed.append(position)
-        self.log("an environment failed, and its trajectory ends", result.error)
-        if not self.num_steps and len(self.failed) >= MIN_FAILED and len(set(self.failed)) >= MIN_TREES:
-            raise EnvironmentFailedError(
-                f"environment: each of {len(self.failed)} calls failed: {_named(result.error)}"
-            ) from result.error
-
-    def close(self) -> None:
-        """End the calls, and close the environments that they were to make."""
-
-        def close_made(result: CallResult) -> None:
-            position, key = result.key  # type: ignore[misc] - a pair, as in `submit`
-            made = [result.value[0]] if key == "begin" and result.value else []
-            made = result.value if key[0] == "fork" and result.value else made
-            for environment in made:
-                self.pool.submit((position, ("close", None)), environment.close)
-
-        self.pool.close(close_made)
-
-    def log(self, what: str, error: BaseException) -> None:
-        """Log one of the first failures."""
-        self.num_logged += 1
-        if self.num_logged <= MAX_LOGGED:
-            logger.warning("environment: %s: %s", what, _named(error))
-
-
-def _begun(turns: TurnRules, problem: Problem) -> Calls:
-    """A new environment and the messages of its prompt."""
-    environment: Any = turns.factory()
-    if not hasattr(environment, "fork"):
-        environment = ReplayFork(turns.factory)
-    messages = yield environment.reset(problem)
-    return environment, None if messages is None else as_messages(messages)
-
-
-def _named(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _seeded(problems: Sequence[Problem], seed: int, chosen: Sequence[int]) -> Iterator[tuple[int, Problem, int]]:

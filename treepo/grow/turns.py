@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from treepo.envs.base import Calls, Environment, EnvironmentFactory, Message, Turn, as_messages, as_turn, run_calls
 from treepo.envs.pool import CallResult
+from treepo.envs.transcript import roles_of
 from treepo.errors import EnvironmentDivergedError, SettingError, StrategyError
 from treepo.tree import ROOT, StopReason, Tree
 
@@ -139,6 +140,11 @@ class TreeTurns:
         """Token ids of what the environment answered to a turn."""
         assert end.turn is not None, "a turn that failed has no reply"
         return self.rules.chat.reply_ids(self.starts[end.start].history, as_messages(end.turn.messages), last_id)
+
+    def role_of(self, end: TurnEnd) -> str | None:
+        """Who wrote what the environment answered to a turn."""
+        assert end.turn is not None, "a turn that failed has no reply"
+        return roles_of(as_messages(end.turn.messages)) or None
 
     def is_last(self, end: TurnEnd) -> bool:
         """Whether a path has had all its turns."""

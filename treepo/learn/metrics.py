@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +19,13 @@ from treepo.credit.leaf_weights import weighted_mean
 from treepo.data.problem import Outcome
 from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
 from treepo.engine.base import EngineCounters
+from treepo.grow.builder import GrowthRules
+from treepo.grow.environment_calls import EnvironmentCounters
+from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.learn.advantages import has_signal, rewarded_part
 from treepo.learn.packing import num_distinct
+from treepo.learn.turn_metrics import turn_metrics
 from treepo.model.fsdp import to_local
 from treepo.tree import ROOT, TURN_STOPS, StopReason, Tree
 from treepo.verify.rewards import ScoredLeaves, component_metrics, verdict_metrics
@@ -211,8 +216,9 @@ class StepShard:
         """One per leaf of each tree."""
         return [scored.rewards for scored in self.scored]
 
-    def metrics(self, shape: TreeShape, num_rounds: int) -> dict[str, float]:
-        """All metrics of these trees."""
+    def metrics(self, rules: GrowthRules, num_rounds: int) -> dict[str, float]:
+        """All metrics of these trees. rules: those by which they grew."""
+        shape = rules.shape
         trees, correct = self.trees, [scored.correct for scored in self.scored]
         parts = [rewarded_part(tree, own) for tree, own in zip(trees, self.rewards, strict=True)]
         judged = [(tree, own) for tree, own in parts if len(own)]
@@ -229,6 +235,7 @@ class StepShard:
             | group_metrics(judged_trees, rewards, shape)
             | advantage_metrics(trees, self.advantages, shape)
             | packing_metrics(trees, self.num_forwarded)
+            | (turn_metrics(trees) if rules.turns is not None else {})
         )
 
 
@@ -299,9 +306,32 @@ def mean_update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]
     return means | {name: value for name, value in updates[0].items() if name.startswith("mismatch/")}
 
 
-def sum_counters(own: EngineCounters, processes: DistContext) -> EngineCounters:
-    """The counters of the engines of all processes, added up."""
-    return EngineCounters(*map(int, processes.all_reduce(np.array(astuple(own), np.float64))))
+@dataclass(frozen=True)
+class StepCounters:
+    """What the engine and the environments of this process have counted so far; environments: None without any."""
+
+    engine: EngineCounters
+    environments: EnvironmentCounters | None
+
+    @classmethod
+    def of(cls, sampler: TreeSampler) -> "StepCounters":
+        """The counters of a sampler now."""
+        return cls(sampler.engine.counters, sampler.environments if sampler.rules.turns is not None else None)
+
+    def metrics_since(self, before: "StepCounters", processes: DistContext) -> dict[str, float]:
+        """engine/* and environment/* of what was counted after `before`, added up over all processes."""
+        metrics = _summed(self.engine - before.engine, processes).metrics()
+        if self.environments is None or before.environments is None:
+            return metrics
+        return metrics | _summed(self.environments - before.environments, processes).metrics()
+
+
+Counters = TypeVar("Counters", EngineCounters, EnvironmentCounters)
+
+
+def _summed(own: Counters, processes: DistContext) -> Counters:
+    sums = processes.all_reduce(np.array(astuple(own), np.float64)).tolist()
+    return type(own)(*(type(before)(total) for before, total in zip(astuple(own), sums, strict=True)))
 
 
 def max_metrics(own: dict[str, float], processes: DistContext) -> dict[str, float]:

@@ -15,12 +15,12 @@ from treepo.engine.weights import give_weights, serving
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal, in_whole_tree, rewarded_part
 from treepo.learn.metrics import (
+    StepCounters,
     StepShard,
     max_metrics,
     mean_update_metrics,
     memory_metrics,
     reset_peak,
-    sum_counters,
 )
 from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater, mini_batches
@@ -136,7 +136,7 @@ class Trainer:
         """
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
-        counters, num_oom = self.engine.counters, self.updater.memory_limit.num_oom
+        counters, num_oom = StepCounters.of(self.sampler), self.updater.memory_limit.num_oom
         with self.serving():
             rollout = self.rollout(step, guard, clock, progress)
             cache_bytes = self.engine.cache_bytes
@@ -169,12 +169,8 @@ class Trainer:
         self.updater.check_weights()
         self.sync_weights()
         clock.lap("update")
-        metrics = (
-            sum_counters(self.engine.counters - counters, self.processes).metrics()
-            | advantages.metrics
-            | rollout.metrics
-        )
-        metrics |= mean_update_metrics(updates) | imbalance
+        counted = StepCounters.of(self.sampler).metrics_since(counters, self.processes)
+        metrics = counted | advantages.metrics | rollout.metrics | mean_update_metrics(updates) | imbalance
         if updates:
             metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
             metrics["update/num_oom"] = self.updater.memory_limit.num_oom - num_oom
@@ -191,7 +187,7 @@ class Trainer:
         if shards := self.processes.gather(shard):
             problems = rollout.problems
             shard = StepShard.merge(shards)
-            of_trees = shard.metrics(self.sampler.rules.shape, rollout.num_rounds)
+            of_trees = shard.metrics(self.sampler.rules, rollout.num_rounds)
             metrics = of_trees | metrics | clock.metrics(shard.trees)
         metrics = self.processes.broadcast(metrics)
         return StepResult(

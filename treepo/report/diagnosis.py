@@ -35,6 +35,15 @@ _CAUSES = {
 """What is wrong where a share of the answers is near 1; what comes first causes what follows."""
 
 
+_LOSSES = {
+    "env_error": "raised",
+    "env_timeout": "took more than environment.timeout_s",
+    "env_diverged": "answered otherwise when their actions were replayed: give it a method fork, or draw its random "
+    "numbers from the problem",
+}
+"""How an environment fails, by stop reason."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong: kind, the same for the same cause; text, with the share and the setting to change."""
@@ -45,7 +54,7 @@ class Finding:
 
 def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
     """What makes a training step useless, or nearly so; None if nothing does. metrics: those of the step."""
-    if found := _of_answers(metrics):
+    if found := _of_environment(metrics) or _of_answers(metrics):
         return found
     if metrics.get("update/frac_no_gradient", 0.0) > NO_LESS:
         cause = "numbers of [reward], [credit], [loss], [aggregation] or [lora], or optim.max_grad_norm, are too large"
@@ -67,11 +76,18 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
     if metrics.get("leaves/mean", 2.0) <= 1:
         return Finding("single", f"{trees}: each has one answer, with nothing to compare it with; raise tree.width")
     cause = "the answers to a problem are all right or all wrong" if solved + failed == num else "see [reward]"
+    if "environment/lost" in metrics and "accuracy" not in metrics:
+        cause = "the environment gives all answers to a problem the same; let `step` reward parts of the way, too"
     return Finding("equal", f"{trees}: {cause}; raise tree.width or engine.temperature, or train.prompts_per_step")
 
 
 def diagnose_result(result: DatasetResult) -> str | None:
     """What an evaluation's figures say nothing about, since nearly all answers are lost, or all right or all wrong."""
+    if (lost := result.lost_ratio or 0.0) >= MOST:
+        return f"{_percent(lost)} of the answers are lost to their environment, which failed: see the warnings above"
+    if result.is_rewarded:
+        nothing = result.avg.value == result.pass_at[max(result.pass_at)].value == 0 if result.pass_at else False
+        return "no answer got a reward from the environment: read the turns of some" if nothing else None
     shares = {f"verify/{name.replace(' ', '_')}": share for name, share in result.outcomes.items()}
     if found := _of_answers(shares | {"completions/clipped_ratio": result.clipped_ratio or 0.0}):
         return found.text
@@ -80,6 +96,23 @@ def diagnose_result(result: DatasetResult) -> str | None:
     if result.avg.value == 1:
         return f"all {result.num_answers} answers are right: these problems do not tell good models apart"
     return None
+
+
+def _of_environment(metrics: Mapping[str, float]) -> Finding | None:
+    """What is wrong with most trajectories of several turns, if those are what is grown."""
+    if (lost := metrics.get("environment/lost", 0.0)) >= MOST:
+        shares = [(metrics.get(f"stop/{stop}", 0.0), what) for stop, what in _LOSSES.items()]
+        causes = "; ".join(f"{_percent(share)} {what}" for share, what in shares if share)
+        text = f"{_percent(lost)} of the trajectories are lost to their environments and not learned from: {causes}"
+        return Finding("environment lost", f"{text} (the log names the first causes)")
+    # An answer that ends a path in its first turn is worth something to a verifier alone.
+    ends = ("env_done", "turns", *(["answer"] if "accuracy" in metrics else []))
+    ended = sum(metrics.get(f"stop/{stop}", 0.0) for stop in ends)
+    if metrics.get("turns/max", 2) > 1 or ended >= MOST:
+        return None
+    clipped = _percent(metrics.get("completions/clipped_ratio", 0.0))
+    text = f"no trajectory has a second turn: {clipped} are cut off, before the model ends its first turn (EOS) or"
+    return Finding("one turn", f"{text} since a reply does not fit (environment.max_observed_tokens); {LONGER}")
 
 
 def _of_answers(metrics: Mapping[str, float]) -> Finding | None:

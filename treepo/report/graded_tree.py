@@ -42,7 +42,8 @@ def _note(kept: KeptTree, grading: Grading, place: int) -> Text:
     """The verdict on a leaf, or its reward where nothing is verified, and its advantage."""
     correct, outcome, advantages = float(grading.correct[place]), grading.outcomes[place], kept.leaf_advantages()
     if outcome == Outcome.UNVERIFIED.value and kept.rewards is not None:
-        note = Text(f"reward {kept.rewards[place]:.3g}")
+        reward = kept.rewards[place]
+        note = Text(f"reward {reward:.3g}") if np.isfinite(reward) else Text("no reward", style="yellow")
     elif outcome != Outcome.GRADED.value:
         note = Text(outcome, style="yellow")
     elif correct == 1:

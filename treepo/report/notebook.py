@@ -14,6 +14,8 @@ STEP_FACTS = {
     "eval/pass": ("held-out pass@k", "{:.1%}"),
     "problems/trained": ("trees trained on", "{:.0f}"),
     "completions/length/mean": ("response length", "{:.1f}"),
+    "turns/mean": ("turns", "{:.1f}"),
+    "environment/lost": ("lost to environments", "{:.1%}"),
     "entropy": ("entropy", "{:.3f}"),
     "tokens/sharing": ("sharing", "{:.2f}"),
     "time/step_s": ("seconds", "{:.1f}"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from treepo.envs.transcript import TurnText, transcript
 from treepo.errors import SettingError
 from treepo.report.trees import Grading, KeptTree
 from treepo.utils.files import LOG_BYTES, open_plain, read_plain
@@ -109,10 +110,11 @@ def step_of(line: bytes) -> int | None:
 class SampleRow:
     """One trajectory of a step, its texts sanitized.
 
-    split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none. An estimator
-    with one advantage per node gives that of the last node. correct: the verifier's score, 0 to 1, and outcome how it
-    came about; parts: those of the reward by name; extra: what reward functions logged of it. What was not graded has
-    None and empty texts.
+    split: train, or eval for an answer to a held-out problem. reward, advantage: None where there is none, as where an
+    environment failed. An estimator with one advantage per node gives that of the last node. correct: the verifier's
+    score, 0 to 1, and outcome how it came about; parts: those of the reward by name; extra: what reward functions
+    logged of it. What was not graded has None and empty texts. response: what was sampled. turns: who wrote what, where
+    there was an environment.
     """
 
     problem: str
@@ -130,12 +132,14 @@ class SampleRow:
     stop: str
     num_tokens: int
     split: str = "train"
+    turns: list[dict[str, Any]] = field(default_factory=list, hash=False)
 
     def cells(self) -> dict[str, str | float | int | None]:
-        """By column what a table of a tracker shows; the parts of the reward as one text, and what was logged."""
+        """By column what a table of a tracker shows; one text each for parts of the reward, what was logged, turns."""
         parts = ", ".join(f"{name} {value:.4g}" for name, value in self.parts.items())
         extra = ", ".join(f"{name} {value}" for name, value in self.extra.items())
-        return asdict(self) | {"parts": parts, "extra": extra}
+        turns = "\n".join(f"{turn['role']}: {turn['text']}" for turn in self.turns)
+        return asdict(self) | {"parts": parts, "extra": extra, "turns": turns}
 
 
 COLUMNS = tuple(f.name for f in fields(SampleRow))
@@ -180,11 +184,12 @@ def _samples(kept: KeptTree, decode: Callable[[Sequence[int]], str], num_answers
         SampleRow(
             problem=plain(tree.problem_id),
             prompt=plain(decode(tree.prompt_ids.tolist())),
-            response=plain(decode(tree.trajectory(leaves[i]).token_ids.tolist())),
-            reward=None if kept.rewards is None else float(kept.rewards[i]),
+            response=plain(decode(tree.trajectory(leaves[i]).sampled_ids.tolist())),
+            reward=None if kept.rewards is None or np.isnan(kept.rewards[i]) else float(kept.rewards[i]),
             advantage=None if advantages is None else float(advantages[i]),
             stop=str(tree.nodes[leaves[i]].stop),
             num_tokens=tree.response_len(leaves[i]),
+            turns=plain_turns(transcript(tree, leaves[i], decode)),
             **({} if grading is None else _graded(grading, i)),
         )
         for i in chosen.tolist()
@@ -203,6 +208,11 @@ def _graded(grading: Grading, leaf: int) -> dict[str, Any]:
         "parts": {sanitize(name): float(values[leaf]) for name, values in grading.parts.items()},
         "extra": {sanitize(name): plain_value(values[leaf]) for name, values in grading.extra.items()},
     }
+
+
+def plain_turns(turns: Sequence[TurnText]) -> list[dict[str, Any]]:
+    """Turns as JSON has them, their texts sanitized."""
+    return [{"role": sanitize(turn.role), "text": plain(turn.text), "reward": turn.reward} for turn in turns]
 
 
 def plain_value(value: Any) -> Any:

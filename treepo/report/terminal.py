@@ -42,7 +42,8 @@ def step_lines(step: int, metrics: Metrics, num_samples: int | None = None) -> l
     they occur, in lines of their own. num_samples: see `accuracy_text`."""
     parts = [
         f"step {step:3d}",
-        f"reward {metrics['reward/mean']:.3f}",
+        # Nothing has one where all trajectories are lost to their environments.
+        f"reward {metrics['reward/mean']:.3f}" if "reward/mean" in metrics else "no reward",
         *([f"acc {metrics['accuracy']:.0%}"] if "accuracy" in metrics else []),
         f"trees {metrics['problems/trained']:.0f}/{metrics['problems/grown']:.0f}",
         f"{_short(metrics['time/trajectories_per_s'])} traj/s",
@@ -284,6 +285,15 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
         ("tokens of prefixes the engine computed", f"{prefilled:,.0f}{known}"),
         ("tokens the update forwarded", f"{forwarded:,.0f}{saved}"),
         *((f"time to {name}", f"{total(f'time/{name}_s'):.1f} s") for name in ("grow", "verify", "pack", "update")),
+        *_environment_rows(total("environment/wait_s"), total("environment/calls"), total("environment/failed_calls")),
         ("training time", f"{total('time/step_s'):.1f} s"),
         ("more without sharing, if a token took as long", f"about {max(saved_s, 0.0):.0f} s"),
     ]
+
+
+def _environment_rows(wait_s: float, num_calls: float, num_failed: float) -> list[tuple[str, str]]:
+    """What environments took, if there were any."""
+    if not num_calls:
+        return []
+    failed = f", {num_failed:,.0f} of them failed" if num_failed else ""
+    return [("of growing, waiting for environments", f"{wait_s:.1f} s ({num_calls:,.0f} calls{failed})")]

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from html import escape
-from itertools import groupby
 
 import numpy as np
 
+from treepo.envs.transcript import MODEL, text_of, turn_parts
 from treepo.report.tree_view import summary
 from treepo.report.trees import Grading, KeptTree
 from treepo.tree import ROOT, Tree
@@ -20,7 +20,9 @@ MAX_SEGMENTS = 1000
 STYLE = {
     "tree": "font:13px/1.5 system-ui,sans-serif;border:1px solid #8884;border-radius:6px;padding:8px 12px",
     "text": "white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:12px",
-    "observed": "white-space:pre-wrap;overflow-wrap:anywhere;font:italic 12px ui-monospace,monospace;opacity:.8",
+    "observed": "display:block;white-space:pre-wrap;overflow-wrap:anywhere;font:italic 12px ui-monospace,monospace;"
+    "background:#8882;border-left:3px solid #56b4e9;margin:2px 0;padding:1px 6px",
+    "role": "font:600 11px system-ui,sans-serif",
     "branch": "margin:2px 0 2px 10px;border-left:2px solid #8884;padding-left:10px",
     "note": "opacity:.7",
     "right": "color:#009e73;font-weight:600",
@@ -64,7 +66,8 @@ def kept_tree_html(kept: KeptTree, decode: Decode, title: str = "") -> str:
 def _told(kept: KeptTree) -> str:
     if not kept.tree.leaves():
         return "nothing is grown yet"
-    rewards = "" if kept.rewards is None else f"; mean reward {kept.rewards.mean():.3g}"
+    known = [] if kept.rewards is None else kept.rewards[np.isfinite(kept.rewards)]
+    rewards = f"; mean reward {np.mean(known):.3g}" if len(known) else ""
     return summary(kept.tree) + rewards
 
 
@@ -102,11 +105,16 @@ class _Branches:
 
     def _opening(self, run: Sequence[int], has_branches: bool) -> str:
         """A branch with its text, still open."""
-        nodes = self.kept.tree.nodes
-        text = ""
-        for observed, part in groupby(run, lambda i: nodes[i].observed):
-            token_ids = np.concatenate([nodes[i].token_ids for i in part])
-            text += _span(self.decode(token_ids.tolist()), "observed" if observed else "text")
+        tree, text = self.kept.tree, ""
+        for role, part in turn_parts(tree, run):
+            own = text_of(tree, part, self.decode)
+            if role == MODEL:
+                text += _span(own, "text")
+            else:
+                reward = tree.nodes[part[0]].reward
+                text += "" if reward is None else _span(f" reward {reward:.3g}", "note")
+                head = f"{_span(role, 'role')} "
+                text += f"<span style='{STYLE['observed']}'>{head}{_text(own.strip())}</span>"
         if has_branches:
             return f"<details open style='{STYLE['branch']}'><summary>{text}</summary>"
         return f"<div style='{STYLE['branch']}'>{text} {self._end(run[-1])}"
@@ -117,6 +125,9 @@ class _Branches:
         if place is None:
             return _span("still growing", "note")
         facts = [f"{tree.nodes[leaf].stop}, {tree.response_len(leaf):,} tokens"]
+        if tree.has_turns:
+            facts[0] += f" in {len(tree.turn_starts(leaf))} turns"
+            facts += [f"rewards by turn {', '.join(f'{reward:.3g}' for reward in tree.turn_rewards(leaf)) or 'none'}"]
         verdict = ""
         if grading is not None:
             correct, outcome = float(grading.correct[place]), str(grading.outcomes[place])
@@ -133,7 +144,7 @@ class _Branches:
             facts.append(f"answer {grading.extracted_answers[place] or 'none'}")
             facts += [f"{name} {values[place]:.3g}" for name, values in grading.parts.items() if len(grading.parts) > 1]
             facts += [f"{name} {values[place]!s:.50}" for name, values in grading.extra.items()]
-        if self.kept.rewards is not None:
+        if self.kept.rewards is not None and np.isfinite(self.kept.rewards[place]):
             facts.append(f"reward {self.kept.rewards[place]:.3g}")
         if self.advantages is not None:
             facts.append(f"advantage {self.advantages[place]:+.3g}")

@@ -4,13 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
-import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 from rich.tree import Tree as Branches
 
+from treepo.envs.transcript import MODEL, text_of, turn_parts
 from treepo.tree import ROOT, Tree
 from treepo.utils.text import sanitize
 
@@ -23,8 +22,8 @@ MIN_TEXT_WIDTH = 40
 
 @dataclass(frozen=True, eq=False)
 class TreeView:
-    """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens; what was
-    observed is in italics.
+    """Shows the prompt, what was decoded below it, and at each leaf why it ended after how many tokens. Of several
+    turns what was observed has lines of its own, in italics behind its role, and each turn the reward that it got.
 
     What a branch has in common with the branch above it, at the same fork, is dim: the rest is where answers part.
     decode: token ids to text. head: what stands for the prompt, if given. notes: by leaf, what is said of it before its
@@ -63,27 +62,39 @@ class TreeView:
 
     def _text(self, run: Sequence[int]) -> str:
         """The text of nodes that follow each other without a fork, decoded as one."""
-        return "".join(text for text, _ in self._parts(run))
-
-    def _parts(self, run: Sequence[int]) -> list[tuple[str, bool]]:
-        """(text, whether it was observed) of what was sampled and what was observed, by turns."""
-        parts = []
-        for observed, nodes in groupby(run, lambda i: self.tree.nodes[i].observed):
-            token_ids = np.concatenate([self.tree.nodes[i].token_ids for i in nodes])
-            parts.append((self.decode(token_ids.tolist()), observed))
-        return parts
+        return "".join(text_of(self.tree, nodes, self.decode) for _, nodes in turn_parts(self.tree, run))
 
     def _label(self, run: Sequence[int], num_common: int, encoding: str) -> Text:
         """What stands on a branch. num_common: characters in common with the branch above."""
         label, num_dim, last = Text(), num_common, run[-1]
-        for text, observed in self._parts(run):
-            label.append_text(visible_text(text, encoding, num_dim, "italic" if observed else ""))
+        for role, nodes in turn_parts(self.tree, run):
+            text = text_of(self.tree, nodes, self.decode)
+            if role == MODEL:
+                label.append_text(visible_text(text, encoding, num_dim))
+            else:
+                label.append_text(self._observed(role, nodes[0], text, encoding)).append("\n" * (nodes[-1] != last))
             num_dim = max(num_dim - len(text), 0)
         if stop := self.tree.nodes[last].stop:
-            end = Text(f"{stop}, {_tokens(self.tree.response_len(last))}")
+            end = Text(f"{stop}, {_tokens(self.tree.response_len(last))}{self._turns(last)}")
             notes = [self.notes[last], end] if last in self.notes else [end]
             label.append(Text("  [", style="cyan")).append(Text(", ").join(notes)).append("]")
         return label
+
+    def _observed(self, role: str, node: int, text: str, encoding: str) -> Text:
+        """What a turn got, and what was observed after it, without the blanks around it."""
+        reward = self.tree.nodes[node].reward
+        head = Text() if reward is None else Text(f"  [reward {reward:.3g}]", style="cyan")
+        head.append("\n[", style="cyan").append_text(visible_text(role, encoding, style="cyan")).append("] ", "cyan")
+        return head.append_text(visible_text(text.strip(), encoding, style="italic"))
+
+    def _turns(self, leaf: int) -> str:
+        """How many turns a trajectory had, and what it got for them; nothing where it had one without a reward."""
+        rewards, num_turns = self.tree.turn_rewards(leaf), len(self.tree.turn_starts(leaf))
+        if num_turns == 1 and not rewards:
+            return ""
+        given = " + ".join(f"{reward:.3g}" for reward in rewards).replace("+ -", "- ")
+        total = f" = {sum(rewards):.3g}" if len(rewards) > 1 else ""
+        return f", {num_turns} turn{'s' * (num_turns > 1)}" + (f", reward {given}{total}" if rewards else "")
 
 
 def _common(first: str, second: str) -> int:
@@ -125,7 +136,16 @@ def summary(tree: Tree) -> str:
     return (
         f"{trajectories}: {_tokens(decoded)} decoded, {total:,} by sequential sampling "
         f"({1 - decoded / total:.0%} saved); {', '.join(f'{reason} {n}' for reason, n in stops.most_common())}"
+        f"{_observed_tokens(tree)}"
     )
+
+
+def _observed_tokens(tree: Tree) -> str:
+    if not tree.has_turns:
+        return ""
+    count, num_turns = len(tree.leaves()), sum(len(tree.turn_starts(leaf)) for leaf in tree.leaves())
+    observed = sum(len(node.token_ids) for node in tree.nodes if node.observed)
+    return f"; {num_turns / count:.1f} turns each, {_tokens(observed)} observed"
 
 
 def _tokens(count: int) -> str:

@@ -48,8 +48,9 @@ Advantages stand at the leaves, or at all nodes where each has its own; question
 leaves. Each part of the reward follows in a column of its own, `reward/NAME`, as its metric is called; so does what
 reward functions logged per answer, `extra/NAME`, as JSON."""
 
-OF_TURNS = {"observed": pa.bool_(), "turn_reward": pa.float64()}
-"""Columns of files with trees of several turns alone: whether a node was observed, and what the environment gave."""
+OF_TURNS = {"observed": pa.bool_(), "turn_reward": pa.float64(), "role": pa.string()}
+"""Columns of files with trees of several turns alone: whether a node was observed, what the environment gave, and whose
+messages were observed."""
 
 LATER = {"entropies", "question", "ground_truth", "extracted_answer", "outcome", "correct"}
 """Columns that files of earlier versions have not."""
@@ -177,6 +178,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "resumed": node.from_fallback,
                 "observed": node.observed,
                 "turn_reward": node.reward,
+                "role": None if node.role is None else replace_surrogates(node.role),
                 "reward": _at(leaf, kept.rewards),
                 "advantage": _at(i if is_per_node else leaf, advantages),
                 "num_dropped": tree.num_dropped,
@@ -299,7 +301,9 @@ def _values(leaves: list[dict[str, Any]], column: str) -> np.ndarray | None:
 
 
 def _node(row: dict[str, Any]) -> Node:
-    logprobs = row["sampled_logprobs"]
+    logprobs, role, reward = row["sampled_logprobs"], row.get("role"), row.get("turn_reward")
+    if not isinstance(reward, float | None):
+        raise ValueError(f"{reward!r:.50} is no reward of a turn")
     return Node(
         row["parent"],
         np.array(row["token_ids"], np.int32),
@@ -308,5 +312,6 @@ def _node(row: dict[str, Any]) -> Node:
         None if row["stop"] is None else StopReason(row["stop"]),
         row["resumed"],
         bool(row.get("observed")),
-        row.get("turn_reward"),
+        reward,
+        None if role is None else _text(role),
     )

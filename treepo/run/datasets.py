@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from treepo.config.schema import Config, DataSettings
 from treepo.data.conversations import Prompt, own_prefill, own_system
-from treepo.data.datasets import AnyDataset, Dataset, LoadedDatasets, load_datasets, split_train_eval
+from treepo.data.datasets import AnyDataset, Dataset, LoadedDatasets, beginning, load_datasets, split_train_eval
 from treepo.data.endless import EndlessDataset
 from treepo.data.locations import Records
+from treepo.data.problem import Problem
 from treepo.data.prompts import PromptEncoder
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
@@ -75,6 +76,13 @@ def load_split(
         if isinstance(dataset, EndlessDataset):
             dataset.log_passed_over(NUM_TRIED)
     return split
+
+
+def first_problem(config: Config, tokenizer: PreTrainedTokenizerBase) -> Problem:
+    """The first problem of the datasets, to look at. Raises SettingError."""
+    train, evaluation = load_split(config, tokenizer, config.data.max_prompt_len, {})
+    (problem,) = beginning((train or evaluation)[0], 1).problems
+    return problem
 
 
 def _log_dropped(setting: str, found: LoadedDatasets, max_prompt_len: int) -> None:

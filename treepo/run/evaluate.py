@@ -75,7 +75,7 @@ def _answer(evaluation: Evaluation, name: str, path: str, answered: Set[str], te
             missing = [p for p in problems if ProblemKey(name, label, p.dataset, p.id) not in done]
             if num_done := len(problems) - len(missing):
                 logger.info("%s, %s: %d of %d problems were answered before", name, label, num_done, len(problems))
-            rules = sampling.rules(policy.decode, task.answers)
+            rules = sampling.rules(policy.decode, task.answers, sampling.turns(policy))
             sampler = TreeSampler(engine, rules, sampling.sampling(config.engine.sampling_params))
             parts = grow_in_parts(sampler, missing, derive_seed(config.train.seed, "eval"))
             meter, num_done, correct, start = Meter(engine, num_accelerators), 0, 0.0, perf_counter()
@@ -83,9 +83,10 @@ def _answer(evaluation: Evaluation, name: str, path: str, answered: Set[str], te
                 for asked, trees in parts:
                     cost = meter.charge(trees, perf_counter() - start)
                     verified = verify_trees(task, asked, trees, policy.decode)
-                    store.append(answer_records(task, verified, name, label), cost)
+                    records = answer_records(task, verified, policy.decode, model=name, setting=label)
+                    store.append(records, cost)
                     num_done += len(trees)
-                    correct += sum(float(np.mean([v.correct for v in one.verdicts])) for one in verified)
+                    correct += len(trees) * float(np.mean([record.correct for record in records]))
                     progress(num_done, len(missing), correct / num_done)
                     start = perf_counter()
     finally:

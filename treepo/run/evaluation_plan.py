@@ -27,6 +27,11 @@ from treepo.verify.verifiers import FunctionVerifier
 TRAINING_SECTIONS = ("reward", "credit", "lora", "loss", "aggregation", "penalties", "optim", "dynamic_sampling")
 """Sections of a recipe that an evaluation does not use, and which must not refuse it."""
 
+NO_VERIFIER = "NoVerifier"
+
+JUDGED_BY_ENVIRONMENT: Settings = {"verifier": {"use": NO_VERIFIER}, "reward": {"correct": 0.0, "environment": 1.0}}
+"""What an environment measures by itself; no [reward] is used, but one must not contradict the verifier."""
+
 ANSWER_SECTIONS = ("data", "prompt", "verifier", "verifier_pool", *SECTIONS)
 """Sections whose settings all change answers or verdicts."""
 
@@ -59,6 +64,9 @@ def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
     layers = _layers(options, runs)
     samplings = tuple(parse_sampling(text, options.samples, layers) for text in options.sampling)
     config = resolve(*layers, {"tree": {"width": options.samples, "min_width": 1}})
+    if config.environment.is_given:
+        # Before a model is loaded for nothing.
+        config.environment.load()
     models = models or [config.model.path]
     if len(models) > 1 and config.engine.kind != "embedded":
         message = f"{config.engine.kind!r} takes one model at a time; evaluate the others with the same --out"
@@ -74,6 +82,10 @@ def _layers(options: Namespace, runs: Mapping[str, RunPoint]) -> tuple[Settings,
     recipe: Settings = read_recipe(Path(options.recipe)) if options.recipe else {}
     recipe = {section: values for section, values in recipe.items() if section not in TRAINING_SECTIONS}
     base = default_settings(runs, _merged(recipe, options.settings), options.trust_run_code)
+    given = _merged(base, recipe, options.settings)
+    is_environment = bool(given.get("environment", {}).get("factory"))
+    if is_environment and given.get("verifier", {}).get("use", NO_VERIFIER) == NO_VERIFIER:
+        base = _merged(base, JUDGED_BY_ENVIRONMENT)
     if not options.recipe and not runs and not options.data and not is_data_given(options.settings):
         base = BUILT_IN_TASK
     asked: Settings = {"data": {"eval": tuple(options.data)}} if options.data else {}
@@ -151,8 +163,11 @@ def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     settings = tomllib.loads(to_toml(evaluation.config))
     kept: dict[str, Any] = {KIND: "treepo eval"} | {section: settings[section] for section in ANSWER_SECTIONS}
     del kept["verifier_pool"]["num_workers"]
-    if digest := _digest_of_code(evaluation.config.verifier):
+    if digest := _digest_of_verifier(evaluation.config.verifier):
         kept["verifier"]["code"] = digest
+    if evaluation.config.environment.is_given:
+        kept["environment"] = settings["environment"] | {"code": _digest_of_code(evaluation.config.environment.module)}
+        del kept["environment"]["num_workers"]
     kept["train"] = {"autocast": settings["train"]["autocast"]}
     kept["engine"] = {key: settings["engine"][key] for key in ("kind", "temperature", "top_k", "top_p", "min_p")}
     kept["eval"] = {"repetition_penalty": evaluation.config.eval.repetition_penalty}
@@ -160,11 +175,14 @@ def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     return kept | {"seed": evaluation.config.train.seed}
 
 
-def _digest_of_code(verifier: Verifier) -> str:
+def _digest_of_verifier(verifier: Verifier) -> str:
     """A checksum of the file with the user's own verifier; empty for ours."""
-    module = type(verifier).__module__
-    if isinstance(verifier, FunctionVerifier):
-        module = verifier.function.partition(":")[0]
+    is_function = isinstance(verifier, FunctionVerifier)
+    return _digest_of_code(verifier.function.partition(":")[0] if is_function else type(verifier).__module__)
+
+
+def _digest_of_code(module: str) -> str:
+    """A checksum of the file of a user's own module; empty for ours."""
     if module.partition(".")[0] == "treepo":
         return ""
     make_importable(module)

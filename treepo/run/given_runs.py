@@ -6,6 +6,7 @@ from typing import Any
 from treepo.config.schema import Settings
 from treepo.errors import SettingError
 from treepo.run.run_point import RunPoint
+from treepo.utils import GIVEN
 
 SECTIONS = (
     "data",
@@ -17,13 +18,14 @@ SECTIONS = (
     "branching",
     "fallback",
     "stopping",
+    "environment",
     "engine",
     "vllm",
     "eval",
 )
 """Sections of a run's settings that hold for its evaluation."""
 
-SHARED = ("data", "prompt", "verifier")
+SHARED = ("data", "prompt", "verifier", "environment")
 """Those that several runs must agree about."""
 
 
@@ -36,7 +38,7 @@ def default_settings(runs: Mapping[str, RunPoint], given: Settings, trust_run_co
     """The settings that an evaluation of runs has unless others are given: those of the first run.
 
     given: settings from elsewhere, which win. trust_run_code: see `_check_code`. Raises SettingError if runs disagree
-    about problems, prompts or the verifier, and nothing else is given for these.
+    about problems, prompts, the verifier or the environment, and nothing else is given for these.
     """
     if not runs:
         return {}
@@ -69,6 +71,9 @@ def _check_code(settings: Settings, given: Settings) -> None:
     named = {(section, "use"): values["use"] for section, values in settings.items() if ":" in str(values.get("use"))}
     if function := settings.get("verifier", {}).get("function"):
         named["verifier", "function"] = function
+    factory = str(settings.get("environment", {}).get("factory", ""))
+    if ":" in factory and not factory.startswith((GIVEN, "treepo.")):
+        named["environment", "factory"] = factory
     if settings.get("model", {}).get("trust_remote_code"):
         named["model", "trust_remote_code"] = True
     for (section, key), value in named.items():

@@ -10,6 +10,7 @@ from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.run.build import Run
+from treepo.run.datasets import first_problem
 from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.reasoning import for_prompts
 from treepo.run.sampler import build_sampler
@@ -20,14 +21,15 @@ from treepo.utils.numeric import derive_seed
 
 
 def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple[Tree, Policy]:
-    """Grow the tree of a prompt; None is the first training problem of the built-in task.
+    """Grow the tree of a prompt; None is the first training problem of the built-in task or, with an environment, of
+    the dataset, if there is one.
 
     Raises SettingError for settings that cannot work and for a prompt that the model cannot be asked,
     FloatingPointError if logits are not finite.
     """
     with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
-    problem = _problem(config, policy, prompt)
+    problem = _first_problem(config, policy) if prompt is None else _problem(config, policy, prompt)
     config = replace(config, verifier=for_prompts(config.verifier, [problem.prompt_ids], policy.decode))
     engine = engine_for(config, policy)
     try:
@@ -49,10 +51,17 @@ def grow_tree(run: Run, prompt: str) -> Tree:
     return tree
 
 
-def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
+def _first_problem(config: Config, policy: Policy) -> Problem:
+    """What is asked where no prompt is given. An environment writes its own for a problem without a question."""
+    if config.environment.is_given and config.data.is_given:
+        return first_problem(config, policy.tokenizer)
+    if config.environment.is_given:
+        return Problem("sample", "", tuple(config.prompt.encoder(policy.tokenizer)("")), ground_truth="")
+    return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
+
+
+def _problem(config: Config, policy: Policy, prompt: str) -> Problem:
     """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
-    if prompt is None:
-        return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
     is_chain = is_chain_tokenizer(policy.tokenizer)
     tools = config.environment.tool_set()
     encoder = config.prompt.encoder(policy.tokenizer, tools.schemas if tools else ())
@@ -66,14 +75,16 @@ def _problem(config: Config, policy: Policy, prompt: str | None) -> Problem:
 
 def _check_fits(problem: Problem, config: Config, policy: Policy, engine: Engine) -> None:
     """Raise SettingError if prompt and response are longer than the model or the engine allows."""
-    prompt_len, response_len = len(problem.prompt_ids), config.tree.max_response_tokens
+    prompt_len = len(problem.prompt_ids)
+    response_len = config.tree.max_response_tokens + config.environment.num_observed_tokens
     needed = prompt_len + response_len
     if prompt_len == 0:
         raise SettingError("prompt", "it has no tokens")
     if policy.max_len is not None and needed > policy.max_len:
         raise SettingError(
             "prompt",
-            f"its {prompt_len} tokens and responses of {response_len} (tree: depth x segment_len, or max_response_len) "
+            f"its {prompt_len} tokens and responses of {response_len} (tree: depth x segment_len, or max_response_len; "
+            "and environment.max_observed_tokens) "
             f"do not fit into the model's {policy.max_len} positions; give --recipe RUN/config.toml or a smaller tree",
         )
     if needed > engine.max_model_len:

@@ -1,12 +1,14 @@
 """From a step's trees and an evaluation's answers to what is kept of them."""
 
+import json
 from collections.abc import Sequence
 
 from treepo.data.problem import Problem
+from treepo.envs.transcript import TurnText
 from treepo.evaluate.answering import GREEDY
 from treepo.evaluate.records import AnswerRecord
 from treepo.learn.trainer import StepResult
-from treepo.report.run_log import SampleRow, plain
+from treepo.report.run_log import SampleRow, plain, plain_turns
 from treepo.report.trees import Grading, KeptTree
 from treepo.verify.rewards import ScoredLeaves
 
@@ -54,6 +56,8 @@ def greedy_samples(answers: Sequence[AnswerRecord]) -> list[SampleRow]:
             stop=answer.stop,
             num_tokens=answer.num_tokens,
             split="eval",
+            reward=answer.environment_reward,
+            turns=[] if answer.turns is None else plain_turns([TurnText(**turn) for turn in json.loads(answer.turns)]),
         )
         for answer in chosen
     ]

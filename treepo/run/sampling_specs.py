@@ -10,7 +10,9 @@ from treepo.data.problem import AnswerFormat, Decode
 from treepo.engine.base import SamplingParams
 from treepo.errors import SettingError
 from treepo.grow.builder import GrowthRules
-from treepo.run.sampler import growth_rules
+from treepo.grow.turns import TurnRules
+from treepo.model.policy import Policy
+from treepo.run.sampler import growth_rules, turn_rules
 
 KINDS = ("sequential", "tree", "greedy")
 SECTIONS = ("tree", "initial_fork", "branching", "fallback", "stopping")
@@ -30,14 +32,16 @@ class SamplingSpec:
         """Answers per problem."""
         return 1 if self.kind == "greedy" else self.config.tree.width
 
-    def rules(self, decode: Decode, answers: AnswerFormat) -> GrowthRules:
-        """The rules of its trees; without forks they are stars. Raises SettingError for an environment."""
-        if self.config.environment.is_given:
-            message = "is stepped in training and its evaluations alone, not by treepo eval"
-            raise SettingError("environment.factory", message, self.config.environment.factory)
+    def turns(self, policy: Policy) -> TurnRules | None:
+        """How its paths go on after a turn, if there is an environment."""
+        return turn_rules(self.config, policy)
+
+    def rules(self, decode: Decode, answers: AnswerFormat, turns: TurnRules | None = None) -> GrowthRules:
+        """The rules of its trees; without forks they are stars."""
         if self.kind == "tree":
-            return growth_rules(self.config, decode, answers)
-        return GrowthRules.star(self.num_samples, self.config.tree.max_response_tokens, decode, answers)
+            return growth_rules(self.config, decode, answers, turns)
+        star = GrowthRules.star(self.num_samples, self.config.tree.max_response_tokens, decode, answers)
+        return replace(star, turns=turns)
 
     def sampling(self, settings: SamplingParams) -> SamplingParams:
         """How its tokens are sampled: as the engine's settings say, or greedily; both with eval.repetition_penalty."""

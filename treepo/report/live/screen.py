@@ -79,6 +79,8 @@ CURVES = (
 VALUES = (
     MetricFormat("accuracy", "accuracy", "{:.1%}".format),
     MetricFormat("completions/clipped_ratio", "cut off", "{:.1%}".format),
+    MetricFormat("turns/mean", "turns", "{:.1f}".format),
+    MetricFormat("environment/lost", "lost to environments", "{:.1%}".format),
     MetricFormat("eval/greedy", "held-out, greedy", "{:.1%}".format),
     MetricFormat("eval/pass", "held-out pass@k", "{:.1%}".format),
     MetricFormat("problems/trained", "trees trained on", "{:.0f}".format),

@@ -56,6 +56,7 @@ def _problem_json(problem: str, answers: Mapping[int, Json], steps: Sequence[int
 
 def _answer_json(sample: Mapping[str, Any]) -> Json:
     response, extracted = _text(sample.get("response")), sample.get("extracted_answer")
+    turns = _turns_json(sample.get("turns"))
     return {
         "response": response[:MAX_RESPONSE],
         "num_cut": max(0, len(response) - MAX_RESPONSE),
@@ -64,7 +65,24 @@ def _answer_json(sample: Mapping[str, Any]) -> Json:
         "correct": _number(sample.get("correct")),
         "stop": _text(sample.get("stop")),
         "num_tokens": _number(sample.get("num_tokens")),
+        "reward": _number(sample.get("reward")),
+        "turns": turns,
     }
+
+
+def _turns_json(turns: object) -> list[Json]:
+    """Who wrote what, up to MAX_RESPONSE characters in all; empty without an environment."""
+    known = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    shown, left = [], MAX_RESPONSE
+    for turn in known:
+        text = _text(turn.get("text"))
+        shown.append(
+            {"role": _text(turn.get("role"))[:100], "text": text[:left], "reward": _number(turn.get("reward"))}
+        )
+        left -= len(text)
+        if left <= 0:
+            break
+    return shown
 
 
 def _text(value: object) -> str:
@@ -77,4 +95,5 @@ def _number(value: Any) -> float | None:
 
 def _size(problem: Json) -> int:
     answers = [answer for answer in problem["answers"] if answer]
-    return len(problem["question"]) + sum(100 + len(answer["response"]) for answer in answers)
+    texts = [turn["text"] for answer in answers for turn in answer["turns"]]
+    return len(problem["question"]) + sum(100 + len(text) for text in [*texts, *(a["response"] for a in answers)])

@@ -136,11 +136,13 @@ def tree_json(kept: KeptTree, texts: Sequence[Sequence[str]], pieces: Pieces) ->
 
 
 def _turns_json(tree: Tree) -> dict[str, Any]:
-    """Per node whether it was observed, and what the environment gave; nothing for a tree without turns."""
+    """Per node whether it was observed, whose messages it holds, and what the environment gave; nothing for a tree
+    without turns."""
     if not tree.has_turns:
         return {}
     return {
         "observed": [int(node.observed) for node in tree.nodes],
+        "roles": [node.role for node in tree.nodes],
         "turn_rewards": [None if node.reward is None else short(node.reward) for node in tree.nodes],
     }
 

@@ -94,6 +94,18 @@
     ];
   }
 
+  function environments() {
+    const seconds = [["environment/call_s", "calls, added up"], ["environment/wait_s", "the engine waits"]];
+    return [
+      one("turns/mean", "Turns of a trajectory"),
+      one("turns/max", "Turns of a trajectory, most"),
+      one("environment/lost", "Trajectories lost to their environment", SHARE),
+      one("tokens/observed", "Tokens that environments wrote", { format: ".4s" }),
+      parts("Time in environments", seconds, SECONDS),
+      parts("Calls into environments", [["environment/calls", "all"], ["environment/failed_calls", "failed"]]),
+    ];
+  }
+
   function credit(names) {
     return [
       parts("Advantages by depth, std", family(names, "advantages/depth_*/std", depth)),
@@ -127,6 +139,7 @@
     [FIRST, first],
     ["Learning", learning],
     ["Answers", answers],
+    ["Turns and environments", environments],
     ["Policy", policy],
     ["Trees", trees],
     ["Credit", credit],

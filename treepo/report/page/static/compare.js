@@ -45,12 +45,10 @@
     const leaves = state.leaves ?? spread(model);
     Object.assign(view, { state, leaves });
     showChoice(view, model);
-    const sequences = leaves.map((leaf) =>
-      treepo
-        .pathTo(tree, leaf)
-        .slice(1)
-        .flatMap((node) => treepo.tokensOf(model, tree.ids, node)),
-    );
+    const along = (leaf, tokens) => treepo.pathTo(tree, leaf).slice(1).flatMap(tokens);
+    const sequences = leaves.map((leaf) => along(leaf, (node) => treepo.tokensOf(model, tree.ids, node)));
+    const isObserved = (node) => new Array(tree.lengths[node]).fill(Boolean(tree.observed?.[node]));
+    view.observed = leaves.map((leaf) => along(leaf, isObserved));
     view.shared = treepo.sharedBlocks(treepo.comparable(sequences, pieces), view.minLength);
     view.sequences = sequences;
     view.parts.told.textContent = summary(view);
@@ -116,19 +114,20 @@
     if (model.reward[leaf] != null) facts.push(`reward ${figure(model.reward[leaf])}`);
     if (model.advantage[leaf] != null) facts.push(`advantage ${figure(model.advantage[leaf], true)}`);
     const grade = treepo.gradeOf(tree, model.place.get(leaf));
-    if (grade) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 60)}, ${treepo.oneLine(grade.verdict.text, 40)}`);
+    if (grade && treepo.isVerified(tree)) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 60)}, ${treepo.oneLine(grade.verdict.text, 40)}`);
     facts.push(tree.stops[leaf]);
     const text = make("div", { className: "text", dir: "auto", tabIndex: 0, "aria-label": `Text of leaf ${leaf}` });
     treepo.showPieces(
       text,
-      parts.map(({ start, end, block }) => {
+      parts.flatMap((part) => byWriter(part, view.observed[i])).map(({ start, end, block, observed }) => {
+        const written = observed ? "observed" : "";
         const words = sequence
           .slice(start, end)
           .map((id) => pieces[id])
           .join("");
-        if (block === null) return { text: words };
+        if (block === null) return { text: words, class: written };
         const colour = `color-mix(in srgb, var(--c${block % 8}) 30%, transparent)`;
-        return { text: words, class: `shared shared-${block % 8}`, shade: colour, data: { block } };
+        return { text: words, class: `shared shared-${block % 8} ${written}`.trim(), shade: colour, data: { block } };
       }),
     );
     const read = treepo.dom.button(`Leaf ${leaf}`, () => view.set({ view: "tree", node: leaf }), {
@@ -141,6 +140,13 @@
       make("header", {}, read, make("span", { className: "facts", textContent: facts.join(" · ") })),
       text,
     );
+  }
+
+  /** A part cut where what was sampled and what was observed meet. */
+  function byWriter({ start, end, block }, observed) {
+    const cuts = [start];
+    for (let at = start + 1; at < end; at++) if (observed[at] !== observed[at - 1]) cuts.push(at);
+    return cuts.map((from, i) => ({ start: from, end: cuts[i + 1] ?? end, block, observed: observed[from] }));
   }
 
   /** Bring out a block wherever it stands, and tell of it. */

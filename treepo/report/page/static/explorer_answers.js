@@ -22,7 +22,8 @@
     if (!grading) return [make("p", { className: "note", textContent: "How answers were graded is not kept here." })];
     const question = make("div", { className: "text prompt", dir: "auto", "aria-label": "Question" });
     treepo.showText(question, grading.question);
-    const known = make("p", { className: "known" }, "Known answer: ", answerText(grading.ground_truth));
+    const isKnown = treepo.isVerified(tree) || grading.ground_truth;
+    const known = isKnown && make("p", { className: "known" }, "Known answer: ", answerText(grading.ground_truth));
     return [make("h3", { textContent: "Answers" }), sameProblemLinks(run, state, tree, set), question, known,
       answerTable(tree, model, state, set)].filter(Boolean);
   }
@@ -31,7 +32,9 @@
     const parts = Object.keys(tree.grading.parts);
     const shownParts = parts.length > 1 ? parts : [];
     const logged = Object.keys(tree.grading.extra);
-    const heads = ["leaf", "extracted answer", "verdict", "reward", ...shownParts, "tokens", "stop", ...logged];
+    const verdicts = treepo.isVerified(tree) ? ["extracted answer", "verdict"] : [];
+    const turns = tree.observed ? ["turns", "rewards by turn"] : [];
+    const heads = ["leaf", ...verdicts, "reward", ...shownParts, "tokens", ...turns, "stop", ...logged];
     const cells = heads.map((text) => make("th", { scope: "col", textContent: treepo.oneLine(text, 40) }));
     const rows = treepo.leavesBelow(model, 0).map((leaf) => answerRow(tree, model, leaf, state, set, shownParts));
     const table = make("table", { className: "components answers" },
@@ -49,12 +52,14 @@
     const texts = [
       figure(model.reward[leaf]),
       ...shownParts.map((name) => figure(tree.grading.parts[name][place])),
-      String(model.end[leaf]),
+      String(model.sampled[leaf]),
+      ...(tree.observed ? [String(model.turn[leaf]), treepo.rewardsText(treepo.turnRewards(tree, leaf))] : []),
       tree.stops[leaf],
       ...Object.values(tree.grading.extra).map((values) => treepo.oneLine(values[place], 80)),
     ];
-    const row = make("tr", {}, make("td", {}, read), make("td", {}, answerText(grade.extracted)),
-      make("td", {}, verdictBadge(grade.verdict)), ...texts.map((textContent) => make("td", { textContent })));
+    const judged = treepo.isVerified(tree) ? [answerText(grade.extracted), verdictBadge(grade.verdict)] : [];
+    const cells = [read, ...judged].map((shown) => make("td", {}, shown));
+    const row = make("tr", {}, ...cells, ...texts.map((textContent) => make("td", { textContent })));
     row.classList.toggle("chosen", leaf === state.leaf);
     return row;
   }

@@ -93,17 +93,21 @@
 
   function facts({ tree, model }, node) {
     const { figure } = treepo;
-    const tokens = node ? `${model.start[node] + 1}–${model.end[node]} of the response` : "";
+    const of = tree.observed ? "all turns" : "the response";
+    const tokens = node ? `${model.start[node] + 1}–${model.end[node]} of ${of}` : "";
     const stop = tree.stops[node];
     const meanBelow = stop ? "" : " (mean below)";
     const below = tree.node_advantages ? "" : meanBelow;
     const perToken = (value) => figure(value, false, treepo.MEAN_DIGITS);
     const grade = treepo.gradeOf(tree, model.place.get(node));
+    const isVerified = treepo.isVerified(tree);
     const known = [
-      ["answer", grade && treepo.oneLine(grade.extracted ?? "–", 200)],
-      ["known answer", (grade || !node) && tree.grading ? treepo.oneLine(tree.grading.ground_truth, 200) : null],
-      ["verdict", grade && treepo.oneLine(grade.verdict.text, 40)],
+      ["answer", isVerified && grade ? treepo.oneLine(grade.extracted ?? "–", 200) : null],
+      ["known answer", (grade || !node) && isVerified ? treepo.oneLine(tree.grading.ground_truth, 200) : null],
+      ["verdict", isVerified && grade ? treepo.oneLine(grade.verdict.text, 40) : null],
       ["tokens", treepo.count(tree.lengths[node], "token") + (tokens && ` (${tokens})`)],
+      ["turn", tree.observed && node ? String(model.turn[node]) : null],
+      ["written by", tree.observed && node ? treepo.oneLine(treepo.writerOf(tree, node), 60) : null],
       ["depth", String(model.depth[node])],
       ["began", began({ tree, model }, node)],
       ["leaves below", stop ? "is a leaf" : String(model.numLeaves[node])],
@@ -122,7 +126,15 @@
     const origin = model.origin[node];
     const ways = model.children[tree.parents[node]]?.filter((i) => !tree.resumed[i]).length;
     const into = origin === "branching" || origin === "initial fork" ? `, one of ${ways}` : "";
-    return ORIGINS[origin] + into;
+    return ORIGINS[origin] + into + forked({ tree, model }, node);
+  }
+
+  /** Where the environment was forked, if it was for this node. */
+  function forked({ tree, model }, node) {
+    const parent = tree.parents[node];
+    if (!tree.observed || !node || model.children[parent].length < 2) return "";
+    const isStart = parent === 0 || tree.observed[parent];
+    return `; the environment forks ${isStart ? "where" : "within"} turn ${model.turn[node]}${isStart ? " begins" : ""}`;
   }
 
   function factList(pairs) {
@@ -144,12 +156,13 @@
     const stop = tree.stops[leaf];
     const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
     const grade = treepo.gradeOf(tree, model.place.get(leaf));
-    const graded = grade
+    const graded = grade && treepo.isVerified(tree)
       ? `; answer ${treepo.oneLine(grade.extracted ?? "–", 200)}, known answer ` +
         `${treepo.oneLine(tree.grading.ground_truth, 200)}: ${treepo.oneLine(grade.verdict.text, 40)}`
       : "";
     const said =
-      `${treepo.count(model.end[leaf], "token")} in ${treepo.count(model.depth[leaf], "segment")}; ` +
+      `${treepo.count(model.sampled[leaf], "token")} in ${treepo.count(model.depth[leaf], "segment")}` +
+      (tree.observed ? ` and ${treepo.count(model.turn[leaf], "turn")}; ` : "; ") +
       (stop ? `${treepo.stopMark(tree, leaf).meaning}${reward}${graded}` : "no leaf");
     const group = treepo.groupNode(model, state.node);
     return [
@@ -164,7 +177,7 @@
   function leafChoice(model, group, state, set) {
     const options = treepo.leavesBelow(model, group).map((leaf) => {
       const reward = model.reward[leaf] == null ? "" : `, reward ${treepo.figure(model.reward[leaf])}`;
-      return [leaf, `leaf ${leaf}: ${treepo.count(model.end[leaf], "token")}${reward}`];
+      return [leaf, `leaf ${leaf}: ${treepo.count(model.sampled[leaf], "token")}${reward}`];
     });
     return treepo.labelled("Read", options, state.leaf ?? "", (value) =>
       set(treepo.choosingLeaf(model, state, Number(value))),
@@ -179,7 +192,7 @@
       .flatMap((node) => {
         const advantage = shown.tree.node_advantages ? model.advantage[node] : model.advantage[leaf];
         const own = treepo.nodePieces(shown, node, shade, advantage);
-        const border = borderMark(shown, node);
+        const border = treepo.withTurn(shown, node, leaf, borderMark(shown, node));
         return own.length ? [{ ...own[0], border }, ...own.slice(1)] : [{ text: "", border }];
       });
   }

@@ -8,9 +8,11 @@
     const first = model.offset[node];
     const values = shade === "advantage" ? null : tree[shade === "logprob" ? "logprobs" : "entropies"];
     const most = shade === "advantage" ? largest.advantage : largest.entropy;
+    const isObserved = Boolean(tree.observed?.[node]);
     return treepo.tokensOf(model, tree.ids, node).map((id, i) => {
       const value = shade === "advantage" ? advantage : values?.[first + i];
-      return { text: pieces[id], index: first + i, shade: treepo.tokenShade(shade, value, most) };
+      const own = { text: pieces[id], index: first + i };
+      return isObserved ? { ...own, class: "observed" } : { ...own, shade: treepo.tokenShade(shade, value, most) };
     });
   }
 
@@ -23,7 +25,7 @@
   /** Mark the pieces that a query's matches touch. */
   function withHits(pieces, query) {
     const hit = treepo.piecesHit(pieces, query);
-    return pieces.map((piece, i) => (hit.has(i) ? { ...piece, class: "hit" } : piece));
+    return pieces.map((piece, i) => (hit.has(i) ? { ...piece, class: `${piece.class ?? ""} hit`.trim() } : piece));
   }
 
   /** What is said of a token when the pointer is on it. */

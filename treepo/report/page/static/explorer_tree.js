@@ -46,10 +46,14 @@
       count(model.size - 1, "segment"),
       `${percent(treepo.sharing(tree))} of tokens saved`,
     ];
+    if (tree.observed) {
+      const turns = tree.leaves.map((leaf) => model.turn[leaf]);
+      parts.push(`${figure(treepo.meanOf(turns))} turns on average, ${Math.max(...turns)} at most`);
+    }
     if (model.reward[0] != null) parts.push(`mean reward ${figure(model.reward[0])}`);
     if (tree.num_fallbacks) parts.push(count(tree.num_fallbacks, "fallback"));
     if (tree.num_dropped) parts.push(`${count(tree.num_dropped, "token")} dropped`);
-    if (tree.grading) parts.push(`known answer ${treepo.oneLine(tree.grading.ground_truth, 80)}`);
+    if (treepo.isVerified(tree)) parts.push(`known answer ${treepo.oneLine(tree.grading.ground_truth, 80)}`);
     return parts.join(" · ");
   }
 
@@ -57,9 +61,10 @@
     const { figure, count } = treepo;
     const facts = [node ? `node ${node}: ${count(tree.lengths[node], "token")}, ${model.origin[node]}` : "prompt"];
     const stop = tree.stops[node];
+    if (tree.observed && node) facts.push(`turn ${model.turn[node]}, ${treepo.oneLine(treepo.writerOf(tree, node), 40)}`);
     if (stop) facts.push(`${stop}: ${treepo.stopMark(tree, node).meaning}`);
     const grade = treepo.gradeOf(tree, model.place.get(node));
-    if (grade) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 80)}: ${treepo.oneLine(grade.verdict.text, 40)}`);
+    if (grade && treepo.isVerified(tree)) facts.push(`answer ${treepo.oneLine(grade.extracted ?? "–", 80)}: ${treepo.oneLine(grade.verdict.text, 40)}`);
     const values = [
       ["reward", model.reward],
       ["advantage", model.advantage],

@@ -16,11 +16,16 @@
     const { element, visible } = treepo.dom;
     const head = element("header", {}, element("strong", {}, `step ${step}`));
     if (!answer) return element("article", {}, head, element("p", { className: "note" }, "not asked"));
-    head.append(treepo.verdictBadge(treepo.verdict(answer.correct, answer.outcome)), treepo.answerText(answer.extracted));
+    if (answer.outcome !== "unverified") {
+      const verdict = treepo.verdictBadge(treepo.verdict(answer.correct, answer.outcome));
+      head.append(verdict, treepo.answerText(answer.extracted));
+    }
+    if (answer.reward != null) head.append(element("span", { className: "note" }, `reward ${treepo.figure(answer.reward)}`));
     const length = answer.num_tokens === null ? "" : treepo.count(answer.num_tokens, "token");
     head.append(element("span", { className: "note" }, visible([length, answer.stop].filter(Boolean).join(", "))));
     const text = element("div", { className: "text", dir: "auto", tabIndex: 0, ariaLabel: `Answer at step ${step}` });
-    treepo.showText(text, answer.response);
+    if (answer.turns?.length) treepo.showTurns(text, answer.turns);
+    else treepo.showText(text, answer.response);
     const cut = answer.num_cut ? [element("p", { className: "note" }, `${answer.num_cut} more characters`)] : [];
     return element("article", {}, head, text, ...cut);
   }
@@ -29,7 +34,8 @@
     const { element, visible } = treepo.dom;
     const question = element("div", { className: "question", dir: "auto" });
     treepo.showText(question, problem.question);
-    const known = element("p", { className: "known" }, "Known answer: ", treepo.answerText(problem.ground_truth));
+    const answer = problem.ground_truth ? ["Known answer: ", treepo.answerText(problem.ground_truth)] : [];
+    const known = element("p", { className: "known" }, ...answer);
     const columns = pair.map((answer, i) => answerElement(answer, steps[i]));
     const grid = element("div", { className: "pair" }, ...columns);
     return element("section", { className: "held-out", title: visible(problem.problem) }, question, known, grid);

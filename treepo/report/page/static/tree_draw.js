@@ -3,7 +3,7 @@
 (function (treepo) {
   const d3 = globalThis.d3;
   const LAYERS = ["band", "links", "bars", "texts", "starts", "hits", "ends"];
-  const MARGIN = { left: 62, right: 58, top: 40, gap: 26 };
+  const MARGIN = { left: 62, right: 66, top: 40, gap: 26 };
   const TOKEN_PIXELS = 16;
 
   /** The drawing of one tree in an element, left to right, to scale in tokens. `choose(node)` is called for clicks,
@@ -116,13 +116,13 @@
       .attr("y", size.top)
       .attr("width", size.width)
       .attr("height", size.bottom - size.top);
-    drawAxis(parts, view, look.colours);
+    drawAxis(parts, view, look.colours, model.tree.observed ? "tokens, of all turns →" : "response tokens →");
     drawPrompt(parts.prompt, model, view, look);
     treepo.drawShapes(parts.layers, model, view, look);
   }
 
-  function drawAxis({ axis, grid, title }, view, colours) {
-    title.attr("fill", colours.muted).attr("font-family", "system-ui, sans-serif").text("response tokens →");
+  function drawAxis({ axis, grid, title }, view, colours, name) {
+    title.attr("fill", colours.muted).attr("font-family", "system-ui, sans-serif").text(name);
     const ticks = view.x.ticks(Math.max(2, Math.floor(view.right / 90))).filter((t) => Number.isInteger(t) && t >= 0);
     const marks = axis.selectAll("text").data(ticks).join("text");
     marks

@@ -20,6 +20,11 @@
     };
   }
 
+  /** Whether a verifier judged the answers of a tree; without one only rewards say what they are worth. */
+  function isVerified({ grading }) {
+    return Boolean(grading?.outcomes.some((outcome) => outcome !== "unverified"));
+  }
+
   /** "correct 1, overlong −0.25"; empty for a reward of one part, which is the reward. */
   function partsText(parts) {
     if (parts.length < 2) return "";
@@ -39,5 +44,5 @@
     });
   }
 
-  Object.assign(treepo, { verdict, gradeOf, partsText, questionOf, sameProblem });
+  Object.assign(treepo, { verdict, gradeOf, isVerified, partsText, questionOf, sameProblem });
 })((globalThis.treepo ??= {}));

@@ -42,6 +42,9 @@
     const text = (words) => ({ words, colours });
     item(group, flow, text("fork"), (g) => line(g, colours.muted, null));
     if (model.tree.resumed.some(Boolean)) item(group, flow, text("drawn by a fallback"), (g) => fallback(g, colours));
+    if (model.tree.observed?.some(Boolean)) {
+      item(group, flow, text("written by the environment"), (g) => observed(g, colours));
+    }
     item(group, flow, text("group of what is chosen"), (g) => band(g, colours));
     if (model.tree.rewards) item(group, flow, text("colour and number at the end: reward"), () => {});
     return flow.y + 20;
@@ -81,6 +84,11 @@
       .attr("rx", 3)
       .attr("fill", colours.accent)
       .attr("fill-opacity", 0.2);
+  }
+
+  function observed(group, colours) {
+    band(group, { accent: colours.panel });
+    group.select("rect").attr("fill-opacity", 1).attr("stroke", colours.accent).attr("stroke-dasharray", "3 2");
   }
 
   function fallback(group, colours) {

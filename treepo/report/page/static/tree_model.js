@@ -14,6 +14,7 @@
     });
     model.offset = offsets(tree.lengths);
     model.numTokens = Math.max(1, ...model.end);
+    Object.assign(model, turns(tree, order));
     model.origin = tree.parents.map((_, i) => origin(tree, children, i));
     Object.assign(model, means(model));
     return model;
@@ -49,6 +50,31 @@
       depth[node] = depth[parent] + 1;
     }
     return { start, end, depth };
+  }
+
+  /** For each node the sampled tokens up to its end, and the number of its turn, from 1; what was observed belongs to
+   * the turn that it answers. */
+  function turns(tree, order) {
+    const sampled = new Array(order.length).fill(0);
+    const turn = new Array(order.length).fill(1);
+    for (const node of order.slice(1)) {
+      const parent = tree.parents[node];
+      sampled[node] = sampled[parent] + (tree.observed?.[node] ? 0 : tree.lengths[node]);
+      turn[node] = turn[parent] + (tree.observed?.[parent] ? 1 : 0);
+    }
+    return { sampled, turn };
+  }
+
+  /** What the environment gave on the way to a node, turn by turn. */
+  function turnRewards(tree, node) {
+    return pathTo(tree, node)
+      .map((i) => tree.turn_rewards?.[i])
+      .filter((reward) => reward != null);
+  }
+
+  /** Who wrote a node: "model", or the role of what was observed. */
+  function writerOf(tree, node) {
+    return tree.observed?.[node] ? (tree.roles?.[node] ?? "environment") : "model";
   }
 
   /** Rows of the ends below each node, and its own: half way between its outermost children's. */
@@ -147,5 +173,16 @@
       : model.tree.prompt;
   }
 
-  Object.assign(treepo, { treeModel, leavesBelow, tokensOf, pathTo, sharing, hasSignal, nodeText, meanOf: mean });
+  Object.assign(treepo, {
+    treeModel,
+    leavesBelow,
+    tokensOf,
+    pathTo,
+    sharing,
+    hasSignal,
+    nodeText,
+    turnRewards,
+    writerOf,
+    meanOf: mean,
+  });
 })((globalThis.treepo ??= {}));

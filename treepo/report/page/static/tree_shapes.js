@@ -94,8 +94,10 @@
       .attr("stroke-dasharray", (d) => (isDashed(d) ? "3 2" : null));
   }
 
+  /** What was observed is an empty bar with a dashed border: nobody sampled it, and it earns nothing. */
   function drawBars(layer, nodes, model, view, { colours, scale, selected }, path) {
     const height = barHeight(view);
+    const isObserved = (i) => model.tree.observed?.[i];
     layer
       .selectAll("rect")
       .data(nodes, (i) => i)
@@ -105,13 +107,14 @@
       .attr("width", (i) => barWidth(model, view, i))
       .attr("height", height)
       .attr("rx", Math.min(3, height / 4))
-      .attr("fill", (i) => scale.of(i) ?? colours.panel)
-      .attr("stroke", (i) => (path.has(i) ? colours.text : colours.muted))
-      .attr("stroke-width", (i) => (i === selected ? 3 : path.has(i) ? 1.8 : 0.6));
+      .attr("fill", (i) => (isObserved(i) ? colours.panel : (scale.of(i) ?? colours.panel)))
+      .attr("stroke", (i) => (path.has(i) ? colours.text : isObserved(i) ? colours.accent : colours.muted))
+      .attr("stroke-dasharray", (i) => (isObserved(i) ? "3 2" : null))
+      .attr("stroke-width", (i) => (i === selected ? 3 : path.has(i) ? 1.8 : isObserved(i) ? 1.2 : 0.6));
   }
 
   /** The beginning of a segment's text in its bar, where the bar has room for it. */
-  function drawTexts(layer, nodes, model, view, { scale, pieces }) {
+  function drawTexts(layer, nodes, model, view, { colours, scale, pieces }) {
     const height = barHeight(view);
     const from = (i) => Math.max(view.x(model.start[i]) + (model.tree.resumed[i] ? 7 : 0), view.left) + 4;
     const room = (i) => Math.floor((view.x(model.start[i]) + barWidth(model, view, i) - from(i) - 4) / 6.1);
@@ -127,7 +130,8 @@
       .attr("direction", "ltr")
       .attr("unicode-bidi", "isolate")
       .attr("pointer-events", "none")
-      .attr("fill", (i) => scale.inkOf(i))
+      .attr("font-style", (i) => (model.tree.observed?.[i] ? "italic" : null))
+      .attr("fill", (i) => (model.tree.observed?.[i] ? colours.text : scale.inkOf(i)))
       .text((i) => beginning(model, pieces, i, room(i)));
   }
 
