@@ -43,9 +43,9 @@ class Answers:
     where that ends it) rather than at a limit or for repetition. max_response_tokens: the longest response allowed.
     problem: what was asked, with its known answer and all columns of its record. written: how answers are written, as
     the verifier reads them. token_ids: the response tokens. stops: why each answer ended. state: of the run.
-    environment: float64 [L], what the environment gave over all turns, 0 where no turn has ended; None without one. Where
-    there are several turns, texts, lengths and token_ids are of what was sampled alone. environments: those that reward
-    functions may look at, one per leaf; None for one that could not be copied. Empty without.
+    environment: float64 [L], what the environment gave over all turns, 0 where no turn has ended; None without one.
+    Where there are several turns, texts, lengths and token_ids are of what was sampled alone. environments: those that
+    reward functions may look at, one per leaf; None for one that could not be copied. Empty without.
     """
 
     correct: np.ndarray
