@@ -49,8 +49,9 @@ class TreeAdv(GroupRelative):
 
     Source: TreeAdv, arXiv 2601.03703, after its abstract and summaries of others, since there is no released code: the
     group is one tree here, not a forest, and `eps` and the unbiased std are verl's. The tokens of a node have it in
-    every trajectory through it, so that it adds up to the advantages of these: where nothing is clipped, an update is
-    that of `GRPO`. Assumes that a shared token should be held or let go by what its trajectories come to together.
+    every trajectory through it, so that it adds up to the advantages of these: where nothing is clipped and all tokens
+    weigh alike, an update is that of `GRPO`. Assumes that a shared token should be held or let go by what its
+    trajectories come to together.
     """
 
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
