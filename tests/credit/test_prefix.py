@@ -115,7 +115,7 @@ def test_tree_adv_by_hand() -> None:
 @given(trees(), st.integers(0, 2**32))
 @settings(deadline=None, max_examples=12)
 def test_tree_adv_adds_up_to_grpo(tree: Tree, seed: int) -> None:
-    """Over the trajectories through a node, so that an update is the same where nothing is clipped and tokens weigh alike."""
+    """Over the trajectories through a node: where nothing is clipped and tokens weigh alike, an update is the same."""
     rewards = rewards_for(tree, seed)
     advantages, grpo = TreeAdv()(tree, rewards), GRPO()(tree, rewards)
     for node, leaves in tree.groups().items():

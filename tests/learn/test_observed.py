@@ -66,6 +66,11 @@ def sampled_tokens(tree: Tree, leaf: int) -> list[tuple[int, int]]:
 @given(observed_trees())
 @settings(deadline=None)
 def test_no_view_counts_an_observed_token(tree: Tree) -> None:
+    check_views(tree)
+
+
+def check_views(tree: Tree) -> None:
+    """Lengths, logs, metrics and numbers of tokens are of what was sampled."""
     per_leaf = [sampled_tokens(tree, leaf) for leaf in tree.leaves()]
     assert tree.response_lens().tolist() == [len(own) for own in per_leaf]
     for leaf, own in zip(tree.leaves(), per_leaf, strict=True):
@@ -74,7 +79,7 @@ def test_no_view_counts_an_observed_token(tree: Tree) -> None:
         assert trajectory.sampled_ids.tolist() == tree.ids(leaf)[[place for place, _ in own]].tolist()
         assert np.array_equal(np.isnan(trajectory.sampled_logprobs), trajectory.observed)
     nodes = [n for i, n in enumerate(tree.nodes) if i != ROOT and not n.observed]
-    assert tree.num_decoded() == sum(len(n.token_ids) for n in nodes)
+    assert tree.num_decoded() - tree.num_dropped == sum(len(n.token_ids) for n in nodes)
     metrics = tree_metrics([tree], TreeShape(depth=50, segment_len=50))
     logprobs = np.concatenate([n.sampled_logprobs for n in nodes if n.sampled_logprobs is not None])
     assert metrics["entropy"] == pytest.approx(-logprobs.mean(dtype=np.float64))
@@ -87,6 +92,10 @@ def test_no_view_counts_an_observed_token(tree: Tree) -> None:
 @given(observed_trees())
 @settings(deadline=None)
 def test_targets_are_sampled_tokens(tree: Tree) -> None:
+    check_targets(tree)
+
+
+def check_targets(tree: Tree) -> None:
     """Whole or in parts, each sampled token of each trajectory is a target once, and observed ones only forwarded."""
     per_leaf = [sampled_tokens(tree, leaf) for leaf in tree.leaves()]
     for parts in ([pack(tree, np.zeros(len(per_leaf)))], pack_in_parts(tree, np.zeros(len(per_leaf)), 6)):

@@ -106,7 +106,7 @@ class TEMPO(GroupRelative):
 
 
 def prefix_values(responses: Sequence[np.ndarray], rewards: np.ndarray) -> list[np.ndarray]:
-    """Per response float64 [n + 1]: V of its first 0, 1, ... n tokens, the mean reward of those that begin with them."""
+    """Per response float64 [n + 1]: V of its first 0, 1, ... n tokens: the mean reward of those that begin so."""
     values = [np.zeros(len(ids) + 1) for ids in responses]
     pending = [(list(range(len(responses))), 0)]
     while pending:
