@@ -154,9 +154,9 @@ class ShapedReward:
         if self.length:
             parts["length"] = self.length * length_reward(answers.lengths, answers.correct)
         if self.environment:
-            if answers.environment is None:
-                raise StrategyError("reward.environment: there is no environment, which would give it")
-            parts["environment"] = self.environment * answers.environment
+            # Settings see to it that there is an environment; a tree none of whose turns ended has none to show.
+            given = np.zeros(len(answers.correct)) if answers.environment is None else answers.environment
+            parts["environment"] = self.environment * given
         return parts
 
 
