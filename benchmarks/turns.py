@@ -11,8 +11,8 @@ environment answers each with 64. Every trajectory has all its turns. Counted pe
 - update: tokens that an update forwards, each distinct one once, and steps of environments.
 
 episodes: `width` paths that part at the prompt. even: the default branching, which forks from the first segment on
-until it has its width, and goes back where paths end before. backtracking: one path, and then others from where a
-random turn of a finished one begins (`fallback.cut = "turn"`). Both with `fallback.order = "all"`.
+until it has its width, and goes back where paths end before. backtracking: one path, and then the others from where
+random turns of it begin (`fallback.cut = "turn"`). Both with `fallback.order = "all"`.
 """
 
 import argparse
