@@ -36,7 +36,7 @@ SETTINGS = {
 
 
 def die_within_a_turn() -> None:
-    """In the sixth turn that is answered after the third step, when the checkpoint of the second was the last."""
+    """In the second turn that is answered after two steps."""
     append, step, counts = MetricsLog.append, Game.step, [0, 0]
 
     def noted(log: MetricsLog, number: int, metrics: dict[str, float]) -> None:
@@ -44,8 +44,8 @@ def die_within_a_turn() -> None:
         append(log, number, metrics)
 
     def killed(game: Game, assistant_text: str) -> object:
-        counts[1] += counts[0] == 3
-        return die() if counts[1] == 6 else step(game, assistant_text)
+        counts[1] += counts[0] >= 2
+        return die() if counts[1] == 2 else step(game, assistant_text)
 
     MetricsLog.append, Game.step = noted, killed  # type: ignore[method-assign]
 
@@ -66,4 +66,5 @@ def test_a_run_killed_within_a_turn_is_the_run_that_was_not(tmp_path: Path, monk
     args = ["train", *options, "--out", str(out)]
     assert finish(args, log, die_within_a_turn) == -signal.SIGKILL, log.with_suffix(".err").read_text()
     assert finish(["train", "--resume", str(out)], log) == 0, log.with_suffix(".err").read_text()
-    assert_same_run(whole, out)
+    # How many steps the engine takes depends on when environments answer; what it samples does not.
+    assert_same_run(whole, out, ignored="engine/")

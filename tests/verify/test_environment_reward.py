@@ -42,6 +42,14 @@ def test_rewards_of_turns_add_up_and_lost_paths_have_none() -> None:
     assert rewards.tolist() == [3.0] and len(part.leaves()) == 1 and part.has_observed
 
 
+def test_a_tree_none_of_whose_turns_ended_got_nothing() -> None:
+    """All its paths were cut off in their first turn: it was taken for a tree without an environment."""
+    tree = Tree.from_prompt("p", np.zeros(1), 0)
+    add_segment(tree, ROOT, [1], StopReason.DEPTH)
+    (scored,) = score_trees(ShapedReward(correct=0.0, environment=1.0), [verified(tree)], 8)
+    assert scored.rewards.tolist() == [0.0]
+
+
 def test_a_tree_without_environment_has_no_such_reward() -> None:
     tree = Tree.from_prompt("p", np.zeros(1), 0)
     add_segment(tree, ROOT, [1], StopReason.EOS)
