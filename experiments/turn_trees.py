@@ -190,7 +190,7 @@ def near(tree: Tree, rng: np.random.Generator) -> Tree:
 
 
 def main(num_trees: int, num_gradients: int, out: Path) -> None:
-    """Check everything and write the figures."""
+    """Check everything, and write the figures as they become more."""
     start, figures, rng = process_time(), Figures(), np.random.default_rng(0)
     for seed in range(num_trees):
         try:
@@ -207,21 +207,25 @@ def main(num_trees: int, num_gradients: int, out: Path) -> None:
             assert found < 1e-12, (seed, estimator, found)
             figures.gradients[repr(estimator)] = max(found, figures.gradients.get(repr(estimator), 0.0))
             figures.counts["trees with gradients"] += 1
-        if seed % 500 == 499:
-            print(seed + 1, round(process_time() - start), "s", flush=True)
-    options = f"--trees {num_trees} --gradients {num_gradients}"
-    results = {
+        if seed % 500 == 499 or seed == num_trees - 1:
+            seconds = round(process_time() - start)
+            options = f"--trees {seed + 1} --gradients {num_gradients}"
+            out.write_text(json.dumps(results(figures, options, seconds), indent=1) + "\n")
+            print(seed + 1, seconds, "s", flush=True)
+
+
+def results(figures: Figures, options: str, seconds: int) -> dict[str, Any]:
+    """What goes to the file."""
+    return {
         "command": f"OMP_NUM_THREADS=1 python -m experiments.turn_trees {options}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "seconds of one core": round(process_time() - start),
+        "seconds of one core": seconds,
         "counts": dict(sorted(figures.counts.items())),
         "stop reasons": dict(sorted(figures.stops.items())),
         "turns of a trajectory": {str(k): n for k, n in sorted(figures.turns.items())},
         "largest difference of a gradient": figures.gradients,
     }
-    out.write_text(json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

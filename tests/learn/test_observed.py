@@ -108,7 +108,7 @@ def check_targets(tree: Tree) -> None:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: repr(e)[:30])
 @given(tree=observed_trees(), seed=st.integers(0, 2**32))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 def test_estimators_see_only_what_was_sampled(estimator: Estimator, tree: Tree, seed: int) -> None:
     """Advantages are those of the tree in which observed nodes never were; whitened, too."""
     rewards = np.random.default_rng(seed).normal(size=len(tree.leaves()))
