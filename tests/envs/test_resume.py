@@ -54,9 +54,10 @@ def test_a_run_killed_within_a_turn_is_the_run_that_was_not(tmp_path: Path, monk
     of such trees was an error."""
     monkeypatch.setattr(VerifiedTask, "verify", judge_length)
     options = ["--model.path", str(save_tiny_model(tmp_path / "model", chat=True))]
-    rows = tmp_path / "train.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{letter}?", "answer": "1"}) + "\n" for letter in "abcdef"))
-    options += ["--data.train", str(rows), "--data.eval", str(rows)]
+    for name, letters in (("train", "abcdef"), ("eval", "xy")):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"prompt": f"{letter}?", "answer": "1"}) + "\n" for letter in letters))
+        options += [f"--data.{name}", str(path)]
     options += [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
     whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
     assert main(["train", *options, "--out", str(whole)]) == 0
