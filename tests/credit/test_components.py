@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.trees import complete_tree, trees
 from treepo.credit.base import Advantages, SupportsComponents, sum_components
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
+from treepo.credit.prefix import TEMPO, TreeAdv
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 from treepo.tree import ROOT, Node, StopReason, Tree
@@ -36,8 +37,8 @@ kinds_of_values = st.sampled_from(["children", "leaves"])
 of_nodes = st.one_of(
     st.builds(ValueDifference, kinds_of_values, flags),
     st.builds(SPO, kinds_of_values, flags),
-    st.builds(TreeRL, values=kinds_of_values, join_chains=flags),
-    st.sampled_from([FadingDifference(), FadingDifference(eta=0.7)]),
+    st.builds(TreeRL, values=kinds_of_values, join_chains=flags, level=st.sampled_from(["segment", "turn"])),
+    st.sampled_from([FadingDifference(), FadingDifference(eta=0.7), TreeAdv(), TEMPO()]),
 )
 
 
@@ -49,7 +50,7 @@ def test_components_add_up_to_the_advantages(tree, estimator, data):
     )
     rewards = rewards.astype(float)
     advantages = estimator(tree, rewards)
-    expected = Advantages(advantages, True).node_means(tree) if estimator.per_node else advantages
+    expected = Advantages.by(estimator, advantages).node_means(tree) if estimator.per_node else advantages
     components = estimator.components(tree, rewards)
     scale = max([1.0, *(abs(component.weight) for own in components for component in own)])
     np.testing.assert_allclose(sum_components(components), expected, rtol=0, atol=1e-12 * scale)
@@ -80,6 +81,8 @@ def test_a_leaf_of_a_complete_tree_is_compared_with_the_leaves_of_each_ancestor(
         (SPO(), ["children of the prompt"], ["children of node 1"]),
         (TreeRL(), ["value of the prompt"], ["value of the prompt", "value of node 1"]),
         (FadingDifference(), ["its own value", "value of the prompt"], ["its own value", "value of node 1"]),
+        (TreeAdv(), ["all leaves"], ["all leaves"]),
+        (TEMPO(), ["all leaves", "value of the prompt"], ["all leaves", "value of node 1"]),
     ],
 )
 def test_each_value_is_named_once_and_the_root_is_the_prompt(estimator, below_the_prompt, deeper):

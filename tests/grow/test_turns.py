@@ -93,7 +93,7 @@ def check_episode(tree: Tree, leaf: int, make: Callable[[], Game], name: str, ma
         assert tree.nodes[reply].token_ids.tolist() == [GLUE, *Letters().prompt_ids(turn.messages)]
     has_ended = tree.nodes[leaf].token_ids[-1] in EOS
     last = None
-    if has_ended and stop is not StopReason.REPETITION and stop is not StopReason.ANSWER:
+    if has_ended and stop not in {StopReason.REPETITION, StopReason.ANSWER, StopReason.ENV_TIMEOUT}:
         try:
             last = game.step(texts[-1][0])
         except RuntimeError:
@@ -122,7 +122,14 @@ def test_every_path_is_an_episode(world: World, modulus: int, error: float, max_
     for leaf in tree.leaves():
         check_episode(tree, leaf, lambda: Game(modulus, error), world.name, max_turns)
     assert all(game.num_closed == 1 for game in made)
+    check_ids(tree, engine)
+    if isinstance(fallback, Backtrack) and world.shape.token_budget is None:
+        assert len(tree.leaves()) == world.shape.width
+    assert max(tree.response_lens()) <= world.shape.max_response_tokens
 
+
+def check_ids(tree: Tree, engine: NotedEngine) -> None:
+    """Every sampled token lies behind ids that the engine was given, or had sampled behind them."""
     asked = {len(r.prefix_ids): set() for r in engine.requests}
     for request in engine.requests:
         result = engine.results[request.request_id].token_ids.tolist()
@@ -132,9 +139,6 @@ def test_every_path_is_an_episode(world: World, modulus: int, error: float, max_
         if i != ROOT and not node.observed:
             ids = tree.ids(i).tolist()
             assert all(tuple(ids[: len(ids) - k]) in known for k in range(len(node.token_ids)))
-    if isinstance(fallback, Backtrack) and world.shape.token_budget is None:
-        assert len(tree.leaves()) == world.shape.width
-    assert max(tree.response_lens()) <= world.shape.max_response_tokens
 
 
 @given(worlds(max_width=8), st.sampled_from([2, 3, 7]), st.booleans())
@@ -165,6 +169,10 @@ class OneTurn(CopyFork):
 @given(worlds(), st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_one_turn_is_a_tree_without_environments(world: World, is_segmented: bool) -> None:
+    check_one_turn(world, is_segmented)
+
+
+def check_one_turn(world: World, is_segmented: bool) -> None:
     """The same tree but for the name of the reason, where no rule looks for answers."""
     shape = replace(world.shape, min_response_len=1)
     world = replace(world, shape=shape, stopping=replace(world.stopping, answer="never", repetition="first"))

@@ -13,6 +13,7 @@ from tests.learn.reference import Formula, case_id, cispo, ppo, random_trees, re
 from tests.learn.test_update import AGGREGATIONS, ALL_TOKENS, gradients, largest_difference, updater_of
 from tests.models import make_tiny_model
 from treepo.credit.base import Advantages, Estimator
+from treepo.credit.prefix import TEMPO, TreeAdv
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.errors import NonFiniteUpdateError
 from treepo.learn.losses import CISPO, GSPO, PPO, REINFORCE, Aggregation, Loss
@@ -42,9 +43,15 @@ def token_losses(
     losses = []
     for tree, own_advantages in zip(trees, advantages, strict=True):
         values = own_advantages.values
-        for leaf in tree.leaves():
+        for i, leaf in enumerate(tree.leaves()):
             logprobs = response_logprobs(model, tree, leaf)
             nodes = tree.path(leaf)[1:]
+            if own_advantages.per_token:
+                before = sum(tree.response_lens()[:i])
+                sampled = torch.from_numpy(tree.trajectory(leaf).sampled_logprobs).to(logprobs.dtype)
+                one_by_one = zip(logprobs, sampled, values[before : before + len(logprobs)].tolist(), strict=True)
+                losses.append(torch.stack([formula(*token) for token in one_by_one]))
+                continue
             own = logprobs.split([len(tree.nodes[i].token_ids) for i in nodes])
             sampled = [torch.from_numpy(tree.logprobs(i)).to(logprobs.dtype) for i in nodes]
             of_leaf = values if values.ndim == 1 else values[:, tree.leaves().index(leaf)]
@@ -114,19 +121,26 @@ def test_what_is_clipped_is_counted_by_token(packing: bool) -> None:
     assert num_clipped > 0
 
 
-@pytest.mark.parametrize("estimator", [SPO(), TreeRL(), ValueDifference(), FadingDifference(0.8)], ids=str)
+@pytest.mark.parametrize(
+    "estimator",
+    [SPO(), TreeRL(), ValueDifference(), FadingDifference(0.8), ValueDifference(level="turn"), TreeAdv(), TEMPO()],
+    ids=str,
+)
 def test_estimators_reach_their_tokens(estimator: Estimator) -> None:
-    """From rewards to gradients: each segment's tokens are pushed by what the estimator gave its node."""
+    """From rewards to gradients: each segment's tokens are pushed by what the estimator gave its node, or the token."""
     plain = make_tiny_model(dtype=torch.float64, attention="sdpa")
     trees = random_trees(plain, seed=5, num_trees=3)
     rng = np.random.default_rng(5)
     rewards = [rng.choice([0.0, 1.0], len(tree.leaves())) for tree in trees]
-    advantages = [Advantages(estimator(t, r), estimator.per_node) for t, r in zip(trees, rewards, strict=True)]
+    advantages = [Advantages.by(estimator, estimator(t, r)) for t, r in zip(trees, rewards, strict=True)]
     torch.cat(token_losses(plain, trees, advantages, ppo(0.2, 0.28))).mean().backward()
-    model = make_tiny_model(dtype=torch.float64)
-    updater = updater_of(model)
-    updater.update(packed_by(updater, trees, advantages))
-    assert largest_difference(gradients(model), gradients(plain)) < 1e-12
+    # In parts and not packed where no other test has values of tokens.
+    layouts = [(ALL_TOKENS, True), (20, True), (20, False)]
+    for max_tokens, packing in layouts if advantages[0].per_token else layouts[:1]:
+        model = make_tiny_model(dtype=torch.float64)
+        updater = replace(updater_of(model, max_tokens), packing=packing)
+        updater.update(packed_by(updater, trees, advantages))
+        assert largest_difference(gradients(model), gradients(plain)) < 1e-12
 
 
 def test_nodes_that_all_have_the_advantage_of_their_leaf_are_trajectories() -> None:

@@ -2,6 +2,7 @@
 
 from treepo.credit.base import Advantages, Estimator, whiten
 from treepo.credit.group import GRPO, RLOO, DrGRPO, MaxRL, REINFORCEPlusPlus
+from treepo.credit.prefix import TEMPO, TreeAdv
 from treepo.credit.segment import SPO, FadingDifference, TreeRL, ValueDifference
 from treepo.credit.subgroup import TreePO
 
@@ -9,12 +10,14 @@ __all__ = [
     "GRPO",
     "RLOO",
     "SPO",
+    "TEMPO",
     "Advantages",
     "DrGRPO",
     "Estimator",
     "FadingDifference",
     "MaxRL",
     "REINFORCEPlusPlus",
+    "TreeAdv",
     "TreePO",
     "TreeRL",
     "ValueDifference",

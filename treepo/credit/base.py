@@ -1,6 +1,6 @@
 """From rewards to advantages: the interface of estimators, what they return, and whitening."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -16,14 +16,21 @@ class Advantages:
     """The advantages of one tree's trajectories.
 
     values: float64, one per leaf [L], in the order of `Tree.leaves`; with `per_node` one per node [N], for each of its
-    tokens, or one per node and leaf [N, L], for its tokens in each trajectory through it. The root's are 0.
+    tokens, or one per node and leaf [N, L], for its tokens in each trajectory through it. The root's are 0. With
+    `per_token` as well, one per response token of each trajectory [P], trajectory after trajectory.
     """
 
     values: np.ndarray
     per_node: bool = False
+    per_token: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values, np.float64))
+
+    @classmethod
+    def by(cls, estimator: "Estimator", values: np.ndarray) -> "Advantages":
+        """What an estimator returned."""
+        return cls(values, estimator.per_node, getattr(estimator, "per_token", False))
 
     @classmethod
     def of(cls, advantages: "Advantages | np.ndarray") -> "Advantages":
@@ -31,9 +38,11 @@ class Advantages:
         return advantages if isinstance(advantages, Advantages) else cls(advantages)
 
     def check_shape(self, tree: Tree) -> None:
-        """Raise ValueError unless there are as many values as the tree has leaves or nodes."""
+        """Raise ValueError unless there are as many values as the tree has leaves, nodes or tokens."""
         num_nodes, num_leaves = len(tree.nodes), len(tree.leaves())
         shapes = [(num_nodes,), (num_nodes, num_leaves)] if self.per_node else [(num_leaves,)]
+        if self.per_token:
+            shapes = [(int(tree.response_lens().sum()),)]
         if self.values.shape not in shapes:
             raise ValueError(
                 f"advantages of shape {self.values.shape}, expected {' or '.join(map(str, shapes))} for a tree of "
@@ -43,6 +52,10 @@ class Advantages:
     def node_means(self, tree: Tree) -> np.ndarray:
         """float64 [N]: of each node, the mean over the trajectories through it; 0 where there is none."""
         assert self.per_node, "one value per leaf has no values of nodes"
+        if self.per_token:
+            nodes = np.concatenate([token_nodes(tree, leaf) for leaf in tree.leaves()])
+            sums, counts = (np.bincount(nodes, values, len(tree.nodes)) for values in (self.values, None))
+            return sums / np.maximum(counts, 1)
         if self.values.ndim == 1:
             return self.values
         groups = tree.groups()
@@ -50,22 +63,24 @@ class Advantages:
 
     def by_token(self, tree: Tree) -> list[np.ndarray]:
         """float64 [response length] per leaf: the advantage of each token on its path."""
-        lengths = np.array([len(node.token_ids) for node in tree.nodes])
+        if self.per_token:
+            return np.split(self.values, np.cumsum(tree.response_lens())[:-1])
         if not self.per_node:
             return [np.full(n, value) for n, value in zip(tree.response_lens(), self.values, strict=True)]
         rows = []
-        for leaf, path in enumerate(tree.trajectories()):
-            nodes = list(path.nodes)
-            of_nodes = self.values[nodes] if self.values.ndim == 1 else self.values[nodes, leaf]
-            rows.append(np.repeat(of_nodes, lengths[nodes]))
+        for i, leaf in enumerate(tree.leaves()):
+            nodes = token_nodes(tree, leaf)
+            rows.append(self.values[nodes] if self.values.ndim == 1 else self.values[nodes, i])
         return rows
 
     def token_counts(self, tree: Tree) -> np.ndarray:
         """int64, in the shape of `values`: the response tokens of trajectories that have each of them.
 
-        Those of a leaf; those of a node once for each leaf below it; those of a node in a trajectory through it. The
-        root has none.
+        Those of a leaf; those of a node once for each leaf below it; those of a node in a trajectory through it; one
+        for a token of a trajectory. The root has none.
         """
+        if self.per_token:
+            return np.ones(len(self.values), np.int64)
         if not self.per_node:
             return tree.response_lens()
         lengths = np.array([tree.num_sampled(i) for i in range(len(tree.nodes))])
@@ -75,8 +90,17 @@ class Advantages:
         return counts if self.values.ndim == 2 else counts.sum(axis=1)
 
 
+def token_nodes(tree: Tree, leaf: int) -> np.ndarray:
+    """int64 [response length]: the node that each response token of a trajectory is of."""
+    path = tree.path(leaf)
+    return np.repeat(path, [tree.num_sampled(i) for i in path])
+
+
 class Estimator(Protocol):
-    """Maps a tree and the rewards of its leaves to advantages: a plain array in one of the shapes of `Advantages`."""
+    """Maps a tree and the rewards of its leaves to advantages: a plain array in one of the shapes of `Advantages`.
+
+    One that has `per_token = True` beside `per_node = True` returns a value per token of each trajectory.
+    """
 
     per_node: ClassVar[bool]
     """Whether there is one value per node [N], or per node and leaf [N, L]; otherwise one per leaf [L]."""
@@ -134,9 +158,24 @@ def without_observed(tree: Tree) -> Tree:
     """
     if not tree.has_observed:
         return tree
+    return _hung_below(tree, {i for i, node in enumerate(tree.nodes) if not node.observed})
+
+
+def turn_tree(tree: Tree) -> Tree:
+    """The tree of whole turns: the same nodes and indices, but none inside a turn leads to a leaf.
+
+    tree: as estimators see it. A turn ends where something was observed, and at a leaf; its last node hangs below that
+    of the turn before it, so that paths that part within a turn part where it begins.
+    """
+    ends = {node.parent for node in tree.nodes if node.observed} | {ROOT, *tree.leaves()}
+    return _hung_below(tree, ends)
+
+
+def _hung_below(tree: Tree, kept: Collection[int]) -> Tree:
+    """The tree in which each node hangs below the nearest of `kept` above it."""
     above = list(range(len(tree.nodes)))
     for i in tree.top_down():
-        if tree.nodes[i].observed:
+        if i not in kept:
             above[i] = above[tree.nodes[i].parent]
     return replace(tree, nodes=[replace(n, parent=above[n.parent]) if i else n for i, n in enumerate(tree.nodes)])
 

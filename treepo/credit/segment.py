@@ -7,12 +7,12 @@ Letters: N nodes of the tree · L leaves.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from treepo.credit.base import Component, node_name
+from treepo.credit.base import Component, node_name, turn_tree
 from treepo.errors import SettingError
 from treepo.tree import ROOT, Tree
 
@@ -47,13 +47,22 @@ class SegmentEstimator:
     """Take an unbranched chain of segments for one segment. If not, all but its first are compared with a parent of the
     same value."""
 
+    level: Literal["segment", "turn"] = field(default="segment", kw_only=True)
+    """What is compared: segments, or whole turns of an environment, where all tokens of a turn have the same advantage
+    in a trajectory."""
+
     def __call__(self, tree: Tree, rewards: np.ndarray) -> np.ndarray:
+        if self.level == "turn":
+            return in_turns(tree, replace(self, level="segment")(turn_tree(tree), rewards))
         valued, advantages = self.valued(tree, rewards), np.zeros(len(tree.nodes))
         for node, parent in valued.parents.items():
             advantages[node] = self._advantage(valued, node, parent)
         return advantages
 
     def components(self, tree: Tree, rewards: np.ndarray) -> list[list[Component]]:
+        if self.level == "turn":
+            own = replace(self, level="segment").components(turn_tree(tree), rewards)
+            return _mean_components(own, turn_ends(tree), tree.groups(), len(tree.nodes))
         valued, components = self.valued(tree, rewards), _no_components(tree)
         for node, parent in valued.parents.items():
             components[node] = self._components(valued, node, parent)
@@ -213,6 +222,36 @@ class FadingDifference:
             below = [values[child] for child in children[i] if child in groups]
             values[i] = np.mean(below) if below else _compared(rewards, groups, paths[groups[i][0]])
         return values
+
+
+def turn_ends(tree: Tree) -> np.ndarray:
+    """int64 [N, L]: where the turn ends that a node is in, in each trajectory through it; 0 elsewhere."""
+    turns, ends = turn_tree(tree), np.zeros((len(tree.nodes), len(tree.leaves())), np.int64)
+    for i, leaf in enumerate(tree.leaves()):
+        borders = turns.path(leaf)
+        for node in reversed(tree.path(leaf)[1:]):
+            if node == borders[-2]:
+                borders.pop()
+            ends[node, i] = borders[-1]
+    return ends
+
+
+def in_turns(tree: Tree, advantages: np.ndarray) -> np.ndarray:
+    """float64 [N, L]: of each node in each trajectory through it what the end of its turn has in `advantages` [N]."""
+    ends = turn_ends(tree)
+    return np.where(ends != ROOT, advantages[ends], 0.0)
+
+
+def _mean_components(
+    of_ends: Sequence[list[Component]], ends: np.ndarray, groups: Mapping[int, Sequence[int]], num_nodes: int
+) -> list[list[Component]]:
+    """Per node the components of the ends of its turns, each weighed by its share of the trajectories through it."""
+    components: list[list[Component]] = [[] for _ in range(num_nodes)]
+    for node in groups.keys() - {ROOT}:
+        for end, count in Counter(ends[node, groups[node]].tolist()).items():
+            share = count / len(groups[node])
+            components[node] += [replace(c, weight=c.weight * share) for c in of_ends[end]]
+    return components
 
 
 def _no_components(tree: Tree) -> list[list[Component]]:

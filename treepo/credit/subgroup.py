@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from treepo.credit.base import Component, LeafEstimator, mean_of, std_of
+from treepo.credit.base import Component, LeafEstimator, mean_of, std_of, turn_tree
 from treepo.tree import ROOT, Tree
 
 STD_EPS = 1e-6
@@ -41,6 +41,9 @@ class TreePO(LeafEstimator):
     divide_by_std: bool = False
     """Divide each difference by (std + 1e-6) of its group's rewards, unbiased: GRPO in every group."""
 
+    level: Literal["segment", "turn"] = field(default="segment", kw_only=True)
+    """Which ancestors have groups: all, or those at which a turn of an environment ends, and the root."""
+
     whiten: bool = field(default=True, kw_only=True)
     """Whether the advantages are then whitened over the response tokens of the whole batch."""
 
@@ -53,6 +56,8 @@ class TreePO(LeafEstimator):
     def _leaves(self, tree: Tree, rewards: np.ndarray) -> "Iterator[tuple[float, float, list[_Group]]]":
         """Each leaf's reward, its weight, and the groups it is compared with; no group if the weight is 0."""
         counts = self.counts(tree)
+        if self.level == "turn":
+            tree = turn_tree(tree)
         groups = {
             node: _Group(node, rewards, counts, [i for i in own if counts[i] > 0])
             for node, own in tree.groups().items()

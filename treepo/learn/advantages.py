@@ -1,7 +1,7 @@
 """From rewards to advantages for all trees of a step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,7 +45,11 @@ def in_whole_tree(advantages: Advantages, tree: Tree, rewards: np.ndarray) -> Ad
         return advantages
     leaves, values = tree.leaves(), advantages.values
     nodes = tree.nodes_above([leaves[i] for i in known])
-    if not advantages.per_node:
+    if advantages.per_token:
+        is_known = np.repeat(~np.isnan(rewards), tree.response_lens())
+        whole = np.zeros(len(is_known))
+        whole[is_known] = values
+    elif not advantages.per_node:
         whole = np.zeros(len(leaves))
         whole[known] = values
     elif values.ndim == 1:
@@ -54,7 +58,7 @@ def in_whole_tree(advantages: Advantages, tree: Tree, rewards: np.ndarray) -> Ad
     else:
         whole = np.zeros((len(tree.nodes), len(leaves)))
         whole[np.array(nodes)[:, None], known] = values
-    return Advantages(whole, advantages.per_node)
+    return replace(advantages, values=whole)
 
 
 def compute_advantages(
@@ -78,7 +82,7 @@ def compute_advantages(
         values = [a.values for a in advantages]
         counts = [a.token_counts(trees[i]) for i, a in zip(kept, advantages, strict=True)]
         mean, std = whitening_moments(values, counts, processes.all_reduce)
-        advantages = [Advantages(white, estimator.per_node) for white in whiten_with(values, counts, mean, std)]
+        advantages = [Advantages.by(estimator, white) for white in whiten_with(values, counts, mean, std)]
         metrics = {"advantages/raw_mean": mean, "advantages/raw_std": std}
     by_tree = dict(zip(kept, advantages, strict=True))
     return StepAdvantages([by_tree.get(i) for i in range(len(trees))], metrics)
@@ -87,7 +91,7 @@ def compute_advantages(
 def estimate_advantages(estimator: Estimator, tree: Tree, rewards: np.ndarray) -> Advantages:
     name = type(estimator).__name__
     try:
-        advantages = Advantages(estimator(without_observed(tree), rewards), estimator.per_node)
+        advantages = Advantages.by(estimator, estimator(without_observed(tree), rewards))
     except ValueError as error:
         raise StrategyError(f"credit: {name}: {error}") from error
     try:

@@ -201,11 +201,17 @@ def _packed(
     ranges = np.array([(selection.ranges[i].start, selection.ranges[i].stop) for i in nodes])
     starts, ends = np.repeat(ranges, lengths, axis=0)[rising].T.copy()
     target_nodes = np.repeat(nodes, lengths)[rising]
+    target_offsets = np.concatenate([np.arange(n) for n in lengths])[rising]
     values, leaf_advantages, target_advantages = advantages.values, np.full(len(order), np.nan), np.zeros(0)
     if advantages.per_node:
         shared = np.repeat(target_nodes, ends - starts)
         sharing = np.array(order)[concat_ranges(starts, ends)]
-        target_advantages = values[shared] if values.ndim == 1 else values[shared, sharing]
+        if advantages.per_token:
+            places = _places_in_response(tree, target_nodes, target_offsets)
+            rows = np.cumsum(tree.response_lens()) - tree.response_lens()
+            target_advantages = values[rows[sharing] + np.repeat(places, ends - starts)]
+        else:
+            target_advantages = values[shared] if values.ndim == 1 else values[shared, sharing]
     else:
         leaf_advantages = values[order]
     return PackedTree(
@@ -215,7 +221,7 @@ def _packed(
         targets=targets[rising],
         predecessors=predecessors[rising],
         target_nodes=target_nodes,
-        target_offsets=np.concatenate([np.arange(n) for n in lengths])[rising],
+        target_offsets=target_offsets,
         sampled_logprobs=np.concatenate([tree.logprobs(i) for i in nodes])[rising],
         leaf_starts=starts,
         leaf_ends=ends,
@@ -227,6 +233,12 @@ def _packed(
         recomputed_logprobs=np.zeros(0, np.float32),
         ref_logprobs=np.zeros(0, np.float32),
     )
+
+
+def _places_in_response(tree: Tree, nodes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """int64: the response tokens before each of these tokens of nodes."""
+    before = [tree.response_len(i) - tree.num_sampled(i) for i in range(len(tree.nodes))]
+    return np.array(before)[nodes] + offsets
 
 
 def _split_leaves(last: np.ndarray, positions: np.ndarray, max_tokens: int) -> list[np.ndarray]:

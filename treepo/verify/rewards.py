@@ -10,7 +10,7 @@ import numpy as np
 
 from treepo.data.problem import AnswerFormat, Decode, Outcome, Problem, Task, Verdict
 from treepo.errors import SettingError, StrategyError
-from treepo.tree import ENDED_ITSELF, LOST, Trajectory, Tree
+from treepo.tree import ENDED_ITSELF, LOST, StopReason, Trajectory, Tree
 from treepo.verify.base import is_well_formed
 from treepo.verify.reward_functions import (
     Answers,
@@ -152,9 +152,11 @@ class ShapedReward:
         if self.length:
             parts["length"] = self.length * length_reward(answers.lengths, answers.correct)
         if self.environment:
-            if answers.environment is None:
+            if answers.environment is None and StopReason.EOS in answers.stops:
                 raise StrategyError("reward.environment: there is no environment, which would give it")
-            parts["environment"] = self.environment * answers.environment
+            # Where there is one, EOS ends turns; a tree none of whose turns ended got nothing.
+            given = np.zeros(len(answers.correct)) if answers.environment is None else answers.environment
+            parts["environment"] = self.environment * given
         return parts
 
 
