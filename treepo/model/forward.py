@@ -148,10 +148,9 @@ class FusedForward:
         logits_at: Tensor,
         num_positions: int | None = None,
     ) -> Tensor:
-        if not self.layers:
-            self._take_weights()
+        self.prepare(int(positions.max()) + 1 if num_positions is None else num_positions)
         add_norm, dtype = self.operations.add_norm, self.dtype
-        cos, sin = self._rotations(positions, int(positions.max()) + 1 if num_positions is None else num_positions)
+        cos, sin = self.cos[positions], self.sin[positions]
         hidden, added = self._inner(embedding(ids, self.model.model.embed_tokens.weight)), None
         for index, layer in enumerate(self.layers):
             normed = add_norm(hidden, added, *layer.first_norm, dtype=dtype)
@@ -161,6 +160,19 @@ class FusedForward:
         assert added is not None, "a decoder has layers"
         [logits] = self.head(add_norm(hidden[logits_at], added[logits_at], *self.norm, dtype=dtype))
         return logits
+
+    def prepare(self, num_positions: int) -> None:
+        """Copy weights that have another type, and let the tables of rotations, which grow by doubling, have at least
+        so many positions."""
+        if not self.layers:
+            self._take_weights()
+        if num_positions > len(self.cos):
+            weight = self.model.model.embed_tokens.weight
+            every = torch.arange(max(num_positions, 2 * len(self.cos)), device=weight.device)
+            cos, sin = self.model.model.rotary_emb(self._inner(weight[:1, None]), every[None])
+            half = sin.shape[-1] // 2
+            # Cosines and signed sines, [positions, D].
+            self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
 
     def _take_weights(self) -> None:
         decoder = self.model.model
@@ -211,14 +223,3 @@ class FusedForward:
         output = context(index, query, key, value, layer.scale, layer.window)
         [output] = layer.o(output.reshape(len(hidden), -1).to(self.dtype))
         return output
-
-    def _rotations(self, positions: Tensor, needed: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of the positions, [N, D], from a table of at least `needed` that grows by
-        doubling."""
-        if needed > len(self.cos):
-            every = torch.arange(max(needed, 2 * len(self.cos)), device=positions.device)
-            weight = self.model.model.embed_tokens.weight
-            cos, sin = self.model.model.rotary_emb(self._inner(weight[:1, None]), every[None])
-            half = sin.shape[-1] // 2
-            self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
-        return self.cos[positions], self.sin[positions]

@@ -3,13 +3,15 @@
 Letters: N queries · H query heads · G key-value heads · R = H / G · D head size · T slots at a time.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from treepo.engine.torch.attention import BlockTable, GatherKernel
+from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
 from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.kv_cache import BLOCK
 from treepo.engine.transfer import send
@@ -38,8 +40,12 @@ STORE_OPTIONS = OPTIONS | {"num_warps": 1}
 class TritonKernel(GatherKernel):
     """Attention on GPUs. Slots go to the device once per forward, not once per layer."""
 
+    is_capturable = True
+
     def __init__(self) -> None:
-        self.table = DeviceTable()
+        self.device_table = DeviceTable()
+        self.table: BlockTable | None = None
+        self.table_on_device: tuple[Tensor, ...] = ()
         self.new_slots: np.ndarray | None = None
         self.new_on_device: Tensor | None = None
 
@@ -47,27 +53,38 @@ class TritonKernel(GatherKernel):
         return key.shape[2] == value.shape[2]
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        n, heads, size = key.shape
-        on_device = self._send_new(slots, key.device)
-        sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
-        _store[n, heads](key, value, keys, values, on_device, heads, **sizes, **STORE_OPTIONS)
+        if self.new_slots is not slots or self.new_on_device is None:
+            self.new_slots, [self.new_on_device] = slots, send([slots], key.device)
+        self.store_at(key, value, keys, values, self.new_on_device)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
+        if self.table is not table:
+            slots, queries = self.send_table(table.slots, table.changed, [table.rows, table.lens], query.device)
+            self.table, self.table_on_device = table, (slots, *queries)
+        return self.attend_at(query, keys, values, SlotTable(*self.table_on_device, 0), scale, window)
+
+    def send_table(
+        self, slots: np.ndarray, changed: np.ndarray | None, others: Sequence[np.ndarray], device: torch.device
+    ) -> tuple[Tensor, list[Tensor]]:
+        return self.device_table.update(slots, changed, others, device)
+
+    def store_at(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        n, heads, size = key.shape
+        sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
+        _store[n, heads](key, value, keys, values, slots, heads, **sizes, **STORE_OPTIONS)
+
+    def attend_at(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: SlotTable, scale: float, window: int | None
+    ) -> Tensor:
         n, num_heads, size = query.shape
         num_groups = keys.shape[1]
-        slots, rows, lens = self.table.update(table, query.device)
         output = torch.empty_like(query)
         sizes = tile_sizes(num_heads // num_groups, size, keys.element_size())
-        arguments = query, keys, values, output, slots, rows, lens, slots.shape[1], num_groups, scale, window or 0
-        _attend[n, num_groups](*arguments, **sizes, **OPTIONS)
+        places = table.slots, table.rows, table.lens, table.slots.shape[1]
+        _attend[n, num_groups](query, keys, values, output, *places, num_groups, scale, window or 0, **sizes, **OPTIONS)
         return output
-
-    def _send_new(self, slots: np.ndarray, device: torch.device) -> Tensor:
-        if self.new_slots is not slots or self.new_on_device is None:
-            self.new_slots, [self.new_on_device] = slots, send([slots], device)
-        return self.new_on_device
 
 
 def tile_sizes(heads_per_group: int, head_size: int, itemsize: int) -> dict[str, int]:
