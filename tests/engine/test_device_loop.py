@@ -12,8 +12,9 @@ from tests.models import make_tiny_model
 from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 from treepo.engine.torch import engine as engine_module
 from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
-from treepo.engine.torch.device_loop import DeviceLoop, padded_size
+from treepo.engine.torch.device_loop import DeviceLoop
 from treepo.engine.torch.engine import TorchEngine
+from treepo.engine.torch.lookahead import padded_size
 from treepo.model.forward import FusedForward
 
 

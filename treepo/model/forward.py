@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import embedding, rms_norm, silu
 
-from treepo.model.fsdp import own_class
 from treepo.model.linear_maps import LinearMaps, is_fusable, num_copied_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def supports_fused(model: Any) -> bool:
     """Return whether FusedForward computes what this model does: transformers' own code for one of FUSED_TYPES, with
     plain linear maps or low-rank adapters of them. The model's own forward runs other adapters and quantised layers.
     """
-    if model.config.model_type not in FUSED_TYPES or not own_class(model).__module__.startswith("transformers.models."):
+    if model.config.model_type not in FUSED_TYPES or not _own_class(model).__module__.startswith(
+        "transformers.models."
+    ):
         return False
     # peft puts a wrapper in the place of a module that is trained whole beside adapters.
     if model.config.hidden_act != "silu" or any(hasattr(m, "modules_to_save") for m in model.modules()):
@@ -60,8 +62,25 @@ def supports_fused(model: Any) -> bool:
     return all(is_fusable(m) for m in _linear_modules(model))
 
 
+def _own_class(module: nn.Module) -> type:
+    """Return the class of a module before sharding, which puts a class of FSDP in front."""
+    kind = type(module)
+    return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
+
+
 def _linear_modules(model: Any) -> list[nn.Module]:
     return [m for layer in model.model.layers for name, m in layer.named_modules() if name.endswith("_proj")]
+
+
+LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
+"""Kinds of rotary positions that change with the length of the sequence."""
+
+
+def has_length_dependent_rope(config: Any) -> bool:
+    """Whether the rotary positions change with the length of the sequence."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds)
 
 
 class PlainForward:

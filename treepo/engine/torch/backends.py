@@ -6,10 +6,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from treepo.engine.torch.attention import CpuKernel, GatherKernel
+from treepo.engine.torch.attention import GatherKernel
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.device_loop import DeviceLoop
-from treepo.model.compatibility import has_length_dependent_rope
-from treepo.model.forward import Forward, FusedForward, PlainForward, TorchOperations, supports_fused
+from treepo.model.forward import (
+    Forward,
+    FusedForward,
+    PlainForward,
+    TorchOperations,
+    has_length_dependent_rope,
+    supports_fused,
+)
 from treepo.model.kernels.compile import load_kernels
 from treepo.model.linear_maps import bfloat16_instructions, product_dtype
 

@@ -1,26 +1,46 @@
 """Decoding on a device without the host: several steps in a row, of which the host fetches all tokens at once.
 
 Tokens, positions, slots and random numbers of the steps lie on the device. With CUDA a step is captured in a graph, so
-that the host launches three things per step. Letters: R running rows · N rows of a step, with padding · n steps.
+that the host launches three things per step. Letters: R rows of the block table · N rows of a step, padded ·
+n steps.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from treepo.engine.sampling import SamplingKinds, draw, split_drawn, uniforms
+from treepo.engine.sampling import SamplingKinds, draw, split_drawn
 from treepo.engine.torch.attention import DeviceAttention, GatherKernel, SlotTable
-from treepo.engine.torch.batch import MIN_TOKENS, RunningBatch
 from treepo.engine.torch.kv_cache import KVCache
-from treepo.engine.torch.lookahead import Lookahead
 from treepo.engine.transfer import pack_into, packed_size, unpacked
 from treepo.model.forward import FusedForward
 
 
+@dataclass(frozen=True, eq=False)
+class LoopInputs:
+    """What the host knows of n steps of N rows.
+
+    each_step: for each step numbers float64, positions int64, lens and slots int32 [N]: with which numbers the rows
+    sample, the places of the tokens that are computed, how many each of them sees, and where its keys and values go.
+    all_steps: ids int64, the tokens of the first step, and rows of the block table int32 [N]; then
+    BatchSamplingParams.arrays. table: the host's slots int32 [R, C]; changed int64 [K]: see DeviceTable. max_len: the
+    largest of lens.
+    """
+
+    each_step: list[list[np.ndarray]]
+    all_steps: list[np.ndarray]
+    kinds: SamplingKinds
+    table: np.ndarray
+    changed: np.ndarray
+    max_len: int
+
+
 class DeviceLoop:
-    """Decodes the steps of a Lookahead.
+    """Decodes steps whose inputs are known before.
 
     Captured steps hold addresses: they are dropped as soon as one of the tensors that they read, `read`, is another.
     """
@@ -31,64 +51,46 @@ class DeviceLoop:
         self.device = device
         self.steps: dict[tuple[int, SamplingKinds], DeviceStep] = {}
         self.read: tuple[object, ...] = ()
+        self.pool: Any = None
 
     def release(self) -> None:
         """Free the memory of captured steps."""
-        self.steps, self.read = {}, ()
+        self.steps, self.read, self.pool = {}, (), None
 
-    def run(self, batch: RunningBatch, cache: KVCache, ahead: Lookahead) -> tuple[np.ndarray, np.ndarray]:
-        """Return token ids int32 [n, R] and their log-probabilities float32 [n, R]; those that follow the end of a row
-        mean nothing."""
-        rows, num_steps = ahead.rows, ahead.slots.shape[1]
-        size = padded_size(len(rows))
-        # Rows that pad store where nothing reads, and see one slot.
-        padded = np.concatenate([rows, np.full(size - len(rows), rows[0])])
-        lens, slots = np.ones((num_steps, size), np.int32), np.full((num_steps, size), ahead.scratch, np.int32)
-        lens[:, : len(rows)], slots[:, : len(rows)] = ahead.lens(batch).T, ahead.slots.T
-        known = batch.num_known[padded]
-        each_step = [
-            [uniforms(batch.seeds[padded], known + i), lens[i] - np.int64(1), lens[i], slots[i]]
-            for i in range(num_steps)
-        ]
-        params, ids = batch.params.of_rows(padded), batch.ids[padded, known - 1]
-        all_steps = [ids.astype(np.int64), padded.astype(np.int32), *params.arrays()]
-        packed = [packed_rows(each_step), packed_rows([all_steps])]
-        table, sent = self.kernel.send_table(batch.slots, ahead.changed, packed, self.device)
-
-        max_len = int(lens.max())
-        self.forward.prepare(max_len)
+    def run(self, inputs: LoopInputs, cache: KVCache) -> tuple[np.ndarray, np.ndarray]:
+        """Return token ids int32 [n, N] and their log-probabilities float32 [n, N]."""
+        packed = [packed_rows(inputs.each_step), packed_rows([inputs.all_steps])]
+        table, sent = self.kernel.send_table(inputs.table, inputs.changed, packed, self.device)
+        self.forward.prepare(inputs.max_len)
         self._drop_outdated(table, cache)
-        key = size, params.kinds
+        key = len(inputs.all_steps[0]), inputs.kinds
         if key not in self.steps:
-            self.steps[key] = DeviceStep(self.forward, params.kinds, each_step[0], all_steps, self.device)
-        context = self.steps[key].context(cache, self.kernel, table, max_len)
-        tokens, logprobs = split_drawn(self.steps[key].run(sent[0], sent[1], context))
-        return tokens[:, : len(rows)], logprobs[:, : len(rows)]
+            if self.kernel.is_capturable and self.pool is None:
+                self.pool = torch.cuda.graph_pool_handle()
+            self.steps[key] = DeviceStep(self.forward, inputs, self.device, self.pool)
+        context = self.steps[key].context(cache, self.kernel, table, inputs.max_len)
+        return split_drawn(self.steps[key].run(sent[0], sent[1], context))
 
     def _drop_outdated(self, table: Tensor, cache: KVCache) -> None:
         stored = [tensor for layer in cache.layers.values() for tensor in layer]
         read = table, self.forward.layers, self.forward.cos, *stored
         if len(read) != len(self.read) or any(a is not b for a, b in zip(read, self.read, strict=True)):
-            self.steps, self.read = {}, read
+            self.release()
+            self.read = read
 
 
 class DeviceStep:
     """A step of N rows, over buffers that stay where they are; with CUDA it is captured when it is made again.
 
-    Of each step: numbers float64, positions int64, lens and slots int32 [N]. Of all steps of a loop: ids int64, which
-    each step replaces; rows int32; params, as `draw` needs them. drawn: what a step drew.
+    See LoopInputs; each step replaces ids. drawn: what a step drew. pool: the memory that all graphs share, as only one
+    runs at a time.
     """
 
-    def __init__(
-        self,
-        forward: FusedForward,
-        kinds: SamplingKinds,
-        each_step: Sequence[np.ndarray],
-        all_steps: Sequence[np.ndarray],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, forward: FusedForward, inputs: LoopInputs, device: torch.device, pool: Any) -> None:
         self.forward = forward
-        self.kinds = kinds
+        self.pool = pool
+        self.kinds = inputs.kinds
+        each_step, all_steps = inputs.each_step[0], inputs.all_steps
         self.packed = torch.empty(packed_size(each_step), dtype=torch.uint8, device=device)
         self.numbers, self.positions, self.lens, self.slots = unpacked(self.packed, each_step)
         self.packed_once = torch.empty(packed_size(all_steps), dtype=torch.uint8, device=device)
@@ -116,7 +118,7 @@ class DeviceStep:
         if self.graph is None and self.was_run and context.kernel.is_capturable:
             # The first run has compiled kernels and chosen those of matrix products, which cannot be captured.
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, pool=self.pool):
                 self._compute(context)
         if self.graph is None:
             self._compute(context)
@@ -128,13 +130,6 @@ class DeviceStep:
         logits = self.forward(self.ids, self.positions, context, self.every, num_positions=context.table.max_len)
         self.drawn.copy_(draw(logits, self.numbers, self.kinds, self.params))
         self.ids.copy_(self.drawn[0])
-
-
-def padded_size(num_rows: int) -> int:
-    """Return how many rows are decoded for so many: 16, 24, 32, 48, 64, 96 ... Each size has its own graph, and at most
-    a third is padding."""
-    size = max(MIN_TOKENS, 1 << (num_rows - 1).bit_length())
-    return size * 3 // 4 if size > MIN_TOKENS and num_rows <= size * 3 // 4 else size
 
 
 def packed_rows(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

@@ -14,9 +14,9 @@ from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import sample_tokens, uniforms
-from treepo.engine.torch.attention import CpuKernel
 from treepo.engine.torch.backends import make_forward, make_kernel, make_loop
 from treepo.engine.torch.batch import BatchBuilder, RunningBatch, Sequence
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, affordable_tokens
 from treepo.engine.torch.lookahead import look_ahead
 from treepo.engine.torch.prefix_cache import PrefixCache, RadixNode
@@ -292,7 +292,7 @@ class TorchEngine:
         if ahead is None:
             return None
         self.kv_cache.reserve(self.blocks.num_created)
-        drawn = self.loop.run(rows, self.kv_cache, ahead)
+        drawn = self.loop.run(ahead.inputs(rows), self.kv_cache)
         num_known = rows.num_known[running].sum()
         done, ended = ahead.accept(rows, self.blocks, *drawn, self.eos_ids)
         num_decoded = int(rows.num_known[running].sum() - num_known)

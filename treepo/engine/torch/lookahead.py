@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from treepo.engine.torch.batch import RunningBatch
+from treepo.engine.sampling import uniforms
+from treepo.engine.torch.batch import MIN_TOKENS, RunningBatch
+from treepo.engine.torch.device_loop import LoopInputs
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager
 
 
@@ -18,8 +20,8 @@ class Lookahead:
     """The next n steps of all running rows.
 
     rows int64 [R]; counts int64 [R]: how many tokens each may decode, at most n. slots int32 [R, n]: where each step
-    stores the keys and values of the token that it computes; `scratch`, which nothing reads, once a row is at its end.
-    changed int64 [K]: places in the batch's flat slots that were set. room int64 [R]: slots that were left in each
+    stores the keys and values of the token that it computes; in `scratch_block`, which nothing reads, once a row is at
+    its end. changed int64 [K]: places in the batch's flat slots that were set. room int64 [R]: slots that were left in each
     row's last block; new_blocks: those allocated for each row, and scratch_block.
     """
 
@@ -31,31 +33,44 @@ class Lookahead:
     new_blocks: list[list[int]]
     scratch_block: int
 
-    @property
-    def scratch(self) -> int:
-        """The slot of what nothing reads."""
-        return self.scratch_block * BLOCK
-
-    def lens(self, batch: RunningBatch) -> np.ndarray:
-        """Return int32 [R, n]: tokens of each row in each step, the one that is computed included."""
-        steps = np.minimum(np.arange(self.slots.shape[1]), self.counts[:, None] - 1)
-        return (batch.num_known[self.rows][:, None] + steps).astype(np.int32)
+    def inputs(self, batch: RunningBatch) -> LoopInputs:
+        """Return what the device needs, for rows that are padded."""
+        num_rows, num_steps = self.slots.shape
+        size = padded_size(num_rows)
+        # Rows that pad store where nothing reads, and see one slot.
+        rows = np.concatenate([self.rows, np.full(size - num_rows, self.rows[0])])
+        slots = np.full((num_steps, size), self.scratch_block * BLOCK, np.int32)
+        slots[:, :num_rows] = self.slots.T
+        known, lens = batch.num_known[rows], np.ones((num_steps, size), np.int32)
+        steps = np.minimum(np.arange(num_steps)[:, None], self.counts - 1)
+        lens[:, :num_rows] = known[:num_rows] + steps
+        numbers = [uniforms(batch.seeds[rows], known + i) for i in range(num_steps)]
+        params, ids = batch.params.of_rows(rows), batch.ids[rows, known - 1]
+        return LoopInputs(
+            each_step=[[numbers[i], lens[i] - np.int64(1), lens[i], slots[i]] for i in range(num_steps)],
+            all_steps=[ids.astype(np.int64), rows.astype(np.int32), *params.arrays()],
+            kinds=params.kinds,
+            table=batch.slots,
+            changed=self.changed,
+            max_len=int(lens.max()),
+        )
 
     def accept(
         self, batch: RunningBatch, blocks: BlockManager, tokens: np.ndarray, logprobs: np.ndarray, eos_ids: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Append what was sampled, [n, R], to the rows, each up to its end; free the blocks that none of them needs.
+        """Append what was sampled, [n, R or more], to the rows, each up to its end; free the blocks that none of them
+        needs.
 
         Returns bool [R]: whether a row's segment is complete, and whether it ended with an end-of-sequence token.
         Raises FloatingPointError if a log-probability up to there is not finite.
         """
         active, ended = np.ones(len(self.rows), bool), np.zeros(len(self.rows), bool)
         num_placed = np.zeros(len(self.rows), np.int64)
-        for step, is_eos in enumerate(np.isin(tokens, eos_ids)):
+        for step, is_eos in enumerate(np.isin(tokens[:, : len(self.rows)], eos_ids)):
             rows = self.rows[active]
             batch.next_slot[rows] = self.slots[active, step]
             batch.place_last_tokens(rows)
-            batch.append_tokens(rows, tokens[step, active], logprobs[step, active])
+            batch.append_tokens(rows, tokens[step, : len(active)][active], logprobs[step, : len(active)][active])
             num_placed += active
             ended |= active & is_eos
             active &= ~is_eos & (step + 1 < self.counts)
@@ -101,3 +116,10 @@ def look_ahead(
     batch.slots[places] = slots[at, step]
     changed = places[0] * batch.slots.shape[1] + places[1]
     return Lookahead(rows, counts, slots, changed, room, new_blocks, scratch_block)
+
+
+def padded_size(num_rows: int) -> int:
+    """Return how many rows are decoded for so many: 16, 24, 32, 48, 64, 96 ... Each size has its own graph, and at most
+    a third is padding."""
+    size = max(MIN_TOKENS, 1 << (num_rows - 1).bit_length())
+    return size * 3 // 4 if size > MIN_TOKENS and num_rows <= size * 3 // 4 else size
