@@ -7,7 +7,7 @@ import torch
 
 from gpu_checks.checks import Checks
 from treepo.engine.torch.attention import BlockTable, GatherKernel
-from treepo.engine.torch.engine import make_kernel
+from treepo.engine.torch.backends import make_kernel
 from treepo.engine.torch.kv_cache import BLOCK
 
 

@@ -48,33 +48,59 @@ for groups, heads_per_group, size, window, dtype in [
     torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=tolerance, atol=tolerance)
     assert torch.equal(outputs[0][1], outputs[1][1]) and torch.equal(outputs[0][2], outputs[1][2])
     print("equal", groups, heads_per_group, size, window, dtype)
+
+from treepo.engine.base import SamplingParams
+from treepo.engine.sampling import BatchSamplingParams, draw, split_drawn
+from treepo.engine.triton_sampling import draw_fused
+
+kinds = [
+    {}, {"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 3000},
+    {"top_k": 40, "top_p": 0.95, "min_p": 0.01, "temperature": 1.4},
+]
+batch = BatchSamplingParams.of([SamplingParams(**kind) for kind in kinds])
+numbers, tensors = torch.from_numpy(rng.random(len(kinds))).to(device), [torch.from_numpy(x) for x in batch.arrays()]
+tensors = [x.to(device) for x in tensors]
+for vocab_size, dtype, rounding in ((29, torch.float32, 0), (2100, half, 0), (40, torch.float32, 1), (2100, half, 2)):
+    logits = torch.from_numpy(rng.normal(size=(len(kinds), vocab_size)) * 3)
+    # Many equal ones: which of them are kept follows from their order.
+    logits = (torch.round(logits / rounding) * rounding if rounding else logits).to(device, dtype)
+    tokens, logprobs = split_drawn(draw_fused(logits, numbers, tensors, has_greedy=True, truncates=True))
+    # On the CPU rows are sorted.
+    expected = split_drawn(draw(logits.cpu(), numbers.cpu(), batch.kinds, [x.cpu() for x in tensors]))
+    assert tokens.tolist() == expected[0].tolist()
+    np.testing.assert_allclose(logprobs, expected[1], atol=1e-5)
+    print("drawn", vocab_size, dtype)
 """
 
 
-def test_attention_and_storage_equal_those_in_torch() -> None:
-    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Triton reads whether it is to
+def test_attention_storage_and_sampling_equal_those_in_torch() -> None:
+    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Tokens are sampled without a sort
+    as with one, also where many are equally likely. Triton reads whether it is to
     interpret when it is imported, so this runs in a process of its own."""
     import torch
 
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 5
+    assert done.stdout.count("equal") == 5 and done.stdout.count("drawn") == 4
 
 
 SHARED_MEMORY = 99 * 1024
 """Bytes that a program may have on the GPUs with the least, compute capability 8.6 and 8.9."""
 
 
-def compiled(fn: Any, arguments: dict[str, str], constants: dict[str, int], **options: Any) -> Any:
-    """A kernel for a GPU of a `capability`, which need not be there."""
+def compiled(
+    fn: Any, arguments: dict[str, str], constants: dict[str, int], multiples: tuple[str, ...] = (), **options: Any
+) -> Any:
+    """A kernel for a GPU of a `capability`, which need not be there. multiples: numbers that are multiples of 16."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler import compile as compile_kernel
 
     signature = arguments | dict.fromkeys(constants, "constexpr")
     # Tensors begin at multiples of 16 bytes.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(arguments.values()) if kind.startswith("*")}
+    is_aligned = [kind.startswith("*") or name in multiples for name, kind in arguments.items()]
+    aligned = {(i,): [["tt.divisibility", 16]] for i, one in enumerate(is_aligned) if one}
     source = ASTSource(fn=fn, signature=signature, constexprs=constants, attrs=aligned)
     return compile_kernel(source, target=GPUTarget("cuda", options.pop("capability"), 32), options=options)
 
@@ -117,3 +143,22 @@ def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypat
     ptx = compiled(module._store, tensors, sizes, capability=90, **module.STORE_OPTIONS).asm["ptx"]
     stores = re.findall(r"st\.global[.\w]*", ptx)
     assert stores and all(re.search(r"v[248]|b(32|64|128)", store) for store in stores)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_logits_are_read_16_bytes_at_a_time(capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the vocabulary is a multiple of 16, as it mostly is; and nothing is written but tokens and
+    log-probabilities."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from treepo.engine import triton_sampling as module
+
+    tensors = {"logits": "*bf16", "thresholds": "*fp64", "divisors": "*fp32", "argmax_wins": "*i1", "top_k": "*i64"}
+    tensors |= {"top_p": "*fp64", "min_p": "*fp64", "drawn": "*i32"}
+    kinds = {"HAS_GREEDY": False, "TRUNCATES": True, "TILE": module.TILE}
+    sizes, options = {"size": "i32", "stride": "i32"}, module.OPTIONS | {"capability": capability}
+    ptx = compiled(module._draw, tensors | sizes, kinds, ("size", "stride"), **options).asm["ptx"]
+    loads = re.findall(r"ld\.global[.\w]*", ptx)
+    assert any("v4.b32" in load for load in loads)
+    # The logit of the token.
+    assert sum(load.endswith("16") for load in loads) <= 1
+    assert ptx.count("st.global") <= 2

@@ -5,6 +5,7 @@ Letters: S samples · M rows of logits · V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,10 +124,10 @@ def sample_tokens(
         return _sample_compiled(kernels, logits.contiguous(), logits_rows, params.temperature, numbers)
     is_picked = len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any()
     rows, thresholds, *tensors = send([logits_rows, numbers, *params.arrays()], device)
-    logits = (logits[rows] if is_picked else logits).float()
+    logits = logits[rows] if is_picked else logits
     if params.penalizes:
         assert known_ids is not None, "a repetition penalty needs the tokens so far"
-        logits = _penalized(logits, params.repetition_penalty, known_ids)
+        logits = _penalized(logits.float(), params.repetition_penalty, known_ids)
     # One copy: for each of them the host waits until the device has done all before it.
     return split_drawn(draw(logits, thresholds, params.kinds, tensors))
 
@@ -143,6 +144,8 @@ def draw(logits: Tensor, thresholds: Tensor, kinds: SamplingKinds, tensors: Sequ
     thresholds: float64 [S], each sample's number. tensors: BatchSamplingParams.arrays on the device. Returns int32
     [2, S]: token ids, and the bits of their log-probabilities; see sample_tokens.
     """
+    if logits.device.type == "cuda" and (fused := _load_fused()):
+        return fused(logits, thresholds, tensors, has_greedy=kinds.has_greedy, truncates=kinds.truncates)
     divisors, argmax_wins, *truncation = tensors
     logits = logits.float()
     if kinds.scales:
@@ -156,6 +159,16 @@ def draw(logits: Tensor, thresholds: Tensor, kinds: SamplingKinds, tensors: Sequ
         tokens = torch.where(argmax_wins, logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
     return torch.stack([tokens.int(), chosen.view(torch.int32)])
+
+
+@cache
+def _load_fused() -> Callable[..., Tensor] | None:
+    """Return the kernel for GPUs, if there is Triton."""
+    try:
+        from treepo.engine.triton_sampling import draw_fused  # noqa: PLC0415 - Triton is there on GPUs only
+    except ImportError:
+        return None
+    return draw_fused
 
 
 def _penalized(logits: Tensor, penalties: np.ndarray, known_ids: KnownIds) -> Tensor:

@@ -21,8 +21,8 @@ class Lookahead:
 
     rows int64 [R]; counts int64 [R]: how many tokens each may decode, at most n. slots int32 [R, n]: where each step
     stores the keys and values of the token that it computes; in `scratch_block`, which nothing reads, once a row is at
-    its end. changed int64 [K]: places in the batch's flat slots that were set. room int64 [R]: slots that were left in each
-    row's last block; new_blocks: those allocated for each row, and scratch_block.
+    its end. changed int64 [K]: places in the batch's flat slots that were set. room int64 [R]: slots that were left
+    in each row's last block. new_blocks: those that were allocated for each row.
     """
 
     rows: np.ndarray
