@@ -60,10 +60,10 @@ kinds = [
 batch = BatchSamplingParams.of([SamplingParams(**kind) for kind in kinds])
 numbers, tensors = torch.from_numpy(rng.random(len(kinds))).to(device), [torch.from_numpy(x) for x in batch.arrays()]
 tensors = [x.to(device) for x in tensors]
-for vocab_size, dtype, rounding in ((29, torch.float32, 0), (2100, half, 0), (40, torch.float32, 1), (2100, half, 2)):
+for vocab_size, dtype, rounding in ((29, torch.float32, 1), (2100, half, 2)):
     logits = torch.from_numpy(rng.normal(size=(len(kinds), vocab_size)) * 3)
     # Many equal ones: which of them are kept follows from their order.
-    logits = (torch.round(logits / rounding) * rounding if rounding else logits).to(device, dtype)
+    logits = (torch.round(logits / rounding) * rounding).to(device, dtype)
     tokens, logprobs = split_drawn(draw_fused(logits, numbers, tensors, has_greedy=True, truncates=True))
     # On the CPU rows are sorted.
     expected = split_drawn(draw(logits.cpu(), numbers.cpu(), batch.kinds, [x.cpu() for x in tensors]))
@@ -74,15 +74,15 @@ for vocab_size, dtype, rounding in ((29, torch.float32, 0), (2100, half, 0), (40
 
 
 def test_attention_storage_and_sampling_equal_those_in_torch() -> None:
-    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Tokens are sampled without a sort
-    as with one, also where many are equally likely. Triton reads whether it is to
-    interpret when it is imported, so this runs in a process of its own."""
+    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Tokens are sampled without a
+    sort as with one, also where many are equally likely. Triton reads whether it is to interpret when it is imported,
+    so this runs in a process of its own."""
     import torch
 
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 5 and done.stdout.count("drawn") == 4
+    assert done.stdout.count("equal") == 5 and done.stdout.count("drawn") == 2
 
 
 SHARED_MEMORY = 99 * 1024
@@ -145,8 +145,10 @@ def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypat
     assert stores and all(re.search(r"v[248]|b(32|64|128)", store) for store in stores)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_logits_are_read_16_bytes_at_a_time(capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("capability", "truncates"), [(80, False), (90, True)])
+def test_logits_are_read_16_bytes_at_a_time(
+    capability: int, truncates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the vocabulary is a multiple of 16, as it mostly is; and nothing is written but tokens and
     log-probabilities."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -154,7 +156,7 @@ def test_logits_are_read_16_bytes_at_a_time(capability: int, tmp_path: Path, mon
 
     tensors = {"logits": "*bf16", "thresholds": "*fp64", "divisors": "*fp32", "argmax_wins": "*i1", "top_k": "*i64"}
     tensors |= {"top_p": "*fp64", "min_p": "*fp64", "drawn": "*i32"}
-    kinds = {"HAS_GREEDY": False, "TRUNCATES": True, "TILE": module.TILE}
+    kinds = {"HAS_GREEDY": False, "TRUNCATES": truncates, "TILE": module.TILE}
     sizes, options = {"size": "i32", "stride": "i32"}, module.OPTIONS | {"capability": capability}
     ptx = compiled(module._draw, tensors | sizes, kinds, ("size", "stride"), **options).asm["ptx"]
     loads = re.findall(r"ld\.global[.\w]*", ptx)
