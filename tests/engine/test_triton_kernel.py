@@ -36,7 +36,10 @@ for groups, heads_per_group, size, window, dtype in [
     rows = rng.integers(3, size=7)
     seen = np.array([rng.integers(1, lens[r] + 1) for r in rows])
     outputs = []
-    for kernel in (TritonKernel(), GatherKernel()):
+    split = TritonKernel()
+    # As if there were 100 processors: few queries share them.
+    split.num_processors = lambda device: 100
+    for kernel in (TritonKernel(), split, GatherKernel()):
         assert kernel.supports(key, value)
         pool = KVCache(60, dtype)
         pool.reserve(60)
@@ -45,8 +48,9 @@ for groups, heads_per_group, size, window, dtype in [
         table = BlockTable(starts=slots, counts=slots, slots=slots, rows=rows, lens=seen)
         outputs.append((kernel.attend(query, keys, values, table, 0.2, window), keys.clone(), values.clone()))
     tolerance = 2e-2 if dtype == half else 1e-5
-    torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=tolerance, atol=tolerance)
-    assert torch.equal(outputs[0][1], outputs[1][1]) and torch.equal(outputs[0][2], outputs[1][2])
+    for output in outputs[:2]:
+        torch.testing.assert_close(output[0], outputs[2][0], rtol=tolerance, atol=tolerance)
+        assert torch.equal(output[1], outputs[2][1]) and torch.equal(output[2], outputs[2][2])
     print("equal", groups, heads_per_group, size, window, dtype)
 
 from treepo.engine.base import SamplingParams
@@ -106,11 +110,17 @@ def compiled(
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "heads_per_group", "size"),
-    [(80, "bf16", 6, 128), (80, "fp32", 1, 256), (90, "bf16", 8, 96), (90, "bf16", 3, 64)],
+    ("capability", "dtype", "heads_per_group", "size", "splits"),
+    [(80, "bf16", 6, 128, 1), (80, "fp32", 1, 256, 2), (90, "bf16", 8, 96, 8), (90, "bf16", 3, 64, 1)],
 )
 def test_keys_and_values_are_copied_16_bytes_at_a_time(
-    capability: int, dtype: str, heads_per_group: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capability: int,
+    dtype: str,
+    heads_per_group: int,
+    size: int,
+    splits: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Keys used to lie with the slots of a block innermost: each thread read them in 64 loads of two bytes, which
     waited for memory. Now both are copied asynchronously, the next ones while these are multiplied."""
@@ -119,9 +129,13 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
 
     sizes = module.tile_sizes(heads_per_group, size, 2 if dtype == "bf16" else 4)
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
+    tensors |= {"output": "*fp32"} if splits > 1 else {}
+    tensors |= {"logsums": "*fp32"}
     table = dict.fromkeys(("slots", "rows", "lens"), "*i32")
     numbers = {"row_len": "i32", "num_groups": "i32", "scale": "fp32", "window": "i32"}
-    kernel = compiled(module._attend, tensors | table | numbers, sizes, capability=capability, **module.OPTIONS)
+    kernel = compiled(
+        module._attend, tensors | table | numbers, sizes | {"SPLITS": splits}, capability=capability, **module.OPTIONS
+    )
     ptx = kernel.asm["ptx"]
     # Keys and values, before the loop and in it, by 128 threads with 16 bytes each.
     tile_bytes = sizes["SLOTS"] * sizes["PADDED"] * (2 if dtype == "bf16" else 4)
@@ -131,6 +145,10 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     assert set(copies) <= {"10", "4"} and copies.count("4") <= 4
     assert not re.search(r"ld\.global[.\w]*\.[bu](8|16)\b", ptx)
     assert kernel.metadata.shared <= SHARED_MEMORY
+    if splits > 1:
+        merged = {"parts": "*fp32", "logsums": "*fp32", "output": f"*{dtype}"}
+        constants = {"SPLITS": splits, "D": size, "PADDED": sizes["PADDED"]}
+        compiled(module._merge, merged, constants, capability=capability, **module.OPTIONS)
 
 
 def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
