@@ -109,12 +109,6 @@ def unsharded(model: nn.Module) -> Iterator[None]:
         _free_after_forward(model)
 
 
-def own_class(module: nn.Module) -> type:
-    """Return the class of a module before sharding, which puts a class of FSDP in front."""
-    kind = type(module)
-    return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
-
-
 def to_local(tensor: Tensor) -> Tensor:
     """Return this process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
