@@ -75,8 +75,11 @@ class Run:
                 write(policy)
 
     def close(self) -> None:
-        """Close the engine and end the verifier's processes."""
-        close_parts(self.trainer.engine, self.task)
+        """Close the engine and end the verifier's processes, and what still grows with them."""
+        try:
+            close_parts(self.trainer.engine, self.task)
+        finally:
+            self.trainer.ahead.close()
 
 
 def build_run(config: Config, progress: ProgressCallback, job: Job | None = None, handed: HandedOver = NOTHING) -> Run:

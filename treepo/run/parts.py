@@ -127,7 +127,8 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         + config.environment.num_observed_tokens,
         eos_ids=policy.eos_ids,
         autocast=autocast_of(config, policy.model),
-        recompute_old_logprobs=config.train.recompute_old_logprobs,
+        # Importance weights need the engine's log-probabilities, too.
+        recompute_old_logprobs=config.train.recompute_old_logprobs and not config.train.overlap,
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
     )
