@@ -126,6 +126,9 @@ class Engine(Protocol):
     reads_model: bool = True
     """Whether it computes with the model's own weights, not with a copy."""
 
+    is_shared: bool = False
+    """Whether the engines of several processes are one, which the first process alone gives weights."""
+
     num_updates: int = 0
     """How often `update_weights` has given it weights."""
 

@@ -52,6 +52,7 @@ class ServerEngine(Engine):
     """
 
     reads_model = False
+    is_shared = True
 
     def __init__(
         self,

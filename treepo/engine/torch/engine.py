@@ -44,6 +44,7 @@ class TorchEngine:
     """
 
     reads_model = True
+    is_shared = False
 
     def __init__(
         self,

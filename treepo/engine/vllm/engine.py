@@ -136,6 +136,7 @@ class VllmEngine:
     """
 
     reads_model = False
+    is_shared = False
 
     def __init__(
         self, core: Any, generators: RequestGenerators, eos_ids: Iterable[int], can_sleep: bool = False

@@ -37,7 +37,7 @@ class TrlVllmEngine:
     num_free_slots = kv_cache_tokens = max_model_len = 2**62
     peak_tokens = num_updates = 0
     cache_bytes = None
-    reads_model = False
+    reads_model = is_shared = False
 
     def submit(self, request: SampleRequest) -> None:
         self.waiting.append(request)
