@@ -1,10 +1,14 @@
 """One step off-policy (train.overlap = 1) against a step at a time, over two stand-ins for servers of vLLM.
 
     python experiments/overlap.py --seeds 0 1 2 --out runs/overlap
+    python experiments/overlap.py --scripted --out runs/overlap
 
-The built-in task, with importance weights in both. The servers are processes of their own that decode with the embedded
-engine and wait before each segment, as servers on other machines would let the trainer wait. A run that is there
-already is read, not repeated, and one that was stopped goes on. Prints a table and writes OUT/overlap.json.
+The first trains the built-in task, with importance weights in both. The servers are processes of their own that decode
+with the embedded engine and wait before each segment. A run that is there already is read, not repeated, and one that
+was stopped goes on. Prints a table and writes OUT/overlap.json.
+
+The second gives the wall time of a step where growing and updating take a scripted time, in which this process sleeps,
+as it would beside servers with processors of their own and a GPU that updates; it writes OUT/overlap_scripted.json.
 """
 
 import argparse
@@ -14,11 +18,13 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import transformers
@@ -26,7 +32,10 @@ import transformers
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.engine.server.stub import StubServer
+from tests.learn.test_overlap import CopyEngine, over
+from tests.learn.test_trainer import make_trainer
 from treepo.config.load import resolve
+from treepo.learn.trainer import Trainer
 from treepo.model.policy import load_policy
 from treepo.run.model_path import base_model_path
 
@@ -125,17 +134,62 @@ def main(seeds: list[int], num_steps: int, delay_s: float, out: Path) -> None:
     print(table(figures))
 
 
-def write(figures: dict[str, dict], num_steps: int, delay_s: float, out: Path) -> None:
-    """Write what is known so far."""
-    machine = {
+def scripted(rounds: int, num_steps: int, out: Path) -> None:
+    """Seconds per step of a tiny model, interleaved, for pairs of (seconds to grow, seconds to update)."""
+    found: dict[str, dict[str, object]] = {}
+    for grow_s, update_s in ((6.0, 6.0), (8.0, 4.0), (4.0, 8.0)):
+        seconds: dict[int, list[float]] = {0: [], 1: []}
+        for _ in range(rounds):
+            for overlap, found_s in seconds.items():
+                trainer = slowed(over(make_trainer(), CopyEngine, overlap > 0), grow_s, update_s)
+                times = [trainer.step(step).metrics["time/step_s"] for step in range(1, num_steps + 1)]
+                trainer.ahead.close()
+                # The first step grows its own trees.
+                found_s.append(median(times[1:]))
+        medians = {str(overlap): round(median(values), 2) for overlap, values in seconds.items()}
+        found[f"grow {grow_s:g} s, update {update_s:g} s"] = {
+            "median_step_s": medians,
+            "ratio": round(medians["0"] / medians["1"], 2),
+            "rounds": {str(overlap): [round(value, 2) for value in values] for overlap, values in seconds.items()},
+        }
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"machine": machine(), "steps": num_steps, "found": found}, indent=1) + "\n"
+    (out / "overlap_scripted.json").write_text(text)
+    print(text)
+
+
+def slowed(trainer: Trainer, grow_s: float, update_s: float) -> Trainer:
+    """A trainer whose trees and updates take so much longer."""
+    grow, step = trainer.sampler.grow, trainer.updater.optimizer.step
+
+    def slow_grow(*args: Any) -> Any:
+        time.sleep(grow_s)
+        return grow(*args)
+
+    def slow_step(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(update_s / trainer.num_mini_batches)
+        return step(*args, **kwargs)
+
+    trainer.sampler.grow = slow_grow  # type: ignore[method-assign]
+    trainer.updater.optimizer.step = slow_step  # type: ignore[method-assign]
+    return trainer
+
+
+def machine() -> dict[str, object]:
+    """Versions and hardware."""
+    return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
         "processor": platform.machine(),
     }
+
+
+def write(figures: dict[str, dict], num_steps: int, delay_s: float, out: Path) -> None:
+    """Write what is known so far."""
     setup = {"servers": NUM_SERVERS, "delay_s": delay_s, "num_steps": num_steps}
-    text = json.dumps({"machine": machine, "setup": setup, "runs": figures}, indent=1) + "\n"
+    text = json.dumps({"machine": machine(), "setup": setup, "runs": figures}, indent=1) + "\n"
     (out / "overlap.json").write_text(text)
 
 
@@ -145,5 +199,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=35)
     parser.add_argument("--delay", type=float, default=0.1, help="seconds that a server waits before each segment")
     parser.add_argument("--out", type=Path, default=Path("runs/overlap"))
+    parser.add_argument("--scripted", action="store_true", help="measure the wall time of scripted delays instead")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if options.scripted:
+        scripted(options.rounds, min(options.steps, 4), options.out)
+        sys.exit()
     main(options.seeds, options.steps, options.delay, options.out)
