@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from tests.learn.test_trainer import half_judge, make_trainer, same, weights
@@ -32,8 +34,8 @@ class CopyEngine(TorchEngine):
 
     reads_model = False
 
-    def update_weights(self, model: PreTrainedModel) -> None:
-        self.take({name: tensor.clone() for name, tensor in exported_weights(model)})
+    def update_weights(self, model: nn.Module) -> None:
+        self.take({name: tensor.clone() for name, tensor in exported_weights(cast(PreTrainedModel, model))})
 
     def take(self, found: dict[str, torch.Tensor]) -> None:
         """Sample from these weights from now on."""
@@ -46,9 +48,9 @@ class LateEngine(CopyEngine):
 
     late: dict[str, torch.Tensor] | None = None
 
-    def update_weights(self, model: PreTrainedModel) -> None:
-        before = self.late or dict(exported_weights(model))
-        self.late = {name: tensor.clone() for name, tensor in exported_weights(model)}
+    def update_weights(self, model: nn.Module) -> None:
+        before = self.late or dict(exported_weights(cast(PreTrainedModel, model)))
+        self.late = {name: tensor.clone() for name, tensor in exported_weights(cast(PreTrainedModel, model))}
         self.take(before if self.num_updates else {k: v.clone() for k, v in self.model.state_dict().items()})
 
 
@@ -80,7 +82,7 @@ def test_a_step_ahead_is_a_sync_run_whose_engine_is_a_step_late() -> None:
     assert {tree.weights_version for tree in result.trees} == {2}
     with ahead.serving():
         assert isinstance(ahead.engine, CopyEngine)
-        assert same(weights(ahead.engine.model), weights(ahead.policy.model))
+        assert same([*ahead.engine.model.parameters()], weights(ahead.policy.model))
     ahead.ahead.close()
 
 
