@@ -14,7 +14,17 @@ from treepo.data.reasoning_gym import is_gym
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.envs.settings import EnvironmentSettings
 from treepo.errors import SettingError
-from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFork, Stopping, StopRules, TreeShape
+from treepo.grow import (
+    Backtrack,
+    Branching,
+    EvenBranching,
+    Fallback,
+    InitialFork,
+    Planned,
+    Stopping,
+    StopRules,
+    TreeShape,
+)
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
@@ -208,6 +218,7 @@ class Config:
     processes: ProcessSettings = ProcessSettings()
 
     def __post_init__(self) -> None:
+        self._check_overlap()
         if self.credit.per_node and self.loss.per_trajectory:
             raise SettingError(
                 "loss.use",
@@ -240,6 +251,28 @@ class Config:
                 f"reward.length_neutral can make them so: {reward.overlong}, {reward.length}, {reward.environment}, "
                 f"{reward.length_neutral}",
             )
+
+    def _check_overlap(self) -> None:
+        """Raise SettingError for what cannot grow beside an update, or would be silently wrong."""
+        if not self.train.overlap:
+            return
+        message = ""
+        if self.engine.kind != "servers":
+            message = (
+                "needs engine.kind = 'servers': the embedded engine samples from the weights that change meanwhile, "
+                "vllm in the memory of the update"
+            )
+        elif (self.engine.top_k, self.engine.top_p, self.engine.min_p) != (0, 1.0, 0.0):
+            message = (
+                "needs engine.top_k = 0, engine.top_p = 1 and engine.min_p = 0: importance weights are ratios to the "
+                "whole distribution"
+            )
+        elif self.dynamic_sampling.max_rounds > 1:
+            message = "needs dynamic_sampling.max_rounds = 1: a further round would wait for the trees of all processes"
+        elif isinstance(self.branching, Planned):
+            message = "is not for branching.use = 'Planned', which plans a step from the trees of the one before"
+        if message:
+            raise SettingError("train.overlap", message, self.train.overlap)
 
 
 Settings = Mapping[str, Mapping[str, Any]]

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
 from treepo.model.forward import has_length_dependent_rope
+from treepo.model.fsdp import run_under_fsdp
 from treepo.model.probe import in_type, one_sequence, probe_ids, rms
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
@@ -176,7 +177,7 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
     if head is None:
         return False
     inputs = one_sequence(probe_ids(model), supports_tree_attention)
-    hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
+    hidden = run_under_fsdp(model, lambda: getattr(model.base_model(**inputs), "last_hidden_state", None))
     seen: list[Tensor] = []
 
     def replace_output(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class TorchEngine:
     """
 
     reads_model = True
+    is_shared = False
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class TorchEngine:
         self.waiting: deque[Sequence] = deque()
         self._begin(self.max_cache_tokens // BLOCK)
         self.counters = EngineCounters()
+        self.num_updates = 0
 
     def _begin(self, max_blocks: int) -> None:
         """Begin with an empty cache and no running requests."""
@@ -150,6 +152,7 @@ class TorchEngine:
     def update_weights(self, model: nn.Module) -> None:
         """Forget all prefixes; the weights are those of the engine's own model."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
+        self.num_updates += 1
         self._forget_prefixes()
         self._release()
         self.blocks.peak_used = 0
