@@ -192,5 +192,5 @@ def _merge(parts, logsums, output, SPLITS: tl.constexpr, D: tl.constexpr, PADDED
     weights = tl.exp(logsum - tl.max(logsum, 0))
     at = (split[:, None] * num_heads + head) * D + d[None, :]
     part = tl.load(parts + at, mask=d[None, :] < D, other=0.0)
-    mixed = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)
+    mixed = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)  # pyright: ignore[reportOperatorIssue]
     tl.store(output + head * D + d, mixed.to(output.dtype.element_ty), mask=d < D)
