@@ -4,9 +4,9 @@
 
 The paper's table 2 and its scaling figure (arXiv 2508.17445, section 4.3): trees that fork in b = 2, 4, 8, with as many
 first children, against as many independent answers. One model per task, from `--steps` steps of its GRPO recipe, so
-that it is neither at the start nor perfect; the same held-out problems for all; five seeds of the sampling. For 4, 8 and 16
-answers per problem: avg, maj, tokens decoded and forwarded, seconds. Seconds of the processor can be compared on a
-machine that does other things. Intervals are 95% t intervals over seeds, of paired differences to sequential sampling
+that it is neither at the start nor perfect; the same held-out problems for all; five seeds of the sampling. For 4, 8
+and 16 answers per problem: avg, maj, tokens decoded and forwarded, seconds. Seconds of the processor can be compared on
+a machine that does other things. Intervals are 95% t intervals over seeds, of paired differences to sequential sampling
 with the same seed; they say how far sampling scatters on these problems, not how far other problems differ. What was
 measured before is read from OUT, not repeated.
 """

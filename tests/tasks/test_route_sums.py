@@ -3,17 +3,20 @@ from __future__ import annotations
 import random
 import re
 from itertools import islice
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from treepo.config.load import read_recipe, resolve
 from treepo.data.problem import Problem, Task
 from treepo.errors import SettingError
 from treepo.tasks.base import encode_prompt, is_eval_prompt, make_tokenizer
-from treepo.tasks.base_model import make_base_model
-from treepo.tasks.chain_sums import Chain, make_chain_tokenizer, worked_answer
+from treepo.tasks.base_model import initial_model, make_base_model
+from treepo.tasks.chain_sums import Chain, ChainSums, make_chain_tokenizer, worked_answer
 from treepo.tasks.registry import BUILT_IN_TASKS, make_task, task_of_tokenizer
 from treepo.tasks.route_sums import LABELS, Routes, RouteSums, draw_routes
 from treepo.tasks.settings import BaseModelSettings, TaskSettings
@@ -116,8 +119,19 @@ def test_a_model_is_asked_the_task_that_it_knows() -> None:
         make_task(TaskSettings("route_sums"), make_chain_tokenizer(), 0)
 
 
-def test_the_base_model_has_the_tasks_tokens() -> None:
-    settings = BaseModelSettings(num_steps=1, tokens_per_step=200, num_warmup_steps=1)
-    model, tokenizer = make_base_model(0, settings=settings, task=RouteSums)
+def test_the_base_model_goes_on_from_that_of_chain_sums(chain_model: Path) -> None:
+    """What it knows of digits and signs stays, letters that chain sums do not have begin at random."""
+    settings = BaseModelSettings(num_steps=0)
+    model, tokenizer = make_base_model(0, settings=settings, task=RouteSums, start=chain_model)
     assert model.config.vocab_size == len(tokenizer) == len(RouteSums.tokens) == 39
     assert len(encode_prompt(tokenizer, RouteSums.example)) == len(RouteSums.example) + 1
+    before = AutoModelForCausalLM.from_pretrained(chain_model).state_dict()
+    fresh = initial_model(0, tokenizer, settings).state_dict()
+    for name, value in model.state_dict().items():
+        if "embed" not in name and "lm_head" not in name:
+            assert torch.equal(value, before[name])
+            continue
+        for row, token in enumerate(RouteSums.tokens):
+            known = token in ChainSums.tokens
+            expected = before[name][ChainSums.tokens.index(token)] if known else fresh[name][row]
+            assert torch.equal(value[row], expected), token

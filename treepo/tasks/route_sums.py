@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from treepo.tasks.base import BuiltInTask, is_eval_prompt, tokens_with
-from treepo.tasks.chain_sums import MAX_RESULT, MIN_RESULT, Chain, worked_answer
+from treepo.tasks.chain_sums import MAX_RESULT, MIN_RESULT, Chain, ChainSums, worked_answer
 from treepo.tasks.settings import BaseModelSettings
 
 LABELS = ("abcde", "fghij", "klmno")
@@ -78,7 +78,10 @@ class RouteSums(BuiltInTask):
     tokens = tokens_with("".join(LABELS) + GOALS)
     max_prompt_tokens = 53
     example = "23Za+4b-7c+8d+6Yf+2g+9h-3i+5Xk-4l+2m+6n+7:Y"
-    pretraining = BaseModelSettings(careful_share=0.75, tokens_per_step=4000)
+    pretraining = BaseModelSettings(
+        careful_share=0.75, num_steps=160, tokens_per_step=4000, peak_lr=2e-3, num_warmup_steps=20
+    )
+    continues = ChainSums
 
     @staticmethod
     def draw(rng: random.Random) -> tuple[str, str]:
