@@ -51,9 +51,9 @@ class Plan:
     samples: answers at temperature 1 to each of `problems` held-out problems, the task's first `skipped` left out.
     """
 
-    steps: int = 12
-    every: int = 3
-    problems: int = 48
+    steps: int = 10
+    every: int = 2
+    problems: int = 32
     samples: int = 16
     skipped: int = 0
 

@@ -33,7 +33,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
     def excess(t: float) -> mpmath.mpf:
         return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) - (1 - level)
 
-    return float(mpmath.findroot(excess, (0.1, 1000.0), solver="anderson", tol=1e-12))
+    return float(mpmath.findroot(excess, (0.1, 1000.0), solver="bisect", tol=1e-9, verify=False))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
