@@ -51,7 +51,7 @@ class Plan:
     samples: answers at temperature 1 to each of `problems` held-out problems, the task's first `skipped` left out.
     """
 
-    steps: int = 10
+    steps: int = 8
     every: int = 2
     problems: int = 32
     samples: int = 16
