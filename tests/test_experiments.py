@@ -16,6 +16,7 @@ from experiments.paired_stats import (
     ratio_interval,
     t_quantile,
     to_target,
+    with_tables,
 )
 
 
@@ -70,6 +71,13 @@ def test_tables_compare_with_the_first_variant_seed_by_seed():
     first, second = to_target(curves, 0.6).splitlines()[2:]
     assert first.startswith("| A | 1.5 (1 of 2) | 15 (1 of 2) |")
     assert second.startswith("| B | 1.2 (1 of 2): 0.83 (0.00 to inf) | 6 (1 of 2): 0.42 (0.00 to inf) |")
+
+
+def test_tables_take_the_place_of_older_ones():
+    page = "A\n<!-- x -->\nold\n<!-- end -->\nB\n<!-- y -->\n<!-- end -->\n"
+    assert with_tables(page, "x", "new") == page.replace("old", "\nnew\n")
+    assert with_tables(page, "y", "new").endswith("<!-- y -->\n\nnew\n\n<!-- end -->\n")
+    assert with_tables(page, "z", "new") == page
 
 
 def test_a_variant_is_its_recipe_over_the_chosen_baseline():
