@@ -84,7 +84,7 @@ def tables(curves: Curves, target: float) -> str:
 
 
 def with_tables(page: str, name: str, shown: str) -> str:
-    """The page with these tables between the marks of that name, in place of what stood there; unchanged without marks."""
+    """The page with these tables between the marks of that name, in place of what stood there, if it has them."""
     before, mark, rest = page.partition(f"<!-- {name} -->\n")
     _, end, after = rest.partition("<!-- end -->")
     return f"{before}{mark}\n{shown}\n\n{end}{after}" if end else page
