@@ -40,7 +40,7 @@ from treepo.verify.rewards import verify_trees
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "test_time_sampling.json"
 PLOT = ROOT / "docs" / "plots" / "test_time_sampling.png"
-TASKS = ("chain_sums", "route_sums")
+TASKS = ("chain_sums", "start_sums")
 WIDTHS = (4, 8, 16)
 SEQUENTIAL = "sequential"
 METHODS: dict[str, tuple[int, int]] = {

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from treepo.errors import SettingError
 from treepo.tasks.base import BuiltInTask
 from treepo.tasks.chain_sums import ChainSums
-from treepo.tasks.route_sums import RouteSums
 from treepo.tasks.settings import TaskSettings
+from treepo.tasks.start_sums import StartSums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BUILT_IN_TASKS: dict[str, type[BuiltInTask]] = {task.name: task for task in (ChainSums, RouteSums)}
+BUILT_IN_TASKS: dict[str, type[BuiltInTask]] = {task.name: task for task in (ChainSums, StartSums)}
 
 
 def built_in_task(settings: TaskSettings) -> type[BuiltInTask]:

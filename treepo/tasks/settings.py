@@ -8,9 +8,9 @@ from typing import Literal
 class TaskSettings:
     """The built-in task, where no dataset is given (see docs/tasks.md)."""
 
-    name: Literal["chain_sums", "route_sums"] = "chain_sums"
-    """chain_sums: additions and subtractions, worked step by step. route_sums: the same along one of several routes,
-    which the first token of an answer chooses."""
+    name: Literal["chain_sums", "start_sums"] = "chain_sums"
+    """chain_sums: additions and subtractions, worked step by step. start_sums: the same from one of three starts, which
+    the first tokens of an answer choose."""
 
 
 @dataclass(frozen=True)
