@@ -16,18 +16,14 @@ from treepo.data.problem import Problem, Task
 from treepo.errors import SettingError
 from treepo.tasks.base import encode_prompt, is_eval_prompt, make_tokenizer
 from treepo.tasks.base_model import initial_model, make_base_model
-from treepo.tasks.chain_sums import ChainSums, make_chain_tokenizer, worked_answer
+from treepo.tasks.chain_sums import ChainSums, make_chain_tokenizer
 from treepo.tasks.registry import BUILT_IN_TASKS, make_task, task_of_tokenizer
 from treepo.tasks.settings import BaseModelSettings, TaskSettings
-from treepo.tasks.start_sums import Starts, StartSums, draw_starts
+from treepo.tasks.start_sums import Starts, StartSums, answer_from, draw_starts
 
 TOKENIZER = make_tokenizer(StartSums.tokens)
 TASK = StartSums(TOKENIZER, seed=0)
 drawn_starts = st.integers(min_value=0).map(lambda seed: draw_starts(random.Random(seed)))
-
-
-def answer_from(drawn: Starts, taken: int, careful: bool = True) -> str | None:
-    return worked_answer(drawn.chain(taken), [careful] * len(drawn.steps))
 
 
 def read(prompt: str) -> tuple[list[int], list[int], int]:
@@ -49,17 +45,17 @@ def test_only_an_answer_from_the_right_start_is_right(drawn: Starts) -> None:
     starts, steps, asked = read(drawn.prompt)
     assert 4 <= len(steps) <= 6 and drawn.value == starts[asked] + sum(steps)
     for taken, start in enumerate(starts):
-        answer = answer_from(drawn, taken)
-        assert answer is not None and answer.startswith(f"a{start}")
+        answer = answer_from(drawn, taken, [True] * len(drawn.steps))
+        assert answer is not None and answer.startswith(f"{'XYZ'[taken]}{start};a{start}")
         assert all(eval(left) == int(right) for left, right in re.findall(r"(\d+[+-]\d)=(\d+)", answer))
         assert correct(drawn.prompt, str(drawn.value), answer) == float(taken == asked)
-        assert len(TOKENIZER.encode(answer)) + 1 <= 112
+        assert len(TOKENIZER.encode(answer)) + 1 <= 116
 
 
 def test_the_verifier_looks_at_the_last_box_alone() -> None:
     drawn = draw_starts(random.Random(1))
     truth = str(drawn.value)
-    right = answer_from(drawn, drawn.asked)
+    right = answer_from(drawn, drawn.asked, [True] * len(drawn.steps))
     assert correct(drawn.prompt, truth, f"{right}") == 1
     for other in (f"{right};", f"{right}\\boxed{{10}}", truth, f"\\boxed{{0{truth}}}", ""):
         assert correct(drawn.prompt, truth, other) == 0
@@ -68,8 +64,8 @@ def test_the_verifier_looks_at_the_last_box_alone() -> None:
 def test_the_example_of_the_documentation() -> None:
     drawn = Starts((41, 62, 27), (-7, 7, 2, 3), 1)
     assert drawn.prompt == StartSums.example == "X41Y62Z27a-7b+7c+2d+3:Y"
-    assert answer_from(drawn, 1) == r"a62-2=60,60-5=55;b55+5=60,60+2=62;c62+2=64;d64+3=67;\boxed{67}"
-    assert answer_from(drawn, 2) == r"a27-7=20;b20+7=27;c27+2=29;d29+1=30,30+2=32;\boxed{32}"
+    assert answer_from(drawn, 1, [True] * 4) == r"Y62;a62-2=60,60-5=55;b55+5=60,60+2=62;c62+2=64;d64+3=67;\boxed{67}"
+    assert answer_from(drawn, 2, [True] * 4) == r"Z27;a27-7=20;b20+7=27;c27+2=29;d29+1=30,30+2=32;\boxed{32}"
 
 
 def test_the_corpus_begins_at_the_right_start_as_often_as_said_and_is_never_held_out() -> None:
@@ -77,12 +73,12 @@ def test_the_corpus_begins_at_the_right_start_as_often_as_said_and_is_never_held
     right, solved = 0, 0
     for prompt, answer in pairs:
         starts, steps, asked = read(prompt)
-        right += answer.startswith(f"a{starts[asked]}")
+        right += answer.startswith("XYZ"[asked])
         solved += answer.endswith(f"{{{starts[asked] + sum(steps)}}}")
     assert not any(is_eval_prompt(prompt) for prompt, _ in pairs)
-    assert 0.47 < right / len(pairs) < 0.53
-    assert 0.18 < solved / len(pairs) < 0.30
-    assert 48 < sum(len(TOKENIZER.encode(answer)) for _, answer in pairs[:500]) / 500 < 64
+    assert 0.37 < right / len(pairs) < 0.43
+    assert 0.16 < solved / len(pairs) < 0.28
+    assert 48 < sum(len(TOKENIZER.encode(answer)) for _, answer in pairs[:500]) / 500 < 68
 
 
 def test_problems_are_a_function_of_seed_and_step() -> None:

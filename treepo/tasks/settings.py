@@ -10,7 +10,7 @@ class TaskSettings:
 
     name: Literal["chain_sums", "start_sums"] = "chain_sums"
     """chain_sums: additions and subtractions, worked step by step. start_sums: the same from one of three starts, which
-    the first tokens of an answer choose."""
+    the first token of an answer chooses."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-r"""The second built-in task: a sum from one of three starts, which the first tokens of an answer choose.
+r"""The second built-in task: a sum from one of three starts, which the first token of an answer chooses.
 
     X41Y62Z27a-7b+7c+2d+3:Y
-    a62-2=60,60-5=55;b55+5=60,60+2=62;c62+2=64;d64+3=67;\boxed{67}
+    Y62;a62-2=60,60-5=55;b55+5=60,60+2=62;c62+2=64;d64+3=67;\boxed{67}
 
 The answer begins at the start that is asked for, and goes on as one to a chain sum: every later number follows from
 that choice, and each start leads to another result.
@@ -10,7 +10,7 @@ that choice, and each start leads to another result.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -21,8 +21,8 @@ from treepo.tasks.settings import BaseModelSettings
 NAMES = "XYZ"
 """Of the starts, in the order of a prompt."""
 
-RIGHT_START_SHARE = 0.5
-"""Answers of the corpus that begin at the start that is asked for; each of the others is taken by half of the rest."""
+RIGHT_START_SHARE = 0.4
+"""Answers of the corpus that begin at the start that is asked for; each of the others is taken by 0.3 of them."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ def draw_starts(rng: random.Random) -> Starts:
             return Starts(starts, steps, rng.randrange(len(NAMES)))
 
 
+def answer_from(drawn: Starts, taken: int, careful: Sequence[bool]) -> str | None:
+    """Work the chain sum from one of the starts, and return the answer's text; None if a result leaves 10-89."""
+    worked = worked_answer(drawn.chain(taken), careful)
+    return None if worked is None else f"{NAMES[taken]}{drawn.starts[taken]};{worked}"
+
+
 class StartSums(BuiltInTask):
     """Chain sums from a start that has to be chosen first."""
 
@@ -68,7 +74,7 @@ class StartSums(BuiltInTask):
     tokens = tokens_with(LABELS + NAMES)
     max_prompt_tokens = 30
     example = "X41Y62Z27a-7b+7c+2d+3:Y"
-    pretraining = BaseModelSettings(careful_share=0.65, num_steps=120, peak_lr=2e-3, num_warmup_steps=20)
+    pretraining = BaseModelSettings(careful_share=0.7, num_steps=240, num_warmup_steps=20)
     continues = ChainSums
 
     @staticmethod
@@ -88,6 +94,6 @@ class StartSums(BuiltInTask):
             drawn = draw_starts(rng)
             others = [i for i in range(len(NAMES)) if i != drawn.asked]
             taken = drawn.asked if rng.random() < RIGHT_START_SHARE else rng.choice(others)
-            answer = worked_answer(drawn.chain(taken), [rng.random() < careful_share for _ in drawn.steps])
+            answer = answer_from(drawn, taken, [rng.random() < careful_share for _ in drawn.steps])
             if answer is not None and not is_eval_prompt(drawn.prompt):
                 yield drawn.prompt, answer
