@@ -120,7 +120,7 @@ def parsed(description: str | None, seeds: Sequence[int]) -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=default.every, help="steps between evaluations")
     parser.add_argument("--problems", type=int, default=default.problems, help="held-out problems")
     parser.add_argument("--samples", type=int, default=default.samples, help="answers to each")
-    parser.add_argument("--target", type=float, default=0.6, help="accuracy that the cost is given for")
+    parser.add_argument("--target", type=float, default=0.5, help="accuracy that the cost is given for")
     parser.add_argument("--out", type=Path, default=Path("runs/paired"), help="where runs are kept")
     parser.add_argument("--quick", action="store_true", help="one seed, two steps, nothing written but the runs")
     return parser.parse_args()
