@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from experiments.paired import machine, recipe_path, rounded
-from experiments.paired_stats import Point, at_cost, markdown, mean_interval, signed
+from experiments.paired_stats import Point, at_cost, markdown, mean_interval, signed, with_tables
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config
 from treepo.engine.base import SamplingParams
@@ -40,6 +40,7 @@ from treepo.verify.rewards import verify_trees
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "test_time_sampling.json"
 PLOT = ROOT / "docs" / "plots" / "test_time_sampling.png"
+PAGE = ROOT / "docs" / "evidence.md"
 TASKS = ("chain_sums", "start_sums")
 WIDTHS = (4, 8, 16)
 SEQUENTIAL = "sequential"
@@ -198,7 +199,8 @@ def main(options: argparse.Namespace) -> None:
     found: dict[str, Curves] = {}
     for task in options.tasks:
         found[task] = curves_of(task, options.seeds, options)
-        print(f"## {task}\n\n{table(found[task])}\n\n{at_equal_cost(found[task])}\n", flush=True)
+    shown = "\n\n".join(f"### {task}\n\n{table(own)}\n\n{at_equal_cost(own)}" for task, own in found.items())
+    print(shown)
     if options.quick:
         return
     about: dict[str, Any] = machine() | {
@@ -207,6 +209,7 @@ def main(options: argparse.Namespace) -> None:
     }
     RESULTS.write_text(json.dumps({"machine": about, "curves": found}, indent=1) + "\n")
     draw(found, PLOT)
+    PAGE.write_text(with_tables(PAGE.read_text(), "test_time_sampling", shown))
 
 
 def parsed() -> argparse.Namespace:
