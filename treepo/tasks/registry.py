@@ -24,7 +24,7 @@ def built_in_task(settings: TaskSettings) -> type[BuiltInTask]:
 def make_task(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, seed: int) -> BuiltInTask:
     """The task for a model. Raises SettingError if the model is that of another one."""
     task, own = built_in_task(settings), task_of_tokenizer(tokenizer)
-    if own not in (None, task):
+    if own is not None and own is not task:
         raise SettingError("task.name", f"the model knows the task {own.name!r} alone", settings.name)
     return task(tokenizer, seed)
 
