@@ -3,8 +3,8 @@
     python -m experiments.equal_tokens
 
 Reads the results of chain_sums.py and estimators.py: the same seeds, problems and evaluations. Tokens are those of a
-mean step of the run. At equal tokens GRPO's accuracy is read on a line between evaluations 8 steps apart, which is below
-a curve that bends down: the last column, where an evaluation is near, is the one to trust.
+mean step of the run. At equal tokens GRPO's accuracy is read on a line between evaluations 8 steps apart, which lies
+below a curve that bends down: where an evaluation is near, as in the last column, that matters little.
 """
 
 import json
