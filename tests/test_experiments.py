@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import equal_tokens
 from experiments.estimators import differences
 from experiments.paired import QUICK, RunSpec, Variant, merged, run_one, run_spec
 from experiments.paired_stats import (
@@ -124,3 +125,4 @@ def test_the_page_says_what_the_results_of_older_experiments_say():
         row.split(" | ")[0][2:] for row in rows
     }
     assert ratios(timed) in page
+    assert equal_tokens.table(equal_tokens.read("chain_sums"), equal_tokens.read("estimators")) in page
