@@ -15,7 +15,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter, process_time
@@ -102,7 +101,8 @@ def curves_of(task: str, seeds: Sequence[int], options: argparse.Namespace) -> C
     known: dict[str, Point] = json.loads(path.read_text()) if path.is_file() else {}
     methods, run = (SEQUENTIAL, *METHODS), None
     # Methods take turns, so that a load that comes and goes meets all of them.
-    for seed, width, method in product(seeds, options.widths, methods):
+    turns = [(seed, width, method) for seed in seeds for width in options.widths for method in methods]
+    for seed, width, method in turns:
         key = f"{method}, {width}, {seed}"
         if key in known:
             continue

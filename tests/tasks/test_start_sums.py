@@ -91,7 +91,7 @@ def test_problems_are_a_function_of_seed_and_step() -> None:
     prompts = [p.prompt for p in (*problems, *others, *held_out)]
     assert len(set(prompts)) == len(prompts)
     assert max(len(p.prompt_ids) for p in problems) == StartSums.max_prompt_tokens
-    assert all(p.dataset == "start_sums" and TOKENIZER.decode(p.prompt_ids[1:]) == p.prompt for p in problems)
+    assert all(p.dataset == "start_sums" and TOKENIZER.decode(list(p.prompt_ids[1:])) == p.prompt for p in problems)
 
 
 @pytest.mark.parametrize("name", ["start_sums_treepo", "start_sums_grpo"])
@@ -109,18 +109,19 @@ def test_a_model_is_asked_the_task_that_it_knows() -> None:
     for task in BUILT_IN_TASKS.values():
         tokenizer = make_tokenizer(task.tokens)
         assert task_of_tokenizer(tokenizer) is task
-        assert isinstance(make_task(TaskSettings(task.name), tokenizer, 0), task)
+        assert isinstance(make_task(resolve({"task": {"name": task.name}}).task, tokenizer, 0), task)
     with pytest.raises(SettingError, match=r"task.name: the model knows the task 'chain_sums' alone"):
         make_task(TaskSettings("start_sums"), make_chain_tokenizer(), 0)
 
 
-def test_the_base_model_goes_on_from_that_of_chain_sums(chain_model: Path) -> None:
+def test_the_base_model_goes_on_from_that_of_chain_sums(tmp_path: Path) -> None:
     """What it knows of digits and signs stays, the names of the starts begin at random."""
     settings = BaseModelSettings(num_steps=0)
-    model, tokenizer = make_base_model(0, settings=settings, task=StartSums, start=chain_model)
+    initial_model(1, make_chain_tokenizer(), settings).save_pretrained(tmp_path)
+    model, tokenizer = make_base_model(0, settings=settings, task=StartSums, start=tmp_path)
     assert model.config.vocab_size == len(tokenizer) == len(StartSums.tokens) == 32
     assert len(encode_prompt(tokenizer, StartSums.example)) == len(StartSums.example) + 1
-    before = AutoModelForCausalLM.from_pretrained(chain_model).state_dict()
+    before = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     fresh = initial_model(0, tokenizer, settings).state_dict()
     for name, value in model.state_dict().items():
         if "embed" not in name and "lm_head" not in name:

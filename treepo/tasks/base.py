@@ -43,7 +43,7 @@ class BuiltInTask(ABC):
     """How its base model is made."""
     continues: ClassVar[type[BuiltInTask] | None] = None
     """The task whose base model its own goes on from; the weights of tokens that both have are kept."""
-    answers: ClassVar[AnswerFormat] = ANSWERS
+    answer_format: ClassVar[AnswerFormat] = ANSWERS
 
     @staticmethod
     @abstractmethod
@@ -54,6 +54,10 @@ class BuiltInTask(ABC):
     @abstractmethod
     def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
         """Yield endless (prompt, worked answer) pairs to pretrain on, none of them an evaluation problem."""
+
+    @property
+    def answers(self) -> AnswerFormat:
+        return self.answer_format
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return `count` distinct problems, none of the evaluation, the same for the same seed and step."""
