@@ -5,6 +5,7 @@ from functools import cache
 from math import exp, log, sqrt
 from pathlib import Path
 from statistics import fmean, median, stdev
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -30,7 +31,7 @@ LEVEL = 0.95
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
     """Student's t: within +- this lies `level` of the distribution with so many degrees of freedom."""
 
-    def excess(t: float) -> mpmath.mpf:
+    def excess(t: float) -> Any:
         return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) - (1 - level)
 
     return float(mpmath.findroot(excess, (0.1, 1000.0), solver="bisect", tol=1e-9, verify=False))
@@ -111,8 +112,10 @@ def values_at(of_label: Mapping[str, Sequence[Point]], cost: str, spent: float, 
 
 
 def to_target(curves: Curves, target: float) -> str:
-    """Markdown: median cost to the target over the seeds that reach it, and its ratio to the first variant's over the
-    seeds in which both do."""
+    """Markdown: median cost to the target, and its ratio to the first variant's.
+
+    No ratio where a seed never reaches it: those that do are the fast ones.
+    """
     base = next(iter(curves))
 
     def cell(label: str, cost: str) -> str:
@@ -127,9 +130,9 @@ def to_target(curves: Curves, target: float) -> str:
         )
         if len(known) < len(own):
             shown += f" ({len(known)} of {len(own)})"
-        others = {seed: cost_to(curves[base][seed], cost, target) for seed in known}
-        pairs = [(known[seed], other) for seed, other in others.items() if other]
-        if label == base or not pairs:
+        others = [cost_to(points, cost, target) for points in curves[base].values()]
+        pairs = [(known.get(seed), other) for seed, other in zip(own, others, strict=True)]
+        if label == base or any(one is None or not other for one, other in pairs):
             return shown
         return f"{shown}: {'{:.2f} ({:.2f} to {:.2f})'.format(*ratio_interval(*zip(*pairs, strict=True)))}"
 

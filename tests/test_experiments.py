@@ -76,7 +76,10 @@ def test_tables_compare_with_the_first_variant_seed_by_seed():
     assert second.startswith("| B | 65.0 (+5.0 ± 63.5) | 65.0 (+35.0 ± 190.6) |")
     first, second = to_target(curves, 0.6).splitlines()[2:]
     assert first.startswith("| A | 1.5 (1 of 2) | 15 (1 of 2) |")
-    assert second.startswith("| B | 1.2 (1 of 2): 0.83 (0.00 to inf) | 6 (1 of 2): 0.42 (0.00 to inf) |")
+    assert second.startswith("| B | 1.2 (1 of 2) | 6 (1 of 2) |")
+    # To 0.3: A after 0.75 and 1.5 steps, B after 0.6 and 1.5: ratios of 0.8 and 1, half width 12.706 x 0.1116 in logs.
+    second = to_target(curves, 0.3).splitlines()[-1]
+    assert second.startswith("| B | 1.1: 0.93 (0.22 to 3.69) |")
 
 
 def test_tables_take_the_place_of_older_ones():
