@@ -18,6 +18,7 @@ from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFo
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
+from treepo.tasks.settings import TaskSettings
 from treepo.verify import MathVerifier, NoVerifier, ReasoningGymVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
@@ -181,6 +182,7 @@ class Config:
 
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    task: TaskSettings = TaskSettings()
     prompt: PromptTemplate = PromptTemplate()
     verifier: Verifier = MathVerifier()
     verifier_pool: VerifierPoolSettings = VerifierPoolSettings()
@@ -257,7 +259,7 @@ BUILT_IN_TASK: Settings = {
     "optim": {"lr": 2e-4, "warmup_steps": 5, "betas": [0.9, 0.95], "weight_decay": 0.0},
     "train": {"num_steps": 35, "prompts_per_step": 32, "num_mini_batches": 2},
 }
-"""What differs from the defaults when neither a recipe nor a dataset is given: the built-in task's model of 0.8M
+"""What differs from the defaults when neither a recipe nor a dataset is given: a built-in task's model of 0.8M
 parameters learns at other rates."""
 
 REASONING_GYM: Settings = {

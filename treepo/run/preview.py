@@ -10,7 +10,8 @@ from treepo.run.length import with_epochs
 from treepo.run.model_path import model_folder
 from treepo.run.task import build_task, check_trainable
 from treepo.run.tracking import check_installed
-from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.tasks.base import make_tokenizer
+from treepo.tasks.registry import built_in_task
 from treepo.utils.text import shorten
 from treepo.verify.base import FinalAnswer
 from treepo.verify.task import VerifiedTask
@@ -45,7 +46,7 @@ def _load(config: Config) -> TokenizerOnly:
         )
     if config.data.is_given:
         raise SettingError("model.path", f"the problems of {config.data.train[0]!r} need a model; none is given")
-    return TokenizerOnly(make_chain_tokenizer())
+    return TokenizerOnly(make_tokenizer(built_in_task(config.task).tokens))
 
 
 def _engine_room(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""The built-in task's base model: 0.8M parameters, pretrained here in a minute or two, then cached.
+"""The built-in tasks' base models: 0.8M parameters, pretrained here in a minute or two, then cached.
 
 It is trained on careful and careless worked answers alike, so reinforcement learning teaches it nothing new: it makes a
 way of working more likely that the model already knows.
@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from treepo.model.saving import save_model
-from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
+from treepo.tasks.base import BOS_ID, EOS_ID, PAD_ID, BuiltInTask, make_tokenizer
+from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.settings import BaseModelSettings
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import digest
 
@@ -32,49 +34,25 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
-@dataclass(frozen=True)
-class BaseModelSettings:
-    """Architecture and pretraining of a base model; other settings give another model in the cache."""
-
-    version: int = 1
-    """Increased when the same settings give another model."""
-
-    hidden_size: int = 128
-    ffn_size: int = 384
-    num_layers: int = 4
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    init_std: float = 0.05
-    max_positions: int = 256
-
-    careful_share: float = 0.45
-    num_steps: int = 480
-    tokens_per_step: int = 3000
-    num_buckets: int = 4
-    """Parts of a batch, by length: more of them pad less but take more forward passes."""
-    peak_lr: float = 3e-3
-    num_warmup_steps: int = 50
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-
-
-DEFAULTS = BaseModelSettings()
-
-
 def find_or_make_base_model(
-    cache_folder: Path, seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
+    cache_folder: Path,
+    seed: int,
+    report: ProgressCallback | None = None,
+    settings: BaseModelSettings | None = None,
+    task: type[BuiltInTask] = ChainSums,
 ) -> Path:
-    """Return the Hugging Face folder of the base model, pretraining it if it is not there yet.
+    """Return the Hugging Face folder of a task's base model, pretraining it if it is not there yet.
 
-    Raises OSError if it cannot be kept.
+    settings: the task's own if not given. Raises OSError if it cannot be kept.
     """
+    settings = settings or task.pretraining
     made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
-    folder = cache_folder / f"chain-sums-{digest(made_by, size=6).hex()}"
+    folder = cache_folder / f"{task.name.replace('_', '-')}-{digest(made_by, size=6).hex()}"
     if folder.is_dir():
         return folder
 
     cache_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    model, tokenizer = make_base_model(seed, report, settings)
+    model, tokenizer = make_base_model(seed, report, settings, task)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
         finished = Path(unfinished) / "model"
         save_model(model, finished, tokenizer)
@@ -88,17 +66,21 @@ def find_or_make_base_model(
 
 
 def make_base_model(
-    seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
+    seed: int,
+    report: ProgressCallback | None = None,
+    settings: BaseModelSettings | None = None,
+    task: type[BuiltInTask] = ChainSums,
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a base model on worked answers, careful and careless steps mixed.
 
     The same seed gives the same weights on the same number of threads. The global random state is left unchanged.
     """
-    tokenizer = make_chain_tokenizer()
+    settings = settings or task.pretraining
+    tokenizer = make_tokenizer(task.tokens)
     model = initial_model(seed, tokenizer, settings)
     decay = settings.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), betas=settings.betas, weight_decay=decay, fused=True)
-    batches = pretraining_batches(seed, tokenizer, settings)
+    batches = pretraining_batches(task.draw_corpus(seed, settings.careful_share), tokenizer, settings)
     for step in range(settings.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -147,9 +129,10 @@ Batch = list[tuple[torch.Tensor, torch.Tensor]]
 """One step's sequences in parts of similar length: (ids [B, T], labels [B, T]) each."""
 
 
-def pretraining_batches(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings) -> Iterator[Batch]:
-    """Yield endless batches of fresh worked answers, of about `tokens_per_step` tokens each."""
-    corpus = draw_corpus(seed, settings.careful_share)
+def pretraining_batches(
+    corpus: Iterator[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings
+) -> Iterator[Batch]:
+    """Yield endless batches of (prompt, worked answer) pairs, of about `tokens_per_step` tokens each."""
     while True:
         rows: list[tuple[list[int], list[int]]] = []
         num_tokens = 0
