@@ -9,13 +9,17 @@ from treepo.errors import SettingError
 from treepo.utils import GIVEN
 from treepo.utils.imports import make_importable
 
+BUILT_IN = {"maze": "treepo.tasks.maze:Maze", "calculator": "treepo.tasks.calculator:Calculator"}
+"""The environments of built-in tasks, each by the name of its task."""
+
 
 @dataclass(frozen=True)
 class EnvironmentSettings:
     """What answers the model, turn by turn, if something does."""
 
     factory: str = ""
-    """What makes environments, a class or a function as module:name; none if empty: a single turn."""
+    """What makes environments, a class or a function as module:name; none if empty: a single turn. maze, calculator:
+    those of the built-in tasks."""
 
     max_turns: int = 8
     """Most turns of a trajectory."""
@@ -36,8 +40,8 @@ class EnvironmentSettings:
                 raise SettingError(name, "must be at least 1", getattr(self, name))
         if not self.timeout_s > 0:
             raise SettingError("timeout_s", "must be positive", self.timeout_s)
-        if self.factory and ":" not in self.factory:
-            raise SettingError("factory", "must be module:name", self.factory)
+        if self.factory and ":" not in self.factory and self.factory not in BUILT_IN:
+            raise SettingError("factory", f"must be module:name, {' or '.join(BUILT_IN)}", self.factory)
 
     @property
     def is_given(self) -> bool:
@@ -56,7 +60,7 @@ class EnvironmentSettings:
                 message = "was given by a program; give it again, as TreePOTrainer(environment=...)"
                 raise SettingError("environment.factory", message, self.factory)
             return given
-        module, _, attribute = self.factory.partition(":")
+        module, _, attribute = BUILT_IN.get(self.factory, self.factory).partition(":")
         make_importable(module)
         try:
             found = getattr(importlib.import_module(module), attribute)

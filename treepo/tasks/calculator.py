@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from treepo.envs.base import CopyFork, Turn
+from treepo.tasks.base import BOX, BuiltInTask, is_eval_prompt, tokens_with
+from treepo.tasks.settings import BaseModelSettings
 
 if TYPE_CHECKING:
     from treepo.data.problem import Problem
 
-BOX = r"\boxed{"
 MIN_RESULT, MAX_RESULT = 100, 999
 MIN_STEPS, MAX_STEPS = 3, 5
 
@@ -63,23 +64,44 @@ def without_carry(value: int, step: int) -> int:
     return int("".join(str((int(a) + sign * int(b)) % 10) for a, b in digits))
 
 
-def draw_conversations(seed: int, call_share: float) -> Iterator[tuple[str, ...]]:
-    """Yield endless conversations, each the prompt and what is written in turns; each step is a call with probability
-    `call_share`. Those whose results leave three digits are dropped."""
-    rng = random.Random(f"calculator corpus {seed}")
-    while True:
-        value, steps = draw_sum(rng)
-        texts, own = [written(value, steps)], ""
-        for step in steps:
-            own += f"{value}{step:+}="
-            if rng.random() < call_share:
-                value += step
-                texts += [own, f"{value};"]
-                own = ""
-            else:
-                value = without_carry(value, step)
-                own += f"{value};"
-            if not MIN_RESULT <= value <= MAX_RESULT:
-                break
+def converse(start: int, steps: tuple[int, ...], is_call: list[bool]) -> list[str] | None:
+    """What is written in turns, the model first, where each step is a call or worked without carries; None if a result
+    has not three digits."""
+    texts, own, value = [], "", start
+    for step, calls in zip(steps, is_call, strict=True):
+        own += f"{value}{step:+}="
+        value = value + step if calls else without_carry(value, step)
+        if not MIN_RESULT <= value <= MAX_RESULT:
+            return None
+        if calls:
+            texts += [own, f"{value};"]
+            own = ""
         else:
-            yield (*texts, f"{own}{BOX}{value}}}")
+            own += f"{value};"
+    return [*texts, f"{own}{BOX}{value}}}"]
+
+
+class CalculatorSums(BuiltInTask):
+    """Sums of numbers of three digits, with a calculator."""
+
+    name = "calculator"
+    tokens = tokens_with("")
+    max_prompt_tokens = 25
+    example = "347+582-164+205:"
+    pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.3, num_steps=300)
+
+    @staticmethod
+    def draw(rng: random.Random) -> tuple[str, str]:
+        start, steps = draw_sum(rng)
+        return written(start, steps), str(start + sum(steps))
+
+    @staticmethod
+    def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, ...]]:
+        """Yield endless conversations, none on an evaluation problem; each step is a call with probability
+        `careful_share`. Those whose results leave three digits are dropped."""
+        rng = random.Random(f"calculator corpus {seed}")
+        while True:
+            start, steps = draw_sum(rng)
+            texts = converse(start, steps, [rng.random() < careful_share for _ in steps])
+            if texts is not None and not is_eval_prompt(written(start, steps)):
+                yield (written(start, steps), *texts)

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from treepo.data.problem import Outcome, Problem, Verdict, bounded
 from treepo.envs.base import CopyFork, Turn
+from treepo.tasks.base import BOS, EOS, PAD, BuiltInTask, is_eval_prompt
+from treepo.tasks.settings import BaseModelSettings
 
 if TYPE_CHECKING:
-    from treepo.data.problem import Problem
+    from treepo.data.problem import AnswerFormat
 
 DOORS = "abcd"
 MIN_HALLS, MAX_HALLS = 3, 5
@@ -136,9 +139,51 @@ def play_imperfectly(prompt: str, rng: random.Random, map_share: float) -> list[
         texts.append(str(turn.messages[0]["content"]))
 
 
-def draw_games(seed: int, map_share: float) -> Iterator[tuple[str, ...]]:
-    """Yield endless games, each the prompt and what was written in turns."""
-    rng = random.Random(f"maze corpus {seed}")
-    while True:
+class NoAnswer:
+    """An AnswerFormat: what is played holds no answer, at which a path could end."""
+
+    def answer_end(self, text: str, ended: bool) -> None:
+        return None
+
+    def has_open_answer(self, text: str) -> bool:
+        return False
+
+
+class MazeGames(BuiltInTask):
+    """Mazes to play. Right is a game that is won, which its moves alone say; the ground truth are moves that win."""
+
+    name = "maze"
+    tokens = (PAD, BOS, EOS, *"0123456789", *DOORS, *":,", "west", "east", "at", "gate", "hall")
+    max_prompt_tokens = 11
+    example = "4821:at3,gate8:"
+    pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.4, num_steps=300)
+    answers: ClassVar[AnswerFormat] = NoAnswer()
+
+    @staticmethod
+    def draw(rng: random.Random) -> tuple[str, str]:
         prompt = draw_prompt(rng)
-        yield (prompt, *play_imperfectly(prompt, rng, map_share))
+        layout = Layout.of(prompt)
+        return prompt, f"west{layout.start}east{layout.gate}{layout.doors}"
+
+    @staticmethod
+    def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, ...]]:
+        """Yield endless games, none of an evaluation problem; the map is read first with probability
+        `careful_share`."""
+        rng = random.Random(f"maze corpus {seed}")
+        while True:
+            prompt = draw_prompt(rng)
+            texts = play_imperfectly(prompt, rng, careful_share)
+            if not is_eval_prompt(prompt):
+                yield (prompt, *texts)
+
+    def example_response(self, ground_truth: str) -> str:
+        return ground_truth
+
+    def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """Return the verdicts: the reward of a game in which all was written in one turn."""
+        verdicts = []
+        for problem, response in pairs:
+            game = Maze()
+            game.reset(problem)
+            verdicts.append(Verdict(game.step(response).reward, Outcome.GRADED, bounded(response)))
+        return verdicts
