@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -85,6 +85,7 @@ def test_a_calculator_answers_calls_and_ends_with_anything_else():
 
 
 @pytest.mark.parametrize("name", GAMES)
+@settings(max_examples=30)
 @given(turns=st.lists(MOVES | CALLS, min_size=1, max_size=5), seed=st.integers(0, 9))
 def test_forks_go_on_as_the_original_and_the_verdict_is_the_reward(name, turns, seed):
     """A verdict sees all turns as one text; how they are divided must not matter."""
@@ -119,7 +120,7 @@ def test_problems_are_functions_of_the_seed_and_none_is_trained_and_held_out(nam
     assert max(len(p.prompt_ids) for p in problems + held_out) <= task_class.max_prompt_tokens
     verdicts = task.verify([(p, task_class.example_response(task, p.ground_truth)) for p in problems])
     assert all(verdict.correct == 1 for verdict in verdicts)
-    own = BUILT_IN_TASKS[name](make_tokenizer(task_class.tokens), 0).tokenizer
+    own = make_tokenizer(task_class.tokens)
     assert own.decode(own.encode(problems[0].prompt)) == problems[0].prompt
 
 
@@ -148,9 +149,8 @@ def test_a_base_model_learns_what_the_player_writes():
 def test_a_task_is_trained_and_evaluated_in_its_environment(name, tmp_path):
     """As its recipe says; accuracy is what the environment gives."""
     task = BUILT_IN_TASKS[name]
-    settings = replace(task.pretraining, hidden_size=32, ffn_size=32, num_layers=1)
-    model, tokenizer = initial_model(0, make_tokenizer(task.tokens), settings), make_tokenizer(task.tokens)
-    for part in (model, tokenizer):
+    tiny, tokenizer = replace(task.pretraining, hidden_size=32, ffn_size=32, num_layers=1), make_tokenizer(task.tokens)
+    for part in (initial_model(0, tokenizer, tiny), tokenizer):
         part.save_pretrained(tmp_path / "model")
     small = {"train": {"prompts_per_step": 2}, "eval": {"num_problems": 4}, "model": {"path": str(tmp_path / "model")}}
     config = resolve(read_recipe(RECIPES / f"{name}_treepo.toml"), small)

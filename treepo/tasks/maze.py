@@ -154,7 +154,7 @@ class MazeGames(BuiltInTask):
 
     name = "maze"
     tokens = (PAD, BOS, EOS, *"0123456789", *DOORS, *":,", "west", "east", "at", "gate", "hall")
-    max_prompt_tokens = 11
+    max_prompt_tokens = 12
     example = "4821:at3,gate8:"
     pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.4, num_steps=300)
     answers: ClassVar[AnswerFormat] = NoAnswer()
