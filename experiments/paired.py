@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import transformers
 
-from experiments.paired_stats import COSTS, Curves, Point, draw, tables
+from experiments.paired_stats import COSTS, Curves, Point, draw, tables, with_tables
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config
 from treepo.evaluate.answering import Validation
@@ -51,9 +51,9 @@ class Plan:
     samples: answers at temperature 1 to each of `problems` held-out problems, the task's first `skipped` left out.
     """
 
-    steps: int = 12
-    every: int = 3
-    problems: int = 48
+    steps: int = 8
+    every: int = 2
+    problems: int = 32
     samples: int = 16
     skipped: int = 0
 
@@ -83,7 +83,8 @@ recipe."""
 
 
 def main(name: str, variants_of: VariantsOf, description: str | None, seeds: Sequence[int] = (0, 1, 2)) -> None:
-    """The command line of an experiment: run what is missing, print tables, write results and figure."""
+    """The command line of an experiment: run what is missing, print tables, write results and figure, and put the
+    tables into docs/evidence.md where it has a place for them."""
     options = parsed(description, seeds)
     plan = QUICK if options.quick else Plan(options.steps, options.every, options.problems, options.samples)
     seeds = options.seeds[:1] if options.quick else options.seeds
@@ -103,6 +104,8 @@ def main(name: str, variants_of: VariantsOf, description: str | None, seeds: Seq
     file = f"{name}-{options.task}"
     RESULTS.joinpath(f"{file}.json").write_text(json.dumps(found | {"curves": curves}, indent=1) + "\n")
     draw(curves, ROOT / "docs" / "plots" / f"{file}.png")
+    page = ROOT / "docs" / "evidence.md"
+    page.write_text(with_tables(page.read_text(), file, shown))
 
 
 def parsed(description: str | None, seeds: Sequence[int]) -> argparse.Namespace:

@@ -33,7 +33,7 @@ def t_quantile(freedom: int, level: float = LEVEL) -> float:
     def excess(t: float) -> mpmath.mpf:
         return mpmath.betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True) - (1 - level)
 
-    return float(mpmath.findroot(excess, (0.1, 1000.0), solver="anderson", tol=1e-12))
+    return float(mpmath.findroot(excess, (0.1, 1000.0), solver="bisect", tol=1e-9, verify=False))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -74,15 +74,20 @@ def least_cost(curves: Curves, cost: str) -> float:
 
 def tables(curves: Curves, target: float) -> str:
     """All tables as Markdown."""
-    parts = [
-        f"## {score} in percent where the cheapest run had spent {share:.0%} of its cost\n\n"
-        + at_equal_cost(curves, score, share)
-        for score in ("avg", "maj")
-        for share in (0.5, 1.0)
-    ]
-    parts.append(f"## To {target:.0%}\n\n{to_target(curves, target)}")
-    parts.append(f"## Means over the runs\n\n{run_means(curves)}")
-    return "\n\n".join(parts)
+    parts = {
+        "avg, percent, at equal cost": at_equal_cost(curves, "avg", 1.0),
+        "maj, percent, at equal cost": at_equal_cost(curves, "maj", 1.0),
+        f"To {target:.0%} avg": to_target(curves, target),
+        "A step, and answers at the end": run_means(curves),
+    }
+    return "\n\n".join(f"{head}:\n\n{table}" for head, table in parts.items())
+
+
+def with_tables(page: str, name: str, shown: str) -> str:
+    """The page with these tables between the marks of that name, in place of what stood there, if it has them."""
+    before, mark, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    return f"{before}{mark}\n{shown}\n\n{end}{after}" if end else page
 
 
 def at_equal_cost(curves: Curves, score: str, share: float) -> str:

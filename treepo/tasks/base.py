@@ -41,6 +41,8 @@ class BuiltInTask(ABC):
     """A prompt."""
     pretraining: ClassVar[BaseModelSettings]
     """How its base model is made."""
+    continues: ClassVar[type[BuiltInTask] | None] = None
+    """The task whose base model its own goes on from; the weights of tokens that both have are kept."""
     answers: ClassVar[AnswerFormat] = ANSWERS
 
     @staticmethod

@@ -46,13 +46,17 @@ def find_or_make_base_model(
     settings: the task's own if not given. Raises OSError if it cannot be kept.
     """
     settings = settings or task.pretraining
-    made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
+    started_by = {} if task.continues is None else {task.continues.name: asdict(task.continues.pretraining)}
+    made_by = json.dumps({**asdict(settings), **started_by, "seed": seed}, sort_keys=True)
     folder = cache_folder / f"{task.name.replace('_', '-')}-{digest(made_by, size=6).hex()}"
     if folder.is_dir():
         return folder
 
     cache_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    model, tokenizer = make_base_model(seed, report, settings, task)
+    start = None
+    if task.continues is not None:
+        start = find_or_make_base_model(cache_folder, seed, report, task=task.continues)
+    model, tokenizer = make_base_model(seed, report, settings, task, start)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
         finished = Path(unfinished) / "model"
         save_model(model, finished, tokenizer)
@@ -70,14 +74,18 @@ def make_base_model(
     report: ProgressCallback | None = None,
     settings: BaseModelSettings | None = None,
     task: type[BuiltInTask] = ChainSums,
+    start: Path | None = None,
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a base model on worked answers, careful and careless steps mixed.
 
-    The same seed gives the same weights on the same number of threads. The global random state is left unchanged.
+    start: the base model of `task.continues` to go on from; random weights if not given. The same seed
+    gives the same weights on the same number of threads. The global random state is left unchanged.
     """
     settings = settings or task.pretraining
     tokenizer = make_tokenizer(task.tokens)
     model = initial_model(seed, tokenizer, settings)
+    if start is not None and task.continues is not None:
+        continue_from(start, task.continues.tokens, model, task.tokens)
     decay = settings.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), betas=settings.betas, weight_decay=decay, fused=True)
     batches = pretraining_batches(task.draw_corpus(seed, settings.careful_share), tokenizer, settings)
@@ -114,6 +122,21 @@ def initial_model(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(config).float()
+
+
+def continue_from(start: Path, known: Sequence[str], model: Qwen2ForCausalLM, tokens: Sequence[str]) -> None:
+    """Give a model the weights of another; known, tokens: what stands for the rows of their embeddings."""
+    from transformers import Qwen2ForCausalLM
+
+    weights, own = Qwen2ForCausalLM.from_pretrained(start).state_dict(), model.state_dict()
+    shared = [token for token in tokens if token in known]
+    rows, theirs = ([names.index(token) for token in shared] for names in (tokens, known))
+    with torch.no_grad():
+        for name, value in own.items():
+            if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                value[rows] = weights[name][theirs]
+            else:
+                value.copy_(weights[name])
 
 
 def learning_rate(step: int, settings: BaseModelSettings) -> float:

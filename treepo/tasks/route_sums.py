@@ -1,6 +1,6 @@
 r"""The second built-in task: a sum along one of three routes, which the first token of an answer chooses.
 
-    Y23a+4b-7c+8d+6Zf+2g+9h-3i+5Yk-4l+2m+6n+7X:
+    23Za+4b-7c+8d+6Yf+2g+9h-3i+5Xk-4l+2m+6n+7:Y
     f23+2=25;g25+5=30,30+4=34;h34-3=31;i31+5=36;\boxed{36}
 
 From 23 to Y: of the three routes the second one, f to i, leads there. It is the path-star task (Bachmann and Nagarajan
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from treepo.tasks.base import BuiltInTask, is_eval_prompt, tokens_with
-from treepo.tasks.chain_sums import MAX_RESULT, MIN_RESULT, Chain, worked_answer
+from treepo.tasks.chain_sums import MAX_RESULT, MIN_RESULT, Chain, ChainSums, worked_answer
 from treepo.tasks.settings import BaseModelSettings
 
 LABELS = ("abcde", "fghij", "klmno")
@@ -29,7 +29,7 @@ RIGHT_ROUTE_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Routes:
-    """A start, the steps of each route, the goal that each leads to, and the goal that is asked for."""
+    """A start, the steps of each route, the goal that each leads to, and the one that is asked for."""
 
     start: int
     steps: tuple[tuple[int, ...], ...]
@@ -38,12 +38,12 @@ class Routes:
 
     @property
     def prompt(self) -> str:
-        """The routes as text, such as `Y23a+4b-7c+8d+6Zf+2...X:`."""
+        """The routes as text, such as `23Za+4b-7c+8d+6Yf+2...:Y`."""
         routes = "".join(
-            "".join(f"{label}{step:+}" for label, step in zip(labels, steps, strict=False)) + goal
+            goal + "".join(f"{label}{step:+}" for label, step in zip(labels, steps, strict=False))
             for labels, steps, goal in zip(LABELS, self.steps, self.goals, strict=True)
         )
-        return f"{self.wanted}{self.start}{routes}:"
+        return f"{self.start}{routes}:{self.wanted}"
 
     @property
     def right(self) -> int:
@@ -77,8 +77,11 @@ class RouteSums(BuiltInTask):
     name = "route_sums"
     tokens = tokens_with("".join(LABELS) + GOALS)
     max_prompt_tokens = 53
-    example = "Y23a+4b-7c+8d+6Zf+2g+9h-3i+5Yk-4l+2m+6n+7X:"
-    pretraining = BaseModelSettings(careful_share=0.75, tokens_per_step=4000)
+    example = "23Za+4b-7c+8d+6Yf+2g+9h-3i+5Xk-4l+2m+6n+7:Y"
+    pretraining = BaseModelSettings(
+        careful_share=0.75, num_steps=160, tokens_per_step=4000, peak_lr=2e-3, num_warmup_steps=20
+    )
+    continues = ChainSums
 
     @staticmethod
     def draw(rng: random.Random) -> tuple[str, str]:
