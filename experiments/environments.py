@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m experiments.environments --seeds 0 1 2 3 4
 
-Independent episodes are stars, whose leaves GRPO or RLOO credits; all variants have the same width, problems and
+Independent episodes are stars, whose leaves GRPO credits; both variants have the same width, problems and
 learning rate. A run that is there is read, one that was interrupted is made again. What a run has spent does not count
 evaluations. Seconds of the processor are those of all threads of the process. Prints Markdown, and writes
 experiments/results/environments.json and docs/plots/environments.png.
@@ -30,12 +30,11 @@ from treepo.utils.io import replace_text
 TASKS = ("maze", "calculator")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "episodes, GRPO": ("grpo", {}),
-    "episodes, RLOO": ("grpo", {"credit": {"use": "RLOO"}}),
     "trees, TreePO": ("treepo", {}),
 }
 COSTS = ("decoded", "env_steps", "cpu_s", "wall_s")
 UNITS = {"decoded": "tokens decoded", "env_steps": "environment steps", "cpu_s": "s of processor", "step": "steps"}
-PLAN = {"steps": 24, "every": 4, "problems": 100, "samples": 2}
+PLAN = {"steps": 20, "every": 5, "problems": 64, "samples": 2}
 QUICK = {"steps": 2, "every": 1, "problems": 4, "samples": 2}
 
 Curves = dict[str, dict[str, list[Point]]]
@@ -83,7 +82,7 @@ def config_of(task: str, label: str, seed: int, plan: Mapping[str, int]) -> Conf
 
 def run_points(config: Config, plan: Mapping[str, int]) -> list[Point]:
     """Train and measure: a point before training, and one after every so many steps."""
-    run = build_run(config, lambda *_: None)
+    run = build_run(config, say_progress)
     spent, points = dict.fromkeys(COSTS, 0.0), [{"step": 0.0, **dict.fromkeys(COSTS, 0.0), **measured(run)}]
     for step in range(1, plan["steps"] + 1):
         began = process_time()
@@ -99,6 +98,12 @@ def run_points(config: Config, plan: Mapping[str, int]) -> list[Point]:
             points.append({"step": float(step), **rounded(spent), **measured(run)})
     run.close()
     return points
+
+
+def say_progress(step: int, total: int, loss: float) -> None:
+    """Print how far a base model is."""
+    if step % 50 == 0:
+        print(f"base model: step {step} of {total}, loss {loss:.3f}", flush=True)
 
 
 def num_env_steps(tree: Tree) -> int:

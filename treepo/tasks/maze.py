@@ -2,7 +2,7 @@
 
     4821:at3,gate8:    west3 -> at0,1b2d3a    east8 -> hall1    b -> hall2    d -> hall3    a
 
-Behind the gate lie three to five halls with four doors each, one of which leads on; the map says which. The gate closes
+Behind the gate lie two to four halls with four doors each, one of which leads on; the map says which. The gate closes
 behind the player, so who has not read the map first must guess. It is the active T-maze of Ni et al. 2023
 (arXiv 2307.03864), where an oracle at the far end says how to turn, with several turns in place of one.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from treepo.data.problem import AnswerFormat
 
 DOORS = "abcd"
-MIN_HALLS, MAX_HALLS = 3, 5
+MIN_HALLS, MAX_HALLS = 2, 4
 MAX_GATE = 9
 
 MOVE = re.compile(rf"(west|east)(\d)|([{DOORS}])")
@@ -156,7 +156,7 @@ class MazeGames(BuiltInTask):
     tokens = (PAD, BOS, EOS, *"0123456789", *DOORS, *":,", "west", "east", "at", "gate", "hall")
     max_prompt_tokens = 12
     example = "4821:at3,gate8:"
-    pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.4, num_steps=300)
+    pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.5, num_steps=300)
     answers: ClassVar[AnswerFormat] = NoAnswer()
 
     @staticmethod
