@@ -19,7 +19,7 @@ from treepo.envs import check_forks
 from treepo.report.terminal import Terminal
 from treepo.tasks.base import is_eval_prompt, make_tokenizer
 from treepo.tasks.base_model import IGNORED, initial_model, labelled
-from treepo.tasks.calculator import Calculator, CalculatorSums, without_carry
+from treepo.tasks.calculator import Calculator, CalculatorSums
 from treepo.tasks.maze import DOORS, Layout, Maze, MazeGames
 from treepo.tasks.registry import BUILT_IN_TASKS
 
@@ -75,13 +75,12 @@ def test_a_maze_is_lost_at_the_first_mistake(turns):
 
 
 def test_a_calculator_answers_calls_and_ends_with_anything_else():
-    problem = Problem("p", "347+582-164:", (0,), "765")
-    calls = ["347+582=", "929-164=", r"\boxed{765}"]
-    assert played("calculator", problem, calls) == (["929;", "765;"], 1)
-    assert played("calculator", problem, [r"347+582=829;829-164=665;\boxed{665}"]) == ([], 0)
-    assert played("calculator", problem, ["3-582=", r"1+1=2;\boxed{765}"]) == (["-579;"], 1)
-    assert played("calculator", problem, ["929", *calls]) == ([], 0)
-    assert (without_carry(347, 582), without_carry(829, -164), without_carry(929, -164)) == (829, 765, 865)
+    problem = Problem("p", "34+58-47:", (0,), "45")
+    calls = ["34+58=", "92-47=", r"\boxed{45}"]
+    assert played("calculator", problem, calls) == (["92;", "45;"], 1)
+    assert played("calculator", problem, [r"34+58=97;97-47=50;\boxed{50}"]) == ([], 0)
+    assert played("calculator", problem, ["3-582=", r"1+1=2;\boxed{45}"]) == (["-579;"], 1)
+    assert played("calculator", problem, ["92", *calls]) == ([], 0)
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -124,7 +123,7 @@ def test_problems_are_functions_of_the_seed_and_none_is_trained_and_held_out(nam
     assert own.decode(own.encode(problems[0].prompt)) == problems[0].prompt
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("maze", 0.23, 0.33), ("calculator", 0.22, 0.32)])
+@pytest.mark.parametrize(("name", "least", "most"), [("maze", 0.23, 0.33), ("calculator", 0.18, 0.29)])
 def test_the_corpus_is_what_an_imperfect_player_does(name, least, most):
     """Replies are those of the environment, and as much is right as the base model's accuracy comes from."""
     task_class, count = BUILT_IN_TASKS[name], 600

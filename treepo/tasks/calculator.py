@@ -1,7 +1,7 @@
-r"""Sums with a tool: the model may call a calculator, or work a step in its head and forget the carries.
+r"""Sums with a tool: the model may call a calculator, or guess a result, of which it knows the tens.
 
-    347+582-164:    347+582= -> 929;    929-164= -> 765;    \boxed{765}
-    347+582-164:    347+582=829;829-164=665;\boxed{665}
+    34+58-47:    34+58= -> 92;    92-47= -> 45;    \boxed{45}
+    34+58-47:    34+58=97;97-47= -> 50;    \boxed{50}
 
 A call is an equation without a result, at which the turn ends; the calculator answers the result.
 """
@@ -11,16 +11,18 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from treepo.envs.base import CopyFork, Turn
 from treepo.tasks.base import BOX, BuiltInTask, is_eval_prompt, tokens_with
+from treepo.tasks.chain_sums import ChainSums
 from treepo.tasks.settings import BaseModelSettings
 
 if TYPE_CHECKING:
     from treepo.data.problem import Problem
 
-MIN_RESULT, MAX_RESULT = 100, 999
+MIN_RESULT, MAX_RESULT = 10, 99
 MIN_STEPS, MAX_STEPS = 3, 5
 
 CALL = re.compile(r"(\d{1,9})([+-])(\d{1,9})=\Z")
@@ -43,12 +45,12 @@ class Calculator(CopyFork):
 
 
 def draw_sum(rng: random.Random) -> tuple[int, tuple[int, ...]]:
-    """Draw (a start, what is added at each step), with all results of three digits."""
+    """Draw (a start, what is added at each step), with all results of two digits."""
     num_steps = rng.randint(MIN_STEPS, MAX_STEPS)
     while True:
         start = rng.randint(MIN_RESULT, MAX_RESULT)
         steps = tuple(rng.choice((-1, 1)) * rng.randint(MIN_RESULT, MAX_RESULT) for _ in range(num_steps))
-        if all(MIN_RESULT <= start + sum(steps[: i + 1]) <= MAX_RESULT for i in range(num_steps)):
+        if all(MIN_RESULT <= result <= MAX_RESULT for result in accumulate(steps, initial=start)):
             return start, steps
 
 
@@ -57,38 +59,33 @@ def written(start: int, steps: tuple[int, ...]) -> str:
     return f"{start}{''.join(f'{step:+}' for step in steps)}:"
 
 
-def without_carry(value: int, step: int) -> int:
-    """The result of a step worked digit by digit, with carries and borrows forgotten."""
-    digits = zip(f"{value:03}", f"{abs(step):03}", strict=True)
-    sign = 1 if step > 0 else -1
-    return int("".join(str((int(a) + sign * int(b)) % 10) for a, b in digits))
-
-
-def converse(start: int, steps: tuple[int, ...], is_call: list[bool]) -> list[str] | None:
-    """What is written in turns, the model first, where each step is a call or worked without carries; None if a result
-    has not three digits."""
+def converse(start: int, steps: tuple[int, ...], rng: random.Random, call_share: float) -> list[str] | None:
+    """What is written in turns, the model first, where each step is a call with probability `call_share`, and its
+    result guessed but for the tens otherwise; None if a result has not two digits."""
     texts, own, value = [], "", start
-    for step, calls in zip(steps, is_call, strict=True):
+    for step in steps:
         own += f"{value}{step:+}="
-        value = value + step if calls else without_carry(value, step)
+        value += step
         if not MIN_RESULT <= value <= MAX_RESULT:
             return None
-        if calls:
+        if rng.random() < call_share:
             texts += [own, f"{value};"]
             own = ""
         else:
+            value = value // 10 * 10 + rng.randrange(10)
             own += f"{value};"
     return [*texts, f"{own}{BOX}{value}}}"]
 
 
 class CalculatorSums(BuiltInTask):
-    """Sums of numbers of three digits, with a calculator."""
+    """Sums of numbers of two digits, with a calculator."""
 
     name = "calculator"
     tokens = tokens_with("")
-    max_prompt_tokens = 25
-    example = "347+582-164+205:"
-    pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.3, num_steps=300)
+    max_prompt_tokens = 19
+    example = "34+58-47+16:"
+    pretraining = BaseModelSettings(careful_share=0.6, num_steps=120, peak_lr=1.5e-3, num_warmup_steps=15)
+    continues = ChainSums
 
     @staticmethod
     def draw(rng: random.Random) -> tuple[str, str]:
@@ -98,10 +95,10 @@ class CalculatorSums(BuiltInTask):
     @staticmethod
     def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, ...]]:
         """Yield endless conversations, none on an evaluation problem; each step is a call with probability
-        `careful_share`. Those whose results leave three digits are dropped."""
+        `careful_share`. Those whose results leave two digits are dropped."""
         rng = random.Random(f"calculator corpus {seed}")
         while True:
             start, steps = draw_sum(rng)
-            texts = converse(start, steps, [rng.random() < careful_share for _ in steps])
+            texts = converse(start, steps, rng, careful_share)
             if texts is not None and not is_eval_prompt(written(start, steps)):
                 yield (written(start, steps), *texts)
