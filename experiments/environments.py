@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python -m experiments.environments --seeds 0 1 2 3 4
 
 Independent episodes are stars, whose leaves GRPO credits; both variants have the same width, problems and
-learning rate. A run that is there is read, one that was interrupted is made again. What a run has spent does not count
+learning rate. A run that is there is read, one that was interrupted is made again; tasks that are not asked for
+stay in the results. What a run has spent does not count
 evaluations. Seconds of the processor are those of all threads of the process. Prints Markdown, and writes
 experiments/results/environments.json and docs/plots/environments.png.
 """
@@ -44,8 +45,8 @@ def main(tasks: Sequence[str], seeds: Sequence[int], out: Path, is_quick: bool) 
     """Run what is missing, print the tables, and write results and figure."""
     plan = QUICK if is_quick else PLAN
     curves: dict[str, Curves] = {task: {label: {} for label in VARIANTS} for task in tasks}
-    for seed in seeds:
-        for task in tasks:
+    for task in tasks:
+        for seed in seeds:
             for label in VARIANTS:
                 points = points_of(task, label, seed, plan, out)
                 curves[task][label][str(seed)] = points
@@ -54,10 +55,12 @@ def main(tasks: Sequence[str], seeds: Sequence[int], out: Path, is_quick: bool) 
         print(f"\n## {task}\n\n{table(curves[task])}")
     if is_quick:
         return
-    command = f"python -m experiments.environments --seeds {' '.join(map(str, seeds))}"
-    found = {"machine": machine() | {"command": command}, "plan": plan, "curves": curves}
-    RESULTS.joinpath("environments.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(curves, ROOT / "docs" / "plots" / "environments.png")
+    path = RESULTS / "environments.json"
+    before = json.loads(path.read_text())["curves"] if path.is_file() else {}
+    command = f"python -m experiments.environments --tasks {' '.join(tasks)} --seeds {' '.join(map(str, seeds))}"
+    found = {"machine": machine() | {"command": command}, "plan": plan, "curves": before | curves}
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found["curves"], ROOT / "docs" / "plots" / "environments.png")
 
 
 def points_of(task: str, label: str, seed: int, plan: Mapping[str, int], out: Path) -> list[Point]:

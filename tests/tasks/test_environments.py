@@ -14,10 +14,11 @@ import treepo
 from experiments.environments import num_env_steps
 from tests.parts import prepare
 from treepo.config.load import read_recipe, resolve
-from treepo.data.problem import Problem, Task
+from treepo.data.problem import Problem
 from treepo.envs import check_forks
+from treepo.envs.base import as_messages
 from treepo.report.terminal import Terminal
-from treepo.tasks.base import is_eval_prompt, make_tokenizer
+from treepo.tasks.base import BuiltInTask, is_eval_prompt, make_tokenizer
 from treepo.tasks.base_model import IGNORED, initial_model, labelled
 from treepo.tasks.calculator import Calculator, CalculatorSums
 from treepo.tasks.maze import DOORS, Layout, Maze, MazeGames
@@ -44,7 +45,7 @@ def played(name: str, problem: Problem, turns: list[str]) -> tuple[list[str], fl
     for text in turns:
         turn = environment.step(text)
         reward += turn.reward
-        replies += [message["content"] for message in turn.messages]
+        replies += [message["content"] for message in as_messages(turn.messages)]
         if turn.done:
             break
     return replies, reward
@@ -104,7 +105,7 @@ def test_forks_go_on_as_the_original_and_the_verdict_is_the_reward(name, turns, 
     assert verdict.correct == reward
 
 
-def task_of(name: str, seed: int = 0) -> Task:
+def task_of(name: str, seed: int = 0) -> BuiltInTask:
     task = BUILT_IN_TASKS[name]
     return task(make_tokenizer(task.tokens), seed)
 
@@ -117,7 +118,7 @@ def test_problems_are_functions_of_the_seed_and_none_is_trained_and_held_out(nam
     held_out = task.eval_problems(20)
     assert all(is_eval_prompt(p.prompt) for p in held_out) and not any(is_eval_prompt(p.prompt) for p in problems)
     assert max(len(p.prompt_ids) for p in problems + held_out) <= task_class.max_prompt_tokens
-    verdicts = task.verify([(p, task_class.example_response(task, p.ground_truth)) for p in problems])
+    verdicts = task.verify([(p, task.example_response(p.ground_truth)) for p in problems])
     assert all(verdict.correct == 1 for verdict in verdicts)
     own = make_tokenizer(task_class.tokens)
     assert own.decode(own.encode(problems[0].prompt)) == problems[0].prompt

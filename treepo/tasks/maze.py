@@ -87,7 +87,7 @@ class Maze(CopyFork):
                 return Turn(reward=float(end == len(text)), done=True)
         if not text or end < len(text):
             return Turn(done=True)
-        return Turn(self._seen())
+        return Turn(self.seen())
 
     def _move(self, move: re.Match[str]) -> bool:
         """Make a move; whether the player is still in the game."""
@@ -102,7 +102,8 @@ class Maze(CopyFork):
             self.hall = 0
         return 0 <= self.place <= self.layout.gate
 
-    def _seen(self) -> str:
+    def seen(self) -> str:
+        """What the player sees."""
         if self.hall is not None:
             return f"hall{self.hall + 1}"
         on_map = "".join(f"{hall}{door}" for hall, door in enumerate(self.layout.doors, start=1))
@@ -136,7 +137,7 @@ def play_imperfectly(prompt: str, rng: random.Random, map_share: float) -> list[
         texts.append(move)
         if turn.done:
             return texts
-        texts.append(str(turn.messages[0]["content"]))
+        texts.append(game.seen())
 
 
 class NoAnswer:
