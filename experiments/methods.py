@@ -11,7 +11,6 @@ VARIANTS = {
     "TreePO": Variant("treepo"),
     "TreePO, more initial divergence": Variant("treepo", {"initial_fork": {"low": 2, "high": 8}}),
     "Planned": Variant("treepo", {"branching": {"use": "Planned"}}),
-    "Planned, credit GRPO": Variant("treepo", {"branching": {"use": "Planned"}, "credit": {"use": "GRPO"}}),
 }
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ process: on a machine that does other things they can be compared where seconds 
 import argparse
 import json
 import platform
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -93,6 +94,7 @@ def main(name: str, variants_of: VariantsOf, description: str | None, seeds: Seq
     specs = {
         label: [run_spec(options.task, variant, layer, seed, plan) for seed in seeds]
         for label, variant in variants_of(config).items()
+        if label in options.variants or not options.variants
     }
     curves = run_all(specs, options.out, plan)
     shown = tables(curves, options.target)
@@ -100,6 +102,7 @@ def main(name: str, variants_of: VariantsOf, description: str | None, seeds: Seq
     if options.quick:
         return
     command = f"python -m experiments.{name} --task {options.task} --seeds {' '.join(map(str, seeds))}"
+    command += f" --variants {shlex.join(options.variants)}" if options.variants else ""
     found = {"machine": machine() | {"command": command}, "plan": asdict(plan), "baseline": layer}
     file = f"{name}-{options.task}"
     RESULTS.joinpath(f"{file}.json").write_text(json.dumps(found | {"curves": curves}, indent=1) + "\n")
@@ -116,11 +119,12 @@ def parsed(description: str | None, seeds: Sequence[int]) -> argparse.Namespace:
         "--task", default="chain_sums", help="its recipes are recipes/TASK_grpo.toml and TASK_treepo.toml"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--variants", nargs="+", default=[], help="rows of the table; all if not given")
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--every", type=int, default=default.every, help="steps between evaluations")
     parser.add_argument("--problems", type=int, default=default.problems, help="held-out problems")
     parser.add_argument("--samples", type=int, default=default.samples, help="answers to each")
-    parser.add_argument("--target", type=float, default=0.6, help="accuracy that the cost is given for")
+    parser.add_argument("--target", type=float, default=0.5, help="accuracy that the cost is given for")
     parser.add_argument("--out", type=Path, default=Path("runs/paired"), help="where runs are kept")
     parser.add_argument("--quick", action="store_true", help="one seed, two steps, nothing written but the runs")
     return parser.parse_args()

@@ -15,7 +15,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter, process_time
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from experiments.paired import machine, recipe_path, rounded
-from experiments.paired_stats import Point, at_cost, markdown, mean_interval, signed
+from experiments.paired_stats import Point, at_cost, markdown, mean_interval, signed, with_tables
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config
 from treepo.engine.base import SamplingParams
@@ -40,7 +39,8 @@ from treepo.verify.rewards import verify_trees
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "test_time_sampling.json"
 PLOT = ROOT / "docs" / "plots" / "test_time_sampling.png"
-TASKS = ("chain_sums", "route_sums")
+PAGE = ROOT / "docs" / "evidence.md"
+TASKS = ("chain_sums", "start_sums")
 WIDTHS = (4, 8, 16)
 SEQUENTIAL = "sequential"
 METHODS: dict[str, tuple[int, int]] = {
@@ -101,7 +101,8 @@ def curves_of(task: str, seeds: Sequence[int], options: argparse.Namespace) -> C
     known: dict[str, Point] = json.loads(path.read_text()) if path.is_file() else {}
     methods, run = (SEQUENTIAL, *METHODS), None
     # Methods take turns, so that a load that comes and goes meets all of them.
-    for seed, width, method in product(seeds, options.widths, methods):
+    turns = [(seed, width, method) for seed in seeds for width in options.widths for method in methods]
+    for seed, width, method in turns:
         key = f"{method}, {width}, {seed}"
         if key in known:
             continue
@@ -198,7 +199,8 @@ def main(options: argparse.Namespace) -> None:
     found: dict[str, Curves] = {}
     for task in options.tasks:
         found[task] = curves_of(task, options.seeds, options)
-        print(f"## {task}\n\n{table(found[task])}\n\n{at_equal_cost(found[task])}\n", flush=True)
+    shown = "\n\n".join(f"### {task}\n\n{table(own)}\n\n{at_equal_cost(own)}" for task, own in found.items())
+    print(shown)
     if options.quick:
         return
     about: dict[str, Any] = machine() | {
@@ -207,6 +209,7 @@ def main(options: argparse.Namespace) -> None:
     }
     RESULTS.write_text(json.dumps({"machine": about, "curves": found}, indent=1) + "\n")
     draw(found, PLOT)
+    PAGE.write_text(with_tables(PAGE.read_text(), "test_time_sampling", shown))
 
 
 def parsed() -> argparse.Namespace:

@@ -6,7 +6,7 @@ The paper's section 4.1 (figures 4 and 5) at a small scale: answers of a fixed l
 segments of which a tree forks in two at every end, against sequential sampling. Each engine is one `treepo bench
 rollout` in a process of its own; all variants of a workload take turns in every round, so that ratios hold on a machine
 that does other things, while rates do not. Figures go to experiments/results/throughput.json and
-docs/plots/throughput.png. --vllm-python: a Python that has vLLM, see docs/engines.md.
+docs/plots/throughput.png, the table to docs/evidence.md. --vllm-python: a Python that has vLLM, see docs/engines.md.
 """
 
 import argparse
@@ -20,13 +20,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from experiments.paired_stats import markdown
+from experiments.paired_stats import markdown, with_tables
 from treepo.bench.rollout import SEQUENTIAL
 from treepo.report.bench_results import ROLLOUT_NAME
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "throughput.json"
 PLOT = ROOT / "docs" / "plots" / "throughput.png"
+PAGE = ROOT / "docs" / "evidence.md"
 LENGTH = 128
 DEPTHS = (2, 4, 8, 16, 32)
 WIDTHS = (8, 16, 32)
@@ -146,6 +147,7 @@ def main(options: argparse.Namespace) -> None:
     about = {engine: {name: report[name] for name in ("command", "machine")} for engine, report in reports.items()}
     RESULTS.write_text(json.dumps({"about": about, "load": options.load, "rows": rows}, indent=1) + "\n")
     draw(rows, PLOT)
+    PAGE.write_text(with_tables(PAGE.read_text(), "throughput", table(rows)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Experiments with paired seeds: what they make of runs, against numbers worked out by hand, and a run that is tiny."""
 
+import json
 from dataclasses import replace
 from math import exp, isinf, log, sqrt
 from pathlib import Path
 
 import pytest
 
+from experiments import equal_tokens
+from experiments.estimators import differences
 from experiments.paired import QUICK, RunSpec, Variant, merged, run_one, run_spec
 from experiments.paired_stats import (
     COSTS,
@@ -18,6 +21,9 @@ from experiments.paired_stats import (
     to_target,
     with_tables,
 )
+from experiments.time_to_accuracy import ratios
+
+ROOT = Path(__file__).parent.parent
 
 
 def curve(*scores: float, step_cost: float) -> list[dict[str, float]]:
@@ -104,3 +110,19 @@ def test_a_run_is_measured_at_its_start_or_after_every_step(chain_model: Path, n
         assert 0 < points[0]["decoded"] < points[1]["decoded"] <= 2 * 2 * 2 * 2 * 16
     else:
         assert all(points[0][cost] == 0 for cost in COSTS)
+
+
+def test_the_page_says_what_the_results_of_older_experiments_say():
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    runs = json.loads((ROOT / "experiments/results/estimators.json").read_text())["runs"]
+    figures = {
+        name: {seed: {int(step): found for step, found in own.items()} for seed, own in by_seed.items()}
+        for name, by_seed in runs.items()
+    }
+    timed = json.loads((ROOT / "experiments/results/time_to_accuracy.json").read_text())["runs"]
+    rows = [row for row in differences(figures).splitlines() if row in page]
+    assert {"GRPO", "TreePO, by size", "TreePO, rejection", "TreePO, without root"} <= {
+        row.split(" | ")[0][2:] for row in rows
+    }
+    assert ratios(timed) in page
+    assert equal_tokens.table(equal_tokens.read("chain_sums"), equal_tokens.read("estimators")) in page

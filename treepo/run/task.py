@@ -81,7 +81,7 @@ def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> Task:
 
 def answers_of(config: Config) -> AnswerFormat:
     """How answers are written in the task that `build_task` would build."""
-    return answer_format(config.verifier) if config.data.is_given else built_in_task(config.task).answers
+    return answer_format(config.verifier) if config.data.is_given else built_in_task(config.task).answer_format
 
 
 def _max_prompt_len(config: Config, policy: Policy | TokenizerOnly, max_model_len: int) -> int:

@@ -43,7 +43,7 @@ class BuiltInTask(ABC):
     """How its base model is made."""
     continues: ClassVar[type[BuiltInTask] | None] = None
     """The task whose base model its own goes on from; the weights of tokens that both have are kept."""
-    answers: ClassVar[AnswerFormat] = ANSWERS
+    answer_format: ClassVar[AnswerFormat] = ANSWERS
 
     @staticmethod
     @abstractmethod
@@ -57,6 +57,10 @@ class BuiltInTask(ABC):
 
         In an environment what it replies and further turns of the model follow.
         """
+
+    @property
+    def answers(self) -> AnswerFormat:
+        return self.answer_format
 
     def training_problems(self, step: int, count: int) -> list[Problem]:
         """Return `count` distinct problems, none of the evaluation, the same for the same seed and step."""

@@ -9,14 +9,14 @@ from treepo.tasks.base import BuiltInTask
 from treepo.tasks.calculator import CalculatorSums
 from treepo.tasks.chain_sums import ChainSums
 from treepo.tasks.maze import MazeGames
-from treepo.tasks.route_sums import RouteSums
 from treepo.tasks.settings import TaskSettings
+from treepo.tasks.start_sums import StartSums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BUILT_IN_TASKS: dict[str, type[BuiltInTask]] = {
-    task.name: task for task in (ChainSums, RouteSums, MazeGames, CalculatorSums)
+    task.name: task for task in (ChainSums, StartSums, MazeGames, CalculatorSums)
 }
 
 
@@ -28,7 +28,7 @@ def built_in_task(settings: TaskSettings) -> type[BuiltInTask]:
 def make_task(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase, seed: int) -> BuiltInTask:
     """The task for a model. Raises SettingError if the model is that of another one."""
     task, own = built_in_task(settings), task_of_tokenizer(tokenizer)
-    if own not in (None, task):
+    if own is not None and own is not task:
         raise SettingError("task.name", f"the model knows the task {own.name!r} alone", settings.name)
     return task(tokenizer, seed)
 

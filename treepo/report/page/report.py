@@ -175,7 +175,7 @@ def find_decode(folder: RunFolder) -> Decode | None:
     for path in (str(folder.path / "model"), model_path):
         if path and (tokenizer := _load_tokenizer(path)) is not None:
             return partial(decoded, tokenizer)
-    task = BUILT_IN_TASKS.get(settings.get("task.name", TaskSettings().name))
+    task = BUILT_IN_TASKS.get(str(settings.get("task.name", TaskSettings().name)))
     if task is None or model_path != "" or settings.get("data.train"):
         return None
     return partial(decoded, make_tokenizer(task.tokens))
