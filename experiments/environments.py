@@ -28,14 +28,16 @@ from treepo.run.build import Run, build_run
 from treepo.tree import Tree
 from treepo.utils.io import replace_text
 
-TASKS = ("maze", "calculator")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "episodes, GRPO": ("grpo", {}),
     "trees, TreePO": ("treepo", {}),
 }
 COSTS = ("decoded", "env_steps", "cpu_s", "wall_s")
 UNITS = {"decoded": "tokens decoded", "env_steps": "environment steps", "cpu_s": "s of processor", "step": "steps"}
-PLAN = {"steps": 20, "every": 5, "problems": 64, "samples": 2}
+PLANS = {
+    "maze": {"steps": 20, "every": 5, "problems": 64, "samples": 2},
+    "calculator": {"steps": 12, "every": 2, "problems": 64, "samples": 2},
+}
 QUICK = {"steps": 2, "every": 1, "problems": 4, "samples": 2}
 
 Curves = dict[str, dict[str, list[Point]]]
@@ -43,12 +45,12 @@ Curves = dict[str, dict[str, list[Point]]]
 
 def main(tasks: Sequence[str], seeds: Sequence[int], out: Path, is_quick: bool) -> None:
     """Run what is missing, print the tables, and write results and figure."""
-    plan = QUICK if is_quick else PLAN
+    plans = dict.fromkeys(PLANS, QUICK) if is_quick else PLANS
     curves: dict[str, Curves] = {task: {label: {} for label in VARIANTS} for task in tasks}
     for task in tasks:
         for seed in seeds:
             for label in VARIANTS:
-                points = points_of(task, label, seed, plan, out)
+                points = points_of(task, label, seed, plans[task], out)
                 curves[task][label][str(seed)] = points
                 print(f"{task}, {label}, seed {seed}: {points[-1]}", flush=True)
     for task in tasks:
@@ -58,7 +60,7 @@ def main(tasks: Sequence[str], seeds: Sequence[int], out: Path, is_quick: bool) 
     path = RESULTS / "environments.json"
     before = json.loads(path.read_text())["curves"] if path.is_file() else {}
     command = f"python -m experiments.environments --tasks {' '.join(tasks)} --seeds {' '.join(map(str, seeds))}"
-    found = {"machine": machine() | {"command": command}, "plan": plan, "curves": before | curves}
+    found = {"machine": machine() | {"command": command}, "plans": plans, "curves": before | curves}
     path.write_text(json.dumps(found, indent=1) + "\n")
     draw(found["curves"], ROOT / "docs" / "plots" / "environments.png")
 
@@ -176,7 +178,7 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--tasks", nargs="+", default=list(PLANS), choices=PLANS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs/environments"), help="where runs are kept")
     parser.add_argument("--quick", action="store_true", help="one seed, two steps, nothing written but the runs")

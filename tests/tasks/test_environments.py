@@ -124,7 +124,7 @@ def test_problems_are_functions_of_the_seed_and_none_is_trained_and_held_out(nam
     assert own.decode(own.encode(problems[0].prompt)) == problems[0].prompt
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("maze", 0.23, 0.33), ("calculator", 0.18, 0.29)])
+@pytest.mark.parametrize(("name", "least", "most"), [("maze", 0.23, 0.33), ("calculator", 0.08, 0.18)])
 def test_the_corpus_is_what_an_imperfect_player_does(name, least, most):
     """Replies are those of the environment, and as much is right as the base model's accuracy comes from."""
     task_class, count = BUILT_IN_TASKS[name], 600

@@ -84,7 +84,7 @@ class CalculatorSums(BuiltInTask):
     tokens = tokens_with("")
     max_prompt_tokens = 19
     example = "34+58-47+16:"
-    pretraining = BaseModelSettings(careful_share=0.6, num_steps=120, peak_lr=1.5e-3, num_warmup_steps=15)
+    pretraining = BaseModelSettings(careful_share=0.45, num_steps=120, peak_lr=1.5e-3, num_warmup_steps=15)
     continues = ChainSums
 
     @staticmethod
