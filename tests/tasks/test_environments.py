@@ -67,10 +67,10 @@ def test_a_maze_is_lost_at_the_first_mistake(turns):
     """Past the ends of the corridor, doors where there are none, back through the gate, what is no move."""
     problem = Problem("p", "4821:at3,gate8:", (0,), "")
     doors = Layout.of(problem.prompt).doors
-    others = {"wrong": next(door for door in DOORS if door != doors[0]), "all": doors + "a"}
+    others: dict[str, str] = {"wrong": next(door for door in DOORS if door != doors[0]), "all": doors + "a"}
     maze = Maze()
     maze.reset(problem)
-    ends = [maze.step(others.get(text, text)) for text in turns]
+    ends = [maze.step(others[text] if text in others else text) for text in turns]
     assert [turn.done for turn in ends] == [False] * (len(turns) - 1) + [True]
     assert not any(turn.reward for turn in ends)
 

@@ -158,7 +158,7 @@ class MazeGames(BuiltInTask):
     max_prompt_tokens = 12
     example = "4821:at3,gate8:"
     pretraining = BaseModelSettings(hidden_size=64, ffn_size=192, num_layers=3, careful_share=0.5, num_steps=300)
-    answers: ClassVar[AnswerFormat] = NoAnswer()
+    answer_format: ClassVar[AnswerFormat] = NoAnswer()
 
     @staticmethod
     def draw(rng: random.Random) -> tuple[str, str]:
