@@ -63,14 +63,14 @@ def test_a_maze_is_won_by_who_reads_its_map():
 @pytest.mark.parametrize(
     "turns", [["west4"], ["east6"], ["a"], ["east5", "west3"], ["north3"], [""], ["east5", "wrong"], ["east5", "all"]]
 )
-def test_a_maze_is_lost_at_the_first_mistake(turns):
+def test_a_maze_is_lost_at_the_first_mistake(turns: list[str]) -> None:
     """Past the ends of the corridor, doors where there are none, back through the gate, what is no move."""
     problem = Problem("p", "4821:at3,gate8:", (0,), "")
     doors = Layout.of(problem.prompt).doors
     others: dict[str, str] = {"wrong": next(door for door in DOORS if door != doors[0]), "all": doors + "a"}
     maze = Maze()
     maze.reset(problem)
-    ends = [maze.step(others[text] if text in others else text) for text in turns]
+    ends = [maze.step(others.get(text, text)) for text in turns]
     assert [turn.done for turn in ends] == [False] * (len(turns) - 1) + [True]
     assert not any(turn.reward for turn in ends)
 
