@@ -12,7 +12,7 @@ from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
 from treepo.data.reasoning_gym import is_gym
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
-from treepo.envs.settings import EnvironmentSettings
+from treepo.envs.settings import BUILT_IN, EnvironmentSettings
 from treepo.errors import SettingError
 from treepo.grow import (
     Backtrack,
@@ -234,6 +234,7 @@ class Config:
             if others:
                 message = f"judges problems of reasoning_gym alone: name a verifier that judges {others[0]!r}, too"
                 raise SettingError("verifier.use", message, "ReasoningGymVerifier")
+        _check_environment(self)
         reward, longest = self.reward, self.tree.max_response_tokens
         if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
             message = "must be 0 where nothing is verified (verifier.use = 'NoVerifier'): give reward.functions"
@@ -277,6 +278,15 @@ class Config:
             raise SettingError("train.overlap", message, self.train.overlap)
 
 
+def _check_environment(config: Config) -> None:
+    """Raise SettingError for a built-in task of several turns without its environment, or with another one's."""
+    task, factory = config.task.name, config.environment.factory
+    is_missing = task in BUILT_IN and not factory
+    if not config.data.is_given and task != factory and (is_missing or factory in BUILT_IN):
+        message = f"does not go together with the built-in task {task!r} (task.name)"
+        raise SettingError("environment.factory", message, factory)
+
+
 Settings = Mapping[str, Mapping[str, Any]]
 """Settings as TOML holds them: section -> key -> value."""
 
@@ -294,6 +304,11 @@ BUILT_IN_TASK: Settings = {
 }
 """What differs from the defaults when neither a recipe nor a dataset is given: a built-in task's model of 0.8M
 parameters learns at other rates."""
+
+ENVIRONMENTS: Mapping[str, Settings] = {
+    name: {"environment": {"factory": name, "max_observed_tokens": 64}} for name in BUILT_IN
+}
+"""What differs from the defaults for built-in tasks of several turns, by their names."""
 
 REASONING_GYM: Settings = {
     "verifier": {"use": "ReasoningGymVerifier"},

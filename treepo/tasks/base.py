@@ -52,8 +52,11 @@ class BuiltInTask(ABC):
 
     @staticmethod
     @abstractmethod
-    def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
-        """Yield endless (prompt, worked answer) pairs to pretrain on, none of them an evaluation problem."""
+    def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, ...]]:
+        """Yield endless (prompt, worked answer) pairs to pretrain on, none of them an evaluation problem.
+
+        In an environment what it replies and further turns of the model follow.
+        """
 
     @property
     def answers(self) -> AnswerFormat:
@@ -77,6 +80,10 @@ class BuiltInTask(ABC):
             outcome = Outcome.NO_ANSWER if extracted is None else Outcome.GRADED
             verdicts.append(Verdict(correct, outcome, extracted))
         return verdicts
+
+    def example_response(self, ground_truth: str) -> str:
+        """Return a response that is right."""
+        return ANSWERS.example_response(ground_truth)
 
     def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Return whether the texts of each pair are the same."""
@@ -134,5 +141,5 @@ def make_tokenizer(tokens: Sequence[str]) -> PreTrainedTokenizerFast:
         model_max_length=256,
     )
     # Without merges a word falls apart into characters; an added token stays whole.
-    tokenizer.add_tokens([BOX])
+    tokenizer.add_tokens([token for token in tokens if len(token) > 1 and token not in (PAD, BOS, EOS)])
     return tokenizer

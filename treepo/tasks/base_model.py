@@ -153,17 +153,15 @@ Batch = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def pretraining_batches(
-    corpus: Iterator[tuple[str, str]], tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings
+    corpus: Iterator[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings
 ) -> Iterator[Batch]:
-    """Yield endless batches of (prompt, worked answer) pairs, of about `tokens_per_step` tokens each."""
+    """Yield endless batches of what a corpus holds (see `BuiltInTask.draw_corpus`), of about `tokens_per_step` tokens
+    each."""
     while True:
         rows: list[tuple[list[int], list[int]]] = []
         num_tokens = 0
         while num_tokens < settings.tokens_per_step:
-            prompt, answer = next(corpus)
-            prompt_ids = [BOS_ID, *tokenizer.encode(prompt)]
-            answer_ids = [*tokenizer.encode(answer), EOS_ID]
-            rows.append((prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids))
+            rows.append(labelled(next(corpus), tokenizer))
             num_tokens += len(rows[-1][0])
         rows.sort(key=lambda row: len(row[0]))
         size = math.ceil(len(rows) / settings.num_buckets)
@@ -171,6 +169,19 @@ def pretraining_batches(
             (pad_right([ids for ids, _ in part], PAD_ID), pad_right([labels for _, labels in part], IGNORED))
             for part in (rows[i : i + size] for i in range(0, len(rows), size))
         ]
+
+
+def labelled(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a prompt and what follows it: what the model writes, each time with an end of sequence, has
+    labels, what it is replied has none."""
+    ids, labels = [BOS_ID], [IGNORED]
+    for number, text in enumerate(texts):
+        own = tokenizer.encode(text)
+        is_answer = number % 2 == 1
+        own += [EOS_ID] * is_answer
+        ids += own
+        labels += own if is_answer else [IGNORED] * len(own)
+    return ids, labels
 
 
 def pad_right(rows: list[list[int]], padding: int) -> torch.Tensor:

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 from treepo.errors import SettingError
 from treepo.tasks.base import BuiltInTask
+from treepo.tasks.calculator import CalculatorSums
 from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.maze import MazeGames
 from treepo.tasks.settings import TaskSettings
 from treepo.tasks.start_sums import StartSums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BUILT_IN_TASKS: dict[str, type[BuiltInTask]] = {task.name: task for task in (ChainSums, StartSums)}
+BUILT_IN_TASKS: dict[str, type[BuiltInTask]] = {
+    task.name: task for task in (ChainSums, StartSums, MazeGames, CalculatorSums)
+}
 
 
 def built_in_task(settings: TaskSettings) -> type[BuiltInTask]:

@@ -8,9 +8,10 @@ from typing import Literal
 class TaskSettings:
     """The built-in task, where no dataset is given (see docs/tasks.md)."""
 
-    name: Literal["chain_sums", "start_sums"] = "chain_sums"
+    name: Literal["chain_sums", "start_sums", "maze", "calculator"] = "chain_sums"
     """chain_sums: additions and subtractions, worked step by step. start_sums: the same from one of three starts, which
-    the first token of an answer chooses."""
+    the first token of an answer chooses. maze, calculator: environments of several turns, a game with hidden state and
+    sums with a tool (see docs/environments.md)."""
 
 
 @dataclass(frozen=True)
