@@ -1,7 +1,6 @@
 """One tree for one prompt, grown as in training."""
 
 from dataclasses import replace
-from functools import partial
 
 from treepo.config.schema import Config
 from treepo.data.problem import Problem
@@ -9,14 +8,12 @@ from treepo.engine.base import Engine
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
+from treepo.run.asked import asked, first_asked
 from treepo.run.build import Run
-from treepo.run.datasets import first_problem
 from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.reasoning import for_prompts
 from treepo.run.sampler import build_sampler
 from treepo.run.task import answers_of
-from treepo.tasks.base import encode_prompt
-from treepo.tasks.registry import built_in_task, task_of_tokenizer
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
 
@@ -30,7 +27,7 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
     """
     with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
-    problem = _first_problem(config, policy) if prompt is None else _problem(config, policy, prompt)
+    problem = first_asked(config, policy) if prompt is None else asked(config, policy, prompt)
     config = replace(config, verifier=for_prompts(config.verifier, [problem.prompt_ids], policy.decode))
     engine = engine_for(config, policy)
     try:
@@ -45,33 +42,11 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
 def grow_tree(run: Run, prompt: str) -> Tree:
     """Grow the tree of a prompt with the parts of a run; raises what `sample_tree` does."""
     config, policy = run.config, run.policy
-    problem = _problem(config, policy, prompt)
+    problem = asked(config, policy, prompt)
     _check_fits(problem, config, policy, run.trainer.engine)
     with run.trainer.serving():
         ((_, tree),) = run.trainer.sampler.grow([problem], derive_seed(config.train.seed, "sample"))
     return tree
-
-
-def _first_problem(config: Config, policy: Policy) -> Problem:
-    """What is asked where no prompt is given. An environment writes its own for a problem without a question."""
-    if config.environment.is_given and config.data.is_given:
-        return first_problem(config, policy.tokenizer)
-    if config.environment.is_given:
-        return Problem("sample", "", tuple(config.prompt.encoder(policy.tokenizer)("")), ground_truth="")
-    return built_in_task(config.task)(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
-
-
-def _problem(config: Config, policy: Policy, prompt: str) -> Problem:
-    """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
-    own = task_of_tokenizer(policy.tokenizer)
-    tools = config.environment.tool_set()
-    encoder = config.prompt.encoder(policy.tokenizer, tools.schemas if tools else ())
-    encode = partial(encode_prompt, policy.tokenizer) if own else encoder
-    prompt_ids = tuple(encode(prompt))
-    if own and policy.decode(prompt_ids) != prompt:
-        reason = f"has characters that the built-in task has no tokens for; its problems look like {own.example}"
-        raise SettingError("prompt", f"{prompt[:100]!r} {reason}")
-    return Problem(prompt, prompt, prompt_ids, ground_truth="")
 
 
 def _check_fits(problem: Problem, config: Config, policy: Policy, engine: Engine) -> None:

@@ -1,0 +1,33 @@
+"""The problem that a tree is grown for outside training."""
+
+from functools import partial
+
+from treepo.config.schema import Config
+from treepo.data.problem import Problem
+from treepo.errors import SettingError
+from treepo.model.policy import Policy
+from treepo.run.datasets import first_problem
+from treepo.tasks.base import encode_prompt
+from treepo.tasks.registry import built_in_task, task_of_tokenizer
+
+
+def first_asked(config: Config, policy: Policy) -> Problem:
+    """What is asked where no prompt is given. An environment writes its own for a problem without a question."""
+    if config.environment.is_given and config.data.is_given:
+        return first_problem(config, policy.tokenizer)
+    if config.environment.is_given:
+        return Problem("sample", "", tuple(config.prompt.encoder(policy.tokenizer)("")), ground_truth="")
+    return built_in_task(config.task)(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
+
+
+def asked(config: Config, policy: Policy, prompt: str) -> Problem:
+    """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
+    own = task_of_tokenizer(policy.tokenizer)
+    tools = config.environment.tool_set()
+    encoder = config.prompt.encoder(policy.tokenizer, tools.schemas if tools else ())
+    encode = partial(encode_prompt, policy.tokenizer) if own else encoder
+    prompt_ids = tuple(encode(prompt))
+    if own and policy.decode(prompt_ids) != prompt:
+        reason = f"has characters that the built-in task has no tokens for; its problems look like {own.example}"
+        raise SettingError("prompt", f"{prompt[:100]!r} {reason}")
+    return Problem(prompt, prompt, prompt_ids, ground_truth="")
