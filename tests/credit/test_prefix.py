@@ -29,7 +29,6 @@ def tempo(tree: Tree, rewards: np.ndarray) -> list[np.ndarray]:
     return Advantages.by(TEMPO(), TEMPO()(tree, rewards)).by_token(tree)
 
 
-@pytest.mark.quick
 def test_tempo_is_that_of_its_release() -> None:
     """Its own function on groups of 2 to 8 responses, recorded by record_tempo.py; it computes in single precision."""
     for case in RELEASE:
@@ -40,7 +39,6 @@ def test_tempo_is_that_of_its_release() -> None:
             np.testing.assert_allclose(own, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.quick
 def test_tempo_by_hand() -> None:
     """Four responses with rewards 1, 0, 0, 1: mean .5, std 1/sqrt(3). Behind "5" the mean is 1/3, behind "5 6" .5."""
     tree = Tree.from_prompt("p", np.array([7]), 0)

@@ -117,7 +117,6 @@ def test_logits_that_are_not_finite_are_an_error_where_a_row_has_not_ended(monke
         results_of(engine, [SampleRequest(1, ids, 5, 0)])
 
 
-@pytest.mark.quick
 def test_few_sizes_have_little_padding() -> None:
     """Each size is captured in a graph of its own."""
     sizes = [padded_size(n) for n in range(1, 1025)]

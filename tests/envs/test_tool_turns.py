@@ -68,7 +68,6 @@ def grown(**environment: Any) -> tuple[Tree, Any]:
     return tree, tokenizer
 
 
-@pytest.mark.quick
 def test_calls_are_made_where_paths_made_them():
     """Each path answers with what the tool returned for its own call; the result is observed, the rest sampled."""
     tree, tokenizer = grown()

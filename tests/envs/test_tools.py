@@ -95,7 +95,6 @@ def answered(*calls: ToolCall) -> list[str]:
     return [message["content"] for message in turn.messages]
 
 
-@pytest.mark.quick
 def test_calls_are_made_in_order_and_mistakes_are_answered_in_words():
     calls = [call("add", a=3, b=4), call("wait", seconds=0.5), call("add", a="5"), call("wait", seconds=9)]
     assert answered(*calls) == ["7", '{"waited": 0.5}', "6", "error: ValueError: too"]

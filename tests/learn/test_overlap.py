@@ -116,7 +116,6 @@ def test_trees_are_of_one_version_of_the_weights() -> None:
         list(growing)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize(
     ("section", "changed", "path"),
     [

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -81,7 +80,6 @@ def test_each_process_holds_its_shards_and_one_layer(tmp_path: Path) -> None:
             assert 0.5 < share < 1.1, kind
 
 
-@pytest.mark.quick
 def test_what_lies_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     """An index may name any path."""
     folder = save_tiny_model(tmp_path / "model")
