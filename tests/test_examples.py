@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import sys
+import tempfile
 import tomllib
 import types
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import treepo
 from tests.trees import add_segment
 from treepo.cli.common import split_overrides
 from treepo.cli.main import main
@@ -33,7 +35,8 @@ from treepo.verify.rewards import Answers, ShapedReward
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 EXAMPLE = EXAMPLES / "tree_loop.py"
-OWN = sorted({*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")} - {EXAMPLE})
+# Not the whole algorithm in one file, nor an environment together with the provider of its snapshots.
+OWN = sorted({*EXAMPLES.glob("*.py"), *EXAMPLES.glob("*.ipynb")} - {EXAMPLE, EXAMPLES / "database.py"})
 REWARDS = (ROOT / "docs" / "rewards.md").read_text()
 
 
@@ -144,6 +147,26 @@ def test_the_environment_of_the_example_forks():
     ways = ["east", "south", "nowhere", "east", "south", "west", "south", "east"]
     for number in range(5):
         check_forks(maze, ways, Problem(f"maze {number}", "", (0,), ""))
+
+
+def test_the_database_of_the_example_forks(tmp_path, monkeypatch):
+    """By snapshots, which are gone at the end; statements that reach for other files are answered with an error."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    make_shop = runpy.run_path(str(EXAMPLES / "database.py"), run_name="example")["make_shop"]
+    statements = [
+        "SELECT * FROM items",
+        "UPDATE items SET price = 11 WHERE name = 'pear'",
+        "DROP TABLE items",
+        "nonsense",
+    ]
+    statements += ["ATTACH 'other.db' AS other", "UPDATE items SET price = price + 10 - price % 10", "SELECT 1"]
+    check_forks(make_shop, statements, Problem("shop", "", (0,), ""))
+    shop = make_shop()
+    shop.reset(Problem("shop", "", (0,), ""))
+    assert "not authorized" in shop.step(statements[4]).messages[0]["content"]
+    assert shop.step(statements[5]) == treepo.Turn("[]", 1.0, done=True)
+    shop.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_tool_of_the_example_is_described():

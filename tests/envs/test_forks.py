@@ -3,6 +3,8 @@
 import asyncio
 import threading
 import time
+from copy import deepcopy
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.envs.games import AsyncGame, Erratic, Game, Plain, Shared
 from treepo.data.problem import Problem
-from treepo.envs import ReplayFork, Turn, check_forks
+from treepo.envs import ReplayFork, SnapshotFork, Turn, check_forks
 from treepo.envs.pool import EnvironmentPool
 from treepo.errors import EnvironmentDivergedError, SettingError, StrategyError
 
@@ -23,6 +25,49 @@ KINDS["async replayed"] = lambda: ReplayFork(AsyncGame)
 @given(actions=ACTIONS, name=st.text("pq", max_size=3))
 def test_forked_equals_replayed(kind, actions, name):
     check_forks(KINDS[kind], actions, Problem(name, "", (0,), ""))
+
+
+class Kept(Game):
+    """A game in a sandbox: `snapshots` holds one entry for each that is kept."""
+
+    snapshots: ClassVar[list["Kept"]] = []
+
+    def snapshot(self) -> "Kept":
+        self.snapshots.append(deepcopy(self))
+        return self.snapshots[-1]
+
+    def __deepcopy__(self, memo: dict) -> "Kept":
+        other = super().__deepcopy__(memo)
+        other.__class__ = Kept
+        return other  # pyright: ignore[reportReturnType]
+
+    async def restore(self) -> "Kept":
+        return deepcopy(self)
+
+    def delete(self) -> None:
+        self.snapshots.remove(self)
+
+
+@given(actions=ACTIONS, name=st.text("pq", max_size=3))
+def test_snapshots_fork_and_are_deleted(actions, name):
+    """Each once, also where several forks are restored from it and others never act."""
+    check_forks(lambda: SnapshotFork(Kept), actions, Problem(name, "", (0,), ""))
+    assert Kept.snapshots == []
+
+
+def test_a_snapshot_is_taken_once_per_state():
+    """However often it forks there; forks that never act restore nothing."""
+    environment = SnapshotFork(Kept)
+    environment.reset(Problem("p", "", (0,), ""))
+    forks = [environment.fork() for _ in range(3)]
+    forks.append(forks[0].fork())
+    assert len(Kept.snapshots) == 1 and all(fork.inner is None for fork in forks)
+    environment.step("a")
+    for fork in forks[1:]:
+        fork.close()
+    assert len(Kept.snapshots) == 1
+    forks[0].close()
+    assert Kept.snapshots == []
 
 
 def test_a_fork_that_shares_state_is_found():
