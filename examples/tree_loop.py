@@ -29,8 +29,9 @@ from treepo.learn.packing import PackedTree, pack
 from treepo.learn.scoring import Scorer, collate
 from treepo.learn.updater import with_leaf_weights
 from treepo.model.policy import Policy, load_policy
+from treepo.tasks.base import ANSWERS
 from treepo.tasks.base_model import find_or_make_base_model
-from treepo.tasks.chain_sums import ANSWERS, ChainSums
+from treepo.tasks.chain_sums import ChainSums
 from treepo.tree import Tree
 from treepo.utils.io import default_cache_folder
 

@@ -41,11 +41,11 @@ COLORS = {"GRPO": "tab:gray", "TreePO": "tab:green", "Planned": "tab:blue"}
 COSTS = {"seconds": "time/step_s", "decoded": "tokens/decoded", "forwarded": "tokens/forwarded"}
 
 
-def main(seeds: list[int], minutes: float, every: int, out: Path) -> None:
+def main(names: list[str], seeds: list[int], minutes: float, every: int, out: Path) -> None:
     """Run what is missing, in processes of their own, then print and write the figures."""
-    curves: dict[str, dict[int, list[dict[str, float]]]] = {name: {} for name in VARIANTS}
+    curves: dict[str, dict[int, list[dict[str, float]]]] = {name: {} for name in names}
     for seed in seeds:
-        for name in VARIANTS:
+        for name in names:
             folder = out / f"{name.lower()}-{seed}"
             if not (folder / "model").is_dir():
                 options = ["--one", name, "--seeds", str(seed), "--minutes", str(minutes), "--every", str(every)]
@@ -146,6 +146,7 @@ def draw(curves: dict[str, dict[int, list[dict[str, float]]]], path: Path) -> No
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=6.0, help="of training, for each run")
     parser.add_argument("--every", type=int, default=5, help="steps between evaluations")
@@ -155,4 +156,4 @@ if __name__ == "__main__":
     if given.one:
         run_one(given.one, given.seeds[0], given.minutes, given.every, given.out)
     else:
-        main(given.seeds, given.minutes, given.every, given.out)
+        main(given.variants, given.seeds, given.minutes, given.every, given.out)

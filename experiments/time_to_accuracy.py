@@ -1,6 +1,6 @@
 """How long TreePO and GRPO train until they are right on 60% of held-out problems, with and without packing.
 
-    OMP_NUM_THREADS=2 python experiments/time_to_accuracy.py --seeds 0 1 2 3 4       # about 15 minutes on two cores
+    OMP_NUM_THREADS=2 python -m experiments.time_to_accuracy --seeds 0 1 2 3 4       # about 15 minutes on two cores
 
 The built-in task and its recipes. Held-out accuracy (400 problems, 2 answers each at temperature 1) is measured after
 every step; only the steps count as time. The four variants of a seed run one after another, each in a process of its
@@ -18,6 +18,7 @@ from statistics import median
 import torch
 import transformers
 
+from experiments.paired_stats import ratio_interval
 from treepo.config.load import read_recipe, resolve
 from treepo.run.build import build_run
 
@@ -44,17 +45,19 @@ def main(seeds: list[int], target: float, max_steps: int) -> None:
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "command": f"python experiments/time_to_accuracy.py --seeds {' '.join(map(str, seeds))}",
+        "command": f"python -m experiments.time_to_accuracy --seeds {' '.join(map(str, seeds))}",
     }
     results = HERE / "results" / "time_to_accuracy.json"
     results.write_text(json.dumps({"machine": machine, "target": target, "runs": runs}, indent=1) + "\n")
-    print(table(runs, target))
+    print(table(runs, target), ratios(runs), sep="\n\n")
 
 
 def in_own_process(name: str, seed: int, target: float, max_steps: int) -> dict:
     """The figures of one run."""
     options = ["--one", name, "--seeds", str(seed), "--target", str(target), "--max-steps", str(max_steps)]
-    done = subprocess.run([sys.executable, __file__, *options], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.time_to_accuracy", *options], check=True, stdout=subprocess.PIPE, text=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -101,6 +104,20 @@ def table(runs: dict[str, list[dict]], target: float) -> str:
         shown = [f"{median(c):,.4g} ({min(c):,.4g} - {max(c):,.4g})" for c in columns]
         missed = sum(not r["reached"] for r in own)
         rows.append(f"| {name}{f' ({missed} never)' if missed else ''} | {' | '.join(shown)} |")
+    return "\n".join(rows)
+
+
+PAIRS = (("TreePO", "GRPO"), ("GRPO", "GRPO, no packing"), ("TreePO", "TreePO, no packing"))
+
+
+def ratios(runs: dict[str, list[dict]]) -> str:
+    """Markdown: ratios of medians, and the 95% t interval of the paired ratios."""
+    kinds = ("steps", "seconds", "forwarded")
+    rows = ["| | steps | seconds | tokens forwarded |", "|" + "---|" * 4]
+    for one, other in PAIRS:
+        pairs = [([r[kind] for r in runs[one]], [r[kind] for r in runs[other]]) for kind in kinds]
+        cells = ["{:.2f} ({:.2f} to {:.2f})".format(*ratio_interval(*pair)) for pair in pairs]
+        rows.append(f"| {one} over {other} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import settings
 
 from tests.real_data import real_file
-from treepo.tasks.base_model import BaseModelSettings, make_base_model
+from treepo.tasks.base_model import make_base_model
+from treepo.tasks.settings import BaseModelSettings
 
 # On a busy machine a single example may take any time.
 settings.register_profile("any load", deadline=None)

@@ -33,6 +33,7 @@ BESIDE = {
     ("report", "evaluate"),
     ("verify", "data"),
     ("grow", "envs"),
+    ("tasks", "envs"),
     ("distributed", "errors"),
     ("distributed", "utils"),
     ("utils", "errors"),

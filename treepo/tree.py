@@ -97,15 +97,17 @@ class Tree:
     """All trajectories grown for one problem. While it grows, node indices never change; `split` only adds nodes.
 
     num_dropped: tokens that were decoded for it and belong to no node.
-    num_fallbacks: points inside finished trajectories, or at the prompt, to which it backtracked. decode: token ids to
-    text, where somebody has set it so that the tree can show itself. environments: by leaf, for reward functions that
-    look at them. Both are neither compared nor pickled.
+    num_fallbacks: points inside finished trajectories, or at the prompt, to which it backtracked. weights_version: the
+    training step whose weights it was sampled from, 0 for the initial ones; None where nobody has said. decode: token
+    ids to text, where somebody has set it so that the tree can show itself. environments: by leaf, for reward functions
+    that look at them. Both are neither compared nor pickled.
     """
 
     problem_id: str
     nodes: list[Node] = field(default_factory=list)
     num_dropped: int = 0
     num_fallbacks: int = 0
+    weights_version: int | None = None
     decode: "Callable[[Sequence[int]], str] | None" = field(default=None, compare=False)
     environments: dict[int, Any] = field(default_factory=dict, compare=False)
 

@@ -83,7 +83,7 @@ def test_a_benchmark_is_shown_in_the_page_of_a_run(tmp_path):
 def test_charts_of_folders_with_the_same_name_are_told_apart(tmp_path):
     """They had the same ids, so that all of them showed what the second folder holds; `a_b` and `a-b` give the same
     id without having the same name."""
-    content = (Path(__file__).parents[2] / "experiments/results/test_time_sampling.json").read_text()
+    content = (Path(__file__).parents[2] / "experiments/results/sampling_methods.json").read_text()
     names = ("1/ev", "2/ev", "a_b", "a-b", "ev-2")
     for name in names:
         (tmp_path / name).mkdir(parents=True)

@@ -26,7 +26,7 @@ def wide_terminal(monkeypatch):
 @pytest.fixture
 def base_model(chain_model, monkeypatch) -> Path:
     """A base model of the built-in task that nobody has to wait for."""
-    monkeypatch.setattr("treepo.run.model_path.find_base_model", lambda report: str(chain_model))
+    monkeypatch.setattr("treepo.run.model_path.find_base_model", lambda *_: str(chain_model))
     return chain_model
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from treepo.engine.torch.attention import BlockTable, CpuKernel
+from treepo.engine.torch.attention import BlockTable
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.kv_cache import BLOCK, spans_of
 from treepo.model.forward import TorchOperations
 from treepo.model.kernels.compile import load_kernels

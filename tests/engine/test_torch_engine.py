@@ -260,7 +260,7 @@ def test_without_a_compiler_torch_does_the_same(kind: str, monkeypatch: pytest.M
     """Where decode_attention.c cannot be built keys are gathered; tokens, ends and scores agree, windows and all."""
     requests = [request(np.tile(PROMPT, 1 + i % 3), 12, seed=i) for i in range(12)]
     wanted = run_all(TorchEngine(make_tiny_model(kind), [EOS]), requests)
-    monkeypatch.setattr("treepo.engine.torch.engine.load_kernels", lambda name: None)
+    monkeypatch.setattr("treepo.engine.torch.backends.load_kernels", lambda name: None)
     monkeypatch.setattr("treepo.engine.torch.attention.MAX_GATHERED", 50)
     engine = TorchEngine(make_tiny_model(kind), [EOS])
     assert isinstance(engine.kernel, GatherKernel)

@@ -36,7 +36,10 @@ for groups, heads_per_group, size, window, dtype in [
     rows = rng.integers(3, size=7)
     seen = np.array([rng.integers(1, lens[r] + 1) for r in rows])
     outputs = []
-    for kernel in (TritonKernel(), GatherKernel()):
+    split = TritonKernel()
+    # As if there were 100 processors: few queries share them.
+    split.num_processors = lambda device: 100
+    for kernel in (TritonKernel(), split, GatherKernel()):
         assert kernel.supports(key, value)
         pool = KVCache(60, dtype)
         pool.reserve(60)
@@ -45,46 +48,79 @@ for groups, heads_per_group, size, window, dtype in [
         table = BlockTable(starts=slots, counts=slots, slots=slots, rows=rows, lens=seen)
         outputs.append((kernel.attend(query, keys, values, table, 0.2, window), keys.clone(), values.clone()))
     tolerance = 2e-2 if dtype == half else 1e-5
-    torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=tolerance, atol=tolerance)
-    assert torch.equal(outputs[0][1], outputs[1][1]) and torch.equal(outputs[0][2], outputs[1][2])
+    for output in outputs[:2]:
+        torch.testing.assert_close(output[0], outputs[2][0], rtol=tolerance, atol=tolerance)
+        assert torch.equal(output[1], outputs[2][1]) and torch.equal(output[2], outputs[2][2])
     print("equal", groups, heads_per_group, size, window, dtype)
+
+from treepo.engine.base import SamplingParams
+from treepo.engine.sampling import BatchSamplingParams, draw, split_drawn
+from treepo.engine.triton_sampling import draw_fused
+
+kinds = [
+    {}, {"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 3000},
+    {"top_k": 40, "top_p": 0.95, "min_p": 0.01, "temperature": 1.4},
+]
+batch = BatchSamplingParams.of([SamplingParams(**kind) for kind in kinds])
+numbers, tensors = torch.from_numpy(rng.random(len(kinds))).to(device), [torch.from_numpy(x) for x in batch.arrays()]
+tensors = [x.to(device) for x in tensors]
+for vocab_size, dtype, rounding in ((29, torch.float32, 1), (2100, half, 2)):
+    logits = torch.from_numpy(rng.normal(size=(len(kinds), vocab_size)) * 3)
+    # Many equal ones: which of them are kept follows from their order.
+    logits = (torch.round(logits / rounding) * rounding).to(device, dtype)
+    tokens, logprobs = split_drawn(draw_fused(logits, numbers, tensors, has_greedy=True, truncates=True))
+    # On the CPU rows are sorted.
+    expected = split_drawn(draw(logits.cpu(), numbers.cpu(), batch.kinds, [x.cpu() for x in tensors]))
+    assert tokens.tolist() == expected[0].tolist()
+    np.testing.assert_allclose(logprobs, expected[1], atol=1e-5)
+    print("drawn", vocab_size, dtype)
 """
 
 
-def test_attention_and_storage_equal_those_in_torch() -> None:
-    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Triton reads whether it is to
-    interpret when it is imported, so this runs in a process of its own."""
+def test_attention_storage_and_sampling_equal_those_in_torch() -> None:
+    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Tokens are sampled without a
+    sort as with one, also where many are equally likely. Triton reads whether it is to interpret when it is imported,
+    so this runs in a process of its own."""
     import torch
 
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 5
+    assert done.stdout.count("equal") == 5 and done.stdout.count("drawn") == 2
 
 
 SHARED_MEMORY = 99 * 1024
 """Bytes that a program may have on the GPUs with the least, compute capability 8.6 and 8.9."""
 
 
-def compiled(fn: Any, arguments: dict[str, str], constants: dict[str, int], **options: Any) -> Any:
-    """A kernel for a GPU of a `capability`, which need not be there."""
+def compiled(
+    fn: Any, arguments: dict[str, str], constants: dict[str, int], multiples: tuple[str, ...] = (), **options: Any
+) -> Any:
+    """A kernel for a GPU of a `capability`, which need not be there. multiples: numbers that are multiples of 16."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler import compile as compile_kernel
 
     signature = arguments | dict.fromkeys(constants, "constexpr")
     # Tensors begin at multiples of 16 bytes.
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(arguments.values()) if kind.startswith("*")}
+    is_aligned = [kind.startswith("*") or name in multiples for name, kind in arguments.items()]
+    aligned = {(i,): [["tt.divisibility", 16]] for i, one in enumerate(is_aligned) if one}
     source = ASTSource(fn=fn, signature=signature, constexprs=constants, attrs=aligned)
     return compile_kernel(source, target=GPUTarget("cuda", options.pop("capability"), 32), options=options)
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "heads_per_group", "size"),
-    [(80, "bf16", 6, 128), (80, "fp32", 1, 256), (90, "bf16", 8, 96), (90, "bf16", 3, 64)],
+    ("capability", "dtype", "heads_per_group", "size", "splits"),
+    [(80, "bf16", 6, 128, 1), (80, "fp32", 1, 256, 2), (90, "bf16", 8, 96, 8), (90, "bf16", 3, 64, 1)],
 )
 def test_keys_and_values_are_copied_16_bytes_at_a_time(
-    capability: int, dtype: str, heads_per_group: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capability: int,
+    dtype: str,
+    heads_per_group: int,
+    size: int,
+    splits: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Keys used to lie with the slots of a block innermost: each thread read them in 64 loads of two bytes, which
     waited for memory. Now both are copied asynchronously, the next ones while these are multiplied."""
@@ -93,9 +129,13 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
 
     sizes = module.tile_sizes(heads_per_group, size, 2 if dtype == "bf16" else 4)
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
+    tensors |= {"output": "*fp32"} if splits > 1 else {}
+    tensors |= {"logsums": "*fp32"}
     table = dict.fromkeys(("slots", "rows", "lens"), "*i32")
     numbers = {"row_len": "i32", "num_groups": "i32", "scale": "fp32", "window": "i32"}
-    kernel = compiled(module._attend, tensors | table | numbers, sizes, capability=capability, **module.OPTIONS)
+    kernel = compiled(
+        module._attend, tensors | table | numbers, sizes | {"SPLITS": splits}, capability=capability, **module.OPTIONS
+    )
     ptx = kernel.asm["ptx"]
     # Keys and values, before the loop and in it, by 128 threads with 16 bytes each.
     tile_bytes = sizes["SLOTS"] * sizes["PADDED"] * (2 if dtype == "bf16" else 4)
@@ -105,6 +145,10 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     assert set(copies) <= {"10", "4"} and copies.count("4") <= 4
     assert not re.search(r"ld\.global[.\w]*\.[bu](8|16)\b", ptx)
     assert kernel.metadata.shared <= SHARED_MEMORY
+    if splits > 1:
+        merged = {"parts": "*fp32", "logsums": "*fp32", "output": f"*{dtype}"}
+        constants = {"SPLITS": splits, "D": size, "PADDED": sizes["PADDED"]}
+        compiled(module._merge, merged, constants, capability=capability, **module.OPTIONS)
 
 
 def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +161,24 @@ def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypat
     ptx = compiled(module._store, tensors, sizes, capability=90, **module.STORE_OPTIONS).asm["ptx"]
     stores = re.findall(r"st\.global[.\w]*", ptx)
     assert stores and all(re.search(r"v[248]|b(32|64|128)", store) for store in stores)
+
+
+@pytest.mark.parametrize(("capability", "truncates"), [(80, False), (90, True)])
+def test_logits_are_read_16_bytes_at_a_time(
+    capability: int, truncates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the vocabulary is a multiple of 16, as it mostly is; and nothing is written but tokens and
+    log-probabilities."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from treepo.engine import triton_sampling as module
+
+    tensors = {"logits": "*bf16", "thresholds": "*fp64", "divisors": "*fp32", "argmax_wins": "*i1", "top_k": "*i64"}
+    tensors |= {"top_p": "*fp64", "min_p": "*fp64", "drawn": "*i32"}
+    kinds = {"HAS_GREEDY": False, "TRUNCATES": truncates, "TILE": module.TILE}
+    sizes, options = {"size": "i32", "stride": "i32"}, module.OPTIONS | {"capability": capability}
+    ptx = compiled(module._draw, tensors | sizes, kinds, ("size", "stride"), **options).asm["ptx"]
+    loads = re.findall(r"ld\.global[.\w]*", ptx)
+    assert any("v4.b32" in load for load in loads)
+    # The logit of the token.
+    assert sum(load.endswith("16") for load in loads) <= 1
+    assert ptx.count("st.global") <= 2

@@ -16,7 +16,8 @@ from treepo.grow.stopping import StopRules
 from treepo.learn.packing import pack
 from treepo.learn.scoring import Scorer, collate
 from treepo.model.policy import Policy, load_policy
-from treepo.tasks.chain_sums import ANSWERS, ChainSums
+from treepo.tasks.base import ANSWERS
+from treepo.tasks.chain_sums import ChainSums
 from treepo.tree import Tree
 
 

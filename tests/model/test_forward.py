@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.models import KINDS, make_tiny_model
-from treepo.engine.torch.attention import CpuKernel
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model.attention import TreeAttention
 from treepo.model.forward import FUSED_TYPES, FusedForward, PlainForward, TorchOperations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.models import make_tiny_model
 from treepo.config.load import resolve
-from treepo.engine.torch.attention import CpuKernel
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model import linear_maps
 from treepo.model.adapters import add_adapter

@@ -14,7 +14,7 @@ UPDATE = ROOT / "benchmarks/results/update-hidden256.json"
 ROLLOUT = ROOT / "benchmarks/results/rollout-0.8M-16x6x32.json"
 SCALING = ROOT / "benchmarks/results/rollout-0.8M-scaling.json"
 GRID = ROOT / "benchmarks/results/rollout-0.8M-grid.json"
-EVALUATION = ROOT / "experiments/results/test_time_sampling.json"
+EVALUATION = ROOT / "experiments/results/sampling_methods.json"
 
 
 def charts(path: Path) -> dict[str, dict]:

@@ -14,7 +14,7 @@ from treepo.errors import SettingError
 from treepo.model.policy import Policy, load_policy
 from treepo.run.reasoning import for_prompts
 from treepo.run.task import build_task
-from treepo.tasks.chain_sums import MAX_PROMPT_TOKENS
+from treepo.tasks.chain_sums import ChainSums
 from treepo.verify.numeric import NumericVerifier
 from treepo.verify.task import VerifiedTask
 
@@ -147,9 +147,9 @@ def test_no_room_for_a_prompt_stops_the_run(
 
 def test_the_built_in_task_needs_room_for_its_longest_prompt(policy: Policy) -> None:
     config = resolve({"tree": TREE})
-    build_task(config, policy, 8 + MAX_PROMPT_TOKENS)
+    build_task(config, policy, 8 + ChainSums.max_prompt_tokens)
     with pytest.raises(ValueError, match="^tree: responses of 8 tokens"):
-        build_task(config, policy, 8 + MAX_PROMPT_TOKENS - 1)
+        build_task(config, policy, 8 + ChainSums.max_prompt_tokens - 1)
 
 
 def test_problems_of_files_with_the_same_name_are_told_apart(policy: Policy, tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_other_folders_are_left_alone(
 
 def test_the_built_in_task_alone(monkeypatch: pytest.MonkeyPatch, chain_model: Path, tmp_path: Path) -> None:
     """Without problems, models and a number: as many as a training run would ask; there are tens of millions."""
-    monkeypatch.setattr("treepo.run.model_path.find_base_model", lambda report: str(chain_model))
+    monkeypatch.setattr("treepo.run.model_path.find_base_model", lambda *_: str(chain_model))
     assert evaluate("--samples", 1, "--sampling", "greedy", "--eval.num_problems", 3, "--out", tmp_path / "out") == 0
     (row,) = figures(tmp_path / "out")
     assert (row["model"], row["overall"]["num_problems"]) == ("base model", 3)

@@ -24,7 +24,8 @@ from treepo.learn.scoring import collate
 from treepo.learn.updater import Updater
 from treepo.report.run_log import MetricsLog
 from treepo.run import model_path
-from treepo.tasks.base_model import BaseModelSettings, find_or_make_base_model
+from treepo.tasks.base_model import find_or_make_base_model
+from treepo.tasks.settings import BaseModelSettings
 
 CODES = [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EACCES]
 

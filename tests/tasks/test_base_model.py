@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from treepo.tasks.base import BOS_ID, EOS_ID, PAD_ID, is_eval_prompt
 from treepo.tasks.base_model import (
     IGNORED,
-    BaseModelSettings,
     backward,
     find_or_make_base_model,
     initial_model,
@@ -19,7 +19,8 @@ from treepo.tasks.base_model import (
     pad_right,
     pretraining_batches,
 )
-from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, is_eval_prompt, make_chain_tokenizer
+from treepo.tasks.chain_sums import draw_corpus, make_chain_tokenizer
+from treepo.tasks.settings import BaseModelSettings
 
 QUICK = BaseModelSettings(num_steps=3, tokens_per_step=400, num_warmup_steps=1)
 EXAMPLE = r"b55+5=60,60+2=62;\boxed{62}"
@@ -68,7 +69,7 @@ def test_pretraining_lowers_the_loss_and_reports_each_step() -> None:
 def test_a_batch_holds_whole_answers_of_training_prompts_and_ignores_the_rest() -> None:
     tokenizer = make_chain_tokenizer()
     settings = BaseModelSettings()
-    for batch in islice(pretraining_batches(0, tokenizer, settings), 3):
+    for batch in islice(pretraining_batches(draw_corpus(0, 0.45), tokenizer, settings), 3):
         assert len(batch) == settings.num_buckets
         num_tokens = sum(int(ids.ne(PAD_ID).sum()) for ids, _ in batch)
         assert 3000 <= num_tokens < 3130
@@ -88,7 +89,7 @@ def test_a_batch_holds_whole_answers_of_training_prompts_and_ignores_the_rest() 
 
 def test_parts_of_a_batch_and_their_padding_change_nothing() -> None:
     tokenizer = make_chain_tokenizer()
-    (batch,) = islice(pretraining_batches(0, tokenizer, QUICK), 1)
+    (batch,) = islice(pretraining_batches(draw_corpus(0, 0.45), tokenizer, QUICK), 1)
     single = [
         (ids[None, :length], labels[None, :length])
         for part_ids, part_labels in batch

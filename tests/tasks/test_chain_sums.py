@@ -9,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from treepo.data.problem import Problem, Task
+from treepo.tasks.base import is_eval_prompt
 from treepo.tasks.chain_sums import (
-    MAX_PROMPT_TOKENS,
-    TOKENS,
     Chain,
     ChainSums,
     draw_chain,
     draw_corpus,
-    is_eval_prompt,
     make_chain_tokenizer,
     work_step,
     worked_answer,
@@ -54,7 +52,7 @@ def drawn(count: int) -> list[Chain]:
 def test_the_longest_prompt_has_as_many_tokens_as_said() -> None:
     """The room that the engine must have for prompts depends on it."""
     lengths = [len(p.prompt_ids) for p in ChainSums(TOKENIZER, 0).training_problems(0, 300)]
-    assert max(lengths) == MAX_PROMPT_TOKENS
+    assert max(lengths) == ChainSums.max_prompt_tokens
 
 
 # --- the examples of the specification, token for token
@@ -273,13 +271,13 @@ def test_a_negative_count_is_refused() -> None:
 
 
 def test_the_tokenizer_has_29_tokens() -> None:
-    assert len(TOKENIZER) == len(TOKENS) == len(set(TOKENS)) == 29
-    assert TOKENIZER.convert_ids_to_tokens(list(range(29))) == list(TOKENS)
+    assert len(TOKENIZER) == len(ChainSums.tokens) == len(set(ChainSums.tokens)) == 29
+    assert TOKENIZER.convert_ids_to_tokens(list(range(29))) == list(ChainSums.tokens)
     special = (TOKENIZER.pad_token_id, TOKENIZER.bos_token_id, TOKENIZER.eos_token_id)
     assert special == (0, 1, 2)
 
 
-@given(st.lists(st.sampled_from(TOKENS[3:])))
+@given(st.lists(st.sampled_from(ChainSums.tokens[3:])))
 def test_text_round_trips_token_for_token(tokens: list[str]) -> None:
     text = "".join(tokens)
     ids = TOKENIZER.encode(text)

@@ -25,8 +25,9 @@ from treepo.errors import SettingError
 from treepo.model.policy import Policy, load_policy
 from treepo.model.settings import ModelSettings
 from treepo.report.bench_results import BenchReport
-from treepo.tasks.base_model import BaseModelSettings, initial_model
+from treepo.tasks.base_model import initial_model
 from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.tasks.settings import BaseModelSettings
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
 

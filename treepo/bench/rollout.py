@@ -20,7 +20,8 @@ from treepo.report.bench_results import RolloutMeasurement, RolloutStats, Rollou
 from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import find_base_model
 from treepo.run.parts import close_parts
-from treepo.tasks.chain_sums import ANSWERS, ChainSums
+from treepo.tasks.base import ANSWERS
+from treepo.tasks.chain_sums import ChainSums
 from treepo.utils import ProgressCallback
 
 SEQUENTIAL = "sequential"

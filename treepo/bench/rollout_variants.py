@@ -26,7 +26,7 @@ from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.learn.packing import num_distinct
 from treepo.report.bench_results import RolloutCounts
-from treepo.tasks.chain_sums import ANSWERS
+from treepo.tasks.base import ANSWERS
 from treepo.tree import ROOT, Node, StopReason, Tree
 
 PAD_ID = 0

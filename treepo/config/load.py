@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 import tomli_w
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.config.schema import REASONING_GYM, Config, Settings
+from treepo.config.schema import ENVIRONMENTS, REASONING_GYM, Config, Settings
 from treepo.config.suggest import suggest
 from treepo.data.reasoning_gym import is_gym
 from treepo.errors import SettingError
@@ -34,8 +34,17 @@ Section = dataclasses.Field[Any]
 
 
 def resolve(*layers: Settings) -> Config:
-    """The settings of a run; see `resolve_as`. Where all datasets are reasoning-gym's, its own defaults hold."""
-    return resolve_as(Config, _of_reasoning_gym(layers), *layers)
+    """The settings of a run; see `resolve_as`. Where all datasets are reasoning-gym's, its own defaults hold, and so do
+    those of a built-in task of several turns."""
+    return resolve_as(Config, _of_reasoning_gym(layers), _of_task(layers), *layers)
+
+
+def _of_task(layers: Sequence[Settings]) -> Settings:
+    """ENVIRONMENTS of the built-in task that layers name, if no dataset is given."""
+    names = [layer.get("task", {}) for layer in layers]
+    named = [task.get("name") if isinstance(task, Mapping) else getattr(task, "name", None) for task in names]
+    last = next((name for name in reversed(named) if isinstance(name, str)), "")
+    return {} if any(_sources(layers)) else ENVIRONMENTS.get(last, {})
 
 
 def _of_reasoning_gym(layers: Sequence[Settings]) -> Settings:

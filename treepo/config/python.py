@@ -52,6 +52,7 @@ class TreePOConfig:
 
     model: Any = None
     data: Any = None
+    task: Any = None
     prompt: Any = None
     verifier: Any = None
     verifier_pool: Any = None

@@ -12,12 +12,23 @@ from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
 from treepo.data.reasoning_gym import is_gym
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
-from treepo.envs.settings import EnvironmentSettings
+from treepo.envs.settings import BUILT_IN, EnvironmentSettings
 from treepo.errors import SettingError
-from treepo.grow import Backtrack, Branching, EvenBranching, Fallback, InitialFork, Stopping, StopRules, TreeShape
+from treepo.grow import (
+    Backtrack,
+    Branching,
+    EvenBranching,
+    Fallback,
+    InitialFork,
+    Planned,
+    Stopping,
+    StopRules,
+    TreeShape,
+)
 from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
+from treepo.tasks.settings import TaskSettings
 from treepo.verify import MathVerifier, NoVerifier, ReasoningGymVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
@@ -181,6 +192,7 @@ class Config:
 
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
+    task: TaskSettings = TaskSettings()
     prompt: PromptTemplate = PromptTemplate()
     verifier: Verifier = MathVerifier()
     verifier_pool: VerifierPoolSettings = VerifierPoolSettings()
@@ -208,6 +220,7 @@ class Config:
     processes: ProcessSettings = ProcessSettings()
 
     def __post_init__(self) -> None:
+        self._check_overlap()
         if self.credit.per_node and self.loss.per_trajectory:
             raise SettingError(
                 "loss.use",
@@ -221,6 +234,7 @@ class Config:
             if others:
                 message = f"judges problems of reasoning_gym alone: name a verifier that judges {others[0]!r}, too"
                 raise SettingError("verifier.use", message, "ReasoningGymVerifier")
+        _check_environment(self)
         reward, longest = self.reward, self.tree.max_response_tokens
         if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
             message = "must be 0 where nothing is verified (verifier.use = 'NoVerifier'): give reward.functions"
@@ -241,6 +255,37 @@ class Config:
                 f"{reward.length_neutral}",
             )
 
+    def _check_overlap(self) -> None:
+        """Raise SettingError for what cannot grow beside an update, or would be silently wrong."""
+        if not self.train.overlap:
+            return
+        message = ""
+        if self.engine.kind != "servers":
+            message = (
+                "needs engine.kind = 'servers': the embedded engine samples from the weights that change meanwhile, "
+                "vllm in the memory of the update"
+            )
+        elif (self.engine.top_k, self.engine.top_p, self.engine.min_p) != (0, 1.0, 0.0):
+            message = (
+                "needs engine.top_k = 0, engine.top_p = 1 and engine.min_p = 0: importance weights are ratios to the "
+                "whole distribution"
+            )
+        elif self.dynamic_sampling.max_rounds > 1:
+            message = "needs dynamic_sampling.max_rounds = 1: a further round would wait for the trees of all processes"
+        elif isinstance(self.branching, Planned):
+            message = "is not for branching.use = 'Planned', which plans a step from the trees of the one before"
+        if message:
+            raise SettingError("train.overlap", message, self.train.overlap)
+
+
+def _check_environment(config: Config) -> None:
+    """Raise SettingError for a built-in task of several turns without its environment, or with another one's."""
+    task, factory = config.task.name, config.environment.factory
+    is_missing = task in BUILT_IN and not factory
+    if not config.data.is_given and task != factory and (is_missing or factory in BUILT_IN):
+        message = f"does not go together with the built-in task {task!r} (task.name)"
+        raise SettingError("environment.factory", message, factory)
+
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Settings as TOML holds them: section -> key -> value."""
@@ -257,8 +302,13 @@ BUILT_IN_TASK: Settings = {
     "optim": {"lr": 2e-4, "warmup_steps": 5, "betas": [0.9, 0.95], "weight_decay": 0.0},
     "train": {"num_steps": 35, "prompts_per_step": 32, "num_mini_batches": 2},
 }
-"""What differs from the defaults when neither a recipe nor a dataset is given: the built-in task's model of 0.8M
+"""What differs from the defaults when neither a recipe nor a dataset is given: a built-in task's model of 0.8M
 parameters learns at other rates."""
+
+ENVIRONMENTS: Mapping[str, Settings] = {
+    name: {"environment": {"factory": name, "max_observed_tokens": 64}} for name in BUILT_IN
+}
+"""What differs from the defaults for built-in tasks of several turns, by their names."""
 
 REASONING_GYM: Settings = {
     "verifier": {"use": "ReasoningGymVerifier"},

@@ -126,6 +126,12 @@ class Engine(Protocol):
     reads_model: bool = True
     """Whether it computes with the model's own weights, not with a copy."""
 
+    is_shared: bool = False
+    """Whether the engines of several processes are one, which the first process alone gives weights."""
+
+    num_updates: int = 0
+    """How often `update_weights` has given it weights."""
+
     @property
     def num_free_slots(self) -> int:
         """Requests that could be submitted now and be decoded at once; 0 or less if none."""

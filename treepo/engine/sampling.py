@@ -5,6 +5,7 @@ Letters: S samples · M rows of logits · V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,15 @@ CHUNK = 2048
 
 KnownIds = Callable[[int], np.ndarray]
 """number of a sample -> its token ids so far, prompt and output."""
+
+
+@dataclass(frozen=True)
+class SamplingKinds:
+    """What any of several samples needs: a temperature other than 1, the likeliest token, tokens left out."""
+
+    scales: bool
+    has_greedy: bool
+    truncates: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +64,19 @@ class BatchSamplingParams:
     def truncates(self) -> bool:
         """Whether any sample leaves tokens out."""
         return bool((self.top_k > 0).any() or (self.top_p < 1).any() or (self.min_p > 0).any())
+
+    @property
+    def kinds(self) -> SamplingKinds:
+        """What the samples need."""
+        is_greedy = self.temperature == 0
+        return SamplingKinds(bool(((self.temperature != 1) & ~is_greedy).any()), bool(is_greedy.any()), self.truncates)
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return what `draw` needs on the device: divisors of logits, which samples take the likeliest token, and
+        top_k, top_p and min_p."""
+        is_greedy = self.temperature == 0
+        divisors = np.where(is_greedy, 1.0, self.temperature).astype(np.float32)
+        return [divisors, is_greedy, self.top_k, self.top_p, self.min_p]
 
     @property
     def penalizes(self) -> bool:
@@ -99,28 +122,53 @@ def sample_tokens(
     is_plain = not params.truncates and not params.penalizes
     if device.type == "cpu" and is_large and is_plain and (kernels := load_kernels("sampling.c")):
         return _sample_compiled(kernels, logits.contiguous(), logits_rows, params.temperature, numbers)
-    is_greedy = params.temperature == 0
-    scales = np.where(is_greedy, 1.0, params.temperature).astype(np.float32)
     is_picked = len(logits_rows) != len(logits) or (logits_rows != np.arange(len(logits))).any()
-    arrays = logits_rows, scales, numbers, is_greedy, params.top_k, params.top_p, params.min_p
-    rows, divisors, thresholds, argmax_wins, *truncation = send(arrays, device)
-    logits = (logits[rows] if is_picked else logits).float()
+    rows, thresholds, *tensors = send([logits_rows, numbers, *params.arrays()], device)
+    logits = logits[rows] if is_picked else logits
     if params.penalizes:
         assert known_ids is not None, "a repetition penalty needs the tokens so far"
-        logits = _penalized(logits, params.repetition_penalty, known_ids)
-    if (scales != 1).any():
+        logits = _penalized(logits.float(), params.repetition_penalty, known_ids)
+    # One copy: for each of them the host waits until the device has done all before it.
+    return split_drawn(draw(logits, thresholds, params.kinds, tensors))
+
+
+def split_drawn(drawn: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What `draw` returns, or many of them [..., 2, S], as token ids int32 and log-probabilities float32 [..., S]."""
+    both = drawn.cpu().numpy()
+    return both[..., 0, :], both[..., 1, :].view(np.float32)
+
+
+def draw(logits: Tensor, thresholds: Tensor, kinds: SamplingKinds, tensors: Sequence[Tensor]) -> Tensor:
+    """Draw a token from each row of logits [S, V] on their device, for which the host does not wait.
+
+    thresholds: float64 [S], each sample's number. tensors: BatchSamplingParams.arrays on the device. Returns int32
+    [2, S]: token ids, and the bits of their log-probabilities; see sample_tokens.
+    """
+    if logits.device.type == "cuda" and (fused := _load_fused()):
+        return fused(logits, thresholds, tensors, has_greedy=kinds.has_greedy, truncates=kinds.truncates)
+    divisors, argmax_wins, *truncation = tensors
+    logits = logits.float()
+    if kinds.scales:
         logits = logits / divisors[:, None]
     logprobs = torch.log_softmax(logits, dim=-1)
     probs = logprobs.exp()
-    if params.truncates:
+    if kinds.truncates:
         probs = _truncated(probs, *(x[:, None] for x in truncation))
     tokens = _invert(probs, thresholds)
-    if is_greedy.any():
+    if kinds.has_greedy:
         tokens = torch.where(argmax_wins, logits.argmax(-1), tokens)
     chosen = logprobs.gather(1, tokens[:, None]).squeeze(1)
-    # One copy: for each of them the host waits until the device has done all before it.
-    both = torch.stack([tokens.int(), chosen.view(torch.int32)]).cpu().numpy()
-    return both[0], both[1].view(np.float32)
+    return torch.stack([tokens.int(), chosen.view(torch.int32)])
+
+
+@cache
+def _load_fused() -> Callable[..., Tensor] | None:
+    """Return the kernel for GPUs, if there is Triton."""
+    try:
+        from treepo.engine.triton_sampling import draw_fused  # noqa: PLC0415 - Triton is there on GPUs only
+    except ImportError:
+        return None
+    return draw_fused
 
 
 def _penalized(logits: Tensor, penalties: np.ndarray, known_ids: KnownIds) -> Tensor:

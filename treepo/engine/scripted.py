@@ -64,6 +64,7 @@ class ScriptedEngine(Engine):
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Do nothing: a script has no weights."""
         assert not self.waiting and not self.running, "weights change only between requests"
+        self.num_updates += 1
 
     def close(self) -> None:
         self.waiting.clear()

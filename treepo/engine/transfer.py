@@ -18,13 +18,29 @@ def send(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
     """
     if device.type == "cpu":
         return [torch.from_numpy(array) for array in arrays]
-    ends = np.cumsum([-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays]).tolist()
-    starts = [0, *ends[:-1]]
-    packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for array, start in zip(arrays, starts, strict=True):
-        packed.numpy()[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    sent = packed.to(device, non_blocking=True)
-    return [
-        sent[start : start + array.nbytes].view(torch.from_numpy(array[:0]).dtype).view(array.shape)
-        for array, start in zip(arrays, starts, strict=True)
-    ]
+    bytes_of_all = torch.empty(packed_size(arrays), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    pack_into(bytes_of_all.numpy(), arrays)
+    return unpacked(bytes_of_all.to(device, non_blocking=True), arrays)
+
+
+def packed_size(arrays: Sequence[np.ndarray]) -> int:
+    """Bytes that arrays take one after the other."""
+    return sum(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)
+
+
+def pack_into(target: np.ndarray, arrays: Sequence[np.ndarray]) -> None:
+    """Copy arrays one after the other into uint8 [bytes]."""
+    start = 0
+    for array in arrays:
+        target[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        start += packed_size([array])
+
+
+def unpacked(packed: Tensor, arrays: Sequence[np.ndarray]) -> list[Tensor]:
+    """Return views of uint8 [bytes], with the types and shapes of the arrays that were packed there."""
+    views, start = [], 0
+    for array in arrays:
+        part = packed[start : start + array.nbytes]
+        views.append(part.view(torch.from_numpy(array[:0]).dtype).view(array.shape))
+        start += packed_size([array])
+    return views

@@ -70,6 +70,7 @@ class TransformersEngine(Engine):
         """Do nothing: the weights are those of the engine's own model."""
         assert model is self.model, "the engine samples from the model it was made with"
         assert not self.waiting, "weights change only between requests"
+        self.num_updates += 1
 
     def close(self) -> None:
         self.waiting.clear()

@@ -15,10 +15,12 @@ def serving(engine: Engine, model: PreTrainedModel) -> AbstractContextManager[No
 
 
 def give_weights(engine: Engine, model: PreTrainedModel, processes: DistContext = SINGLE_PROCESS) -> None:
-    """Give a model's weights to the engines of all processes: to the first one's, and then to those that follow it."""
+    """Give a model's weights to the engines of all processes: at once, or, where they share servers, to the first one's
+    and then to those that follow it."""
+    leads = processes.is_first or not engine.is_shared
     with serving(engine, model):
         with processes.synced_errors():
-            (engine.update_weights if processes.is_first else engine.join_update)(model)
+            (engine.update_weights if leads else engine.join_update)(model)
         with processes.synced_errors():
-            if not processes.is_first:
+            if not leads:
                 engine.update_weights(model)

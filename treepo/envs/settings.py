@@ -10,13 +10,17 @@ from treepo.errors import SettingError
 from treepo.utils import GIVEN
 from treepo.utils.imports import make_importable
 
+BUILT_IN = {"maze": "treepo.tasks.maze:Maze", "calculator": "treepo.tasks.calculator:Calculator"}
+"""The environments of built-in tasks, each by the name of its task."""
+
 
 @dataclass(frozen=True)
 class EnvironmentSettings:
     """What answers the model, turn by turn, if something does."""
 
     factory: str = ""
-    """What makes environments, a class or a function as module:name; none if empty: a single turn."""
+    """What makes environments, a class or a function as module:name; none if empty: a single turn. maze, calculator:
+    those of the built-in tasks."""
 
     tools: tuple[str | Callable[..., Any], ...] = ()
     """Functions that the model may call, each module:function with type hints and a Google docstring."""
@@ -45,10 +49,12 @@ class EnvironmentSettings:
         if not self.timeout_s > 0:
             raise SettingError("timeout_s", "must be positive", self.timeout_s)
         named = {"factory": [self.factory], "tools": self.tools, "tool_factory": [self.tool_factory]}
+        known = {"factory": BUILT_IN}
         for name, values in named.items():
             for value in values:
-                if isinstance(value, str) and value and ":" not in value:
-                    raise SettingError(name, "must be module:name", value)
+                if isinstance(value, str) and value and ":" not in value and value not in known.get(name, ()):
+                    names = " or ".join(["module:name", *known.get(name, ())])
+                    raise SettingError(name, f"must be {names}", value)
         if self.factory and self.has_tools:
             raise SettingError("tools", "are for runs without environment.factory, which makes its own turns")
 
@@ -82,7 +88,7 @@ class EnvironmentSettings:
                 )
                 raise SettingError("environment.factory", message, self.factory)
             return given
-        return _imported(self.factory, "environment.factory")
+        return _imported(BUILT_IN.get(self.factory, self.factory), "environment.factory")
 
     def tool_set(self) -> ToolSet | None:
         """The tools, if there are some. Raises SettingError."""

@@ -67,8 +67,10 @@ class TreeSampler:
         chosen = range(len(problems)) if chosen is None else chosen
         growing = _GrowingTrees(self)
         waiting = deque(_seeded(problems, seed, chosen))
+        version = self.engine.num_updates
         try:
             while waiting or growing.num_under_way:
+                assert self.engine.num_updates == version, "weights change only between trees"
                 while waiting and self._has_room(growing.num_trees, growing.tree_sizes):
                     growing.begin(*waiting.popleft())
                 yield from growing.advance()

@@ -3,9 +3,9 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,7 +18,7 @@ from treepo.errors import DamagedError, LostError, PeerError, SettingError
 from treepo.learn.manifest import Identity, check_manifest, read_manifest, write_manifest
 from treepo.learn.train_state import TrainState, load_weights, save_tensors
 from treepo.utils.files import JSON_BYTES, read_plain
-from treepo.utils.io import PARTIAL, remove, sync, write_text
+from treepo.utils.io import PARTIAL, remove, replace_bytes, sync, write_text
 from treepo.utils.text import error_line
 
 logger = logging.getLogger(__name__)
@@ -44,11 +44,12 @@ PROGRESS = TypeAdapter(Progress)
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A copy of the state after a step (see TrainState)."""
+    """A copy of the state after a step (see TrainState). files: what else is kept of it, by the names of its files."""
 
     progress: Progress
     tensors: dict[str, Tensor]
     scalars: dict[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def of(cls, train_state: TrainState, progress: Progress) -> "Snapshot":
@@ -118,6 +119,8 @@ class CheckpointStore:
     def _complete(self, partial: Path, final: Path, snapshot: Snapshot) -> None:
         """Add the rest to the tensors, and give the whole its name."""
         write_text(partial / STATE, json.dumps(asdict(snapshot.progress) | snapshot.scalars))
+        for name, content in snapshot.files.items():
+            replace_bytes(partial / name, content)
         write_manifest(partial, Identity(self.run, snapshot.progress.step))
         if final.exists():
             # It is damaged, or the run would have been resumed from it.

@@ -4,9 +4,8 @@ import resource
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import chain
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +17,7 @@ from treepo.credit.base import Advantages
 from treepo.credit.leaf_weights import weighted_mean
 from treepo.data.problem import Outcome
 from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
-from treepo.engine.base import EngineCounters
 from treepo.grow.builder import GrowthRules
-from treepo.grow.environment_calls import EnvironmentCounters
-from treepo.grow.sampler import TreeSampler
 from treepo.grow.shape import TreeShape
 from treepo.learn.advantages import has_signal, rewarded_part
 from treepo.learn.packing import num_distinct
@@ -304,34 +300,6 @@ def mean_update_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]
         return {}
     means = {name: float(np.mean([update[name] for update in updates])) for name in updates[0]}
     return means | {name: value for name, value in updates[0].items() if name.startswith("mismatch/")}
-
-
-@dataclass(frozen=True)
-class StepCounters:
-    """What the engine and the environments of this process have counted so far; environments: None without any."""
-
-    engine: EngineCounters
-    environments: EnvironmentCounters | None
-
-    @classmethod
-    def of(cls, sampler: TreeSampler) -> "StepCounters":
-        """The counters of a sampler now."""
-        return cls(sampler.engine.counters, sampler.environments if sampler.rules.turns is not None else None)
-
-    def metrics_since(self, before: "StepCounters", processes: DistContext) -> dict[str, float]:
-        """engine/* and environment/* of what was counted after `before`, added up over all processes."""
-        metrics = _summed(self.engine - before.engine, processes).metrics()
-        if self.environments is None or before.environments is None:
-            return metrics
-        return metrics | _summed(self.environments - before.environments, processes).metrics()
-
-
-Counters = TypeVar("Counters", EngineCounters, EnvironmentCounters)
-
-
-def _summed(own: Counters, processes: DistContext) -> Counters:
-    sums = processes.all_reduce(np.array(astuple(own), np.float64)).tolist()
-    return type(own)(*(type(before)(total) for before, total in zip(astuple(own), sums, strict=True)))
 
 
 def max_metrics(own: dict[str, float], processes: DistContext) -> dict[str, float]:

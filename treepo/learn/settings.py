@@ -162,6 +162,10 @@ class TrainSettings:
     """With recompute_old_logprobs: weigh each token by the ratio of the trainer's probability to the engine's, at most
     this much, so that what another engine sampled stands for samples of the policy. No weights if not given."""
 
+    overlap: Annotated[int, Field(ge=0, le=1)] = 0
+    """1 grows the trees of the next step over servers while a step is learned from: from the weights before that step,
+    which recompute_old_logprobs and importance_cap make up for (see docs/engines.md). 0 grows them after it."""
+
     mask_truncated_completions: bool = False
     """Let trajectories that were cut off at the longest response or the deepest level add nothing to the loss. They
     still count among those that others are compared with."""
@@ -196,6 +200,12 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.importance_cap is not None and not self.recompute_old_logprobs:
             raise SettingError("importance_cap", "needs recompute_old_logprobs = true", self.importance_cap)
+        if self.overlap and self.importance_cap is None:
+            message = (
+                "needs train.recompute_old_logprobs = true and train.importance_cap (2.0, for example): trees are "
+                "sampled from older weights than those that learn from them"
+            )
+            raise SettingError("overlap", message, self.overlap)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -15,18 +16,17 @@ from treepo.engine.weights import give_weights, serving
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.advantages import compute_advantages, has_signal, in_whole_tree, rewarded_part
 from treepo.learn.metrics import (
-    StepCounters,
     StepShard,
     max_metrics,
     mean_update_metrics,
     memory_metrics,
     reset_peak,
 )
+from treepo.learn.rollout import GrownTrees, Rollout, RolloutAhead, StepClock, StepCounters, rollout_seed
 from treepo.learn.settings import DynamicSampling
 from treepo.learn.updater import Updater, mini_batches
 from treepo.model.policy import Policy
 from treepo.tree import Tree
-from treepo.utils.numeric import derive_seed
 from treepo.utils.signals import PhaseCallback, StepGuard, StepState, no_progress
 from treepo.verify.rewards import Reward, ScoredLeaves, ShapedReward, TrainerState, score_trees, verify_trees
 
@@ -59,40 +59,6 @@ class StepResult:
         return f"StepResult({', '.join([f'{len(self.trees)} trees', f'{trained} trained on', *known])})"
 
 
-@dataclass
-class Rollout:
-    """The trees of a step so far and the rewards of their leaves, of this process; and of all processes the problems
-    and, in their order, whether a tree carries a signal, and how many rounds were grown. metrics: the sampler's."""
-
-    problems: list[Problem] = field(default_factory=list)
-    trees: list[Tree] = field(default_factory=list)
-    scored: list[ScoredLeaves] = field(default_factory=list)
-    has_signal: list[bool] = field(default_factory=list)
-    num_rounds: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-class StepClock:
-    """Seconds between laps."""
-
-    def __init__(self) -> None:
-        self.start = self.last = perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = perf_counter()
-        name = f"time/{name}_s"
-        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
-        self.last = now
-
-    def metrics(self, trees: Sequence[Tree]) -> dict[str, float]:
-        """Seconds by name, and trajectories and their tokens per second of the whole step."""
-        seconds = self.last - self.start
-        lengths = np.concatenate([tree.response_lens() for tree in trees])
-        rates = {"trajectories": len(lengths) / seconds, "tokens": float(lengths.sum()) / seconds}
-        return self.laps | {"time/step_s": seconds} | {f"time/{name}_per_s": rate for name, rate in rates.items()}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
@@ -101,7 +67,9 @@ class Trainer:
     num_iterations: how often a step goes over its trees; dynamic_sampling: whether problems without a signal are
     replaced by others; reward: from the task's verdicts to the rewards of leaves; num_steps:
     steps of the run, for rewards that change with it; processes: those that the problems of
-    a step are dealt out to, each with an engine of its own. They make the updates of one process.
+    a step are dealt out to, each with an engine of its own. They make the updates of one process. overlap: whether
+    the trees of a step grow `ahead`, while the step before is learned from, over an engine with a copy of the weights,
+    and so from those before that step.
     """
 
     policy: Policy
@@ -118,6 +86,8 @@ class Trainer:
     reward: Reward = ShapedReward()
     num_steps: int = 0
     processes: DistContext = SINGLE_PROCESS
+    overlap: bool = False
+    ahead: RolloutAhead = field(default_factory=RolloutAhead)
 
     def step(
         self,
@@ -136,11 +106,8 @@ class Trainer:
         """
         guard, clock = guard or StepGuard(), StepClock()
         reset_peak(self.policy.model.device)
-        counters, num_oom = StepCounters.of(self.sampler), self.updater.memory_limit.num_oom
-        with self.serving():
-            rollout = self.rollout(step, guard, clock, progress)
-            cache_bytes = self.engine.cache_bytes
-            self.engine.sleep()
+        num_oom = self.updater.memory_limit.num_oom
+        rollout = self.rollout(step, guard, clock, progress)
         trained = [i for i, carries_signal in enumerate(rollout.has_signal) if carries_signal][: self.prompts_per_step]
         # Where the trees of this process stand among those that are trained on.
         places = [place for place, i in enumerate(trained) if i % self.processes.world_size == self.processes.rank]
@@ -158,6 +125,9 @@ class Trainer:
         guard.state = StepState.UPDATING
         # What is saved of a step that is given up before here must not have it.
         self.sampler.observe(judged, [r for _, r in parts])
+        if self.overlap:
+            self._grow_next(step)
+            clock.lap("sync")
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
         batches, imbalance = self.updater.balance(batches)
@@ -166,15 +136,17 @@ class Trainer:
         for batch in prepared * self.num_iterations:
             progress("updating", len(updates), len(prepared) * self.num_iterations)
             updates.append(self.updater.update(batch))
+        self.ahead.is_stale = True
         self.updater.check_weights()
-        self.sync_weights()
+        if not self.overlap:
+            self.sync_weights()
         clock.lap("update")
-        counted = StepCounters.of(self.sampler).metrics_since(counters, self.processes)
-        metrics = counted | advantages.metrics | rollout.metrics | mean_update_metrics(updates) | imbalance
+        metrics = rollout.counters.summed(self.processes).metrics() | advantages.metrics | rollout.metrics
+        metrics |= mean_update_metrics(updates) | imbalance
         if updates:
             metrics["update/max_tokens_per_micro_batch"] = self.updater.max_tokens
             metrics["update/num_oom"] = self.updater.memory_limit.num_oom - num_oom
-        memory = memory_metrics(self.policy.model, self.updater.optimizer, cache_bytes)
+        memory = memory_metrics(self.policy.model, self.updater.optimizer, rollout.cache_bytes)
         metrics |= max_metrics(memory, self.processes)
         num_forwarded = [sum(part.num_tokens for part in parts) for parts in packed]
         credited = [
@@ -182,27 +154,41 @@ class Trainer:
             for own, tree, r in zip(advantages.by_tree, rollout.trees, rewards, strict=True)
         ]
         shard = StepShard(rollout.trees, rollout.scored, credited, num_forwarded, entropies)
+        result = self._merged(shard, rollout, metrics, clock)
+        return result if with_entropies else replace(result, entropies=None)
+
+    def _merged(self, own: StepShard, rollout: Rollout, metrics: dict[str, float], clock: StepClock) -> StepResult:
+        """The outcome of a step from the shards of all processes."""
         # Every process knows the problems of all: their records, which may be large, are not sent.
         problems = self.processes.shard(rollout.problems)
-        if shards := self.processes.gather(shard):
+        if shards := self.processes.gather(own):
             problems = rollout.problems
-            shard = StepShard.merge(shards)
-            of_trees = shard.metrics(self.sampler.rules, rollout.num_rounds)
-            metrics = of_trees | metrics | clock.metrics(shard.trees)
+            own = StepShard.merge(shards)
+            of_trees = own.metrics(self.sampler.rules, rollout.num_rounds)
+            metrics = of_trees | metrics | clock.metrics(own.trees)
         metrics = self.processes.broadcast(metrics)
-        return StepResult(
-            metrics,
-            problems,
-            shard.trees,
-            shard.scored,
-            shard.advantages,
-            shard.entropies if with_entropies else None,
-        )
+        return StepResult(metrics, problems, own.trees, own.scored, own.advantages, own.entropies)
 
     def rollout(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback = no_progress) -> Rollout:
+        """The trees of a step: those that have grown ahead, or else grown now."""
+        if self.ahead.step == step:
+            rollout = self._take_ahead(step, guard, clock, progress)
+        else:
+            with self.serving():
+                rollout = self._grow_rounds(step, guard, clock, progress)
+                rollout.cache_bytes = self.engine.cache_bytes
+                if not self.overlap:
+                    self.engine.sleep()
+        if self.overlap:
+            lags = {step - 1 - tree.weights_version for tree in rollout.trees if tree.weights_version is not None}
+            assert lags < {0, 1}, "a step learns from trees of one version of the weights, that or the one before"
+            rollout.metrics["mismatch/lag"] = max(self.processes.all_gather(max(lags, default=0)))
+        return rollout
+
+    def _grow_rounds(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback) -> Rollout:
         """Grow and verify trees until enough of them carry a signal."""
         problems = self.task.training_problems(step - 1, self.dynamic_sampling.max_problems(self.prompts_per_step))
-        rollout = Rollout(metrics=self.sampler.begin_step(step))
+        rollout, counters = Rollout(metrics=self.sampler.begin_step(step)), StepCounters.of(self.sampler)
         while count := self.dynamic_sampling.num_next(
             self.prompts_per_step, sum(rollout.has_signal), len(rollout.has_signal), rollout.num_rounds
         ):
@@ -214,13 +200,46 @@ class Trainer:
                 clock.lap("grow")
                 rollout.scored += self.verify([wanted[i] for i in own], trees, step)
                 clock.lap("verify")
+            for tree in trees:
+                tree.weights_version = step - 1
             rollout.problems += wanted
             rollout.trees += trees
             rollout.num_rounds += 1
             rollout.has_signal = self.processes.unshard([has_signal(scored.rewards) for scored in rollout.scored])
             if self.processes.world_size > 1:
                 clock.lap("wait")
+        rollout.counters = StepCounters.of(self.sampler) - counters
         return rollout
+
+    def _take_ahead(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback) -> Rollout:
+        """The trees of a step that have grown beside the step before."""
+        with self.processes.synced_errors(), guard.growing():
+            grown = self.ahead.result(progress)
+        clock.lap("grow")
+        problems = self.task.training_problems(step - 1, self.prompts_per_step)
+        signals = self.processes.unshard([has_signal(scored.rewards) for scored in grown.scored])
+        metrics = self.sampler.begin_step(step) | {"time/ahead_s": grown.seconds}
+        return Rollout(problems, grown.trees, grown.scored, signals, 1, metrics, grown.counters)
+
+    def _grow_next(self, step: int) -> None:
+        """Begin to grow the trees of the step after this one, from the weights before its updates."""
+        if self.num_steps and step >= self.num_steps:
+            self.ahead.step = 0
+            return
+        if self.ahead.is_stale:
+            self.sync_weights()
+        problems = self.task.training_problems(step, self.prompts_per_step)
+        self.ahead.begin(step + 1, partial(self._grow_ahead, step + 1, problems))
+
+    def _grow_ahead(self, step: int, problems: Sequence[Problem], progress: PhaseCallback) -> GrownTrees:
+        """Grow and verify this process's trees of the next step, without a word to other processes."""
+        start, counters = perf_counter(), StepCounters.of(self.sampler)
+        own = self.processes.shard(range(len(problems)))
+        trees = self.grow(problems, step, 0, own, progress)
+        for tree in trees:
+            tree.weights_version = step - 2
+        scored = self.verify([problems[i] for i in own], trees, step)
+        return GrownTrees(trees, scored, StepCounters.of(self.sampler) - counters, perf_counter() - start)
 
     def grow(
         self,
@@ -232,10 +251,8 @@ class Trainer:
     ) -> list[Tree]:
         """One tree per problem, in their order; another one for the same problem in another step or round. chosen: the
         positions of those to grow, all if not given."""
-        positions, seed = (
-            range(len(problems)) if chosen is None else chosen,
-            derive_seed(self.seed, "train", step, num_rounds),
-        )
+        positions = range(len(problems)) if chosen is None else chosen
+        seed = rollout_seed(self.seed, step, num_rounds)
         grown = dict(self.sampler.grow(problems, seed, positions, lambda done, total: progress("growing", done, total)))
         return [grown[i] for i in positions]
 
@@ -250,9 +267,14 @@ class Trainer:
         return TrainerState(step, self.num_steps)
 
     def serving(self) -> AbstractContextManager[None]:
-        """Have weights where the engine expects them while it decodes."""
+        """Have the policy's weights where the engine expects them while it decodes; trees that grow ahead are done
+        before."""
+        self.ahead.wait()
+        if self.ahead.is_stale:
+            self.sync_weights()
         return serving(self.engine, self.policy.model)
 
     def sync_weights(self) -> None:
         """Give the policy's weights to the engines."""
         give_weights(self.engine, self.policy.model, self.processes)
+        self.ahead.is_stale = False

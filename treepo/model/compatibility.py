@@ -12,14 +12,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, AttentionContext, TreeAttention, tree_attention
+from treepo.model.forward import has_length_dependent_rope
+from treepo.model.fsdp import run_under_fsdp
 from treepo.model.probe import in_type, one_sequence, probe_ids, rms
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 UNSUPPORTED_SETTINGS = ("attn_logit_softcapping", "keep_window_size")
 """Settings of attention that transformers does not pass to the attention function."""
-
-LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
-"""Kinds of rotary positions that change with the length of the sequence."""
 
 ROUTER_SETTINGS = (
     "router_aux_loss_coef",
@@ -59,13 +58,6 @@ def training_settings_ignored(config: PreTrainedConfig) -> list[str]:
     names = [n for n in sorted(values) if "drop" in n and not n.startswith(("classifier", "summary"))]
     names += [n for n in ROUTER_SETTINGS if n in values]
     return [f"{n} = {values[n]:g}" for n in names if isinstance(values[n], int | float) and values[n] > 0]
-
-
-def has_length_dependent_rope(config: PreTrainedConfig) -> bool:
-    """Whether the rotary positions change with the length of the sequence."""
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    return any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds)
 
 
 def max_exact_len(config: PreTrainedConfig) -> int | None:
@@ -185,7 +177,7 @@ def has_plain_head(model: PreTrainedModel, supports_tree_attention: bool = True)
     if head is None:
         return False
     inputs = one_sequence(probe_ids(model), supports_tree_attention)
-    hidden = getattr(model.base_model(**inputs), "last_hidden_state", None)
+    hidden = run_under_fsdp(model, lambda: getattr(model.base_model(**inputs), "last_hidden_state", None))
     seen: list[Tensor] = []
 
     def replace_output(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import embedding, rms_norm, silu
 
-from treepo.model.fsdp import own_class
 from treepo.model.linear_maps import LinearMaps, is_fusable, num_copied_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def supports_fused(model: Any) -> bool:
     """Return whether FusedForward computes what this model does: transformers' own code for one of FUSED_TYPES, with
     plain linear maps or low-rank adapters of them. The model's own forward runs other adapters and quantised layers.
     """
-    if model.config.model_type not in FUSED_TYPES or not own_class(model).__module__.startswith("transformers.models."):
+    if model.config.model_type not in FUSED_TYPES or not _own_class(model).__module__.startswith(
+        "transformers.models."
+    ):
         return False
     # peft puts a wrapper in the place of a module that is trained whole beside adapters.
     if model.config.hidden_act != "silu" or any(hasattr(m, "modules_to_save") for m in model.modules()):
@@ -60,8 +62,25 @@ def supports_fused(model: Any) -> bool:
     return all(is_fusable(m) for m in _linear_modules(model))
 
 
+def _own_class(module: nn.Module) -> type:
+    """Return the class of a module before sharding, which puts a class of FSDP in front."""
+    kind = type(module)
+    return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
+
+
 def _linear_modules(model: Any) -> list[nn.Module]:
     return [m for layer in model.model.layers for name, m in layer.named_modules() if name.endswith("_proj")]
+
+
+LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
+"""Kinds of rotary positions that change with the length of the sequence."""
+
+
+def has_length_dependent_rope(config: Any) -> bool:
+    """Whether the rotary positions change with the length of the sequence."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type") in LENGTH_DEPENDENT_ROPE for kind in kinds)
 
 
 class PlainForward:
@@ -148,10 +167,9 @@ class FusedForward:
         logits_at: Tensor,
         num_positions: int | None = None,
     ) -> Tensor:
-        if not self.layers:
-            self._take_weights()
+        self.prepare(int(positions.max()) + 1 if num_positions is None else num_positions)
         add_norm, dtype = self.operations.add_norm, self.dtype
-        cos, sin = self._rotations(positions, int(positions.max()) + 1 if num_positions is None else num_positions)
+        cos, sin = self.cos[positions], self.sin[positions]
         hidden, added = self._inner(embedding(ids, self.model.model.embed_tokens.weight)), None
         for index, layer in enumerate(self.layers):
             normed = add_norm(hidden, added, *layer.first_norm, dtype=dtype)
@@ -161,6 +179,19 @@ class FusedForward:
         assert added is not None, "a decoder has layers"
         [logits] = self.head(add_norm(hidden[logits_at], added[logits_at], *self.norm, dtype=dtype))
         return logits
+
+    def prepare(self, num_positions: int) -> None:
+        """Copy weights that have another type, and let the tables of rotations, which grow by doubling, have at least
+        so many positions."""
+        if not self.layers:
+            self._take_weights()
+        if num_positions > len(self.cos):
+            weight = self.model.model.embed_tokens.weight
+            every = torch.arange(max(num_positions, 2 * len(self.cos)), device=weight.device)
+            cos, sin = self.model.model.rotary_emb(self._inner(weight[:1, None]), every[None])
+            half = sin.shape[-1] // 2
+            # Cosines and signed sines, [positions, D].
+            self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
 
     def _take_weights(self) -> None:
         decoder = self.model.model
@@ -211,14 +242,3 @@ class FusedForward:
         output = context(index, query, key, value, layer.scale, layer.window)
         [output] = layer.o(output.reshape(len(hidden), -1).to(self.dtype))
         return output
-
-    def _rotations(self, positions: Tensor, needed: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines of the positions, [N, D], from a table of at least `needed` that grows by
-        doubling."""
-        if needed > len(self.cos):
-            every = torch.arange(max(needed, 2 * len(self.cos)), device=positions.device)
-            weight = self.model.model.embed_tokens.weight
-            cos, sin = self.model.model.rotary_emb(self._inner(weight[:1, None]), every[None])
-            half = sin.shape[-1] // 2
-            self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
-        return self.cos[positions], self.sin[positions]

@@ -35,18 +35,29 @@ def mixed_precision(param_dtype: str = "same", reduce_dtype: str = "same") -> Mi
     return MixedPrecisionPolicy(param_dtype=param, reduce_dtype=reduce)
 
 
+@dataclass(frozen=True)
+class Sharding:
+    """How a model is divided; see `shard`."""
+
+    mesh: DeviceMesh
+    precision: MixedPrecisionPolicy
+
+
 def shard(
     model: PreTrainedModel,
     mesh: DeviceMesh,
     is_trained: bool = True,
     precision: MixedPrecisionPolicy = MixedPrecisionPolicy(),  # noqa: B008 - frozen
+    load: Callable[[nn.Parameter], Tensor] | None = None,
 ) -> None:
     """Shard a model's weights over the processes of a mesh; gradients are sums over all of them, not means.
 
     mesh: of one dimension, or of two, along the first of which shards are replicated (HSDP). A layer's weights are
     gathered when it is computed. is_trained: without it no backward follows, so the model's other weights are freed
     after its forward. precision: see `mixed_precision`; what is gathered is computed with, by engines that read the
-    model, too, while shards keep their type. Raises SettingError for a model that cannot be sharded.
+    model, too, while shards keep their type. load: returns the values of a parameter on the meta device, asked for when
+    the layer is sharded, so that no other holds whole weights by then. Raises SettingError for a model that cannot be
+    sharded.
     """
     if getattr(model, "is_loaded_in_4bit", False):
         raise SettingError("lora.load_in_4bit", "is for one process", True)
@@ -54,6 +65,8 @@ def shard(
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     try:
         for part in [*layers, model]:
+            if load is not None:
+                _fill(part, load)
             fully_shard(part, mesh=mesh, mp_policy=precision)
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise SettingError("processes", f"{model.config.model_type!r} cannot be sharded: {error}") from error
@@ -66,6 +79,17 @@ def shard(
     setattr(model, META, meta)
     setattr(model, WORK_METHOD, MethodType(_call, model))
     register_fsdp_forward_method(model, WORK_METHOD)
+
+
+def _fill(part: nn.Module, load: Callable[[nn.Parameter], Tensor]) -> None:
+    """Give a part its weights that are on the meta device; tied ones stay one."""
+    filled: dict[nn.Parameter, nn.Parameter] = {}
+    for module in part.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta:
+                if parameter not in filled:
+                    filled[parameter] = _like(parameter, load(parameter))
+                setattr(module, name, filled[parameter])
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -107,12 +131,6 @@ def unsharded(model: nn.Module) -> Iterator[None]:
         for part in parts:
             part.reshard()
         _free_after_forward(model)
-
-
-def own_class(module: nn.Module) -> type:
-    """Return the class of a module before sharding, which puts a class of FSDP in front."""
-    kind = type(module)
-    return kind.__mro__[2] if issubclass(kind, FSDPModule) else kind
 
 
 def to_local(tensor: Tensor) -> Tensor:

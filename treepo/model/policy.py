@@ -17,6 +17,7 @@ from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
+from treepo.model.fsdp import Sharding, is_sharded, reshard
 from treepo.model.lora import has_adapter, merged
 from treepo.model.probe import vocabulary_size
 from treepo.model.quantization import four_bit_settings
@@ -111,15 +112,18 @@ def load_policy(
     trust_remote_code: bool = False,
     packable: bool = True,
     load_in_4bit: bool = False,
+    sharding: Sharding | None = None,
 ) -> Policy:
     """Load a folder or the name of a model on the hub, or a folder with an adapter, which is added to the weights of
     the model that it names.
 
     device, revision, tokenizer, attn_implementation: see ModelSettings; load_in_4bit: see LoraSettings. packable:
     whether its attention is to be told which tokens see which, as packing and the embedded engine need; without it a
-    model runs as in transformers, one trajectory per row. Raises SettingError for model.path if there is no model, no
-    tokenizer, no safetensors weights, if they do not fit each other, or if later tokens change what the model predicts;
-    UnsupportedAttentionError if the model is to be packable and is not.
+    model runs as in transformers, one trajectory per row. sharding: how the model is divided over the processes, which
+    then all have to call this; its weights are read in parts, unless they are stored under other names than the
+    model's or an adapter is added: then the model is returned whole. Raises SettingError for model.path if there is no
+    model, no tokenizer, no safetensors weights, if they do not fit each other, or if later tokens change what the model
+    predicts; UnsupportedAttentionError if the model is to be packable and is not.
     """
     device = resolve_device(device)
     _check_device(device)
@@ -145,8 +149,11 @@ def load_policy(
         }
         if quantization is not None:
             arguments["quantization_config"] = quantization
-        model = load_model(source, arguments, device)
+        model = load_model(source, arguments, device, config, sharding)
         _check_model(model, loaded.tokenizer, packable)
+        if is_sharded(model):
+            # Of trying it the embeddings are gathered.
+            reshard(model)
     except UnsupportedAttentionError:
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
         ("advantage", pa.float64()),
         ("num_dropped", pa.int64()),
         ("num_fallbacks", pa.int64()),
+        ("weights_version", pa.int64()),
         ("question", pa.string()),
         ("ground_truth", pa.string()),
         ("extracted_answer", pa.string()),
@@ -43,7 +45,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns; `tree` counts the trees of the file, `depth` the nodes above one, `resumed` is whether a fallback drew it,
-`entropies` are of the distributions its tokens were drawn from. Null: not scored, no leaf, no signal, not asked for.
+`entropies` are of the distributions its tokens were drawn from, `weights_version` is the step whose weights sampled the
+tree. Null: not scored, no leaf, no signal, not asked for.
 Advantages stand at the leaves, or at all nodes where each has its own; question and ground truth at the prompt and the
 leaves. Each part of the reward follows in a column of its own, `reward/NAME`, as its metric is called; so does what
 reward functions logged per answer, `extra/NAME`, as JSON."""
@@ -52,7 +55,7 @@ OF_TURNS = {"observed": pa.bool_(), "turn_reward": pa.float64(), "role": pa.stri
 """Columns of files with trees of several turns alone: whether a node was observed, what the environment gave, and whose
 messages were observed."""
 
-LATER = {"entropies", "question", "ground_truth", "extracted_answer", "outcome", "correct"}
+LATER = {"entropies", "weights_version", "question", "ground_truth", "extracted_answer", "outcome", "correct"}
 """Columns that files of earlier versions have not."""
 
 PART = "reward/"
@@ -105,15 +108,25 @@ class KeptTree:
 
 def write_trees(path: Path, trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> None:
     """Write one file, as a whole or not at all; its folder is made if need be. Raises OSError."""
-    rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
+        pq.write_table(_table_of(trees, decode), partial, compression="zstd")
+
+
+def trees_as_bytes(trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> bytes:
+    """What `write_trees` writes."""
+    buffer = BytesIO()
+    pq.write_table(_table_of(trees, decode), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _table_of(trees: Sequence[KeptTree], decode: Callable[[Sequence[int]], str]) -> pa.Table:
+    rows = [row for i, kept in enumerate(trees) for row in _rows(i, kept, decode)]
     parts = dict.fromkeys(name for row in rows for name in row if name.startswith(PART))
     extra = dict.fromkeys(name for row in rows for name in row if name.startswith(EXTRA))
     turns = OF_TURNS.items() if any(kept.tree.has_turns for kept in trees) else ()
     others = ((name, pa.float64()) for name in parts), ((name, pa.string()) for name in extra)
-    schema = pa.schema([*SCHEMA, *turns, *chain.from_iterable(others)])
-    with replacing(path, path.with_name(path.name + PARTIAL)) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
+    return pa.Table.from_pylist(rows, schema=pa.schema([*SCHEMA, *turns, *chain.from_iterable(others)]))
 
 
 def read_trees(path: Path, chosen: Sequence[int] | None = None) -> list[KeptTree]:
@@ -183,6 +196,7 @@ def _rows(index: int, kept: KeptTree, decode: Callable[[Sequence[int]], str]) ->
                 "advantage": _at(i if is_per_node else leaf, advantages),
                 "num_dropped": tree.num_dropped,
                 "num_fallbacks": tree.num_fallbacks,
+                "weights_version": tree.weights_version,
                 **_grade_cells(kept.grading, leaf, i == ROOT),
             }
         )
@@ -221,7 +235,13 @@ def _kept_tree(rows: list[dict[str, Any]]) -> KeptTree:
     per_node = rows[ROOT]["advantage"] is not None
     advantages = _values(rows if per_node else leaves, "advantage")
     return KeptTree(
-        Tree(rows[ROOT]["problem"], nodes, rows[ROOT]["num_dropped"], rows[ROOT]["num_fallbacks"]),
+        Tree(
+            rows[ROOT]["problem"],
+            nodes,
+            rows[ROOT]["num_dropped"],
+            rows[ROOT]["num_fallbacks"],
+            rows[ROOT].get("weights_version"),
+        ),
         _values(leaves, "reward"),
         None if advantages is None else Advantages(advantages, per_node),
         _entropies(rows),

@@ -9,7 +9,7 @@ from treepo.data.problem import Task
 from treepo.distributed import DistContext, Job, resolve_device
 from treepo.evaluate.answering import AnswersCallback, Validation, ignore_answers
 from treepo.learn.trainer import Trainer
-from treepo.model.fsdp import gathered_copy, mixed_precision, shard, unsharded
+from treepo.model.fsdp import Sharding, gathered_copy, is_sharded, mixed_precision, reshard, shard, unsharded
 from treepo.model.policy import Policy
 from treepo.run.length import with_epochs
 from treepo.run.parts import (
@@ -75,8 +75,11 @@ class Run:
                 write(policy)
 
     def close(self) -> None:
-        """Close the engine and end the verifier's processes."""
-        close_parts(self.trainer.engine, self.task)
+        """Close the engine and end the verifier's processes, and what still grows with them."""
+        try:
+            close_parts(self.trainer.engine, self.task)
+        finally:
+            self.trainer.ahead.close()
 
 
 def build_run(config: Config, progress: ProgressCallback, job: Job | None = None, handed: HandedOver = NOTHING) -> Run:
@@ -91,11 +94,19 @@ def build_run(config: Config, progress: ProgressCallback, job: Job | None = None
         # One process makes the base model, if it is not there yet.
         if job.processes.is_first and handed.model is None:
             base_model_path(config, progress)
-    policy = build_policy(config, progress, job.device, handed)
-    scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
+    sharding = None
     if job.mesh is not None:
         types = mixed_precision(config.processes.param_dtype, config.processes.reduce_dtype)
-        shard(policy.model, job.mesh, precision=types)
+        sharding = Sharding(job.mesh, types)
+    # Adapters and a frozen reference are made of whole weights.
+    is_whole = config.lora.is_given or config.penalties.needs_reference
+    policy = build_policy(config, progress, job.device, handed, None if is_whole else sharding)
+    scorer, reference = build_scorer(config, policy, job.processes), build_reference(config, policy, job.mesh)
+    if is_sharded(policy.model):
+        # Trying it left embeddings gathered.
+        reshard(policy.model)
+    elif sharding is not None:
+        shard(policy.model, sharding.mesh, precision=sharding.precision)
     # The embedded engine looks at whole weights.
     with unsharded(policy.model) if config.engine.kind == "embedded" else nullcontext():
         engine = engine_for(config, policy, job.processes)

@@ -21,6 +21,7 @@ from treepo.learn.trainer import Trainer
 from treepo.model.fsdp import full_tensor, is_sharded, plain_weights, reshard
 from treepo.model.policy import Policy
 from treepo.report.run_log import Metrics, held_out_score
+from treepo.run.ahead import saved_ahead
 from treepo.run.sampler import planner_of
 from treepo.utils import GIVEN
 from treepo.utils.files import JSON_BYTES, read_plain
@@ -168,7 +169,7 @@ class RunCheckpoints:
             return is_best, more
         start = perf_counter()
         self.writer.wait()
-        self._snapshot = Snapshot.of(train_state_of(self.run.trainer), self._next)
+        self._snapshot = self._copy(self._next)
         return is_best, more | {"time/checkpoint_s": perf_counter() - start}
 
     def complete_step(self) -> None:
@@ -185,6 +186,12 @@ class RunCheckpoints:
         self._begin(self._snapshot)
         self._snapshot = None
         return True
+
+    def _copy(self, progress: Progress) -> Snapshot:
+        """The state after a step, with the trees that grow ahead, which are waited for."""
+        trainer = self.run.trainer
+        files = saved_ahead(trainer, progress.step) if trainer.overlap else {}
+        return replace(Snapshot.of(train_state_of(trainer), progress), files=files)
 
     def _begin(self, snapshot: Snapshot) -> None:
         self._last_written = snapshot.progress.step
@@ -211,7 +218,7 @@ class RunCheckpoints:
         if self.progress == NOT_BEGUN:
             return
         if self._last_written < self.progress.step or self.writer.failure:
-            self._begin(Snapshot.of(train_state_of(self.run.trainer), self.progress))
+            self._begin(self._copy(self.progress))
             self.writer.wait()
         if is_stopped:
             again = resume_command(self.run.config, self.out)

@@ -57,7 +57,7 @@ def check_servers(
     if not diff <= tolerance / min(settings.temperature, 1.0) and not recompute_old_logprobs:
         message = (
             f"log-probabilities are off by {diff:.2g} at these temperature, top_k, top_p and min_p; set "
-            "train.recompute_old_logprobs, or, at a temperature alone, start servers with "
+            "train.recompute_old_logprobs, or, at a temperature alone and with train.overlap, start servers with "
             "--logprobs-mode processed_logprobs"
         )
         raise SettingError("servers.urls", message)

@@ -17,7 +17,7 @@ from treepo.engine.base import Engine
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.adapters import add_adapter
 from treepo.model.linear_maps import is_fast_in_bfloat16
-from treepo.model.policy import Policy, adopt_policy, load_policy, recompute_activations
+from treepo.model.policy import Policy, Sharding, adopt_policy, load_policy, recompute_activations
 from treepo.run.engine import build_engine, check_align
 from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
@@ -46,11 +46,16 @@ NOTHING = HandedOver()
 
 
 def build_policy(
-    config: Config, progress: ProgressCallback, device: str | None = None, handed: HandedOver = NOTHING
+    config: Config,
+    progress: ProgressCallback,
+    device: str | None = None,
+    handed: HandedOver = NOTHING,
+    sharding: Sharding | None = None,
 ) -> Policy:
     """The model that is named or handed over, or the built-in task's base model, with adapters if they are trained.
 
-    device: model.device if not given; that of a model that is handed over stays. A model whose attention cannot follow
+    device: model.device if not given; that of a model that is handed over stays. sharding: how a
+    model that is named is divided as its weights are read. A model whose attention cannot follow
     a tree runs as transformers runs it, with a warning.
     """
     if handed.model is not None:
@@ -72,6 +77,7 @@ def build_policy(
             attn_implementation=settings.attn_implementation,
             trust_remote_code=settings.trust_remote_code,
             load_in_4bit=config.lora.load_in_4bit,
+            sharding=sharding,
         )
     policy, reason = None, ""
     try:
@@ -127,7 +133,8 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
         + config.environment.num_observed_tokens,
         eos_ids=policy.eos_ids,
         autocast=autocast_of(config, policy.model),
-        recompute_old_logprobs=config.train.recompute_old_logprobs,
+        # Importance weights need the engine's log-probabilities, too.
+        recompute_old_logprobs=config.train.recompute_old_logprobs and not config.train.overlap,
         trust_remote_code=config.model.trust_remote_code,
         processes=processes,
     )

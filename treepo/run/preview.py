@@ -10,9 +10,9 @@ from treepo.run.length import with_epochs
 from treepo.run.model_path import model_folder
 from treepo.run.task import build_task, check_trainable
 from treepo.run.tracking import check_installed
-from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.tasks.base import BuiltInTask, make_tokenizer
+from treepo.tasks.registry import built_in_task
 from treepo.utils.text import shorten
-from treepo.verify.base import FinalAnswer
 from treepo.verify.task import VerifiedTask
 
 RULE = "-" * 80
@@ -45,7 +45,7 @@ def _load(config: Config) -> TokenizerOnly:
         )
     if config.data.is_given:
         raise SettingError("model.path", f"the problems of {config.data.train[0]!r} need a model; none is given")
-    return TokenizerOnly(make_chain_tokenizer())
+    return TokenizerOnly(make_tokenizer(built_in_task(config.task).tokens))
 
 
 def _engine_room(config: Config) -> int:
@@ -93,6 +93,7 @@ def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
 
 def _judge_example(task: Task, problem: Problem) -> tuple[str, Verdict]:
     """The known answer as the verifier would write it, and what it says of it."""
-    verifier = task.pool.verifier if isinstance(task, VerifiedTask) else FinalAnswer()
-    response = verifier.example_response(problem.ground_truth)
+    assert isinstance(task, VerifiedTask | BuiltInTask), "what build_task builds"
+    writer = task.pool.verifier if isinstance(task, VerifiedTask) else task
+    response = writer.example_response(problem.ground_truth)
     return response, task.verify([(problem, response)])[0]

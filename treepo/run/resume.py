@@ -22,9 +22,10 @@ from treepo.config.paths import with_absolute_paths
 from treepo.config.schema import Config, Settings
 from treepo.data.datasets import DatasetTask
 from treepo.errors import SettingError
-from treepo.learn.checkpoint import CheckpointStore, Progress
+from treepo.learn.checkpoint import CheckpointStore, Progress, step_folder
 from treepo.report.page.payload import ENVIRONMENT_NAME
 from treepo.report.run_log import MetricsLog, cut_samples, object_of, read_lines
+from treepo.run.ahead import restore_ahead
 from treepo.run.checkpointing import (
     CHECKPOINTS,
     FROZEN,
@@ -262,6 +263,7 @@ def _restore_state(run: "Run", out: Path) -> Progress:
     progress = store.restore(step, train_state_of(run.trainer))
     run.trainer.engine.sleep()
     run.trainer.sync_weights()
+    restore_ahead(run.trainer, step_folder(store.folder, step), step)
     logger.info("Resumed after step %d.", step)
     return progress
 

@@ -15,7 +15,8 @@ from treepo.run.parts import build_policy, close_parts, engine_for
 from treepo.run.reasoning import for_prompts
 from treepo.run.sampler import build_sampler
 from treepo.run.task import answers_of
-from treepo.tasks.chain_sums import ChainSums, encode_prompt, is_chain_tokenizer
+from treepo.tasks.base import encode_prompt
+from treepo.tasks.registry import built_in_task, task_of_tokenizer
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
 
@@ -57,18 +58,18 @@ def _first_problem(config: Config, policy: Policy) -> Problem:
         return first_problem(config, policy.tokenizer)
     if config.environment.is_given:
         return Problem("sample", "", tuple(config.prompt.encoder(policy.tokenizer)("")), ground_truth="")
-    return ChainSums(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
+    return built_in_task(config.task)(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
 
 
 def _problem(config: Config, policy: Policy, prompt: str) -> Problem:
     """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset."""
-    is_chain = is_chain_tokenizer(policy.tokenizer)
+    own = task_of_tokenizer(policy.tokenizer)
     tools = config.environment.tool_set()
     encoder = config.prompt.encoder(policy.tokenizer, tools.schemas if tools else ())
-    encode = partial(encode_prompt, policy.tokenizer) if is_chain else encoder
+    encode = partial(encode_prompt, policy.tokenizer) if own else encoder
     prompt_ids = tuple(encode(prompt))
-    if is_chain and policy.decode(prompt_ids) != prompt:
-        reason = "has characters that the built-in task has no tokens for; its problems look like 71a-3b-3c-5d-6:"
+    if own and policy.decode(prompt_ids) != prompt:
+        reason = f"has characters that the built-in task has no tokens for; its problems look like {own.example}"
         raise SettingError("prompt", f"{prompt[:100]!r} {reason}")
     return Problem(prompt, prompt, prompt_ids, ground_truth="")
 

@@ -2,21 +2,24 @@
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from treepo.data.problem import Problem
 from treepo.envs.transcript import TurnText
 from treepo.evaluate.answering import GREEDY
 from treepo.evaluate.records import AnswerRecord
-from treepo.learn.trainer import StepResult
 from treepo.report.run_log import SampleRow, plain, plain_turns
 from treepo.report.trees import Grading, KeptTree
 from treepo.verify.rewards import ScoredLeaves
+
+if TYPE_CHECKING:
+    from treepo.learn.trainer import StepResult
 
 MAX_HELD_OUT = 32
 """Held-out problems whose greedy answer is kept at every evaluation, so that early and late ones can be compared."""
 
 
-def kept_trees(result: StepResult) -> list[KeptTree]:
+def kept_trees(result: "StepResult") -> list[KeptTree]:
     """The trees of a step with all that is known of their leaves."""
     entropies = result.entropies or [None] * len(result.trees)
     columns = zip(result.trees, result.problems, result.scored, result.advantages, entropies, strict=True)

@@ -14,7 +14,7 @@ from treepo.model.policy import Policy, decoded
 from treepo.model.tokenizer_only import TokenizerOnly
 from treepo.run.datasets import load_split
 from treepo.run.reasoning import for_prompts
-from treepo.tasks.chain_sums import ANSWERS, MAX_PROMPT_TOKENS, ChainSums
+from treepo.tasks.registry import built_in_task, make_task
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
 from treepo.verify.probe import NUM_CHECKED, check_datasets
@@ -67,7 +67,7 @@ def build_task(
     return task
 
 
-def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
+def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> Task:
     if not isinstance(policy.tokenizer.bos_token_id, int):
         raise SettingError("data.train", "the built-in task needs a tokenizer with a bos token; give datasets")
     for name in ("verifier", "prompt"):
@@ -76,12 +76,12 @@ def _built_in_task(config: Config, policy: Policy | TokenizerOnly) -> ChainSums:
     for name in config.data.own_fields:
         message = "the built-in task has no records; give datasets (data.train, data.eval)"
         raise SettingError(f"data.{name}", message, getattr(config.data, name))
-    return ChainSums(policy.tokenizer, config.train.seed)
+    return make_task(config.task, policy.tokenizer, config.train.seed)
 
 
 def answers_of(config: Config) -> AnswerFormat:
     """How answers are written in the task that `build_task` would build."""
-    return answer_format(config.verifier) if config.data.is_given else ANSWERS
+    return answer_format(config.verifier) if config.data.is_given else built_in_task(config.task).answer_format
 
 
 def _max_prompt_len(config: Config, policy: Policy | TokenizerOnly, max_model_len: int) -> int:
@@ -90,7 +90,7 @@ def _max_prompt_len(config: Config, policy: Policy | TokenizerOnly, max_model_le
     room = min(config.data.max_prompt_len, max_model_len - response - observed)
     if policy.max_len is not None:
         room = min(room, policy.max_len - response - observed)
-    if room < (1 if config.data.is_given else MAX_PROMPT_TOKENS):
+    if room < (1 if config.data.is_given else built_in_task(config.task).max_prompt_tokens):
         raise SettingError(
             "tree",
             f"responses of {response} tokens (depth x segment_len, or max_response_len){written} leave no room for a "

@@ -104,4 +104,5 @@ def build_trainer(
         reward=reward_of(config),
         num_steps=config.train.num_steps,
         processes=processes,
+        overlap=config.train.overlap > 0,
     )

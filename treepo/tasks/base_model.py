@@ -1,4 +1,4 @@
-"""The built-in task's base model: 0.8M parameters, pretrained here in a minute or two, then cached.
+"""The built-in tasks' base models: 0.8M parameters, pretrained here in a minute or two, then cached.
 
 It is trained on careful and careless worked answers alike, so reinforcement learning teaches it nothing new: it makes a
 way of working more likely that the model already knows.
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from treepo.model.saving import save_model
-from treepo.tasks.chain_sums import BOS_ID, EOS_ID, PAD_ID, draw_corpus, make_chain_tokenizer
+from treepo.tasks.base import BOS_ID, EOS_ID, PAD_ID, BuiltInTask, make_tokenizer
+from treepo.tasks.chain_sums import ChainSums
+from treepo.tasks.settings import BaseModelSettings
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import digest
 
@@ -32,49 +34,29 @@ if TYPE_CHECKING:
 IGNORED = -100
 
 
-@dataclass(frozen=True)
-class BaseModelSettings:
-    """Architecture and pretraining of a base model; other settings give another model in the cache."""
-
-    version: int = 1
-    """Increased when the same settings give another model."""
-
-    hidden_size: int = 128
-    ffn_size: int = 384
-    num_layers: int = 4
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    init_std: float = 0.05
-    max_positions: int = 256
-
-    careful_share: float = 0.45
-    num_steps: int = 480
-    tokens_per_step: int = 3000
-    num_buckets: int = 4
-    """Parts of a batch, by length: more of them pad less but take more forward passes."""
-    peak_lr: float = 3e-3
-    num_warmup_steps: int = 50
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-
-
-DEFAULTS = BaseModelSettings()
-
-
 def find_or_make_base_model(
-    cache_folder: Path, seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
+    cache_folder: Path,
+    seed: int,
+    report: ProgressCallback | None = None,
+    settings: BaseModelSettings | None = None,
+    task: type[BuiltInTask] = ChainSums,
 ) -> Path:
-    """Return the Hugging Face folder of the base model, pretraining it if it is not there yet.
+    """Return the Hugging Face folder of a task's base model, pretraining it if it is not there yet.
 
-    Raises OSError if it cannot be kept.
+    settings: the task's own if not given. Raises OSError if it cannot be kept.
     """
-    made_by = json.dumps({**asdict(settings), "seed": seed}, sort_keys=True)
-    folder = cache_folder / f"chain-sums-{digest(made_by, size=6).hex()}"
+    settings = settings or task.pretraining
+    started_by = {} if task.continues is None else {task.continues.name: asdict(task.continues.pretraining)}
+    made_by = json.dumps({**asdict(settings), **started_by, "seed": seed}, sort_keys=True)
+    folder = cache_folder / f"{task.name.replace('_', '-')}-{digest(made_by, size=6).hex()}"
     if folder.is_dir():
         return folder
 
     cache_folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    model, tokenizer = make_base_model(seed, report, settings)
+    start = None
+    if task.continues is not None:
+        start = find_or_make_base_model(cache_folder, seed, report, task=task.continues)
+    model, tokenizer = make_base_model(seed, report, settings, task, start)
     with tempfile.TemporaryDirectory(dir=cache_folder, prefix=".unfinished-") as unfinished:
         finished = Path(unfinished) / "model"
         save_model(model, finished, tokenizer)
@@ -88,17 +70,25 @@ def find_or_make_base_model(
 
 
 def make_base_model(
-    seed: int, report: ProgressCallback | None = None, settings: BaseModelSettings = DEFAULTS
+    seed: int,
+    report: ProgressCallback | None = None,
+    settings: BaseModelSettings | None = None,
+    task: type[BuiltInTask] = ChainSums,
+    start: Path | None = None,
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Pretrain a base model on worked answers, careful and careless steps mixed.
 
-    The same seed gives the same weights on the same number of threads. The global random state is left unchanged.
+    start: the base model of `task.continues` to go on from; random weights if not given. The same seed
+    gives the same weights on the same number of threads. The global random state is left unchanged.
     """
-    tokenizer = make_chain_tokenizer()
+    settings = settings or task.pretraining
+    tokenizer = make_tokenizer(task.tokens)
     model = initial_model(seed, tokenizer, settings)
+    if start is not None and task.continues is not None:
+        continue_from(start, task.continues.tokens, model, task.tokens)
     decay = settings.weight_decay
     optimizer = torch.optim.AdamW(model.parameters(), betas=settings.betas, weight_decay=decay, fused=True)
-    batches = pretraining_batches(seed, tokenizer, settings)
+    batches = pretraining_batches(task.draw_corpus(seed, settings.careful_share), tokenizer, settings)
     for step in range(settings.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -134,6 +124,21 @@ def initial_model(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseM
         return Qwen2ForCausalLM(config).float()
 
 
+def continue_from(start: Path, known: Sequence[str], model: Qwen2ForCausalLM, tokens: Sequence[str]) -> None:
+    """Give a model the weights of another; known, tokens: what stands for the rows of their embeddings."""
+    from transformers import Qwen2ForCausalLM
+
+    weights, own = Qwen2ForCausalLM.from_pretrained(start).state_dict(), model.state_dict()
+    shared = [token for token in tokens if token in known]
+    rows, theirs = ([names.index(token) for token in shared] for names in (tokens, known))
+    with torch.no_grad():
+        for name, value in own.items():
+            if name in ("model.embed_tokens.weight", "lm_head.weight"):
+                value[rows] = weights[name][theirs]
+            else:
+                value.copy_(weights[name])
+
+
 def learning_rate(step: int, settings: BaseModelSettings) -> float:
     """Return the learning rate of a step, counted from 0: linear warm-up, then a cosine down to 0."""
     num_warmup = settings.num_warmup_steps
@@ -147,17 +152,16 @@ Batch = list[tuple[torch.Tensor, torch.Tensor]]
 """One step's sequences in parts of similar length: (ids [B, T], labels [B, T]) each."""
 
 
-def pretraining_batches(seed: int, tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings) -> Iterator[Batch]:
-    """Yield endless batches of fresh worked answers, of about `tokens_per_step` tokens each."""
-    corpus = draw_corpus(seed, settings.careful_share)
+def pretraining_batches(
+    corpus: Iterator[tuple[str, ...]], tokenizer: PreTrainedTokenizerFast, settings: BaseModelSettings
+) -> Iterator[Batch]:
+    """Yield endless batches of what a corpus holds (see `BuiltInTask.draw_corpus`), of about `tokens_per_step` tokens
+    each."""
     while True:
         rows: list[tuple[list[int], list[int]]] = []
         num_tokens = 0
         while num_tokens < settings.tokens_per_step:
-            prompt, answer = next(corpus)
-            prompt_ids = [BOS_ID, *tokenizer.encode(prompt)]
-            answer_ids = [*tokenizer.encode(answer), EOS_ID]
-            rows.append((prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids))
+            rows.append(labelled(next(corpus), tokenizer))
             num_tokens += len(rows[-1][0])
         rows.sort(key=lambda row: len(row[0]))
         size = math.ceil(len(rows) / settings.num_buckets)
@@ -165,6 +169,19 @@ def pretraining_batches(seed: int, tokenizer: PreTrainedTokenizerFast, settings:
             (pad_right([ids for ids, _ in part], PAD_ID), pad_right([labels for _, labels in part], IGNORED))
             for part in (rows[i : i + size] for i in range(0, len(rows), size))
         ]
+
+
+def labelled(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a prompt and what follows it: what the model writes, each time with an end of sequence, has
+    labels, what it is replied has none."""
+    ids, labels = [BOS_ID], [IGNORED]
+    for number, text in enumerate(texts):
+        own = tokenizer.encode(text)
+        is_answer = number % 2 == 1
+        own += [EOS_ID] * is_answer
+        ids += own
+        labels += own if is_answer else [IGNORED] * len(own)
+    return ids, labels
 
 
 def pad_right(rows: list[list[int]], padding: int) -> torch.Tensor:

@@ -7,55 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from treepo.data.boxes import last_box
-from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
-from treepo.utils.numeric import digest
-from treepo.verify.base import FinalAnswer
+from treepo.tasks.base import BOX, BuiltInTask, is_eval_prompt, make_tokenizer, tokens_with
+from treepo.tasks.settings import BaseModelSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-BOX = r"\boxed{"
-PAD_ID, BOS_ID, EOS_ID = range(3)
-TOKENS = (PAD, BOS, EOS, *"0123456789", *"abcdefgh", *"+-=,;:", BOX, "}")
-"""Digits one by one; the opening of a box is one token."""
+    from transformers import PreTrainedTokenizerFast
 
 LABELS = "abcdefgh"
 MIN_RESULT, MAX_RESULT = 10, 89
-
-ANSWERS = FinalAnswer()
-"""A box, as in most mathematical datasets."""
-
-MAX_PROMPT_TOKENS = 22
-"""Prompt of a problem with six steps: bos, two digits, three tokens per step, a colon."""
-
-
-def make_chain_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer. It adds no special tokens, and drops characters outside the task's alphabet."""
-    from transformers import Qwen2Tokenizer
-
-    # AutoTokenizer loads the tokenizer beside a Qwen2 model as a Qwen2Tokenizer, so only one that is a Qwen2Tokenizer
-    # with another vocabulary survives saving.
-    tokenizer = Qwen2Tokenizer(
-        vocab={token: index for index, token in enumerate(TOKENS)},
-        merges=[],
-        unk_token=None,  # pyright: ignore[reportArgumentType]
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        clean_up_tokenization_spaces=False,
-        model_max_length=256,
-    )
-    # Without merges a word falls apart into characters; an added token stays whole.
-    tokenizer.add_tokens([BOX])
-    return tokenizer
-
-
-def is_chain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a model's tokenizer is that of the built-in task."""
-    return tokenizer.get_vocab() == {token: index for index, token in enumerate(TOKENS)}
 
 
 @dataclass(frozen=True)
@@ -89,11 +48,6 @@ def draw_chain(rng: random.Random) -> Chain:
             return Chain(start, steps)
 
 
-def is_eval_prompt(prompt: str) -> bool:
-    """Whether a prompt is kept for evaluation, as one in ten is, whatever the seed."""
-    return int.from_bytes(digest(prompt), "big") % 10 == 0
-
-
 def work_step(value: int, step: int, careful: bool) -> list[tuple[int, int]]:
     """Work one step and return its equations as pairs (number added, result).
 
@@ -112,15 +66,15 @@ def work_step(value: int, step: int, careful: bool) -> list[tuple[int, int]]:
     return [(added, result) for added, result in equations if added != 0]
 
 
-def worked_answer(chain: Chain, careful: Sequence[bool]) -> str | None:
-    """Work a chain, each step carefully or carelessly, and return the answer's text.
+def worked_answer(chain: Chain, careful: Sequence[bool], labels: str = LABELS) -> str | None:
+    """Work a chain, each step carefully or carelessly, and return the answer's text. labels: of the steps.
 
     None if a result leaves 10-89, which cannot be written with two digits: a careful step after a careless one may.
     """
     if len(careful) != len(chain.steps):
         raise ValueError(f"careful: {len(careful)} values for {len(chain.steps)} steps")
     value, text = chain.start, ""
-    for label, step, is_careful in zip(LABELS, chain.steps, careful, strict=False):
+    for label, step, is_careful in zip(labels, chain.steps, careful, strict=False):
         equations: list[str] = []
         for added, result in work_step(value, step, is_careful):
             if not MIN_RESULT <= result <= MAX_RESULT:
@@ -147,56 +101,25 @@ def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
             yield chain.prompt, answer
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
-    """Return the bos token and the tokens of the prompt."""
-    bos = tokenizer.bos_token_id
-    assert isinstance(bos, int)
-    return (bos, *tokenizer.encode(prompt, add_special_tokens=False, verbose=False))
+def make_chain_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer of chain sums, which is also that of benchmarks."""
+    return make_tokenizer(ChainSums.tokens)
 
 
-@dataclass(frozen=True)
-class ChainSums:
-    """The built-in Task: fresh training problems at every step, and the same evaluation problems for all seeds."""
+class ChainSums(BuiltInTask):
+    """Chains of additions and subtractions."""
 
-    tokenizer: PreTrainedTokenizerBase
-    seed: int
+    name = "chain_sums"
+    tokens = tokens_with(LABELS)
+    max_prompt_tokens = 22
+    example = "71a-3b-3c-5d-6:"
+    pretraining = BaseModelSettings()
 
-    @property
-    def answers(self) -> AnswerFormat:
-        return ANSWERS
+    @staticmethod
+    def draw(rng: random.Random) -> tuple[str, str]:
+        chain = draw_chain(rng)
+        return chain.prompt, str(chain.value)
 
-    def training_problems(self, step: int, count: int) -> list[Problem]:
-        """Return `count` distinct problems, none of the evaluation, the same for the same seed and step."""
-        rng = random.Random(f"chain sums training {self.seed} {step}")
-        return self._draw_problems(rng, count, is_eval=False)
-
-    def eval_problems(self, count: int) -> list[Problem]:
-        """Return the first `count` of the evaluation problems (there are tens of millions)."""
-        return self._draw_problems(random.Random("chain sums held out"), count, is_eval=True)
-
-    def verify(self, pairs: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        r"""Return the verdicts; right are exactly the responses that end in `\boxed{true value}`."""
-        verdicts = []
-        for problem, response in pairs:
-            extracted = last_box(response)
-            correct = float(response.endswith(f"{BOX}{problem.ground_truth}}}"))
-            outcome = Outcome.NO_ANSWER if extracted is None else Outcome.GRADED
-            verdicts.append(Verdict(correct, outcome, extracted))
-        return verdicts
-
-    def are_equal(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Return whether the texts of each pair are the same."""
-        return [first == second for first, second in pairs]
-
-    def _draw_problems(self, rng: random.Random, count: int, is_eval: bool) -> list[Problem]:
-        if count < 0:
-            raise ValueError(f"count must not be negative, not {count}")
-        chains: dict[str, Chain] = {}
-        while len(chains) < count:
-            chain = draw_chain(rng)
-            if is_eval_prompt(chain.prompt) == is_eval:
-                chains[chain.prompt] = chain
-        return [
-            Problem(c.prompt, c.prompt, encode_prompt(self.tokenizer, c.prompt), str(c.value), "chain_sums")
-            for c in chains.values()
-        ]
+    @staticmethod
+    def draw_corpus(seed: int, careful_share: float) -> Iterator[tuple[str, str]]:
+        return draw_corpus(seed, careful_share)

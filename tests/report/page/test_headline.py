@@ -44,8 +44,8 @@ def test_a_headline_says_what_was_trained_what_came_of_it_and_what_it_cost():
 def test_without_evaluations_the_accuracy_is_that_of_training():
     metrics = {step: {"accuracy": own["accuracy"]} for step, own in METRICS.items() if step}
     assert told({"train.num_steps": 2, "model.path": ""}, metrics) == {
-        "model": "the built-in task's model",
-        "data": "the built-in task",
+        "model": "base model of the built-in task chain_sums",
+        "data": "the built-in task chain_sums",
         "accuracy in training": "20.0% \u2192 40.0%",
         "steps": "2",
     }

@@ -19,7 +19,7 @@ from treepo.engine.server.client import Server, allow_sockets
 from treepo.engine.server.fleet import Fleet
 from treepo.engine.server.weight_sync import WeightSync
 from treepo.engine.settings import ServerSettings
-from treepo.errors import RefusedError, ServerError, SettingError
+from treepo.errors import EngineError, RefusedError, ServerError, SettingError
 from treepo.model.exported import ExportedWeights
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ CONNECT_S = 10.0
 
 NUM_OTHER_FILES = 512
 """Files that the process may have open besides its connections."""
+
+CLOSED = "servers.urls: the engine was closed"
 
 
 class ServerEngine(Engine):
@@ -50,6 +52,7 @@ class ServerEngine(Engine):
     """
 
     reads_model = False
+    is_shared = True
 
     def __init__(
         self,
@@ -68,7 +71,6 @@ class ServerEngine(Engine):
         self.name = name or f"treepo-{uuid4().hex}"
         self.leads = leads
         self.dtype = None if settings.dtype == "same" else getattr(torch, settings.dtype)
-        self.num_updates = 0
         self.fleet = Fleet([], settings.max_retries)
         self.names = count()
         self.running: dict[int, tuple[SampleRequest, Future[None]]] = {}
@@ -119,6 +121,8 @@ class ServerEngine(Engine):
         if self.loop is None:
             return
         self.running.clear()
+        # Another thread may wait for a segment: one of a request that there is not wakes it.
+        self.finished.put((-1, EngineError(CLOSED)))
         self._wait_for(self._end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
@@ -160,6 +164,8 @@ class ServerEngine(Engine):
 
     def step(self) -> list[SampleResult]:
         """Wait for a segment, and return it with all others that are there."""
+        if self.loop is None:
+            raise EngineError(CLOSED)
         results: list[SampleResult] = []
         while self.running and (not results or not self.finished.empty()):
             name, outcome = self.finished.get()

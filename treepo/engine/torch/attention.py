@@ -3,7 +3,8 @@
 Letters: N queries · H query heads · G key-value heads · D head size · B blocks · R rows · C slots of a row.
 """
 
-from types import SimpleNamespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from treepo.engine.torch.kv_cache import BLOCK, KVCache
 from treepo.engine.transfer import send
-from treepo.model.forward import TorchOperations
 
 MIN_KEYS_PER_THREAD = 2048
 """Keys read (queries x their lengths) below which a second thread costs more than it saves."""
@@ -47,14 +47,29 @@ class BlockTable:
         self.bounds = np.concatenate([[0], inner, [len(lens)]]).astype(np.int32)
 
 
+@dataclass(frozen=True, eq=False)
+class SlotTable:
+    """On the device: query i sees the first lens[i] slots of row rows[i].
+
+    slots int32 [R, C]; rows, lens int32 [N]. max_len: no query sees more slots; known to the host.
+    """
+
+    slots: Tensor
+    rows: Tensor
+    lens: Tensor
+    max_len: int
+
+
 class GatherKernel:
     """Stores keys and values in slots, and attends over them: in torch, on any device.
 
     It gathers the keys of each query's row side by side. Other kernels inherit from it and are tested against it.
-    keys_transposed: whether keys are stored as [B, G, D, 8]; else as values are, [B, G, 8, D].
+    keys_transposed: whether keys are stored as [B, G, D, 8]; else as values are, [B, G, 8, D]. is_capturable: whether
+    `store_at` and `attend_at` are the same launches whatever the lengths, which a CUDA graph can repeat.
     """
 
     keys_transposed = False
+    is_capturable = False
 
     def supports(self, key: Tensor, value: Tensor) -> bool:
         """Return whether it can store keys and values [N, G, D] of this size and type."""
@@ -62,9 +77,7 @@ class GatherKernel:
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
         """Put key, value [N, G, D] into slots int32 [N] of keys and values."""
-        at = torch.from_numpy(slots).to(key.device).long()
-        keys[at // BLOCK, :, at % BLOCK] = key
-        values[at // BLOCK, :, at % BLOCK] = value
+        self.store_at(key, value, keys, values, torch.from_numpy(slots).to(key.device))
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
@@ -74,19 +87,52 @@ class GatherKernel:
         outputs = []
         for first in range(0, len(query), step):
             part = slice(first, first + step)
-            q, rows, lens = query[part], table.rows[part], table.lens[part]
-            longest = int(lens.max())
-            slots = torch.from_numpy(table.slots[rows, :longest]).to(q.device).long()
-            distances = torch.from_numpy(lens).to(q.device)[:, None] - 1 - torch.arange(longest, device=q.device)
-            visible = (distances >= 0) if window is None else (distances >= 0) & (distances < window)
-            slots = slots.masked_fill(~visible, 0)
-            k = keys[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
-            v = values[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
-            # Query heads that share a key head become the query rows of one attention call: [N, G, H / G, D].
-            grouped = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
-            output = scaled_dot_product_attention(grouped, k, v, attn_mask=visible[:, None, None], scale=scale)
-            outputs.append(output.reshape(len(q), q.shape[1], -1))
+            rows, lens = table.rows[part], table.lens[part]
+            slots = torch.from_numpy(table.slots[rows, : lens.max()]).to(query.device)
+            lens = torch.from_numpy(lens).to(query.device)
+            outputs.append(_attend_gathered(query[part], keys, values, slots, lens, scale, window))
         return torch.cat(outputs)
+
+    def send_table(
+        self, slots: np.ndarray, changed: np.ndarray | None, others: Sequence[np.ndarray], device: torch.device
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the slots of all rows on a device, and other arrays that are sent with them; see DeviceTable."""
+        on_device, *sent = send([slots, *others], device)
+        return on_device, sent
+
+    def store_at(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        """Do what `store` does with slots that are on the device."""
+        at = slots.long()
+        keys[at // BLOCK, :, at % BLOCK] = key
+        values[at // BLOCK, :, at % BLOCK] = value
+
+    def attend_at(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: SlotTable, scale: float, window: int | None
+    ) -> Tensor:
+        """Do what `attend` does with a table that is on the device, for which the host does not wait."""
+        step = max(1, MAX_GATHERED // table.max_len)
+        outputs = []
+        for first in range(0, len(query), step):
+            part = slice(first, first + step)
+            slots = table.slots[table.rows[part].long(), : table.max_len]
+            outputs.append(_attend_gathered(query[part], keys, values, slots, table.lens[part], scale, window))
+        return torch.cat(outputs)
+
+
+def _attend_gathered(
+    query: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lens: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """Attention of queries [N, H, D] over the first lens int32 [N] of slots int32 [N, C]."""
+    slots = slots.long()
+    distances = lens[:, None] - 1 - torch.arange(slots.shape[1], device=query.device)
+    visible = (distances >= 0) if window is None else (distances >= 0) & (distances < window)
+    slots = slots.masked_fill(~visible, 0)
+    k = keys[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
+    v = values[slots // BLOCK, :, slots % BLOCK].transpose(1, 2)
+    # Query heads that share a key head become the query rows of one attention call: [N, G, H / G, D].
+    grouped = query.reshape(len(query), k.shape[1], -1, query.shape[-1])
+    output = scaled_dot_product_attention(grouped, k, v, attn_mask=visible[:, None, None], scale=scale)
+    return output.reshape(len(query), query.shape[1], -1)
 
 
 class CachedAttention:
@@ -109,7 +155,7 @@ class CachedAttention:
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        q, k, v = self._tokens_first(query), self._tokens_first(key), self._tokens_first(value)
+        q, k, v = (_tokens_first(x, self.cache.dtype) for x in (query, key, value))
         if self.new is not None:
             if self.new_on_device is None:
                 [self.new_on_device] = send([self.new], k.device)
@@ -119,93 +165,28 @@ class CachedAttention:
         kernel.store(k, v, keys, values, self.new_slots)
         return kernel.attend(q, keys, values, self.table, scale, window).to(query.dtype)
 
-    def _tokens_first(self, x: Tensor) -> Tensor:
-        """[1, H, N, D] -> [N, H, D], in the type of the cache."""
-        return x[0].transpose(0, 1).contiguous().to(self.cache.dtype)
 
+class DeviceAttention:
+    """The AttentionContext of a decoding step whose places are all on the device: one token per row.
 
-TILE = 16
-"""Queries that a thread works on at a time; see decode_attention.c."""
+    new_slots int32 [N]: where the tokens' keys and values are stored.
+    """
 
+    def __init__(self, cache: KVCache, kernel: GatherKernel, table: SlotTable, new_slots: Tensor) -> None:
+        self.cache = cache
+        self.kernel = kernel
+        self.table = table
+        self.new_slots = new_slots
 
-class CpuKernel(GatherKernel, TorchOperations):
-    """Attention and a decoder's operations in C, for contiguous float32 tensors on the CPU; what comes from matrix
-    products and goes into them may be bfloat16."""
-
-    dtype = torch.float32
-    keys_transposed = True
-
-    def __init__(self, kernels: SimpleNamespace) -> None:
-        self.kernels = kernels
-        self.scratch = np.zeros(0, np.float32)
-        self.table: BlockTable | None = None
-        self.addresses: dict[str, int] = {}
-
-    def supports(self, key: Tensor, value: Tensor) -> bool:
-        return key.shape[2] % BLOCK == 0 and key.shape[2] == value.shape[2]
-
-    def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        self.kernels.store(*key.shape, _data(key), _data(value), _data(keys), _data(values), _address(slots))
-
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
+    def __call__(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
     ) -> Tensor:
-        # The table is that of all layers of a forward: its addresses are looked up once.
-        if self.table is not table:
-            arrays = {name: getattr(table, name) for name in ("starts", "counts", "rows", "lens", "bounds")}
-            self.table, self.addresses = table, {name: _address(array) for name, array in arrays.items()}
-        n, num_heads, size = query.shape
-        output = torch.empty_like(query)
-        num_spans, num_threads = table.starts.shape[1], len(table.bounds) - 1
-        scratch_len = num_threads * TILE * num_heads * (num_spans * BLOCK + size)
-        if len(self.scratch) < scratch_len:
-            self.scratch = np.empty(scratch_len, np.float32)
-        self.kernels.attend(
-            N=n,
-            H=num_heads,
-            G=keys.shape[1],
-            D=size,
-            q=_data(query),
-            keys=_data(keys),
-            values=_data(values),
-            out=_data(output),
-            E=num_spans,
-            num_threads=num_threads,
-            window=window or 0,
-            scale=scale,
-            scratch=_address(self.scratch),
-            **self.addresses,
-        )
-        return output
-
-    def add_norm(self, x: Tensor, added: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        output, size = torch.empty_like(x, dtype=dtype), x.shape[-1]
-        if dtype != torch.float32 and size % BLOCK:
-            return super().add_norm(x, added, weight, eps, dtype)
-        run = self.kernels.add_norm_bfloat16 if dtype == torch.bfloat16 else self.kernels.add_norm
-        added_data = None if added is None else _data(added, dtype)
-        run(x.numel() // size, size, _data(x), added_data, _data(weight), eps, _data(output, dtype))
-        return output
-
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        self.kernels.rotate(*x.shape, _data(x), _data(cos), _data(sin))
-
-    def gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        (n, size), stride, dtype = gate.shape, gate.stride(0), gate.dtype
-        if size % BLOCK:
-            return super().gate(gate, up)
-        assert gate.stride() == up.stride() == (stride, 1) and up.dtype == dtype
-        output = torch.empty(n, size, dtype=dtype)
-        run = self.kernels.gate_bfloat16 if dtype == torch.bfloat16 else self.kernels.gate
-        run(n, size, stride, gate.data_ptr(), up.data_ptr(), _data(output, dtype))
-        return output
+        q, k, v = (_tokens_first(x, self.cache.dtype) for x in (query, key, value))
+        keys, values = self.cache.layer(layer, k, v)
+        self.kernel.store_at(k, v, keys, values, self.new_slots)
+        return self.kernel.attend_at(q, keys, values, self.table, scale, window).to(query.dtype)
 
 
-def _data(tensor: Tensor, dtype: torch.dtype = torch.float32) -> int:
-    assert tensor.is_contiguous() and tensor.dtype == dtype
-    return tensor.data_ptr()
-
-
-def _address(array: np.ndarray) -> int:
-    assert array.flags.c_contiguous
-    return array.ctypes.data
+def _tokens_first(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[1, H, N, D] -> [N, H, D], in a type."""
+    return x[0].transpose(0, 1).contiguous().to(dtype)

@@ -138,6 +138,14 @@ class RunningBatch:
         self.num_spans[others] += 1
         self.next_slot[rows] += 1
 
+    def append_tokens(self, rows: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+        """Append a sampled token to each row. Raises FloatingPointError if a log-probability is not finite."""
+        if not np.isfinite(logprobs).all():
+            raise FloatingPointError("the model's logits are not finite")
+        at = rows, self.num_known[rows]
+        self.ids[at], self.logprobs[at] = tokens, logprobs
+        self.num_known[rows] += 1
+
     def free_blocks(self, row: int, blocks: BlockManager) -> None:
         """Free the blocks of what a row decoded; call before the row is taken back."""
         if self.own_blocks[row]:

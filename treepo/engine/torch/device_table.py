@@ -1,10 +1,11 @@
 """The block table of the running requests, kept on the GPU."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from treepo.engine.torch.attention import BlockTable
 from treepo.engine.transfer import send
 
 
@@ -17,19 +18,21 @@ class DeviceTable:
     def __init__(self) -> None:
         self.host: np.ndarray | None = None
         self.slots = torch.empty(0, dtype=torch.int32)
-        self.table: BlockTable | None = None
-        self.queries: tuple[Tensor, Tensor] = self.slots, self.slots
 
-    def update(self, table: BlockTable, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return slots int32 [R, C], rows and lens int32 [N] of the table of a forward; its layers share them."""
-        if self.table is not table:
-            is_known = table.changed is not None and table.slots is self.host
-            changes = [table.changed, table.slots.reshape(-1)[table.changed]] if is_known else [table.slots]
-            rows, lens, *sent = send([table.rows, table.lens, *changes], device)
-            if is_known:
-                self.slots.view(-1).scatter_(0, *sent)
-            else:
-                # Not the host's own memory, which changes.
-                self.slots, self.host = sent[0].clone(), table.slots
-            self.table, self.queries = table, (rows, lens)
-        return self.slots, *self.queries
+    def update(
+        self, slots: np.ndarray, changed: np.ndarray | None, others: Sequence[np.ndarray], device: torch.device
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return slots int32 [R, C] on the device, and other arrays that are sent with what changed of them.
+
+        changed int64 [K]: places in the flat slots; None if all may have changed.
+        """
+        is_known = changed is not None and slots is self.host
+        changes = [changed, slots.reshape(-1)[changed]] if is_known else [slots]
+        sent = send([*others, *changes], device)
+        num_others = len(others)
+        if is_known:
+            self.slots.view(-1).scatter_(0, *sent[num_others:])
+        else:
+            # Not the host's own memory, which changes.
+            self.slots, self.host = sent[num_others].clone(), slots
+        return self.slots, sent[:num_others]

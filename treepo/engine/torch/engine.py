@@ -7,7 +7,6 @@ of every running request; each request then samples its next token.
 import logging
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +14,15 @@ from torch import nn
 
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import sample_tokens, uniforms
-from treepo.engine.torch.attention import CpuKernel, GatherKernel
+from treepo.engine.torch.backends import make_forward, make_kernel, make_loop
 from treepo.engine.torch.batch import BatchBuilder, RunningBatch, Sequence
+from treepo.engine.torch.cpu import CpuKernel
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager, KVCache, affordable_tokens
+from treepo.engine.torch.lookahead import look_ahead
 from treepo.engine.torch.prefix_cache import PrefixCache, RadixNode
 from treepo.engine.transfer import send
 from treepo.errors import SettingError
-from treepo.model.compatibility import has_length_dependent_rope
-from treepo.model.forward import Forward, FusedForward, PlainForward, TorchOperations, supports_fused
-from treepo.model.kernels.compile import load_kernels
-from treepo.model.linear_maps import bfloat16_instructions, product_dtype
+from treepo.model.linear_maps import product_dtype
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -40,10 +38,12 @@ class TorchEngine:
     then the youngest requests wait and are computed again, with the same result. Half of the free memory if not given.
     autocast: type of the trainer's matrix products, that of the weights if not given; see `product_dtype`. Where
     memory runs out, all requests wait, go on with half as many at a time and a cache of half the size, and get the same
-    tokens.
+    tokens. check_every: on GPUs, most tokens that each request decodes before the host looks which have ended; those
+    that end early decode tokens that are dropped.
     """
 
     reads_model = True
+    is_shared = False
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class TorchEngine:
         max_num_batched_tokens: int = 8192,
         max_cache_tokens: int | None = None,
         autocast: torch.dtype | None = None,
+        check_every: int = 16,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(list(eos_ids), np.int64)
@@ -61,6 +62,8 @@ class TorchEngine:
         self.max_num_batched_tokens = max_num_batched_tokens
         self.kernel = make_kernel(self._device())
         self.forward = make_forward(model, self.kernel, autocast)
+        self.loop = make_loop(self.forward, self.kernel, self._device())
+        self.check_every = check_every
         self.cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else product_dtype(model, autocast)
         if max_cache_tokens is None:
             max_cache_tokens = affordable_tokens(model, self.cache_dtype, self.forward.num_copied_bytes)
@@ -68,6 +71,7 @@ class TorchEngine:
         self.waiting: deque[Sequence] = deque()
         self._begin(self.max_cache_tokens // BLOCK)
         self.counters = EngineCounters()
+        self.num_updates = 0
 
     def _begin(self, max_blocks: int) -> None:
         """Begin with an empty cache and no running requests."""
@@ -109,8 +113,8 @@ class TorchEngine:
         self.waiting.append(Sequence(request, np.zeros(0, np.int32), np.zeros(0, np.float32)))
 
     def step(self) -> list[SampleResult]:
-        """Decode one token for every running request. Raises MemoryError, with the settings to change, if memory runs
-        out with a single one."""
+        """Decode a token for every running request, or several where the host need not look. Raises MemoryError, with
+        the settings to change, if memory runs out with a single one."""
         try:
             return self._step()
         except (RuntimeError, MemoryError) as error:
@@ -123,6 +127,8 @@ class TorchEngine:
 
     @torch.no_grad()
     def _step(self) -> list[SampleResult]:
+        if (results := self._decode_ahead()) is not None:
+            return results
         self.counters = self.counters.plus(num_steps=1, num_slots=self.max_num_seqs)
         self._allocate_or_preempt()
         builder = BatchBuilder(self.rows)
@@ -139,15 +145,16 @@ class TorchEngine:
         """Forget all prefixes and free the memory of the cache and of copied weights."""
         self._forget_prefixes()
         self.kv_cache.clear()
-        self.forward.release()
+        self._release()
         # The trainer's tensors have other sizes than the cache's: pieces of its memory would not fit together.
         torch.cuda.empty_cache()
 
     def update_weights(self, model: nn.Module) -> None:
         """Forget all prefixes; the weights are those of the engine's own model."""
         assert model is self.model, "the embedded engine samples from the model it was made with"
+        self.num_updates += 1
         self._forget_prefixes()
-        self.forward.release()
+        self._release()
         self.blocks.peak_used = 0
 
     def join_update(self, model: nn.Module) -> None:
@@ -166,7 +173,13 @@ class TorchEngine:
             self._remove(row)
         self.prefix_cache.clear()
         self.kv_cache.clear()
+        self._release()
+
+    def _release(self) -> None:
+        """Free copied weights, and the steps that were captured with them."""
         self.forward.release()
+        if self.loop is not None:
+            self.loop.release()
 
     def _forget_prefixes(self) -> None:
         assert not self.waiting and self.rows.num_running == 0, "weights change only between requests"
@@ -187,6 +200,8 @@ class TorchEngine:
         self.max_num_seqs = max(len(running) // 2, 1)
         self.max_num_batched_tokens = max(self.max_num_batched_tokens // 2, 1)
         peak_used = self.blocks.peak_used
+        if self.loop is not None:
+            self.loop.release()
         self._begin(max(max_blocks // 2, fewest))
         self.blocks.peak_used = peak_used
         torch.cuda.empty_cache()
@@ -210,10 +225,8 @@ class TorchEngine:
             youngest = int(max(rows.running(), key=lambda row: rows.entered[row]))
             self.waiting.appendleft(self._remove(youngest))
         for row in in_need.tolist():
-            block = blocks.allocate()
-            # All of it belongs to the row: no other sequence continues in it.
-            blocks.num_filled[block] = BLOCK
-            rows.append_slot(row, block * BLOCK)
+            # All of it belongs to the row.
+            rows.append_slot(row, blocks.allocate(is_full=True) * BLOCK)
 
     def _admit(self, builder: BatchBuilder) -> None:
         """Give rows to waiting requests, in their order, while rows, blocks and prefill tokens are left."""
@@ -269,6 +282,27 @@ class TorchEngine:
             self.rows.append_slot(row, node.last_slot + 1)
         builder.add_admitted(row, num_cached, node)
 
+    def _decode_ahead(self) -> list[SampleResult] | None:
+        """Decode several tokens for every running row without the host; None where it has to do something in between:
+        admit requests, find blocks, or count tokens for a repetition penalty."""
+        rows, running = self.rows, self.rows.running()
+        if self.loop is None or not len(running) or (self.waiting and rows.free_rows):
+            return None
+        num_steps = min(self.check_every, int((rows.ends[running] - rows.num_known[running]).max()))
+        if num_steps < 2 or rows.params.of_rows(running).penalizes:
+            return None
+        ahead = look_ahead(rows, self.blocks, self.prefix_cache.evict, num_steps)
+        if ahead is None:
+            return None
+        self.kv_cache.reserve(self.blocks.num_created)
+        drawn = self.loop.run(ahead.inputs(rows), self.kv_cache)
+        num_known = rows.num_known[running].sum()
+        done, ended = ahead.accept(rows, self.blocks, *drawn, self.eos_ids)
+        num_decoded = int(rows.num_known[running].sum() - num_known)
+        num_slots = num_steps * self.max_num_seqs
+        self.counters = self.counters.plus(num_steps=num_steps, num_slots=num_slots, num_decoded=num_decoded)
+        return self._finish(running[done], ended[done])
+
     def _sample(self, builder: BatchBuilder, sampling: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run the forward; return the next token of each sampling row and its log-probability."""
         device, rows = self._device(), self.rows
@@ -282,16 +316,16 @@ class TorchEngine:
 
     def _collect(self, sampling: np.ndarray, tokens: np.ndarray, logprobs: np.ndarray) -> list[SampleResult]:
         """Append a token to each row and return the segments that are complete."""
-        if not np.isfinite(logprobs).all():
-            raise FloatingPointError("the model's logits are not finite")
         rows = self.rows
-        at = sampling, rows.num_known[sampling]
-        rows.ids[at], rows.logprobs[at] = tokens, logprobs
-        rows.num_known[sampling] += 1
+        rows.append_tokens(sampling, tokens, logprobs)
         ended = np.isin(tokens, self.eos_ids)
         done = ended | (rows.num_known[sampling] == rows.ends[sampling])
+        return self._finish(sampling[done], ended[done])
+
+    def _finish(self, rows: np.ndarray, ended: np.ndarray) -> list[SampleResult]:
+        """Take back rows whose segments are complete; ended: which of them by an end-of-sequence token."""
         results = []
-        for row, has_ended in zip(sampling[done].tolist(), ended[done].tolist(), strict=True):
+        for row, has_ended in zip(rows.tolist(), ended.tolist(), strict=True):
             decoded = self._remove(row)
             results.append(SampleResult(decoded.request.request_id, decoded.token_ids, decoded.logprobs, has_ended))
         return results
@@ -314,41 +348,3 @@ class TorchEngine:
 def blocks_for(num_tokens: int) -> int:
     """How many blocks a cache must have for a sequence of so many tokens."""
     return -(-num_tokens // BLOCK) + 1
-
-
-def make_kernel(device: torch.device) -> GatherKernel:
-    """Return the fastest attention on a device: compiled C, Triton, or torch where neither can be had."""
-    if device.type == "cpu":
-        kernels = load_kernels("decode_attention.c")
-        return CpuKernel(kernels) if kernels else GatherKernel()
-    try:
-        from treepo.engine.torch.triton import TritonKernel  # noqa: PLC0415 - Triton is there on GPUs only
-    except ImportError:
-        return GatherKernel()
-    return TritonKernel()
-
-
-def make_forward(model: nn.Module, kernel: GatherKernel, autocast: torch.dtype | None) -> Forward:
-    """Return the fastest forward of a model, over its own weights: what is trained is what runs."""
-    config: Any = model.config
-    if not supports_fused(model) or has_length_dependent_rope(config):
-        return PlainForward(model, autocast)
-    dtype = product_dtype(model, autocast)
-    compiled = kernel if isinstance(kernel, CpuKernel) and dtype in (torch.float32, torch.bfloat16) else None
-    forward = FusedForward(model, compiled or TorchOperations(), dtype)
-    _log_bfloat16(autocast or next(model.parameters()).dtype, forward)
-    return forward
-
-
-def _log_bfloat16(wanted: torch.dtype, forward: FusedForward) -> None:
-    """Say what the engine computes in where bfloat16 was asked for on a CPU, and why."""
-    if wanted != torch.bfloat16 or forward.model.device.type != "cpu":
-        return
-    megabytes = forward.num_copied_bytes / 1e6
-    copies = f", over copies of the weights of {megabytes:.0f} MB" if megabytes else ""
-    name = bfloat16_instructions()
-    if forward.dtype == torch.bfloat16:
-        logger.info("decoding computes matrix products in bfloat16 (by %s)%s", name, copies)
-    else:
-        reason = "which this processor computes faster: it has neither AMX nor AMD's AVX512-BF16 nor ARM's BFMMLA"
-        logger.info("decoding computes matrix products in float32, %s%s", reason, copies)

@@ -69,8 +69,9 @@ class BlockManager:
         """Blocks that can still be allocated."""
         return self.max_blocks - self.num_used
 
-    def allocate(self) -> int:
-        """Return an empty block with one reference."""
+    def allocate(self, *, is_full: bool = False) -> int:
+        """Return a block with one reference: empty, or one that counts as full, so that no other sequence continues in
+        it."""
         assert self.num_free > 0, "look at num_free first"
         if self.free_blocks:
             block = self.free_blocks.pop()
@@ -82,7 +83,7 @@ class BlockManager:
                 self.ref_counts = np.pad(self.ref_counts, (0, more))
                 self.num_filled = np.pad(self.num_filled, (0, more))
         self.ref_counts[block] = 1
-        self.num_filled[block] = 0
+        self.num_filled[block] = BLOCK if is_full else 0
         self.peak_used = max(self.peak_used, self.num_used)
         return block
 

@@ -3,13 +3,15 @@
 Letters: N queries · H query heads · G key-value heads · R = H / G · D head size · T slots at a time.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from treepo.engine.torch.attention import BlockTable, GatherKernel
+from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
 from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.kv_cache import BLOCK
 from treepo.engine.transfer import send
@@ -25,6 +27,9 @@ TILE_BYTES = 1 << 14
 """Bytes of the keys that it reads at a time. With values, and with the next ones that are copied meanwhile, they fit
 into the shared memory of every GPU since Ampere: 99 KiB on the smallest."""
 
+MAX_SPLITS = 16
+"""Most programs that share a sequence, where few long ones would leave processors without work."""
+
 MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
@@ -38,8 +43,12 @@ STORE_OPTIONS = OPTIONS | {"num_warps": 1}
 class TritonKernel(GatherKernel):
     """Attention on GPUs. Slots go to the device once per forward, not once per layer."""
 
+    is_capturable = True
+
     def __init__(self) -> None:
-        self.table = DeviceTable()
+        self.device_table = DeviceTable()
+        self.table: BlockTable | None = None
+        self.table_on_device: tuple[Tensor, ...] = ()
         self.new_slots: np.ndarray | None = None
         self.new_on_device: Tensor | None = None
 
@@ -47,27 +56,56 @@ class TritonKernel(GatherKernel):
         return key.shape[2] == value.shape[2]
 
     def store(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: np.ndarray) -> None:
-        n, heads, size = key.shape
-        on_device = self._send_new(slots, key.device)
-        sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
-        _store[n, heads](key, value, keys, values, on_device, heads, **sizes, **STORE_OPTIONS)
+        if self.new_slots is not slots or self.new_on_device is None:
+            self.new_slots, [self.new_on_device] = slots, send([slots], key.device)
+        self.store_at(key, value, keys, values, self.new_on_device)
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
+        if self.table is not table:
+            slots, queries = self.send_table(table.slots, table.changed, [table.rows, table.lens], query.device)
+            self.table, self.table_on_device = table, (slots, *queries)
+        return self.attend_at(query, keys, values, SlotTable(*self.table_on_device, 0), scale, window)
+
+    def send_table(
+        self, slots: np.ndarray, changed: np.ndarray | None, others: Sequence[np.ndarray], device: torch.device
+    ) -> tuple[Tensor, list[Tensor]]:
+        return self.device_table.update(slots, changed, others, device)
+
+    def store_at(self, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, slots: Tensor) -> None:
+        n, heads, size = key.shape
+        sizes = {"D": size, "PADDED": triton.next_power_of_2(size), "LANES": BLOCK}
+        _store[n, heads](key, value, keys, values, slots, heads, **sizes, **STORE_OPTIONS)
+
+    def attend_at(
+        self, query: Tensor, keys: Tensor, values: Tensor, table: SlotTable, scale: float, window: int | None
+    ) -> Tensor:
         n, num_heads, size = query.shape
         num_groups = keys.shape[1]
-        slots, rows, lens = self.table.update(table, query.device)
+        splits = num_splits(n * num_groups, self.num_processors(query.device))
         output = torch.empty_like(query)
+        parts = query.new_empty(splits, n, num_heads, size, dtype=torch.float32) if splits > 1 else output
+        logsums = query.new_empty(splits, n, num_heads, dtype=torch.float32) if splits > 1 else output
         sizes = tile_sizes(num_heads // num_groups, size, keys.element_size())
-        arguments = query, keys, values, output, slots, rows, lens, slots.shape[1], num_groups, scale, window or 0
-        _attend[n, num_groups](*arguments, **sizes, **OPTIONS)
+        places = table.slots, table.rows, table.lens, table.slots.shape[1]
+        arguments = query, keys, values, parts, logsums, *places, num_groups, scale, window or 0
+        _attend[n, num_groups, splits](*arguments, **sizes, SPLITS=splits, **OPTIONS)
+        if splits > 1:
+            _merge[n, num_heads](parts, logsums, output, SPLITS=splits, D=size, PADDED=sizes["PADDED"], **OPTIONS)
         return output
 
-    def _send_new(self, slots: np.ndarray, device: torch.device) -> Tensor:
-        if self.new_slots is not slots or self.new_on_device is None:
-            self.new_slots, [self.new_on_device] = slots, send([slots], device)
-        return self.new_on_device
+    def num_processors(self, device: torch.device) -> int:
+        """Return how many programs a GPU runs side by side at least."""
+        return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def num_splits(num_programs: int, num_processors: int) -> int:
+    """Return how many programs share a sequence, a power of two: two per processor in all."""
+    splits = 1
+    while splits < MAX_SPLITS and 2 * splits * num_programs <= 2 * num_processors:
+        splits *= 2
+    return splits
 
 
 def tile_sizes(heads_per_group: int, head_size: int, itemsize: int) -> dict[str, int]:
@@ -98,9 +136,9 @@ def _store(key, value, keys, values, slots, num_groups, D: tl.constexpr, PADDED:
 
 @triton.jit
 def _attend(
-    query, keys, values, output, slots, rows, lens, row_len, num_groups, scale, window,
+    query, keys, values, output, logsums, slots, rows, lens, row_len, num_groups, scale, window,
     R: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, SLOTS: tl.constexpr,
-    LANES: tl.constexpr,
+    LANES: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
     token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row, end = tl.load(rows + token).to(tl.int64), tl.load(lens + token)
@@ -112,7 +150,13 @@ def _attend(
     top = tl.full([ROWS, 1], float("-inf"), tl.float32)
     total = tl.zeros([ROWS, 1], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
-    for first in range(begin // SLOTS * SLOTS, end, SLOTS):
+    low, high = begin // SLOTS * SLOTS, end
+    if SPLITS > 1:
+        # Whole tiles; of a short sequence some programs have none.
+        share = tl.cdiv(end - low, SPLITS * SLOTS) * SLOTS
+        low += tl.program_id(2) * share
+        high = tl.minimum(low + share, end)
+    for first in range(low, high, SLOTS):
         place = first + tl.arange(0, SLOTS)
         seen = (place >= begin) & (place < end)
         slot = tl.load(slots + row * row_len + place, mask=seen, other=0).to(tl.int64)
@@ -129,4 +173,24 @@ def _attend(
         mixed = mixed * fade + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * fade + tl.sum(weights, 1, keep_dims=True)
         top = higher
-    tl.store(output + at, (mixed / total).to(q.dtype), mask=inside)
+    if SPLITS == 1:
+        tl.store(output + at, (mixed / total).to(q.dtype), mask=inside)
+    else:
+        part = tl.program_id(2).to(tl.int64) * tl.num_programs(0) * num_groups * R
+        tl.store(output + part * D + at, mixed / tl.maximum(total, 1e-30), mask=inside)
+        head = part + token * num_groups * R + group * R + r
+        tl.store(logsums + head, top + tl.log(total), mask=r < R)
+
+
+@triton.jit
+def _merge(parts, logsums, output, SPLITS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr):
+    """Add parts up, each times its share of the sum of all weights."""
+    num_heads = tl.num_programs(0).to(tl.int64) * tl.num_programs(1)
+    head = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    split, d = tl.arange(0, SPLITS), tl.arange(0, PADDED)
+    logsum = tl.load(logsums + split * num_heads + head)
+    weights = tl.exp(logsum - tl.max(logsum, 0))
+    at = (split[:, None] * num_heads + head) * D + d[None, :]
+    part = tl.load(parts + at, mask=d[None, :] < D, other=0.0)
+    mixed = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)  # pyright: ignore[reportOperatorIssue]
+    tl.store(output + head * D + d, mixed.to(output.dtype.element_ty), mask=d < D)

@@ -136,6 +136,7 @@ class VllmEngine:
     """
 
     reads_model = False
+    is_shared = False
 
     def __init__(
         self, core: Any, generators: RequestGenerators, eos_ids: Iterable[int], can_sleep: bool = False
@@ -149,6 +150,7 @@ class VllmEngine:
         self.peak_tokens = 0
         # Of finished requests; vLLM does not report what it computes again after a preemption.
         self.counters = EngineCounters()
+        self.num_updates = 0
 
     @property
     def max_num_seqs(self) -> int:
@@ -252,6 +254,7 @@ class VllmEngine:
     def update_weights(self, model: "PreTrainedModel") -> None:
         """Hand the model's weights to vLLM and clear its prefix cache."""
         assert not self.running, "weights change only between requests"
+        self.num_updates += 1
         is_asleep = self.can_sleep and self.core.is_sleeping()
         if is_asleep:
             # What PyTorch holds of the trainer's memory; vLLM takes its own past it.

@@ -35,9 +35,9 @@ class TrlVllmEngine:
         self.counters = EngineCounters()
 
     num_free_slots = kv_cache_tokens = max_model_len = 2**62
-    peak_tokens = 0
+    peak_tokens = num_updates = 0
     cache_bytes = None
-    reads_model = False
+    reads_model = is_shared = False
 
     def submit(self, request: SampleRequest) -> None:
         self.waiting.append(request)

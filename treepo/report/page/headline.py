@@ -25,9 +25,10 @@ def _origin(settings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     model, data = settings.get("model.path", ""), settings.get("data.train") or []
     datasets = [data] if isinstance(data, str) else data if isinstance(data, list) else []
     names = ", ".join(_short_name(str(name)) for name in datasets)
+    task = f"the built-in task {settings.get('task.name', 'chain_sums')}"
     return [
-        ("model", _short_name(str(model)) or "the built-in task's model", str(model)),
-        ("data", names or "the built-in task", ", ".join(map(str, datasets))),
+        ("model", _short_name(str(model)) or f"base model of {task}", str(model)),
+        ("data", names or task, ", ".join(map(str, datasets))),
         ("estimator", str(settings.get("credit.use", "")), "credit.use"),
     ]
 

@@ -23,7 +23,9 @@ from treepo.report.charts.base import Chart
 from treepo.report.charts.read import charts_of, with_source
 from treepo.report.page.payload import RunFolder, ShownRun, distinct, page_payload
 from treepo.report.page.trees import AdvantageBreakdown
-from treepo.tasks.chain_sums import make_chain_tokenizer
+from treepo.tasks.base import make_tokenizer
+from treepo.tasks.registry import BUILT_IN_TASKS
+from treepo.tasks.settings import TaskSettings
 from treepo.utils.io import replace_text, writing
 from treepo.utils.text import replace_surrogates, sanitize
 
@@ -173,8 +175,10 @@ def find_decode(folder: RunFolder) -> Decode | None:
     for path in (str(folder.path / "model"), model_path):
         if path and (tokenizer := _load_tokenizer(path)) is not None:
             return partial(decoded, tokenizer)
-    is_built_in_task = model_path == "" and not settings.get("data.train")
-    return partial(decoded, make_chain_tokenizer()) if is_built_in_task else None
+    task = BUILT_IN_TASKS.get(str(settings.get("task.name", TaskSettings().name)))
+    if task is None or model_path != "" or settings.get("data.train"):
+        return None
+    return partial(decoded, make_tokenizer(task.tokens))
 
 
 def _load_tokenizer(path: str) -> PreTrainedTokenizerBase | None:
