@@ -1,4 +1,4 @@
-"""An environment of one's own, a maze with hidden pits in which an early step decides, and training in it."""
+"""An environment of your own, a maze with hidden pits in which an early step decides, and training in it."""
 
 import random
 import sys

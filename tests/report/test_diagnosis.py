@@ -40,6 +40,11 @@ NO_SIGNAL = GOOD | {"problems/trained": 0}
         ({"verify/timeout": 0.5, "verify/crashed": 0.5}, "100%", "[verifier_pool]"),
         ({"problems/trained": 0, "problems/solved": 16, "problems/failed": 0}, "all answers are right", "data.train"),
         ({"problems/trained": 0, "problems/solved": 0, "problems/failed": 16}, "all answers are wrong", "model.path"),
+        (
+            {"problems/trained": 0, "problems/solved": 0, "problems/failed": 16, "completions/clipped_ratio": 0.75},
+            "75% are cut off",
+            "tree.segment_len",
+        ),
         ({"problems/trained": 0, "problems/solved": 6, "problems/failed": 10}, "16 of 16", "tree.width"),
         ({"problems/trained": 0, "leaves/mean": 1.0}, "one answer", "tree.width"),
         ({"problems/trained": 0}, "16 of 16", "[reward]"),

@@ -10,7 +10,7 @@ NEARLY_ALL = 0.9
 """Share from which on a kind of answer leaves nothing to learn from."""
 
 MOST = 0.5
-"""Share of the weights that an update leaves as they were from which on it is said."""
+"""Share of weights left as they were, of trajectories lost or of wrong answers cut off, from which on it is said."""
 
 NO_LESS = 0.99
 """Share of weights without a gradient from which on nothing is learned; embeddings of unused tokens have none."""
@@ -72,6 +72,8 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
         return Finding("solved", f"{trees}: all answers are right; take harder problems (data.train)")
     if failed == num:
         cause = "all answers are wrong; take easier problems (data.train) or a stronger model (model.path)"
+        if (clipped := metrics.get("completions/clipped_ratio", 0.0)) >= MOST:
+            cause = f"all answers are wrong, and {_percent(clipped)} are cut off before their end; {LONGER}"
         return Finding("failed", f"{trees}: {cause}, and read some answers with `treepo report`")
     if metrics.get("leaves/mean", 2.0) <= 1:
         return Finding("single", f"{trees}: each has one answer, with nothing to compare it with; raise tree.width")
