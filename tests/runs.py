@@ -73,8 +73,12 @@ def die(*args: object, **kwargs: object) -> None:
 
 def untimed_metrics(out: Path) -> list[dict[str, float]]:
     """The metrics of a run but for times."""
+
+    def is_untimed(name: str) -> bool:
+        return not (name.startswith(("time/", "memory/")) or name.endswith("_s"))
+
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in m.items() if not name.startswith(("time/", "memory/"))} for m in read]
+    return [{name: value for name, value in m.items() if is_untimed(name)} for m in read]
 
 
 def last_state(out: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_recipes_differ_from_those_of_chain_sums_in_the_task_alone(name: str, py
 
 
 def test_a_model_is_asked_the_task_that_it_knows() -> None:
-    assert set(BUILT_IN_TASKS) == {"chain_sums", "start_sums"}
+    assert set(BUILT_IN_TASKS) == {"chain_sums", "start_sums", "maze", "calculator"}
     for task in BUILT_IN_TASKS.values():
         tokenizer = make_tokenizer(task.tokens)
         assert task_of_tokenizer(tokenizer) is task

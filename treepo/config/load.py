@@ -156,6 +156,9 @@ def read_recipe(path: Path) -> Settings:
     """The settings of a TOML file; raises SettingError if it cannot be read."""
     try:
         return read_toml(path)
+    except FileNotFoundError as error:
+        hint = "`treepo recipes` lists those that come with treepo, and copies one"
+        raise SettingError("recipe", f"cannot read {str(path)!r}: {error.strerror}; {hint}") from error
     except OSError as error:
         raise SettingError("recipe", f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except ValueError as error:

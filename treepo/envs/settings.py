@@ -53,8 +53,8 @@ class EnvironmentSettings:
         for name, values in named.items():
             for value in values:
                 if isinstance(value, str) and value and ":" not in value and value not in known.get(name, ()):
-                    names = " or ".join(["module:name", *known.get(name, ())])
-                    raise SettingError(name, f"must be {names}", value)
+                    *names, last = "module:name", *known.get(name, ())
+                    raise SettingError(name, f"must be {' or '.join(filter(None, [', '.join(names), last]))}", value)
         if self.factory and self.has_tools:
             raise SettingError("tools", "are for runs without environment.factory, which makes its own turns")
 
