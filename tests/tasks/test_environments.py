@@ -18,6 +18,7 @@ from treepo.data.problem import Problem
 from treepo.envs import check_forks
 from treepo.envs.base import as_messages
 from treepo.report.terminal import Terminal
+from treepo.run.sample import sample_tree
 from treepo.tasks.base import BuiltInTask, is_eval_prompt, make_tokenizer
 from treepo.tasks.base_model import IGNORED, initial_model, labelled
 from treepo.tasks.calculator import Calculator, CalculatorSums
@@ -147,7 +148,8 @@ def test_a_base_model_learns_what_the_player_writes():
 
 @pytest.mark.parametrize("name", GAMES)
 def test_a_task_is_trained_and_evaluated_in_its_environment(name, tmp_path):
-    """As its recipe says; accuracy is what the environment gives."""
+    """As its recipe says; accuracy is what the environment gives. `treepo sample` asks its first problem: once it
+    asked nothing, of which a maze cannot begin."""
     task = BUILT_IN_TASKS[name]
     tiny, tokenizer = replace(task.pretraining, hidden_size=32, ffn_size=32, num_layers=1), make_tokenizer(task.tokens)
     for part in (initial_model(0, tokenizer, tiny), tokenizer):
@@ -160,6 +162,8 @@ def test_a_task_is_trained_and_evaluated_in_its_environment(name, tmp_path):
         metrics = run.evaluate()
     finally:
         run.close()
+    tree, _ = sample_tree(config, None, Terminal(Console(quiet=True)))
+    assert tuple(tree.prompt_ids) == task(tokenizer, config.train.seed).training_problems(0, 1)[0].prompt_ids
     assert metrics["eval/avg"] == metrics["eval/reward/environment"]
     assert result.metrics["accuracy"] == result.metrics["reward/mean"]
     assert sum(map(num_env_steps, result.trees)) >= 2

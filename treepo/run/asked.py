@@ -4,6 +4,7 @@ from functools import partial
 
 from treepo.config.schema import Config
 from treepo.data.problem import Problem
+from treepo.envs.settings import BUILT_IN
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.run.datasets import first_problem
@@ -15,7 +16,7 @@ def first_asked(config: Config, policy: Policy) -> Problem:
     """What is asked where no prompt is given. An environment writes its own for a problem without a question."""
     if config.environment.is_given and config.data.is_given:
         return first_problem(config, policy.tokenizer)
-    if config.environment.is_given:
+    if config.environment.is_given and config.environment.factory not in BUILT_IN:
         return Problem("sample", "", tuple(config.prompt.encoder(policy.tokenizer)("")), ground_truth="")
     return built_in_task(config.task)(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
 
