@@ -249,7 +249,8 @@ def test_closing_ends_what_is_under_way(make_stubs: MakeStubs, connect: Connect)
     engine.close()
     engine.close()
     wait_until(lambda: stub.num_aborted == 1)
-    assert engine.step() == []
+    with pytest.raises(EngineError, match="the engine was closed"):
+        engine.step()
 
 
 def test_a_program_that_ends_without_closing_is_not_noisy(make_stubs: MakeStubs) -> None:
