@@ -16,7 +16,8 @@ def price(item: str) -> float:
 
 if __name__ == "__main__":
     config = treepo.TreePOConfig(
-        tree={"width": 8, "depth": 8, "segment_len": 32},
+        prompts_per_step=4,
+        tree={"width": 4, "depth": 6, "segment_len": 32},
         environment={"max_turns": 4, "max_observed_tokens": 512},
         max_steps=2,
     )
