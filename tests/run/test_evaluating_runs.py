@@ -124,7 +124,9 @@ def test_runs_that_disagree_are_refused(run, tmp_path, capsys):  # noqa: F811
             'use = "FunctionVerifier"\nfunction = "os:system"',
             "verifier.function: the run names code",
         ),
-        ('factory = ""', 'factory = "of_nobody:Maze"', "environment.factory: the run names code"),
+        ('\nfactory = ""', '\nfactory = "of_nobody:Maze"', "environment.factory: the run names code"),
+        ("tools = []", 'tools = ["of_nobody:look_up"]', "environment.tools: the run names code"),
+        ('tool_factory = ""', 'tool_factory = "of_nobody:Game"', "environment.tool_factory: the run names code"),
     ],
 )
 def test_code_that_a_run_names_is_run_only_if_trusted(run, tmp_path, capsys, old, new, message):  # noqa: F811

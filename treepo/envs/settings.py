@@ -69,14 +69,23 @@ class EnvironmentSettings:
         return bool(self.factory) or self.has_tools
 
     @property
-    def module(self) -> str:
-        """Where the factory is."""
-        return self.factory.partition(":")[0]
+    def names(self) -> tuple[str, ...]:
+        """What the model meets, each as module:name."""
+        given = [BUILT_IN.get(self.factory, self.factory), *self.tools, self.tool_factory]
+        found = (one if isinstance(one, str) else f"{one.__module__}:{_qualname(one)}" for one in given)
+        return tuple(name for name in found if name)
 
     @property
     def num_observed_tokens(self) -> int:
         """Most tokens of a trajectory that are neither prompt nor response."""
         return self.max_observed_tokens if self.is_given else 0
+
+    def check(self) -> None:
+        """Raise SettingError if something that is named cannot be imported."""
+        if self.has_tools:
+            self.tool_set()
+        elif self.factory:
+            self.load()
 
     def load(self, given: Callable[[], Any] | None = None) -> Callable[[], Any]:
         """The factory; given: that of a program, which the settings name only. Raises SettingError."""
@@ -117,4 +126,8 @@ def _imported(named: str | Callable[..., Any], setting: str) -> Callable[..., An
 
 def name_of(factory: Callable[[], Any]) -> str:
     """What stands for a program's factory in the settings."""
-    return f"{GIVEN}{getattr(factory, '__qualname__', type(factory).__name__)}"
+    return f"{GIVEN}{_qualname(factory)}"
+
+
+def _qualname(value: Callable[..., Any]) -> str:
+    return getattr(value, "__qualname__", type(value).__qualname__)

@@ -64,9 +64,8 @@ def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
     layers = _layers(options, runs)
     samplings = tuple(parse_sampling(text, options.samples, layers) for text in options.sampling)
     config = resolve(*layers, {"tree": {"width": options.samples, "min_width": 1}})
-    if config.environment.is_given:
-        # Before a model is loaded for nothing.
-        config.environment.load()
+    # Before a model is loaded for nothing.
+    config.environment.check()
     models = models or [config.model.path]
     if len(models) > 1 and config.engine.kind != "embedded":
         message = f"{config.engine.kind!r} takes one model at a time; evaluate the others with the same --out"
@@ -166,7 +165,8 @@ def answer_settings(evaluation: Evaluation) -> dict[str, Any]:
     if digest := _digest_of_verifier(evaluation.config.verifier):
         kept["verifier"]["code"] = digest
     if evaluation.config.environment.is_given:
-        kept["environment"] = settings["environment"] | {"code": _digest_of_code(evaluation.config.environment.module)}
+        modules = sorted({name.partition(":")[0] for name in evaluation.config.environment.names})
+        kept["environment"] = settings["environment"] | {"code": " ".join(map(_digest_of_code, modules))}
         del kept["environment"]["num_workers"]
     kept["train"] = {"autocast": settings["train"]["autocast"]}
     kept["engine"] = {key: settings["engine"][key] for key in ("kind", "temperature", "top_k", "top_p", "min_p")}

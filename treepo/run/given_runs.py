@@ -71,9 +71,11 @@ def _check_code(settings: Settings, given: Settings) -> None:
     named = {(section, "use"): values["use"] for section, values in settings.items() if ":" in str(values.get("use"))}
     if function := settings.get("verifier", {}).get("function"):
         named["verifier", "function"] = function
-    factory = str(settings.get("environment", {}).get("factory", ""))
-    if ":" in factory and not factory.startswith((GIVEN, "treepo.")):
-        named["environment", "factory"] = factory
+    for key in ("factory", "tools", "tool_factory"):
+        value = settings.get("environment", {}).get(key, "")
+        names = [str(name) for name in (value if isinstance(value, list | tuple) else [value])]
+        if any(":" in name and not name.startswith((GIVEN, "treepo.")) for name in names):
+            named["environment", key] = value
     if settings.get("model", {}).get("trust_remote_code"):
         named["model", "trust_remote_code"] = True
     for (section, key), value in named.items():

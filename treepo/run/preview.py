@@ -67,7 +67,7 @@ def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
     terminal.say(f"credit     {type(config.credit).__name__}, loss {type(config.loss).__name__}")
     terminal.say(f"engine     {config.engine.kind}")
     if (environment := config.environment).is_given:
-        terminal.say(f"turns      at most {environment.max_turns}, in {environment.factory}")
+        terminal.say(f"turns      at most {environment.max_turns}, with {', '.join(environment.names)}")
     terminal.say(f"verifier   {verifier}")
     if not isinstance(task, VerifiedTask):
         terminal.say("problems   drawn anew at every step")
