@@ -115,11 +115,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decoding.json")
     given = parser.parse_args()
     model = load_policy(given.model).model
-    results = {str(paths): measure(model, paths, given.tokens, given.repeats) for paths in given.paths}
     about = {"model": Path(given.model).name, "parameters": sum(p.numel() for p in model.parameters())}
     about |= {"cpu": cpu_name(), "bfloat16_instructions": bfloat16_instructions(), "torch": torch.__version__}
     about |= {"threads": torch.get_num_threads(), "tokens": given.tokens, "repeats": given.repeats}
-    given.out.write_text(json.dumps(about | {"paths": results}, indent=2) + "\n")
+    results: dict[str, Any] = {}
+    for paths in given.paths:
+        results[str(paths)] = measure(model, paths, given.tokens, given.repeats)
+        given.out.write_text(json.dumps(about | {"paths": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
