@@ -126,6 +126,7 @@ def test_runs_that_disagree_are_refused(run, tmp_path, capsys):  # noqa: F811
         ),
         ('\nfactory = ""', '\nfactory = "of_nobody:Maze"', "environment.factory: the run names code"),
         ("tools = []", 'tools = ["of_nobody:look_up"]', "environment.tools: the run names code"),
+        ("tools = []", 'tools = ["python:code"]', "environment.tools: the run names code"),
         ('tool_factory = ""', 'tool_factory = "of_nobody:Game"', "environment.tool_factory: the run names code"),
     ],
 )

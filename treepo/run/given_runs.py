@@ -74,7 +74,9 @@ def _check_code(settings: Settings, given: Settings) -> None:
     for key in ("factory", "tools", "tool_factory"):
         value = settings.get("environment", {}).get(key, "")
         names = [str(name) for name in (value if isinstance(value, list | tuple) else [value])]
-        if any(":" in name and not name.startswith((GIVEN, "treepo.")) for name in names):
+        # The factory of a program has a name that is never imported.
+        harmless = (GIVEN, "treepo.") if key == "factory" else "treepo."
+        if any(":" in name and not name.startswith(harmless) for name in names):
             named["environment", key] = value
     if settings.get("model", {}).get("trust_remote_code"):
         named["model", "trust_remote_code"] = True
