@@ -178,7 +178,8 @@ class Trainer:
                 rollout = self._grow_rounds(step, guard, clock, progress)
                 rollout.cache_bytes = self.engine.cache_bytes
                 if not self.overlap:
-                    self.engine.sleep()
+                    with self.processes.synced_errors():
+                        self.engine.sleep()
         if self.overlap:
             lags = {step - 1 - tree.weights_version for tree in rollout.trees if tree.weights_version is not None}
             assert lags < {0, 1}, "a step learns from trees of one version of the weights, that or the one before"

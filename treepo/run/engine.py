@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -51,7 +52,10 @@ def build_engine(
         if settings.kind == "servers":
             engine = _connect_servers(policy, settings, servers, eos_ids, processes)
         else:
-            engine = _start_vllm(policy, settings, vllm, max_model_len, eos_ids, trust_remote_code)
+            core, generators = _start_vllm(
+                policy, settings, vllm, max_model_len, trust_remote_code=trust_remote_code, processes=processes
+            )
+            engine = VllmEngine(core, generators, eos_ids, can_sleep=vllm.sleep and policy.model.device.type != "cpu")
         try:
             if isinstance(engine, ServerEngine):
                 check_servers(
@@ -63,7 +67,7 @@ def build_engine(
                     processes=processes,
                 )
             else:
-                check_vllm(engine, policy, score, vllm)
+                check_vllm(engine, policy, score, vllm, processes)
         except BaseException:
             engine.close()
             raise
@@ -91,19 +95,28 @@ def _start_vllm(
     settings: EngineSettings,
     vllm: VllmSettings,
     max_model_len: int,
-    eos_ids: Sequence[int],
+    *,
     trust_remote_code: bool,
-) -> VllmEngine:
+    processes: DistContext,
+) -> tuple[Any, RequestGenerators]:
+    """(vLLM in this process, what its rows sample with)."""
+    model = policy.model
     max_model_len = vllm.max_model_len or min(max_model_len, policy.max_len or max_model_len)
-    on_cpu = policy.model.device.type == "cpu"
-    if settings.max_cache_tokens is None and on_cpu:
+    if settings.max_cache_tokens is None and model.device.type == "cpu":
         # Enough for trees that wait for their slowest path besides those that decode.
-        wanted = min(affordable_tokens(policy.model, policy.model.dtype), 4 * settings.max_num_seqs * max_model_len)
+        affordable = affordable_tokens(model, model.dtype) // processes.world_size
+        wanted = min(affordable, 4 * settings.max_num_seqs * max_model_len)
         settings = replace(settings, max_cache_tokens=max(wanted, max_model_len))
     generators = RequestGenerators()
-    sized = replace(vllm, max_model_len=max_model_len)
-    core = start_vllm(sized, settings, policy.model, generators, trust_remote_code=trust_remote_code)
-    return VllmEngine(core, generators, eos_ids, can_sleep=vllm.sleep and not on_cpu)
+    core = start_vllm(
+        replace(vllm, max_model_len=max_model_len),
+        settings,
+        model,
+        generators,
+        processes=processes,
+        trust_remote_code=trust_remote_code,
+    )
+    return core, generators
 
 
 def _connect_servers(

@@ -14,7 +14,7 @@ from treepo.data.locations import Records
 from treepo.data.problem import Task
 from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
-from treepo.errors import SettingError, UnsupportedAttentionError
+from treepo.errors import UnsupportedAttentionError
 from treepo.model.adapters import add_adapter
 from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, Sharding, adopt_policy, load_policy, recompute_activations
@@ -119,8 +119,6 @@ def autocast_of(config: Config, model: PreTrainedModel) -> torch.dtype | None:
 
 def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Engine:
     """The engine of a run; see build_engine. Whoever builds it closes it."""
-    if config.engine.kind == "vllm" and processes.world_size > 1:
-        raise SettingError("engine.kind", "'vllm' is for one process; several need 'embedded' or 'servers'")
     if config.engine.kind == "vllm":
         check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
     return build_engine(

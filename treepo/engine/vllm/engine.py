@@ -12,8 +12,10 @@ from torch import Tensor
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 from treepo.engine.transfer import send
+from treepo.engine.vllm.world import shut_down
 from treepo.errors import SettingError
-from treepo.model.exported import exported_weights
+from treepo.model.exported import ExportedWeights
+from treepo.model.fsdp import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -256,18 +258,24 @@ class VllmEngine:
         assert not self.running, "weights change only between requests"
         self.num_updates += 1
         is_asleep = self.can_sleep and self.core.is_sleeping()
-        if is_asleep:
-            # What PyTorch holds of the trainer's memory; vLLM takes its own past it.
-            torch.cuda.empty_cache()
-            self.core.wake_up(tags=["weights"])
-        self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": exported_weights(model)})
-        if is_asleep:
-            self.core.wake_up(tags=["kv_cache"])
+        # Of a sharded model half as much is sent in bfloat16; a whole one's weights vLLM converts itself.
+        weights = ExportedWeights(model, self._config.model_config.dtype if is_sharded(model) else None)
+        try:
+            if is_asleep:
+                # What PyTorch holds of the trainer's memory; vLLM takes its own past it.
+                torch.cuda.empty_cache()
+                self.core.wake_up(tags=["weights"])
+            self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+            if is_asleep:
+                self.core.wake_up(tags=["kv_cache"])
+        finally:
+            # Other processes wait for this one's shards, also after an error.
+            weights.finish()
         self._forget_prefixes()
         self.peak_tokens = 0
 
     def join_update(self, model: "PreTrainedModel") -> None:
-        """Do nothing: it is the engine of a single process."""
+        """Do nothing: each process updates its own engine."""
 
     def close(self) -> None:
         """Shut vLLM down. Other instances of vLLM in this process break then: they share its process groups."""
@@ -276,7 +284,7 @@ class VllmEngine:
         try:
             self._abort(list(self.running))
         finally:
-            self.core.engine_core.shutdown()
+            shut_down(self.core)
             self.core = None
 
     def _forget_prefixes(self) -> None:

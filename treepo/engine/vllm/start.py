@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.torch.kv_cache import bytes_per_token
 from treepo.engine.vllm.engine import RequestGenerators, make_processor
+from treepo.engine.vllm.world import make_executor, shut_down
 from treepo.errors import SettingError
+from treepo.model.fsdp import is_sharded, meta_copy_of
 from treepo.utils.foreign_errors import vllm_complaint
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -80,11 +83,19 @@ def check_installed() -> None:
         raise SettingError("engine.kind", f"{name} {text} is installed, which is not known to work; {advice}")
 
 
-def check_device(device: torch.device) -> None:
-    """Raise SettingError for a device that vLLM would not take."""
-    if device.index:
-        message = f"vLLM takes the first GPU, not {device}; choose one with CUDA_VISIBLE_DEVICES"
-        raise SettingError("engine.kind", message)
+def import_vllm() -> None:
+    """Import vLLM in the environment that it needs. Raises SettingError where it cannot be had."""
+    check_installed()
+    os.environ.update(ENVIRONMENT)
+    for name, value in PREFERENCES.items():
+        os.environ.setdefault(name, value)
+    with _generators_kept(), warnings.catch_warnings():
+        # Of its own use of torch.
+        warnings.simplefilter("ignore")
+        try:
+            from vllm import EngineArgs, LLMEngine  # noqa: F401, PLC0415 - an extra
+        except Exception as error:
+            raise SettingError("engine.kind", f"vLLM cannot be imported: {vllm_complaint(error)}") from error
 
 
 def start_vllm(
@@ -93,37 +104,62 @@ def start_vllm(
     model: PreTrainedModel,
     generators: RequestGenerators,
     *,
+    processes: DistContext = SINGLE_PROCESS,
     trust_remote_code: bool = False,
 ) -> Any:
     """Return an LLMEngine for a model of this kind, with random weights: the model's come by `update_weights`.
 
     settings: with max_model_len. engine: its limits; without max_cache_tokens vLLM's cache takes what
-    gpu_memory_utilization leaves. generators: what its rows sample with. Raises SettingError if vLLM is missing,
-    refuses the model, or has too little memory.
+    gpu_memory_utilization leaves. generators: what its rows sample with. processes: those that each start one, at the
+    same time, since vLLM makes process groups with all of them. Raises SettingError if vLLM is missing, refuses the
+    model, or has too little memory.
     """
-    check_installed()
-    os.environ.update(ENVIRONMENT)
-    for name, value in PREFERENCES.items():
-        os.environ.setdefault(name, value)
-    check_device(model.device)
+    core = None
+    try:
+        with processes.synced_errors():
+            import_vllm()
+            _check_cache(settings, engine)
+        with _generators_kept(), TemporaryDirectory() as folder, warnings.catch_warnings():
+            # Of its own use of torch.
+            warnings.simplefilter("ignore")
+            from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
+
+            arguments = engine_arguments(settings, engine, model) | {
+                "model": _config_folder(model, Path(folder)),
+                "trust_remote_code": trust_remote_code,
+                "logits_processors": [make_processor(generators)],
+                "distributed_executor_backend": make_executor(model.device.index or 0),
+            }
+            with processes.synced_errors(), _complaints(model):
+                config = EngineArgs(**arguments).create_engine_config()
+            with processes.synced_errors(), _complaints(model):
+                core = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+    except BaseException:
+        if core is not None:
+            # Another process could not start its own.
+            shut_down(core)
+        raise
+    return core
+
+
+def _check_cache(settings: VllmSettings, engine: EngineSettings) -> None:
+    """Raise SettingError for a cache that does not hold the longest sequence."""
     length = settings.max_model_len
     assert length is not None
     if engine.max_cache_tokens is not None and engine.max_cache_tokens < length:
         origin = "vllm.max_model_len, or data.max_prompt_len and the longest response"
         message = f"must hold a sequence of {length} tokens ({origin})"
         raise SettingError("engine.max_cache_tokens", message, engine.max_cache_tokens)
-    with _generators_kept(), TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Of its own use of torch.
-        warnings.simplefilter("ignore")
-        arguments = engine_arguments(settings, engine, model) | {"model": _config_folder(model, Path(folder))}
-        try:
-            from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
 
-            arguments |= {"trust_remote_code": trust_remote_code, "logits_processors": [make_processor(generators)]}
-            return LLMEngine.from_engine_args(EngineArgs(**arguments))
-        except Exception as error:
-            message = f"vLLM cannot serve {model.config.model_type!r}: {vllm_complaint(error)} {REMEDIES}"
-            raise SettingError("engine.kind", message) from error
+
+@contextmanager
+def _complaints(model: PreTrainedModel) -> Iterator[None]:
+    """Raise SettingError for what vLLM raises, with the settings to change."""
+    try:
+        yield
+    except Exception as error:
+        message = f"vLLM cannot serve {model.config.model_type!r}: {vllm_complaint(error)} {REMEDIES}"
+        raise SettingError("engine.kind", message) from error
 
 
 def engine_arguments(settings: VllmSettings, engine: EngineSettings, model: PreTrainedModel) -> dict[str, Any]:
@@ -152,7 +188,6 @@ def engine_arguments(settings: VllmSettings, engine: EngineSettings, model: PreT
         "max_cudagraph_capture_size": engine.max_num_seqs if engine.max_num_seqs > DEFAULT_GRAPH_SIZE else None,
         "enable_sleep_mode": settings.sleep and not on_cpu,
         "async_scheduling": False,
-        "disable_log_stats": True,
         "seed": 0,
         **memory,
     }
@@ -165,7 +200,8 @@ def _config_folder(model: PreTrainedModel, folder: Path) -> str:
     if own and ((Path(own) / "config.json").is_file() or not Path(own).is_absolute()):
         return own
     config = deepcopy(model.config)
-    config.architectures = config.architectures or [type(model).__name__]
+    whole = meta_copy_of(model) if is_sharded(model) else model
+    config.architectures = config.architectures or [type(whole).__name__]
     config.save_pretrained(folder)
     return str(folder)
 
