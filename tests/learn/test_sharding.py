@@ -27,7 +27,16 @@ from treepo.learn.settings import OptimSettings
 from treepo.learn.train_state import TrainState
 from treepo.learn.updater import Updater
 from treepo.model.attention import TreeAttention
-from treepo.model.fsdp import full_tensor, gathered_copy, is_sharded, mixed_precision, plain_weights, shard, unsharded
+from treepo.model.fsdp import (
+    full_tensor,
+    gathered_copy,
+    is_sharded,
+    mixed_precision,
+    plain_weights,
+    shard,
+    to_local,
+    unsharded,
+)
 from treepo.model.passes import COMMS, PassComms
 
 CASES: dict[str, dict[str, Any]] = {
@@ -168,6 +177,52 @@ def check_types(folder: Path) -> None:
     whole = sent["same same"]
     assert sent["bfloat16 same"] == whole / 2
     assert whole / 2 < sent["same bfloat16"] < whole and whole / 2 < sent["bfloat16 float32"] < whole
+
+
+FOUR = {(4,): ("shard",), (2, 2): ("replicate", "shard")}
+"""Meshes of four processes, with their dimensions."""
+
+OWN = (slice(3), slice(0), slice(3, 4), slice(0))
+"""What each of them has of four trees."""
+
+
+def update_on_four(processes: DistContext, folder: Path) -> None:
+    """The update, from trees as they were dealt and as they are balanced, and the bytes that stay on each process."""
+    held = []
+    for shape, dimensions in FOUR.items():
+        model = make_tiny_model("llama", dtype=torch.float64)
+        shard(model, init_device_mesh("cpu", shape, mesh_dim_names=dimensions))
+        scorer = Scorer(model, processes=processes)
+        updater = replace(updater_of(model, scorer=scorer, **CASES["per trajectory"]), processes=processes)
+        grown = packed_parts(updater, OWN[processes.rank])
+        (balanced,), told = updater.balance([grown])
+        assert 1 <= told["update/imbalance"] < 1.5 < told["update/imbalance_grown"]
+        metrics = updater.update(grown if shape == (4,) else balanced)
+        kept = [tensor for p in model.parameters() for tensor in (p, p.grad) if tensor is not None]
+        held.append([sum(to_local(tensor).nbytes for tensor in kept), sum(tensor.nbytes for tensor in kept)])
+        found = {k: full_tensor(g).contiguous() for k, g in gradients(model).items()}
+        if processes.is_first:
+            torch.save(found, folder / f"{len(shape)}.pt")
+            (folder / f"{len(shape)}.json").write_text(json.dumps(metrics))
+    (folder / f"held {processes.rank}.json").write_text(json.dumps(held))
+
+
+def test_four_processes_make_the_update_of_one(tmp_path):
+    """Shards over all and copies of shards over two, where two processes have grown no tree; of weights and gradients
+    each holds its part."""
+    run_in(4, update_on_four, tmp_path)
+    updater = updater_of(make_tiny_model("llama", dtype=torch.float64), **CASES["per trajectory"])
+    metrics = updater.update(packed_parts(updater, slice(None)))
+    every = [json.loads((tmp_path / f"held {rank}.json").read_text()) for rank in range(4)]
+    for i, shape in enumerate(FOUR):
+        found = torch.load(tmp_path / f"{len(shape)}.pt", weights_only=True)
+        assert largest_difference(gradients(updater.scorer.model), found) < 1e-12
+        told = json.loads((tmp_path / f"{len(shape)}.json").read_text())
+        assert told == pytest.approx(metrics, rel=1e-9, abs=1e-12)
+        own, (whole, *_) = zip(*(held[i] for held in every), strict=True)
+        # A shard is a number of whole rows.
+        assert sum(own) == whole * 4 / shape[-1]
+        assert max(own) < 1.1 * whole / shape[-1]
 
 
 def draw(engine: TorchEngine, seed: int) -> tuple[list[int], list[float]]:

@@ -22,14 +22,15 @@ def base_model() -> Path:
     return find_or_make_base_model(default_cache_folder(), seed=0, report=lambda *_: None)
 
 
-def train(base_model: Path, out: Path, *options: str) -> list[dict[str, float]]:
-    """Metrics of a run of the built-in task."""
+def train(base_model: Path, out: Path, *options: str, count: int = 1) -> list[dict[str, float]]:
+    """Metrics of a run of the built-in task, in so many processes."""
     sizes = ["--tree.width", "8", "--tree.depth", "4", "--tree.segment_len", "32", "--train.prompts_per_step", "16"]
     task = ["--model.path", str(base_model), "--train.save_trees_every", "1", "--eval.num_problems", "50"]
     learning = ["--optim.lr", "2e-4", "--optim.warmup_steps", "2", "--optim.betas", "[0.9, 0.95]"]
     # In a process of its own: when one of several engines ends, vLLM breaks the others.
-    command = [sys.executable, "-m", "treepo", "train", *sizes, *task, *learning, *options, "--out", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    command = [sys.executable, *torchrun, "-m", "treepo", "train", *sizes, *task, *learning, *options]
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -56,6 +57,18 @@ def test_reward_rises_and_runs_repeat(base_model: Path, tmp_path: Path) -> None:
     assert [[step.get(name) for name in names] for step in log] == [[s.get(name) for name in names] for s in again]
     weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in "ab"]
     assert weights[0] == weights[1]
+
+
+def test_two_processes_have_a_vllm_each(base_model: Path, tmp_path: Path) -> None:
+    """Under torchrun: the trees of the embedded engine in one process, and each vLLM has the weights of its step."""
+    options = ["--tree.align", "32", "--train.prompts_per_step", "4", "--eval.num_problems", "4"]
+    log = train(base_model, tmp_path / "two", "--engine.kind", "vllm", "--train.num_steps", "2", *options, count=2)
+    train(base_model, tmp_path / "one", "--train.num_steps", "1", *options)
+    assert trees(tmp_path / "two", 1) == trees(tmp_path / "one", 1)
+    assert (
+        log[0]["eval/avg"] == json.loads((tmp_path / "one" / "metrics.jsonl").read_text().splitlines()[0])["eval/avg"]
+    )
+    assert len(log) == 3 and max(step["mismatch/max"] for step in log[1:]) < 1e-5
 
 
 def test_adapters_and_corrected_narrow_products(base_model: Path, tmp_path: Path) -> None:

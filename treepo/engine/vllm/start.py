@@ -117,8 +117,8 @@ def start_vllm(
     core = None
     try:
         with processes.synced_errors():
-            import_vllm()
             _check_cache(settings, engine)
+            import_vllm()
         with _generators_kept(), TemporaryDirectory() as folder, warnings.catch_warnings():
             # Of its own use of torch.
             warnings.simplefilter("ignore")
