@@ -152,6 +152,16 @@ def resolve_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def count_processes(device: str, shard_size: int = 0) -> int:
+    """The processes that torchrun started, 1 without it. Raises SettingError for settings that they cannot have."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and ":" in device:
+        raise SettingError("model.device", "with several processes each takes a GPU of its own: give 'cuda'", device)
+    if count > 1 and count % (shard_size or count):
+        raise SettingError("processes.shard_size", f"must divide the {count} processes", shard_size)
+    return count
+
+
 @contextmanager
 def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
     """Join the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
@@ -159,16 +169,11 @@ def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0
 
     device: `model.device`. Raises SettingError.
     """
-    device = resolve_device(device)
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count, device = count_processes(device, shard_size), resolve_device(device)
     if count == 1:
         yield Job(device)
         return
-    if ":" in device:
-        raise SettingError("model.device", "with several processes each takes a GPU of its own: give 'cuda'", device)
     size = shard_size or count
-    if count % size:
-        raise SettingError("processes.shard_size", f"must divide the {count} processes", size)
     kind, backend = device, "gloo"
     if kind == "cuda":
         local = int(os.environ["LOCAL_RANK"])

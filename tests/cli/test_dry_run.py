@@ -139,6 +139,10 @@ def test_the_built_in_task_needs_no_model(run, capsys):
         ),
         (["--data.train", "E", "--prompt.chat_template_kwargs", "no"], "prompt.chat_template_kwargs: "),
         (["--data.train", "E", "--data.on_bad_record", "pass"], "data.on_bad_record: "),
+        (
+            ["--data.train", "E", "--engine.kind", "vllm", "--model.device", "cpu", "--tree.align", "12"],
+            "tree.align: must be a multiple of the 32 tokens of vLLM's blocks, got 12",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(args, message, run, tmp_path, capsys):
@@ -148,6 +152,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(args, message, run, tmp_path, cap
     assert run(*[path if arg == "E" else arg for arg in args]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_one_process_of_a_job_shows_what_all_would_do(run, capsys, monkeypatch):
+    """Settings that a job of this size cannot have are named by each, as the job itself would."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert run("--processes.shard_size", "2", has_model=False) == 0
+        shown = capsys.readouterr().out
+        assert ("processes  4, of which 2 share a copy of the weights\n" in shown) == (rank == "0")
+        assert run("--processes.shard_size", "3", has_model=False) == 2
+        assert "processes.shard_size: must divide the 4 processes, got 3" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_loaded_is_named(run, tmp_path, capsys):

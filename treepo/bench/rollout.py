@@ -17,7 +17,7 @@ from treepo.errors import SettingError
 from treepo.grow.builder import GrowthRules
 from treepo.model.policy import Policy
 from treepo.report.bench_results import RolloutMeasurement, RolloutStats, RolloutWorkload
-from treepo.run.engine import build_engine, check_align
+from treepo.run.engine import build_engine, check_vllm_settings
 from treepo.run.model_path import find_base_model
 from treepo.run.parts import close_parts
 from treepo.tasks.base import ANSWERS
@@ -134,7 +134,7 @@ def prepare_bench(config: RolloutBenchConfig, progress: ProgressCallback) -> Rol
 def _build_engine(config: RolloutBenchConfig, policy: Policy, max_model_len: int) -> Engine:
     if config.engine.kind == "vllm":
         for align in config.grid.aligns:
-            check_align("grid.aligns", align, config.vllm.block_size_on(policy.model.device.type))
+            check_vllm_settings("grid.aligns", align, config.vllm, policy.model.device.type)
     engine = build_engine(
         policy,
         config.engine,

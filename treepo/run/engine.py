@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import torch
 
-from treepo.distributed import SINGLE_PROCESS, DistContext
+from treepo.distributed import SINGLE_PROCESS, DistContext, resolve_device
 from treepo.engine.base import Engine
 from treepo.engine.server.answers import Vocabulary
 from treepo.engine.server.engine import ServerEngine
@@ -17,7 +17,7 @@ from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.kv_cache import affordable_tokens
 from treepo.engine.transformers import TransformersEngine
 from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
-from treepo.engine.vllm.start import start_vllm
+from treepo.engine.vllm.start import check_installed, start_vllm
 from treepo.errors import SettingError
 from treepo.model.policy import Policy
 from treepo.model.probe import vocabulary_size
@@ -84,10 +84,13 @@ def build_engine(
     )
 
 
-def check_align(path: str, align: int, block_size: int) -> None:
-    """Raise SettingError for the setting `path` if forks are not aligned to whole blocks of vLLM."""
+def check_vllm_settings(path: str, align: int, vllm: VllmSettings, device: str) -> None:
+    """Raise SettingError if forks are not aligned to whole blocks of vLLM, for the setting `path`, and if vLLM is
+    missing. device: `model.device`."""
+    block_size = vllm.block_size_on(resolve_device(device).partition(":")[0])
     if align > 1 and align % block_size:
         raise SettingError(path, f"must be a multiple of the {block_size} tokens of vLLM's blocks", align)
+    check_installed()
 
 
 def _start_vllm(

@@ -17,7 +17,7 @@ from treepo.evaluate.store import AnswerStore
 from treepo.grow.sampler import TreeSampler
 from treepo.model.settings import LoraSettings
 from treepo.report.terminal import Terminal
-from treepo.run.engine import check_align
+from treepo.run.engine import check_vllm_settings
 from treepo.run.evaluation_plan import Evaluation, answer_settings
 from treepo.run.export import model_folder
 from treepo.run.parts import build_policy, close_parts, engine_for
@@ -58,7 +58,7 @@ def _answer(evaluation: Evaluation, name: str, path: str, answered: Set[str], te
         policy = build_policy(config, progress)
     if config.engine.kind == "vllm":
         for sampling in evaluation.samplings:
-            check_align("tree.align", sampling.config.tree.align, config.vllm.block_size_on(policy.model.device.type))
+            check_vllm_settings("tree.align", sampling.config.tree.align, config.vllm, policy.model.device.type)
     is_served = config.engine.kind == "servers"
     num_accelerators = len(config.servers.urls) if is_served else int(policy.model.device.type != "cpu")
     engine, task = engine_for(config, policy), None

@@ -18,7 +18,7 @@ from treepo.errors import UnsupportedAttentionError
 from treepo.model.adapters import add_adapter
 from treepo.model.linear_maps import is_fast_in_bfloat16
 from treepo.model.policy import Policy, Sharding, adopt_policy, load_policy, recompute_activations
-from treepo.run.engine import build_engine, check_align
+from treepo.run.engine import build_engine, check_vllm_settings
 from treepo.run.model_path import base_model_path
 from treepo.utils import ProgressCallback
 from treepo.utils.numeric import derive_seed
@@ -120,7 +120,7 @@ def autocast_of(config: Config, model: PreTrainedModel) -> torch.dtype | None:
 def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_PROCESS) -> Engine:
     """The engine of a run; see build_engine. Whoever builds it closes it."""
     if config.engine.kind == "vllm":
-        check_align("tree.align", config.tree.align, config.vllm.block_size_on(policy.model.device.type))
+        check_vllm_settings("tree.align", config.tree.align, config.vllm, policy.model.device.type)
     return build_engine(
         policy,
         config.engine,

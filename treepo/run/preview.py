@@ -6,6 +6,7 @@ from treepo.data.problem import Problem, Task, Verdict
 from treepo.errors import SettingError
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
+from treepo.run.engine import check_vllm_settings
 from treepo.run.length import with_epochs
 from treepo.run.model_path import model_folder
 from treepo.run.task import build_task, check_trainable
@@ -18,18 +19,21 @@ from treepo.verify.task import VerifiedTask
 RULE = "-" * 80
 
 
-def preview(config: Config, terminal: Terminal) -> None:
+def preview(config: Config, terminal: Terminal, num_processes: int = 1) -> None:
     """Build the task of a run without its model's weights, and show its first prompt; nothing is grown or written.
 
-    Raises SettingError for settings that cannot work, as far as they can be told without the weights.
+    num_processes: those that would train together. Raises SettingError for settings that cannot work, as far as they
+    can be told without the weights.
     """
     check_trainable(config)
     check_installed(config.tracking)
+    if config.engine.kind == "vllm":
+        check_vllm_settings("tree.align", config.tree.align, config.vllm, config.model.device)
     model = _load(config)
     with terminal.stage("reading the problems"):
         task = build_task(config, model, _engine_room(config))
     try:
-        _show_settings(with_epochs(config, task), task, terminal)
+        _show_settings(with_epochs(config, task), task, terminal, num_processes)
         _show_problem(task, model, terminal)
     finally:
         if isinstance(task, VerifiedTask):
@@ -55,7 +59,7 @@ def _engine_room(config: Config) -> int:
     return min(room, limits.get(config.engine.kind) or room)
 
 
-def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
+def _show_settings(config: Config, task: Task, terminal: Terminal, num_processes: int) -> None:
     tree, train = config.tree, config.train
     verifier = type(config.verifier).__name__ if config.data.is_given else "that of the built-in task"
     terminal.say(f"model      {model_folder(config.model.path) or 'base model of the built-in task'}")
@@ -66,6 +70,9 @@ def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
     terminal.say(f"training   {train.num_steps} steps of {train.prompts_per_step} problems, lr {config.optim.lr:g}")
     terminal.say(f"credit     {type(config.credit).__name__}, loss {type(config.loss).__name__}")
     terminal.say(f"engine     {config.engine.kind}")
+    if num_processes > 1:
+        shard_size = config.processes.shard_size or num_processes
+        terminal.say(f"processes  {num_processes}, of which {shard_size} share a copy of the weights")
     if (environment := config.environment).is_given:
         terminal.say(f"turns      at most {environment.max_turns}, with {', '.join(environment.names)}")
     terminal.say(f"verifier   {verifier}")

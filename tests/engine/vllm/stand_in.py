@@ -14,7 +14,7 @@ from treepo.engine.vllm import start as start_module
 class Core:
     """vLLM's LLMEngine. As vLLM it makes process groups with all processes, and ends torch.distributed for all.
 
-    fails: names of methods that raise; "weights" raises once a tensor is loaded. calls: names of those that were called.
+    fails: names of methods that raise; "weights" raises once a tensor is loaded. calls: names of those that ran.
     """
 
     fails: frozenset[str] = frozenset()
@@ -57,8 +57,9 @@ class Core:
         self.processor.update_state(SimpleNamespace(removed=range(100), added=added, moved=[]))
         every = [self.model(torch.tensor([prompt + tokens])).logits[0, -1] for _, (prompt, _, tokens) in rows]
         finished = []
-        for (name, (_, params, tokens)), token in zip(rows, self.processor.apply(torch.stack(every)).argmax(-1)):
-            tokens.append(int(token))
+        drawn = self.processor.apply(torch.stack(every)).argmax(-1).tolist()
+        for (name, (_, params, tokens)), token in zip(rows, drawn, strict=True):
+            tokens.append(token)
             if len(tokens) == params.max_tokens or tokens[-1] in params.stop_token_ids:
                 del self.running[name]
                 outputs = [SimpleNamespace(token_ids=tokens)]
