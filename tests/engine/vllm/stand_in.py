@@ -98,7 +98,7 @@ class Core:
             raise torch.OutOfMemoryError(f"no memory: {name}")
 
     def _shut_down(self) -> None:
-        dist.destroy_process_group(self.own)
+        dist.destroy_process_group(self.own)  # type: ignore[arg-type]
         dist.destroy_process_group()
 
 
