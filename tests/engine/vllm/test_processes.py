@@ -29,7 +29,7 @@ from treepo.run.engine import build_engine
 def own_requests(rank: int) -> list[SampleRequest]:
     """The second process has more of them."""
     prompts = [np.random.default_rng(i).integers(3, 16, size=10) for i in range(3 + 2 * rank)]
-    return [request(prompt, 8 + i, seed=10 * rank + i) for i, prompt in enumerate(prompts)]
+    return [request(prompt, 3 + i, seed=10 * rank + i) for i, prompt in enumerate(prompts)]
 
 
 def start(model: Any, processes: DistContext, **settings: Any) -> VllmEngine:
