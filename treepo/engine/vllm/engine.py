@@ -12,7 +12,7 @@ from torch import Tensor
 from treepo.engine.base import EngineCounters, SampleRequest, SampleResult
 from treepo.engine.sampling import BatchSamplingParams, sample_tokens, uniforms
 from treepo.engine.transfer import send
-from treepo.engine.vllm.world import shut_down
+from treepo.engine.vllm.world import memory_beside_trainer, shut_down
 from treepo.errors import SettingError
 from treepo.model.exported import ExportedWeights
 from treepo.model.fsdp import is_sharded
@@ -261,13 +261,14 @@ class VllmEngine:
         # Of a sharded model half as much is sent in bfloat16; a whole one's weights vLLM converts itself.
         weights = ExportedWeights(model, self._config.model_config.dtype if is_sharded(model) else None)
         try:
-            if is_asleep:
-                # What PyTorch holds of the trainer's memory; vLLM takes its own past it.
-                torch.cuda.empty_cache()
-                self.core.wake_up(tags=["weights"])
-            self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-            if is_asleep:
-                self.core.wake_up(tags=["kv_cache"])
+            with memory_beside_trainer():
+                if is_asleep:
+                    # What PyTorch holds of the trainer's memory; vLLM takes its own past it.
+                    torch.cuda.empty_cache()
+                    self.core.wake_up(tags=["weights"])
+                self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+                if is_asleep:
+                    self.core.wake_up(tags=["kv_cache"])
         finally:
             # Other processes wait for this one's shards, also after an error.
             weights.finish()
@@ -275,7 +276,7 @@ class VllmEngine:
         self.peak_tokens = 0
 
     def join_update(self, model: "PreTrainedModel") -> None:
-        """Do nothing: each process updates its own engine."""
+        pass
 
     def close(self) -> None:
         """Shut vLLM down. Other instances of vLLM in this process break then: they share its process groups."""

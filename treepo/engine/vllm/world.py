@@ -1,8 +1,12 @@
-"""vLLM among the processes that torchrun started: each has an engine of its own, over its own device."""
+"""vLLM beside the trainer, in each of the processes that torchrun started: its device, process groups and memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
+
+from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
 # pyright: reportMissingImports=false
 
@@ -22,6 +26,18 @@ def make_executor(local_rank: int) -> type:
             return method, dist.get_rank() if dist.is_initialized() else rank, local_rank
 
     return DeviceExecutor
+
+
+@contextmanager
+def memory_beside_trainer() -> Iterator[None]:
+    """Raise MemoryError, with the settings to change, where vLLM finds no memory beside what the trainer holds."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        message = "out of memory beside the trainer; lower it, or engine.max_cache_tokens, or set vllm.dtype"
+        raise MemoryError(f"vllm.gpu_memory_utilization: {message} ({first_line(error)})") from error
 
 
 def shut_down(core: Any) -> None:
