@@ -15,9 +15,11 @@ class Core:
     """vLLM's LLMEngine. As vLLM it makes process groups with all processes, and ends torch.distributed for all.
 
     fails: names of methods that raise; "weights" raises once a tensor is loaded. calls: names of those that ran.
+    own: the group that all instances of a process share.
     """
 
     fails: frozenset[str] = frozenset()
+    own: Any = None
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         config = AutoConfig.from_pretrained(arguments["model"])
@@ -25,7 +27,8 @@ class Core:
         self.model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, arguments["dtype"]))
         self.processor = arguments["logits_processors"][0](None, None, False)
         _, self.rank, self.local_rank = arguments["distributed_executor_backend"]()._distributed_args()
-        self.own = dist.new_group()
+        if Core.own is None:
+            Core.own = dist.new_group()
         self._note("start")
         self.vllm_config = SimpleNamespace(
             scheduler_config=SimpleNamespace(max_num_seqs=arguments["max_num_seqs"]),
@@ -37,7 +40,7 @@ class Core:
             ),
         )
         inner = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_manager=SimpleNamespace(usage=0.0)))
-        self.engine_core = SimpleNamespace(shutdown=self._shut_down, engine_core=inner)
+        self.engine_core = SimpleNamespace(shutdown=self.clean_up, engine_core=inner)
 
     @classmethod
     def from_vllm_config(cls, config: dict[str, Any], disable_log_stats: bool) -> "Core":
@@ -97,9 +100,11 @@ class Core:
         if name in self.fails:
             raise torch.OutOfMemoryError(f"no memory: {name}")
 
-    def _shut_down(self) -> None:
-        dist.destroy_process_group(self.own)  # type: ignore[arg-type]
+    @staticmethod
+    def clean_up() -> None:
+        dist.destroy_process_group(Core.own)
         dist.destroy_process_group()
+        Core.own = None
 
 
 class Executor:
@@ -118,6 +123,7 @@ def install() -> None:
             "LLMEngine": Core,
             "SamplingParams": SimpleNamespace,
         },
+        "vllm.distributed": {"cleanup_dist_env_and_memory": Core.clean_up},
         "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
         "vllm.v1.sample.logits_processor": {
             "BatchUpdate": object,

@@ -20,7 +20,7 @@ from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.torch.kv_cache import bytes_per_token
 from treepo.engine.vllm.engine import RequestGenerators, make_processor
-from treepo.engine.vllm.world import make_executor, shut_down
+from treepo.engine.vllm.world import leave_groups, make_executor, shut_down
 from treepo.errors import SettingError
 from treepo.model.fsdp import is_sharded, meta_copy_of
 from treepo.utils.foreign_errors import vllm_complaint
@@ -114,31 +114,33 @@ def start_vllm(
     same time, since vLLM makes process groups with all of them. Raises SettingError if vLLM is missing, refuses the
     model, or has too little memory.
     """
-    core = None
-    try:
-        with processes.synced_errors():
-            _check_cache(settings, engine)
-            import_vllm()
-        with _generators_kept(), TemporaryDirectory() as folder, warnings.catch_warnings():
-            # Of its own use of torch.
-            warnings.simplefilter("ignore")
-            from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
+    with processes.synced_errors():
+        _check_cache(settings, engine)
+        import_vllm()
+    with _generators_kept(), TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Of its own use of torch.
+        warnings.simplefilter("ignore")
+        from vllm import EngineArgs, LLMEngine  # noqa: PLC0415 - an extra
 
-            arguments = engine_arguments(settings, engine, model) | {
-                "model": _config_folder(model, Path(folder)),
-                "trust_remote_code": trust_remote_code,
-                "logits_processors": [make_processor(generators)],
-                "distributed_executor_backend": make_executor(model.device.index or 0),
-            }
-            with processes.synced_errors(), _complaints(model):
-                config = EngineArgs(**arguments).create_engine_config()
+        arguments = engine_arguments(settings, engine, model) | {
+            "model": _config_folder(model, Path(folder)),
+            "trust_remote_code": trust_remote_code,
+            "logits_processors": [make_processor(generators)],
+            "distributed_executor_backend": make_executor(model.device.index or 0),
+        }
+        with processes.synced_errors(), _complaints(model):
+            config = EngineArgs(**arguments).create_engine_config()
+        core = None
+        try:
             with processes.synced_errors(), _complaints(model):
                 core = LLMEngine.from_vllm_config(config, disable_log_stats=True)
-    except BaseException:
-        if core is not None:
-            # Another process could not start its own.
-            shut_down(core)
-        raise
+        except BaseException:
+            # The others may have started theirs.
+            if core is not None:
+                shut_down(core)
+            elif processes.world_size > 1:
+                leave_groups()
+            raise
     return core
 
 

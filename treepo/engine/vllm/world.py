@@ -41,17 +41,31 @@ def memory_beside_trainer() -> Iterator[None]:
 
 
 def shut_down(core: Any) -> None:
-    """End an LLMEngine and its process groups. It would end those of processes that train together, too; they stay."""
+    """End an LLMEngine and its process groups."""
+    with _trainers_groups_kept():
+        core.engine_core.shutdown()
+
+
+def leave_groups() -> None:
+    """End the process groups of a vLLM that did not start; else the next one to start would take them for its own."""
+    from vllm.distributed import cleanup_dist_env_and_memory  # noqa: PLC0415 - an extra
+
+    with _trainers_groups_kept():
+        cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def _trainers_groups_kept() -> Iterator[None]:
+    """vLLM would also end the groups of processes that train together."""
     destroy = dist.destroy_process_group
 
     def destroy_own(group: Any = None) -> None:
         if group is not None:
             destroy(group)
 
-    is_guest = dist.is_initialized() and dist.get_world_size() > 1
     try:
-        if is_guest:
+        if dist.is_initialized() and dist.get_world_size() > 1:
             dist.destroy_process_group = destroy_own
-        core.engine_core.shutdown()
+        yield
     finally:
         dist.destroy_process_group = destroy
