@@ -77,6 +77,15 @@ def test_some_problems_explore():
     assert {r.branching for r in rules if r is not RULES} == {StagedBranching(plan.paths)}
 
 
+def test_trees_are_stars_until_there_is_a_plan():
+    """They all explored, in pairs from the prompt on: on a task that is decided at once a run began 6 points behind."""
+    own = planner(explore=0.0, start=3)
+    observe(own, stage=0, num_steps=2)
+    assert own.plan(3) is None
+    rules = own.rules_of(None, 3, Problem("0", "", (1,), ground_truth=""))
+    assert (rules.initial_fork, rules.branching) == (InitialFork(8, 8), StagedBranching((8,)))
+
+
 def test_random_levels_are_all_as_likely():
     """Two forks below the first level, at any two of the three boundaries."""
     trees, rng, num = [], np.random.default_rng(0), 300
@@ -109,6 +118,8 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_that_was_not(chain_model, 
         "tree.depth": 3,
         "branching.use": "Planned",
         "branching.window": 3,
+        "branching.start": 2,
+        "branching.explore": 0.5,
         "branching.confidence": 0.0,
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]

@@ -33,12 +33,12 @@ class StagedBranching:
 
 @dataclass(frozen=True)
 class Planned:
-    """The shape follows what trees of this run have shown to pay, and is a star where they do not.
+    """The shape follows what trees of this run have shown to pay, and is a star until then and where they do not.
 
     At every step the trainer estimates from the last trees how much each stage decides and costs, and chooses the paths
     per stage with the least noise of the update per decoded token (docs/shapes.md). A share of the trees keeps forking
-    at random levels, each path into num_children, so that every stage can be told from the others; so do all trees of
-    the first steps, and those grown outside of training. The children of the prompt are then the initial fork's.
+    at random levels, each path into num_children, so that every stage can be told from the others; so do those that are
+    grown outside of training. The children of the prompt are then the initial fork's.
     """
 
     explore: Annotated[float, Field(ge=0, le=1)] = 0.125
@@ -47,7 +47,7 @@ class Planned:
     window: Annotated[int, Field(ge=2, le=1000)] = 16
     """Steps whose trees count."""
 
-    start: Annotated[int, Field(ge=1)] = 2
+    start: Annotated[int, Field(ge=1)] = 4
     """Steps until the first plan."""
 
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.9

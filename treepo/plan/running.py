@@ -59,11 +59,12 @@ class RunningPlanner:
         )
 
     def rules_of(self, plan: Plan | None, step: int, problem: Problem) -> GrowthRules:
-        """The rules for a problem's tree at a step: the plan's, or for some problems those that explore."""
-        if plan is None or derive_seed(self.seed, "explore", step, problem.id) / 2**63 < self.planned.explore:
+        """The rules for a problem's tree at a step: the plan's, a star's before there is one, or for some problems those
+        that explore."""
+        if derive_seed(self.seed, "explore", step, problem.id) / 2**63 < self.planned.explore:
             return self.rules
-        first = plan.paths[0]
-        return replace(self.rules, initial_fork=InitialFork(first, first), branching=StagedBranching(plan.paths))
+        paths = plan.paths if plan else (self.rules.shape.width,)
+        return replace(self.rules, initial_fork=InitialFork(paths[0], paths[0]), branching=StagedBranching(paths))
 
     def observe(self, trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> None:
         """Take in the trees of a step, of this process; all processes have to call this.
