@@ -79,7 +79,7 @@ def test_some_problems_explore():
 
 def test_trees_are_stars_until_there_is_a_plan():
     """They all explored, in pairs from the prompt on: on a task that is decided at once a run began 6 points behind."""
-    own = planner(explore=0.0, start=3)
+    own = planner(explore=1e-9, start=3)
     observe(own, stage=0, num_steps=2)
     assert own.plan(3) is None
     rules = own.rules_of(None, 3, Problem("0", "", (1,), ground_truth=""))
@@ -107,6 +107,24 @@ def test_settings():
     assert config.branching == StagedBranching((2, 2, 6))
     assert resolve(tomllib.loads(to_toml(config))) == config
     assert resolve({"branching": {"use": "Planned", "window": 4}}).branching == Planned(window=4)
+
+
+@pytest.mark.parametrize(
+    ("path", "section"),
+    [
+        ("branching.window", {"branching": {"window": 3}}),
+        ("branching.explore", {"branching": {"explore": 0}}),
+        ("tree.depth", {"tree": {"depth": 1}}),
+        ("tree.num_children", {"tree": {"num_children": 1}}),
+        ("initial_fork.low", {"initial_fork": {"low": 8, "high": 8}}),
+        ("initial_fork.low", {"tree": {"width": 2}}),
+    ],
+)
+def test_settings_that_leave_nothing_to_plan_are_refused(path, section):
+    """They grew stars for ever, without a word."""
+    with pytest.raises(SettingError) as error:
+        resolve({"branching": {"use": "Planned"}}, section)
+    assert error.value.path == path
     with pytest.raises(SettingError, match="branching.paths: must be numbers"):
         resolve({"branching": {"use": "StagedBranching", "paths": [4, 2]}})
 

@@ -41,7 +41,7 @@ class Planned:
     grown outside of training. The children of the prompt are then the initial fork's.
     """
 
-    explore: Annotated[float, Field(ge=0, le=1)] = 0.125
+    explore: Annotated[float, Field(gt=0, le=1)] = 0.125
     """Share of the problems whose trees fork at random levels."""
 
     window: Annotated[int, Field(ge=2, le=1000)] = 16
@@ -52,6 +52,11 @@ class Planned:
 
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """A tree has to be better than a star in this share of bootstrap samples of the window's steps."""
+
+    def __post_init__(self) -> None:
+        if self.window < self.start:
+            message = f"must be at least branching.start = {self.start}, the steps that a plan needs"
+            raise SettingError("window", message, self.window)
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
         shape, num_paths = level.shape, level.num_finished + level.num_active

@@ -59,8 +59,7 @@ class RunningPlanner:
         )
 
     def rules_of(self, plan: Plan | None, step: int, problem: Problem) -> GrowthRules:
-        """The rules for a problem's tree at a step: the plan's, a star's before there is one, or for some problems those
-        that explore."""
+        """The rules for a problem's tree at a step: a plan's, a star's before there is one, or for some exploring ones."""
         if derive_seed(self.seed, "explore", step, problem.id) / 2**63 < self.planned.explore:
             return self.rules
         paths = plan.paths if plan else (self.rules.shape.width,)
