@@ -48,7 +48,7 @@ class Planned:
     """Steps whose trees count."""
 
     start: Annotated[int, Field(ge=1)] = 4
-    """Steps until the first plan."""
+    """Steps with trees that explore, until the first plan."""
 
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """A tree has to be better than a star in this share of bootstrap samples of the window's steps."""

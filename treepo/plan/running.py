@@ -46,10 +46,12 @@ class RunningPlanner:
 
     def plan(self, step: int) -> Plan | None:
         """The plan for a step; None while it is too early for one."""
-        if len(self.tables) < self.planned.start:
+        moments = [Moments.from_table(table) for table in self.tables]
+        # A step of stars does not tell the stages apart.
+        if sum(own.forks[1:].any() for own in moments) < self.planned.start:
             return None
         return choose_shape(
-            [Moments.from_table(table) for table in self.tables],
+            moments,
             self.estimator,
             self.rules.shape.width,
             num_samples=NUM_SAMPLES,
@@ -59,7 +61,7 @@ class RunningPlanner:
         )
 
     def rules_of(self, plan: Plan | None, step: int, problem: Problem) -> GrowthRules:
-        """The rules for a problem's tree at a step: a plan's, a star's before there is one, or for some exploring ones."""
+        """The rules for a problem's tree: those that explore, a plan's, or until there is one a star's."""
         if derive_seed(self.seed, "explore", step, problem.id) / 2**63 < self.planned.explore:
             return self.rules
         paths = plan.paths if plan else (self.rules.shape.width,)
