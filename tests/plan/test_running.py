@@ -27,7 +27,7 @@ RULES = GrowthRules(SHAPE, InitialFork(2, 2), EvenBranching(), NoFallback(), STO
 
 
 def planner(**settings) -> RunningPlanner:
-    return RunningPlanner(RULES, Planned(**settings), DrGRPO(), seed=3)
+    return RunningPlanner(RULES, Planned(**settings), DrGRPO(), seed=3, prompts_per_step=16)
 
 
 def decided_in(tree: Tree, stage: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_restored_it_plans_the_same():
     other.restore(own.state())
     one, same = own.plan(5), other.plan(5)
     assert plan_metrics(one) == plan_metrics(same)
-    deeper = RunningPlanner(replace(RULES, shape=replace(SHAPE, depth=5)), Planned(), DrGRPO(), seed=3)
+    deeper = RunningPlanner(replace(RULES, shape=replace(SHAPE, depth=5)), Planned(), DrGRPO(), 3, 16)
     with pytest.raises(ValueError, match="depth 5"):
         deeper.restore(own.state())
 
