@@ -135,8 +135,8 @@ class PlannedSampler(TreeSampler):
         if self.num_problems != round(budget / per_tree) and not self._is_limit_said:
             self._is_limit_said = True
             logger.warning(
-                "step %d: branching.tokens_per_step = %d pays for %.1f trees of about %.0f tokens, and a step has from 1 "
-                "to %d problems (%d x train.prompts_per_step): %d",
+                "step %d: branching.tokens_per_step = %d pays for %.1f trees of about %.0f tokens, and a step has from "
+                "1 to %d problems (%d x train.prompts_per_step): %d",
                 *(step, budget, budget / per_tree, per_tree, most, MAX_FACTOR, self.num_problems),
             )
         return plan_metrics(self.plan) | {"plan/problems": self.num_problems, "plan/tokens_per_tree": per_tree}
