@@ -266,4 +266,4 @@ if __name__ == "__main__":
         with TemporaryDirectory() as folder:
             main(24, 2, 10, Path(folder) / "problem_shapes.json")
     else:
-        main(200, 4, 200, PATH)
+        main(300, 4, 200, PATH)

@@ -33,10 +33,11 @@ from treepo.learn.updater import Updater
 from treepo.plan.components import Components
 from treepo.plan.noise import STOPPING, grown_skeletons, mean_tokens, skeletons
 from treepo.plan.running import PlannedSampler, RunningPlanner, plan_metrics
+from treepo.report.trees import read_trees
 from treepo.tree import Tree
 from treepo.verify.task import VerifiedTask
 
-BUDGET = 600
+BUDGET = 320
 SHAPE = TreeShape(width=8, depth=4, segment_len=1)
 RULES = GrowthRules(SHAPE, InitialFork(2, 2), EvenBranching(), NoFallback(), STOPPING)
 
@@ -191,8 +192,9 @@ def test_what_a_budget_does_not_go_with_is_refused(section, message):
 
 
 def test_a_run_that_is_stopped_and_resumed_is_the_run_that_was_not(chain_model, tmp_path, monkeypatch):
-    """The estimates are part of the checkpoint: the same plans, problems, trees and weights, bit for bit. Steps decode
-    about as many tokens as they may, and each pass over the problems has each once."""
+    """The estimates are part of the checkpoint: the same plans, problems, trees and weights, bit for bit. Steps have as
+    many problems as their budget of tokens buys, and each pass over the ten problems has each once. (The answers become
+    longer from step to step, which no plan foresees.)"""
     monkeypatch.setattr(VerifiedTask, "verify", judge_length)
     settings = SETTINGS | {
         "tree.depth": 3,
@@ -200,6 +202,7 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_that_was_not(chain_model, 
         "branching.window": 3,
         "branching.confidence": 0.0,
         "branching.tokens_per_step": BUDGET,
+        "train.save_trees_every": 1,
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     options = ["--model.path", str(chain_model), *write_sets(tmp_path), *options]
@@ -207,7 +210,12 @@ def test_a_run_that_is_stopped_and_resumed_is_the_run_that_was_not(chain_model, 
     assert main(["train", *options, "--out", str(whole)]) == 0
     metrics = untimed_metrics(whole)
     assert [("plan/gain" in line) for line in metrics] == [False] * 3 + [True] * 4
-    print([(m["plan/problems"], m["plan/tokens_per_tree"], m["tokens/decoded"]) for m in metrics[3:]])
+    sizes = [m["problems/grown"] for m in metrics[1:]]
+    assert sizes == [4, 4, *(m["plan/problems"] for m in metrics[3:])] and set(sizes) > {4}
+    assert 0.5 < sum(m["tokens/decoded"] for m in metrics[3:]) / (4 * BUDGET) < 2
+    kept = [one for path in sorted((whole / "trees").glob("*.parquet")) for one in read_trees(path)]
+    asked = [one.tree.problem_id for one in kept]
+    assert len(asked) == sum(sizes) >= 20 and len(set(asked[:10])) == len(set(asked[10:20])) == 10
     original, calls = Updater.update, []
 
     def signalled(self, *args, **kwargs):
