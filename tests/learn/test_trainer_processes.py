@@ -122,7 +122,7 @@ def draw(train_state: TrainState, rank: int, folder: Path) -> list[float]:
 
 def steps_without_signal(trainer: Trainer) -> list[dict[str, float]]:
     """Two steps in which nothing is learned; a budget of tokens says how many problems the second one has."""
-    branching = Planned(start=1, tokens_per_step=300)
+    branching = Planned(start=1, tokens_per_step=500)
     rules = replace(trainer.sampler.rules, branching=branching)
     planner = RunningPlanner(rules, branching, trainer.estimator, 0, trainer.prompts_per_step, trainer.processes)
     sampler = PlannedSampler(trainer.engine, planner, SamplingParams())
@@ -174,9 +174,8 @@ def test_two_processes_stop_together_and_go_on(tmp_path):
     alone.step(1)
     flat = steps_without_signal(alone)
     assert first["flat"] == second["flat"] == [pytest.approx(own) for own in flat]
-    assert [own["problems/trained"] for own in flat] == [0, 0] and flat[1]["problems/grown"] != flat[0][
-        "problems/grown"
-    ]
+    assert [own["problems/trained"] for own in flat] == [0, 0]
+    assert flat[0]["problems/grown"] == 5 < flat[1]["problems/grown"]
     metrics = alone.step(4, with_entropies=True).metrics
     single = replace(alone, prompts_per_step=1).step(5).metrics
     for expected, found in ((metrics, first["metrics"]), (single, first["single"])):
