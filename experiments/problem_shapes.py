@@ -1,6 +1,6 @@
 """Is a shape per problem, or a number of paths per problem, worth its while?
 
-    OMP_NUM_THREADS=1 python -m experiments.problem_shapes       # about three minutes on one core; --quick for a look
+    OMP_NUM_THREADS=1 python -m experiments.problem_shapes       # a minute and a half of one core; --quick for a look
 
 Of each built-in task some problems get several trees that fork at random levels. Problems are divided by the pass rate
 in other trees than the one that is looked at: in one other tree, which is what an earlier epoch would have told, or in
@@ -175,7 +175,7 @@ def report(trees: Trees, num_others: int, num_samples: int) -> dict[str, Any]:
             "pass rate": trees.rates[division.groups == g].mean(),
             "variance": known[g].total,
             "tokens of a path": float(known[g].tokens @ known[g].reached),
-            "shape": list(division.shapes[best[i]]),
+            "shape": ", ".join(map(str, division.shapes[best[i]])),
         }
         for i, g in enumerate(rows)
     }
@@ -188,7 +188,7 @@ def report(trees: Trees, num_others: int, num_samples: int) -> dict[str, Any]:
     bound = (costs.shares @ noise) * (costs.shares @ tokens) / (costs.shares @ np.sqrt(noise * tokens)) ** 2
     return {
         "groups": groups,
-        "one shape": list(division.shapes[one[0]]),
+        "one shape": ", ".join(map(str, division.shapes[one[0]])),
         "bound of paths per group": bound,
         "gains": {name: [found[i], low[i], high[i]] for i, name in enumerate(CHOICES)},
     }
@@ -248,9 +248,12 @@ def main(num_problems: int, num_trees: int, num_samples: int, path: Path) -> Non
 
 def known_exactly(groups: dict[str, dict[str, Any]]) -> float:
     """The gain of Neyman's numbers over one number for all if each problem's pass rate p were known, for p of a Beta
-    distribution with the mean and variance that the groups tell: E p(1-p) / (E sqrt(p(1-p)))^2, at equal lengths."""
+    distribution with the mean and variance that the groups tell: E p(1-p) / (E sqrt(p(1-p)))^2, at equal lengths; 1
+    where they tell of no variance."""
     mean, inner = (sum(own["share"] * own[what] for own in groups.values()) for what in ("pass rate", "variance"))
     total = mean * (1 - mean)
+    if inner >= total:
+        return 1.0
     size = total / (total - inner) - 1
     a, b = size * mean, size * (1 - mean)
     root = exp(lgamma(a + 0.5) + lgamma(b + 0.5) - lgamma(a + b + 1) - lgamma(a) - lgamma(b) + lgamma(a + b))
