@@ -221,6 +221,7 @@ class Config:
 
     def __post_init__(self) -> None:
         self._check_overlap()
+        self._check_token_budget()
         if self.credit.per_node and self.loss.per_trajectory:
             raise SettingError(
                 "loss.use",
@@ -277,6 +278,31 @@ class Config:
             message = "is not for branching.use = 'Planned', which plans a step from the trees of the one before"
         if message:
             raise SettingError("train.overlap", message, self.train.overlap)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """The tokens that a step is to decode; 0 where its problems are counted instead."""
+        return self.branching.tokens_per_step if isinstance(self.branching, Planned) else 0
+
+    @property
+    def max_problems_per_step(self) -> int:
+        """The most problems that a step may grow."""
+        most = self.dynamic_sampling.max_problems(self.train.prompts_per_step)
+        return self.branching.max_problems(most) if isinstance(self.branching, Planned) else most
+
+    def _check_token_budget(self) -> None:
+        """Raise SettingError for what does not go together with a budget of tokens per step."""
+        if not self.tokens_per_step:
+            return
+        message = ""
+        if self.dynamic_sampling.max_rounds > 1:
+            message = "needs dynamic_sampling.max_rounds = 1: further rounds would decode more than the budget"
+        elif self.train.num_epochs:
+            message = "needs train.num_steps, not train.num_epochs: how many steps an epoch takes depends on the plans"
+        elif self.tree.token_budget is not None:
+            message = "needs trees of tree.width trajectories: leave out tree.token_budget"
+        if message:
+            raise SettingError("branching.tokens_per_step", message, self.tokens_per_step)
 
 
 def _check_environment(config: Config) -> None:

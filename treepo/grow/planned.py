@@ -10,6 +10,9 @@ from pydantic import Field
 from treepo.errors import SettingError
 from treepo.grow.branching import Level, share_evenly, within_width
 
+MAX_FACTOR = 8
+"""Most problems of a step that a budget of tokens pays for, as a multiple of train.prompts_per_step."""
+
 
 @dataclass(frozen=True)
 class StagedBranching:
@@ -53,10 +56,18 @@ class Planned:
     confidence: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """A tree has to be better than a star in this share of bootstrap samples of the window's steps."""
 
+    tokens_per_step: Annotated[int, Field(ge=0)] = 0
+    """Tokens to decode per step: from the first plan on a step takes as many problems as trees of the planned shape are
+    predicted to need for them, at most 8 x train.prompts_per_step. 0: train.prompts_per_step problems at every step."""
+
     def __post_init__(self) -> None:
         if self.window < self.start:
             message = f"must be at least branching.start = {self.start}, the steps that a plan needs"
             raise SettingError("window", message, self.window)
+
+    def max_problems(self, prompts_per_step: int) -> int:
+        """The most problems of a step."""
+        return MAX_FACTOR * prompts_per_step if self.tokens_per_step else prompts_per_step
 
     def __call__(self, level: Level, rng: np.random.Generator) -> list[int]:
         shape, num_paths = level.shape, level.num_finished + level.num_active
