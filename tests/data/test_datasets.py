@@ -53,10 +53,12 @@ def test_every_epoch_asks_each_problem_once_in_an_order_of_its_own():
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from([(), (1.0, 1.0, 8.0)]), st.integers(1, 9), st.integers(0, 5))
 def test_steps_of_any_size_ask_the_same_sequence(weights, count, seed):
-    """So a run goes on in the middle of an epoch from the number of its step alone."""
+    """So a run goes on in the middle of an epoch from the number of its step alone, or where its steps are of different
+    sizes from the number of problems before."""
     task = DatasetTask((numbered(3), numbered(5, "g"), numbered(2, "h")), (), weights, seed)
     assert asked(task, range(6), count) == asked(task, range(1), 6 * count)
     assert task.training_problems(4, count) == task.training_problems(4, count)
+    assert task.training_problems(4, count) == task.training_problems(1, count, start=4 * count)
 
 
 def test_weights_say_how_often_a_set_is_asked():

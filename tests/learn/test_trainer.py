@@ -71,9 +71,10 @@ class ToyTask:
     def __init__(self, judge_one: Judge) -> None:
         self.judge_one = judge_one
 
-    def training_problems(self, step: int, count: int) -> list[Problem]:
+    def training_problems(self, step: int, count: int, start: int | None = None) -> list[Problem]:
         """Other prompts in every step."""
-        return [Problem(f"p{i}", "", (1, 20 + (step * count + i) % 60), "") for i in range(count)]
+        first = step * count if start is None else start
+        return [Problem(f"p{i}", "", (1, 20 + (first + i) % 60), "") for i in range(count)]
 
     def eval_problems(self, count: int) -> list[Problem]:
         """None."""

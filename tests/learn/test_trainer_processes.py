@@ -17,9 +17,11 @@ from tests.processes import run_in
 from treepo.credit.subgroup import TreePO
 from treepo.data.problem import Problem
 from treepo.distributed import DistContext
+from treepo.engine.base import SamplingParams
 from treepo.engine.torch.engine import TorchEngine
 from treepo.errors import EngineError, Interrupted, PeerError
 from treepo.evaluate.answering import Validation
+from treepo.grow.planned import Planned
 from treepo.grow.sampler import TreeSampler
 from treepo.learn.losses import PPO, Penalties, TokenMean
 from treepo.learn.optim import make_optimizer
@@ -29,6 +31,7 @@ from treepo.learn.train_state import TrainState, save_tensors
 from treepo.learn.trainer import Trainer
 from treepo.learn.updater import Updater
 from treepo.model.fsdp import full_tensor, shard, unsharded
+from treepo.plan.running import PlannedSampler, RunningPlanner
 
 
 def divided(trainer: Trainer, processes: DistContext) -> Trainer:
@@ -117,12 +120,23 @@ def draw(train_state: TrainState, rank: int, folder: Path) -> list[float]:
     return [drawn, random.random()]
 
 
+def steps_without_signal(trainer: Trainer) -> list[dict[str, float]]:
+    """Two steps in which nothing is learned; a budget of tokens says how many problems the second one has."""
+    branching = Planned(start=1, tokens_per_step=500)
+    rules = replace(trainer.sampler.rules, branching=branching)
+    planner = RunningPlanner(rules, branching, trainer.estimator, 0, trainer.prompts_per_step, trainer.processes)
+    sampler = PlannedSampler(trainer.engine, planner, SamplingParams())
+    flat = replace(trainer, task=ToyTask(lambda problem, response: 0.0), sampler=sampler)
+    metrics = [flat.step(step, with_entropies=True).metrics for step in (2, 3)]
+    names = ("problems/grown", "problems/trained", "tokens/decoded", "plan/tokens_per_tree")
+    return [{name: own[name] for name in names if name in own} for own in metrics]
+
+
 def go_through(processes: DistContext, folder: Path) -> None:
     trainer = divided(make_trainer(half_judge), processes)
     found: dict[str, Any] = {"failed": fail(trainer, processes.rank)}
     # Nothing to learn, but entropies are wanted: what the forward gathered used to be left so, and the engine crashed.
-    flat = replace(trainer, task=ToyTask(lambda problem, response: 0.0))
-    found["trained"] = [flat.step(step, with_entropies=True).metrics["problems/trained"] for step in (2, 3)]
+    found["flat"] = steps_without_signal(trainer)
     result = trainer.step(4, with_entropies=True)
     # The first process has all trees, the other one its own; each beside its problem.
     assert [problem.id for problem in result.problems] == [tree.problem_id for tree in result.trees]
@@ -151,7 +165,6 @@ def test_two_processes_stop_together_and_go_on(tmp_path):
     assert second["failed"] == errors
     for name, error in errors.items():
         assert first["failed"][name] == f"PeerError: process 1 could not go on: {error.partition(': ')[2]}"
-    assert first["trained"] == second["trained"] == [0, 0]
     assert first["metrics"] == second["metrics"] and first["single"] == second["single"]
     assert [drawn[0] == drawn[1] for drawn in (first["drawn"], second["drawn"])] == [True, True]
     assert first["drawn"] != second["drawn"]
@@ -159,6 +172,10 @@ def test_two_processes_stop_together_and_go_on(tmp_path):
     alone = make_trainer(half_judge)
     # Of the failed steps one had been learned from: that whose weights could not be handed over.
     alone.step(1)
+    flat = steps_without_signal(alone)
+    assert first["flat"] == second["flat"] == [pytest.approx(own) for own in flat]
+    assert [own["problems/trained"] for own in flat] == [0, 0]
+    assert flat[0]["problems/grown"] == 5 < flat[1]["problems/grown"]
     metrics = alone.step(4, with_entropies=True).metrics
     single = replace(alone, prompts_per_step=1).step(5).metrics
     for expected, found in ((metrics, first["metrics"]), (single, first["single"])):

@@ -62,6 +62,8 @@ def test_epochs_are_whole_steps(caplog):
     assert num_steps(1, 300, dynamic_sampling={"max_rounds": 2, "max_factor": 2.5}) == 4
     assert num_steps(0, 300, train={"num_steps": 7}) == 7
     assert "the run has 7, 0.7 epochs." in caplog.text
+    assert num_steps(0, 300, branching={"use": "Planned", "tokens_per_step": 9}) == 100
+    assert "One epoch is 300 problems; a step has as many as branching.tokens_per_step buys." in caplog.text
 
 
 def test_the_built_in_task_has_no_epochs():

@@ -221,6 +221,7 @@ class Config:
 
     def __post_init__(self) -> None:
         self._check_overlap()
+        self._check_token_budget()
         if self.credit.per_node and self.loss.per_trajectory:
             raise SettingError(
                 "loss.use",
@@ -235,6 +236,7 @@ class Config:
                 message = f"judges problems of reasoning_gym alone: name a verifier that judges {others[0]!r}, too"
                 raise SettingError("verifier.use", message, "ReasoningGymVerifier")
         _check_environment(self)
+        _check_planned(self)
         reward, longest = self.reward, self.tree.max_response_tokens
         if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
             message = "must be 0 where nothing is verified (verifier.use = 'NoVerifier'): give reward.functions"
@@ -277,6 +279,31 @@ class Config:
         if message:
             raise SettingError("train.overlap", message, self.train.overlap)
 
+    @property
+    def tokens_per_step(self) -> int:
+        """The tokens that a step is to decode; 0 where its problems are counted instead."""
+        return self.branching.tokens_per_step if isinstance(self.branching, Planned) else 0
+
+    @property
+    def max_problems_per_step(self) -> int:
+        """The most problems that a step may grow."""
+        most = self.dynamic_sampling.max_problems(self.train.prompts_per_step)
+        return self.branching.max_problems(most) if isinstance(self.branching, Planned) else most
+
+    def _check_token_budget(self) -> None:
+        """Raise SettingError for what does not go together with a budget of tokens per step."""
+        if not self.tokens_per_step:
+            return
+        message = ""
+        if self.dynamic_sampling.max_rounds > 1:
+            message = "needs dynamic_sampling.max_rounds = 1: further rounds would decode more than the budget"
+        elif self.train.num_epochs:
+            message = "needs train.num_steps, not train.num_epochs: how many steps an epoch takes depends on the plans"
+        elif self.tree.token_budget is not None:
+            message = "needs trees of tree.width trajectories: leave out tree.token_budget"
+        if message:
+            raise SettingError("branching.tokens_per_step", message, self.tokens_per_step)
+
 
 def _check_environment(config: Config) -> None:
     """Raise SettingError for a built-in task of several turns without its environment, or with another one's."""
@@ -285,6 +312,20 @@ def _check_environment(config: Config) -> None:
     if not config.data.is_given and task != factory and (is_missing or factory in BUILT_IN):
         message = f"does not go together with the built-in task {task!r} (task.name)"
         raise SettingError("environment.factory", message, factory)
+
+
+def _check_planned(config: Config) -> None:
+    """Raise SettingError where `Planned` has no shape to choose, and would grow stars for ever."""
+    tree, fork = config.tree, config.initial_fork
+    if not isinstance(config.branching, Planned):
+        return
+    needs = "for branching.use = 'Planned', whose trees fork below the prompt as well"
+    if tree.depth < 2:
+        raise SettingError("tree.depth", f"must be at least 2 {needs}", tree.depth)
+    if tree.num_children < 2:
+        raise SettingError("tree.num_children", f"must be at least 2 {needs}", tree.num_children)
+    if fork.low >= tree.width:
+        raise SettingError("initial_fork.low", f"must be below tree.width = {tree.width} {needs}", fork.low)
 
 
 Settings = Mapping[str, Mapping[str, Any]]

@@ -319,12 +319,13 @@ class DatasetTask:
         """Whether a training dataset has no end, so that there are no epochs."""
         return any(isinstance(d, EndlessDataset) for d in self.train)
 
-    def training_problems(self, step: int, count: int) -> list[Problem]:
-        """Return problems step x count .. (step + 1) x count - 1 of an endless sequence; see Task.
+    def training_problems(self, step: int, count: int, start: int | None = None) -> list[Problem]:
+        """Return `count` problems of an endless sequence, from position `start` or step x count on; see Task.
 
         With weights each dataset has its own epochs, seeded by its place among the datasets.
         """
-        positions = range(step * count, (step + 1) * count)
+        first = step * count if start is None else start
+        positions = range(first, first + count)
         if not self.is_endless and (len(self.train) == 1 or not self.weights):
             problems = [problem for d in self.train if isinstance(d, Dataset) for problem in d.problems]
             return [problems[i] for i in epoch_indices(self.seed, positions, len(problems))]

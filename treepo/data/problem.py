@@ -117,10 +117,11 @@ class Task(Protocol):
         """How its answers are written."""
         ...
 
-    def training_problems(self, step: int, count: int) -> list[Problem]:
+    def training_problems(self, step: int, count: int, start: int | None = None) -> list[Problem]:
         """Return the problems of one training step, counted from 0, the same ones for the same task and step.
 
-        `count` problems, none of them an evaluation problem; a source with fewer repeats some of them.
+        `count` problems, none of them an evaluation problem; a source with fewer repeats some of them. start: how many
+        problems the steps before have had, if not `count` each.
         """
         ...
 

@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 
-from treepo.data.problem import Problem
+from treepo.data.problem import Problem, Task
 from treepo.engine.base import Engine, SampleRequest, SampleResult, SamplingParams
 from treepo.envs.pool import CallResult
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
@@ -40,6 +40,10 @@ class TreeSampler:
     def begin_step(self, step: int) -> dict[str, float]:
         """Called before the trees of a training step are grown; returns metrics of how they will be."""
         return {}
+
+    def take_problems(self, task: Task, step: int, count: int) -> list[Problem]:
+        """The problems of a training step that has begun, from 1: `count` of them, unless a plan takes others."""
+        return task.training_problems(step - 1, count)
 
     def rules_of(self, problem: Problem) -> GrowthRules:
         """The rules by which a problem's tree grows, all of the same shape."""

@@ -63,13 +63,13 @@ class StepResult:
 class Trainer:
     """Post-trains a policy with trees; every part is built elsewhere.
 
-    prompts_per_step: trees wanted per step; num_mini_batches: updates per epoch, each on its share of the problems;
-    num_iterations: how often a step goes over its trees; dynamic_sampling: whether problems without a signal are
-    replaced by others; reward: from the task's verdicts to the rewards of leaves; num_steps:
-    steps of the run, for rewards that change with it; processes: those that the problems of
-    a step are dealt out to, each with an engine of its own. They make the updates of one process. overlap: whether
-    the trees of a step grow `ahead`, while the step before is learned from, over an engine with a copy of the weights,
-    and so from those before that step.
+    prompts_per_step: trees wanted per step, unless the sampler plans their number; num_mini_batches: updates per epoch,
+    each on its share of the problems; num_iterations: how often a step goes over its trees; dynamic_sampling: whether
+    problems without a signal are replaced by others; reward: from the task's verdicts to the rewards of leaves;
+    num_steps: steps of the run, for rewards that change with it; processes: those that the problems of a step are dealt
+    out to, each with an engine of its own. They make the updates of one process. overlap: whether the trees of a step
+    grow `ahead`, while the step before is learned from, over an engine with a copy of the weights, and so from those
+    before that step.
     """
 
     policy: Policy
@@ -108,7 +108,8 @@ class Trainer:
         reset_peak(self.policy.model.device)
         num_oom = self.updater.memory_limit.num_oom
         rollout = self.rollout(step, guard, clock, progress)
-        trained = [i for i, carries_signal in enumerate(rollout.has_signal) if carries_signal][: self.prompts_per_step]
+        trained = [i for i, carries_signal in enumerate(rollout.has_signal) if carries_signal]
+        trained = trained[: self._num_wanted(rollout.problems)]
         # Where the trees of this process stand among those that are trained on.
         places = [place for place, i in enumerate(trained) if i % self.processes.world_size == self.processes.rank]
         rewards = [scored.rewards for scored in rollout.scored]
@@ -188,10 +189,11 @@ class Trainer:
 
     def _grow_rounds(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback) -> Rollout:
         """Grow and verify trees until enough of them carry a signal."""
-        problems = self.task.training_problems(step - 1, self.dynamic_sampling.max_problems(self.prompts_per_step))
         rollout, counters = Rollout(metrics=self.sampler.begin_step(step)), StepCounters.of(self.sampler)
+        most = self.dynamic_sampling.max_problems(self.prompts_per_step)
+        problems = self.sampler.take_problems(self.task, step, most)
         while count := self.dynamic_sampling.num_next(
-            self.prompts_per_step, sum(rollout.has_signal), len(rollout.has_signal), rollout.num_rounds
+            self._num_wanted(problems), sum(rollout.has_signal), len(rollout.has_signal), rollout.num_rounds
         ):
             start = len(rollout.has_signal)
             wanted = problems[start : start + count]
@@ -211,6 +213,10 @@ class Trainer:
                 clock.lap("wait")
         rollout.counters = StepCounters.of(self.sampler) - counters
         return rollout
+
+    def _num_wanted(self, problems: Sequence[Problem]) -> int:
+        """How many trees of a step, with these problems at most, are to be trained on."""
+        return self.prompts_per_step if self.dynamic_sampling.max_rounds > 1 else len(problems)
 
     def _take_ahead(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback) -> Rollout:
         """The trees of a step that have grown beside the step before."""

@@ -1,43 +1,50 @@
 """Plans that follow a run: the moments of the trees of its last steps, and the rules by which the next ones grow."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from treepo.credit.base import Estimator
-from treepo.data.problem import Problem
+from treepo.data.problem import Problem, Task
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, SamplingParams
 from treepo.grow.branching import InitialFork
 from treepo.grow.builder import GrowthRules
-from treepo.grow.planned import Planned, StagedBranching
+from treepo.grow.planned import MAX_FACTOR, Planned, StagedBranching
 from treepo.grow.sampler import TreeSampler
 from treepo.plan.choice import Kernels, Plan, choose_shape
 from treepo.plan.components import Moments, moments_of
-from treepo.plan.noise import linear_part
+from treepo.plan.noise import linear_part, mean_tokens
 from treepo.tree import Tree
 from treepo.utils.numeric import derive_seed
+
+logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 100
 """Bootstrap samples of steps."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RunningPlanner:
     """What `Planned` branching has seen of a run, and the plan that follows from it.
 
-    rules: those of the run, with the `Planned` in it. tables: the moments of the last steps, over the trees of all
-    processes, which is all that a checkpoint has to hold.
+    rules: those of the run, with the `Planned` in it. prompts_per_step: problems of a step without a budget of tokens.
+    tables: the moments of the last steps, over the trees of all processes; num_taken: problems of all steps so far.
+    These two are all that a checkpoint has to hold.
     """
 
     rules: GrowthRules
     planned: Planned
     estimator: Estimator
     seed: int
+    prompts_per_step: int
     processes: DistContext = SINGLE_PROCESS
     tables: list[np.ndarray] = field(default_factory=list)
+    num_taken: int = 0
 
     @cached_property
     def kernels(self) -> Kernels:
@@ -46,10 +53,12 @@ class RunningPlanner:
 
     def plan(self, step: int) -> Plan | None:
         """The plan for a step; None while it is too early for one."""
-        if len(self.tables) < self.planned.start:
+        moments = [Moments.from_table(table) for table in self.tables]
+        # A step of stars does not tell the stages apart.
+        if sum(own.forks[1:].any() for own in moments) < self.planned.start:
             return None
         return choose_shape(
-            [Moments.from_table(table) for table in self.tables],
+            moments,
             self.estimator,
             self.rules.shape.width,
             num_samples=NUM_SAMPLES,
@@ -59,11 +68,21 @@ class RunningPlanner:
         )
 
     def rules_of(self, plan: Plan | None, step: int, problem: Problem) -> GrowthRules:
-        """The rules for a problem's tree at a step: the plan's, or for some problems those that explore."""
-        if plan is None or derive_seed(self.seed, "explore", step, problem.id) / 2**63 < self.planned.explore:
+        """The rules for a problem's tree: those that explore, a plan's, or until there is one a star's."""
+        if derive_seed(self.seed, "explore", step, problem.id) / 2**63 < self.planned.explore:
             return self.rules
-        first = plan.paths[0]
-        return replace(self.rules, initial_fork=InitialFork(first, first), branching=StagedBranching(plan.paths))
+        return self._staged(plan.paths if plan else (self.rules.shape.width,))
+
+    def _staged(self, paths: tuple[int, ...]) -> GrowthRules:
+        return replace(self.rules, initial_fork=InitialFork(paths[0], paths[0]), branching=StagedBranching(paths))
+
+    def tokens_per_tree(self, plan: Plan | None) -> float:
+        """Tokens that a tree of a step is predicted to decode, in the mean over those that explore and the others; 0
+        without a plan or a budget."""
+        if plan is None or not self.planned.tokens_per_step:
+            return 0.0
+        own, explored = (mean_tokens(rules, plan.components) for rules in (self._staged(plan.paths), self.rules))
+        return own + self.planned.explore * (explored - own)
 
     def observe(self, trees: Sequence[Tree], rewards: Sequence[np.ndarray]) -> None:
         """Take in the trees of a step, of this process; all processes have to call this.
@@ -71,38 +90,71 @@ class RunningPlanner:
         rewards: per tree one per leaf; a tree without leaves tells nothing.
         """
         depth = self.rules.shape.depth
-        table = np.zeros((depth, depth + 5))
+        shape = (depth, depth + 5)
+        table = np.zeros(shape)
         with self.processes.synced_errors():
             for tree, own in zip(trees, rewards, strict=True):
                 if len(own):
                     table += moments_of(tree, own, self.rules.shape).table
-        self.tables.append(self.processes.all_reduce(table.ravel()).reshape(table.shape))
+        *sums, num_trees = self.processes.all_reduce(np.append(table, len(trees)))
+        self.tables.append(np.reshape(sums, shape))
         del self.tables[: -self.planned.window]
+        self.num_taken += int(num_trees)
 
-    def state(self) -> list[list[list[float]]]:
-        """The tables, for JSON."""
-        return [table.tolist() for table in self.tables]
+    def state(self) -> dict[str, Any]:
+        """The tables and the number of problems, for JSON."""
+        return {"tables": [table.tolist() for table in self.tables], "num_taken": self.num_taken}
 
-    def restore(self, state: Sequence[Sequence[Sequence[float]]]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` gave; raises ValueError for tables of another depth."""
-        depth, tables = self.rules.shape.depth, [np.array(table, np.float64) for table in state]
+        depth, tables = self.rules.shape.depth, [np.array(table, np.float64) for table in state["tables"]]
         if any(table.shape != (depth, depth + 5) for table in tables):
             raise ValueError(f"the running plan is not one for trees of depth {depth}")
-        self.tables[:] = tables
+        self.tables[:], self.num_taken = tables, int(state["num_taken"])
 
 
 class PlannedSampler(TreeSampler):
-    """A sampler whose trees have the shape that a planner chooses for each step."""
+    """A sampler whose trees have the shape that a planner chooses for each step, and whose steps as many problems."""
 
     def __init__(self, engine: Engine, planner: RunningPlanner, sampling: SamplingParams) -> None:
         super().__init__(engine, planner.rules, sampling)
         self.planner = planner
         self.plan: Plan | None = None
         self.step = 0
+        self.num_problems = planner.prompts_per_step
+        self._has_warned = False
 
     def begin_step(self, step: int) -> dict[str, float]:
-        self.plan, self.step = self.planner.plan(step), step
-        return plan_metrics(self.plan)
+        planner = self.planner
+        self.plan, self.step, self.num_problems = planner.plan(step), step, planner.prompts_per_step
+        if self.plan is None and len(planner.tables) == planner.planned.window:
+            self._warn_once(
+                f"there is no plan and trees are stars: in fewer than branching.start = {planner.planned.start} of the "
+                f"last {planner.planned.window} steps a tree explored; raise branching.explore or branching.window"
+            )
+        per_tree = planner.tokens_per_tree(self.plan)
+        if not per_tree:
+            return plan_metrics(self.plan)
+        budget, most = planner.planned.tokens_per_step, planner.planned.max_problems(self.num_problems)
+        self.num_problems = min(max(round(budget / per_tree), 1), most)
+        if self.num_problems != round(budget / per_tree):
+            self._warn_once(
+                f"branching.tokens_per_step = {budget} pays for {budget / per_tree:.1f} trees of about {per_tree:.0f} "
+                f"tokens, and a step has from 1 to {most} problems ({MAX_FACTOR} x train.prompts_per_step)"
+            )
+        return plan_metrics(self.plan) | {"plan/problems": self.num_problems, "plan/tokens_per_tree": per_tree}
+
+    def _warn_once(self, message: str) -> None:
+        """Say it in the first step in which it is so."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning("step %d: %s", self.step, message)
+
+    def take_problems(self, task: Task, step: int, count: int) -> list[Problem]:
+        if not self.planner.planned.tokens_per_step:
+            return super().take_problems(task, step, count)
+        # Steps have different numbers of problems, and none is passed over.
+        return task.training_problems(step - 1, self.num_problems, self.planner.num_taken)
 
     def rules_of(self, problem: Problem) -> GrowthRules:
         return self.planner.rules_of(self.plan, self.step, problem)

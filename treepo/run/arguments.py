@@ -117,7 +117,7 @@ def data_layer(config: Config, train: Any, evaluation: Any) -> tuple[dict[str, A
 
     config: the other settings, which say how many rows of something without an end a run needs.
     """
-    per_step = config.dynamic_sampling.max_problems(config.train.prompts_per_step)
+    per_step = config.max_problems_per_step
     needed = {"train_dataset": max(1, config.train.num_steps) * per_step, "eval_dataset": config.eval.num_problems}
     layer: dict[str, Any] = {}
     records: dict[str, Records] = {}

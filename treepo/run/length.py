@@ -37,8 +37,10 @@ def with_epochs(config: Config, task: Task) -> Config:
             raise SettingError("train.num_epochs", message, config.train.num_epochs)
         return config
     num_problems = sum(len(dataset.problems) for dataset in task.train if isinstance(dataset, Dataset))
-    per_step = config.dynamic_sampling.max_problems(config.train.prompts_per_step)
-    train = config.train
+    per_step, train = config.max_problems_per_step, config.train
+    if config.tokens_per_step:
+        logger.info("One epoch is %d problems; a step has as many as branching.tokens_per_step buys.", num_problems)
+        return config
     if train.num_epochs:
         # As it is written: 0.1 of 300 problems are 30, not a little more.
         num_steps = math.ceil(Fraction(str(train.num_epochs)) * num_problems / per_step)

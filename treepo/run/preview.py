@@ -67,7 +67,10 @@ def _show_settings(config: Config, task: Task, terminal: Terminal, num_processes
         f"tree       {tree.width} trajectories of at most {tree.depth} segments of {tree.segment_len} tokens, "
         f"{tree.max_response_tokens} in all"
     )
-    terminal.say(f"training   {train.num_steps} steps of {train.prompts_per_step} problems, lr {config.optim.lr:g}")
+    size = f"{train.prompts_per_step} problems"
+    if config.tokens_per_step:
+        size = f"about {config.tokens_per_step} decoded tokens ({size} until the first plan)"
+    terminal.say(f"training   {train.num_steps} steps of {size}, lr {config.optim.lr:g}")
     terminal.say(f"credit     {type(config.credit).__name__}, loss {type(config.loss).__name__}")
     terminal.say(f"engine     {config.engine.kind}")
     if num_processes > 1:

@@ -64,7 +64,8 @@ def build_sampler(
     the factory of a program."""
     rules = growth_rules(config, policy.decode, answers, turn_rules(config, policy, environment))
     if isinstance(config.branching, Planned):
-        planner = RunningPlanner(rules, config.branching, config.credit, config.train.seed, processes)
+        seed, count = config.train.seed, config.train.prompts_per_step
+        planner = RunningPlanner(rules, config.branching, config.credit, seed, count, processes)
         return PlannedSampler(engine, planner, config.engine.sampling_params)
     return TreeSampler(engine, rules, config.engine.sampling_params)
 

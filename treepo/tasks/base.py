@@ -62,7 +62,7 @@ class BuiltInTask(ABC):
     def answers(self) -> AnswerFormat:
         return self.answer_format
 
-    def training_problems(self, step: int, count: int) -> list[Problem]:
+    def training_problems(self, step: int, count: int, start: int | None = None) -> list[Problem]:
         """Return `count` distinct problems, none of the evaluation, the same for the same seed and step."""
         rng = random.Random(f"{self._title} training {self.seed} {step}")
         return self._draw_problems(rng, count, is_eval=False)
