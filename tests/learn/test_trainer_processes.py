@@ -122,7 +122,7 @@ def draw(train_state: TrainState, rank: int, folder: Path) -> list[float]:
 
 def steps_without_signal(trainer: Trainer) -> list[dict[str, float]]:
     """Two steps in which nothing is learned; a budget of tokens says how many problems the second one has."""
-    branching = Planned(start=1, tokens_per_step=500)
+    branching = Planned(start=1, explore=0.9, tokens_per_step=500)
     rules = replace(trainer.sampler.rules, branching=branching)
     planner = RunningPlanner(rules, branching, trainer.estimator, 0, trainer.prompts_per_step, trainer.processes)
     sampler = PlannedSampler(trainer.engine, planner, SamplingParams())
