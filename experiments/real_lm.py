@@ -35,7 +35,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "credit": treepo.credit.GRPO(),
     },
     "TreePO": {},
-    "Planned": {"branching": treepo.grow.Planned()},
+    # Half of the 16 problems of a step explore: a run has some ten steps, and a plan needs about 32 trees.
+    "Planned": {"branching": treepo.grow.Planned(explore=0.5)},
 }
 COLORS = {"GRPO": "tab:gray", "TreePO": "tab:green", "Planned": "tab:blue"}
 COSTS = {"seconds": "time/step_s", "decoded": "tokens/decoded", "forwarded": "tokens/forwarded"}
@@ -59,7 +60,7 @@ def main(names: list[str], seeds: list[int], minutes: float, every: int, out: Pa
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "command": f"python experiments/real_lm.py --seeds {' '.join(map(str, seeds))} --minutes {minutes:g}",
+        "command": f"python experiments/real_lm.py --seeds {' '.join(map(str, seeds))} --minutes {minutes:g} --every {every}",
     }
     results = HERE / "results" / "real_lm.json"
     results.write_text(json.dumps({"machine": machine, "curves": curves}, indent=1) + "\n")
