@@ -60,7 +60,8 @@ def main(names: list[str], seeds: list[int], minutes: float, every: int, out: Pa
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "command": f"python experiments/real_lm.py --seeds {' '.join(map(str, seeds))} --minutes {minutes:g} --every {every}",
+        "command": f"python experiments/real_lm.py --seeds {' '.join(map(str, seeds))} --minutes {minutes:g} "
+        f"--every {every}",
     }
     results = HERE / "results" / "real_lm.json"
     results.write_text(json.dumps({"machine": machine, "curves": curves}, indent=1) + "\n")
