@@ -126,7 +126,7 @@ def load_policy(
     predicts; UnsupportedAttentionError if the model is to be packable and is not.
     """
     device = resolve_device(device)
-    _check_device(device)
+    check_device(device)
     source = find_source(path, tokenizer=tokenizer, revision=revision)
     if load_in_4bit and source.adapter:
         raise SettingError("lora.load_in_4bit", f"an adapter is not added to 4 bits; use lora.path = {path!r}", True)
@@ -195,7 +195,8 @@ def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pac
     check_causal(model)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise SettingError for a device that PyTorch cannot use."""
     try:
         torch.empty(1, device=device).item()
     # A torch that was built without a device says so with an AssertionError.

@@ -9,7 +9,7 @@ from treepo.envs.transcript import MODEL, text_of, turn_parts
 from treepo.report.tree_view import summary
 from treepo.report.trees import Grading, KeptTree
 from treepo.tree import ROOT, Tree
-from treepo.utils.text import sanitize
+from treepo.utils.text import pluralize, sanitize
 
 MAX_CHARACTERS = 4000
 """Of a segment or a prompt that are shown; a notebook keeps its outputs."""
@@ -124,9 +124,9 @@ class _Branches:
         tree, place, grading = self.kept.tree, self.place.get(leaf), self.kept.grading
         if place is None:
             return _span("still growing", "note")
-        facts = [f"{tree.nodes[leaf].stop}, {tree.response_len(leaf):,} tokens"]
+        facts = [f"{tree.nodes[leaf].stop}, {pluralize(tree.response_len(leaf), 'token')}"]
         if tree.has_turns:
-            facts[0] += f" in {len(tree.turn_starts(leaf))} turns"
+            facts[0] += f" in {pluralize(len(tree.turn_starts(leaf)), 'turn')}"
             facts += [f"rewards by turn {', '.join(f'{reward:.3g}' for reward in tree.turn_rewards(leaf)) or 'none'}"]
         verdict = ""
         if grading is not None:

@@ -3,7 +3,9 @@
 from treepo.config.schema import Config
 from treepo.data.datasets import Dataset
 from treepo.data.problem import Problem, Task, Verdict
+from treepo.distributed import resolve_device
 from treepo.errors import SettingError
+from treepo.model.policy import check_device
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
@@ -12,7 +14,7 @@ from treepo.run.task import build_task, check_trainable
 from treepo.run.tracking import check_installed
 from treepo.tasks.base import BuiltInTask, make_tokenizer
 from treepo.tasks.registry import built_in_task
-from treepo.utils.text import shorten
+from treepo.utils.text import pluralize, shorten
 from treepo.verify.task import VerifiedTask
 
 RULE = "-" * 80
@@ -25,6 +27,8 @@ def preview(config: Config, terminal: Terminal) -> None:
     """
     check_trainable(config)
     check_installed(config.tracking)
+    check_device(resolve_device(config.model.device))
+    config.environment.check()
     model = _load(config)
     with terminal.stage("reading the problems"):
         task = build_task(config, model, _engine_room(config))
@@ -60,10 +64,14 @@ def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
     verifier = type(config.verifier).__name__ if config.data.is_given else "that of the built-in task"
     terminal.say(f"model      {model_folder(config.model.path) or 'base model of the built-in task'}")
     terminal.say(
-        f"tree       {tree.width} trajectories of at most {tree.depth} segments of {tree.segment_len} tokens, "
+        f"tree       {pluralize(tree.width, 'trajectory', 'trajectories')} of at most "
+        f"{pluralize(tree.depth, 'segment')} of {pluralize(tree.segment_len, 'token')}, "
         f"{tree.max_response_tokens} in all"
     )
-    terminal.say(f"training   {train.num_steps} steps of {train.prompts_per_step} problems, lr {config.optim.lr:g}")
+    terminal.say(
+        f"training   {pluralize(train.num_steps, 'step')} of {pluralize(train.prompts_per_step, 'problem')}, "
+        f"lr {config.optim.lr:g}"
+    )
     terminal.say(f"credit     {type(config.credit).__name__}, loss {type(config.loss).__name__}")
     terminal.say(f"engine     {config.engine.kind}")
     if (environment := config.environment).is_given:
@@ -74,8 +82,9 @@ def _show_settings(config: Config, task: Task, terminal: Terminal) -> None:
         return
     for name, datasets in (("train", task.train), ("eval", task.eval)):
         for dataset in datasets:
-            size = f"{len(dataset.problems)} problems" if isinstance(dataset, Dataset) else "problems without end"
-            terminal.say(f"{name:<10} {dataset.name}: {size}")
+            size = len(dataset.problems) if isinstance(dataset, Dataset) else None
+            problems = "problems without end" if size is None else pluralize(size, "problem")
+            terminal.say(f"{name:<10} {dataset.name}: {problems}")
 
 
 def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
@@ -85,7 +94,8 @@ def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
     )
     response, verdict = _judge_example(task, problem)
     extracted = "none" if verdict.extracted_answer is None else shorten(repr(verdict.extracted_answer))
-    terminal.say(f"\nfirst prompt, {problem.id}: {len(problem.prompt_ids)} tokens\n{RULE}\n{prompt}\n{RULE}")
+    num_tokens = pluralize(len(problem.prompt_ids), "token")
+    terminal.say(f"\nfirst prompt, {problem.id}: {num_tokens}\n{RULE}\n{prompt}\n{RULE}")
     terminal.say(f"known answer   {shorten(repr(problem.ground_truth))}")
     terminal.say(f"as a response  {shorten(repr(response))}")
     terminal.say(f"verdict        {verdict.correct:g} ({verdict.outcome}), extracted answer {extracted}")

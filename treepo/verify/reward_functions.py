@@ -122,10 +122,10 @@ def import_function(name: str) -> RewardFunction:
     return found
 
 
-def function_names(functions: Sequence[str | RewardFunction]) -> list[str]:
-    """A name for each in metrics: its own, numbered where several have it."""
+def function_names(functions: Sequence[str | RewardFunction], taken: Sequence[str] = ()) -> list[str]:
+    """A name for each in metrics: its own, numbered where several have it. taken: names of other components."""
     names = [_name_of(function) for function in functions]
-    seen = Counter[str]()
+    seen = Counter(taken)
     unique = []
     for name in names:
         seen[name] += 1
