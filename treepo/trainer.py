@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from rich.console import Console
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+OTHER_NAMES = {"args": "config", "peft_config": "TreePOConfig(lora={...})", "dataset": "train_dataset"}
+"""Arguments of TRL's trainers, and what does it here."""
+
+
 class TrainerCallback:
     """What a program does as a run goes on; override what is wanted. `trainer.stop()` ends it after the step."""
 
@@ -49,6 +53,20 @@ class TrainerCallback:
 
     def on_save(self, trainer: "TreePOTrainer", folder: Path) -> None:
         """When a checkpoint is written in the background, and when the model was saved at the end."""
+
+
+def checked_callbacks(callbacks: Any) -> list[TrainerCallback | Callable[..., object]]:
+    """The callbacks as a list. Raises SettingError for those that would never be called, or not as they expect."""
+    listed = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
+    hooks = [name for name in vars(TrainerCallback) if name.startswith("on_")]
+    for one in listed:
+        is_ours = isinstance(one, TrainerCallback)
+        if isinstance(one, type) or not (is_ours or callable(one)):
+            message = "are objects of a subclass of treepo.TrainerCallback, or functions f(trainer, step)"
+            raise SettingError("callbacks", message, one)
+        if is_ours and all(getattr(type(one), name) is getattr(TrainerCallback, name) for name in hooks):
+            raise SettingError("callbacks", f"{type(one).__name__} overrides none of {', '.join(hooks)}")
+    return listed
 
 
 @dataclass
@@ -91,17 +109,22 @@ class TreePOTrainer:
         eval_dataset: Any = None,
         processing_class: "PreTrainedTokenizerBase | None" = None,
         reward_weights: Sequence[float] | None = None,
-        callbacks: Sequence[TrainerCallback | Callable[..., object]] = (),
+        callbacks: Sequence[TrainerCallback | Callable[..., object]] | None = None,
         environment: Callable[[], Any] | None = None,
-        tools: Sequence[Callable[..., Any] | str] = (),
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         environment_factory: Callable[[], Any] | None = None,
         console: Console | None = None,
         command: str = "",
+        **others: Never,
     ) -> None:
+        if others:
+            meant = [name for other in others if (name := OTHER_NAMES.get(other))]
+            hint = f"; did you mean {meant[0]}?" if meant else ""
+            raise SettingError(next(iter(others)), f"no such argument of TreePOTrainer{hint}")
         if isinstance(config, str | Path):
             config = TreePOConfig(recipe=config)
         settings = config or TreePOConfig()
-        self.callbacks = list(callbacks)
+        self.callbacks = checked_callbacks(callbacks)
         self.console = console
         self.command = command
         self.given_model = None if isinstance(model, str | Path) else model
@@ -109,7 +132,8 @@ class TreePOTrainer:
         self.given_environment = environment
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
-        self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset)
+        given = {"tools": tools, "environment_factory": environment_factory, "environment": environment}
+        self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset, **given)
         with named_as_typed(self.typed):
             plain = settings.resolve()
             is_built_in_task = train_dataset is None and not plain.data.is_given

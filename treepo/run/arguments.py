@@ -20,14 +20,20 @@ MAX_ROWS = 1_000_000
 """Rows that are taken of a dataset without an end, at most."""
 
 
-def typed_arguments(model: Any, reward_funcs: Any, train_dataset: Any, eval_dataset: Any) -> dict[str, str]:
-    """The arguments that were given in place of settings, by these."""
+def typed_arguments(
+    model: Any, reward_funcs: Any, train_dataset: Any, eval_dataset: Any, **environments: Any
+) -> dict[str, str]:
+    """The arguments that were given in place of settings, by these. environments: tools, environment_factory and
+    environment."""
     given = {
         "model.path": ("model", bool(model) if isinstance(model, str | Path) else True),
         "reward.functions": ("reward_funcs", bool(reward_funcs)),
         "verifier": ("reward_funcs", bool(reward_funcs)),
         "data.train": ("train_dataset", train_dataset is not None),
         "data.eval": ("eval_dataset", eval_dataset is not None),
+        "environment.tools": ("tools", bool(environments.get("tools"))),
+        "environment.tool_factory": ("environment_factory", environments.get("environment_factory") is not None),
+        "environment.factory": ("environment", environments.get("environment") is not None),
     }
     return {setting: argument for setting, (argument, is_given) in given.items() if is_given}
 
@@ -57,12 +63,12 @@ def environment_layer(environment: Callable[[], Any] | None, config: Config, has
     return layer | {"reward": {"environment": weight, "correct": 0.0}, "verifier": NoVerifier()}
 
 
-def tool_layer(tools: Sequence[Any], factory: Any) -> dict[str, Any]:
-    """The settings of tools that are given."""
-    named = {"tools": tuple(tools), "tool_factory": factory}
-    given = {name: value for name, value in named.items() if value}
-    if any(not isinstance(one, str) and not callable(one) for one in (*tools, *([factory] if factory else ()))):
-        raise SettingError("tools", "must be functions, or a class as environment_factory", [*tools, factory])
+def tool_layer(tools: Any, factory: Any) -> dict[str, Any]:
+    """The settings of tools that are given: one, or several."""
+    listed = tuple(tools) if isinstance(tools, list | tuple) else (tools,) if tools is not None else ()
+    given = {name: value for name, value in (("tools", listed), ("tool_factory", factory)) if value}
+    if any(not isinstance(one, str) and not callable(one) for one in (*listed, *([factory] if factory else ()))):
+        raise SettingError("tools", "must be functions, or a class as environment_factory", [*listed, factory])
     return {"environment": given} if given else {}
 
 
@@ -147,6 +153,7 @@ def check_arguments(config: Config, model: Any) -> None:
         for section, name, default, value in named:
             if name != "path" and value != default:
                 raise SettingError(f"{section}.{name}", "is that of the loaded model; load it as it should be", value)
+    config.environment.tool_set()
     verifier = type(config.verifier)
     if verifier.__module__ == "__main__":
         message = (

@@ -3,9 +3,8 @@
 from treepo.config.schema import Config
 from treepo.data.datasets import Dataset
 from treepo.data.problem import Problem, Task, Verdict
-from treepo.distributed import resolve_device
 from treepo.errors import SettingError
-from treepo.model.policy import check_device
+from treepo.model.policy import usable_device
 from treepo.model.tokenizer_only import TokenizerOnly, load_tokenizer_only
 from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
@@ -27,12 +26,14 @@ def preview(config: Config, terminal: Terminal) -> None:
     """
     check_trainable(config)
     check_installed(config.tracking)
-    check_device(resolve_device(config.model.device))
+    usable_device(config.model.device)
     config.environment.check()
     model = _load(config)
     with terminal.stage("reading the problems"):
         task = build_task(config, model, _engine_room(config))
     try:
+        if isinstance(task, VerifiedTask):
+            task.check_functions(getattr(config.reward, "functions", ()), config.environment.has_tools)
         _show_settings(with_epochs(config, task), task, terminal)
         _show_problem(task, model, terminal)
     finally:

@@ -124,7 +124,10 @@ class ShapedReward:
         if self.functions:
             functions = [function for function in self.functions if not isinstance(function, str)]
             assert len(functions) == len(names), "functions that are named have to be loaded first"
-            values, log = call_functions(functions, names, answers)
+            try:
+                values, log = call_functions(functions, names, answers)
+            except SettingError as error:
+                raise error.within("reward") from error
         weights = self.function_weights or (1.0,) * len(names)
         found = []
         for one, of_tree in zip(answers, values, strict=True):
