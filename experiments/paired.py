@@ -212,12 +212,12 @@ def accuracies(run: Run, plan: Plan) -> dict[str, float]:
     """avg, maj and greedy on the held-out problems."""
     problems = run.task.eval_problems(plan.skipped + plan.problems)[plan.skipped :]
     validation = Validation(
-        run.task,
-        problems,
-        run.policy.decode,
-        run.config.tree.max_response_tokens,
-        plan.samples,
-        derive_seed("held out"),
+        task=run.task,
+        problems=problems,
+        decode=run.policy.decode,
+        response_len=run.config.tree.max_response_tokens,
+        num_samples=plan.samples,
+        seed=derive_seed("held out"),
     )
     with run.trainer.serving():
         metrics = validation.metrics(run.trainer.engine)

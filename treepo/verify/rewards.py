@@ -248,7 +248,16 @@ def score_trees(
         columns = {name: values[ends[i] : ends[i + 1]] for name, values in log.columns.items()}
         is_lost = np.array([stop in LOST for stop in one.stops], bool)
         rewards = np.where(is_lost, np.nan, total(own)) if is_lost.any() else total(own)
-        scored.append(ScoredLeaves(verified[i].verdicts, one.correct, own, rewards, logged, columns))
+        scored.append(
+            ScoredLeaves(
+                verdicts=verified[i].verdicts,
+                correct=one.correct,
+                components=own,
+                rewards=rewards,
+                logged=logged,
+                columns=columns,
+            )
+        )
     return scored
 
 
