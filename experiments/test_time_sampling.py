@@ -84,7 +84,7 @@ def measure(run: Run, rules: GrowthRules, width: int, num_problems: int, seed: i
     grown = list(sampler.grow(problems, derive_seed("test time", seed)))
     cpu, wall, used = process_time() - cpu, perf_counter() - wall, engine.counters - before
     verified = verify_trees(run.task, [problems[i] for i, _ in grown], [tree for _, tree in grown], run.policy.decode)
-    records = answer_records(run.task, verified, "", "")
+    records = answer_records(run.task, verified, run.policy.decode, model="", setting="")
     answers: dict[str, list[tuple[float, str | None]]] = {}
     for record in records:
         answers.setdefault(record.problem, []).append((record.correct, record.vote))
