@@ -38,7 +38,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-OTHER_NAMES = {"args": "config", "peft_config": "TreePOConfig(lora={...})", "dataset": "train_dataset"}
+OTHER_NAMES = {
+    "args": "config",
+    "peft_config": "TreePOConfig(lora={...})",
+    "quantization_config": "TreePOConfig(lora={...})",
+    "optimizers": "TreePOConfig(optim={...})",
+    "reward_processing_classes": "RewardModel(model, tokenizer)",
+}
 """Arguments of TRL's trainers, and what does it here."""
 
 
