@@ -18,6 +18,8 @@ from treepo.report.run_log import held_out_score
 from treepo.report.terminal import Terminal
 from treepo.run.arguments import (
     check_arguments,
+    check_names,
+    checked_callbacks,
     data_layer,
     environment_layer,
     model_layer,
@@ -38,16 +40,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-OTHER_NAMES = {
-    "args": "config",
-    "peft_config": "TreePOConfig(lora={...})",
-    "quantization_config": "TreePOConfig(lora={...})",
-    "optimizers": "TreePOConfig(optim={...})",
-    "reward_processing_classes": "RewardModel(model, tokenizer)",
-}
-"""Arguments of TRL's trainers, and what does it here."""
-
-
 class TrainerCallback:
     """What a program does as a run goes on; override what is wanted. `trainer.stop()` ends it after the step."""
 
@@ -59,20 +51,6 @@ class TrainerCallback:
 
     def on_save(self, trainer: "TreePOTrainer", folder: Path) -> None:
         """When a checkpoint is written in the background, and when the model was saved at the end."""
-
-
-def checked_callbacks(callbacks: Any) -> list[TrainerCallback | Callable[..., object]]:
-    """The callbacks as a list. Raises SettingError for those that would never be called, or not as they expect."""
-    listed = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
-    hooks = [name for name in vars(TrainerCallback) if name.startswith("on_")]
-    for one in listed:
-        is_ours = isinstance(one, TrainerCallback)
-        if isinstance(one, type) or not (is_ours or callable(one)):
-            message = "are objects of a subclass of treepo.TrainerCallback, or functions f(trainer, step)"
-            raise SettingError("callbacks", message, one)
-        if is_ours and all(getattr(type(one), name) is getattr(TrainerCallback, name) for name in hooks):
-            raise SettingError("callbacks", f"{type(one).__name__} overrides none of {', '.join(hooks)}")
-    return listed
 
 
 @dataclass
@@ -123,14 +101,11 @@ class TreePOTrainer:
         command: str = "",
         **others: Never,
     ) -> None:
-        if others:
-            meant = [name for other in others if (name := OTHER_NAMES.get(other))]
-            hint = f"; did you mean {meant[0]}?" if meant else ""
-            raise SettingError(next(iter(others)), f"no such argument of TreePOTrainer{hint}")
+        check_names(others)
         if isinstance(config, str | Path):
             config = TreePOConfig(recipe=config)
         settings = config or TreePOConfig()
-        self.callbacks = checked_callbacks(callbacks)
+        self.callbacks = checked_callbacks(callbacks, TrainerCallback)
         self.console = console
         self.command = command
         self.given_model = None if isinstance(model, str | Path) else model

@@ -1,7 +1,7 @@
 """What a program gives to `TreePOTrainer`, as settings."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,37 @@ from treepo.verify.verifiers import NoVerifier
 
 MAX_ROWS = 1_000_000
 """Rows that are taken of a dataset without an end, at most."""
+
+
+OTHER_NAMES = {
+    "args": "config",
+    "peft_config": "TreePOConfig(lora={...})",
+    "quantization_config": "TreePOConfig(lora={...})",
+    "optimizers": "TreePOConfig(optim={...})",
+    "reward_processing_classes": "RewardModel(model, tokenizer)",
+}
+"""Arguments of TRL's trainers, and what does it here."""
+
+
+def check_names(others: Mapping[str, object]) -> None:
+    """Raise SettingError if there are arguments that TreePOTrainer has not."""
+    for name in others:
+        meant = f"; did you mean {OTHER_NAMES[name]}?" if name in OTHER_NAMES else ""
+        raise SettingError(name, f"no such argument of TreePOTrainer{meant}")
+
+
+def checked_callbacks(callbacks: Any, base: type) -> list[Any]:
+    """The callbacks as a list. base: the class of those that are no functions. Raises SettingError for those that would
+    never be called, or not as they expect."""
+    listed = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
+    hooks = {name: hook for name, hook in vars(base).items() if name.startswith("on_")}
+    for one in listed:
+        if isinstance(one, type) or not (isinstance(one, base) or callable(one)):
+            message = f"are objects of a subclass of treepo.{base.__name__}, or functions f(trainer, step)"
+            raise SettingError("callbacks", message, one)
+        if isinstance(one, base) and all(getattr(getattr(one, n), "__func__", None) is h for n, h in hooks.items()):
+            raise SettingError("callbacks", f"{type(one).__name__} overrides none of {', '.join(hooks)}")
+    return listed
 
 
 def typed_arguments(
