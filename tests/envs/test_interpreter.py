@@ -3,7 +3,6 @@
 import os
 import socket
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -71,7 +70,6 @@ def test_an_isolated_program_has_neither_network_nor_files_nor_other_processes(i
     kept.write_text("before")
     monkeypatch.setenv("SECRET_TOKEN", "abc")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=server.accept, daemon=True).start()
         address = f"('127.0.0.1', {server.getsockname()[1]})"
         tried = {
             f"import socket; socket.create_connection({address}, 2)": "Network is unreachable",

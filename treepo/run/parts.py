@@ -146,7 +146,7 @@ def reward_of(config: Config, task: Task | None = None) -> Reward:
     if not isinstance(config.reward, ShapedReward):
         return config.reward
     if isinstance(task, VerifiedTask):
-        task.check_functions(config.reward.functions, config.environment.has_tools)
+        task.check_functions(config.reward.functions, bool(config.environment.tool_factory))
     return config.reward.loaded()
 
 

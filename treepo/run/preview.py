@@ -33,7 +33,7 @@ def preview(config: Config, terminal: Terminal) -> None:
         task = build_task(config, model, _engine_room(config))
     try:
         if isinstance(task, VerifiedTask):
-            task.check_functions(getattr(config.reward, "functions", ()), config.environment.has_tools)
+            task.check_functions(getattr(config.reward, "functions", ()), bool(config.environment.tool_factory))
         _show_settings(with_epochs(config, task), task, terminal)
         _show_problem(task, model, terminal)
     finally:
