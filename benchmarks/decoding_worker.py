@@ -18,17 +18,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-os.environ.update(
-    GOMP_SPINCOUNT="1000",
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_CPU_KVCACHE_SPACE="2",
-    VLLM_NO_USAGE_STATS="1",
-    VLLM_LOGGING_LEVEL="ERROR",
-    DO_NOT_TRACK="1",
-    HF_HUB_OFFLINE="1",
-    OMP_NUM_THREADS=sys.argv[4],
-)
+from vllm_environment import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT, GOMP_SPINCOUNT="1000", OMP_NUM_THREADS=sys.argv[4])
 
 MOST_PATHS, MOST_TOKENS = 256, 128
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from gpu_checks.checks import SHAPE as QWEN_SHAPE
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from treepo.report.bench_results import UPDATE_NAME
@@ -22,17 +23,7 @@ from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 
-SHAPE = {
-    "vocab_size": 151_936,
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "rope_theta": 1e6,
-}
-"""Qwen2.5-1.5B's, from its published configuration."""
+SHAPE = QWEN_SHAPE | {"tie_word_embeddings": True, "rope_theta": 1e6}
 
 TINY_SHAPE = SHAPE | {
     "vocab_size": 64,

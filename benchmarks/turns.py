@@ -79,7 +79,13 @@ def measured(name: str, num_turns: int, width: int, num_problems: int) -> dict[s
         stopping=StopRules("never", "never"),
         decode=text_of,
         answers=FinalAnswer(),
-        turns=TurnRules(Counting, Letters(), num_turns, max_observed_tokens=REPLY_LEN * num_turns, num_workers=1),
+        turns=TurnRules(
+            factory=Counting,
+            chat=Letters(),
+            max_turns=num_turns,
+            max_observed_tokens=REPLY_LEN * num_turns,
+            num_workers=1,
+        ),
     )
     Counting.steps.clear()
     engine, counts = NotedEngine(script), dict.fromkeys(COUNTS, 0)

@@ -12,17 +12,10 @@ import os
 import sys
 from pathlib import Path
 
+from vllm_environment import ENVIRONMENT
+
 FOLDER, WORK = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
-os.environ.update(
-    VLLM_ENABLE_V1_MULTIPROCESSING="0",
-    VLLM_CPU_OMP_THREADS_BIND="nobind",
-    VLLM_CPU_KVCACHE_SPACE="2",
-    VLLM_NO_USAGE_STATS="1",
-    VLLM_LOGGING_LEVEL="ERROR",
-    DO_NOT_TRACK="1",
-    HF_HUB_OFFLINE="1",
-    OMP_NUM_THREADS=str(WORK["threads"]),
-)
+os.environ.update(ENVIRONMENT, OMP_NUM_THREADS=str(WORK["threads"]))
 
 from importlib.metadata import distributions
 

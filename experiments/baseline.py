@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.paired import RESULTS, Plan, Variant, in_own_process, machine, run_spec
+from experiments.paired import RESULTS, Plan, Variant, in_own_process, run_spec
 from experiments.paired_stats import markdown
+from treepo.bench.common import describe_machine
 
 SEEDS = (100, 101)
 RATES = (1e-4, 2e-4, 4e-4)
@@ -30,7 +31,7 @@ def main(task: str, out: Path) -> None:
     rate = best(rows)["optim"]["lr"]
     rows += [measured(task, rate, width, out) for width in WIDTHS[1:]]
     command = f"python -m experiments.baseline --task {task}"
-    found = {"machine": machine() | {"command": command}, "plan": asdict(PLAN), "seeds": SEEDS}
+    found = {"machine": describe_machine("cpu") | {"command": command}, "plan": asdict(PLAN), "seeds": SEEDS}
     results = found | {"chosen": best(rows), "grid": rows}
     RESULTS.joinpath(f"baseline-{task}.json").write_text(json.dumps(results, indent=1) + "\n")
     print(markdown(["learning rate", "width", "avg, %"], [cells(row) for row in rows]))

@@ -8,14 +8,12 @@ figures to OUT/chain_sums.json. About two minutes a run on one core.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
-import torch
-import transformers
+from treepo.bench.common import describe_machine
 
 RECIPES = ("treepo", "grpo")
 EVALUATED = (0, 8, 16, 24, 32, 35)
@@ -30,15 +28,9 @@ def main(seeds: list[int], out: Path) -> None:
             if not (folder / "model").is_dir():
                 run(recipe, seed, folder)
             figures[f"{recipe}-{seed}"] = read(folder)
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-    }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "chain_sums.json").write_text(json.dumps({"machine": machine, "runs": figures}, indent=1) + "\n")
+    found = {"machine": describe_machine("cpu"), "runs": figures}
+    (out / "chain_sums.json").write_text(json.dumps(found, indent=1) + "\n")
     print(table(figures))
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.paired import RESULTS, ROOT, machine, rounded
+from experiments.paired import RESULTS, ROOT, rounded
 from experiments.paired_stats import Point, at_cost, markdown, mean_interval, signed, values_at
+from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config
 from treepo.run.build import Run, build_run
@@ -60,7 +61,7 @@ def main(tasks: Sequence[str], seeds: Sequence[int], out: Path, is_quick: bool) 
     path = RESULTS / "environments.json"
     before = json.loads(path.read_text())["curves"] if path.is_file() else {}
     command = f"python -m experiments.environments --tasks {' '.join(tasks)} --seeds {' '.join(map(str, seeds))}"
-    found = {"machine": machine() | {"command": command}, "plans": plans, "curves": before | curves}
+    found = {"machine": describe_machine("cpu") | {"command": command}, "plans": plans, "curves": before | curves}
     path.write_text(json.dumps(found, indent=1) + "\n")
     draw(found["curves"], ROOT / "docs" / "plots" / "environments.png")
 

@@ -14,10 +14,8 @@ import sys
 from pathlib import Path
 from statistics import fmean, median
 
-import torch
-import transformers
-
 from experiments.paired_stats import mean_interval, signed
+from treepo.bench.common import describe_machine
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "chain_sums_treepo.toml"
 NUM_STEPS, EVERY = 24, 8
@@ -50,8 +48,8 @@ def main(seeds: list[int], names: list[str], out: Path) -> None:
             if not (folder / "model").is_dir():
                 run(VARIANTS[name], seed, folder)
             figures.setdefault(name, {})[seed] = accuracies(folder)
-    machine = {"torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}
-    (out / "estimators.json").write_text(json.dumps({"machine": machine, "runs": figures}, indent=1) + "\n")
+    found = {"machine": describe_machine("cpu"), "runs": figures}
+    (out / "estimators.json").write_text(json.dumps(found, indent=1) + "\n")
     print(table(figures), differences(figures), sep="\n\n")
 
 

@@ -14,7 +14,6 @@ as it would beside servers with processors of their own and a GPU that updates; 
 import argparse
 import json
 import multiprocessing
-import platform
 import subprocess
 import sys
 import threading
@@ -27,13 +26,13 @@ from statistics import median
 from typing import Any
 
 import torch
-import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.engine.server.stub import StubServer
 from tests.learn.test_overlap import CopyEngine, over
 from tests.learn.test_trainer import make_trainer
+from treepo.bench.common import describe_machine
 from treepo.config.load import resolve
 from treepo.learn.trainer import Trainer
 from treepo.model.policy import load_policy
@@ -153,7 +152,7 @@ def scripted(rounds: int, num_steps: int, out: Path) -> None:
             "rounds": {str(overlap): [round(value, 2) for value in values] for overlap, values in seconds.items()},
         }
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine(), "steps": num_steps, "found": found}, indent=1) + "\n"
+    text = json.dumps({"machine": describe_machine("cpu"), "steps": num_steps, "found": found}, indent=1) + "\n"
     (out / "overlap_scripted.json").write_text(text)
     print(text)
 
@@ -175,21 +174,10 @@ def slowed(trainer: Trainer, grow_s: float, update_s: float) -> Trainer:
     return trainer
 
 
-def machine() -> dict[str, object]:
-    """Versions and hardware."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-    }
-
-
 def write(figures: dict[str, dict], num_steps: int, delay_s: float, out: Path) -> None:
     """Write what is known so far."""
     setup = {"servers": NUM_SERVERS, "delay_s": delay_s, "num_steps": num_steps}
-    text = json.dumps({"machine": machine(), "setup": setup, "runs": figures}, indent=1) + "\n"
+    text = json.dumps({"machine": describe_machine("cpu"), "setup": setup, "runs": figures}, indent=1) + "\n"
     (out / "overlap.json").write_text(text)
 
 

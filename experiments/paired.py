@@ -10,7 +10,6 @@ process: on a machine that does other things they can be compared where seconds 
 
 import argparse
 import json
-import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,10 +19,8 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-import torch
-import transformers
-
 from experiments.paired_stats import COSTS, Curves, Point, draw, tables, with_tables
+from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config
 from treepo.evaluate.answering import Validation
@@ -103,7 +100,7 @@ def main(name: str, variants_of: VariantsOf, description: str | None, seeds: Seq
         return
     command = f"python -m experiments.{name} --task {options.task} --seeds {' '.join(map(str, seeds))}"
     command += f" --variants {shlex.join(options.variants)}" if options.variants else ""
-    found = {"machine": machine() | {"command": command}, "plan": asdict(plan), "baseline": layer}
+    found = {"machine": describe_machine("cpu") | {"command": command}, "plan": asdict(plan), "baseline": layer}
     file = f"{name}-{options.task}"
     RESULTS.joinpath(f"{file}.json").write_text(json.dumps(found | {"curves": curves}, indent=1) + "\n")
     draw(curves, ROOT / "docs" / "plots" / f"{file}.png")
@@ -215,12 +212,12 @@ def accuracies(run: Run, plan: Plan) -> dict[str, float]:
     """avg, maj and greedy on the held-out problems."""
     problems = run.task.eval_problems(plan.skipped + plan.problems)[plan.skipped :]
     validation = Validation(
-        run.task,
-        problems,
-        run.policy.decode,
-        run.config.tree.max_response_tokens,
-        plan.samples,
-        derive_seed("held out"),
+        task=run.task,
+        problems=problems,
+        decode=run.policy.decode,
+        response_len=run.config.tree.max_response_tokens,
+        num_samples=plan.samples,
+        seed=derive_seed("held out"),
     )
     with run.trainer.serving():
         metrics = validation.metrics(run.trainer.engine)
@@ -236,14 +233,3 @@ def averaged(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
     """Numbers as results files hold them."""
     return {name: round(value, 4) for name, value in values.items()}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }

@@ -11,7 +11,6 @@ goes on, one that is there is read. Prints a table, writes experiments/results/r
 
 import argparse
 import json
-import platform
 import shutil
 import subprocess
 import sys
@@ -21,10 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-import transformers
-
 import treepo
+from treepo.bench.common import describe_machine
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "smollm2_reasoning.toml"
@@ -54,15 +51,8 @@ def main(names: list[str], seeds: list[int], minutes: float, every: int, out: Pa
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # gigabytes, and the run is over
             curves[name][seed] = list(points(folder))
             print(f"{name}, seed {seed}: {curves[name][seed][-1]}", flush=True)
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "command": f"python experiments/real_lm.py --seeds {' '.join(map(str, seeds))} --minutes {minutes:g} "
-        f"--every {every}",
-    }
+    command = f"python experiments/real_lm.py --seeds {' '.join(map(str, seeds))} --minutes {minutes:g} --every {every}"
+    machine = describe_machine("cpu") | {"command": command}
     results = HERE / "results" / "real_lm.json"
     results.write_text(json.dumps({"machine": machine, "curves": curves}, indent=1) + "\n")
     print(table(curves))

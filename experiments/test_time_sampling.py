@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.paired import machine, recipe_path, rounded
+from experiments.paired import recipe_path, rounded
 from experiments.paired_stats import Point, at_cost, markdown, mean_interval, signed, with_tables
+from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve
 from treepo.config.schema import Config
 from treepo.engine.base import SamplingParams
@@ -203,7 +204,7 @@ def main(options: argparse.Namespace) -> None:
     print(shown)
     if options.quick:
         return
-    about: dict[str, Any] = machine() | {
+    about: dict[str, Any] = describe_machine("cpu") | {
         "command": "python -m experiments.test_time_sampling",
         **{name: getattr(options, name) for name in ("steps", "problems", "seeds")},
     }

@@ -9,16 +9,13 @@ own. Results go to experiments/results/time_to_accuracy.json.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
-import torch
-import transformers
-
 from experiments.paired_stats import ratio_interval
+from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve
 from treepo.run.build import build_run
 
@@ -39,14 +36,8 @@ def main(seeds: list[int], target: float, max_steps: int) -> None:
         for name in VARIANTS:
             runs[name].append(in_own_process(name, seed, target, max_steps))
             print(f"seed {seed}, {name}: {runs[name][-1]['seconds']:.1f} s", flush=True)
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "command": f"python -m experiments.time_to_accuracy --seeds {' '.join(map(str, seeds))}",
-    }
+    command = f"python -m experiments.time_to_accuracy --seeds {' '.join(map(str, seeds))}"
+    machine = describe_machine("cpu") | {"command": command}
     results = HERE / "results" / "time_to_accuracy.json"
     results.write_text(json.dumps({"machine": machine, "target": target, "runs": runs}, indent=1) + "\n")
     print(table(runs, target), ratios(runs), sep="\n\n")

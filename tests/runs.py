@@ -4,16 +4,19 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 
 from treepo.cli.main import main
 from treepo.data.problem import Outcome, Verdict
+from treepo.evaluate.store import AnswerStore
 from treepo.verify.task import VerifiedTask
 
 START_METHOD = "forkserver"
@@ -69,6 +72,23 @@ def finish(args: list[str], log: Path, setup: Callable[[], None] | None = None) 
 def die(*args: object, **kwargs: object) -> None:
     """As if power failed."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def interrupted_evaluation(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ctrl-C comes before the second part of the answers is kept."""
+    append, num_parts = AnswerStore.append, 0
+
+    def interrupted(*given: Any) -> None:
+        nonlocal num_parts
+        num_parts += 1
+        if num_parts == 2:
+            raise KeyboardInterrupt
+        append(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerStore, "append", interrupted)
+        yield
 
 
 def untimed_metrics(out: Path) -> list[dict[str, float]]:

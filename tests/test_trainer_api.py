@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -312,6 +313,45 @@ def test_callbacks_see_steps_evaluations_and_files_and_may_stop(tiny: str, tmp_p
     assert seen == [("eval", True), ("save", "checkpoints"), ("step", 1, 1), ("save", "model")]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_callbacks_that_nothing_would_call_are_refused_at_once(tiny: str) -> None:
+    """A class in place of an object ended the run after its first step; hooks with the names of transformers were
+    silently never called."""
+
+    class OfTransformers(treepo.TrainerCallback):
+        def on_step_end(self, args, state, control) -> None:
+            control.should_training_stop = True
+
+    for given, message in (
+        ([treepo.TrainerCallback], "are objects of a subclass of treepo.TrainerCallback, or functions"),
+        ([transformers.TrainerCallback()], "are objects of a subclass of treepo.TrainerCallback, or functions"),
+        ([OfTransformers()], "OfTransformers overrides none of on_step, on_eval, on_save"),
+    ):
+        with pytest.raises(treepo.SettingError, match=f"^callbacks: {message}"):
+            treepo.TreePOTrainer(tiny, len, train_dataset=ROWS, callbacks=given)
+    with pytest.raises(treepo.SettingError, match=r"^args: no such argument of TreePOTrainer; did you mean config\?"):
+        treepo.TreePOTrainer(tiny, len, train_dataset=ROWS, args=treepo.TreePOConfig())
+    alone = treepo.TreePOTrainer(tiny, len, train_dataset=ROWS, callbacks=print, tools=None)
+    assert alone.callbacks == [print]
+
+
+def test_what_functions_ask_for_is_known_before_anything_is_grown(tiny: str, tmp_path: Path, monkeypatch) -> None:
+    """A reward function that asks for a column which is not there was told so once the first trees had grown, a tool
+    without type hints once the model was loaded; in words of recipes."""
+    monkeypatch.setattr("treepo.grow.sampler.TreeSampler.grow", None)
+
+    def asks(completions, level):
+        return [0.0] * len(completions)
+
+    with (
+        trainer_of(tiny, tmp_path / "run", reward_funcs=asks) as trainer,
+        pytest.raises(treepo.SettingError, match="^reward_funcs: asks asks for 'level'; there are .*answer"),
+    ):
+        trainer.train()
+    monkeypatch.setattr("treepo.run.build.build_policy", None)
+    with pytest.raises(treepo.SettingError, match="^tools: a tool needs type hints"):
+        trainer_of(tiny, tmp_path / "run", tools=lambda x: x)
 
 
 def test_growing_evaluating_and_saving(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

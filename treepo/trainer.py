@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from rich.console import Console
 
@@ -18,6 +18,8 @@ from treepo.report.run_log import held_out_score
 from treepo.report.terminal import Terminal
 from treepo.run.arguments import (
     check_arguments,
+    check_names,
+    checked_callbacks,
     data_layer,
     environment_layer,
     model_layer,
@@ -91,17 +93,19 @@ class TreePOTrainer:
         eval_dataset: Any = None,
         processing_class: "PreTrainedTokenizerBase | None" = None,
         reward_weights: Sequence[float] | None = None,
-        callbacks: Sequence[TrainerCallback | Callable[..., object]] = (),
+        callbacks: Sequence[TrainerCallback | Callable[..., object]] | None = None,
         environment: Callable[[], Any] | None = None,
-        tools: Sequence[Callable[..., Any] | str] = (),
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         environment_factory: Callable[[], Any] | None = None,
         console: Console | None = None,
         command: str = "",
+        **others: Never,
     ) -> None:
+        check_names(others)
         if isinstance(config, str | Path):
             config = TreePOConfig(recipe=config)
         settings = config or TreePOConfig()
-        self.callbacks = list(callbacks)
+        self.callbacks = checked_callbacks(callbacks, TrainerCallback)
         self.console = console
         self.command = command
         self.given_model = None if isinstance(model, str | Path) else model
@@ -109,7 +113,8 @@ class TreePOTrainer:
         self.given_environment = environment
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
-        self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset)
+        given = {"tools": tools, "environment_factory": environment_factory, "environment": environment}
+        self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset, **given)
         with named_as_typed(self.typed):
             plain = settings.resolve()
             is_built_in_task = train_dataset is None and not plain.data.is_given

@@ -53,7 +53,7 @@ def test_the_first_prompt_is_shown_as_the_model_gets_it(run, model, tmp_path, ca
     assert (
         "known answer   '2'\nas a response  '\\\\boxed{2}'\nverdict        1 (graded), extracted answer '2'\n" in shown
     )
-    assert "train      t: 1 problems\neval       e: 7 problems\n" in shown
+    assert "train      t: 1 problem\neval       e: 7 problems\n" in shown
     for essential in (
         str(model),
         "8 trajectories of at most 2 segments of 8 tokens",
@@ -64,9 +64,25 @@ def test_the_first_prompt_is_shown_as_the_model_gets_it(run, model, tmp_path, ca
         assert essential in shown
 
 
-def test_the_weights_are_not_loaded(run, model, tmp_path, monkeypatch):
+def test_the_weights_are_not_loaded(run, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
-    assert run("--data.train", write(tmp_path / "t.jsonl", {"prompt": "1?", "answer": "2"})) == 0
+    train = ["--data.train", write(tmp_path / "t.jsonl", {"prompt": "1?", "answer": "2"})]
+    assert run(*train, "--train.num_steps", "1", "--train.prompts_per_step", "1") == 0
+    assert "training   1 step of 1 problem, lr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("model.device", "cuda:99", "model.device: cannot use 'cuda:99': "),
+        ("environment.factory", "no_such_module:Maze", "environment.factory: cannot be imported: "),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(run, tmp_path, capsys, setting, value, message):
+    """A dry run passed where the run ends at once: on a device or in an environment that is not there."""
+    train = write(tmp_path / "t.jsonl", {"prompt": "1?", "answer": "2"})
+    assert run("--data.train", train, f"--{setting}", value) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_it_shows_the_problem_and_the_tokens_that_the_run_begins_with(model, tmp_path):

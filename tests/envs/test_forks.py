@@ -27,6 +27,15 @@ def test_forked_equals_replayed(kind, actions, name):
     check_forks(KINDS[kind], actions, Problem(name, "", (0,), ""))
 
 
+def test_forks_are_checked_in_a_notebook_too():
+    """A cell runs in an event loop, in which another one could not be run."""
+
+    async def cell() -> None:
+        check_forks(AsyncGame, ["a", "b"])
+
+    asyncio.run(cell())
+
+
 class Kept(Game):
     """A game in a sandbox: `snapshots` holds one entry for each that is kept."""
 

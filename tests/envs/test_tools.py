@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import validate_call
 
 from tests.grow.scripts import World, worlds
 from tests.grow.test_turns import grown, turn_texts, turns
 from tests.models import make_tiny_tokenizer
 from treepo.data.problem import Problem
 from treepo.envs import Turn, check_forks
+from treepo.envs import tools as tools_module
 from treepo.envs.calls import ToolCall
 from treepo.envs.tools import KeptEnvironment, ToolEnvironment, ToolSet, get_reward, parser_of
 from treepo.errors import SettingError
@@ -108,6 +110,23 @@ def test_calls_are_made_in_order_and_mistakes_are_answered_in_words():
 
 def test_a_turn_without_a_call_ends_the_episode():
     assert ToolEnvironment((add,), lambda _: []).step("7") == Turn(done=True)
+
+
+def test_checks_of_arguments_are_built_once(monkeypatch: pytest.MonkeyPatch):
+    """They were built at each call of a tool, for longer than most tools take."""
+    built: list[Any] = []
+    monkeypatch.setattr(tools_module, "validate_call", lambda tool: built.append(tool) or validate_call(tool))
+    tools = ToolSet.of((add,), Counter)
+    monkeypatch.setattr(tools_module, "parse_calls", lambda *_: [call("add", a="1"), call("increase", by="2")])
+    make = tools.environments(make_tiny_tokenizer())
+    made = [make() for _ in range(2)]
+    for one in made:
+        one.reset(PROBLEM)
+    fork = made[0].fork()
+    for one in (*made, fork, made[0]):
+        assert one.step("...").messages[0]["content"] == "2"
+    assert [one.kept().value for one in (*made, fork)] == [8, 6, 6]
+    assert len(built) == 2
 
 
 def test_what_reset_returns_stands_behind_the_prompt():

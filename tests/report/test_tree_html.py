@@ -15,6 +15,7 @@ from treepo.report.tree_html import tree_html
 from treepo.report.tree_view import show_tree, summary
 from treepo.report.trees import Grading, KeptTree
 from treepo.tree import Tree
+from treepo.utils.text import pluralize
 
 HOSTILE = "</details><script>alert(1)</script><img src=x onerror=alert(1)> ' onclick='x \x1b[31m\u202e &lt;b&gt; \ud800"
 
@@ -51,7 +52,7 @@ def test_a_tree_shows_every_leaf_and_branches_where_paths_forked(tree):
     children = tree.children()
     assert sum(tag == "details" for tag, _ in read.tags) == sum(len(own) > 1 for own in children[1:])
     for leaf in tree.leaves():
-        assert f"[{tree.nodes[leaf].stop}, {tree.response_len(leaf):,} tokens]" in read.text
+        assert f"[{tree.nodes[leaf].stop}, {pluralize(tree.response_len(leaf), 'token')}]" in read.text
     assert summary(tree) in read.text
 
 
@@ -63,6 +64,13 @@ def test_a_leaf_says_what_its_answer_is_worth():
     assert "What is 3 + 4?" in text and "Known answer: 7" in text
     assert "right [eos" in text and "answer 7; correct 1; overlong 0; reward 1]" in text
     assert "no answer [eos" in text and "answer none; correct 0; overlong -0.5; reward -0.5]" in text
+
+
+def test_an_answer_that_nobody_verifies_is_not_shown_as_wrong():
+    """Where functions alone reward, each answer had "unverified" in red and "answer none"; the known one was empty."""
+    grading = Grading("Say it.", "", [None] * 2, ["unverified"] * 2, np.zeros(2), {"short": np.ones(2)})
+    text = Reader(tree_html(star(2), letters, rewards=np.ones(2), grading=grading)).text
+    assert "unverified" not in text and "nswer" not in text and "reward 1]" in text
 
 
 def test_nothing_that_a_model_writes_is_markup_in_a_notebook():

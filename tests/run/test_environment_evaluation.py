@@ -10,9 +10,9 @@ import pytest
 
 from tests.envs.test_training import Echo
 from tests.models import save_tiny_model
+from tests.runs import interrupted_evaluation
 from treepo.cli.main import main
 from treepo.data.problem import Problem
-from treepo.evaluate.store import AnswerStore
 from treepo.report.trees import read_trees
 
 ENVIRONMENT = ["--environment.factory", "tests.envs.test_training:Echo", "--environment.max_observed_tokens", "64"]
@@ -73,17 +73,7 @@ def test_an_interrupted_evaluation_goes_on_and_another_environment_is_refused(
 ) -> None:
     args = ["--samples", 1, "--max-tokens", 16]
     assert evaluate(model, tmp_path / "whole", *args) == 0
-    append, num_parts = AnswerStore.append, 0
-
-    def interrupted(*given: Any) -> None:
-        nonlocal num_parts
-        num_parts += 1
-        if num_parts == 2:
-            raise KeyboardInterrupt
-        append(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerStore, "append", interrupted)
+    with interrupted_evaluation(monkeypatch):
         assert evaluate(model, tmp_path / "cut", *args) == 130
     assert evaluate(model, tmp_path / "cut", *args) == 0
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests.models import save_tiny_model
 from tests.parts import prepare
+from tests.runs import interrupted_evaluation
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.config.schema import BUILT_IN_TASK, Settings
@@ -73,17 +74,7 @@ def test_an_interruption_repeats_and_loses_nothing(
     """Going on asks what is missing alone, and ends with the answers and figures of a run that was not interrupted."""
     args = [chain_model, "--problems", 70, "--samples", 2]
     assert evaluate(*args, "--out", tmp_path / "whole") == 0
-    append, num_parts = AnswerStore.append, 0
-
-    def interrupted(*given: Any) -> None:
-        nonlocal num_parts
-        num_parts += 1
-        if num_parts == 2:
-            raise KeyboardInterrupt
-        append(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerStore, "append", interrupted)
+    with interrupted_evaluation(monkeypatch):
         assert evaluate(*args, "--out", tmp_path / "cut") == 130
     capsys.readouterr()
     assert evaluate(*args, "--out", tmp_path / "cut") == 0

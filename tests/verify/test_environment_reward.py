@@ -10,7 +10,7 @@ from treepo.data.problem import Outcome, Problem, Verdict
 from treepo.learn.advantages import rewarded_part
 from treepo.tree import ROOT, Node, StopReason, Tree
 from treepo.verify import FinalAnswer
-from treepo.verify.rewards import ShapedReward, VerifiedTree, score_trees
+from treepo.verify.rewards import ShapedReward, VerifiedTree, component_metrics, score_trees
 
 pytestmark = pytest.mark.quick
 
@@ -37,6 +37,7 @@ def test_rewards_of_turns_add_up_and_lost_paths_have_none() -> None:
     (scored,) = score_trees(ShapedReward(correct=0.0, environment=2.0), [verified(tree)], 8)
     assert scored.components["environment"].tolist() == [3.0, 1.0]
     assert scored.rewards[0] == 3.0 and np.isnan(scored.rewards[1])
+    assert component_metrics([scored]) == {"reward/environment": 3.0}, "they add up to reward/mean"
     part, rewards = rewarded_part(tree, scored.rewards)
     assert rewards.tolist() == [3.0] and len(part.leaves()) == 1 and part.has_observed
 

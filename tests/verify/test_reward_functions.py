@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -179,6 +180,17 @@ def test_functions_of_one_name_are_told_apart() -> None:
     assert function_names([str, str, "rewards:short", "org/model"]) == ["str", "str_2", "short", "model"]
 
 
+def test_a_function_with_the_name_of_a_component_stands_beside_it() -> None:
+    """One that was called `correct` took the place of the verifier's verdict, and nobody was told."""
+
+    def correct(completions: list[str]) -> list[float]:
+        return [10.0] * len(completions)
+
+    parts = ShapedReward(functions=(correct,))(answers_of(["a"], [1.0]))
+    assert {name: values.tolist() for name, values in parts.items()} == {"correct": [1.0], "correct_2": [10.0]}
+    assert list(ShapedReward(correct=0.0, functions=(correct,))(answers_of(["a"], [1.0]))) == ["correct"]
+
+
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_tiny_model(tmp_path_factory.mktemp("reward") / "model")
@@ -212,7 +224,7 @@ def test_a_policy_is_no_reward_model(tmp_path: Path) -> None:
 
 
 class JudgeHandler(BaseHTTPRequestHandler):
-    """Answers with what the question holds after `reply:`."""
+    """Answers with what the question holds after `reply:`, in two parts: only the first one was read."""
 
     def do_POST(self) -> None:
         """One chat completion."""
@@ -224,7 +236,9 @@ class JudgeHandler(BaseHTTPRequestHandler):
         reply = text if text.startswith("{") else json.dumps({"choices": [{"message": {"content": text}}]})
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(reply.encode())
+        self.wfile.write(reply[:20].encode())
+        time.sleep(0.02)
+        self.wfile.write(reply[20:].encode())
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from treepo.report.bench_results import RolloutWorkload, UpdateWorkload
+from treepo.utils.text import pluralize
 
 ROLLOUT_CAPTION = """tree DxS kK bB: depth D, segments of S tokens, K children of the prompt,
 B per fork; aA: forks aligned to blocks of A tokens. tokens/s: decoded (and with
@@ -52,7 +53,7 @@ def table(workload: RolloutWorkload | UpdateWorkload) -> Table:
         caption, columns = ROLLOUT_CAPTION, ROLLOUT_COLUMNS
     else:
         title = (
-            f"{workload.num_trees} tree{'s' * (workload.num_trees > 1)}, {workload.num_trajectories} trajectories, "
+            f"{pluralize(workload.num_trees, 'tree')}, {workload.num_trajectories} trajectories, "
             f"{workload.num_distinct:,} distinct tokens of {workload.num_total:,}: sharing {workload.sharing:.2f}"
         )
         caption, columns = UPDATE_CAPTION, UPDATE_COLUMNS

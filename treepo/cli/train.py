@@ -92,6 +92,7 @@ def _settings(options: Namespace) -> "Config":
 def _dry_run(options: Namespace, terminal: "Terminal") -> None:
     """Show what a run with these settings would begin with."""
     from treepo.distributed import count_processes
+    from treepo.model.policy import usable_device
     from treepo.run.preview import preview
     from treepo.utils.io import check_unused
 
@@ -99,6 +100,7 @@ def _dry_run(options: Namespace, terminal: "Terminal") -> None:
         check_unused(output_folder(options.out))
     config = _settings(options)
     num_processes = count_processes(config.model.device, config.processes.shard_size)
+    usable_device(config.model.device)
     # All of a job are asked; one answers.
     if process_rank() == 0:
         preview(config, terminal, num_processes)

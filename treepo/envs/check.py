@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from inspect import isawaitable
 from typing import Any
 
@@ -17,7 +18,9 @@ def check_forks(factory: Callable[[], Any], actions: Sequence[str], problem: Pro
     Original and fork take the other actions in turns, so that state that they share shows; so does a fork of the fork.
     Raises AssertionError that says after which action, and what differs. For tests of an environment.
     """
-    asyncio.run(_check(factory, actions, problem))
+    # In a thread of its own: that of a notebook has an event loop already.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(_check(factory, actions, problem))).result()
 
 
 async def _check(factory: Callable[[], Any], actions: Sequence[str], problem: Problem) -> None:

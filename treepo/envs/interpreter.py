@@ -66,10 +66,12 @@ class PythonInterpreter:
         Args:
             code: The program. The value of its last line is printed, too.
         """
-        output, status = self._run(code, apart=self.is_isolated, timeout_s=self.timeout_s)
+        written, status = self._run(code, apart=self.is_isolated, timeout_s=self.timeout_s)
+        output = written.rstrip("\n")
         if status is None:
             return f"{output}\n[ended: more than {self.timeout_s:g} seconds]".lstrip()
-        if len(output) > self.max_output:
+        # The line break of the last line does not count.
+        if len(written) > self.max_output + 1 or len(output) > self.max_output:
             return f"{output[: self.max_output]}\n[ended: more than {self.max_output} characters of output]"
         if status in OVER_CPU:
             return f"{output}\n[ended: more than {self.cpu_s} seconds of processor time]".lstrip()
@@ -120,8 +122,7 @@ class PythonInterpreter:
                 # In a namespace all have ended with its first process.
                 if not apart:
                     kill_marked(f"{MARK}={mark}".encode())
-        output = written.decode("utf-8", "replace").rstrip("\n")
-        return output, process.returncode if in_time else None
+        return written.decode("utf-8", "replace"), process.returncode if in_time else None
 
 
 def _talk(process: subprocess.Popen[bytes], code: str, deadline: float, max_bytes: int) -> tuple[bytes, bool]:

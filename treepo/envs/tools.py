@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
+from functools import cache
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError, validate_call
@@ -53,10 +55,12 @@ class ToolSet:
 
     def environments(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[], Any]:
         """What makes environments for trees."""
-        parse = parser_of(tokenizer, self.schemas)
-        if self.factory is None:
-            return lambda: ToolEnvironment(self.functions, parse)
-        return lambda: KeptEnvironment(lambda: ToolEnvironment(self.functions, parse, self.factory))
+        parse, checked = parser_of(tokenizer, self.schemas), cache(_checked)
+
+        def make() -> ToolEnvironment:
+            return ToolEnvironment(self.functions, parse, self.factory, checked=checked)
+
+        return make if self.factory is None else lambda: KeptEnvironment(make)
 
     def load(self) -> None:
         """Let tools that are methods of something with `load` make ready, and say what they cannot do."""
@@ -70,6 +74,7 @@ class ToolEnvironment:
 
     What is the model's mistake, and what a tool raises, is answered in words. functions: tools without a state, which
     forks share. parse: finds the calls. factory: see ToolSet; of an environment with it, forks need a copy or a replay.
+    checked: makes a function check its arguments, which takes long; the environments of one ToolSet share it.
     """
 
     def __init__(
@@ -77,12 +82,15 @@ class ToolEnvironment:
         functions: Sequence[Callable[..., Any]],
         parse: Parse,
         factory: Callable[[], Any] | None = None,
+        *,
+        checked: Callable[[Any], Callable[..., Any]] | None = None,
     ) -> None:
         self.functions, self.parse, self.factory = functions, parse, factory
+        self.checked = checked or cache(_checked)
         self.given: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ToolEnvironment:
-        other = ToolEnvironment(self.functions, self.parse, self.factory)
+        other = copy(self)
         other.given = deepcopy(self.given, memo)
         return other
 
@@ -115,11 +123,26 @@ class ToolEnvironment:
         messages = []
         for number, call in enumerate(calls):
             error = call.error or (f"at most {MAX_CALLS} calls are made in a turn" if number >= MAX_CALLS else "")
-            result = f"error: {error}" if error else (yield _called(tools, call))
+            result = f"error: {error}" if error else (yield self._called(tools, call))
             # Some templates want an id of nine characters.
             given_id = f"call{number:05d}"
             messages.append({"role": "tool", "name": call.name, "tool_call_id": given_id, "content": _as_text(result)})
         return Turn(messages)
+
+    def _called(self, tools: Mapping[str, Callable[..., Any]], call: ToolCall) -> Any:
+        """What a tool returns, or the error in words; awaitable if the tool is."""
+        if call.name not in tools:
+            return f"error: there is no tool {call.name!r:.100}; there are {', '.join(tools)}"
+        tool = tools[call.name]
+        try:
+            # A method is checked as a function of its class, which is the same for each object.
+            checked = self.checked(getattr(tool, "__func__", tool))
+            of = [tool.__self__] if isinstance(tool, MethodType) else []
+            result = checked(*of, **call.arguments)
+        # A tool may raise anything, and the arguments are the model's.
+        except Exception as error:  # noqa: BLE001
+            return _in_words(error)
+        return _awaited(result) if inspect.isawaitable(result) else result
 
 
 class KeptEnvironment(CopyElseReplay):
@@ -169,18 +192,6 @@ def parser_of(tokenizer: PreTrainedTokenizerBase, schemas: Sequence[Schema]) -> 
         return found or parse_calls(text, schemas)
 
     return parse
-
-
-def _called(tools: Mapping[str, Callable[..., Any]], call: ToolCall) -> Any:
-    """What a tool returns, or the error in words; awaitable if the tool is."""
-    if call.name not in tools:
-        return f"error: there is no tool {call.name!r:.100}; there are {', '.join(tools)}"
-    try:
-        result = _checked(tools[call.name])(**call.arguments)
-    # A tool may raise anything, and the arguments are the model's.
-    except Exception as error:  # noqa: BLE001
-        return _in_words(error)
-    return _awaited(result) if inspect.isawaitable(result) else result
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

@@ -274,7 +274,13 @@ def accuracy(
     seed: int = 0,
 ) -> float:
     """The mean reward of `num_samples` independent answers per problem; temperature 0 is greedy."""
-    answered = Validation(task, problems, decode, response_len, num_samples, seed).sample(
-        engine, num_samples, temperature
+    validation = Validation(
+        task=task,
+        problems=problems,
+        decode=decode,
+        response_len=response_len,
+        num_samples=num_samples,
+        seed=seed,
     )
+    answered = validation.sample(engine, num_samples, temperature)
     return float(np.mean([verdict.correct for one in answered for verdict in one.verdicts]))

@@ -132,13 +132,8 @@ class Trainer:
         own_trees = [parts for parts in packed if parts]
         batches = mini_batches(own_trees, places, num_trees=len(trained), num_batches=self.num_mini_batches)
         batches, imbalance = self.updater.balance(batches)
-        prepared = [self.updater.prepare(batch) for batch in batches]
-        updates: list[dict[str, float]] = []
-        for batch in prepared * self.num_iterations:
-            progress("updating", len(updates), len(prepared) * self.num_iterations)
-            updates.append(self.updater.update(batch))
+        updates = self.updater.update_all(batches, self.num_iterations, progress)
         self.ahead.is_stale = True
-        self.updater.check_weights()
         if not self.overlap:
             self.sync_weights()
         clock.lap("update")
@@ -168,7 +163,14 @@ class Trainer:
             of_trees = own.metrics(self.sampler.rules, rollout.num_rounds)
             metrics = of_trees | metrics | clock.metrics(own.trees)
         metrics = self.processes.broadcast(metrics)
-        return StepResult(metrics, problems, own.trees, own.scored, own.advantages, own.entropies)
+        return StepResult(
+            metrics=metrics,
+            problems=problems,
+            trees=own.trees,
+            scored=own.scored,
+            advantages=own.advantages,
+            entropies=own.entropies,
+        )
 
     def rollout(self, step: int, guard: StepGuard, clock: StepClock, progress: PhaseCallback = no_progress) -> Rollout:
         """The trees of a step: those that have grown ahead, or else grown now."""
@@ -226,7 +228,15 @@ class Trainer:
         problems = self.task.training_problems(step - 1, self.prompts_per_step)
         signals = self.processes.unshard([has_signal(scored.rewards) for scored in grown.scored])
         metrics = self.sampler.begin_step(step) | {"time/ahead_s": grown.seconds}
-        return Rollout(problems, grown.trees, grown.scored, signals, 1, metrics, grown.counters)
+        return Rollout(
+            problems=problems,
+            trees=grown.trees,
+            scored=grown.scored,
+            has_signal=signals,
+            num_rounds=1,
+            metrics=metrics,
+            counters=grown.counters,
+        )
 
     def _grow_next(self, step: int) -> None:
         """Begin to grow the trees of the step after this one, from the weights before its updates."""

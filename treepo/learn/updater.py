@@ -28,6 +28,7 @@ from treepo.model.lora import with_dropout, without_adapter
 from treepo.model.passes import run_in_step
 from treepo.tree import Tree
 from treepo.utils.foreign_errors import first_line, is_out_of_memory
+from treepo.utils.signals import PhaseCallback, no_progress
 
 T = TypeVar("T")
 
@@ -119,6 +120,18 @@ class Updater:
             "update/imbalance_grown": imbalance([own.before for own in dealt]),
             "update/imbalance": imbalance([own.after for own in dealt]),
         }
+
+    def update_all(
+        self, batches: Sequence[list[PackedTree]], num_iterations: int, progress: PhaseCallback = no_progress
+    ) -> list[dict[str, float]]:
+        """Make the updates of a step, `num_iterations` times one per batch; returns the metrics of each."""
+        prepared = [self.prepare(batch) for batch in batches]
+        updates: list[dict[str, float]] = []
+        for batch in prepared * num_iterations:
+            progress("updating", len(updates), len(prepared) * num_iterations)
+            updates.append(self.update(batch))
+        self.check_weights()
+        return updates
 
     def prepare(self, trees: Sequence[PackedTree]) -> list[PackedTree]:
         """Add the log-probabilities that have to be known before a step's first update changes the policy.

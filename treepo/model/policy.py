@@ -125,8 +125,7 @@ def load_policy(
     model, no tokenizer, no safetensors weights, if they do not fit each other, or if later tokens change what the model
     predicts; UnsupportedAttentionError if the model is to be packable and is not.
     """
-    device = resolve_device(device)
-    _check_device(device)
+    device = usable_device(device)
     source = find_source(path, tokenizer=tokenizer, revision=revision)
     if load_in_4bit and source.adapter:
         raise SettingError("lora.load_in_4bit", f"an adapter is not added to 4 bits; use lora.path = {path!r}", True)
@@ -195,9 +194,12 @@ def _check_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pac
     check_causal(model)
 
 
-def _check_device(device: str) -> None:
+def usable_device(device: str) -> str:
+    """What `model.device` stands for. Raises SettingError for a device that PyTorch cannot use."""
+    device = resolve_device(device)
     try:
         torch.empty(1, device=device).item()
     # A torch that was built without a device says so with an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise SettingError("model.device", f"cannot use {device!r}: {first_line(error)}") from error
+    return device

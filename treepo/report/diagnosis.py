@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from treepo.evaluate.results import DatasetResult
 from treepo.report.run_log import Metrics
+from treepo.utils.text import pluralize
 
 NEARLY_ALL = 0.9
 """Share from which on a kind of answer leaves nothing to learn from."""
@@ -172,4 +173,4 @@ def diagnose_run(steps: Sequence[Metrics]) -> list[str]:
     num_useless = sum(map(len, by_kind.values()))
     if 2 * num_useless < len(steps):
         return []
-    return [f"{len(texts)} of {len(steps)} steps: {texts[-1]}" for texts in by_kind.values()]
+    return [f"{len(texts)} of {pluralize(len(steps), 'step')}: {texts[-1]}" for texts in by_kind.values()]

@@ -14,7 +14,7 @@ from rich.table import Table
 from treepo.report.diagnosis import diagnose_run
 from treepo.report.run_log import Metrics
 from treepo.utils import ProgressCallback
-from treepo.utils.text import duration, sanitize
+from treepo.utils.text import duration, pluralize, sanitize
 
 COUNTED = ("tokens/decoded", "tokens/total", *(f"problems/{name}" for name in ("grown", "trained", "solved", "failed")))
 """Metrics of every step that the summary is made of."""
@@ -296,4 +296,4 @@ def _environment_rows(wait_s: float, num_calls: float, num_failed: float) -> lis
     if not num_calls:
         return []
     failed = f", {num_failed:,.0f} of them failed" if num_failed else ""
-    return [("of growing, waiting for environments", f"{wait_s:.1f} s ({num_calls:,.0f} calls{failed})")]
+    return [("of growing, waiting for environments", f"{wait_s:.1f} s ({pluralize(round(num_calls), 'call')}{failed})")]

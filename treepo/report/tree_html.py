@@ -5,11 +5,12 @@ from html import escape
 
 import numpy as np
 
+from treepo.data.problem import Outcome
 from treepo.envs.transcript import MODEL, text_of, turn_parts
 from treepo.report.tree_view import summary
 from treepo.report.trees import Grading, KeptTree
 from treepo.tree import ROOT, Tree
-from treepo.utils.text import sanitize
+from treepo.utils.text import pluralize, sanitize
 
 MAX_CHARACTERS = 4000
 """Of a segment or a prompt that are shown; a notebook keeps its outputs."""
@@ -56,7 +57,8 @@ def kept_tree_html(kept: KeptTree, decode: Decode, title: str = "") -> str:
         _span(title or f"Tree of {tree.problem_id}", "font-weight:600"),
         _span(f" \N{MIDDLE DOT} {_told(kept)}", "note"),
     ]
-    known = f"<div>Known answer: {_span(grading.ground_truth, 'text')}</div>" if grading else ""
+    ground_truth = grading.ground_truth if grading else ""
+    known = f"<div>Known answer: {_span(ground_truth, 'text')}</div>" if ground_truth else ""
     body = (
         f"<div style='{STYLE['text']};font-weight:600'>{_text(question)}</div>{known}{_Branches(kept, decode).html()}"
     )
@@ -124,24 +126,16 @@ class _Branches:
         tree, place, grading = self.kept.tree, self.place.get(leaf), self.kept.grading
         if place is None:
             return _span("still growing", "note")
-        facts = [f"{tree.nodes[leaf].stop}, {tree.response_len(leaf):,} tokens"]
+        facts = [f"{tree.nodes[leaf].stop}, {pluralize(tree.response_len(leaf), 'token')}"]
         if tree.has_turns:
-            facts[0] += f" in {len(tree.turn_starts(leaf))} turns"
+            facts[0] += f" in {pluralize(len(tree.turn_starts(leaf)), 'turn')}"
             facts += [f"rewards by turn {', '.join(f'{reward:.3g}' for reward in tree.turn_rewards(leaf)) or 'none'}"]
         verdict = ""
         if grading is not None:
             correct, outcome = float(grading.correct[place]), str(grading.outcomes[place])
-            text = (
-                outcome
-                if outcome != "graded"
-                else "right"
-                if correct == 1
-                else "wrong"
-                if not correct
-                else f"{correct:.3g}"
-            )
-            verdict = f"{_span(text, 'right' if correct == 1 else 'wrong')} "
-            facts.append(f"answer {grading.extracted_answers[place] or 'none'}")
+            if outcome != Outcome.UNVERIFIED.value:
+                verdict = f"{_span(_verdict(correct, outcome), 'right' if correct == 1 else 'wrong')} "
+                facts.append(f"answer {grading.extracted_answers[place] or 'none'}")
             facts += [f"{name} {values[place]:.3g}" for name, values in grading.parts.items() if len(grading.parts) > 1]
             facts += [f"{name} {values[place]!s:.50}" for name, values in grading.extra.items()]
         if self.kept.rewards is not None and np.isfinite(self.kept.rewards[place]):
@@ -149,6 +143,13 @@ class _Branches:
         if self.advantages is not None:
             facts.append(f"advantage {self.advantages[place]:+.3g}")
         return verdict + _span(f"[{'; '.join(facts)}]", "note")
+
+
+def _verdict(correct: float, outcome: str) -> str:
+    """The verdict on an answer, or why there is none."""
+    if outcome != Outcome.GRADED.value:
+        return outcome
+    return {1.0: "right", 0.0: "wrong"}.get(correct, f"{correct:.3g}")
 
 
 def _span(text: str, style: str) -> str:

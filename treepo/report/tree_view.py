@@ -11,7 +11,7 @@ from rich.tree import Tree as Branches
 
 from treepo.envs.transcript import MODEL, text_of, turn_parts
 from treepo.tree import ROOT, Tree
-from treepo.utils.text import sanitize
+from treepo.utils.text import pluralize, sanitize
 
 INDENT = 4
 """Columns by which rich indents a branch."""
@@ -75,7 +75,7 @@ class TreeView:
                 label.append_text(self._observed(role, nodes[0], text, encoding)).append("\n" * (nodes[-1] != last))
             num_dim = max(num_dim - len(text), 0)
         if stop := self.tree.nodes[last].stop:
-            end = Text(f"{stop}, {_tokens(self.tree.response_len(last))}{self._turns(last)}")
+            end = Text(f"{stop}, {pluralize(self.tree.response_len(last), 'token')}{self._turns(last)}")
             notes = [self.notes[last], end] if last in self.notes else [end]
             label.append(Text("  [", style="cyan")).append(Text(", ").join(notes)).append("]")
         return label
@@ -94,7 +94,7 @@ class TreeView:
             return ""
         given = " + ".join(f"{reward:.3g}" for reward in rewards).replace("+ -", "- ")
         total = f" = {sum(rewards):.3g}" if len(rewards) > 1 else ""
-        return f", {num_turns} turn{'s' * (num_turns > 1)}" + (f", reward {given}{total}" if rewards else "")
+        return f", {pluralize(num_turns, 'turn')}" + (f", reward {given}{total}" if rewards else "")
 
 
 def _common(first: str, second: str) -> int:
@@ -132,9 +132,9 @@ def summary(tree: Tree) -> str:
     leaves = tree.leaves()
     decoded, total = tree.num_decoded(), sum(tree.response_len(leaf) for leaf in leaves)
     stops = Counter(str(tree.nodes[leaf].stop) for leaf in leaves)
-    trajectories = "1 trajectory" if len(leaves) == 1 else f"{len(leaves)} trajectories"
     return (
-        f"{trajectories}: {_tokens(decoded)} decoded, {total:,} by sequential sampling "
+        f"{pluralize(len(leaves), 'trajectory', 'trajectories')}: {pluralize(decoded, 'token')} decoded, "
+        f"{total:,} by sequential sampling "
         f"({1 - decoded / total:.0%} saved); {', '.join(f'{reason} {n}' for reason, n in stops.most_common())}"
         f"{_observed_tokens(tree)}"
     )
@@ -145,8 +145,4 @@ def _observed_tokens(tree: Tree) -> str:
         return ""
     count, num_turns = len(tree.leaves()), sum(len(tree.turn_starts(leaf)) for leaf in tree.leaves())
     observed = sum(len(node.token_ids) for node in tree.nodes if node.observed)
-    return f"; {num_turns / count:.1f} turns each, {_tokens(observed)} observed"
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,} token{'s' * (count != 1)}"
+    return f"; {num_turns / count:.1f} turns each, {pluralize(observed, 'token')} observed"

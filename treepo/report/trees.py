@@ -254,14 +254,18 @@ def _grading(root: dict[str, Any], leaves: list[dict[str, Any]]) -> Grading | No
         return None
     # The columns of a file are those of all its trees: those of others are null here.
     known = [name for name, value in (leaves[0] if leaves else {}).items() if value is not None]
+    parts = {name.removeprefix(PART): _numbers(leaves, name) for name in known if name.startswith(PART)}
+    logged = [name for name in known if name.startswith(EXTRA)]
     return Grading(
-        _text(root["question"]),
-        _text(root.get("ground_truth")),
-        [None if row.get("extracted_answer") is None else _text(row["extracted_answer"]) for row in leaves],
-        [_text(row.get("outcome")) for row in leaves],
-        _numbers(leaves, "correct"),
-        {name.removeprefix(PART): _numbers(leaves, name) for name in known if name.startswith(PART)},
-        {name.removeprefix(EXTRA): [_scalar(row[name]) for row in leaves] for name in known if name.startswith(EXTRA)},
+        question=_text(root["question"]),
+        ground_truth=_text(root.get("ground_truth")),
+        extracted_answers=[
+            None if row.get("extracted_answer") is None else _text(row["extracted_answer"]) for row in leaves
+        ],
+        outcomes=[_text(row.get("outcome")) for row in leaves],
+        correct=_numbers(leaves, "correct"),
+        parts=parts,
+        extra={name.removeprefix(EXTRA): [_scalar(row[name]) for row in leaves] for name in logged},
     )
 
 
@@ -325,13 +329,13 @@ def _node(row: dict[str, Any]) -> Node:
     if not isinstance(reward, float | None):
         raise ValueError(f"{reward!r:.50} is no reward of a turn")
     return Node(
-        row["parent"],
-        np.array(row["token_ids"], np.int32),
-        None if logprobs is None else np.array(logprobs, np.float32),
-        row["seed"],
-        None if row["stop"] is None else StopReason(row["stop"]),
-        row["resumed"],
-        bool(row.get("observed")),
-        reward,
-        None if role is None else _text(role),
+        parent=row["parent"],
+        token_ids=np.array(row["token_ids"], np.int32),
+        sampled_logprobs=None if logprobs is None else np.array(logprobs, np.float32),
+        seed=row["seed"],
+        stop=None if row["stop"] is None else StopReason(row["stop"]),
+        from_fallback=row["resumed"],
+        observed=bool(row.get("observed")),
+        reward=reward,
+        role=None if role is None else _text(role),
     )

@@ -89,7 +89,14 @@ def _scored(kept: KeptTree, logged: Mapping[str, Any]) -> ScoredLeaves:
     verdicts = [Verdict(correct, Outcome(outcome), answer) for correct, outcome, answer in columns]
     values = {name: float(value) for name, value in logged.items()}
     extra = {name: list(column) for name, column in grading.extra.items()}
-    return ScoredLeaves(verdicts, grading.correct, dict(grading.parts), np.asarray(rewards, np.float64), values, extra)
+    return ScoredLeaves(
+        verdicts=verdicts,
+        correct=grading.correct,
+        components=dict(grading.parts),
+        rewards=np.asarray(rewards, np.float64),
+        logged=values,
+        columns=extra,
+    )
 
 
 def _counters(engine: dict[str, Any], environments: dict[str, Any] | None) -> StepCounters:

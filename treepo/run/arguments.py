@@ -1,7 +1,7 @@
 """What a program gives to `TreePOTrainer`, as settings."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,51 @@ MAX_ROWS = 1_000_000
 """Rows that are taken of a dataset without an end, at most."""
 
 
-def typed_arguments(model: Any, reward_funcs: Any, train_dataset: Any, eval_dataset: Any) -> dict[str, str]:
-    """The arguments that were given in place of settings, by these."""
+OTHER_NAMES = {
+    "args": "config",
+    "peft_config": "TreePOConfig(lora={...})",
+    "quantization_config": "TreePOConfig(lora={...})",
+    "optimizers": "TreePOConfig(optim={...})",
+    "reward_processing_classes": "RewardModel(model, tokenizer)",
+}
+"""Arguments of TRL's trainers, and what does it here."""
+
+
+def check_names(others: Mapping[str, object]) -> None:
+    """Raise SettingError if there are arguments that TreePOTrainer has not."""
+    for name in others:
+        meant = f"; did you mean {OTHER_NAMES[name]}?" if name in OTHER_NAMES else ""
+        raise SettingError(name, f"no such argument of TreePOTrainer{meant}")
+
+
+def checked_callbacks(callbacks: Any, base: type) -> list[Any]:
+    """The callbacks as a list. base: the class of those that are no functions. Raises SettingError for those that would
+    never be called, or not as they expect."""
+    listed = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
+    hooks = {name: hook for name, hook in vars(base).items() if name.startswith("on_")}
+    for one in listed:
+        if isinstance(one, type) or not (isinstance(one, base) or callable(one)):
+            message = f"are objects of a subclass of treepo.{base.__name__}, or functions f(trainer, step)"
+            raise SettingError("callbacks", message, one)
+        if isinstance(one, base) and all(getattr(getattr(one, n), "__func__", None) is h for n, h in hooks.items()):
+            raise SettingError("callbacks", f"{type(one).__name__} overrides none of {', '.join(hooks)}")
+    return listed
+
+
+def typed_arguments(
+    model: Any, reward_funcs: Any, train_dataset: Any, eval_dataset: Any, **environments: Any
+) -> dict[str, str]:
+    """The arguments that were given in place of settings, by these. environments: tools, environment_factory and
+    environment."""
     given = {
         "model.path": ("model", bool(model) if isinstance(model, str | Path) else True),
         "reward.functions": ("reward_funcs", bool(reward_funcs)),
         "verifier": ("reward_funcs", bool(reward_funcs)),
         "data.train": ("train_dataset", train_dataset is not None),
         "data.eval": ("eval_dataset", eval_dataset is not None),
+        "environment.tools": ("tools", bool(environments.get("tools"))),
+        "environment.tool_factory": ("environment_factory", environments.get("environment_factory") is not None),
+        "environment.factory": ("environment", environments.get("environment") is not None),
     }
     return {setting: argument for setting, (argument, is_given) in given.items() if is_given}
 
@@ -57,12 +94,12 @@ def environment_layer(environment: Callable[[], Any] | None, config: Config, has
     return layer | {"reward": {"environment": weight, "correct": 0.0}, "verifier": NoVerifier()}
 
 
-def tool_layer(tools: Sequence[Any], factory: Any) -> dict[str, Any]:
-    """The settings of tools that are given."""
-    named = {"tools": tuple(tools), "tool_factory": factory}
-    given = {name: value for name, value in named.items() if value}
-    if any(not isinstance(one, str) and not callable(one) for one in (*tools, *([factory] if factory else ()))):
-        raise SettingError("tools", "must be functions, or a class as environment_factory", [*tools, factory])
+def tool_layer(tools: Any, factory: Any) -> dict[str, Any]:
+    """The settings of tools that are given: one, or several."""
+    listed = tuple(tools) if isinstance(tools, list | tuple) else (tools,) if tools is not None else ()
+    given = {name: value for name, value in (("tools", listed), ("tool_factory", factory)) if value}
+    if any(not isinstance(one, str) and not callable(one) for one in (*listed, *([factory] if factory else ()))):
+        raise SettingError("tools", "must be functions, or a class as environment_factory", [*listed, factory])
     return {"environment": given} if given else {}
 
 
@@ -147,6 +184,7 @@ def check_arguments(config: Config, model: Any) -> None:
         for section, name, default, value in named:
             if name != "path" and value != default:
                 raise SettingError(f"{section}.{name}", "is that of the loaded model; load it as it should be", value)
+    config.environment.tool_set()
     verifier = type(config.verifier)
     if verifier.__module__ == "__main__":
         message = (

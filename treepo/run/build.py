@@ -52,17 +52,17 @@ class Run:
         """Metrics of held-out problems after a step; see Validation."""
         settings = self.config.eval
         validation = Validation(
-            self.task,
-            self.task.eval_problems(settings.num_problems),
-            self.policy.decode,
-            self.config.tree.max_response_tokens,
-            settings.num_samples,
-            derive_seed(self.config.train.seed, "eval"),
-            self.processes,
-            self.trainer.reward,
-            self.trainer.state(step),
-            settings.repetition_penalty,
-            self.trainer.sampler.rules.turns,
+            task=self.task,
+            problems=self.task.eval_problems(settings.num_problems),
+            decode=self.policy.decode,
+            response_len=self.config.tree.max_response_tokens,
+            num_samples=settings.num_samples,
+            seed=derive_seed(self.config.train.seed, "eval"),
+            processes=self.processes,
+            reward=self.trainer.reward,
+            state=self.trainer.state(step),
+            repetition_penalty=settings.repetition_penalty,
+            turns=self.trainer.sampler.rules.turns,
         )
         with self.trainer.serving():
             return validation.metrics(self.trainer.engine, growing, progress, on_answers)

@@ -16,6 +16,7 @@ from treepo.data.prompts import PromptEncoder
 from treepo.data.sources import parse_source
 from treepo.errors import SettingError
 from treepo.utils.numeric import derive_seed
+from treepo.utils.text import pluralize
 from treepo.verify.verifiers import NoVerifier
 
 logger = logging.getLogger(__name__)
@@ -88,13 +89,14 @@ def first_problem(config: Config, tokenizer: PreTrainedTokenizerBase) -> Problem
 def _log_dropped(setting: str, found: LoadedDatasets, max_prompt_len: int) -> None:
     if found.bad_records:
         named = "; ".join(found.bad_records[:MAX_NAMED]) + ("; ..." if found.bad_records[MAX_NAMED:] else "")
-        logger.warning("%s: %d bad records skipped: %s", setting, len(found.bad_records), named)
+        logger.warning("%s: %s skipped: %s", setting, pluralize(len(found.bad_records), "bad record"), named)
     if found.num_too_long:
         num_fitting = sum(len(d.problems) for d in found.datasets if isinstance(d, Dataset))
         dropped = f"{found.num_too_long} of {num_fitting + found.num_too_long}"
         logger.warning("%s: %s problems dropped: prompts of more than %d tokens", setting, dropped, max_prompt_len)
     if found.num_duplicates:
-        logger.warning("%s: %d problems dropped: duplicates in the same dataset", setting, found.num_duplicates)
+        dropped = pluralize(found.num_duplicates, "problem")
+        logger.warning("%s: %s dropped: duplicates in the same dataset", setting, dropped)
 
 
 def _without_answers(settings: DataSettings) -> DataSettings:

@@ -46,18 +46,18 @@ def with_epochs(config: Config, task: Task) -> Config:
         num_steps = math.ceil(Fraction(str(train.num_epochs)) * num_problems / per_step)
         train = replace(train, num_steps=num_steps, num_epochs=0.0)
     logger.info(
-        "One epoch is %s steps (%d problems, %d a step); the run has %d, %s epochs.",
-        _number(num_problems / per_step),
-        num_problems,
+        "One epoch is %s (%s, %d a step); the run has %d, %s.",
+        _number(num_problems / per_step, "step"),
+        _number(num_problems, "problem"),
         per_step,
         train.num_steps,
-        _number(train.num_steps * per_step / num_problems),
+        _number(train.num_steps * per_step / num_problems, "epoch"),
     )
     return replace(config, train=train)
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+def _number(value: float, noun: str) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".") + f" {noun}{'s' * (value != 1)}"
 
 
 def is_evaluated(step: int, settings: Config) -> bool:

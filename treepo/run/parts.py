@@ -138,9 +138,14 @@ def engine_for(config: Config, policy: Policy, processes: DistContext = SINGLE_P
     )
 
 
-def reward_of(config: Config) -> Reward:
-    """The reward, with functions that are named found and loaded. Raises SettingError."""
-    return config.reward.loaded() if isinstance(config.reward, ShapedReward) else config.reward
+def reward_of(config: Config, task: Task | None = None) -> Reward:
+    """The reward, with functions that are named found and loaded. Raises SettingError, also for one that asks for a
+    column that the task's problems lack."""
+    if not isinstance(config.reward, ShapedReward):
+        return config.reward
+    if isinstance(task, VerifiedTask):
+        task.check_functions(config.reward.functions, bool(config.environment.tool_factory))
+    return config.reward.loaded()
 
 
 def close_parts(engine: Engine, task: Task | None = None) -> None:

@@ -13,7 +13,7 @@ from treepo.run.task import build_task, check_trainable
 from treepo.run.tracking import check_installed
 from treepo.tasks.base import BuiltInTask, make_tokenizer
 from treepo.tasks.registry import built_in_task
-from treepo.utils.text import shorten
+from treepo.utils.text import pluralize, shorten
 from treepo.verify.task import VerifiedTask
 
 RULE = "-" * 80
@@ -29,10 +29,13 @@ def preview(config: Config, terminal: Terminal, num_processes: int = 1) -> None:
     check_installed(config.tracking)
     if config.engine.kind == "vllm":
         check_vllm_settings("tree.align", config.tree.align, config.vllm, config.model.device)
+    config.environment.check()
     model = _load(config)
     with terminal.stage("reading the problems"):
         task = build_task(config, model, _engine_room(config))
     try:
+        if isinstance(task, VerifiedTask):
+            task.check_functions(getattr(config.reward, "functions", ()), bool(config.environment.tool_factory))
         _show_settings(with_epochs(config, task), task, terminal, num_processes)
         _show_problem(task, model, terminal)
     finally:
@@ -64,13 +67,14 @@ def _show_settings(config: Config, task: Task, terminal: Terminal, num_processes
     verifier = type(config.verifier).__name__ if config.data.is_given else "that of the built-in task"
     terminal.say(f"model      {model_folder(config.model.path) or 'base model of the built-in task'}")
     terminal.say(
-        f"tree       {tree.width} trajectories of at most {tree.depth} segments of {tree.segment_len} tokens, "
+        f"tree       {pluralize(tree.width, 'trajectory', 'trajectories')} of at most "
+        f"{pluralize(tree.depth, 'segment')} of {pluralize(tree.segment_len, 'token')}, "
         f"{tree.max_response_tokens} in all"
     )
-    size = f"{train.prompts_per_step} problems"
+    size = pluralize(train.prompts_per_step, "problem")
     if config.tokens_per_step:
         size = f"about {config.tokens_per_step} decoded tokens ({size} until the first plan)"
-    terminal.say(f"training   {train.num_steps} steps of {size}, lr {config.optim.lr:g}")
+    terminal.say(f"training   {pluralize(train.num_steps, 'step')} of {size}, lr {config.optim.lr:g}")
     terminal.say(f"credit     {type(config.credit).__name__}, loss {type(config.loss).__name__}")
     terminal.say(f"engine     {config.engine.kind}")
     if num_processes > 1:
@@ -84,8 +88,9 @@ def _show_settings(config: Config, task: Task, terminal: Terminal, num_processes
         return
     for name, datasets in (("train", task.train), ("eval", task.eval)):
         for dataset in datasets:
-            size = f"{len(dataset.problems)} problems" if isinstance(dataset, Dataset) else "problems without end"
-            terminal.say(f"{name:<10} {dataset.name}: {size}")
+            size = len(dataset.problems) if isinstance(dataset, Dataset) else None
+            problems = "problems without end" if size is None else pluralize(size, "problem")
+            terminal.say(f"{name:<10} {dataset.name}: {problems}")
 
 
 def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
@@ -95,7 +100,8 @@ def _show_problem(task: Task, model: TokenizerOnly, terminal: Terminal) -> None:
     )
     response, verdict = _judge_example(task, problem)
     extracted = "none" if verdict.extracted_answer is None else shorten(repr(verdict.extracted_answer))
-    terminal.say(f"\nfirst prompt, {problem.id}: {len(problem.prompt_ids)} tokens\n{RULE}\n{prompt}\n{RULE}")
+    num_tokens = pluralize(len(problem.prompt_ids), "token")
+    terminal.say(f"\nfirst prompt, {problem.id}: {num_tokens}\n{RULE}\n{prompt}\n{RULE}")
     terminal.say(f"known answer   {shorten(repr(problem.ground_truth))}")
     terminal.say(f"as a response  {shorten(repr(response))}")
     terminal.say(f"verdict        {verdict.correct:g} ({verdict.outcome}), extracted answer {extracted}")

@@ -40,6 +40,7 @@ from treepo.run.checkpointing import (
 from treepo.run.outputs import restore_models
 from treepo.utils.files import JSON_BYTES, read_plain
 from treepo.utils.io import replace_bytes, replace_text, writing
+from treepo.utils.text import pluralize
 
 if TYPE_CHECKING:
     from treepo.run.build import Run
@@ -283,7 +284,7 @@ def _find_checkpoint(store: CheckpointStore, log: MetricsLog, num_steps: int) ->
             raise SettingError("resume", message)
         logger.warning("%s: later checkpoints (%s) are passed over", damage, ", ".join(map(str, later)))
     if step is not None and step > num_steps:
-        raise SettingError("train.num_steps", f"the run has made {step} steps already", num_steps)
+        raise SettingError("train.num_steps", f"the run has made {pluralize(step, 'step')} already", num_steps)
     return step
 
 

@@ -32,13 +32,13 @@ def kept_trees(result: "StepResult") -> list[KeptTree]:
 def grading_of(problem: Problem, scored: ScoredLeaves) -> Grading:
     """How the leaves of a problem's tree were graded."""
     return Grading(
-        problem.prompt,
-        problem.ground_truth,
-        [verdict.extracted_answer for verdict in scored.verdicts],
-        [verdict.outcome.value for verdict in scored.verdicts],
-        scored.correct,
-        scored.components,
-        scored.columns,
+        question=problem.prompt,
+        ground_truth=problem.ground_truth,
+        extracted_answers=[verdict.extracted_answer for verdict in scored.verdicts],
+        outcomes=[verdict.outcome.value for verdict in scored.verdicts],
+        correct=scored.correct,
+        parts=scored.components,
+        extra=scored.columns,
     )
 
 

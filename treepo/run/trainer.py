@@ -101,7 +101,7 @@ def build_trainer(
         num_iterations=config.train.num_iterations,
         dynamic_sampling=config.dynamic_sampling,
         seed=config.train.seed,
-        reward=reward_of(config),
+        reward=reward_of(config, task),
         num_steps=config.train.num_steps,
         processes=processes,
         overlap=config.train.overlap > 0,

@@ -69,6 +69,11 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def pluralize(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: 1 step, 1,200 steps. plural: where it is more than an s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def error_line(error: BaseException) -> str:
     """The class of an exception and the first line of its message, which may quote what a model wrote."""
     first, *_ = str(error).strip().split("\n")

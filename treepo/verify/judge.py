@@ -95,7 +95,10 @@ class LLMJudge:
                 await asyncio.sleep(min(2.0**attempt, 30.0))
             try:
                 async with session.post(f"{self.url.rstrip('/')}/chat/completions", json=body) as reply:
-                    raw = await reply.content.read(MAX_REPLY_BYTES)
+                    raw = b""
+                    # A read returns what has come so far.
+                    while len(raw) < MAX_REPLY_BYTES and (part := await reply.content.read(MAX_REPLY_BYTES)):
+                        raw += part
                     if reply.status != 200:
                         reason = f"HTTP status {reply.status}"
                         continue
@@ -105,7 +108,6 @@ class LLMJudge:
         return reason
 
     def _read(self, raw: bytes) -> float | str:
-
         try:
             content = json.loads(raw)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):

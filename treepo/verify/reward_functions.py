@@ -122,10 +122,10 @@ def import_function(name: str) -> RewardFunction:
     return found
 
 
-def function_names(functions: Sequence[str | RewardFunction]) -> list[str]:
-    """A name for each in metrics: its own, numbered where several have it."""
+def function_names(functions: Sequence[str | RewardFunction], taken: Sequence[str] = ()) -> list[str]:
+    """A name for each in metrics: its own, numbered where several have it. taken: names of other components."""
     names = [_name_of(function) for function in functions]
-    seen = Counter[str]()
+    seen = Counter(taken)
     unique = []
     for name in names:
         seen[name] += 1
@@ -194,6 +194,25 @@ def _arguments(answers: Sequence[Answers], log: FunctionLog) -> dict[str, Any]:
         given["environments"] = [one.environments[i] if one.environments else None for one, i in each]
     without = {name: values for name, values in known.items() if name not in ("prompt", "completion")}
     return {**ours, **without, **given}
+
+
+def check_parameters(
+    functions: Sequence[str | RewardFunction], problems: Sequence[Problem], has_environments: bool
+) -> None:
+    """Raise SettingError for a function that cannot be found, or that asks for a column that no problem has.
+
+    has_environments: whether functions are given environments.
+    """
+    nothing, environments = np.zeros(0), (None,) * has_environments
+    # Of problems with the same columns one says all.
+    kinds = {frozenset(problem.columns): problem for problem in problems}.values()
+    asked = [Answers(nothing, (), nothing, nothing, 0, problem, environments=environments) for problem in kinds]
+    everything = _arguments(asked, FunctionLog())
+    for function, name in zip(functions, function_names(functions), strict=True):
+        try:
+            _selected(import_function(function) if isinstance(function, str) else function, name, everything)
+        except SettingError as error:
+            raise error.within("reward") from error
 
 
 def is_conversational(problem: Problem) -> bool:

@@ -119,12 +119,15 @@ class ShapedReward:
     def of_step(self, answers: Sequence[Answers]) -> tuple[list[dict[str, np.ndarray]], FunctionLog]:
         """See StepReward. Where a function abstains from some answers of a tree, its mean over the others stands for
         it; an answer that all abstain from, where there are functions alone, has nan."""
-        names, log = function_names(self.functions), FunctionLog()
+        names, log = function_names(self.functions, (*RESERVED, *self._own_names)), FunctionLog()
         values: list[list[np.ndarray]] = [[] for _ in answers]
         if self.functions:
             functions = [function for function in self.functions if not isinstance(function, str)]
             assert len(functions) == len(names), "functions that are named have to be loaded first"
-            values, log = call_functions(functions, names, answers)
+            try:
+                values, log = call_functions(functions, names, answers)
+            except SettingError as error:
+                raise error.within("reward") from error
         weights = self.function_weights or (1.0,) * len(names)
         found = []
         for one, of_tree in zip(answers, values, strict=True):
@@ -138,6 +141,12 @@ class ShapedReward:
                 parts["length_neutral"] = -length_effect(total(parts), one.lengths)
             found.append(parts)
         return found, log
+
+    @property
+    def _own_names(self) -> list[str]:
+        """The components that need no function."""
+        names = ("correct", "overlong", "format", "length", "environment", "length_neutral")
+        return [name for name in names if getattr(self, name)]
 
     def _own_parts(self, answers: Answers) -> dict[str, np.ndarray]:
         """The weighted components that need no function."""
@@ -215,6 +224,10 @@ class ScoredLeaves:
     logged: dict[str, float] = field(default_factory=dict)
     columns: dict[str, list[Scalar]] = field(default_factory=dict)
 
+    def known_sum(self, component: str) -> float:
+        """A component, added up over the leaves that have a reward."""
+        return float(self.components[component][np.isfinite(self.rewards)].sum())
+
 
 def score_trees(
     reward: Reward, verified: Sequence[VerifiedTree], max_response_tokens: int, state: TrainerState = NO_STATE
@@ -235,7 +248,16 @@ def score_trees(
         columns = {name: values[ends[i] : ends[i + 1]] for name, values in log.columns.items()}
         is_lost = np.array([stop in LOST for stop in one.stops], bool)
         rewards = np.where(is_lost, np.nan, total(own)) if is_lost.any() else total(own)
-        scored.append(ScoredLeaves(verified[i].verdicts, one.correct, own, rewards, logged, columns))
+        scored.append(
+            ScoredLeaves(
+                verdicts=verified[i].verdicts,
+                correct=one.correct,
+                components=own,
+                rewards=rewards,
+                logged=logged,
+                columns=columns,
+            )
+        )
     return scored
 
 
@@ -281,9 +303,9 @@ def _check_components(name: str, components: Mapping[str, np.ndarray], num_leave
 def component_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
     """reward/<component>: mean over the leaves of the step that have a reward; they sum to reward/mean. A tree without
     it counts as 0. reward_metrics/<name>: what reward functions logged, the mean over trees."""
-    num_leaves = sum(int(np.isfinite(s.rewards).sum()) for s in scored)
+    num_leaves = sum(int(np.count_nonzero(np.isfinite(s.rewards))) for s in scored)
     names = dict.fromkeys(name for s in scored for name in s.components)
-    sums = {name: sum(np.nansum(s.components[name]) for s in scored if name in s.components) for name in names}
+    sums = {name: sum(s.known_sum(name) for s in scored if name in s.components) for name in names}
     logged: dict[str, list[float]] = {}
     for name, value in (item for s in scored for item in s.logged.items()):
         logged.setdefault(f"reward_metrics/{name}", []).append(value)

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from treepo.data.datasets import DatasetTask
+from treepo.data.datasets import DatasetTask, beginning
 from treepo.data.problem import AnswerFormat, Outcome, Problem, Verdict
 from treepo.errors import SettingError, VerifierError, VerifierStartError
 from treepo.verify.base import answer_format
 from treepo.verify.pool import VerifierPool
+from treepo.verify.reward_functions import RewardFunction, check_parameters
 from treepo.verify.verifiers import NoVerifier
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,16 @@ class VerifiedTask(DatasetTask):
         """Return what the verifier says of each pair of answers; see Task. A comparison that fails says no."""
         with self._logged_crashes():
             return self.pool.are_equal(pairs)
+
+    def check_functions(self, functions: Sequence[str | RewardFunction], has_environments: bool) -> None:
+        """Raise SettingError for a reward function that asks for a column that no problem has, or cannot be found.
+
+        has_environments: whether functions are given environments.
+        """
+        for datasets in (self.train, self.eval):
+            problems = [problem for dataset in datasets for problem in beginning(dataset, 1).problems]
+            if problems and functions:
+                check_parameters(functions, problems, has_environments)
 
     @contextmanager
     def _logged_crashes(self) -> Iterator[None]:

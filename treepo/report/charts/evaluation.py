@@ -5,7 +5,7 @@ from typing import Any
 
 from treepo.evaluate.results import DatasetResult, Estimate, Result
 from treepo.report.charts.base import Axis, Chart, ChartSeries
-from treepo.utils.text import sanitize
+from treepo.utils.text import pluralize, sanitize
 
 ALL_DATASETS = "all datasets"
 
@@ -33,7 +33,7 @@ def evaluation_charts(results: Sequence[Result]) -> list[Chart]:
     if any(result.gain is not None for result in results):
         title = f"Gain over {next(iter(named))}, problem by problem"
         rows.append(("gain", title, "bar", Axis("measure"), "difference of accuracies", _gains(named)))
-    note = f"{results[0].overall.num_problems:,} problems; thin lines are intervals" if results else ""
+    note = f"{pluralize(results[0].overall.num_problems, 'problem')}; thin lines are intervals" if results else ""
     return [
         Chart(id=f"eval-{name}", title=title, note=note, kind=kind, x=x, y=Axis(y, is_share=True), series=tuple(series))
         for name, title, kind, x, y, series in rows
