@@ -6,7 +6,7 @@ VLLM := .venv-vllm/bin
 TRL := .venv-trl/bin
 VERL := .venv-verl/bin
 
-.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-gym test-pretrained lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-verifiers test-gym test-pretrained lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
@@ -39,6 +39,9 @@ test-gym: .venv/installed-lm  ## run the tests that need reasoning-gym
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/data/test_gym_options.py \
 	  tests/data/test_reasoning_gym.py tests/verify/test_gym_verifier.py tests/run/test_endless.py
 
+test-verifiers: .venv/installed-verifiers  ## run the tests that need verifiers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations/verifiers
+
 test-pretrained: .venv/installed-lm  ## run the tests with a real language model, SmolLM2-135M
 	TREEPO_PRETRAINED=pypi:smollm2-135m-instruct $(BIN)/python -m pytest tests/test_pretrained.py
 
@@ -59,6 +62,10 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 
 .venv/installed-lm: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[gguf,reasoning-gym]'
+	touch $@
+
+.venv/installed-verifiers: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[verifiers]'
 	touch $@
 
 # vLLM's CPU build asks for torchvision, torchaudio and torchcodec, which exist for CUDA only where torch does not, and

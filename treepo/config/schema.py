@@ -1,8 +1,8 @@
 """Every setting of a run, declared once: each section is a frozen dataclass, and the same object does the work."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from treepo.data.datasets import Mixture
 from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
 from treepo.data.reasoning_gym import is_gym
+from treepo.data.tasksets import is_taskset
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.envs.settings import BUILT_IN, EnvironmentSettings
 from treepo.errors import SettingError
@@ -29,7 +30,7 @@ from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
 from treepo.tasks.settings import TaskSettings
-from treepo.verify import MathVerifier, NoVerifier, ReasoningGymVerifier, Verifier, VerifierPoolSettings
+from treepo.verify import MathVerifier, NoVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
@@ -40,8 +41,8 @@ class DataSettings(RecordFormat):
     """The problems, and the format of datasets that name none (see docs/data.md)."""
 
     train: tuple[str, ...] = ()
-    """Datasets to train on, each a file, a folder, a dataset of the Hugging Face hub, or reasoning_gym:NAME; none for
-    the built-in task."""
+    """Datasets to train on, each a file, a folder, a dataset of the Hugging Face hub, reasoning_gym:NAME, or
+    verifiers:NAME; none for the built-in task."""
 
     weights: tuple[float, ...] = ()
     """How often each of them is sampled from; if not given, every problem comes once in each epoch, or, where one of
@@ -229,11 +230,11 @@ class Config:
             )
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
             raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
-        if isinstance(self.verifier, ReasoningGymVerifier):
-            others = [source for source in (*self.data.train, *self.data.eval) if not is_gym(source)]
-            if others:
-                message = f"judges problems of reasoning_gym alone: name a verifier that judges {others[0]!r}, too"
-                raise SettingError("verifier.use", message, "ReasoningGymVerifier")
+        for library in LIBRARIES:
+            others = [source for source in (*self.data.train, *self.data.eval) if not library.makes(source)]
+            if others and type(self.verifier).__name__ == library.defaults["verifier"]["use"]:
+                message = f"judges {library.problems} alone: name a verifier that judges {others[0]!r}, too"
+                raise SettingError("verifier.use", message, type(self.verifier).__name__)
         _check_environment(self)
         reward, longest = self.reward, self.tree.max_response_tokens
         if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
@@ -325,3 +326,24 @@ REASONING_GYM: Settings = {
 }
 """What differs from the defaults where all datasets are reasoning-gym's: its scorers, and its prompt, which is
 SYSTEM_PROMPTS["default"] of reasoning_gym/utils.py."""
+
+TASKSETS: Settings = {"verifier": {"use": "TasksetVerifier"}, "prompt": {"question": "{question}"}}
+"""What differs from the defaults where all datasets are tasksets of verifiers, whose prompts are whole."""
+
+
+class Library(NamedTuple):
+    """A library that makes problems and judges answers to them.
+
+    makes: whether a source is one of its. problems: what they are called. defaults: what differs from the defaults
+    where all datasets are its.
+    """
+
+    makes: Callable[[str], bool]
+    problems: str
+    defaults: Settings
+
+
+LIBRARIES = (
+    Library(is_gym, "problems of reasoning_gym", REASONING_GYM),
+    Library(is_taskset, "tasks of verifiers", TASKSETS),
+)
