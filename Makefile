@@ -90,13 +90,15 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	touch $@
 
 # verl excludes the transformers of pyproject.toml, so the package goes in without its requirements: the tree, growing and
-# credit need no transformers. cachetools, fastapi and uvicorn are of its extra verl-core, most of which nothing uses here.
+# credit need no transformers. verl and TransferQueue go in without theirs, too, of which nothing here uses wandb,
+# tensorboard and the dashboard of ray[default]; cachetools, fastapi and uvicorn are of verl's extra verl-core.
 .venv-verl/installed: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv .venv-verl
 	$(VERL)/pip install --quiet --upgrade pip
-	$(VERL)/pip install --quiet -c constraints-verl.txt verl TransferQueue cachetools fastapi uvicorn \
+	$(VERL)/pip install --quiet -c constraints-verl.txt accelerate cachetools codetiming datasets dill fastapi hydra-core \
+	  msgspec pandas peft prometheus_client psutil pyarrow pyzmq ray tensordict torch torchdata transformers uvicorn \
 	  docstring-parser filelock jinja2 mpmath pydantic rich safetensors tomli-w hypothesis pytest
-	$(VERL)/pip install --quiet --no-deps -e .
+	$(VERL)/pip install --quiet --no-deps -c constraints-verl.txt verl TransferQueue -e .
 	touch $@
 
 clean:  ## remove the virtual environments and everything built
