@@ -90,7 +90,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LibrarySource(Source):
-    """Problems that a library makes, as LIBRARY:NAME[?OPTION=VALUE&...]. where: the source as it was given; format: NAME."""
+    """Problems that a library makes: LIBRARY:NAME[?OPTION=VALUE&...]. where: the source as given; format: NAME."""
 
     @classmethod
     def of(cls, text: str) -> Self:

@@ -104,4 +104,3 @@ def _message_node(
         mask=[is_sampled] * len(ids),
         logprobs=[] if node.sampled_logprobs is None else node.sampled_logprobs.tolist(),
     )
-

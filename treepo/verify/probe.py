@@ -39,7 +39,8 @@ def check_datasets(pool: VerifierPool, train: Sequence[Dataset], evaluation: Seq
     """Judge some known answers of each dataset, and log what is odd about them.
 
     Raises SettingError if there are none, or if the verifier does not recognise them. Problems of reasoning-gym that
-    have many answers may come without one, and theirs look as its scorers want them. Tasks of verifiers are only scored.
+    have many answers may come without one, and theirs look as its scorers want them. Of tasks of verifiers, a few are
+    scored.
     """
     is_gym = isinstance(pool.verifier, ReasoningGymVerifier)
     for use, datasets in (("training", train), ("evaluation", evaluation)):

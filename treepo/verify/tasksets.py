@@ -29,7 +29,7 @@ class TasksetVerifier(FinalAnswer):
     """Tasksets, with their options, whose code may be run; those of the run's datasets are, too."""
 
     reward_range: tuple[float, float] = (0.0, 1.0)
-    """The least and the greatest reward of a task. They become 0 and 1, and what lies between them as much of the way."""
+    """The least and the greatest reward of a task, which become 0 and 1; those between them are scaled alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

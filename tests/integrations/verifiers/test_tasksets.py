@@ -7,18 +7,18 @@ import pytest
 
 pytest.importorskip("verifiers.v1")
 
-import verifiers.v1 as vf  # noqa: E402
+import verifiers.v1 as vf
 
-from tests.models import save_tiny_model  # noqa: E402
-from treepo.config.load import resolve  # noqa: E402
-from treepo.data.datasets import Dataset, load_datasets  # noqa: E402
-from treepo.data.formats import RecordFormat  # noqa: E402
-from treepo.data.tasksets import open_taskset, read_options  # noqa: E402
-from treepo.errors import RecordError, SettingError  # noqa: E402
-from treepo.model.policy import load_policy  # noqa: E402
-from treepo.run.task import build_task  # noqa: E402
-from treepo.verify import Outcome, TasksetVerifier  # noqa: E402
-from treepo.verify.task import VerifiedTask  # noqa: E402
+from tests.models import save_tiny_model
+from treepo.config.load import resolve
+from treepo.data.datasets import Dataset, load_datasets
+from treepo.data.formats import RecordFormat
+from treepo.data.tasksets import open_taskset, read_options
+from treepo.errors import RecordError, SettingError
+from treepo.model.policy import load_policy
+from treepo.run.task import build_task
+from treepo.verify import Outcome, TasksetVerifier
+from treepo.verify.task import VerifiedTask
 
 
 @pytest.fixture(autouse=True)

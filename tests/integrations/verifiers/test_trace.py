@@ -33,7 +33,7 @@ def assert_equal(one: Tree, other: Tree) -> None:
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), num_leaves=st.integers(1, 8), observes=st.booleans())
 def test_every_tree_comes_back_and_its_branches_are_its_trajectories(seed, num_leaves, observes):
-    """In memory, over the library's wire and over its JSON records; fallbacks split nodes, so some parents come later."""
+    """In memory, over the library's wire and its JSON records. Fallbacks split nodes, so some parents come later."""
     rng = np.random.default_rng(seed)
     tree = random_tree(rng, num_leaves)
     tree = with_observed(tree, rng) if observes else tree
