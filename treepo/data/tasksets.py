@@ -1,4 +1,4 @@
-"""Tasksets of the library verifiers, whose tasks score a whole conversation: `verifiers:gsm8k-v1?split=test`.
+"""Tasksets of the library verifiers, whose tasks score a whole conversation: `verifiers:reverse-text?select.limit=100`.
 
 A taskset is a Python package, so it runs its own code. What is used of one is a single turn: a prompt, and the score of
 one reply to it, as the library's `vf-replay` scores conversations that were finished elsewhere.
@@ -66,9 +66,9 @@ def open_taskset(spec: str) -> OpenTaskset:
     # As the library finds it: owner/name@version of its hub is the module `name`.
     make_importable(name.rpartition("/")[2].partition("@")[0].replace("-", "_").lower())
     try:
-        taskset_class = importlib.import_module("verifiers.v1.utils.loaders").taskset_class
-        config_type = importlib.import_module("verifiers.v1.utils.loaders").taskset_config_type(name)
-        tasks = taskset_class(name)(config_type.model_validate({**options, "id": name}))
+        loaders = importlib.import_module("verifiers.v1.utils.loaders")
+        config = loaders.taskset_config_type(name).model_validate({**options, "id": name})
+        tasks = loaders.load_taskset(config)
         return OpenTaskset(library, tasks.select(library.SelectConfig.model_validate(selection)))
     except ValidationError as error:
         first = error.errors()[0]
@@ -112,26 +112,24 @@ def read_tasks(source: TasksetSource, label: str) -> Iterator[Found]:
     Raises RecordError for a taskset that needs more than a single turn.
     """
     opened = open_taskset(source.spec)
-    if not opened.tasks.bounded:
-        raise RecordError(f"{source} has no end: say how many tasks are taken, with the option select.limit")
-    tasks = iter(opened.tasks)
-    is_first = True
-    while True:
-        try:
-            task = next(tasks, None)
-        # Tasks may come from anywhere, such as a download.
-        except Exception as error:
-            raise RecordError(f"cannot read the tasks of {source}: {error_line(error)}") from error
-        if task is None:
-            return
-        if is_first and (reason := _needs_more(opened, task, source.format)):
+    for number, task in enumerate(_iterated(opened.tasks, source)):
+        if number == 0 and (reason := _needs_more(opened, task, source.format)):
             raise RecordError(f"{source} {reason}; a single turn is all that is played here")
-        is_first = False
+        if not opened.tasks.bounded:
+            raise RecordError(f"{source} has no end: say how many tasks are taken, with the option select.limit")
         place = f"{label}: task {task.data.idx}"
         try:
             yield place, _record(opened, task, source.spec)
         except RecordError as error:
             yield place, error
+
+
+def _iterated(tasks: Any, source: TasksetSource) -> Iterator[Any]:
+    """The tasks, which may come from anywhere, such as a download; raises RecordError for what they raise."""
+    try:
+        yield from tasks
+    except Exception as error:
+        raise RecordError(f"cannot read the tasks of {source}: {error_line(error)}") from error
 
 
 def _record(opened: OpenTaskset, task: Any, spec: str) -> dict[str, Any]:
@@ -167,13 +165,18 @@ def _needs_more(opened: OpenTaskset, task: Any, name: str) -> str:
     if cls.NEEDS_CONTAINER:
         return "runs in a container"
     for hook in ("setup", "finalize"):
-        if getattr(cls, hook) is not getattr(library.Task, hook):
+        # One that is not given the trace has no part in what rewards see of it.
+        is_own = getattr(cls, hook) is not getattr(library.Task, hook)
+        if is_own and "trace" in inspect.signature(getattr(cls, hook)).parameters:
             return f"prepares or collects something in a runtime ({cls.__name__}.{hook})"
     if opened.tasks.toolsets(opened.tasks.config) or cls.toolsets(task.config):
         return "has tools"
+    if importlib.import_module("verifiers.v1.utils.decorators").discover_decorated(task, "intercept"):
+        return "changes requests or replies on their way"
     rewards = [*task.hooks("reward"), *(judge.score for judge in task.plugged_judges())]
     for reward in rewards:
         runtime = inspect.signature(reward).parameters.get("runtime")
         if runtime is not None and runtime.default is inspect.Parameter.empty:
-            return f"scores in a runtime ({getattr(reward, '__name__', reward)})"
+            name = getattr(reward, "__name__", str(reward))
+            return f"scores in a runtime ({name}; the option task.rewards can put another function in its place)"
     return "" if rewards else "has no reward"

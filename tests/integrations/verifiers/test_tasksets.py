@@ -111,7 +111,7 @@ class InAContainer(NoReward):
     ("task", "message"),
     [
         (NoReward, "has no reward"),
-        (InARuntime, r"scores in a runtime \(tests_pass\)"),
+        (InARuntime, r"scores in a runtime \(tests_pass; the option task.rewards .*\)"),
         (Prepared, r"prepares or collects something in a runtime \(Prepared.setup\)"),
         (InAContainer, "runs in a container"),
     ],
@@ -123,6 +123,8 @@ def test_what_needs_more_than_a_turn_is_refused(monkeypatch, tiny_sums, task, me
 
     monkeypatch.setattr(tiny_sums, "Odd", Odd, raising=False)
     monkeypatch.setattr(tiny_sums, "__all__", ["Odd"])
+    replaced = 'tiny_sums?task.rewards={"tests_pass": {"fn": "tiny_sums:half"}}'
+    assert task is not InARuntime or verdict(replaced, "any", index=0).correct == 0.5
     with pytest.raises(SettingError, match=rf"^data.train: verifiers:tiny_sums {message}; a single turn"):
         load("tiny_sums")
 
