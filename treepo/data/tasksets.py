@@ -173,6 +173,11 @@ def _needs_more(opened: OpenTaskset, task: Any, name: str) -> str:
         return "has tools"
     if importlib.import_module("verifiers.v1.utils.decorators").discover_decorated(task, "intercept"):
         return "changes requests or replies on their way"
+    return _scoring_needs(task)
+
+
+def _scoring_needs(task: Any) -> str:
+    """What the rewards and judges of a task need besides the trace; empty if nothing."""
     rewards = [*task.hooks("reward"), *(judge.score for judge in task.plugged_judges())]
     for reward in rewards:
         runtime = inspect.signature(reward).parameters.get("runtime")
