@@ -95,8 +95,9 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 .venv-verl/installed: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv .venv-verl
 	$(VERL)/pip install --quiet --upgrade pip
-	$(VERL)/pip install --quiet -c constraints-verl.txt accelerate cachetools codetiming datasets dill fastapi hydra-core \
-	  msgspec pandas peft prometheus_client psutil pyarrow pyzmq ray tensordict torch torchdata transformers uvicorn \
+	$(VERL)/pip install --quiet -c constraints-verl.txt accelerate aiohttp cachetools codetiming datasets dill fastapi \
+	  hydra-core msgspec pandas peft pillow prometheus_client psutil pyarrow pyzmq ray tensordict torch torchdata \
+	  transformers uvicorn \
 	  docstring-parser filelock jinja2 mpmath pydantic rich safetensors tomli-w hypothesis pytest
 	$(VERL)/pip install --quiet --no-deps -c constraints-verl.txt verl TransferQueue -e .
 	touch $@
