@@ -14,7 +14,7 @@ from reasoning_gym.algorithmic.word_sorting import TextTransformation  # noqa: E
 from reasoning_gym.factory import DATASETS  # noqa: E402
 from reasoning_gym.utils import SYSTEM_PROMPTS  # noqa: E402
 
-from treepo.config.schema import REASONING_GYM  # noqa: E402
+from treepo.config.libraries import REASONING_GYM  # noqa: E402
 from treepo.data.datasets import Dataset, DatasetTask, load_datasets, split_train_eval  # noqa: E402
 from treepo.data.endless import EndlessDataset  # noqa: E402
 from treepo.data.formats import RecordFormat  # noqa: E402

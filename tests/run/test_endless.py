@@ -51,9 +51,7 @@ def test_tasksets_bring_their_verifier_and_leave_prompts_alone(monkeypatch):
     assert isinstance(config.verifier, TasksetVerifier)
     assert (config.prompt.system, config.prompt.question) == ("Be brief.", "{question}")
     assert resolve(tomllib.loads(to_toml(config))) == config
-    with pytest.raises(
-        SettingError, match=r"^verifier.use: name one that judges both tasks of verifiers .*'gsm8k'"
-    ):
+    with pytest.raises(SettingError, match=r"^verifier.use: name one that judges both tasks of verifiers .*'gsm8k'"):
         resolve({"data": {"train": ["verifiers:reverse-text", "gsm8k"]}})
     with pytest.raises(SettingError, match=r"^verifier.use: judges tasks of verifiers alone"):
         resolve({"data": {"train": "gsm8k"}, "verifier": {"use": "TasksetVerifier"}})

@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 import tomli_w
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.config.schema import ENVIRONMENTS, LIBRARIES, Config, Settings
+from treepo.config.libraries import LIBRARIES
+from treepo.config.schema import ENVIRONMENTS, Config, Settings
 from treepo.config.suggest import suggest
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable

@@ -1,17 +1,16 @@
 """Every setting of a run, declared once: each section is a frozen dataclass, and the same object does the work."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from treepo.config.libraries import LIBRARIES
 from treepo.credit import Estimator, MaxRL, TreePO
 from treepo.data.datasets import Mixture
 from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
-from treepo.data.reasoning_gym import is_gym
-from treepo.data.tasksets import is_taskset
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.envs.settings import BUILT_IN, EnvironmentSettings
 from treepo.errors import SettingError
@@ -310,40 +309,3 @@ ENVIRONMENTS: Mapping[str, Settings] = {
     name: {"environment": {"factory": name, "max_observed_tokens": 64}} for name in BUILT_IN
 }
 """What differs from the defaults for built-in tasks of several turns, by their names."""
-
-REASONING_GYM: Settings = {
-    "verifier": {"use": "ReasoningGymVerifier"},
-    "prompt": {
-        "system": (
-            "Given a problem, your task is to answer the question by thinking step-by-step in a clear and specific "
-            "manner.\nOnce you have thought about the reasoning process, provide the answer in the following format:\n"
-            "<answer>answer here</answer>\nDo not explain your reasoning inside the answer tags, provide only the "
-            "final answer. When an example is provided, you should strictly follow the format of the output/answer in "
-            "that example.\n"
-        ),
-        "question": "{question}",
-    },
-}
-"""What differs from the defaults where all datasets are reasoning-gym's: its scorers, and its prompt, which is
-SYSTEM_PROMPTS["default"] of reasoning_gym/utils.py."""
-
-TASKSETS: Settings = {"verifier": {"use": "TasksetVerifier"}, "prompt": {"question": "{question}"}}
-"""What differs from the defaults where all datasets are tasksets of verifiers, whose prompts are whole."""
-
-
-class Library(NamedTuple):
-    """A library that makes problems and judges answers to them.
-
-    makes: whether a source is one of its. problems: what they are called. defaults: what differs from the defaults
-    where all datasets are its.
-    """
-
-    makes: Callable[[str], bool]
-    problems: str
-    defaults: Settings
-
-
-LIBRARIES = (
-    Library(is_gym, "problems of reasoning_gym", REASONING_GYM),
-    Library(is_taskset, "tasks of verifiers", TASKSETS),
-)

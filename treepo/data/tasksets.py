@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from treepo.data.files import Found
+from treepo.data.fields import Record
 from treepo.data.locations import LibrarySource
 from treepo.errors import RecordError
 from treepo.utils.imports import make_importable
@@ -105,7 +105,7 @@ def read_options(text: str) -> dict[str, Any]:
     return options
 
 
-def read_tasks(source: TasksetSource, label: str) -> Iterator[Found]:
+def read_tasks(source: TasksetSource, label: str) -> Iterator[tuple[str, Record | RecordError]]:
     """Yield each task as a record, with its place: label: task IDX, counted from 0.
 
     The record has `prompt`, a list of messages, `taskset`, the name with its options, and `task`, the data as JSON.
