@@ -119,7 +119,7 @@ class InAContainer(NoReward):
 def test_what_needs_more_than_a_turn_is_refused(monkeypatch, tiny_sums, task, message):
     class Odd(vf.Taskset[task, vf.TasksetConfig]):
         def load(self):
-            return [task(vf.TaskData(prompt="?"))]
+            return [task(vf.TaskData(prompt="?"), self.config.task)]
 
     monkeypatch.setattr(tiny_sums, "Odd", Odd, raising=False)
     monkeypatch.setattr(tiny_sums, "__all__", ["Odd"])
