@@ -6,7 +6,7 @@ VLLM := .venv-vllm/bin
 TRL := .venv-trl/bin
 VERL := .venv-verl/bin
 
-.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-gym test-pretrained lint wheel clean
+.PHONY: demo demo-lm quick test test-vllm test-trl test-verl test-verifiers test-gym test-pretrained lint wheel clean
 
 demo: .venv/installed  ## post-train a small model with trees and show what it learnt
 	$(BIN)/treepo train
@@ -39,6 +39,9 @@ test-gym: .venv/installed-lm  ## run the tests that need reasoning-gym
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/data/test_gym_options.py \
 	  tests/data/test_reasoning_gym.py tests/verify/test_gym_verifier.py tests/run/test_endless.py
 
+test-verifiers: .venv/installed-verifiers  ## run the tests that need verifiers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integrations/verifiers
+
 test-pretrained: .venv/installed-lm  ## run the tests with a real language model, SmolLM2-135M
 	TREEPO_PRETRAINED=pypi:smollm2-135m-instruct $(BIN)/python -m pytest tests/test_pretrained.py
 
@@ -59,6 +62,10 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 
 .venv/installed-lm: .venv/installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[gguf,reasoning-gym]'
+	touch $@
+
+.venv/installed-verifiers: .venv/installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[verifiers]'
 	touch $@
 
 # vLLM's CPU build asks for torchvision, torchaudio and torchcodec, which exist for CUDA only where torch does not, and
@@ -83,13 +90,16 @@ wheel: .venv/installed  ## build the wheel into dist/ and import it from outside
 	touch $@
 
 # verl excludes the transformers of pyproject.toml, so the package goes in without its requirements: the tree, growing and
-# credit need no transformers. cachetools, fastapi and uvicorn are of its extra verl-core, most of which nothing uses here.
+# credit need no transformers. verl and TransferQueue go in without theirs, too, of which nothing here uses wandb,
+# tensorboard and the dashboard of ray[default]; cachetools, fastapi and uvicorn are of verl's extra verl-core.
 .venv-verl/installed: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv .venv-verl
 	$(VERL)/pip install --quiet --upgrade pip
-	$(VERL)/pip install --quiet -c constraints-verl.txt verl TransferQueue cachetools fastapi uvicorn \
+	$(VERL)/pip install --quiet -c constraints-verl.txt accelerate aiohttp cachetools codetiming datasets dill fastapi \
+	  hydra-core msgspec pandas peft pillow prometheus_client psutil pyarrow pyzmq ray tensordict torch torchdata \
+	  transformers uvicorn \
 	  docstring-parser filelock jinja2 mpmath pydantic rich safetensors tomli-w hypothesis pytest
-	$(VERL)/pip install --quiet --no-deps -e .
+	$(VERL)/pip install --quiet --no-deps -c constraints-verl.txt verl TransferQueue -e .
 	touch $@
 
 clean:  ## remove the virtual environments and everything built

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treepo.data.reasoning_gym import as_literals, open_dataset, parse_gym, read_options
+from treepo.data.reasoning_gym import GymSource, as_literals, open_dataset, read_options
 from treepo.data.sources import dataset_names, labels, parse_source
 from treepo.errors import RecordError
 
@@ -113,7 +113,7 @@ def test_a_source_is_parsed_without_the_library(monkeypatch):
     assert (one.format, str(one), one.is_local, one.is_pattern) == ("ab", "reasoning_gym:ab?length=3", False, False)
     assert dataset_names([one]) == ["ab"]
     assert dataset_names([one, other]) == labels([one, other]) == ["reasoning_gym:ab?length=3", "reasoning_gym:ab"]
-    assert parse_gym(str(one)) == one
+    assert GymSource.of(str(one)) == one
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

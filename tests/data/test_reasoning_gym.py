@@ -14,12 +14,12 @@ from reasoning_gym.algorithmic.word_sorting import TextTransformation  # noqa: E
 from reasoning_gym.factory import DATASETS  # noqa: E402
 from reasoning_gym.utils import SYSTEM_PROMPTS  # noqa: E402
 
-from treepo.config.schema import REASONING_GYM  # noqa: E402
+from treepo.config.libraries import REASONING_GYM  # noqa: E402
 from treepo.data.datasets import Dataset, DatasetTask, load_datasets, split_train_eval  # noqa: E402
 from treepo.data.endless import EndlessDataset  # noqa: E402
 from treepo.data.formats import RecordFormat  # noqa: E402
 from treepo.data.problem import text_key  # noqa: E402
-from treepo.data.reasoning_gym import OWN_SETTINGS, parse_gym, read_options  # noqa: E402
+from treepo.data.reasoning_gym import OWN_SETTINGS, GymSource, read_options  # noqa: E402
 from treepo.errors import SettingError  # noqa: E402
 
 SUMS = "chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1"
@@ -27,7 +27,7 @@ SUMS = "chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1"
 
 
 def endless(spec: str, seed: int = 1, max_prompt_len: int = 10_000) -> EndlessDataset:
-    source = parse_gym(f"reasoning_gym:{spec}")
+    source = GymSource.of(f"reasoning_gym:{spec}")
     return EndlessDataset(source.format, source, seed, lambda text: list(str(text).encode()), max_prompt_len, 10**6)
 
 

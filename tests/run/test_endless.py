@@ -1,6 +1,7 @@
-"""Runs on problems of reasoning-gym: their defaults, what they refuse, and resuming."""
+"""Runs on problems of libraries: their defaults, what they refuse, and resuming."""
 
 import signal
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.parts import prepare
 from tests.runs import assert_same_run, die, finish
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import DataSettings
+from treepo.data.datasets import load_datasets
 from treepo.errors import SettingError
 from treepo.learn.updater import Updater
 from treepo.model.policy import load_policy
@@ -19,7 +21,7 @@ from treepo.report.terminal import Terminal
 from treepo.run.length import with_epochs
 from treepo.run.task import build_task
 from treepo.trainer import TreePOTrainer
-from treepo.verify import ExactVerifier, MathVerifier, NoVerifier, ReasoningGymVerifier
+from treepo.verify import ExactVerifier, MathVerifier, NoVerifier, ReasoningGymVerifier, TasksetVerifier
 from treepo.verify.task import VerifiedTask
 
 GYM = "reasoning_gym:chain_sum?max_terms=2"
@@ -41,6 +43,21 @@ def test_datasets_of_the_library_bring_its_scorer_and_prompt():
         resolve({"data": DataSettings(train=(GYM,)), "verifier": ExactVerifier()}).verifier, ExactVerifier
     )
     assert isinstance(resolve({"data": {"train": ["gsm8k"]}}).verifier, MathVerifier)
+
+
+def test_tasksets_bring_their_verifier_and_leave_prompts_alone(monkeypatch):
+    taskset = {"data": {"train": "verifiers:reverse-text?select.limit=9"}}
+    config = resolve(taskset, {"prompt": {"system": "Be brief."}})
+    assert isinstance(config.verifier, TasksetVerifier)
+    assert (config.prompt.system, config.prompt.question) == ("Be brief.", "{question}")
+    assert resolve(tomllib.loads(to_toml(config))) == config
+    with pytest.raises(SettingError, match=r"^verifier.use: name one that judges both tasks of verifiers .*'gsm8k'"):
+        resolve({"data": {"train": ["verifiers:reverse-text", "gsm8k"]}})
+    with pytest.raises(SettingError, match=r"^verifier.use: judges tasks of verifiers alone"):
+        resolve({"data": {"train": "gsm8k"}, "verifier": {"use": "TasksetVerifier"}})
+    monkeypatch.setitem(sys.modules, "verifiers.v1", None)
+    with pytest.raises(SettingError, match=r"^data.train: verifiers: needs .*pip install 'treepo\[verifiers\]'"):
+        load_datasets(config.data.train, config.data, lambda text: [1], 100)
 
 
 def test_a_mixture_with_other_datasets_needs_a_verifier_for_both():

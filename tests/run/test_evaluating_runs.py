@@ -124,6 +124,12 @@ def test_runs_that_disagree_are_refused(run, tmp_path, capsys):  # noqa: F811
             'use = "FunctionVerifier"\nfunction = "os:system"',
             "verifier.function: the run names code",
         ),
+        (
+            'use = "ExactVerifier"',
+            'use = "TasksetVerifier"\ntasksets = ["nobodys"]',
+            "verifier.tasksets: the run names",
+        ),
+        ("\neval = [", '\neval = ["verifiers:nobodys", ', "data.eval: the run names code"),
         ('\nfactory = ""', '\nfactory = "of_nobody:Maze"', "environment.factory: the run names code"),
         ("tools = []", 'tools = ["of_nobody:look_up"]', "environment.tools: the run names code"),
         ("tools = []", 'tools = ["python:code"]', "environment.tools: the run names code"),

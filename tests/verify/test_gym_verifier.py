@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from treepo.data.endless import EndlessDataset
 from treepo.data.problem import Outcome, Problem
-from treepo.data.reasoning_gym import parse_gym
+from treepo.data.reasoning_gym import GymSource
 from treepo.errors import SettingError
 from treepo.verify import MathVerifier, ReasoningGymVerifier, VerifierPool, VerifierPoolSettings
 from treepo.verify.probe import check_datasets
@@ -82,7 +82,7 @@ def pool(gym):
 
 
 def problems(spec: str, count: int) -> list[Problem]:
-    source = parse_gym(f"reasoning_gym:{spec}")
+    source = GymSource.of(f"reasoning_gym:{spec}")
     return EndlessDataset(spec, source, 1, lambda text: [1], 10, 10**6).problems(range(count))
 
 

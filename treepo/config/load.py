@@ -15,9 +15,9 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 import tomli_w
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.config.schema import ENVIRONMENTS, REASONING_GYM, Config, Settings
+from treepo.config.libraries import LIBRARIES
+from treepo.config.schema import ENVIRONMENTS, Config, Settings
 from treepo.config.suggest import suggest
-from treepo.data.reasoning_gym import is_gym
 from treepo.errors import SettingError
 from treepo.utils.imports import make_importable
 from treepo.utils.settings_file import read_toml
@@ -34,9 +34,9 @@ Section = dataclasses.Field[Any]
 
 
 def resolve(*layers: Settings) -> Config:
-    """The settings of a run; see `resolve_as`. Where all datasets are reasoning-gym's, its own defaults hold, and so do
-    those of a built-in task of several turns."""
-    return resolve_as(Config, _of_reasoning_gym(layers), _of_task(layers), *layers)
+    """The settings of a run; see `resolve_as`. Where all datasets are those of a library, its own defaults hold, and
+    so do those of a built-in task of several turns."""
+    return resolve_as(Config, _of_library(layers), _of_task(layers), *layers)
 
 
 def _of_task(layers: Sequence[Settings]) -> Settings:
@@ -47,22 +47,20 @@ def _of_task(layers: Sequence[Settings]) -> Settings:
     return {} if any(_sources(layers)) else ENVIRONMENTS.get(last, {})
 
 
-def _of_reasoning_gym(layers: Sequence[Settings]) -> Settings:
-    """REASONING_GYM without the sections for which something else is given; empty for other datasets.
+def _of_library(layers: Sequence[Settings]) -> Settings:
+    """The defaults of the library whose all datasets are, without the sections for which something else is given.
 
-    Raises SettingError if some datasets are reasoning-gym's and others not, and no verifier is named.
+    Raises SettingError if some datasets are a library's and others not, and no verifier is named.
     """
     sources = _sources(layers)
-    if not any(map(is_gym, sources)):
+    library = next((library for library in LIBRARIES if any(map(library.makes, sources))), None)
+    if library is None:
         return {}
-    sections = {name for layer in layers for name, values in layer.items() if _decides(name, values)}
-    if not all(map(is_gym, sources)):
-        if "verifier" not in sections:
-            other = next(source for source in sources if not is_gym(source))
-            message = f"name one that judges both problems of reasoning_gym and those of {other!r}"
-            raise SettingError("verifier.use", message)
-        return {}
-    return {name: values for name, values in REASONING_GYM.items() if name not in sections}
+    kept = {name: own for name, own in library.defaults.items() if not any(_decides(name, own, x) for x in layers)}
+    others = [source for source in sources if not library.makes(source)]
+    if others and "verifier" in kept:
+        raise SettingError("verifier.use", f"name one that judges both {library.problems} and those of {others[0]!r}")
+    return {} if others else kept
 
 
 def _sources(layers: Sequence[Settings]) -> list[str]:
@@ -77,10 +75,10 @@ def _sources(layers: Sequence[Settings]) -> list[str]:
     return [one for value in listed if isinstance(value, list | tuple) for one in value if isinstance(one, str)]
 
 
-def _decides(section: str, values: object) -> bool:
-    """Whether settings of a section take the place of those of REASONING_GYM."""
-    keys = {"verifier": {"use"}, "prompt": {"system", "question"}}.get(section, set())
-    return not isinstance(values, Mapping) or bool(keys & values.keys())
+def _decides(section: str, defaults: Mapping[str, Any], layer: Settings) -> bool:
+    """Whether settings of a layer take the place of a library's defaults of a section."""
+    values: Any = layer.get(section, {})
+    return not isinstance(values, Mapping) or bool(defaults.keys() & values.keys())
 
 
 def resolve_as(cls: type[T], *layers: Settings) -> T:

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from treepo.config.libraries import LIBRARIES
 from treepo.credit import Estimator, MaxRL, TreePO
 from treepo.data.datasets import Mixture
 from treepo.data.formats import RecordFormat
 from treepo.data.prompts import PromptTemplate
-from treepo.data.reasoning_gym import is_gym
 from treepo.engine.settings import EngineSettings, ServerSettings, VllmSettings
 from treepo.envs.settings import BUILT_IN, EnvironmentSettings
 from treepo.errors import SettingError
@@ -29,7 +29,7 @@ from treepo.learn.losses import PPO, Aggregation, Loss, Penalties, TokenMean
 from treepo.learn.settings import CheckpointSettings, DynamicSampling, OptimSettings, TrainSettings
 from treepo.model.settings import LoraSettings, ModelSettings
 from treepo.tasks.settings import TaskSettings
-from treepo.verify import MathVerifier, NoVerifier, ReasoningGymVerifier, Verifier, VerifierPoolSettings
+from treepo.verify import MathVerifier, NoVerifier, Verifier, VerifierPoolSettings
 from treepo.verify.rewards import Reward, ShapedReward
 
 Count = Annotated[int, Field(ge=1)]
@@ -40,8 +40,8 @@ class DataSettings(RecordFormat):
     """The problems, and the format of datasets that name none (see docs/data.md)."""
 
     train: tuple[str, ...] = ()
-    """Datasets to train on, each a file, a folder, a dataset of the Hugging Face hub, or reasoning_gym:NAME; none for
-    the built-in task."""
+    """Datasets to train on, each a file, a folder, a dataset of the Hugging Face hub, reasoning_gym:NAME, or
+    verifiers:NAME; none for the built-in task."""
 
     weights: tuple[float, ...] = ()
     """How often each of them is sampled from; if not given, every problem comes once in each epoch, or, where one of
@@ -230,11 +230,11 @@ class Config:
             )
         if isinstance(self.credit, TreePO) and not self.credit.with_root and self.tree.depth == 1:
             raise SettingError("credit.with_root", "false needs tree.depth of at least 2: no group but the root's", 1)
-        if isinstance(self.verifier, ReasoningGymVerifier):
-            others = [source for source in (*self.data.train, *self.data.eval) if not is_gym(source)]
-            if others:
-                message = f"judges problems of reasoning_gym alone: name a verifier that judges {others[0]!r}, too"
-                raise SettingError("verifier.use", message, "ReasoningGymVerifier")
+        for library in LIBRARIES:
+            others = [source for source in (*self.data.train, *self.data.eval) if not library.makes(source)]
+            if others and type(self.verifier).__name__ == library.defaults["verifier"]["use"]:
+                message = f"judges {library.problems} alone: name a verifier that judges {others[0]!r}, too"
+                raise SettingError("verifier.use", message, type(self.verifier).__name__)
         _check_environment(self)
         _check_planned(self)
         reward, longest = self.reward, self.tree.max_response_tokens
@@ -350,19 +350,3 @@ ENVIRONMENTS: Mapping[str, Settings] = {
     name: {"environment": {"factory": name, "max_observed_tokens": 64}} for name in BUILT_IN
 }
 """What differs from the defaults for built-in tasks of several turns, by their names."""
-
-REASONING_GYM: Settings = {
-    "verifier": {"use": "ReasoningGymVerifier"},
-    "prompt": {
-        "system": (
-            "Given a problem, your task is to answer the question by thinking step-by-step in a clear and specific "
-            "manner.\nOnce you have thought about the reasoning process, provide the answer in the following format:\n"
-            "<answer>answer here</answer>\nDo not explain your reasoning inside the answer tags, provide only the "
-            "final answer. When an example is provided, you should strictly follow the format of the output/answer in "
-            "that example.\n"
-        ),
-        "question": "{question}",
-    },
-}
-"""What differs from the defaults where all datasets are reasoning-gym's: its scorers, and its prompt, which is
-SYSTEM_PROMPTS["default"] of reasoning_gym/utils.py."""

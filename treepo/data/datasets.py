@@ -19,6 +19,7 @@ from treepo.data.readers import raise_error, read_records
 from treepo.data.reasoning_gym import GymSource, check_repeatable, open_dataset
 from treepo.data.records import detected_format
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
+from treepo.data.tasksets import TasksetSource
 from treepo.errors import RecordError, SettingError
 from treepo.utils.numeric import derive_seed, digest, largest_remainder
 
@@ -176,6 +177,8 @@ def load_datasets(
                 endless = EndlessDataset(name, source, seed, encode, max_prompt_len, max_chars)
                 datasets.append(Dataset(name, endless.first(endless_size)) if endless_size else endless)
                 continue
+            if isinstance(source, TasksetSource):
+                forms = (RecordFormat(answer_field=""),)
             if isinstance(source, Records):
                 forms = (detected_format(source.rows, default_format),)
             problems, dropped = loader.load(source, forms, label, name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from treepo.data.fields import Record
 from treepo.errors import SettingError
@@ -86,6 +86,29 @@ class Source:
         config = f"#{self.config}" if self.config else ""
         split = f"@{self.split}" if self.split else ""
         return f"{self.where}{config}{split}"
+
+
+@dataclass(frozen=True)
+class LibrarySource(Source):
+    """Problems that a library makes: LIBRARY:NAME[?OPTION=VALUE&...]. where: the source as given; format: NAME."""
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The source that a text names, without the library."""
+        return cls(text, text.partition(":")[2].partition("?")[0])
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    @property
+    def is_pattern(self) -> bool:
+        return False
+
+    @property
+    def spec(self) -> str:
+        """The name with its options."""
+        return self.where.partition(":")[2]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from treepo.data.fields import Record
 from treepo.data.files import BATCH_ROWS, Found, one_line, read_file, table_rows, validated
 from treepo.data.locations import SUFFIXES, Records, Source, record_suffix
+from treepo.data.tasksets import TasksetSource, read_tasks
 from treepo.errors import RecordError
 
 PlacedRecord = tuple[str, Record]
@@ -37,8 +38,8 @@ def read_records(
     """Yield a source's records in their order, each with its place: label:LINE, or label: row ROW, counted from 1.
 
     on_bad: called with the error of a record that is damaged while the rest can be read; if it returns, the record is
-    passed over. Nothing that comes with a source is run as code. Raises RecordError, in one line, for what cannot be
-    read.
+    passed over. Nothing that comes with a source is run as code, but for a taskset, which is a package. Raises
+    RecordError, in one line, for what cannot be read.
     """
     for place, found in _read(source, label):
         if isinstance(found, RecordError):
@@ -50,6 +51,8 @@ def read_records(
 def _read(source: Source, label: str) -> Iterator[Found]:
     if isinstance(source, Records):
         return ((f"{label}: row {number}", row) for number, row in enumerate(source.rows, start=1))
+    if isinstance(source, TasksetSource):
+        return read_tasks(source, label)
     path = Path(source.where)
     if source.is_pattern:
         return _read_pattern(source, label)

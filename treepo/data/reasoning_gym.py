@@ -10,7 +10,6 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,7 +17,7 @@ from urllib.parse import unquote
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from treepo.data.locations import Source
+from treepo.data.locations import LibrarySource
 from treepo.errors import RecordError
 from treepo.utils.text import error_line
 
@@ -49,27 +48,8 @@ def is_gym(text: str) -> bool:
     return text.startswith(PREFIX)
 
 
-@dataclass(frozen=True)
-class GymSource(Source):
-    """A dataset of reasoning-gym. where: the source as it was given; format: the dataset's name."""
-
-    @property
-    def is_local(self) -> bool:
-        return False
-
-    @property
-    def is_pattern(self) -> bool:
-        return False
-
-    @property
-    def spec(self) -> str:
-        """The dataset's name with its options."""
-        return self.where.removeprefix(PREFIX)
-
-
-def parse_gym(text: str) -> GymSource:
-    """Parse reasoning_gym:NAME[?OPTION=VALUE&...], without the library."""
-    return GymSource(text, text.removeprefix(PREFIX).partition("?")[0])
+class GymSource(LibrarySource):
+    """A dataset of reasoning-gym."""
 
 
 def make_entry(spec: str, seed: int, index: int) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from treepo.data.formats import RecordFormat
 from treepo.data.locations import SUFFIXES, Source, path_exists, record_suffix
-from treepo.data.reasoning_gym import is_gym, parse_gym
+from treepo.data.reasoning_gym import GymSource, is_gym
+from treepo.data.tasksets import TasksetSource, is_taskset
 from treepo.errors import SettingError
 from treepo.utils import GIVEN
 
@@ -103,8 +104,8 @@ _FORMAT_NAME = re.compile(r"[A-Za-z]\w*")
 
 
 def parse_source(text: str, setting: str = "data.train") -> Source:
-    """Parse [FORMAT=]WHERE[#CONFIG][@SPLIT], or reasoning_gym:NAME[?OPTION=VALUE&...]; a preset's name alone means its
-    place on the hub.
+    """Parse [FORMAT=]WHERE[#CONFIG][@SPLIT], or reasoning_gym:NAME[?OPTION=VALUE&...], or verifiers:NAME[?...]; a
+    preset's name alone means its place on the hub.
 
     A path that exists is used as it is, whatever characters it holds. setting: the one that gave the source, for
     errors. Raises SettingError for an unknown format, a file or folder that does not exist, or a split of a file.
@@ -112,7 +113,9 @@ def parse_source(text: str, setting: str = "data.train") -> Source:
     if Source(text).is_found:
         return Source(text)
     if is_gym(text):
-        return parse_gym(text)
+        return GymSource.of(text)
+    if is_taskset(text):
+        return TasksetSource.of(text)
     if text.startswith(GIVEN):
         message = "rows that a program handed over: go on in that program, with TreePOTrainer.train(resume=True)"
         raise SettingError(setting, message, text)

@@ -1,1 +1,1 @@
-"""Trees inside the trainers of other libraries; each of its packages needs the library that it is named after."""
+"""Trees inside the trainers and formats of other libraries; each module needs the library that it is named after."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from treepo.config.schema import Settings
+from treepo.data.tasksets import is_taskset
 from treepo.errors import SettingError
 from treepo.run.run_point import RunPoint
 from treepo.utils import GIVEN
@@ -65,19 +66,30 @@ def _kept(point: RunPoint) -> dict[str, dict[str, Any]]:
     return found
 
 
+def listed(value: Any) -> Sequence[Any]:
+    """The values of a setting that may be one or several."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def _check_code(settings: Settings, given: Settings) -> None:
     """Raise SettingError for code that a run's settings name, unless others take their place: a run's folder may come
     from anybody."""
     named = {(section, "use"): values["use"] for section, values in settings.items() if ":" in str(values.get("use"))}
-    if function := settings.get("verifier", {}).get("function"):
-        named["verifier", "function"] = function
+    for key in ("function", "tasksets"):
+        if value := settings.get("verifier", {}).get(key):
+            named["verifier", key] = value
     for key in ("factory", "tools", "tool_factory"):
         value = settings.get("environment", {}).get(key, "")
-        names = [str(name) for name in (value if isinstance(value, list | tuple) else [value])]
+        names = [str(name) for name in listed(value)]
         # The factory of a program has a name that is never imported.
         harmless = (GIVEN, "treepo.") if key == "factory" else "treepo."
         if any(":" in name and not name.startswith(harmless) for name in names):
             named["environment", key] = value
+    data = {**settings.get("data", {}), **given.get("data", {})}
+    # Training data is not read beside evaluation data.
+    key = "eval" if data.get("eval") else "train"
+    if any(is_taskset(str(one)) for one in listed(data.get(key, ()))):
+        named["data", key] = data[key]
     if settings.get("model", {}).get("trust_remote_code"):
         named["model", "trust_remote_code"] = True
     for (section, key), value in named.items():

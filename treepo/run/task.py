@@ -15,11 +15,11 @@ from treepo.model.tokenizer_only import TokenizerOnly
 from treepo.run.datasets import load_split
 from treepo.run.reasoning import for_prompts
 from treepo.tasks.registry import built_in_task, make_task
+from treepo.verify import NoVerifier, VerifierPool
 from treepo.verify.base import answer_format
-from treepo.verify.pool import VerifierPool
 from treepo.verify.probe import NUM_CHECKED, check_datasets
 from treepo.verify.task import VerifiedTask
-from treepo.verify.verifiers import NoVerifier
+from treepo.verify.tasksets import with_tasksets
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def build_task(
         logger.warning("no problem is held out: nothing will be evaluated")
     prompts = (problem.prompt_ids for dataset in (*shown, *evaluation) for problem in dataset.problems)
     verifier = for_prompts(config.verifier, prompts, partial(decoded, policy.tokenizer))
+    verifier = with_tasksets(verifier, (*config.data.train, *config.data.eval))
     pool = VerifierPool(verifier, config.verifier_pool)
     task = VerifiedTask(train, evaluation, config.data.weights, config.train.seed, pool=pool)
     if isinstance(config.verifier, NoVerifier):

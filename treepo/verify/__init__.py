@@ -9,6 +9,7 @@ from treepo.verify.numeric import NumericVerifier
 from treepo.verify.pool import VerifierPool, VerifierPoolSettings
 from treepo.verify.reasoning_gym import ReasoningGymVerifier
 from treepo.verify.reward_model import RewardModel
+from treepo.verify.tasksets import TasksetVerifier
 from treepo.verify.verifiers import ChoiceVerifier, ExactVerifier, FunctionVerifier, NoVerifier
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Outcome",
     "ReasoningGymVerifier",
     "RewardModel",
+    "TasksetVerifier",
     "Verdict",
     "Verifier",
     "VerifierPool",

@@ -10,11 +10,15 @@ from treepo.errors import SettingError
 from treepo.verify.pool import VerifierPool
 from treepo.verify.reasoning_gym import ReasoningGymVerifier
 from treepo.verify.task import check_verifier
+from treepo.verify.tasksets import TasksetVerifier
 
 logger = logging.getLogger(__name__)
 
 NUM_CHECKED = 16
 """Known answers of a dataset that the verifier has to recognise, spread evenly over it."""
+
+NUM_SCORED = 4
+"""Tasks of verifiers that are scored to see that they can be: some ask a judge over the network."""
 
 MAX_SHOWN_LEN = 80
 
@@ -35,11 +39,15 @@ def check_datasets(pool: VerifierPool, train: Sequence[Dataset], evaluation: Seq
     """Judge some known answers of each dataset, and log what is odd about them.
 
     Raises SettingError if there are none, or if the verifier does not recognise them. Problems of reasoning-gym that
-    have many answers may come without one, and theirs look as its scorers want them.
+    have many answers may come without one, and theirs look as its scorers want them. Of tasks of verifiers, a few are
+    scored.
     """
     is_gym = isinstance(pool.verifier, ReasoningGymVerifier)
     for use, datasets in (("training", train), ("evaluation", evaluation)):
         for dataset in datasets:
+            if isinstance(pool.verifier, TasksetVerifier):
+                check_scoring(pool, dataset)
+                continue
             known = [problem for problem in dataset.problems if problem.ground_truth]
             if len(known) < len(dataset.problems) and not is_gym:
                 message = (
@@ -52,6 +60,18 @@ def check_datasets(pool: VerifierPool, train: Sequence[Dataset], evaluation: Seq
             check_verifier(pool, [problem.ground_truth for problem in sample], dataset.name, columns)
             if not is_gym:
                 probe_dataset(pool, dataset, use)
+
+
+def check_scoring(pool: VerifierPool, dataset: Dataset) -> None:
+    """Score the reply "0" to some tasks of verifiers, whose answers nobody knows.
+
+    Raises SettingError if none of them can be scored.
+    """
+    sample = sampled(dataset.problems)[:NUM_SCORED]
+    verdicts = pool.verify([("0", "")] * len(sample), [problem.columns for problem in sample])
+    if sample and not any(verdict.outcome is Outcome.GRADED for verdict in verdicts):
+        cause = pool.crashes[0] if pool.crashes else f"{verdicts[0].outcome} (verifier_pool)"
+        raise SettingError("verifier", f"no task of {dataset.name!r} can be scored: {cause}")
 
 
 def probe_dataset(pool: VerifierPool, dataset: Dataset, use: str) -> None:

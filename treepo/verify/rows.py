@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 from treepo.data.columns import as_columns
 from treepo.data.fields import Record, field_value, has_field, text_of
 from treepo.data.formats import RecordFormat
+from treepo.data.locations import LibrarySource
 from treepo.data.problem import Verdict
 from treepo.data.readers import raise_error, read_records
-from treepo.data.reasoning_gym import GymSource
 from treepo.data.sources import PRESETS, labels, parse_source
 from treepo.errors import RecordError, SettingError
 from treepo.verify.pool import VerifierPool
@@ -75,8 +75,8 @@ def read_rows(
     Raises RecordError for what cannot be read, SettingError for a source that does not exist.
     """
     parsed = parse_source(source, "verify")
-    if isinstance(parsed, GymSource):
-        raise SettingError("verify", "problems of reasoning_gym hold no responses; name a file with rows", source)
+    if isinstance(parsed, LibrarySource):
+        raise SettingError("verify", "problems of a library hold no responses; name a file with rows", source)
     preset = PRESETS.get(parsed.format)
     forms = (preset.form, *preset.other_forms) if preset else (form.record_format(),)
     for place, record in read_records(parsed, labels([parsed])[0], on_bad):
