@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton h
 
 SCRIPT = """
 import numpy as np, torch
+from treepo.engine.torch import query_tiles
 from treepo.engine.torch.attention import BlockTable, GatherKernel
 from treepo.engine.torch.kv_cache import BLOCK, KVCache
 from treepo.engine.torch.triton import TritonKernel
@@ -22,19 +23,36 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter multiplies bfloat16 as if it were whole numbers.
 half = torch.bfloat16 if device == "cuda" else torch.float16
 rng = np.random.default_rng(0)
-for groups, heads_per_group, size, window, dtype in [
-    (1, 1, 16, None, torch.float32), (2, 2, 32, None, torch.float32), (2, 3, 24, 5, torch.float32),
-    (1, 7, 80, 70, torch.float32), (2, 2, 32, None, half),
+
+
+def forward(count, num_slots):
+    # Rows of slots in a cache of 60 blocks, and queries: paths that share 64 slots or 96, one that shares none, and
+    # two prompts with their tokens side by side.
+    order = rng.permutation(60 * BLOCK).astype(np.int32)
+    slots = np.stack([rng.permutation(60 * BLOCK) for _ in range(count + 3)]).astype(np.int32)[:, :num_slots]
+    slots[:count, :64] = order[:64]
+    slots[: count // 2, 64:96] = order[64:96]
+    own = rng.integers(97, num_slots, size=count + 1)
+    lens = [*own, *range(1, 50), *range(90, 100)]
+    rows = [*range(count + 1), *[count + 1] * 49, *[count + 2] * 10]
+    return order, slots, np.array(rows), np.array(lens)
+
+
+query_tiles.MIN_GAIN = 0
+loads = []
+if device == "cpu":
+    from triton.runtime.interpreter import interpreter_builder
+    load = interpreter_builder.create_masked_load
+    interpreter_builder.create_masked_load = lambda *args: loads.append(args[:2]) or load(*args)
+
+for groups, heads_per_group, size, window, dtype, count in [
+    (1, 1, 16, None, torch.float32, 0), (2, 2, 32, None, torch.float32, 9), (2, 3, 24, 5, torch.float32, 7),
+    (1, 7, 80, 70, torch.float32, 19), (1, 10, 32, None, half, 18),
 ]:
-    lens = rng.integers(1, 150, size=3)
-    slots = np.zeros((3, 150), np.int32)
-    order = rng.permutation(60 * BLOCK)[: lens.sum()]
-    for row, (begin, n) in enumerate(zip(np.cumsum(lens) - lens, lens)):
-        slots[row, :n] = order[begin : begin + n]
-    key, value = (torch.randn(int(lens.sum()), groups, size, device=device).to(dtype) for _ in range(2))
-    query = torch.randn(7, groups * heads_per_group, size, device=device).to(dtype)
-    rows = rng.integers(3, size=7)
-    seen = np.array([rng.integers(1, lens[r] + 1) for r in rows])
+    order, slots, rows, seen = forward(count, 150)
+    key, value = (torch.randn(len(order), groups, size, device=device).to(dtype) for _ in range(2))
+    query = torch.randn(len(rows), groups * heads_per_group, size, device=device).to(dtype)
+    tiles, in_tiles = query_tiles.query_tiles(slots, rows, seen)
     outputs = []
     split = TritonKernel()
     # As if there were 100 processors: few queries share them.
@@ -44,14 +62,22 @@ for groups, heads_per_group, size, window, dtype in [
         pool = KVCache(60, dtype)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
-        kernel.store(key, value, keys, values, order.astype(np.int32))
+        kernel.store(key, value, keys, values, order)
         table = BlockTable(starts=slots, counts=slots, slots=slots, rows=rows, lens=seen)
+        loads.clear()
         outputs.append((kernel.attend(query, keys, values, table, 0.2, window), keys.clone(), values.clone()))
+        if loads and not window:
+            end = keys.data_ptr() + keys.nbytes
+            inside = (((at.data >= keys.data_ptr()) & (at.data < end) & mask.data).sum() for at, mask in loads)
+            pieces = -(-heads_per_group // 8)
+            expected = pieces * tiles[:, 3].sum() + (seen - in_tiles).sum()
+            assert sum(inside) == expected * groups * size
+            print("read", expected, "of", seen.sum())
     tolerance = 2e-2 if dtype == half else 1e-5
     for output in outputs[:2]:
         torch.testing.assert_close(output[0], outputs[2][0], rtol=tolerance, atol=tolerance)
         assert torch.equal(output[1], outputs[2][1]) and torch.equal(output[2], outputs[2][2])
-    print("equal", groups, heads_per_group, size, window, dtype)
+    print("equal", groups, heads_per_group, size, window, dtype, len(tiles))
 
 from treepo.engine.base import SamplingParams
 from treepo.engine.sampling import BatchSamplingParams, draw, split_drawn
