@@ -37,7 +37,7 @@ class HeldKernel(TritonKernel):
         assert self.device_table.host is not None
         for row, n in zip(rows.tolist(), lens.tolist(), strict=True):
             assert np.array_equal(slots[row, :n], self.device_table.host[row, :n])
-        here = SlotTable(slots, rows, lens, int(lens.max()))
+        here = SlotTable(slots, rows, lens, held(table.tiles), held(table.in_tiles), int(lens.max()))
         return DeviceTensor(GatherKernel().attend_at(held(query), held(keys), held(values), here, scale, window))
 
 
