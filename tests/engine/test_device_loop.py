@@ -66,7 +66,7 @@ def results_of(engine: TorchEngine, wanted: list[SampleRequest]) -> list[SampleR
 
 
 @pytest.mark.parametrize(
-    ("kind", "check_every", "max_num_seqs", "max_cache_tokens", "sampling"),
+    ("kind", "num_scheduler_steps", "max_num_seqs", "max_cache_tokens", "sampling"),
     [
         ("qwen2", 2, 14, 4000, SamplingParams()),
         ("mistral", 8, 5, 4000, SamplingParams(temperature=0.7, top_k=6, top_p=0.9)),
@@ -76,7 +76,7 @@ def results_of(engine: TorchEngine, wanted: list[SampleRequest]) -> list[SampleR
 )
 def test_the_same_tokens_and_log_probabilities_bit_for_bit(
     kind: str,
-    check_every: int,
+    num_scheduler_steps: int,
     max_num_seqs: int,
     max_cache_tokens: int,
     sampling: SamplingParams,
@@ -91,7 +91,9 @@ def test_the_same_tokens_and_log_probabilities_bit_for_bit(
     model, wanted = make_tiny_model(kind), requests(sampling)
     found, num_loops = [], []
     for is_ahead in (False, True):
-        engine = TorchEngine(model, [5], max_num_seqs, max_cache_tokens=max_cache_tokens, check_every=check_every)
+        engine = TorchEngine(
+            model, [5], max_num_seqs, max_cache_tokens=max_cache_tokens, num_scheduler_steps=num_scheduler_steps
+        )
         if is_ahead:
             assert isinstance(engine.forward, FusedForward)
             engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
@@ -113,7 +115,7 @@ def test_the_same_tokens_and_log_probabilities_bit_for_bit(
 def test_logits_that_are_not_finite_are_an_error_where_a_row_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows the end of a row is dropped, whatever it is."""
     monkeypatch.setattr(engine_module, "make_kernel", lambda device: OneByOne())
-    engine = TorchEngine(make_tiny_model(), [], 4, max_cache_tokens=2000, check_every=8)
+    engine = TorchEngine(make_tiny_model(), [], 4, max_cache_tokens=2000, num_scheduler_steps=8)
     assert isinstance(engine.forward, FusedForward)
     loop = engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
     run, broken_at = loop.run, 3

@@ -104,8 +104,8 @@ for vocab_size, dtype, rounding in ((29, torch.float32, 1), (2100, half, 2)):
 def test_attention_storage_and_sampling_equal_those_in_torch() -> None:
     """Heads and sizes that are no powers of two, windows, scattered slots, both types; with tiles of queries and
     without. Each key that paths share, or tokens of a prompt, is read once per tile: so many bytes are loaded, and no
-    more. Tokens are sampled without a sort as with one, also where many are equally likely. Triton reads whether it is to interpret when it is imported,
-    so this runs in a process of its own."""
+    more. Tokens are sampled without a sort as with one, also where many are equally likely. Triton reads whether it is
+    to interpret when it is imported, so this runs in a process of its own."""
     import torch
 
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})

@@ -27,8 +27,8 @@ class LoopInputs:
     each_step: for each step numbers float64, positions int64, lens and slots int32 [N]: with which numbers the rows
     sample, the places of the tokens that are computed, how many each of them sees, and where its keys and values go.
     all_steps: ids int64, the tokens of the first step, and rows of the block table int32 [N]; tiles int32 [T, 4] and
-    slots in them int32 [N], see `query_tiles`; then BatchSamplingParams.arrays. table: the host's slots int32 [R, C]; changed int64 [K]: see DeviceTable. max_len: the
-    largest of lens.
+    slots in them int32 [N], see `query_tiles`; then BatchSamplingParams.arrays. table: the host's slots int32 [R, C];
+    changed int64 [K]: see DeviceTable. max_len: the largest of lens.
     """
 
     each_step: list[list[np.ndarray]]
@@ -81,7 +81,8 @@ class DeviceLoop:
 
 
 class DeviceStep:
-    """A step of N rows and T tiles, over buffers that stay where they are; with CUDA it is captured when it is made again.
+    """A step of N rows and T tiles, over buffers that stay where they are; with CUDA it is captured when it is made
+    again.
 
     See LoopInputs; each step replaces ids. drawn: what a step drew. pool: the memory that all graphs share, as only one
     runs at a time.

@@ -37,7 +37,7 @@ MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
 MAX_HEADS = 8
-"""Most query heads for which a program reads the slots of a tile of queries; others of their key head have their own."""
+"""Most query heads for which a program reads the slots of a tile; the others of their key head have their own."""
 
 QUERY_BYTES = 1 << 15
 """Bytes of the queries of a tile, which share memory with keys and values."""
@@ -182,8 +182,8 @@ def _attend(
     IS_PART: tl.constexpr,
 ):  # fmt: skip
     """Attention of the queries of a tile over its slots, or of one query over those that no tile has read for it."""
-    PIECES: tl.constexpr = (R + HEADS - 1) // HEADS
-    group, piece = tl.program_id(1) // PIECES, tl.program_id(1) % PIECES
+    pieces: tl.constexpr = (R + HEADS - 1) // HEADS
+    group, piece = tl.program_id(1) // pieces, tl.program_id(1) % pieces
     count, begin = 1, 0
     if QUERIES > 1:
         tile = tiles + tl.program_id(0) * 4
@@ -204,9 +204,8 @@ def _attend(
     at = ((token + r // HEADS).to(tl.int64) * num_groups + group) * R + head
     inside = is_row & (d[None, :] < D)
     q = tl.load(query + at * D + d[None, :], mask=inside, other=0.0)
-    # Rows may see none of the slots: a number that is finite leaves none without one.
-    top = tl.full([ROWS, 1], -1.0e30, tl.float32)
-    total = tl.zeros([ROWS, 1], tl.float32)
+    # Rows may see none of the slots: -inf less -inf is no number.
+    top, total = tl.full([ROWS, 1], -1.0e30, tl.float32), tl.zeros([ROWS, 1], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
     low, high = begin // SLOTS * SLOTS, end
     if SPLITS > 1:
@@ -226,8 +225,7 @@ def _attend(
         seen = is_read[None, :] & (place[None, :] < num_seen) & (place[None, :] >= first_seen)
         s = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1, keep_dims=True))
-        weights = tl.exp(s - higher)
-        fade = tl.exp(top - higher)
+        weights, fade = tl.exp(s - higher), tl.exp(top - higher)
         v = tl.load(values + stored, mask=wanted, other=0.0)
         mixed = mixed * fade + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * fade + tl.sum(weights, 1, keep_dims=True)
