@@ -35,10 +35,11 @@ def joined(name: str) -> tuple[str, list[object], float]:
     if is_gpu:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
-    options = {"device_id": device} if is_gpu else {}
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, **options)
+    device_id = device if is_gpu else None
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=device_id)
     try:
-        objects, total = [None], torch.full((1,), 10.0, device=device)
+        objects: list[object] = [None]
+        total = torch.full((1,), 10.0, device=device)
         dist.all_gather_object(objects, "here", group=dist.new_group(backend="gloo"))
         dist.all_reduce(total)
         model = Checks(device, LONGEST_S).model(torch.float32, **TINY_SHAPE)

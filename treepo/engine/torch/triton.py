@@ -155,7 +155,7 @@ def tile_sizes(heads_per_group: int, head_size: int, itemsize: int, num_queries:
     }
 
 
-def tile_options(sizes: dict[str, int]) -> dict[str, object]:
+def tile_options(sizes: dict[str, int]) -> dict[str, int]:
     """Return the compiler's options for a tile of several queries."""
     return OPTIONS | {"num_warps": 8 if sizes["ROWS"] > 64 else 4, "num_stages": 2}
 
