@@ -55,9 +55,9 @@ def test_no_way_to_cut_paths_saves_more(common: list[int]) -> None:
         gains = [(b - a - 1) * min(common[a : b - 1], default=0) - MERGE_COST * (b - a) for a, b in pairwise(places)]
         return sum(max(gain, 0) for gain in gains)
 
-    tiles, gain = module._of_paths(common)
+    tiles, gain = module._of_paths(np.array(common, np.int64))
     assert gain == max(map(saved, range(1 << len(common))))
-    assert gain == sum((count - 1) * shared - MERGE_COST * count for _, count, shared in tiles)
+    assert gain == sum((count - 1) * shared - MERGE_COST * count for _, count, shared in tiles.tolist())
 
 
 @pytest.mark.parametrize("num_paths", [16, 64])

@@ -99,7 +99,9 @@ class TritonKernel(GatherKernel):
         tiled = tile_sizes(num_heads // num_groups, size, keys.element_size(), MAX_QUERIES)
         num_programs = num_groups * triton.cdiv(num_heads // num_groups, tiled["HEADS"])
         own_splits = num_splits(n * num_groups, num_processors)
-        tile_splits = num_splits(num_tiles * num_programs, num_processors) if num_tiles else 0
+        # Each split is memory for all queries: few tiles among many are split as if all queries were in tiles.
+        num_programs_at_least = max(num_tiles, n // MAX_QUERIES) * num_programs
+        tile_splits = num_splits(num_programs_at_least, num_processors) if num_tiles else 0
         num_parts = own_splits + tile_splits
         output = torch.empty_like(query)
         parts, logsums = output[None], output[None]
