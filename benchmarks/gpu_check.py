@@ -2,6 +2,7 @@
 
     python benchmarks/gpu_check.py                        # all sections; results/gpu-check.json
     python benchmarks/gpu_check.py --only kernel decode   # some of them
+    python benchmarks/gpu_check.py --only engines         # beside vLLM, for which no time is left after the others
     python benchmarks/gpu_check.py --tiny                 # tiny sizes on the CPU: does this script run?
 
 A line per check: PASS or FAIL, figure, what is asked for. A section that fails costs the others nothing; one for which
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from gpu_checks import attention, decoding, runs, updating
+from gpu_checks import attention, decoding, engines, processes, runs, updating
 from gpu_checks.checks import Checks
 
 RESULTS = Path(__file__).parent / "results" / "gpu-check.json"
@@ -29,9 +30,11 @@ SECTIONS: dict[str, tuple[float, Callable[[Checks], None]]] = {
     "decode": (100, decoding.decode),
     "update": (90, updating.update),
     "memory": (25, decoding.memory),
+    "nccl": (20, processes.nccl),
     "lora": (30, runs.lora),
     "resume": (45, runs.resume),
     "learns": (60, runs.learns),
+    "engines": (240, engines.engines),
 }
 """By name: about how many seconds a section takes on one H200, by estimate, and what it does."""
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.processes import run_in
 from treepo.credit.base import whiten
-from treepo.distributed import SINGLE_PROCESS, DistContext, merge_shards
+from treepo.distributed import SINGLE_PROCESS, DistContext, init_distributed, merge_shards, set_current_device
 from treepo.errors import Interrupted, LostError, PeerError
 
 Batch = tuple[list[np.ndarray], list[np.ndarray]]
@@ -30,6 +31,27 @@ def test_rounds_are_dealt_out_as_if_they_were_one(items, count, first):
     for rank in range(count):
         process = DistContext(rank, count)
         assert process.shard(items[:first]) + process.shard(items[first:], len(items[:first])) == process.shard(items)
+
+
+def test_a_process_takes_its_gpu_before_it_meets_the_others(monkeypatch):
+    """NCCL would otherwise connect all processes of a machine through its first GPU."""
+    calls = []
+
+    def meet(backend: str, **options: object) -> None:
+        calls.append((backend, options["device_id"]))
+        raise LostError("nobody else is here")
+
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    with pytest.raises(LostError), init_distributed("cuda"):
+        pass
+    assert calls == [1, ("cpu:gloo,cuda:nccl", torch.device("cuda:1"))]
+    set_current_device(torch.device("cuda:1"))
+    set_current_device(torch.device("cpu"))
+    assert calls[2:] == [torch.device("cuda:1")]
 
 
 def test_one_alone_asks_nobody():

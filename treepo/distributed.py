@@ -162,6 +162,12 @@ def count_processes(device: str, shard_size: int = 0) -> int:
     return count
 
 
+def set_current_device(device: torch.device) -> None:
+    """Let the kernels of this process run on a GPU: Triton's run on the current one, wherever their tensors are."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 @contextmanager
 def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0) -> Iterator[Job]:
     """Join the other processes, if torchrun started more than one (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
@@ -184,7 +190,8 @@ def init_distributed(device: str, shard_size: int = 0, timeout_s: float = 7200.0
             )
         torch.cuda.set_device(local)
     timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group(backend, timeout=timeout)
+    # With a device NCCL connects now, where its errors are seen, and from the right GPU.
+    dist.init_process_group(backend, timeout=timeout, device_id=torch.device(device) if kind == "cuda" else None)
     rank = dist.get_rank()
     training, background = (_new_context(rank, count, timeout) for _ in range(2))
     shape, names = ((count,), ("shard",)) if size == count else ((count // size, size), ("replicate", "shard"))

@@ -47,16 +47,18 @@ def decode(checks: Checks) -> None:
     for name, dtype, autocast in (("bfloat16", torch.bfloat16, None), ("autocast", torch.float32, torch.bfloat16)):
         model = checks.model(dtype)
         for num_paths in (8,) if checks.is_tiny else (64, 1024):
-            for check_every in (1, 16):
-                decode_one(checks, f"decode/{name}/{num_paths}/every{check_every}", model, autocast, num_paths)
+            for num_scheduler_steps in (1, 16):
+                decode_one(checks, f"decode/{name}/{num_paths}/every{num_scheduler_steps}", model, autocast, num_paths)
 
 
 def decode_one(checks: Checks, name: str, model: PreTrainedModel, autocast: torch.dtype | None, num_paths: int) -> None:
     """One way to decode; the name ends with how many steps are made between looks."""
-    check_every = int(name.rpartition("every")[2])
+    num_scheduler_steps = int(name.rpartition("every")[2])
     prompt_len, length = (16, 100) if checks.is_tiny else (512, 400)
     num_tokens = num_paths * (prompt_len + length + 4 * BLOCK)
-    engine = TorchEngine(model, [], num_paths, max_cache_tokens=num_tokens, autocast=autocast, check_every=check_every)
+    engine = TorchEngine(
+        model, [], num_paths, max_cache_tokens=num_tokens, autocast=autocast, num_scheduler_steps=num_scheduler_steps
+    )
     for i in range(num_paths):
         prompt = np.random.default_rng(i // 16).integers(1, 2000, prompt_len).astype(np.int32)
         engine.submit(SampleRequest(i, prompt, length, i, group=i // 16))

@@ -11,6 +11,7 @@ from tests.engine.engines import request
 from tests.models import make_tiny_model
 from treepo.engine.base import SampleRequest, SampleResult, SamplingParams
 from treepo.engine.torch import engine as engine_module
+from treepo.engine.torch import query_tiles
 from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
 from treepo.engine.torch.device_loop import DeviceLoop
 from treepo.engine.torch.engine import TorchEngine
@@ -19,20 +20,30 @@ from treepo.model.forward import FusedForward
 
 
 class OneByOne(GatherKernel):
-    """Gathers for one query at a time: how others are padded changes no bit."""
+    """Gathers for one query at a time: how others are padded changes no bit. Looks whether queries that read slots
+    together have these slots in common."""
+
+    num_tiles = 0
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
-        tensors = (torch.from_numpy(array) for array in (table.slots, table.rows, table.lens))
-        return self.attend_at(query, keys, values, SlotTable(*tensors, 0), scale, window)
+        arrays = table.slots, table.rows, table.lens, *query_tiles.query_tiles(table.slots, table.rows, table.lens)
+        seen = SlotTable(*(torch.from_numpy(array) for array in arrays), max_len=0)
+        return self.attend_at(query, keys, values, seen, scale, window)
 
     def attend_at(
         self, query: Tensor, keys: Tensor, values: Tensor, table: SlotTable, scale: float, window: int | None
     ) -> Tensor:
+        for first, count, row, num_slots in table.tiles.tolist():
+            self.num_tiles += count > 0
+            for i in range(first, first + count):
+                seen = min(num_slots, int(table.lens[i]))
+                assert torch.equal(table.slots[table.rows[i], :seen], table.slots[row, :seen])
         outputs = []
         for i in range(len(query)):
-            one = SlotTable(table.slots, table.rows[i : i + 1], table.lens[i : i + 1], int(table.lens[i]))
+            rows, lens = table.rows[i : i + 1], table.lens[i : i + 1]
+            one = replace(table, rows=rows, lens=lens, max_len=int(lens))
             outputs.append(super().attend_at(query[i : i + 1], keys, values, one, scale, window))
         return torch.cat(outputs)
 
@@ -55,7 +66,7 @@ def results_of(engine: TorchEngine, wanted: list[SampleRequest]) -> list[SampleR
 
 
 @pytest.mark.parametrize(
-    ("kind", "check_every", "max_num_seqs", "max_cache_tokens", "sampling"),
+    ("kind", "num_scheduler_steps", "max_num_seqs", "max_cache_tokens", "sampling"),
     [
         ("qwen2", 2, 14, 4000, SamplingParams()),
         ("mistral", 8, 5, 4000, SamplingParams(temperature=0.7, top_k=6, top_p=0.9)),
@@ -65,25 +76,31 @@ def results_of(engine: TorchEngine, wanted: list[SampleRequest]) -> list[SampleR
 )
 def test_the_same_tokens_and_log_probabilities_bit_for_bit(
     kind: str,
-    check_every: int,
+    num_scheduler_steps: int,
     max_num_seqs: int,
     max_cache_tokens: int,
     sampling: SamplingParams,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Rows that end early, or by EOS in between; requests that wait, too few blocks, windows, every way to sample.
-    Nothing stays allocated. A second round finds the prefixes that the first one left."""
+    Nothing stays allocated. A second round finds the prefixes that the first one left. Tiles are used as if they cost
+    nothing."""
+    for name, value in (("GRAIN", 1), ("MERGE_COST", 0), ("MIN_GAIN", 1)):
+        monkeypatch.setattr(query_tiles, name, value)
     monkeypatch.setattr(engine_module, "make_kernel", lambda device: OneByOne())
     model, wanted = make_tiny_model(kind), requests(sampling)
     found, num_loops = [], []
     for is_ahead in (False, True):
-        engine = TorchEngine(model, [5], max_num_seqs, max_cache_tokens=max_cache_tokens, check_every=check_every)
+        engine = TorchEngine(
+            model, [5], max_num_seqs, max_cache_tokens=max_cache_tokens, num_scheduler_steps=num_scheduler_steps
+        )
         if is_ahead:
             assert isinstance(engine.forward, FusedForward)
             engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
             run = engine.loop.run
             monkeypatch.setattr(engine.loop, "run", lambda *args, run=run: num_loops.append(1) or run(*args))
         found.append(results_of(engine, wanted) + results_of(engine, wanted[3:]))
+        assert isinstance(engine.kernel, OneByOne) and engine.kernel.num_tiles > 50
         assert engine.counters.num_decoded >= sum(len(one.token_ids) for one in found[-1])
         for group in range(4):
             engine.abort_group(group)
@@ -98,7 +115,7 @@ def test_the_same_tokens_and_log_probabilities_bit_for_bit(
 def test_logits_that_are_not_finite_are_an_error_where_a_row_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows the end of a row is dropped, whatever it is."""
     monkeypatch.setattr(engine_module, "make_kernel", lambda device: OneByOne())
-    engine = TorchEngine(make_tiny_model(), [], 4, max_cache_tokens=2000, check_every=8)
+    engine = TorchEngine(make_tiny_model(), [], 4, max_cache_tokens=2000, num_scheduler_steps=8)
     assert isinstance(engine.forward, FusedForward)
     loop = engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
     run, broken_at = loop.run, 3

@@ -37,7 +37,7 @@ class HeldKernel(TritonKernel):
         assert self.device_table.host is not None
         for row, n in zip(rows.tolist(), lens.tolist(), strict=True):
             assert np.array_equal(slots[row, :n], self.device_table.host[row, :n])
-        here = SlotTable(slots, rows, lens, int(lens.max()))
+        here = SlotTable(slots, rows, lens, held(table.tiles), held(table.in_tiles), int(lens.max()))
         return DeviceTensor(GatherKernel().attend_at(held(query), held(keys), held(values), here, scale, window))
 
 
@@ -67,7 +67,7 @@ def test_a_step_waits_once_for_the_device(
     model = make_tiny_model(kind)
     with PretendDevice() as device:
         device.move(model)
-        engine = TorchEngine(model, [], 6, max_cache_tokens=200, autocast=autocast, check_every=1)
+        engine = TorchEngine(model, [], 6, max_cache_tokens=200, autocast=autocast, num_scheduler_steps=1)
         for one in requests(**sampling):
             engine.submit(one)
         results, steps = [], []
@@ -99,7 +99,7 @@ def test_between_looks_the_host_neither_waits_nor_sends(monkeypatch: pytest.Monk
     model = make_tiny_model("qwen3")
     with PretendDevice() as device:
         device.move(model)
-        engine = TorchEngine(model, [], 14, max_cache_tokens=2000, check_every=8)
+        engine = TorchEngine(model, [], 14, max_cache_tokens=2000, num_scheduler_steps=8)
         for one in wanted:
             engine.submit(one)
         engine.step()

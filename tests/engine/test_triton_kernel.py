@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton h
 
 SCRIPT = """
 import numpy as np, torch
+from treepo.engine.torch import query_tiles
 from treepo.engine.torch.attention import BlockTable, GatherKernel
 from treepo.engine.torch.kv_cache import BLOCK, KVCache
 from treepo.engine.torch.triton import TritonKernel
@@ -22,36 +23,59 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter multiplies bfloat16 as if it were whole numbers.
 half = torch.bfloat16 if device == "cuda" else torch.float16
 rng = np.random.default_rng(0)
-for groups, heads_per_group, size, window, dtype in [
-    (1, 1, 16, None, torch.float32), (2, 2, 32, None, torch.float32), (2, 3, 24, 5, torch.float32),
-    (1, 7, 80, 70, torch.float32), (2, 2, 32, None, half),
+
+
+def forward(num_paths, prompt_len, num_slots):
+    # Rows of slots in a cache of 60 blocks, and queries: paths that share 64 slots or 96, one that shares none, and
+    # the tokens of a prompt.
+    order = rng.permutation(60 * BLOCK).astype(np.int32)
+    slots = np.stack([rng.permutation(60 * BLOCK) for _ in range(num_paths + 2)]).astype(np.int32)[:, :num_slots]
+    slots[:num_paths, :64] = order[:64]
+    slots[: num_paths // 2, 64:96] = order[64:96]
+    lens = [*rng.integers(97, num_slots, size=num_paths + 1), *range(40, 40 + prompt_len)]
+    rows = [*range(num_paths + 1), *[num_paths + 1] * prompt_len]
+    return order, slots, np.array(rows), np.array(lens)
+
+
+query_tiles.MIN_GAIN = 1
+loads = []
+if device == "cpu":
+    from triton.runtime.interpreter import interpreter_builder
+    load = interpreter_builder.create_masked_load
+    interpreter_builder.create_masked_load = lambda *args: loads.append(args[:2]) or load(*args)
+
+for groups, heads_per_group, size, window, dtype, num_paths, prompt_len, processors in [
+    (2, 2, 32, None, torch.float32, 0, 3, 1), (1, 3, 24, None, torch.float32, 1, 1, 100),
+    (2, 3, 24, 5, torch.float32, 4, 0, 1), (1, 7, 80, 70, torch.float32, 18, 0, 1),
+    (1, 1, 16, None, torch.float32, 2, 18, 20), (1, 10, 32, None, half, 5, 0, 20),
 ]:
-    lens = rng.integers(1, 150, size=3)
-    slots = np.zeros((3, 150), np.int32)
-    order = rng.permutation(60 * BLOCK)[: lens.sum()]
-    for row, (begin, n) in enumerate(zip(np.cumsum(lens) - lens, lens)):
-        slots[row, :n] = order[begin : begin + n]
-    key, value = (torch.randn(int(lens.sum()), groups, size, device=device).to(dtype) for _ in range(2))
-    query = torch.randn(7, groups * heads_per_group, size, device=device).to(dtype)
-    rows = rng.integers(3, size=7)
-    seen = np.array([rng.integers(1, lens[r] + 1) for r in rows])
+    order, slots, rows, seen = forward(num_paths, prompt_len, 150)
+    key, value = (torch.randn(len(order), groups, size, device=device).to(dtype) for _ in range(2))
+    query = torch.randn(len(rows), groups * heads_per_group, size, device=device).to(dtype)
+    tiles, in_tiles = query_tiles.query_tiles(slots, rows, seen)
     outputs = []
-    split = TritonKernel()
-    # As if there were 100 processors: few queries share them.
-    split.num_processors = lambda device: 100
-    for kernel in (TritonKernel(), split, GatherKernel()):
+    ours = TritonKernel()
+    # As if there were so many: several programs share few queries.
+    ours.num_processors = lambda device: processors
+    for kernel in (ours, GatherKernel()):
         assert kernel.supports(key, value)
         pool = KVCache(60, dtype)
         pool.reserve(60)
         keys, values = pool.layer(0, key, value)
-        kernel.store(key, value, keys, values, order.astype(np.int32))
+        kernel.store(key, value, keys, values, order)
         table = BlockTable(starts=slots, counts=slots, slots=slots, rows=rows, lens=seen)
+        loads.clear()
         outputs.append((kernel.attend(query, keys, values, table, 0.2, window), keys.clone(), values.clone()))
+        if loads and not window:
+            first, end = keys.data_ptr(), keys.data_ptr() + keys.nbytes
+            num_read = sum(((at.data >= first) & (at.data < end) & mask.data).sum() for at, mask in loads)
+            # Of more heads than MAX_HEADS each half reads a tile's slots.
+            expected = -(-heads_per_group // 8) * tiles[:, 3].sum() + (seen - in_tiles).sum()
+            assert num_read == expected * groups * size
     tolerance = 2e-2 if dtype == half else 1e-5
-    for output in outputs[:2]:
-        torch.testing.assert_close(output[0], outputs[2][0], rtol=tolerance, atol=tolerance)
-        assert torch.equal(output[1], outputs[2][1]) and torch.equal(output[2], outputs[2][2])
-    print("equal", groups, heads_per_group, size, window, dtype)
+    torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=tolerance, atol=tolerance)
+    assert torch.equal(outputs[0][1], outputs[1][1]) and torch.equal(outputs[0][2], outputs[1][2])
+    print("equal", groups, heads_per_group, size, window, dtype, len(tiles))
 
 from treepo.engine.base import SamplingParams
 from treepo.engine.sampling import BatchSamplingParams, draw, split_drawn
@@ -78,15 +102,16 @@ for vocab_size, dtype, rounding in ((29, torch.float32, 1), (2100, half, 2)):
 
 
 def test_attention_storage_and_sampling_equal_those_in_torch() -> None:
-    """Heads and sizes that are no powers of two, windows, scattered slots, both types. Tokens are sampled without a
-    sort as with one, also where many are equally likely. Triton reads whether it is to interpret when it is imported,
-    so this runs in a process of its own."""
+    """Heads and sizes that are no powers of two, windows, scattered slots, both types; with tiles of queries and
+    without. Each key that paths share, or tokens of a prompt, is read once per tile: so many bytes are loaded, and no
+    more. Tokens are sampled without a sort as with one, also where many are equally likely. Triton reads whether it is
+    to interpret when it is imported, so this runs in a process of its own."""
     import torch
 
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 5 and done.stdout.count("drawn") == 2
+    assert done.stdout.count("equal") == 6 and done.stdout.count("drawn") == 2
 
 
 SHARED_MEMORY = 99 * 1024
@@ -110,8 +135,15 @@ def compiled(
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "heads_per_group", "size", "splits"),
-    [(80, "bf16", 6, 128, 1), (80, "fp32", 1, 256, 2), (90, "bf16", 8, 96, 8), (90, "bf16", 3, 64, 1)],
+    ("capability", "dtype", "heads_per_group", "size", "splits", "is_tile"),
+    [
+        (80, "bf16", 6, 128, 1, False),
+        (80, "fp32", 1, 256, 2, False),
+        (90, "bf16", 3, 64, 8, False),
+        (80, "bf16", 6, 128, 2, True),
+        (90, "bf16", 8, 96, 1, True),
+        (90, "bf16", 7, 256, 1, True),
+    ],
 )
 def test_keys_and_values_are_copied_16_bytes_at_a_time(
     capability: int,
@@ -119,35 +151,42 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     heads_per_group: int,
     size: int,
     splits: int,
+    is_tile: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Keys used to lie with the slots of a block innermost: each thread read them in 64 loads of two bytes, which
-    waited for memory. Now both are copied asynchronously, the next ones while these are multiplied."""
+    waited for memory. Now both are copied asynchronously, the next ones while these are multiplied; and products of
+    16 bits are those of tensor cores, on Hopper the wide ones where a tile has 64 rows."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from treepo.engine.torch import triton as module
 
-    sizes = module.tile_sizes(heads_per_group, size, 2 if dtype == "bf16" else 4)
+    itemsize = 2 if dtype == "bf16" else 4
+    sizes = module.tile_sizes(heads_per_group, size, itemsize, module.MAX_QUERIES if is_tile else 1)
+    options = module.tile_options(sizes) if is_tile else module.OPTIONS
+    is_part = is_tile or splits > 1
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
-    tensors |= {"output": "*fp32"} if splits > 1 else {}
+    tensors |= {"output": "*fp32"} if is_part else {}
     tensors |= {"logsums": "*fp32"}
-    table = dict.fromkeys(("slots", "rows", "lens"), "*i32")
-    numbers = {"row_len": "i32", "num_groups": "i32", "scale": "fp32", "window": "i32"}
-    kernel = compiled(
-        module._attend, tensors | table | numbers, sizes | {"SPLITS": splits}, capability=capability, **module.OPTIONS
-    )
+    table = dict.fromkeys(("slots", "rows", "lens", "in_tiles", "tiles"), "*i32")
+    numbers = dict.fromkeys(("row_len", "num_queries", "num_groups", "scale", "window"), "i32") | {"scale": "fp32"}
+    constants = sizes | {"SPLITS": splits, "HAS_TILES": is_tile, "IS_PART": is_part}
+    kernel = compiled(module._attend, tensors | table | numbers, constants, capability=capability, **options)
     ptx = kernel.asm["ptx"]
-    # Keys and values, before the loop and in it, by 128 threads with 16 bytes each.
-    tile_bytes = sizes["SLOTS"] * sizes["PADDED"] * (2 if dtype == "bf16" else 4)
+    # Keys and values, before the loop and in it, with 16 bytes for each thread.
+    tile_bytes, num_threads = sizes["SLOTS"] * sizes["PADDED"] * itemsize, 32 * kernel.metadata.num_warps
     copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], 0x(\w+)", ptx)
-    assert copies.count("10") >= 2 * 2 * tile_bytes // (128 * 16)
+    assert copies.count("10") >= 2 * 2 * tile_bytes // (num_threads * 16)
     # The others copy slots.
     assert set(copies) <= {"10", "4"} and copies.count("4") <= 4
     assert not re.search(r"ld\.global[.\w]*\.[bu](8|16)\b", ptx)
     assert kernel.metadata.shared <= SHARED_MEMORY
-    if splits > 1:
-        merged = {"parts": "*fp32", "logsums": "*fp32", "output": f"*{dtype}"}
-        constants = {"SPLITS": splits, "D": size, "PADDED": sizes["PADDED"]}
+    if dtype == "bf16":
+        assert ("wgmma.mma_async" if capability == 90 and sizes["ROWS"] >= 64 else "mma.sync") in ptx
+    if is_part:
+        merged = {"parts": "*fp32", "logsums": "*fp32", "output": f"*{dtype}", "lens": "*i32", "in_tiles": "*i32"}
+        constants = {"TILE_SPLITS": 2 * is_tile, "SPLITS": splits, "PARTS": 4 if is_tile else splits}
+        constants |= {"D": size, "PADDED": sizes["PADDED"]}
         compiled(module._merge, merged, constants, capability=capability, **module.OPTIONS)
 
 

@@ -29,6 +29,10 @@ class EngineSettings:
     """Most tokens whose keys and values are kept; by default as many as half of the free memory holds. Servers have
     their own limit."""
 
+    num_scheduler_steps: Count = 16
+    """Most tokens that each sequence decodes on a GPU before the host looks which have ended; the host waits once for
+    all of them, and sequences that end early decode tokens that are dropped. Of the embedded engine."""
+
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     """Sampling temperature in training."""
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from treepo.distributed import resolve_device
+from treepo.distributed import resolve_device, set_current_device
 from treepo.errors import SettingError, UnsupportedAttentionError
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
@@ -126,6 +126,7 @@ def load_policy(
     predicts; UnsupportedAttentionError if the model is to be packable and is not.
     """
     device = usable_device(device)
+    set_current_device(torch.device(device))
     source = find_source(path, tokenizer=tokenizer, revision=revision)
     if load_in_4bit and source.adapter:
         raise SettingError("lora.load_in_4bit", f"an adapter is not added to 4 bits; use lora.path = {path!r}", True)
@@ -166,6 +167,7 @@ def adopt_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, 
 
     packable: see `load_policy`. Raises SettingError and UnsupportedAttentionError for what that refuses.
     """
+    set_current_device(model.device)
     register_attention()
     try:
         if packable:

@@ -81,6 +81,7 @@ def build_engine(
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_cache_tokens=settings.max_cache_tokens,
         autocast=autocast,
+        num_scheduler_steps=settings.num_scheduler_steps,
     )
 
 
@@ -133,7 +134,7 @@ def _connect_servers(
     size = vocabulary_size(policy.model)
     engine = ServerEngine(
         servers,
-        NcclSync(servers.address) if servers.sync == "nccl" else DiskSync(servers.folder),
+        NcclSync(servers.address, policy.model.device) if servers.sync == "nccl" else DiskSync(servers.folder),
         # vLLM refuses tokens that a tokenizer has beyond the model's.
         Vocabulary(size, [i for i in eos_ids if i < policy.model.config.get_text_config().vocab_size]),
         max_num_seqs=settings.max_num_seqs,

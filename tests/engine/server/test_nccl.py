@@ -1,6 +1,7 @@
 """Weights over NCCL: what the trainer tells its servers, and when. The transfer itself needs GPUs."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -74,11 +75,14 @@ def test_ranks_of_several_servers_of_several_workers(
 
 
 def test_the_group_is_made_once_and_weights_are_sent_every_time(
-    make_stubs: MakeStubs, connect: Connect, transfers: list[Transfer]
+    make_stubs: MakeStubs, connect: Connect, transfers: list[Transfer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this order, caches dropped last; each time the model that is given."""
-    stubs = make_stubs(2)
-    engine = connect(stubs, sync=NcclSync("host:29600"))
+    """In this order, caches dropped last; each time the model that is given. vLLM takes the current GPU of the thread
+    that calls it, which in a new thread is the first one."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: current.append(device) or nullcontext())
+    stubs, gpu = make_stubs(2), torch.device("cuda:1")
+    engine = connect(stubs, sync=NcclSync("host:29600", gpu))
     models = [make_model(seed=i) for i in range(3)]
     engine.update_weights(models[0])
     assert [weight_calls(stub) for stub in stubs] == 2 * [[*OPEN, *SEND, *SETTLE]]
@@ -86,7 +90,7 @@ def test_the_group_is_made_once_and_weights_are_sent_every_time(
         engine.update_weights(model)
         assert [weight_calls(stub) for stub in stubs] == 2 * [[*SEND, *SETTLE]]
     [transfer] = transfers
-    assert transfer.sent == models
+    assert transfer.sent == models and current == [gpu] * (1 + len(models))
     run_all(engine, some_requests(4))
 
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from treepo.engine.server.answers import world_size_of
 from treepo.engine.server.client import Server
@@ -15,12 +15,15 @@ from treepo.utils.foreign_errors import as_os_error
 from treepo.utils.io import writing
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from treepo.model.exported import ExportedWeights
 
 
 # pyright: reportMissingImports=false
+
+T = TypeVar("T")
 
 FILE_BYTES = 4 << 30
 """Size at which a file of weights is full."""
@@ -112,11 +115,12 @@ async def gather_done(servers: Sequence[Server], ask: Callable[[Server], Awaitab
 class NcclSync:
     """Broadcasts the trainer's weights to the workers of all servers that answer, by vLLM's weight transfer.
 
-    address: the trainer's, with a port. The process group is made anew when other servers answer than before, one of
-    them was restarted, or the last transfer failed.
+    address: the trainer's, with a port. device: the GPU with the weights; the current one if negative. The process
+    group is made anew when other servers answer than before, one of them was restarted, or the last transfer failed.
     """
 
     address: str
+    device: "torch.device | int" = -1
     members: list[Server] = field(default_factory=list)
     transfer: Any = None
 
@@ -136,7 +140,7 @@ class NcclSync:
                 members = await self._gather(members, sizes, weights)
             if members:
                 self.transfer.source.weights = weights
-                await asyncio.to_thread(self.transfer.send_weights)
+                await asyncio.to_thread(self._on_device, self.transfer.send_weights)
         except RuntimeError as error:
             raise ServerError(f"the transfer over NCCL failed: {' '.join(str(error).split())[:300]}") from error
         self.members = members
@@ -144,7 +148,7 @@ class NcclSync:
 
     async def close(self) -> None:
         if self.transfer:
-            await asyncio.to_thread(self.transfer.shutdown)
+            await asyncio.to_thread(self._on_device, self.transfer.shutdown)
             self.transfer, self.members = None, []
 
     async def _gather(
@@ -155,8 +159,15 @@ class NcclSync:
         members = await gather_done(servers, lambda server: server.post("/shutdown_weight_transfer_engine"))
         if members:
             control = Control(members, [sizes[server] for server in members], asyncio.get_running_loop())
-            self.transfer = await asyncio.to_thread(self._open, control, weights)
+            self.transfer = await asyncio.to_thread(self._on_device, self._open, control, weights)
         return members
+
+    def _on_device(self, work: Callable[..., T], *args: Any) -> T:
+        """Do some work on the GPU with the weights: vLLM uses the current one, in a new thread the first."""
+        import torch  # noqa: PLC0415 - slow to load
+
+        with torch.cuda.device(self.device):
+            return work(*args)
 
     def _open(self, control: "Control", weights: "ExportedWeights") -> Any:
         """Open the trainer's side of the transfer; the servers join meanwhile."""

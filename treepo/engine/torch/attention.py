@@ -51,12 +51,15 @@ class BlockTable:
 class SlotTable:
     """On the device: query i sees the first lens[i] slots of row rows[i].
 
-    slots int32 [R, C]; rows, lens int32 [N]. max_len: no query sees more slots; known to the host.
+    slots int32 [R, C]; rows, lens int32 [N]. tiles int32 [T, 4], in_tiles int32 [N]: which queries read slots together,
+    and how many slots of each; see `query_tiles`. max_len: no query sees more slots; known to the host.
     """
 
     slots: Tensor
     rows: Tensor
     lens: Tensor
+    tiles: Tensor
+    in_tiles: Tensor
     max_len: int
 
 

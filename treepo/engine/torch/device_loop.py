@@ -26,9 +26,9 @@ class LoopInputs:
 
     each_step: for each step numbers float64, positions int64, lens and slots int32 [N]: with which numbers the rows
     sample, the places of the tokens that are computed, how many each of them sees, and where its keys and values go.
-    all_steps: ids int64, the tokens of the first step, and rows of the block table int32 [N]; then
-    BatchSamplingParams.arrays. table: the host's slots int32 [R, C]; changed int64 [K]: see DeviceTable. max_len: the
-    largest of lens.
+    all_steps: ids int64, the tokens of the first step, and rows of the block table int32 [N]; tiles int32 [T, 4] and
+    slots in them int32 [N], see `query_tiles`; then BatchSamplingParams.arrays. table: the host's slots int32 [R, C];
+    changed int64 [K]: see DeviceTable. max_len: the largest of lens.
     """
 
     each_step: list[list[np.ndarray]]
@@ -49,7 +49,7 @@ class DeviceLoop:
         self.forward = forward
         self.kernel = kernel
         self.device = device
-        self.steps: dict[tuple[int, SamplingKinds], DeviceStep] = {}
+        self.steps: dict[tuple[int, int, SamplingKinds], DeviceStep] = {}
         self.read: tuple[object, ...] = ()
         self.pool: Any = None
 
@@ -63,7 +63,8 @@ class DeviceLoop:
         table, sent = self.kernel.send_table(inputs.table, inputs.changed, packed, self.device)
         self.forward.prepare(inputs.max_len)
         self._drop_outdated(table, cache)
-        key = len(inputs.all_steps[0]), inputs.kinds
+        ids, _, tiles, *_ = inputs.all_steps
+        key = len(ids), len(tiles), inputs.kinds
         if key not in self.steps:
             if self.kernel.is_capturable and self.pool is None:
                 self.pool = torch.cuda.graph_pool_handle()
@@ -80,7 +81,8 @@ class DeviceLoop:
 
 
 class DeviceStep:
-    """A step of N rows, over buffers that stay where they are; with CUDA it is captured when it is made again.
+    """A step of N rows and T tiles, over buffers that stay where they are; with CUDA it is captured when it is made
+    again.
 
     See LoopInputs; each step replaces ids. drawn: what a step drew. pool: the memory that all graphs share, as only one
     runs at a time.
@@ -94,7 +96,7 @@ class DeviceStep:
         self.packed = torch.empty(packed_size(each_step), dtype=torch.uint8, device=device)
         self.numbers, self.positions, self.lens, self.slots = unpacked(self.packed, each_step)
         self.packed_once = torch.empty(packed_size(all_steps), dtype=torch.uint8, device=device)
-        self.ids, self.rows, *self.params = unpacked(self.packed_once, all_steps)
+        self.ids, self.rows, self.tiles, self.in_tiles, *self.params = unpacked(self.packed_once, all_steps)
         self.every = torch.arange(len(all_steps[0]), device=device)
         self.drawn = torch.empty(2, len(all_steps[0]), dtype=torch.int32, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -102,7 +104,8 @@ class DeviceStep:
 
     def context(self, cache: KVCache, kernel: GatherKernel, table: Tensor, max_len: int) -> DeviceAttention:
         """Return the attention of the steps: over slots int32 [R, C], of which no row sees more than max_len."""
-        return DeviceAttention(cache, kernel, SlotTable(table, self.rows, self.lens, max_len), self.slots)
+        seen = SlotTable(table, self.rows, self.lens, self.tiles, self.in_tiles, max_len)
+        return DeviceAttention(cache, kernel, seen, self.slots)
 
     def run(self, each_step: Tensor, all_steps: Tensor, context: DeviceAttention) -> Tensor:
         """Return int32 [n, 2, N], what each step drew. each_step uint8 [n, bytes], all_steps uint8 [1, bytes]."""

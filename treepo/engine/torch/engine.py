@@ -38,8 +38,8 @@ class TorchEngine:
     then the youngest requests wait and are computed again, with the same result. Half of the free memory if not given.
     autocast: type of the trainer's matrix products, that of the weights if not given; see `product_dtype`. Where
     memory runs out, all requests wait, go on with half as many at a time and a cache of half the size, and get the same
-    tokens. check_every: on GPUs, most tokens that each request decodes before the host looks which have ended; those
-    that end early decode tokens that are dropped.
+    tokens. num_scheduler_steps: on GPUs, most tokens that each request decodes before the host looks which have ended;
+    those that end early decode tokens that are dropped.
     """
 
     reads_model = True
@@ -54,7 +54,7 @@ class TorchEngine:
         max_num_batched_tokens: int = 8192,
         max_cache_tokens: int | None = None,
         autocast: torch.dtype | None = None,
-        check_every: int = 16,
+        num_scheduler_steps: int = 16,
     ) -> None:
         self.model = model
         self.eos_ids = np.array(list(eos_ids), np.int64)
@@ -63,7 +63,7 @@ class TorchEngine:
         self.kernel = make_kernel(self._device())
         self.forward = make_forward(model, self.kernel, autocast)
         self.loop = make_loop(self.forward, self.kernel, self._device())
-        self.check_every = check_every
+        self.num_scheduler_steps = num_scheduler_steps
         self.cache_dtype = torch.float32 if isinstance(self.kernel, CpuKernel) else product_dtype(model, autocast)
         if max_cache_tokens is None:
             max_cache_tokens = affordable_tokens(model, self.cache_dtype, self.forward.num_copied_bytes)
@@ -288,7 +288,7 @@ class TorchEngine:
         rows, running = self.rows, self.rows.running()
         if self.loop is None or not len(running) or (self.waiting and rows.free_rows):
             return None
-        num_steps = min(self.check_every, int((rows.ends[running] - rows.num_known[running]).max()))
+        num_steps = min(self.num_scheduler_steps, int((rows.ends[running] - rows.num_known[running]).max()))
         if num_steps < 2 or rows.params.of_rows(running).penalizes:
             return None
         ahead = look_ahead(rows, self.blocks, self.prefix_cache.evict, num_steps)

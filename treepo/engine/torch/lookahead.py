@@ -13,6 +13,7 @@ from treepo.engine.sampling import uniforms
 from treepo.engine.torch.batch import MIN_TOKENS, RunningBatch
 from treepo.engine.torch.device_loop import LoopInputs
 from treepo.engine.torch.kv_cache import BLOCK, BlockManager
+from treepo.engine.torch.query_tiles import query_tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,11 @@ class Lookahead:
         lens[:, :num_rows] = known[:num_rows] + steps
         numbers = [uniforms(batch.seeds[rows], known + i) for i in range(num_steps)]
         params, ids = batch.params.of_rows(rows), batch.ids[rows, known - 1]
+        # What paths share is shared in all steps.
+        tiles = query_tiles(batch.slots, rows, lens[0])
         return LoopInputs(
             each_step=[[numbers[i], lens[i] - np.int64(1), lens[i], slots[i]] for i in range(num_steps)],
-            all_steps=[ids.astype(np.int64), rows.astype(np.int32), *params.arrays()],
+            all_steps=[ids.astype(np.int64), rows.astype(np.int32), *tiles, *params.arrays()],
             kinds=params.kinds,
             table=batch.slots,
             changed=self.changed,

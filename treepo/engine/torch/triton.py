@@ -1,6 +1,8 @@
 """The engine's attention in Triton, for GPUs: keys are read where they are stored, no sequence is copied.
 
-Letters: N queries · H query heads · G key-value heads · R = H / G · D head size · T slots at a time.
+Slots that several queries see, those of one prompt or of paths with a common prefix, are read once for a tile of them;
+each query then attends over its other slots, and the parts are merged by log-sum-exp (cascade attention).
+Letters: N queries · H query heads · G key-value heads · R = H / G · D head size · T tiles · P parts.
 """
 
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from torch import Tensor
 from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
 from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.kv_cache import BLOCK
+from treepo.engine.torch.query_tiles import MAX_QUERIES, query_tiles
 from treepo.engine.transfer import send
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -33,6 +36,12 @@ MAX_SPLITS = 16
 MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
+MAX_HEADS = 8
+"""Most query heads for which a program reads the slots of a tile; the others of their key head have their own."""
+
+QUERY_BYTES = 1 << 15
+"""Bytes of the queries of a tile, which share memory with keys and values."""
+
 OPTIONS = {"enable_fp_fusion": True}
 """Of the compiler; whether products and sums are fused by default depends on Triton's version."""
 
@@ -48,7 +57,7 @@ class TritonKernel(GatherKernel):
     def __init__(self) -> None:
         self.device_table = DeviceTable()
         self.table: BlockTable | None = None
-        self.table_on_device: tuple[Tensor, ...] = ()
+        self.table_on_device: SlotTable | None = None
         self.new_slots: np.ndarray | None = None
         self.new_on_device: Tensor | None = None
 
@@ -64,9 +73,11 @@ class TritonKernel(GatherKernel):
         self, query: Tensor, keys: Tensor, values: Tensor, table: BlockTable, scale: float, window: int | None
     ) -> Tensor:
         if self.table is not table:
-            slots, queries = self.send_table(table.slots, table.changed, [table.rows, table.lens], query.device)
-            self.table, self.table_on_device = table, (slots, *queries)
-        return self.attend_at(query, keys, values, SlotTable(*self.table_on_device, 0), scale, window)
+            tiles = query_tiles(table.slots, table.rows, table.lens)
+            slots, queries = self.send_table(table.slots, table.changed, [table.rows, table.lens, *tiles], query.device)
+            self.table, self.table_on_device = table, SlotTable(slots, *queries, max_len=0)
+        assert self.table_on_device is not None
+        return self.attend_at(query, keys, values, self.table_on_device, scale, window)
 
     def send_table(
         self, slots: np.ndarray, changed: np.ndarray | None, others: Sequence[np.ndarray], device: torch.device
@@ -82,17 +93,34 @@ class TritonKernel(GatherKernel):
         self, query: Tensor, keys: Tensor, values: Tensor, table: SlotTable, scale: float, window: int | None
     ) -> Tensor:
         n, num_heads, size = query.shape
-        num_groups = keys.shape[1]
-        splits = num_splits(n * num_groups, self.num_processors(query.device))
+        num_groups, num_tiles = keys.shape[1], len(table.tiles)
+        num_processors = self.num_processors(query.device)
+        own = tile_sizes(num_heads // num_groups, size, keys.element_size())
+        tiled = tile_sizes(num_heads // num_groups, size, keys.element_size(), MAX_QUERIES)
+        num_programs = num_groups * triton.cdiv(num_heads // num_groups, tiled["HEADS"])
+        own_splits = num_splits(n * num_groups, num_processors)
+        # Each split is memory for all queries: few tiles among many are split as if all queries were in tiles.
+        num_programs_at_least = max(num_tiles, n // MAX_QUERIES) * num_programs
+        tile_splits = num_splits(num_programs_at_least, num_processors) if num_tiles else 0
+        num_parts = own_splits + tile_splits
         output = torch.empty_like(query)
-        parts = query.new_empty(splits, n, num_heads, size, dtype=torch.float32) if splits > 1 else output
-        logsums = query.new_empty(splits, n, num_heads, dtype=torch.float32) if splits > 1 else output
-        sizes = tile_sizes(num_heads // num_groups, size, keys.element_size())
-        places = table.slots, table.rows, table.lens, table.slots.shape[1]
-        arguments = query, keys, values, parts, logsums, *places, num_groups, scale, window or 0
-        _attend[n, num_groups, splits](*arguments, **sizes, SPLITS=splits, **OPTIONS)
-        if splits > 1:
-            _merge[n, num_heads](parts, logsums, output, SPLITS=splits, D=size, PADDED=sizes["PADDED"], **OPTIONS)
+        parts, logsums = output[None], output[None]
+        if num_parts > 1:
+            parts = query.new_empty(num_parts, n, num_heads, size, dtype=torch.float32)
+            logsums = query.new_empty(num_parts, n, num_heads, dtype=torch.float32)
+        places = table.slots, table.rows, table.lens, table.in_tiles, table.tiles
+        numbers = table.slots.shape[1], n, num_groups, scale, window or 0
+        flags = {"HAS_TILES": num_tiles > 0, "IS_PART": num_parts > 1}
+        if num_tiles:
+            arguments = query, keys, values, parts, logsums, *places, *numbers
+            grid = num_tiles, num_programs, tile_splits
+            _attend[grid](*arguments, **tiled, **flags, SPLITS=tile_splits, **tile_options(tiled))
+        arguments = query, keys, values, parts[tile_splits:], logsums[tile_splits:], *places, *numbers
+        _attend[n, num_groups, own_splits](*arguments, **own, **flags, SPLITS=own_splits, **OPTIONS)
+        if num_parts > 1:
+            counts = {"TILE_SPLITS": tile_splits, "SPLITS": own_splits, "PARTS": triton.next_power_of_2(num_parts)}
+            arguments = parts, logsums, output, table.lens, table.in_tiles
+            _merge[n, num_heads](*arguments, **counts, D=size, PADDED=own["PADDED"], **OPTIONS)
         return output
 
     def num_processors(self, device: torch.device) -> int:
@@ -108,17 +136,30 @@ def num_splits(num_programs: int, num_processors: int) -> int:
     return splits
 
 
-def tile_sizes(heads_per_group: int, head_size: int, itemsize: int) -> dict[str, int]:
-    """Return the constants with which `_attend` is compiled; itemsize: bytes of each number of keys and values."""
+def tile_sizes(heads_per_group: int, head_size: int, itemsize: int, num_queries: int = 1) -> dict[str, int]:
+    """Return the constants with which `_attend` is compiled for tiles of so many queries; itemsize: bytes of each
+    number of keys and values."""
     padded = max(MIN_ROWS, triton.next_power_of_2(head_size))
+    heads = heads_per_group
+    if num_queries > 1:
+        most = max(1, min(MAX_HEADS, QUERY_BYTES // (num_queries * padded * itemsize)))
+        # As many for each program.
+        heads = triton.cdiv(heads, triton.cdiv(heads, most))
     return {
         "R": heads_per_group,
-        "ROWS": max(MIN_ROWS, triton.next_power_of_2(heads_per_group)),
+        "HEADS": heads,
+        "QUERIES": num_queries,
+        "ROWS": max(MIN_ROWS, triton.next_power_of_2(num_queries * heads)),
         "D": head_size,
         "PADDED": padded,
         "SLOTS": min(MAX_SLOTS, max(MIN_ROWS, TILE_BYTES // (padded * itemsize))),
         "LANES": BLOCK,
     }
+
+
+def tile_options(sizes: dict[str, int]) -> dict[str, int]:
+    """Return the compiler's options for a tile of several queries."""
+    return OPTIONS | {"num_warps": 8 if sizes["ROWS"] > 64 else 4, "num_stages": 2}
 
 
 @triton.jit
@@ -136,19 +177,37 @@ def _store(key, value, keys, values, slots, num_groups, D: tl.constexpr, PADDED:
 
 @triton.jit
 def _attend(
-    query, keys, values, output, logsums, slots, rows, lens, row_len, num_groups, scale, window,
-    R: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, SLOTS: tl.constexpr,
-    LANES: tl.constexpr, SPLITS: tl.constexpr,
+    query, keys, values, output, logsums, slots, rows, lens, in_tiles, tiles,
+    row_len, num_queries, num_groups, scale, window,
+    R: tl.constexpr, HEADS: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    PADDED: tl.constexpr, SLOTS: tl.constexpr, LANES: tl.constexpr, SPLITS: tl.constexpr, HAS_TILES: tl.constexpr,
+    IS_PART: tl.constexpr,
 ):  # fmt: skip
-    token, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    row, end = tl.load(rows + token).to(tl.int64), tl.load(lens + token)
-    begin = tl.where(window > 0, tl.maximum(end - window, 0), 0)
+    """Attention of the queries of a tile over its slots, or of one query over those that no tile has read for it."""
+    pieces: tl.constexpr = (R + HEADS - 1) // HEADS
+    group, piece = tl.program_id(1) // pieces, tl.program_id(1) % pieces
+    count, begin = 1, 0
+    if QUERIES > 1:
+        tile = tiles + tl.program_id(0) * 4
+        token, count, row, end = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
+    else:
+        token = tl.program_id(0)
+        row, end = tl.load(rows + token), tl.load(lens + token)
+        if HAS_TILES:
+            begin = tl.load(in_tiles + token)
+    num_left = end - begin
+    # A row of the products is a head of a query.
     r, d = tl.arange(0, ROWS)[:, None], tl.arange(0, PADDED)
-    at = (token * num_groups * R + group * R + r) * D + d[None, :]
-    inside = (r < R) & (d[None, :] < D)
-    q = tl.load(query + at, mask=inside, other=0.0)
-    top = tl.full([ROWS, 1], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS, 1], tl.float32)
+    head = piece * HEADS + r % HEADS
+    is_row = (r // HEADS < count) & (head < R)
+    num_seen = tl.load(lens + token + r // HEADS, mask=is_row, other=0)
+    first_seen = tl.where(window > 0, tl.maximum(num_seen - window, 0), 0)
+    begin = tl.maximum(begin, tl.min(tl.where(is_row, first_seen, end)))
+    at = ((token + r // HEADS).to(tl.int64) * num_groups + group) * R + head
+    inside = is_row & (d[None, :] < D)
+    q = tl.load(query + at * D + d[None, :], mask=inside, other=0.0)
+    # Rows may see none of the slots: -inf less -inf is no number.
+    top, total = tl.full([ROWS, 1], -1.0e30, tl.float32), tl.zeros([ROWS, 1], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
     low, high = begin // SLOTS * SLOTS, end
     if SPLITS > 1:
@@ -158,39 +217,48 @@ def _attend(
         high = tl.minimum(low + share, end)
     for first in range(low, high, SLOTS):
         place = first + tl.arange(0, SLOTS)
-        seen = (place >= begin) & (place < end)
-        slot = tl.load(slots + row * row_len + place, mask=seen, other=0).to(tl.int64)
+        is_read = (place >= begin) & (place < end)
+        slot = tl.load(slots + row.to(tl.int64) * row_len + place, mask=is_read, other=0).to(tl.int64)
         block, lane = (slot // LANES * num_groups + group) * D * LANES, slot % LANES
         # Keys and values have one layout, the head size innermost: a thread copies 16 bytes at a time.
         stored = block[:, None] + lane[:, None] * D + d[None, :]
-        wanted = seen[:, None] & (d[None, :] < D)
+        wanted = is_read[:, None] & (d[None, :] < D)
         k = tl.load(keys + stored, mask=wanted, other=0.0)
-        s = tl.where(seen[None, :], tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
+        seen = is_read[None, :] & (place[None, :] < num_seen) & (place[None, :] >= first_seen)
+        s = tl.where(seen, tl.dot(q, tl.trans(k), input_precision="ieee") * scale, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1, keep_dims=True))
-        weights = tl.exp(s - higher)
-        fade = tl.exp(top - higher)
+        weights, fade = tl.exp(s - higher), tl.exp(top - higher)
         v = tl.load(values + stored, mask=wanted, other=0.0)
         mixed = mixed * fade + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
         total = total * fade + tl.sum(weights, 1, keep_dims=True)
         top = higher
-    if SPLITS == 1:
-        tl.store(output + at, (mixed / total).to(q.dtype), mask=inside)
-    else:
-        part = tl.program_id(2).to(tl.int64) * tl.num_programs(0) * num_groups * R
-        tl.store(output + part * D + at, mixed / tl.maximum(total, 1e-30), mask=inside)
-        head = part + token * num_groups * R + group * R + r
-        tl.store(logsums + head, top + tl.log(total), mask=r < R)
+    if not IS_PART:
+        tl.store(output + at * D + d[None, :], (mixed / total).to(q.dtype), mask=inside)
+    # What a tile has read wholly has no other part.
+    elif num_left > 0:
+        part = tl.program_id(2).to(tl.int64) * num_queries * num_groups * R
+        tl.store(output + (part + at) * D + d[None, :], mixed / tl.maximum(total, 1e-30), mask=inside)
+        tl.store(logsums + part + at, top + tl.log(total), mask=is_row)
 
 
 @triton.jit
-def _merge(parts, logsums, output, SPLITS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr):
-    """Add parts up, each times its share of the sum of all weights."""
+def _merge(
+    parts, logsums, output, lens, in_tiles,
+    TILE_SPLITS: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    """Add parts up, each times its share of the sum of all weights: first those of tiles, then a query's own."""
     num_heads = tl.num_programs(0).to(tl.int64) * tl.num_programs(1)
     head = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    split, d = tl.arange(0, SPLITS), tl.arange(0, PADDED)
-    logsum = tl.load(logsums + split * num_heads + head)
+    part, d = tl.arange(0, PARTS), tl.arange(0, PADDED)
+    first, end = 0, TILE_SPLITS + SPLITS
+    if TILE_SPLITS > 0:
+        num_in_tile, num_seen = tl.load(in_tiles + tl.program_id(0)), tl.load(lens + tl.program_id(0))
+        first = tl.where(num_in_tile > 0, 0, TILE_SPLITS)
+        end = tl.where(num_in_tile < num_seen, TILE_SPLITS + SPLITS, TILE_SPLITS)
+    is_there = (part >= first) & (part < end)
+    logsum = tl.load(logsums + part * num_heads + head, mask=is_there, other=float("-inf"))
     weights = tl.exp(logsum - tl.max(logsum, 0))
-    at = (split[:, None] * num_heads + head) * D + d[None, :]
-    part = tl.load(parts + at, mask=d[None, :] < D, other=0.0)
-    mixed = tl.sum(part * weights[:, None], 0) / tl.sum(weights, 0)  # pyright: ignore[reportOperatorIssue]
+    at = (part[:, None] * num_heads + head) * D + d[None, :]
+    mixed = tl.load(parts + at, mask=is_there[:, None] & (d[None, :] < D), other=0.0)
+    mixed = tl.sum(mixed * weights[:, None], 0) / tl.sum(weights, 0)  # pyright: ignore[reportOperatorIssue]
     tl.store(output + head * D + d, mixed.to(output.dtype.element_ty), mask=d < D)
