@@ -1,11 +1,12 @@
 """`treepo eval RUN`: the model of a run, with the run's settings as defaults."""
 
 import json
-import re
 import shutil
 from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,10 @@ from tests.run.test_evaluation import answers, figures
 from tests.run.test_export import lora_run, run, train  # noqa: F401 - fixtures
 from tests.runs import judge_length
 from treepo.cli.main import main
+from treepo.config.load import resolve
 from treepo.errors import SettingError
 from treepo.run.evaluation_plan import _layers
-from treepo.run.given_runs import _check_code, runs_among
+from treepo.run.given_runs import _check_code
 from treepo.verify.task import VerifiedTask
 
 
@@ -174,19 +176,15 @@ def test_naming_the_part_of_a_run_again_does_not_trust_the_code_in_its_settings(
         _check_code(run_settings, given)
 
 
-def test_problems_that_are_named_by_data_take_the_place_of_a_runs_taskset(run, tmp_path, capsys):  # noqa: F811
+def test_problems_that_are_named_by_data_take_the_place_of_a_runs_taskset():
     """`treepo eval RUN --data FILE` was refused for the taskset that the run was trained on, which nothing reads."""
-    other = tmp_path / "other"
-    shutil.copytree(run, other)
-    text = (other / "config.toml").read_text()
-    text = re.sub(r"(?m)^train = \[.*", 'train = ["verifiers:nobodys"]', re.sub(r"(?m)^eval = \[.*", "eval = []", text))
-    (other / "config.toml").write_text(text)
-    assert evaluate(other, "--samples", 1, "--out", tmp_path / "out") == 2
-    assert capsys.readouterr().err.startswith("treepo: data.train: the run names code")
-    options = Namespace(recipe=None, settings={}, trust_run_code=False, data=["verifiers:mine"])
-    options.temperature = options.repetition_penalty = options.max_tokens = None
-    layers = _layers(options, runs_among([str(other)]))
-    assert layers[-1]["data"]["train"] == ()
+    runs: Any = {"run": SimpleNamespace(settings=lambda: {"data": {"train": ["verifiers:nobodys"]}})}
+    options = dict.fromkeys(("recipe", "temperature", "repetition_penalty", "max_tokens"))
+    options |= {"settings": {}, "trust_run_code": False}
+    with pytest.raises(SettingError, match="data.train: the run names code"):
+        _layers(Namespace(data=[], **options), runs)
+    config = resolve(*_layers(Namespace(data=["verifiers:mine"], **options), runs))
+    assert (config.data.train, config.data.eval) == ((), ("verifiers:mine",))
 
 
 def test_a_run_without_checkpoints_is_told_in_a_line(run, tmp_path, capsys):  # noqa: F811
