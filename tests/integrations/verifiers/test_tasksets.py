@@ -87,11 +87,11 @@ def test_a_record_runs_no_taskset_that_the_settings_do_not_name():
 
 def test_a_taskset_of_the_library_opens_no_current_folder(tmp_path, monkeypatch):
     """A folder of the same name, such as one with data, put the current folder on sys.path."""
-    (tmp_path / "reverse_text").mkdir()
+    (tmp_path / "textarena").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(RecordError):
-        open_taskset("reverse-text?nothing=1")
+        open_taskset("textarena?nothing=1")
     assert str(tmp_path) not in sys.path
 
 
