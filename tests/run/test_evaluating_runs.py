@@ -2,7 +2,11 @@
 
 import json
 import shutil
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +14,10 @@ from tests.run.test_evaluation import answers, figures
 from tests.run.test_export import lora_run, run, train  # noqa: F401 - fixtures
 from tests.runs import judge_length
 from treepo.cli.main import main
+from treepo.config.load import resolve
+from treepo.errors import SettingError
+from treepo.run.evaluation_plan import _layers
+from treepo.run.given_runs import _check_code
 from treepo.verify.task import VerifiedTask
 
 
@@ -149,6 +157,34 @@ def test_code_that_a_run_names_is_run_only_if_trusted(run, tmp_path, capsys, old
     if "of_nobody" in new:
         assert evaluate(other, "--samples", 1, "--trust-run-code", "--out", tmp_path / "out") == 2
         assert "No module named 'of_nobody'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("run_settings", "given", "refused"),
+    [
+        ({"verifier": {"use": "TasksetVerifier", "tasksets": ["x"]}}, {"verifier": {"use": "TasksetVerifier"}}, True),
+        ({"verifier": {"tasksets": ["x"]}}, {"verifier": {"use": "TasksetVerifier"}}, True),
+        ({"verifier": {"use": "FunctionVerifier", "function": "a:b"}}, {"verifier": {"use": "FunctionVerifier"}}, True),
+        ({"verifier": {"use": "FunctionVerifier", "function": "a:b"}}, {"verifier": {"use": "MathVerifier"}}, False),
+        ({"verifier": {"use": "FunctionVerifier", "function": "a:b"}}, {"verifier": {"function": "c:d"}}, False),
+        ({"data": {"train": ["verifiers:x"]}}, {"data": {"eval": ["y.jsonl"]}}, False),
+    ],
+)
+def test_naming_the_part_of_a_run_again_does_not_trust_the_code_in_its_settings(run_settings, given, refused):
+    """`--verifier.use TasksetVerifier` keeps the run's verifier.tasksets, which were imported without a word."""
+    with pytest.raises(SettingError, match="the run names code") if refused else nullcontext():
+        _check_code(run_settings, given)
+
+
+def test_problems_that_are_named_by_data_take_the_place_of_a_runs_taskset():
+    """`treepo eval RUN --data FILE` was refused for the taskset that the run was trained on, which nothing reads."""
+    runs: Any = {"run": SimpleNamespace(settings=lambda: {"data": {"train": ["verifiers:nobodys"]}})}
+    options = dict.fromkeys(("recipe", "temperature", "repetition_penalty", "max_tokens"))
+    options |= {"settings": {}, "trust_run_code": False}
+    with pytest.raises(SettingError, match="data.train: the run names code"):
+        _layers(Namespace(data=[], **options), runs)
+    config = resolve(*_layers(Namespace(data=["verifiers:mine"], **options), runs))
+    assert (config.data.train, config.data.eval) == ((), ("verifiers:mine",))
 
 
 def test_a_run_without_checkpoints_is_told_in_a_line(run, tmp_path, capsys):  # noqa: F811

@@ -236,7 +236,6 @@ class Config:
                 message = f"judges {library.problems} alone: name a verifier that judges {others[0]!r}, too"
                 raise SettingError("verifier.use", message, type(self.verifier).__name__)
         _check_environment(self)
-        _check_planned(self)
         reward, longest = self.reward, self.tree.max_response_tokens
         if isinstance(self.verifier, NoVerifier) and getattr(reward, "correct", 0.0):
             message = "must be 0 where nothing is verified (verifier.use = 'NoVerifier'): give reward.functions"
@@ -312,20 +311,6 @@ def _check_environment(config: Config) -> None:
     if not config.data.is_given and task != factory and (is_missing or factory in BUILT_IN):
         message = f"does not go together with the built-in task {task!r} (task.name)"
         raise SettingError("environment.factory", message, factory)
-
-
-def _check_planned(config: Config) -> None:
-    """Raise SettingError where `Planned` has no shape to choose, and would grow stars for ever."""
-    tree, fork = config.tree, config.initial_fork
-    if not isinstance(config.branching, Planned):
-        return
-    needs = "for branching.use = 'Planned', whose trees fork below the prompt as well"
-    if tree.depth < 2:
-        raise SettingError("tree.depth", f"must be at least 2 {needs}", tree.depth)
-    if tree.num_children < 2:
-        raise SettingError("tree.num_children", f"must be at least 2 {needs}", tree.num_children)
-    if fork.low >= tree.width:
-        raise SettingError("initial_fork.low", f"must be below tree.width = {tree.width} {needs}", fork.low)
 
 
 Settings = Mapping[str, Mapping[str, Any]]

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote
 
@@ -63,9 +64,11 @@ def open_taskset(spec: str) -> OpenTaskset:
     library = import_verifiers()
     options = read_options(text)
     selection = options.pop("select", {})
-    # As the library finds it: owner/name@version of its hub is the module `name`.
-    make_importable(name.rpartition("/")[2].partition("@")[0].replace("-", "_").lower())
+    # As the library finds it: owner/name@version of its hub is the module `name`, unless it has one of its own.
+    module = name.rpartition("/")[2].partition("@")[0].replace("-", "_").lower()
     try:
+        if find_spec(f"verifiers.v1.tasksets.{module}") is None:
+            make_importable(module)
         loaders = importlib.import_module("verifiers.v1.utils.loaders")
         config = loaders.taskset_config_type(name).model_validate({**options, "id": name})
         tasks = loaders.load_taskset(config)
@@ -138,6 +141,8 @@ def _record(opened: OpenTaskset, task: Any, spec: str) -> dict[str, Any]:
         raise RecordError("the task has no prompt")
     asked = [("user", data.prompt)] if isinstance(data.prompt, str) else [(m.role, m.content) for m in data.prompt]
     system = [("system", data.system_prompt)] if data.system_prompt else []
+    if any(content is None for _, content in asked):
+        raise RecordError("a message of the prompt has no content, such as one that calls a tool")
     messages = [
         {"role": role, "content": content if isinstance(content, str) else [part.model_dump() for part in content]}
         for role, content in (*system, *asked)

@@ -122,15 +122,16 @@ class PlannedSampler(TreeSampler):
         self.plan: Plan | None = None
         self.step = 0
         self.num_problems = planner.prompts_per_step
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def begin_step(self, step: int) -> dict[str, float]:
         planner = self.planner
         self.plan, self.step, self.num_problems = planner.plan(step), step, planner.prompts_per_step
         if self.plan is None and len(planner.tables) == planner.planned.window:
             self._warn_once(
+                "plan",
                 f"there is no plan and trees are stars: in fewer than branching.start = {planner.planned.start} of the "
-                f"last {planner.planned.window} steps a tree explored; raise branching.explore or branching.window"
+                f"last {planner.planned.window} steps a tree explored; raise branching.explore or branching.window",
             )
         per_tree = planner.tokens_per_tree(self.plan)
         if not per_tree:
@@ -139,15 +140,16 @@ class PlannedSampler(TreeSampler):
         self.num_problems = min(max(round(budget / per_tree), 1), most)
         if self.num_problems != round(budget / per_tree):
             self._warn_once(
+                "budget",
                 f"branching.tokens_per_step = {budget} pays for {budget / per_tree:.1f} trees of about {per_tree:.0f} "
-                f"tokens, and a step has from 1 to {most} problems ({MAX_FACTOR} x train.prompts_per_step)"
+                f"tokens, and a step has from 1 to {most} problems ({MAX_FACTOR} x train.prompts_per_step)",
             )
         return plan_metrics(self.plan) | {"plan/problems": self.num_problems, "plan/tokens_per_tree": per_tree}
 
-    def _warn_once(self, message: str) -> None:
+    def _warn_once(self, kind: str, message: str) -> None:
         """Say it in the first step in which it is so."""
-        if not self._has_warned:
-            self._has_warned = True
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning("step %d: %s", self.step, message)
 
     def take_problems(self, task: Task, step: int, count: int) -> list[Problem]:

@@ -80,14 +80,14 @@ def _layers(options: Namespace, runs: Mapping[str, RunPoint]) -> tuple[Settings,
     """Layers of settings, later ones on top of earlier ones."""
     recipe: Settings = read_recipe(Path(options.recipe)) if options.recipe else {}
     recipe = {section: values for section, values in recipe.items() if section not in TRAINING_SECTIONS}
-    base = default_settings(runs, _merged(recipe, options.settings), options.trust_run_code)
+    asked: Settings = {"data": {"eval": tuple(options.data)}} if options.data else {}
+    base = default_settings(runs, _merged(recipe, options.settings, asked), options.trust_run_code)
     given = _merged(base, recipe, options.settings)
     is_environment = bool(given.get("environment", {}).get("factory"))
     if is_environment and given.get("verifier", {}).get("use", NO_VERIFIER) == NO_VERIFIER:
         base = _merged(base, JUDGED_BY_ENVIRONMENT)
     if not options.recipe and not runs and not options.data and not is_data_given(options.settings):
         base = BUILT_IN_TASK
-    asked: Settings = {"data": {"eval": tuple(options.data)}} if options.data else {}
     layers = base, recipe, options.settings, asked
     # Training data is neither asked nor read, unless a part of it is held out.
     layers = (*layers, {"data": {"train": (), "weights": ()}}) if resolve(*layers).data.eval else layers

@@ -29,6 +29,9 @@ SECTIONS = (
 SHARED = ("data", "prompt", "verifier", "environment")
 """Those that several runs must agree about."""
 
+PARTS = {"function": "FunctionVerifier", "tasksets": "TasksetVerifier"}
+"""Parts that run the code that a setting of theirs names."""
+
 
 def runs_among(models: Sequence[str]) -> dict[str, RunPoint]:
     """The models, by name, that are runs, as RUN or RUN@STEP; others are folders and names of models."""
@@ -93,6 +96,9 @@ def _check_code(settings: Settings, given: Settings) -> None:
     if settings.get("model", {}).get("trust_remote_code"):
         named["model", "trust_remote_code"] = True
     for (section, key), value in named.items():
-        if not {"use", key} & given.get(section, {}).keys():
+        other = given.get(section, {})
+        # The same part again keeps what the run gives it, and so does a default.
+        kept = (None, settings.get(section, {}).get("use"), PARTS.get(key))
+        if key not in other and other.get("use") in kept:
             message = "the run names code to be run; give --trust-run-code if you trust it, or another value"
             raise SettingError(f"{section}.{key}", message, value)

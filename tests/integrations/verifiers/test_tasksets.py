@@ -13,7 +13,7 @@ from tests.models import save_tiny_model
 from treepo.config.load import resolve
 from treepo.data.datasets import Dataset, load_datasets
 from treepo.data.formats import RecordFormat
-from treepo.data.tasksets import open_taskset, read_options
+from treepo.data.tasksets import _record, open_taskset, read_options
 from treepo.errors import RecordError, SettingError
 from treepo.model.policy import load_policy
 from treepo.run.task import build_task
@@ -83,6 +83,25 @@ def test_a_record_runs_no_taskset_that_the_settings_do_not_name():
     columns = load("tiny_sums").problems[0].columns
     with pytest.raises(ValueError, match="verifier.tasksets does not"):
         TasksetVerifier()("1", "", taskset=columns["taskset"], task=columns["task"])
+
+
+def test_a_taskset_of_the_library_opens_no_current_folder(tmp_path, monkeypatch):
+    """A folder of the same name, such as one with data, put the current folder on sys.path."""
+    (tmp_path / "textarena").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(RecordError):
+        open_taskset("textarena?nothing=1")
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_message_without_content_is_a_bad_record(tiny_sums):
+    """It ended with a traceback."""
+    opened = open_taskset("tiny_sums")
+    task = next(iter(opened.tasks))
+    task.data = task.data.model_copy(update={"prompt": [vf.AssistantMessage(content=None)]})
+    with pytest.raises(RecordError, match="has no content"):
+        _record(opened, task, "tiny_sums")
 
 
 class NoReward(vf.Task[vf.TaskData]):
