@@ -112,6 +112,19 @@ def test_the_same_tokens_and_log_probabilities_bit_for_bit(
     assert bool(num_loops) == (sampling.repetition_penalty == 1)
 
 
+def test_fewer_tokens_are_decoded_ahead_where_blocks_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the blocks of all of `num_scheduler_steps` were not there, the host looked after every single token. Here
+    the sequences fill the cache, so that one block is missing for all 35 tokens ahead."""
+    monkeypatch.setattr(engine_module, "make_kernel", lambda device: OneByOne())
+    engine = TorchEngine(make_tiny_model(), [], 4, max_cache_tokens=4 * 40, num_scheduler_steps=64)
+    assert isinstance(engine.forward, FusedForward)
+    loop = engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
+    run, steps = loop.run, []
+    monkeypatch.setattr(loop, "run", lambda inputs, *rest: steps.append(len(inputs.each_step)) or run(inputs, *rest))
+    results_of(engine, [request([3 + i, 4, 5, 6], 36, seed=i, name=i) for i in range(4)])
+    assert steps[0] == 17 and sum(steps) > 24
+
+
 def test_logits_that_are_not_finite_are_an_error_where_a_row_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """What follows the end of a row is dropped, whatever it is."""
     monkeypatch.setattr(engine_module, "make_kernel", lambda device: OneByOne())

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from treepo.cli.main import main
 from treepo.config.load import resolve
 from treepo.config.schema import Config
+from treepo.engine.settings import EngineSettings
 from treepo.run.resume import MAY_CHANGE, changed_settings
 from treepo.utils.io import lock_dir
 
@@ -22,6 +24,12 @@ def test_every_setting_that_may_change_exists_and_is_in_the_docs():
     table = DOCS[DOCS.index("## What may change") : DOCS.index("## Signals")]
     rows = "".join(line for line in table.splitlines() if line.startswith("|"))
     assert set(re.findall(r"`(\w+)\.(\w+)`", rows)) == names
+
+
+def test_what_bounds_the_engine_may_change():
+    """`engine.num_scheduler_steps`, on which no tree depends, was refused when a run was resumed."""
+    shaping = {"kind", "temperature", "top_k", "top_p", "min_p"}
+    assert set(MAY_CHANGE["engine"]) == {f.name for f in fields(EngineSettings)} - shaping
 
 
 def test_changed_settings_are_named_with_both_values():

@@ -153,7 +153,7 @@ def _processor() -> str:
 
 MAY_CHANGE = {
     "checkpoint": ("every", "keep", "save_model"),
-    "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs"),
+    "engine": ("max_cache_tokens", "max_num_batched_tokens", "max_num_seqs", "num_scheduler_steps"),
     "eval": ("every", "keep_best", "patience"),
     "model": ("device",),
     "optim": ("offload",),

@@ -46,6 +46,11 @@ def test_refused_settings(path, settings, tmp_path):
     assert refused.value.path == path
 
 
+def test_limits_of_the_engine_are_taken(tmp_path):
+    """`engine.num_scheduler_steps` was refused as a setting of TRL's own, which has none of that name."""
+    assert config(tmp_path, engine={"num_scheduler_steps": 4}).sections().engine.num_scheduler_steps == 4
+
+
 @pytest.mark.parametrize(
     ("path", "settings"),
     [

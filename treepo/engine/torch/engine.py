@@ -291,9 +291,11 @@ class TorchEngine:
         num_steps = min(self.num_scheduler_steps, int((rows.ends[running] - rows.num_known[running]).max()))
         if num_steps < 2 or rows.params.of_rows(running).penalizes:
             return None
-        ahead = look_ahead(rows, self.blocks, self.prefix_cache.evict, num_steps)
-        if ahead is None:
-            return None
+        while (ahead := look_ahead(rows, self.blocks, self.prefix_cache.evict, num_steps)) is None:
+            # Fewer tokens need fewer blocks.
+            num_steps //= 2
+            if num_steps < 2:
+                return None
         self.kv_cache.reserve(self.blocks.num_created)
         drawn = self.loop.run(ahead.inputs(rows), self.kv_cache)
         num_known = rows.num_known[running].sum()

@@ -56,7 +56,7 @@ TRLS_OWN = {
 }
 """Settings of TRL that trees have no use for: the value that each keeps, and why."""
 
-LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_cache_tokens")
+LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_cache_tokens", "num_scheduler_steps")
 """Settings of the engine that have no counterpart in TRL."""
 
 
