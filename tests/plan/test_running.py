@@ -180,7 +180,7 @@ def test_a_budget_of_tokens_buys_problems(caplog):
     assert problems == task.training_problems(4, 31, start=num_taken) and not caplog.text
     for budget, count in ((10, 1), (10_000, 8 * 16)):
         own.planner.planned = Planned(tokens_per_step=budget, explore=0)
-        own._has_warned = False
+        own._warned.clear()
         assert [own.begin_step(step)["plan/problems"] for step in (6, 7)] == [count, count]
         assert len(own.take_problems(task, 7, 16)) == count
     assert caplog.text.count("pays for 0.3 trees") == caplog.text.count("pays for 312.5 trees") == 1

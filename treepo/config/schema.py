@@ -289,6 +289,19 @@ class Config:
         most = self.dynamic_sampling.max_problems(self.train.prompts_per_step)
         return self.branching.max_problems(most) if isinstance(self.branching, Planned) else most
 
+    def check_planned(self) -> None:
+        """Raise SettingError where `Planned` has no shape to choose, and would train on stars for ever."""
+        tree, fork = self.tree, self.initial_fork
+        if not isinstance(self.branching, Planned):
+            return
+        needs = "for branching.use = 'Planned', whose trees fork below the prompt as well"
+        if tree.depth < 2:
+            raise SettingError("tree.depth", f"must be at least 2 {needs}", tree.depth)
+        if tree.num_children < 2:
+            raise SettingError("tree.num_children", f"must be at least 2 {needs}", tree.num_children)
+        if fork.low >= tree.width:
+            raise SettingError("initial_fork.low", f"must be below tree.width = {tree.width} {needs}", fork.low)
+
     def _check_token_budget(self) -> None:
         """Raise SettingError for what does not go together with a budget of tokens per step."""
         if not self.tokens_per_step:

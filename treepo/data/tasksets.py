@@ -77,8 +77,8 @@ def open_taskset(spec: str) -> OpenTaskset:
         first = error.errors()[0]
         option = ".".join(map(str, first["loc"]))
         raise RecordError(f"{PREFIX}{name} option {option!r}: {first['msg']}, got {first['input']!r:.100}") from error
-    # A package may raise anything as it is imported.
-    except Exception as error:
+    # A package may raise anything as it is imported, and leave.
+    except (Exception, SystemExit) as error:
         raise RecordError(f"cannot open {PREFIX}{spec}: {error_line(error)}") from error
 
 
@@ -131,7 +131,7 @@ def _iterated(tasks: Any, source: TasksetSource) -> Iterator[Any]:
     """The tasks, which may come from anywhere, such as a download; raises RecordError for what they raise."""
     try:
         yield from tasks
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RecordError(f"cannot read the tasks of {source}: {error_line(error)}") from error
 
 

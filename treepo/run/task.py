@@ -10,7 +10,6 @@ from treepo.data.datasets import beginning
 from treepo.data.locations import Records
 from treepo.data.problem import AnswerFormat, Task
 from treepo.errors import SettingError
-from treepo.grow import Planned
 from treepo.model.policy import Policy, decoded
 from treepo.model.tokenizer_only import TokenizerOnly
 from treepo.run.datasets import load_split
@@ -28,20 +27,10 @@ NO_RECORDS: Mapping[str, Records] = MappingProxyType({})
 
 
 def check_trainable(config: Config) -> None:
-    """Raise SettingError if there are only datasets to evaluate on, or if `Planned` has no shape to choose, and would
-    grow stars for ever."""
+    """Raise SettingError if there are only datasets to evaluate on, or if a plan could have no shape to choose."""
     if config.data.is_given and not config.data.train:
         raise SettingError("data.train", "no dataset to train on; treepo eval is for held-out datasets alone")
-    tree, fork = config.tree, config.initial_fork
-    if not isinstance(config.branching, Planned):
-        return
-    needs = "for branching.use = 'Planned', whose trees fork below the prompt as well"
-    if tree.depth < 2:
-        raise SettingError("tree.depth", f"must be at least 2 {needs}", tree.depth)
-    if tree.num_children < 2:
-        raise SettingError("tree.num_children", f"must be at least 2 {needs}", tree.num_children)
-    if fork.low >= tree.width:
-        raise SettingError("initial_fork.low", f"must be below tree.width = {tree.width} {needs}", fork.low)
+    config.check_planned()
 
 
 def build_task(
