@@ -21,7 +21,7 @@ test: .venv/installed  ## run all tests, on all cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-vllm: .venv-vllm/installed  ## run the tests of engines with vLLM, and of TRL's trainer over it, on the CPU
-	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine tests/integrations/trl -m vllm
+	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(VLLM)/python -m pytest tests/engine tests/integrations/trl/test_vllm_colocated.py -m vllm
 
 test-trl: .venv-trl/installed  ## run the tests of trees inside TRL's trainer, on the CPU
 	GOMP_SPINCOUNT=1000 OMP_NUM_THREADS=1 $(TRL)/python -m pytest tests/integrations -m trl
