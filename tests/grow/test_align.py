@@ -16,8 +16,6 @@ from treepo.grow.shape import TreeShape
 from treepo.grow.stopping import StopRules
 from treepo.tree import ROOT, StopReason, Tree
 
-pytestmark = pytest.mark.quick
-
 ALIGNS = (2, 3, 4, 7, 8, 16, 32, 1000)
 FALLBACKS = [
     Backtrack(order, cut=cut, block_len=2)
