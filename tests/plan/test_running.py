@@ -191,11 +191,15 @@ def test_a_budget_of_tokens_buys_problems(caplog):
 
 def test_a_run_without_a_plan_says_so(caplog):
     """Where a step has one problem, an eighth of which explore, it grew stars for ever without a word."""
-    own = sampler(window=4)
+    own = sampler(window=4, tokens_per_step=10)
     for step in range(1, 8):
         assert own.begin_step(step) == {}
         own.observe(skeletons((8, 8, 8, 8), [1.0] * 4), [np.arange(8.0)])
     assert caplog.text.count("raise branching.explore") == 1
+    # That it was said keeps nothing else from being said.
+    observe(own.planner, stage=0)
+    own.begin_step(12)
+    assert caplog.text.count("raise branching.explore") == caplog.text.count("pays for 0.3 trees") == 1
 
 
 def test_fallbacks_and_paths_that_end_early_cost_what_is_predicted():

@@ -88,14 +88,8 @@ class Source:
         return f"{self.where}{config}{split}"
 
 
-@dataclass(frozen=True)
-class LibrarySource(Source):
-    """Problems that a library makes: LIBRARY:NAME[?OPTION=VALUE&...]. where: the source as given; format: NAME."""
-
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """The source that a text names, without the library."""
-        return cls(text, text.partition(":")[2].partition("?")[0])
+class NamedSource(Source):
+    """A source whose name is no path, however it looks."""
 
     @property
     def is_local(self) -> bool:
@@ -105,6 +99,16 @@ class LibrarySource(Source):
     def is_pattern(self) -> bool:
         return False
 
+
+@dataclass(frozen=True)
+class LibrarySource(NamedSource):
+    """Problems that a library makes: LIBRARY:NAME[?OPTION=VALUE&...]. where: the source as given; format: NAME."""
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The source that a text names, without the library."""
+        return cls(text, text.partition(":")[2].partition("?")[0])
+
     @property
     def spec(self) -> str:
         """The name with its options."""
@@ -112,7 +116,7 @@ class LibrarySource(Source):
 
 
 @dataclass(frozen=True)
-class Records(Source):
+class Records(NamedSource):
     """Rows in memory. where: their name in problem ids and metrics."""
 
     rows: Sequence[Record] = field(default=(), compare=False)
@@ -135,14 +139,6 @@ class Records(Source):
         if not found:
             raise SettingError(name, "holds no rows")
         return cls(name, rows=found)
-
-    @property
-    def is_local(self) -> bool:
-        return False
-
-    @property
-    def is_pattern(self) -> bool:
-        return False
 
     @property
     def setting(self) -> str:
