@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_check.py                        # all sections; results/gpu-check.json
     python benchmarks/gpu_check.py --only kernel decode   # some of them
-    python benchmarks/gpu_check.py --only engines         # beside vLLM, for which no time is left after the others
+    python benchmarks/gpu_check.py --only engines         # rollouts, also with vLLM: no time is left after the others
     python benchmarks/gpu_check.py --tiny                 # tiny sizes on the CPU: does this script run?
 
 A line per check: PASS or FAIL, figure, what is asked for. A section that fails costs the others nothing; one for which

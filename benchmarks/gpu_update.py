@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from gpu_checks.checks import SHAPE as QWEN_SHAPE
+from gpu_checks.checks import SHAPES
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from treepo.report.bench_results import UPDATE_NAME
@@ -23,7 +23,7 @@ from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 
-SHAPE = QWEN_SHAPE | {"tie_word_embeddings": True, "rope_theta": 1e6}
+SHAPE = SHAPES["1.5B"] | {"tie_word_embeddings": True, "rope_theta": 1e6}
 
 TINY_SHAPE = SHAPE | {
     "vocab_size": 64,

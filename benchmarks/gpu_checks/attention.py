@@ -30,7 +30,7 @@ def kernel(checks: Checks) -> None:
         tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
         checks.add(f"kernel/max_diff/{dtype}".replace("torch.", ""), worst, f"at most {tolerance}", worst <= tolerance)
     shapes = ((4, 64),) if checks.is_tiny else ((1024, 704), (64, 8192), (16, 16384))
-    peak = copy_bandwidth(checks)
+    peak = checks.copy_bandwidth
     for num_rows, length in shapes:
         work = attended(checks, make_kernel(checks.device), num_rows, length, (2, 12, 128), dtypes[0], None)
         share = 2 * num_rows * length * 2 * 128 * dtypes[0].itemsize / checks.timed(work) / peak
@@ -107,12 +107,3 @@ def attended(
         starts=starts, counts=np.tile(counts, (num_rows, 1)), slots=slots, rows=rows, lens=lens, changed=None
     )
     return lambda: kernel.attend(query, stored, values, table, size**-0.5, window).float()
-
-
-def copy_bandwidth(checks: Checks) -> float:
-    """Bytes read and written per second by a copy."""
-    source = torch.empty(1 << (20 if checks.is_tiny else 30), dtype=torch.uint8, device=checks.device)
-    target = torch.empty_like(source)
-    found = 2 * source.numel() / checks.timed(lambda: target.copy_(source))
-    checks.add_speed("copy/TB_per_s", round(found / 1e12, 2), "shown", passed=True)
-    return found

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -14,15 +15,25 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model.attention import ATTENTION_NAME, register_attention
 
-SHAPE = {
-    "vocab_size": 151_936,
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
+SHAPES = {
+    "1.5B": {
+        "vocab_size": 151_936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+    "7B": {
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
 }
-"""Qwen2.5-1.5B's, from its published configuration."""
+"""Qwen2.5's, from its published configurations."""
 
 TINY_SHAPE = {
     "vocab_size": 3000,
@@ -101,6 +112,15 @@ class Checks:
         if not self.is_tiny:
             torch.cuda.synchronize()
 
+    @cached_property
+    def copy_bandwidth(self) -> float:
+        """Bytes read and written per second by a copy."""
+        source = torch.empty(1 << (20 if self.is_tiny else 30), dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        found = 2 * source.numel() / self.timed(lambda: target.copy_(source))
+        self.add_speed("copy/TB_per_s", round(found / 1e12, 2), "shown", passed=True)
+        return found
+
     def allocated(self, *, peak: bool = False) -> int:
         """Bytes of the GPU's tensors now, or the most at a time since `memory_limit` began; 0 on the CPU."""
         if self.is_tiny:
@@ -133,7 +153,7 @@ class Checks:
     def model(self, dtype: torch.dtype = torch.bfloat16, **sizes: int) -> PreTrainedModel:
         """Random weights."""
         register_attention()
-        shape: dict[str, Any] = (TINY_SHAPE if self.is_tiny else SHAPE) | sizes
+        shape: dict[str, Any] = (TINY_SHAPE if self.is_tiny else SHAPES["1.5B"]) | sizes
         config = Qwen2Config(**shape, tie_word_embeddings=True)
         torch.manual_seed(0)
         with self.device:

@@ -134,6 +134,16 @@ def compiled(
     return compile_kernel(source, target=GPUTarget("cuda", options.pop("capability"), 32), options=options)
 
 
+def spilled_bytes(kernel: Any, folder: Path) -> int:
+    """Bytes of each thread that do not fit into registers."""
+    import triton
+
+    (cubin := folder / "kernel.cubin").write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"STACK:(\d+)", usage)[1])
+
+
 @pytest.mark.parametrize(
     ("capability", "dtype", "heads_per_group", "size", "splits", "is_tile"),
     [
@@ -143,6 +153,8 @@ def compiled(
         (80, "bf16", 6, 128, 2, True),
         (90, "bf16", 8, 96, 1, True),
         (90, "bf16", 7, 256, 1, True),
+        (80, "fp32", 8, 64, 2, True),
+        (90, "fp32", 6, 96, 1, True),
     ],
 )
 def test_keys_and_values_are_copied_16_bytes_at_a_time(
@@ -157,13 +169,14 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
 ) -> None:
     """Keys used to lie with the slots of a block innermost: each thread read them in 64 loads of two bytes, which
     waited for memory. Now both are copied asynchronously, the next ones while these are multiplied; and products of
-    16 bits are those of tensor cores, on Hopper the wide ones where a tile has 64 rows."""
+    16 bits are those of tensor cores, on Hopper the wide ones where a tile has 64 rows. A thread's numbers fit into its
+    registers: those of tiles in float32 took up to 8,800 bytes more, which went through memory in each product."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from treepo.engine.torch import triton as module
 
     itemsize = 2 if dtype == "bf16" else 4
     sizes = module.tile_sizes(heads_per_group, size, itemsize, module.MAX_QUERIES if is_tile else 1)
-    options = module.tile_options(sizes) if is_tile else module.OPTIONS
+    options = module.tile_options(sizes, itemsize) if is_tile else module.OPTIONS
     is_part = is_tile or splits > 1
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
     tensors |= {"output": "*fp32"} if is_part else {}
@@ -181,6 +194,7 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     assert set(copies) <= {"10", "4"} and copies.count("4") <= 4
     assert not re.search(r"ld\.global[.\w]*\.[bu](8|16)\b", ptx)
     assert kernel.metadata.shared <= SHARED_MEMORY
+    assert spilled_bytes(kernel, tmp_path) <= 64
     if dtype == "bf16":
         assert ("wgmma.mma_async" if capability == 90 and sizes["ROWS"] >= 64 else "mma.sync") in ptx
     if is_part:

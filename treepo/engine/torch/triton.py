@@ -37,10 +37,14 @@ MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
 MAX_HEADS = 8
-"""Most query heads for which a program reads the slots of a tile; the others of their key head have their own."""
+"""Most query heads for which a program reads the slots of a tile; the others of their key head have their own. In
+float32, whose products take more registers, half as many heads and slots: with more, products go through memory."""
 
 QUERY_BYTES = 1 << 15
 """Bytes of the queries of a tile, which share memory with keys and values."""
+
+MAX_TILE = 1 << 13
+"""Most numbers of a tile's output for 4 warps, 64 to a thread."""
 
 OPTIONS = {"enable_fp_fusion": True}
 """Of the compiler; whether products and sums are fused by default depends on Triton's version."""
@@ -114,7 +118,7 @@ class TritonKernel(GatherKernel):
         if num_tiles:
             arguments = query, keys, values, parts, logsums, *places, *numbers
             grid = num_tiles, num_programs, tile_splits
-            _attend[grid](*arguments, **tiled, **flags, SPLITS=tile_splits, **tile_options(tiled))
+            _attend[grid](*arguments, **tiled, **flags, SPLITS=tile_splits, **tile_options(tiled, keys.element_size()))
         arguments = query, keys, values, parts[tile_splits:], logsums[tile_splits:], *places, *numbers
         _attend[n, num_groups, own_splits](*arguments, **own, **flags, SPLITS=own_splits, **OPTIONS)
         if num_parts > 1:
@@ -140,9 +144,10 @@ def tile_sizes(heads_per_group: int, head_size: int, itemsize: int, num_queries:
     """Return the constants with which `_attend` is compiled for tiles of so many queries; itemsize: bytes of each
     number of keys and values."""
     padded = max(MIN_ROWS, triton.next_power_of_2(head_size))
-    heads = heads_per_group
+    heads, slots = heads_per_group, MAX_SLOTS
     if num_queries > 1:
-        most = max(1, min(MAX_HEADS, QUERY_BYTES // (num_queries * padded * itemsize)))
+        slots = MAX_SLOTS * 2 // itemsize
+        most = max(1, min(MAX_HEADS * 2 // itemsize, QUERY_BYTES // (num_queries * padded * itemsize)))
         # As many for each program.
         heads = triton.cdiv(heads, triton.cdiv(heads, most))
     return {
@@ -152,14 +157,16 @@ def tile_sizes(heads_per_group: int, head_size: int, itemsize: int, num_queries:
         "ROWS": max(MIN_ROWS, triton.next_power_of_2(num_queries * heads)),
         "D": head_size,
         "PADDED": padded,
-        "SLOTS": min(MAX_SLOTS, max(MIN_ROWS, TILE_BYTES // (padded * itemsize))),
+        "SLOTS": min(slots, max(MIN_ROWS, TILE_BYTES // (padded * itemsize))),
         "LANES": BLOCK,
     }
 
 
-def tile_options(sizes: dict[str, int]) -> dict[str, int]:
-    """Return the compiler's options for a tile of several queries."""
-    return OPTIONS | {"num_warps": 8 if sizes["ROWS"] > 64 else 4, "num_stages": 2}
+def tile_options(sizes: dict[str, int], itemsize: int) -> dict[str, int]:
+    """Return the compiler's options for a tile of several queries: so many threads that each holds its share of the
+    queries and of what is summed in registers."""
+    is_large = sizes["ROWS"] > 64 or sizes["ROWS"] * sizes["PADDED"] > MAX_TILE
+    return OPTIONS | {"num_warps": 8 if is_large or itemsize > 2 else 4, "num_stages": 2}
 
 
 @triton.jit
@@ -209,12 +216,13 @@ def _attend(
     # Rows may see none of the slots: -inf less -inf is no number.
     top, total = tl.full([ROWS, 1], -1.0e30, tl.float32), tl.zeros([ROWS, 1], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
-    low, high = begin // SLOTS * SLOTS, end
+    # Of a query that a tile has read wholly nothing is left.
+    low, high = begin // SLOTS * SLOTS, tl.where(num_left > 0, end, begin // SLOTS * SLOTS)
     if SPLITS > 1:
         # Whole tiles; of a short sequence some programs have none.
-        share = tl.cdiv(end - low, SPLITS * SLOTS) * SLOTS
+        share = tl.cdiv(high - low, SPLITS * SLOTS) * SLOTS
         low += tl.program_id(2) * share
-        high = tl.minimum(low + share, end)
+        high = tl.minimum(low + share, high)
     for first in range(low, high, SLOTS):
         place = first + tl.arange(0, SLOTS)
         is_read = (place >= begin) & (place < end)
