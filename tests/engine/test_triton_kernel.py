@@ -92,7 +92,13 @@ for vocab_size, dtype, rounding in ((29, torch.float32, 1), (2100, half, 2)):
     logits = torch.from_numpy(rng.normal(size=(len(kinds), vocab_size)) * 3)
     # Many equal ones: which of them are kept follows from their order.
     logits = (torch.round(logits / rounding) * rounding).to(device, dtype)
+    loads.clear()
     tokens, logprobs = split_drawn(draw_fused(logits, numbers, tensors, has_greedy=True, truncates=True))
+    if loads:
+        first, end = logits.data_ptr(), logits.data_ptr() + logits.nbytes
+        num_read = sum(((at.data >= first) & (at.data < end) & mask.data).sum() for at, mask in loads)
+        # Three times by each, once more where tokens are left out, and by those of top-k or top-p 15 times for each.
+        assert num_read <= (3 * 8 + 8 + 15 * 5) * vocab_size
     # On the CPU rows are sorted.
     expected = split_drawn(draw(logits.cpu(), numbers.cpu(), batch.kinds, [x.cpu() for x in tensors]))
     assert tokens.tolist() == expected[0].tolist()

@@ -1,8 +1,8 @@
 """Drawing tokens in one Triton kernel, for GPUs: logits are read in their own type, nothing of their size is written,
 and no row is sorted.
 
-What top-k and top-p keep is found by bisection: probabilities are positive floats, whose bits as a whole number rise
-with them, so 31 sums over a row find the least probability that is kept. A row stays in the GPU's cache meanwhile.
+What top-k and top-p keep is found by narrowing: probabilities are positive floats, whose bits as a whole number rise
+with them, and a pass over a row sums what lies beyond four of them, so 14 passes find the least that is kept.
 """
 
 from collections.abc import Sequence
@@ -49,15 +49,29 @@ def _bits(x, top, lse, at, size):
 
 
 @triton.jit
-def _beyond(row, size, divisor, top, lse, cut, TILE: tl.constexpr):
-    """How many probabilities have more than these bits, and their sum."""
-    count, mass = tl.zeros([TILE], tl.int32), tl.zeros([TILE], tl.float64)
+def _beyond(row, size, divisor, top, lse, cuts, TILE: tl.constexpr):
+    """How many probabilities have more bits than each of four cuts, and their sums."""
+    count, mass = tl.zeros([4, TILE], tl.int32), tl.zeros([4, TILE], tl.float64)
     for first in range(0, size, TILE):
         x, at = _load(row, first, size, divisor, TILE)
         bits = _bits(x, top, lse, at, size)
-        count += (bits > cut).to(tl.int32)
-        mass += tl.where(bits > cut, bits.to(tl.float32, bitcast=True), 0.0).to(tl.float64)
-    return tl.sum(count, 0), tl.sum(mass, 0)
+        is_beyond = bits[None, :] > cuts[:, None]
+        count += is_beyond.to(tl.int32)
+        mass += tl.where(is_beyond, bits.to(tl.float32, bitcast=True)[None, :], 0.0).to(tl.float64)
+    return tl.sum(count, 1), tl.sum(mass, 1)
+
+
+@triton.jit
+def _cuts(low, high):
+    """Four from low to high - 1, between parts of about the same size."""
+    step = tl.cdiv(high - low, 5)
+    return tl.minimum(low + (tl.arange(0, 4) + 1) * step - 1, high - 1)
+
+
+@triton.jit
+def _narrowed(low, high, cuts, is_reached):
+    """The least cut that does not reach what is wanted lies from low to high, as those of these cuts say that do."""
+    return tl.max(tl.where(is_reached, cuts + 1, low), 0), tl.min(tl.where(is_reached, high, cuts), 0)
 
 
 @triton.jit
@@ -66,21 +80,21 @@ def _cut(row, size, divisor, top, lse, k, p, TILE: tl.constexpr):
     highest = tl.exp(-lse).to(tl.int32, bitcast=True)
     low, high = tl.full([], -1, tl.int32), highest
     while (low < high) & (k > 0):
-        middle = low + (high - low) // 2
-        count, mass = _beyond(row, size, divisor, top, lse, middle, TILE)
-        low, high = tl.where(count < k, low, middle + 1), tl.where(count < k, middle, high)
+        cuts = _cuts(low, high)
+        count, mass = _beyond(row, size, divisor, top, lse, cuts, TILE)
+        low, high = _narrowed(low, high, cuts, count >= k)
     cut = low
-    count, mass = _beyond(row, size, divisor, top, lse, cut, TILE)
-    ties = tl.where(cut < 0, 0, k - count).to(tl.float64)
-    wanted = p * (mass + ties * tl.maximum(cut, 0).to(tl.float32, bitcast=True))
+    count, mass = _beyond(row, size, divisor, top, lse, cut + tl.zeros([4], tl.int32), TILE)
+    ties = tl.where(cut < 0, 0, k - tl.max(count, 0)).to(tl.float64)
+    wanted = p * (tl.max(mass, 0) + ties * tl.maximum(cut, 0).to(tl.float32, bitcast=True))
     high = highest
     while (low < high) & (p < 1):
-        middle = low + (high - low) // 2
-        count, mass = _beyond(row, size, divisor, top, lse, middle, TILE)
-        low, high = tl.where(mass < wanted, low, middle + 1), tl.where(mass < wanted, middle, high)
+        cuts = _cuts(low, high)
+        count, mass = _beyond(row, size, divisor, top, lse, cuts, TILE)
+        low, high = _narrowed(low, high, cuts, mass >= wanted)
     if p < 1:
-        count, mass = _beyond(row, size, divisor, top, lse, low, TILE)
-        most = tl.ceil((wanted - mass) / tl.maximum(low, 1).to(tl.float32, bitcast=True))
+        count, mass = _beyond(row, size, divisor, top, lse, low + tl.zeros([4], tl.int32), TILE)
+        most = tl.ceil((wanted - tl.max(mass, 0)) / tl.maximum(low, 1).to(tl.float32, bitcast=True))
         ties = tl.where((low == cut) & (most > ties), ties, most)
         cut = low
     return cut, ties
