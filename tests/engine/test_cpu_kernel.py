@@ -128,11 +128,11 @@ def test_norm_rotation_and_gate_equal_torch(size: int) -> None:
         torch.testing.assert_close(output, wanted, rtol=2e-6, atol=2e-6)
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
     if size % 2 == 0:
-        q = torch.randn(5, 3, size, generator=generator)
+        q, k = torch.randn(5, 3, size, generator=generator), torch.randn(5, 1, size, generator=generator)
         cos, sin = torch.randn(5, size, generator=generator), torch.randn(5, size, generator=generator)
-        mine, theirs = q.clone(), q.clone()
-        kernel().rotate(mine, cos, sin)
-        TorchOperations().rotate(theirs, cos, sin)
+        mine, theirs = (q.clone(), k.clone()), (q.clone(), k.clone())
+        kernel().rotate(*mine, cos, sin)
+        TorchOperations().rotate(*theirs, cos, sin)
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
     gate, up = 20 * torch.randn(8, size, generator=generator), torch.randn(8, size, generator=generator)
     wanted = torch.nn.functional.silu(gate) * up

@@ -77,6 +77,35 @@ for groups, heads_per_group, size, window, dtype, num_paths, prompt_len, process
     assert torch.equal(outputs[0][1], outputs[1][1]) and torch.equal(outputs[0][2], outputs[1][2])
     print("equal", groups, heads_per_group, size, window, dtype, len(tiles))
 
+from treepo.model.forward import TorchOperations
+
+ours, theirs = TritonKernel(), TorchOperations()
+for dtype, between, heads, groups, size in (
+    (torch.float32, torch.float32, 3, 1, 24), (half, half, 9, 2, 128), (torch.float32, half, 2, 2, 160),
+):
+    def random(*shape):
+        return 3 * torch.randn(*shape, device=device)
+
+    tolerance = 1e-5 if between == torch.float32 else 5e-3
+    weight = random(heads * size).to(dtype)
+    x, added = random(5, heads * size).to(dtype), random(5, 2 * heads * size).to(between)[:, : heads * size]
+    for extra in (None, added):
+        pairs = [(one.add_norm(own := x.clone(), extra, weight, 1e-6, between), own) for one in (ours, theirs)]
+        torch.testing.assert_close(*pairs, rtol=tolerance, atol=tolerance)
+        assert torch.equal(pairs[0][1], pairs[1][1])
+    # Heads side by side in one row, and their norms.
+    wide = random(5, (heads + groups) * size).to(between)
+    cos, sin = random(5, size).to(between), random(5, size).to(between)
+    pairs = []
+    for one in (ours, theirs):
+        query, key = (part.view(5, -1, size) for part in wide.clone().split([heads * size, groups * size], -1))
+        one.rotate(query, key, cos, sin)
+        pairs.append((query, key, one.add_norm(key, None, weight[:size], 1e-6, between)))
+    torch.testing.assert_close(*pairs, rtol=tolerance, atol=4 * tolerance)
+    gate, up = wide[:, : heads * size], wide[:, -heads * size :]
+    torch.testing.assert_close(ours.gate(gate, up), theirs.gate(gate, up), rtol=tolerance, atol=tolerance)
+    print("computed", dtype, between, size)
+
 from treepo.engine.base import SamplingParams
 from treepo.engine.sampling import BatchSamplingParams, draw, split_drawn
 from treepo.engine.triton_sampling import draw_fused
@@ -107,17 +136,18 @@ for vocab_size, dtype, rounding in ((29, torch.float32, 1), (2100, half, 2)):
 """
 
 
-def test_attention_storage_and_sampling_equal_those_in_torch() -> None:
+def test_all_that_runs_on_gpus_equals_torch() -> None:
     """Heads and sizes that are no powers of two, windows, scattered slots, both types; with tiles of queries and
     without. Each key that paths share, or tokens of a prompt, is read once per tile: so many bytes are loaded, and no
-    more. Tokens are sampled without a sort as with one, also where many are equally likely. Triton reads whether it is
-    to interpret when it is imported, so this runs in a process of its own."""
+    more. Norms, rotations and gates are torch's, also of parts of wider rows. Tokens are sampled without a sort as with
+    one, also where many are equally likely. Triton reads whether it is to interpret when it is imported, so this runs
+    in a process of its own."""
     import torch
 
     environment = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 6 and done.stdout.count("drawn") == 2
+    assert [done.stdout.count(word) for word in ("equal", "computed", "drawn")] == [6, 3, 2]
 
 
 SHARED_MEMORY = 99 * 1024
@@ -220,6 +250,34 @@ def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypat
     ptx = compiled(module._store, tensors, sizes, capability=90, **module.STORE_OPTIONS).asm["ptx"]
     stores = re.findall(r"st\.global[.\w]*", ptx)
     assert stores and all(re.search(r"v[248]|b(32|64|128)", store) for store in stores)
+
+
+def test_between_matrix_products_numbers_move_in_wide_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms, rotations and gates of bfloat16 load and store at least 8 bytes at a time, but for what all heads share: a
+    norm's weights, sines and cosines."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from treepo.engine.torch import triton_operations as module
+
+    def check(
+        fn: Any, tensors: str, numbers: str, constants: dict[str, int], *, multiples: str = "", num_shared: int = 0
+    ) -> None:
+        arguments = dict.fromkeys(tensors.split(), "*bf16") | dict.fromkeys(numbers.split(), "i32")
+        arguments |= {"eps": "fp32"} if "eps" in arguments else {}
+        kernel = compiled(fn, arguments, constants, tuple(multiples.split()), capability=90, **module.OPTIONS)
+        accesses = re.findall(r"(?:ld|st)\.global[.\w]*", kernel.asm["ptx"])
+        narrow = [access for access in accesses if not re.search(r"v[24]\.b32|v4\.b16|b64", access)]
+        assert len(accesses) > len(narrow) <= num_shared and not any(access.startswith("st") for access in narrow)
+        assert spilled_bytes(kernel, tmp_path) == 0
+
+    norm = {"HAS_ADDED": True, "ROWS": 1, "D": 1536, "PADDED": 2048}
+    check(module._add_norm, "x added weight output", "eps num_rows", norm)
+    norm |= {"ROWS": 8, "D": 128, "PADDED": 128}
+    check(module._add_norm, "x added weight output", "eps num_rows", norm, num_shared=1)
+    strides, sizes = "query_stride key_stride", {"HEADS": 16, "D": 128, "HALF": 64}
+    numbers = f"{strides} num_heads num_groups"
+    check(module._rotate, "query key cos sin", numbers, sizes, multiples=strides, num_shared=4)
+    sizes = "gate_stride up_stride size"
+    check(module._gate, "gate up output", sizes, {"TILE": 1024}, multiples=sizes)
 
 
 @pytest.mark.parametrize(("capability", "truncates"), [(80, False), (90, True)])

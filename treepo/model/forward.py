@@ -127,10 +127,12 @@ class TorchOperations:
             x += added
         return rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(dtype)
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """x [N, H, D] cos + (x with its halves exchanged) sin, in place; cos and signed sin [N, D]."""
-        exchanged = x.roll(x.shape[-1] // 2, -1)
-        x.mul_(cos[:, None]).addcmul_(exchanged, sin[:, None])
+    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """x cos + (x with its halves exchanged) sin, in place, of queries [N, H, D] and keys [N, G, D]; cos and signed
+        sin [N, D]."""
+        for x in (query, key):
+            exchanged = x.roll(x.shape[-1] // 2, -1)
+            x.mul_(cos[:, None]).addcmul_(exchanged, sin[:, None])
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor:
         """Return silu(gate) x up, [N, D]; both may be parts of wider rows."""
@@ -236,8 +238,7 @@ class FusedForward:
         if layer.q_norm:
             query = self.operations.add_norm(query, None, *layer.q_norm, dtype=query.dtype)
             key = self.operations.add_norm(key, None, *layer.k_norm, dtype=key.dtype)
-        self.operations.rotate(query, cos, sin)
-        self.operations.rotate(key, cos, sin)
+        self.operations.rotate(query, key, cos, sin)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
         output = context(index, query, key, value, layer.scale, layer.window)
         [output] = layer.o(output.reshape(len(hidden), -1).to(self.dtype))

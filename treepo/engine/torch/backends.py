@@ -41,8 +41,9 @@ def make_forward(model: nn.Module, kernel: GatherKernel, autocast: torch.dtype |
     if not supports_fused(model) or has_length_dependent_rope(config):
         return PlainForward(model, autocast)
     dtype = product_dtype(model, autocast)
-    compiled = kernel if isinstance(kernel, CpuKernel) and dtype in (torch.float32, torch.bfloat16) else None
-    forward = FusedForward(model, compiled or TorchOperations(), dtype)
+    is_known = not isinstance(kernel, CpuKernel) or dtype in (torch.float32, torch.bfloat16)
+    operations = kernel if isinstance(kernel, TorchOperations) and is_known else TorchOperations()
+    forward = FusedForward(model, operations, dtype)
     _log_bfloat16(autocast or next(model.parameters()).dtype, forward)
     return forward
 

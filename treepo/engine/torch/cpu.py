@@ -73,8 +73,9 @@ class CpuKernel(GatherKernel, TorchOperations):
         run(x.numel() // size, size, _data(x), added_data, _data(weight), eps, _data(output, dtype))
         return output
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
-        self.kernels.rotate(*x.shape, _data(x), _data(cos), _data(sin))
+    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> None:
+        for x in (query, key):
+            self.kernels.rotate(*x.shape, _data(x), _data(cos), _data(sin))
 
     def gate(self, gate: Tensor, up: Tensor) -> Tensor:
         (n, size), stride, dtype = gate.shape, gate.stride(0), gate.dtype

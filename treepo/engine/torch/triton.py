@@ -17,6 +17,7 @@ from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
 from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.kv_cache import BLOCK
 from treepo.engine.torch.query_tiles import MAX_QUERIES, query_tiles
+from treepo.engine.torch.triton_operations import TritonOperations
 from treepo.engine.transfer import send
 
 # pyright: reportIndexIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -53,8 +54,8 @@ STORE_OPTIONS = OPTIONS | {"num_warps": 1}
 """A program stores one head of one token: with more threads each would store two bytes."""
 
 
-class TritonKernel(GatherKernel):
-    """Attention on GPUs. Slots go to the device once per forward, not once per layer."""
+class TritonKernel(GatherKernel, TritonOperations):
+    """Attention on GPUs, and a decoder's operations. Slots go to the device once per forward, not once per layer."""
 
     is_capturable = True
 
