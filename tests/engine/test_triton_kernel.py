@@ -135,14 +135,14 @@ def compiled(
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "heads_per_group", "size", "splits", "is_tile"),
+    ("capability", "dtype", "heads_per_group", "size", "is_part", "is_tile"),
     [
-        (80, "bf16", 6, 128, 1, False),
-        (80, "fp32", 1, 256, 2, False),
-        (90, "bf16", 3, 64, 8, False),
-        (80, "bf16", 6, 128, 2, True),
-        (90, "bf16", 8, 96, 1, True),
-        (90, "bf16", 7, 256, 1, True),
+        (80, "bf16", 6, 128, False, False),
+        (80, "fp32", 1, 256, True, False),
+        (90, "bf16", 3, 64, True, False),
+        (80, "bf16", 6, 128, True, True),
+        (90, "bf16", 8, 96, True, True),
+        (90, "bf16", 7, 256, True, True),
     ],
 )
 def test_keys_and_values_are_copied_16_bytes_at_a_time(
@@ -150,7 +150,7 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     dtype: str,
     heads_per_group: int,
     size: int,
-    splits: int,
+    is_part: bool,
     is_tile: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -164,13 +164,12 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     itemsize = 2 if dtype == "bf16" else 4
     sizes = module.tile_sizes(heads_per_group, size, itemsize, module.MAX_QUERIES if is_tile else 1)
     options = module.tile_options(sizes) if is_tile else module.OPTIONS
-    is_part = is_tile or splits > 1
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
     tensors |= {"output": "*fp32"} if is_part else {}
     tensors |= {"logsums": "*fp32"}
     table = dict.fromkeys(("slots", "rows", "lens", "in_tiles", "tiles"), "*i32")
     numbers = dict.fromkeys(("row_len", "num_queries", "num_groups", "scale", "window"), "i32") | {"scale": "fp32"}
-    constants = sizes | {"SPLITS": splits, "HAS_TILES": is_tile, "IS_PART": is_part}
+    constants = sizes | {"IS_PART": is_part}
     kernel = compiled(module._attend, tensors | table | numbers, constants, capability=capability, **options)
     ptx = kernel.asm["ptx"]
     # Keys and values, before the loop and in it, with 16 bytes for each thread.
@@ -185,8 +184,8 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
         assert ("wgmma.mma_async" if capability == 90 and sizes["ROWS"] >= 64 else "mma.sync") in ptx
     if is_part:
         merged = {"parts": "*fp32", "logsums": "*fp32", "output": f"*{dtype}", "lens": "*i32", "in_tiles": "*i32"}
-        constants = {"TILE_SPLITS": 2 * is_tile, "SPLITS": splits, "PARTS": 4 if is_tile else splits}
-        constants |= {"D": size, "PADDED": sizes["PADDED"]}
+        merged |= {"tile_splits": "i32", "splits": "i32"}
+        constants = {"PARTS": module.MAX_PARTS, "D": size, "PADDED": sizes["PADDED"]}
         compiled(module._merge, merged, constants, capability=capability, **module.OPTIONS)
 
 
