@@ -1,5 +1,7 @@
 """Several tokens without the host: the same tokens, from the same blocks, as one at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from treepo.engine.torch import engine as engine_module
 from treepo.engine.torch import query_tiles
 from treepo.engine.torch.attention import BlockTable, GatherKernel, SlotTable
 from treepo.engine.torch.device_loop import DeviceLoop
+from treepo.engine.torch.device_table import DeviceTable
 from treepo.engine.torch.engine import TorchEngine
 from treepo.engine.torch.lookahead import padded_size
 from treepo.model.forward import FusedForward
@@ -123,6 +126,60 @@ def test_fewer_tokens_are_decoded_ahead_where_blocks_are_few(monkeypatch: pytest
     monkeypatch.setattr(loop, "run", lambda inputs, *rest: steps.append(len(inputs.each_step)) or run(inputs, *rest))
     results_of(engine, [request([3 + i, 4, 5, 6], 36, seed=i, name=i) for i in range(4)])
     assert steps[0] == 17 and sum(steps) > 24
+
+
+def test_captured_steps_are_dropped_where_weights_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sharded model's weights are gathered anew for every rollout and evaluation, into other memory: graphs that were
+    captured before read what lay there since."""
+    kernel = OneByOne()
+    monkeypatch.setattr(kernel, "send_table", DeviceTable().update)
+    monkeypatch.setattr(engine_module, "make_kernel", lambda device: kernel)
+    model, wanted = make_tiny_model(), [request([3, 4, 5], 8, seed=0)]
+    engine = TorchEngine(model, [], 4, max_cache_tokens=400, num_scheduler_steps=4)
+    assert isinstance(engine.forward, FusedForward)
+    loop = engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
+    steps = []
+    for is_moved in (False, False, True):
+        if is_moved:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.clone()
+        results_of(engine, wanted)
+        steps.append(list(loop.steps.values()))
+    assert len(steps[0]) == 1
+    assert steps[0][0] is steps[1][0] and steps[1][0] is not steps[2][0]
+
+
+def test_a_step_that_cannot_be_captured_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch goes on with the stream of a capture that cannot be ended; the engine does not."""
+    kernel, streams = OneByOne(), []
+    kernel.is_capturable = True
+    monkeypatch.setattr(engine_module, "make_kernel", lambda device: kernel)
+
+    @contextmanager
+    def stream(_: object) -> Iterator[None]:
+        streams.append("the engine's")
+        try:
+            yield
+        finally:
+            streams.append("the engine's")
+
+    @contextmanager
+    def graph(*_: object, **options: object) -> Iterator[None]:
+        assert options["capture_error_mode"] == "thread_local"
+        streams.append("the capture's")
+        yield
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    fakes = {"CUDAGraph": object, "graph_pool_handle": object, "current_stream": object, "stream": stream}
+    for name, fake in (fakes | {"graph": graph}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    engine = TorchEngine(make_tiny_model(), [], 4, max_cache_tokens=400, num_scheduler_steps=4)
+    assert isinstance(engine.forward, FusedForward)
+    engine.loop = DeviceLoop(engine.forward, engine.kernel, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="engine.num_scheduler_steps = 1 does without .*previous error"):
+        results_of(engine, [request([3, 4, 5], 8, seed=0)])
+    assert streams == ["the engine's", "the capture's", "the engine's"]
+    assert all(step.graph is None for step in engine.loop.steps.values())
 
 
 def test_logits_that_are_not_finite_are_an_error_where_a_row_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,16 +181,16 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("capability", "dtype", "heads_per_group", "size", "splits", "is_tile"),
+    ("capability", "dtype", "heads_per_group", "size", "is_part", "is_tile"),
     [
-        (80, "bf16", 6, 128, 1, False),
-        (80, "fp32", 1, 256, 2, False),
-        (90, "bf16", 3, 64, 8, False),
-        (80, "bf16", 6, 128, 2, True),
-        (90, "bf16", 8, 96, 1, True),
-        (90, "bf16", 7, 256, 1, True),
-        (80, "fp32", 8, 64, 2, True),
-        (90, "fp32", 6, 96, 1, True),
+        (80, "bf16", 6, 128, False, False),
+        (80, "fp32", 1, 256, True, False),
+        (90, "bf16", 3, 64, True, False),
+        (80, "bf16", 6, 128, True, True),
+        (90, "bf16", 8, 96, True, True),
+        (90, "bf16", 7, 256, True, True),
+        (80, "fp32", 8, 64, True, True),
+        (90, "fp32", 6, 96, True, True),
     ],
 )
 def test_keys_and_values_are_copied_16_bytes_at_a_time(
@@ -198,7 +198,7 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     dtype: str,
     heads_per_group: int,
     size: int,
-    splits: int,
+    is_part: bool,
     is_tile: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -213,21 +213,20 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     itemsize = 2 if dtype == "bf16" else 4
     sizes = module.tile_sizes(heads_per_group, size, itemsize, module.MAX_QUERIES if is_tile else 1)
     options = module.tile_options(sizes, itemsize) if is_tile else module.OPTIONS
-    is_part = is_tile or splits > 1
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
     tensors |= {"output": "*fp32"} if is_part else {}
     tensors |= {"logsums": "*fp32"}
     table = dict.fromkeys(("slots", "rows", "lens", "in_tiles", "tiles"), "*i32")
     numbers = dict.fromkeys(("row_len", "num_queries", "num_groups", "scale", "window"), "i32") | {"scale": "fp32"}
-    constants = sizes | {"SPLITS": splits, "HAS_TILES": is_tile, "IS_PART": is_part}
+    constants = sizes | {"IS_PART": is_part}
     kernel = compiled(module._attend, tensors | table | numbers, constants, capability=capability, **options)
     ptx = kernel.asm["ptx"]
     # Keys and values, before the loop and in it, with 16 bytes for each thread.
     tile_bytes, num_threads = sizes["SLOTS"] * sizes["PADDED"] * itemsize, 32 * kernel.metadata.num_warps
     copies = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], 0x(\w+)", ptx)
     assert copies.count("10") >= 2 * 2 * tile_bytes // (num_threads * 16)
-    # The others copy slots.
-    assert set(copies) <= {"10", "4"} and copies.count("4") <= 4
+    # The others copy slots: a few, of which Triton 3.6 makes one for each step ahead and part of the loop.
+    assert set(copies) <= {"10", "4"} and copies.count("4") <= copies.count("10")
     assert not re.search(r"ld\.global[.\w]*\.[bu](8|16)\b", ptx)
     assert kernel.metadata.shared <= SHARED_MEMORY
     assert spilled_bytes(kernel, tmp_path) <= 64
@@ -235,9 +234,17 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
         assert ("wgmma.mma_async" if capability == 90 and sizes["ROWS"] >= 64 else "mma.sync") in ptx
     if is_part:
         merged = {"parts": "*fp32", "logsums": "*fp32", "output": f"*{dtype}", "lens": "*i32", "in_tiles": "*i32"}
-        constants = {"TILE_SPLITS": 2 * is_tile, "SPLITS": splits, "PARTS": 4 if is_tile else splits}
-        constants |= {"D": size, "PADDED": sizes["PADDED"]}
+        merged |= {"tile_splits": "i32", "splits": "i32"}
+        constants = {"PARTS": module.MAX_PARTS, "D": size, "PADDED": sizes["PADDED"]}
         compiled(module._merge, merged, constants, capability=capability, **module.OPTIONS)
+
+
+def test_no_forward_needs_another_kernel() -> None:
+    """Triton compiled one for each kind of row length, of number of queries, of window, and of number of splits."""
+    from treepo.engine.torch import triton as module
+
+    for kernel in (module._attend, module._merge):
+        assert {p.name for p in kernel.params if p.do_not_specialize} == set(module.CHANGING) & set(kernel.arg_names)
 
 
 def test_new_keys_and_values_are_stored_in_wide_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

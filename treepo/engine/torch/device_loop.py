@@ -18,6 +18,7 @@ from treepo.engine.torch.attention import DeviceAttention, GatherKernel, SlotTab
 from treepo.engine.torch.kv_cache import KVCache
 from treepo.engine.transfer import pack_into, packed_size, unpacked
 from treepo.model.forward import FusedForward
+from treepo.utils.foreign_errors import first_line, is_out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,8 @@ class LoopInputs:
 class DeviceLoop:
     """Decodes steps whose inputs are known before.
 
-    Captured steps hold addresses: they are dropped as soon as one of the tensors that they read, `read`, is another.
+    Captured steps hold addresses: they are dropped as soon as one of the tensors that they read, `read`, is another, or
+    a weight lies elsewhere, as it does whenever a sharded model is gathered.
     """
 
     def __init__(self, forward: FusedForward, kernel: GatherKernel, device: torch.device) -> None:
@@ -51,11 +53,12 @@ class DeviceLoop:
         self.device = device
         self.steps: dict[tuple[int, int, SamplingKinds], DeviceStep] = {}
         self.read: tuple[object, ...] = ()
+        self.addresses: list[int] = []
         self.pool: Any = None
 
     def release(self) -> None:
         """Free the memory of captured steps."""
-        self.steps, self.read, self.pool = {}, (), None
+        self.steps, self.read, self.addresses, self.pool = {}, (), [], None
 
     def run(self, inputs: LoopInputs, cache: KVCache) -> tuple[np.ndarray, np.ndarray]:
         """Return token ids int32 [n, N] and their log-probabilities float32 [n, N]."""
@@ -75,9 +78,11 @@ class DeviceLoop:
     def _drop_outdated(self, table: Tensor, cache: KVCache) -> None:
         stored = [tensor for layer in cache.layers.values() for tensor in layer]
         read = table, self.forward.layers, self.forward.cos, *stored
-        if len(read) != len(self.read) or any(a is not b for a, b in zip(read, self.read, strict=True)):
+        addresses = [weight.data_ptr() for weight in self.forward.model.parameters()]
+        is_same = len(read) == len(self.read) and all(a is b for a, b in zip(read, self.read, strict=True))
+        if not is_same or addresses != self.addresses:
             self.release()
-            self.read = read
+            self.read, self.addresses = read, addresses
 
 
 class DeviceStep:
@@ -120,14 +125,30 @@ class DeviceStep:
     def _advance(self, context: DeviceAttention) -> None:
         if self.graph is None and self.was_run and context.kernel.is_capturable:
             # The first run has compiled kernels and chosen those of matrix products, which cannot be captured.
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=self.pool):
-                self._compute(context)
+            self.graph = self._captured(context)
         if self.graph is None:
             self._compute(context)
             self.was_run = True
         else:
             self.graph.replay()
+
+    def _captured(self, context: DeviceAttention) -> torch.cuda.CUDAGraph:
+        """Return the step as a graph. Raises RuntimeError, with the setting that does without, if that cannot be."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # If the capture cannot be ended, torch would go on with its stream, for which no tensor waits. Other
+            # threads, such as NCCL's, may ask for events meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"),
+            ):
+                self._compute(context)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            message = "cannot capture a decoding step in a CUDA graph; engine.num_scheduler_steps = 1 does without"
+            raise RuntimeError(f"{message} ({first_line(error)})") from error
+        return graph
 
     def _compute(self, context: DeviceAttention) -> None:
         logits = self.forward(self.ids, self.positions, context, self.every, num_positions=context.table.max_len)

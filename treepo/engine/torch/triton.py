@@ -34,6 +34,9 @@ into the shared memory of every GPU since Ampere: 99 KiB on the smallest."""
 MAX_SPLITS = 16
 """Most programs that share a sequence, where few long ones would leave processors without work."""
 
+MAX_PARTS = 2 * MAX_SPLITS
+"""Most parts of a query's attention: of a tile, and its own."""
+
 MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
@@ -49,6 +52,10 @@ MAX_TILE = 1 << 13
 
 OPTIONS = {"enable_fp_fusion": True}
 """Of the compiler; whether products and sums are fused by default depends on Triton's version."""
+
+CHANGING = ("row_len", "num_queries", "window", "tile_splits", "splits")
+"""Numbers that change from forward to forward. Triton would compile a kernel for those that are 1, one for multiples of
+16, and one for the others, each for seconds."""
 
 STORE_OPTIONS = OPTIONS | {"num_warps": 1}
 """A program stores one head of one token: with more threads each would store two bytes."""
@@ -115,17 +122,15 @@ class TritonKernel(GatherKernel, TritonOperations):
             logsums = query.new_empty(num_parts, n, num_heads, dtype=torch.float32)
         places = table.slots, table.rows, table.lens, table.in_tiles, table.tiles
         numbers = table.slots.shape[1], n, num_groups, scale, window or 0
-        flags = {"HAS_TILES": num_tiles > 0, "IS_PART": num_parts > 1}
         if num_tiles:
             arguments = query, keys, values, parts, logsums, *places, *numbers
-            grid = num_tiles, num_programs, tile_splits
-            _attend[grid](*arguments, **tiled, **flags, SPLITS=tile_splits, **tile_options(tiled, keys.element_size()))
+            options = tile_options(tiled, keys.element_size())
+            _attend[num_tiles, num_programs, tile_splits](*arguments, **tiled, IS_PART=True, **options)
         arguments = query, keys, values, parts[tile_splits:], logsums[tile_splits:], *places, *numbers
-        _attend[n, num_groups, own_splits](*arguments, **own, **flags, SPLITS=own_splits, **OPTIONS)
+        _attend[n, num_groups, own_splits](*arguments, **own, IS_PART=num_parts > 1, **OPTIONS)
         if num_parts > 1:
-            counts = {"TILE_SPLITS": tile_splits, "SPLITS": own_splits, "PARTS": triton.next_power_of_2(num_parts)}
-            arguments = parts, logsums, output, table.lens, table.in_tiles
-            _merge[n, num_heads](*arguments, **counts, D=size, PADDED=own["PADDED"], **OPTIONS)
+            arguments = parts, logsums, output, table.lens, table.in_tiles, tile_splits, own_splits
+            _merge[n, num_heads](*arguments, PARTS=MAX_PARTS, D=size, PADDED=own["PADDED"], **OPTIONS)
         return output
 
     def num_processors(self, device: torch.device) -> int:
@@ -183,13 +188,12 @@ def _store(key, value, keys, values, slots, num_groups, D: tl.constexpr, PADDED:
     tl.store(values + target, tl.load(value + source, mask=d < D), mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _attend(
     query, keys, values, output, logsums, slots, rows, lens, in_tiles, tiles,
     row_len, num_queries, num_groups, scale, window,
     R: tl.constexpr, HEADS: tl.constexpr, QUERIES: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
-    PADDED: tl.constexpr, SLOTS: tl.constexpr, LANES: tl.constexpr, SPLITS: tl.constexpr, HAS_TILES: tl.constexpr,
-    IS_PART: tl.constexpr,
+    PADDED: tl.constexpr, SLOTS: tl.constexpr, LANES: tl.constexpr, IS_PART: tl.constexpr,
 ):  # fmt: skip
     """Attention of the queries of a tile over its slots, or of one query over those that no tile has read for it."""
     pieces: tl.constexpr = (R + HEADS - 1) // HEADS
@@ -200,9 +204,7 @@ def _attend(
         token, count, row, end = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2), tl.load(tile + 3)
     else:
         token = tl.program_id(0)
-        row, end = tl.load(rows + token), tl.load(lens + token)
-        if HAS_TILES:
-            begin = tl.load(in_tiles + token)
+        row, end, begin = tl.load(rows + token), tl.load(lens + token), tl.load(in_tiles + token)
     num_left = end - begin
     # A row of the products is a head of a query.
     r, d = tl.arange(0, ROWS)[:, None], tl.arange(0, PADDED)
@@ -217,13 +219,12 @@ def _attend(
     # Rows may see none of the slots: -inf less -inf is no number.
     top, total = tl.full([ROWS, 1], -1.0e30, tl.float32), tl.zeros([ROWS, 1], tl.float32)
     mixed = tl.zeros([ROWS, PADDED], tl.float32)
-    # Of a query that a tile has read wholly nothing is left.
+    # Of a query that a tile has read wholly nothing is left. Otherwise each program reads as many whole blocks of
+    # slots; of a short sequence some have none.
     low, high = begin // SLOTS * SLOTS, tl.where(num_left > 0, end, begin // SLOTS * SLOTS)
-    if SPLITS > 1:
-        # Whole tiles; of a short sequence some programs have none.
-        share = tl.cdiv(high - low, SPLITS * SLOTS) * SLOTS
-        low += tl.program_id(2) * share
-        high = tl.minimum(low + share, high)
+    share = tl.cdiv(high - low, tl.num_programs(2) * SLOTS) * SLOTS
+    low += tl.program_id(2) * share
+    high = tl.minimum(low + share, high)
     for first in range(low, high, SLOTS):
         place = first + tl.arange(0, SLOTS)
         is_read = (place >= begin) & (place < end)
@@ -250,20 +251,18 @@ def _attend(
         tl.store(logsums + part + at, top + tl.log(total), mask=is_row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=CHANGING)
 def _merge(
-    parts, logsums, output, lens, in_tiles,
-    TILE_SPLITS: tl.constexpr, SPLITS: tl.constexpr, PARTS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
+    parts, logsums, output, lens, in_tiles, tile_splits, splits,
+    PARTS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     """Add parts up, each times its share of the sum of all weights: first those of tiles, then a query's own."""
     num_heads = tl.num_programs(0).to(tl.int64) * tl.num_programs(1)
     head = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
     part, d = tl.arange(0, PARTS), tl.arange(0, PADDED)
-    first, end = 0, TILE_SPLITS + SPLITS
-    if TILE_SPLITS > 0:
-        num_in_tile, num_seen = tl.load(in_tiles + tl.program_id(0)), tl.load(lens + tl.program_id(0))
-        first = tl.where(num_in_tile > 0, 0, TILE_SPLITS)
-        end = tl.where(num_in_tile < num_seen, TILE_SPLITS + SPLITS, TILE_SPLITS)
+    num_in_tile, num_seen = tl.load(in_tiles + tl.program_id(0)), tl.load(lens + tl.program_id(0))
+    first = tl.where(num_in_tile > 0, 0, tile_splits)
+    end = tl.where(num_in_tile < num_seen, tile_splits + splits, tile_splits)
     is_there = (part >= first) & (part < end)
     logsum = tl.load(logsums + part * num_heads + head, mask=is_there, other=float("-inf"))
     weights = tl.exp(logsum - tl.max(logsum, 0))

@@ -54,7 +54,7 @@ class TritonOperations(TorchOperations):
         return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_rows",))
 def _add_norm(
     x, added, weight, output, eps, num_rows,
     HAS_ADDED: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr,
