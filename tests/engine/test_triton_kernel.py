@@ -206,13 +206,13 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
     """Keys used to lie with the slots of a block innermost: each thread read them in 64 loads of two bytes, which
     waited for memory. Now both are copied asynchronously, the next ones while these are multiplied; and products of
     16 bits are those of tensor cores, on Hopper the wide ones where a tile has 64 rows. A thread's numbers fit into its
-    registers: those of tiles in float32 took up to 8,800 bytes more, which went through memory in each product."""
+    registers: those of tiles in float32 took up to 15,000 bytes more, which went through memory in each product."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from treepo.engine.torch import triton as module
 
     itemsize = 2 if dtype == "bf16" else 4
     sizes = module.tile_sizes(heads_per_group, size, itemsize, module.MAX_QUERIES if is_tile else 1)
-    options = module.tile_options(sizes, itemsize) if is_tile else module.OPTIONS
+    options = module.options_of(sizes, itemsize)
     tensors = dict.fromkeys(("query", "keys", "values", "output"), f"*{dtype}")
     tensors |= {"output": "*fp32"} if is_part else {}
     tensors |= {"logsums": "*fp32"}

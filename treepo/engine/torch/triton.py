@@ -41,8 +41,8 @@ MIN_ROWS = 16
 """Fewest rows of a matrix product in Triton."""
 
 MAX_HEADS = 8
-"""Most query heads for which a program reads the slots of a tile; the others of their key head have their own. In
-float32, whose products take more registers, half as many heads and slots: with more, products go through memory."""
+"""Most query heads for which a program reads the slots of a tile; the others of their key head have their own. A single
+one in float32: its products are sums in a thread's own numbers, and of more rows it has no room for them."""
 
 QUERY_BYTES = 1 << 15
 """Bytes of the queries of a tile, which share memory with keys and values."""
@@ -124,10 +124,11 @@ class TritonKernel(GatherKernel, TritonOperations):
         numbers = table.slots.shape[1], n, num_groups, scale, window or 0
         if num_tiles:
             arguments = query, keys, values, parts, logsums, *places, *numbers
-            options = tile_options(tiled, keys.element_size())
+            options = options_of(tiled, keys.element_size())
             _attend[num_tiles, num_programs, tile_splits](*arguments, **tiled, IS_PART=True, **options)
         arguments = query, keys, values, parts[tile_splits:], logsums[tile_splits:], *places, *numbers
-        _attend[n, num_groups, own_splits](*arguments, **own, IS_PART=num_parts > 1, **OPTIONS)
+        options = options_of(own, keys.element_size())
+        _attend[n, num_groups, own_splits](*arguments, **own, IS_PART=num_parts > 1, **options)
         if num_parts > 1:
             arguments = parts, logsums, output, table.lens, table.in_tiles, tile_splits, own_splits
             _merge[n, num_heads](*arguments, PARTS=MAX_PARTS, D=size, PADDED=own["PADDED"], **OPTIONS)
@@ -150,10 +151,9 @@ def tile_sizes(heads_per_group: int, head_size: int, itemsize: int, num_queries:
     """Return the constants with which `_attend` is compiled for tiles of so many queries; itemsize: bytes of each
     number of keys and values."""
     padded = max(MIN_ROWS, triton.next_power_of_2(head_size))
-    heads, slots = heads_per_group, MAX_SLOTS
+    heads = heads_per_group
     if num_queries > 1:
-        slots = MAX_SLOTS * 2 // itemsize
-        most = max(1, min(MAX_HEADS * 2 // itemsize, QUERY_BYTES // (num_queries * padded * itemsize)))
+        most = max(1, min(MAX_HEADS, QUERY_BYTES // (num_queries * padded * itemsize))) if itemsize <= 2 else 1
         # As many for each program.
         heads = triton.cdiv(heads, triton.cdiv(heads, most))
     return {
@@ -163,16 +163,17 @@ def tile_sizes(heads_per_group: int, head_size: int, itemsize: int, num_queries:
         "ROWS": max(MIN_ROWS, triton.next_power_of_2(num_queries * heads)),
         "D": head_size,
         "PADDED": padded,
-        "SLOTS": min(slots, max(MIN_ROWS, TILE_BYTES // (padded * itemsize))),
+        "SLOTS": min(MAX_SLOTS, max(MIN_ROWS, TILE_BYTES // (padded * itemsize))),
         "LANES": BLOCK,
     }
 
 
-def tile_options(sizes: dict[str, int], itemsize: int) -> dict[str, int]:
-    """Return the compiler's options for a tile of several queries: so many threads that each holds its share of the
-    queries and of what is summed in registers."""
+def options_of(sizes: dict[str, int], itemsize: int) -> dict[str, int]:
+    """Return the compiler's options for these sizes: so many threads that each holds its share of the queries and of
+    what is summed in registers."""
     is_large = sizes["ROWS"] > 64 or sizes["ROWS"] * sizes["PADDED"] > MAX_TILE
-    return OPTIONS | {"num_warps": 8 if is_large or itemsize > 2 else 4, "num_stages": 2}
+    stages = {"num_stages": 2} if sizes["QUERIES"] > 1 else {}
+    return OPTIONS | {"num_warps": 8 if is_large or itemsize > 2 else 4} | stages
 
 
 @triton.jit
