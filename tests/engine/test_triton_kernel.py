@@ -190,8 +190,8 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
 
 
 def test_tiles_in_float32_have_few_rows() -> None:
-    """Their products are sums in a thread's own numbers: with 64 and 128 rows a program kept 2 to 15 kB of each thread's
-    in memory (ptxas), and took 7 to 25 s to compile; now none, and one."""
+    """Their products are sums in a thread's own numbers: with 64 and 128 rows a program kept 2 to 15 kB of each thread's in
+    memory (ptxas), and took 7 to 25 s to compile."""
     from treepo.engine.torch import triton as module
 
     for heads_per_group, size in ((8, 64), (6, 128), (8, 96), (8, 256)):
