@@ -118,7 +118,9 @@ def profile(checks: Checks, name: str, engine: TorchEngine, seconds: float) -> N
         engine.step()
     num_steps = engine.counters.num_steps - num_steps
     events = found.key_averages()
-    busy = sum(event.self_device_time_total for event in events) / 1e6 / seconds
+    # torch's operations count the time of their kernels, too, which are events of their own.
+    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(event.self_device_time_total for event in kernels) / 1e6 / seconds
     waits = sum(event.count for event in events if "StreamSynchronize" in event.key)
     launches = sum(event.count for event in events if "LaunchKernel" in event.key or "GraphLaunch" in event.key)
     checks.add(f"{name}/busy", round(busy, 3), "at least 0.8", busy >= 0.8)
@@ -176,7 +178,7 @@ def grown(model: PreTrainedModel, num_trees: int) -> list[Tree]:
 def memory(checks: Checks) -> None:
     """Where memory runs out, fewer sequences run at a time: all get their tokens, and later ones need no more."""
     num_paths, prompt_len, length = (24, 8, 8) if checks.is_tiny else (256, 64, 512)
-    sizes = {} if checks.is_tiny else SMALL | {"hidden_size": 2048, "num_hidden_layers": 8}
+    sizes = {} if checks.is_tiny else SMALL | {"hidden_size": 1536, "num_hidden_layers": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4} if checks.is_tiny else {"num_key_value_heads": 12}
     model = checks.model(torch.float32, **(sizes | heads))
     prompts = [np.random.default_rng(i // 4).integers(1, 500, prompt_len).astype(np.int32) for i in range(num_paths)]
@@ -184,8 +186,9 @@ def memory(checks: Checks) -> None:
     num_tokens = num_paths * (prompt_len + length + 2 * BLOCK)
     free = TorchEngine(model, [], num_paths, max_cache_tokens=num_tokens)
     expected = answers(free, requests)
-    limit = checks.allocated() + free.cache_bytes // 2
+    cache_bytes = free.cache_bytes
     free.close()
+    limit = checks.allocated() + cache_bytes // 2
     engine = TorchEngine(model, [], num_paths, max_cache_tokens=num_tokens)
     with checks.memory_limit(limit, engine, num_paths // 2):
         found = [answers(engine, requests) for _ in range(2)]

@@ -167,17 +167,21 @@ def test_blocks_that_nobody_sees_are_skipped(trees, window):
 
 
 def test_too_many_compilations_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past Dynamo's limit FlexAttention ran as dense attention, of the size of all pairs, and nobody was told."""
+    """Past Dynamo's limit FlexAttention ran as dense attention, of the size of all pairs, and nobody was told. Batches
+    of fewer than 128 tokens were compiled for themselves."""
     eager = partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", eager)
     attention._compiled.cache_clear()
-    mask = FlexTreeAttention(torch.full((128,), 128), torch.arange(128)).mask(None)
+    monkeypatch.setattr(attention, "MAX_GRAPHS", 1)
+    masks = [FlexTreeAttention(torch.full((n,), n), torch.arange(n)).mask(None) for n in (1000, 60, 300)]
     try:
         with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
             attend = attention._compiled()
-            attend(*(torch.zeros(1, 2, 128, 16) for _ in range(3)), mask)
+            for mask in masks:
+                zeros = torch.zeros(1, 2, mask.seq_lengths[0], 16)
+                attend(zeros, zeros, zeros, mask)
             with pytest.raises(FailOnRecompileLimitHit):
-                attend(*(torch.zeros(1, 2, 128, 16).bfloat16() for _ in range(3)), mask)
+                attend(*(zeros.bfloat16() for _ in range(3)), masks[-1])
     finally:
         attention._compiled.cache_clear()
         torch._dynamo.reset()

@@ -26,6 +26,9 @@ from treepo.model.kernels.tree_attention import CpuTreeAttention
 BLOCK = 128
 """Tokens of a block of the mask; the packed sequence is padded to a whole number of them."""
 
+MAX_GRAPHS = 64
+"""Most graphs of the attention that are compiled in a process."""
+
 MIN_HEAD_SIZE = 16
 """Smallest head size that FlexAttention's kernels take; smaller heads are padded with zeros."""
 
@@ -38,7 +41,8 @@ class FlexTreeAttention:
 
     def __init__(self, subtree_ends: Tensor, positions: Tensor) -> None:
         self.num_tokens = len(positions)
-        self.num_filling = -self.num_tokens % BLOCK
+        # At least two blocks: torch compiles sizes of 1 anew.
+        self.num_filling = max(-self.num_tokens % BLOCK, 2 * BLOCK - self.num_tokens)
         filling = torch.arange(self.num_tokens, self.num_tokens + self.num_filling, device=positions.device)
         self.subtree_ends = torch.cat([subtree_ends, filling + 1])
         self.positions = torch.cat([positions, torch.zeros_like(filling)])
@@ -105,7 +109,9 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tenso
 @cache
 def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]:
     """Compile for all lengths. fullgraph: past Dynamo's limit of recompilations it raises; otherwise it would run the
-    dense attention, of the size of all pairs, without a word."""
+    dense attention, of the size of all pairs, without a word. Its 8 are soon reached: a model may have four, with and
+    without gradients and windows, and each shape of heads and each type has its own."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
     return torch.compile(_attend, dynamic=True, fullgraph=True)
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from treepo.engine.vllm import start as start_module
+from treepo.engine.vllm.engine import _clear_cache
 
 
 class Core:
@@ -69,7 +70,10 @@ class Core:
                 finished.append(SimpleNamespace(request_id=name, finished=True, outputs=outputs, num_cached_tokens=0))
         return finished
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+    def collective_rpc(self, method: Any, kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:
+            assert method is _clear_cache and not self.is_sleeping()
+            return
         assert method == "reload_weights"
         held = dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():

@@ -14,7 +14,7 @@ from tests.engine.engines import make_model
 from treepo.cli.main import main
 from treepo.engine.settings import EngineSettings, VllmSettings
 from treepo.engine.vllm import start as start_module
-from treepo.engine.vllm.engine import RequestGenerators, VllmEngine
+from treepo.engine.vllm.engine import RequestGenerators, VllmEngine, _clear_cache
 from treepo.engine.vllm.start import start_vllm
 from treepo.utils.foreign_errors import vllm_complaint
 
@@ -115,8 +115,8 @@ class FakeCore:
         self.calls.append(("wake_up", *tags))
         self.asleep = tags != ["kv_cache"]
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
-        self.calls.append((method, len(list(kwargs["weights_iterator"]))))
+    def collective_rpc(self, method: Any, kwargs: dict[str, Any] | None = None) -> None:
+        self.calls.append((method, len(list(kwargs["weights_iterator"]))) if kwargs else method)
 
     def abort_request(self, names: list[str]) -> None:
         self.calls.append(("abort_request", names))
@@ -128,7 +128,8 @@ class FakeCore:
 
 def test_memory_is_given_back_while_the_trainer_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where vLLM can sleep it does, weights and cache; they wake one after the other, around the new weights, once the
-    trainer's memory is free: else the GPU had room for both and vLLM ran out of memory all the same."""
+    trainer's memory is free: else the GPU had room for both and vLLM ran out of memory all the same. What the trainer
+    left where the cache lies now is cleared: a NaN among it would spoil what is computed over unused places."""
     core, model = FakeCore(), make_model()
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: core.calls.append("empty_cache"))
     engine, num_weights = VllmEngine(core, RequestGenerators(), (), can_sleep=True), len(model.state_dict())
@@ -138,7 +139,7 @@ def test_memory_is_given_back_while_the_trainer_updates(monkeypatch: pytest.Monk
     core.calls = []
     engine.sleep()
     engine.update_weights(model)
-    wake = ("wake_up", "weights"), update[0], ("wake_up", "kv_cache"), update[1]
+    wake = ("wake_up", "weights"), update[0], ("wake_up", "kv_cache"), _clear_cache, update[1]
     assert core.calls == [("sleep", 2), "empty_cache", *wake]
 
 

@@ -269,6 +269,8 @@ class VllmEngine:
                 self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
                 if is_asleep:
                     self.core.wake_up(tags=["kv_cache"])
+                    # Where it lies now, the trainer may have left a NaN; see _start_over.
+                    self.core.collective_rpc(_clear_cache)
         finally:
             # Other processes wait for this one's shards, also after an error.
             weights.finish()
