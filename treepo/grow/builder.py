@@ -40,6 +40,12 @@ class GrowthRules:
     segment_full_trees: bool = False
     turns: TurnRules | None = None
 
+    @property
+    def max_tree_tokens(self) -> int:
+        """Tokens below the prompt of the largest tree without fallback; each path may observe something else."""
+        most_observed = self.shape.width * self.turns.max_observed_tokens if self.turns else 0
+        return self.shape.max_tree_tokens + most_observed
+
     @classmethod
     def star(cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat) -> "GrowthRules":
         """Sequential sampling: `width` independent responses per problem."""
