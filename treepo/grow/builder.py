@@ -47,14 +47,16 @@ class GrowthRules:
         return self.shape.max_tree_tokens + most_observed
 
     @classmethod
-    def star(cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat) -> "GrowthRules":
+    def star(
+        cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat | None = None
+    ) -> "GrowthRules":
         """Sequential sampling: `width` independent responses per problem."""
         return cls(
             shape=TreeShape(width, depth=1, segment_len=max_response_tokens, num_children=width),
             initial_fork=InitialFork(width, width),
             branching=EvenBranching(),
             fallback=Backtrack(),
-            stopping=StopRules(repetition="never"),
+            stopping=StopRules("answer_and_eos" if answers else "never", repetition="never"),
             decode=decode,
             answers=answers,
         )

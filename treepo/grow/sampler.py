@@ -88,9 +88,9 @@ class TreeSampler:
                 self.environments += growing.calls.counters
 
     def _has_room(self, problem: Problem, num_growing: int, tree_sizes: Sequence[int]) -> bool:
-        """Whether the engine has free slots, and a cache for the problem's tree, of the mean size of those that finished.
+        """Whether the engine has free slots, and a cache for a tree of the mean size of those that finished.
 
-        Before any has, the largest size without fallback counts. One tree grows in any case.
+        Before any has, the largest size without fallback counts, for this problem. One tree grows in any case.
         """
         if num_growing == 0:
             return True
