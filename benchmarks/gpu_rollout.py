@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -24,7 +25,7 @@ from treepo.tasks.chain_sums import make_chain_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
     "7B": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28},
 }
@@ -69,8 +70,9 @@ def options() -> list[str]:
 
 def save(name: str, folder: Path) -> None:
     """Random weights of a shape, and a tokenizer that fits it."""
+    rope = {"rope_type": "default", "rope_theta": 1e6}
     config = Qwen2Config(
-        vocab_size=VOCABULARY[name], num_key_value_heads=KV_HEADS[name], rope_theta=1e6, **SHAPES[name]
+        vocab_size=VOCABULARY[name], num_key_value_heads=KV_HEADS[name], rope_parameters=rope, **SHAPES[name]
     )
     with torch.device("cuda"):
         model = Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16)

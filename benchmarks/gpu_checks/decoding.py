@@ -106,7 +106,7 @@ def trees(checks: Checks) -> None:
             parameter.mul_(3 if parameter.dim() > 1 else 1)
     num_trees = 2 if checks.is_tiny else 8
     here = grown(model, num_trees)
-    expected = grown(deepcopy(model).to("cpu"), num_trees)
+    expected = grown(deepcopy(model).cpu(), num_trees)
     pairs = [
         (ours, theirs)
         for one, other in zip(here, expected, strict=True)
