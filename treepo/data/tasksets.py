@@ -61,6 +61,8 @@ def import_verifiers() -> Any:
 def open_taskset(spec: str) -> OpenTaskset:
     """The taskset of a name with options, imported; raises RecordError for one that is not there or refuses them."""
     name, _, text = spec.partition("?")
+    if not name:
+        raise RecordError(f"{PREFIX}{spec} names no taskset: {PREFIX}NAME")
     library = import_verifiers()
     options = read_options(text)
     selection = options.pop("select", {})

@@ -151,6 +151,7 @@ def test_what_needs_more_than_a_turn_is_refused(monkeypatch, tiny_sums, task, me
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("?select.limit=1", "names no taskset: verifiers:NAME"),
         ("nobody", "cannot open verifiers:nobody: .*taskset 'nobody' not found"),
         ("tiny_sums?num=3", "option 'num': Extra inputs are not permitted"),
         ("tiny_sums?num_tasks=few", "option 'num_tasks': .*got 'few'"),
