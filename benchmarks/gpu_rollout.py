@@ -51,7 +51,7 @@ def options(prompt_len: int = 256, depth: int = 14) -> list[str]:
 
 def save(name: str, folder: Path) -> None:
     """Random weights of a shape, and a tokenizer that fits it."""
-    config = Qwen2Config(**SHAPES[name], rope_theta=1e6)
+    config = Qwen2Config(**SHAPES[name], rope_parameters={"rope_type": "default", "rope_theta": 1e6})
     with torch.device("cuda"):
         model = Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)

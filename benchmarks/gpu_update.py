@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from gpu_checks.checks import SHAPES
@@ -62,7 +63,7 @@ def options(tiny: bool) -> list[str]:
     ]
 
 
-def save(shape: dict[str, float], device: str, folder: Path) -> None:
+def save(shape: dict[str, Any], device: str, folder: Path) -> None:
     """Random weights of a shape, and a tokenizer that fits it."""
     with torch.device(device):
         model = Qwen2ForCausalLM._from_config(Qwen2Config(**shape), dtype=torch.bfloat16)

@@ -178,9 +178,9 @@ def variants(case: Case) -> tuple[list[AttentionVariant], float]:
     made = [
         AttentionVariant(name, lambda way=way: way(0, q, k, v, scale, None), gradient) for name, way in ways.items()
     ]
-    alone = drawn(case.leaves * count, length)
+    q_alone, k_alone, v_alone = drawn(case.leaves * count, length)
     own = torch.randn(case.leaves * count, case.num_heads, length, case.head_size)
-    made.append(AttentionVariant("separate", lambda: causal(*alone, scale), own))
+    made.append(AttentionVariant("separate", lambda: causal(q_alone, k_alone, v_alone, scale), own))
     pairs = case.leaves * length * (length + 1) / 2 / sum(p + 1 for p in positions)
     return made, pairs
 

@@ -159,10 +159,7 @@ def main() -> None:
                 found, own = run(name, args, model, seed, folder)
             steps[name] += found
             norms[name].append(own)
-    medians = {
-        name: {key: median(step[key] for step in own) for key in own[0]} | {"grad_norms": norms[name]}
-        for name, own in steps.items()
-    }
+    medians = {name: {key: median(step[key] for step in own) for key in own[0]} for name, own in steps.items()}
     for name, own in medians.items():
         ratio = medians["TRL"]["step_s"] / own["step_s"]
         times = ", ".join(f"{key} {own[key]:.3f}" for key in ("generate_s", "update_s", "step_s"))
@@ -172,7 +169,8 @@ def main() -> None:
     settings |= {"model": Path(model).name if args.model else "built-in task", "threads": torch.get_num_threads()}
     if args.out:
         about = describe_machine("cpu") | {"trl": trl.__version__}
-        args.out.write_text(json.dumps({"machine": about, "settings": settings, "medians": medians}, indent=1) + "\n")
+        found = {name: own | {"grad_norms": norms[name]} for name, own in medians.items()}
+        args.out.write_text(json.dumps({"machine": about, "settings": settings, "medians": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

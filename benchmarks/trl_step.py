@@ -53,6 +53,7 @@ from trl_report import Step, figures, table
 from treepo.bench.common import describe_machine
 from treepo.config.load import read_recipe, resolve, to_toml
 from treepo.config.schema import Config
+from treepo.learn.losses import PPO
 from treepo.report.terminal import Terminal
 from treepo.run.model_path import find_base_model
 from treepo.tasks.chain_sums import ChainSums
@@ -116,6 +117,7 @@ def trl_work(config: Config, model: str, batch: int) -> dict[str, Any]:
     task = ChainSums(tokenizer, config.train.seed)
     problems = [task.training_problems(k, config.train.prompts_per_step) for k in range(config.train.num_steps)]
     optim = dataclasses.asdict(config.optim)
+    assert isinstance(config.loss, PPO), "what TRL has, too"
     return {
         "steps": [
             [

@@ -8,6 +8,8 @@ lasts from the end of the last update of the step before to the end of its own l
 does counts; what is not in a phase is "other".
 """
 
+# pyright: reportMissingImports=false
+
 import json
 import os
 import sys

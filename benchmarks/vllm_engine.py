@@ -8,6 +8,8 @@ and 1,024 requests at once: how much of the time of a rollout is spent outside v
 own sampling, once seeded and with log-probabilities as treepo has them, and once with neither.
 """
 
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 import subprocess

@@ -7,6 +7,8 @@ reads from standard input, "seeded" or "bare", it samples `width` answers per pr
 tokens it decoded. "seeded" asks for what treepo's engine gives too: random stream and log-probabilities per request.
 """
 
+# pyright: reportMissingImports=false
+
 import json
 import os
 import sys

@@ -12,8 +12,9 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -26,7 +27,7 @@ class Picture:
 
     name: str
     tab: str
-    theme: str
+    theme: Literal["light", "dark"]
     width: int
     height: int
     scale: float = 1.0
@@ -66,7 +67,7 @@ def main(report: Path, out: Path, chromium: str) -> int:
 
 def take(browser: Browser, picture: Picture, report: Path, out: Path) -> int:
     """Write one picture; its size in bytes. Raises RuntimeError if the page reports an error."""
-    viewport = {"width": picture.width, "height": picture.height}
+    viewport: ViewportSize = {"width": picture.width, "height": picture.height}
     context = browser.new_context(viewport=viewport, device_scale_factor=picture.scale, color_scheme=picture.theme)
     page = context.new_page()
     errors: list[str] = []

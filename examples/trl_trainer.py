@@ -3,6 +3,8 @@
 python examples/trl_trainer.py [MODEL]      # pip install 'treepo[trl]'; its own model unless another is named
 """
 
+# pyright: reportMissingImports=false
+
 import random
 import re
 import sys

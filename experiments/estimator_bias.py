@@ -178,7 +178,7 @@ def exact(names: Sequence[str] = tuple(ESTIMATORS)) -> dict[str, dict[str, dict[
     """The tiny policy, its shared logit that of the end: figures by fallback and estimator."""
     policy = TinyPolicy(2)
     score = tiny_score(policy)
-    gradient = sum(p * value_of(r) * score((), r) for p, r in responses(policy))
+    gradient = np.sum([p * value_of(r) * score((), r) for p, r in responses(policy)], axis=0)
     shared = (np.arange(len(gradient)) % policy.num_tokens == 0) * 1.0
     star = GrowthRules(
         TreeShape(SMALL.width, 1, SMALL.max_response_tokens, SMALL.width),

@@ -15,6 +15,7 @@ import platform
 from itertools import product
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -192,7 +193,7 @@ def main(num_trees: int) -> None:
         rows.append({"branching": "sequential", "ends": name, **star})
         for i, (b, f, r) in enumerate(product(BRANCHINGS, FORKS, FALLBACKS)):
             rules = GrowthRules(SHAPE, FORKS[f], BRANCHINGS[b], FALLBACKS[r], STOPPING)
-            row = {"branching": b, "initial fork": f, "fallback": r, "ends": name}
+            row: dict[str, Any] = {"branching": b, "initial fork": f, "fallback": r, "ends": name}
             row |= measure(rules, policy, num_trees, 1 + i + 100 * ends)
             for kind, quantity in product(WEIGHTINGS, QUANTITIES):
                 row["estimators"][kind][quantity]["relative variance"] = relative(row, kind, quantity, star)

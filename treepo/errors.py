@@ -11,6 +11,18 @@ NOT_GIVEN = ...
 """The value of a SettingError that has none; a pickled Ellipsis stays the same object."""
 
 
+def one_line(text: str) -> str:
+    """The text without line breaks, which what a message quotes of others may hold."""
+    return " ".join(line for part in text.splitlines() if (line := part.strip()))
+
+
+class OneLineError(Exception):
+    """An error whose message is one line, whatever it quotes."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
 class SettingError(ValueError):
     """A mistake that the user can correct: a setting, an argument or a file.
 
@@ -26,8 +38,7 @@ class SettingError(ValueError):
 
     def __str__(self) -> str:
         got = "" if self.value is NOT_GIVEN else f", got {self.value!r:.200}"
-        # One line, also where the text of a library or a value spans several.
-        return " ".join(f"{self.path}: {self.message}{got}".splitlines())
+        return one_line(f"{self.path}: {self.message}{got}")
 
     def within(self, section: str) -> "SettingError":
         """The same mistake, for a setting of the section."""
@@ -47,7 +58,7 @@ def named_as_typed(names: Mapping[str, str]) -> Iterator[None]:
         raise SettingError(typed, error.message, error.value) from error
 
 
-class StrategyError(ValueError):
+class StrategyError(OneLineError, ValueError):
     """A strategy asked for or returned something impossible; the message names it."""
 
 
@@ -73,7 +84,7 @@ class WriteError(Exception):
         return cls(path, error.strerror or str(error), lost)
 
     def __str__(self) -> str:
-        return " ".join(f"{str(self.path)!r} cannot be written ({self.reason}); lost: {self.lost}".splitlines())
+        return one_line(f"{str(self.path)!r} cannot be written ({self.reason}); lost: {self.lost}")
 
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -108,15 +119,15 @@ class Interrupted(BaseException):
         self.is_urgent = is_urgent
 
 
-class EngineError(Exception):
+class EngineError(OneLineError):
     """What decodes cannot go on; the message says in one line what to look at."""
 
 
-class VerifierError(Exception):
+class VerifierError(OneLineError):
     """The verifier comes to no verdict at all, or cannot be started any more, through no fault of the answers."""
 
 
-class EnvironmentFailedError(Exception):
+class EnvironmentFailedError(OneLineError):
     """Environments cannot be begun, or each of their steps fails; the message says in one line what was raised."""
 
 
@@ -129,7 +140,7 @@ class EnvironmentDivergedError(Exception):
         self.number = number
 
 
-class TrackerError(Exception):
+class TrackerError(OneLineError):
     """A tracker cannot be started; the message says in one line which one and why."""
 
 
@@ -180,7 +191,7 @@ class RecordError(ValueError):
         self.place = place
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}" if self.place else self.message
+        return one_line(f"{self.place}: {self.message}" if self.place else self.message)
 
     def at(self, place: str) -> "RecordError":
         """The same error at a place, unless it already has one."""

@@ -197,13 +197,14 @@ class TreePOTrainer:
         with self._shown():
             return self.run.evaluate(step=self.state.global_step)
 
-    def grow(self, prompt: str) -> "Tree":
-        """One tree for a prompt, grown as in training; `.show()` draws it, and a notebook does by itself."""
+    def grow(self, prompt: str, columns: Mapping[str, Any] | None = None) -> "Tree":
+        """One tree for a prompt, grown as in training; `.show()` draws it, and a notebook does by itself. columns: the
+        other fields of its row, for environments that read them."""
         from treepo.run.sample import grow_tree  # noqa: PLC0415 - loads torch
 
         with self._shown():
             run = self.run
-            tree = grow_tree(run, prompt)
+            tree = grow_tree(run, prompt, columns)
         tree.decode = run.policy.decode
         return tree
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from treepo.engine.torch.engine import TorchEngine
 from treepo.model.attention import ATTENTION_NAME, register_attention
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "1.5B": {
         "vocab_size": 151_936,
         "hidden_size": 1536,

@@ -36,7 +36,8 @@ def joined(name: str) -> tuple[str, list[object], float]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if is_gpu else "gloo"
     device_id = device if is_gpu else None
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=device_id)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=device_id)
     try:
         objects: list[object] = [None]
         total = torch.full((1,), 10.0, device=device)

@@ -207,6 +207,13 @@ def test_other_processes_of_a_job_show_errors_alone(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "error: seen\n")
 
 
+def test_torchrun_is_for_training(monkeypatch, capsys):
+    """`torchrun -m treepo eval` ended where a process found the other's folder locked; `sample` showed a tree twice."""
+    monkeypatch.setattr(os, "environ", os.environ | {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "2", "RANK": "1"})
+    assert main(["eval"]) == 2
+    assert capsys.readouterr().err.startswith("treepo (process 1): command line: `treepo eval` is for one process")
+
+
 def test_a_long_message_is_one_line(capsys):
     """A narrow terminal would break a path that is to be copied."""
     handler = ConsoleHandler(Console(width=20))

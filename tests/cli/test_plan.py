@@ -2,13 +2,18 @@
 
 import tomllib
 
+import numpy as np
 import pytest
 
 from tests.runs import judge_length, write_sets
 from treepo.cli.main import main
 from treepo.config.load import resolve
+from treepo.errors import SettingError
 from treepo.grow import InitialFork, StagedBranching
+from treepo.report.trees import KeptTree, write_trees
+from treepo.run.plan import plan_for_run
 from treepo.tasks.chain_sums import ChainSums
+from treepo.tree import Node, StopReason, Tree
 from treepo.verify.task import VerifiedTask
 
 
@@ -52,3 +57,15 @@ def test_a_run(chain_model, tmp_path, capsys):
         file.unlink()
     assert main(["plan", str(run), "--credit.use", "GRPO"]) == 2
     assert "has no trees with rewards" in capsys.readouterr().err
+
+
+def test_rewards_without_a_variance_are_refused(tmp_path):
+    """numpy warned of them, and the plan was a star."""
+    (tmp_path / "trees").mkdir()
+    tree = Tree.from_prompt("p", np.zeros(1, np.int32), 0)
+    for _ in range(2):
+        tree.add(Node(0, np.zeros(1, np.int32), np.zeros(1, np.float32), 0, StopReason.EOS))
+    for worst in (np.inf, -1e300):
+        write_trees(tmp_path / "trees" / "step-000001.parquet", [KeptTree(tree, np.array([worst, 0.0]))], str)
+        with pytest.raises(SettingError, match=r"^reward: a plan needs rewards of at most 1e\+100"):
+            plan_for_run(resolve({}), tmp_path)

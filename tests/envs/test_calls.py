@@ -1,5 +1,7 @@
 """Tool calls as chat templates have them written."""
 
+import warnings
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +94,17 @@ def test_what_is_no_call(text):
 def test_calls_that_cannot_be_read_say_why(text, name, error):
     (call,) = parse_calls(text, SCHEMAS)
     assert call.name == name and call.error.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [(r"'\d+'", r"\d+"), (r"'\777'", "\u01ff"), ("3in", None), ("0x1for x in y", None)]
+)
+def test_python_says_nothing_of_what_a_model_wrote(written, value):
+    """Its parser printed SyntaxWarnings about calls, and where warnings are errors the call was none."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        calls = read(f"add(city={written})")
+    assert calls == ([("add", {"city": value}, "")] if value else []) and not said
 
 
 MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<function=", ">", "{", "}", "[", "(", '"name"', ":", "add")

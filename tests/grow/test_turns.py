@@ -232,6 +232,32 @@ def test_a_reply_that_leaves_no_room_ends_its_path() -> None:
     assert any(tree.nodes[leaf].stop is StopReason.LENGTH for leaf in tree.leaves())
 
 
+class Talkative(CopyFork):
+    """Answers each turn with 30 letters."""
+
+    def reset(self, problem: Any) -> str:
+        return "a"
+
+    def step(self, assistant_text: str) -> Turn:
+        return Turn("ab" * 15)
+
+
+def test_what_environments_write_has_room_in_the_cache() -> None:
+    """Only decoded tokens were counted, so that more trees grew at a time than an engine can remember."""
+
+    class Forgetful(NotedEngine):
+        kv_cache_tokens = 500
+
+    world, sizes, growing = lively(), [], []
+    engine = Forgetful(world.noise)
+    sampler = TreeSampler(engine, world.rules(turns=turns(Talkative, max_observed_tokens=100)))
+    for num_finished, (_, tree) in enumerate(sampler.grow(problems(9), seed=1)):
+        growing.append(len(engine.room_for_trees) - num_finished)
+        sizes.append(sum(len(node.token_ids) for node in tree.nodes))
+    assert growing[0] == 1
+    assert SHAPE.max_tree_tokens < min(sizes) and max(growing) <= 500 / min(sizes)
+
+
 class Broken(CopyFork):
     """Fails at `fails_at`."""
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from tests.learn.test_trainer import ToyTask
 from tests.run.test_resume import SETTINGS
 from tests.runs import assert_same_run, judge_length, untimed_metrics, write_sets
 from treepo.cli.main import main
@@ -168,25 +167,24 @@ def sampler(**settings) -> PlannedSampler:
 def test_a_budget_of_tokens_buys_problems(caplog):
     """Trees of 8 paths and 4 stages of one token: a star has 32 tokens, whatever explores and whatever the budget is,
     so that it buys budget / 32 problems, and none is passed over."""
-    own, task = sampler(tokens_per_step=1000, explore=0), ToyTask(lambda *_: 0.0)
-    assert own.begin_step(1) == {} and len(own.take_problems(task, 1, 16)) == 16
+    own = sampler(tokens_per_step=1000, explore=0)
+    assert own.begin_step(1) == {} and own.problem_range(16) == (16, 0)
     observe(own.planner, stage=0)
     num_taken = own.planner.num_taken
     assert num_taken == 4 * 20
     metrics = own.begin_step(5)
     assert metrics["plan/is_star"] and metrics["plan/tokens_per_tree"] == pytest.approx(32)
     assert metrics["plan/problems"] == 31
-    problems = own.take_problems(task, 5, 16)
-    assert problems == task.training_problems(4, 31, start=num_taken) and not caplog.text
+    assert own.problem_range(16) == (31, num_taken) and not caplog.text
     for budget, count in ((10, 1), (10_000, 8 * 16)):
         own.planner.planned = Planned(tokens_per_step=budget, explore=0)
         own._warned.clear()
         assert [own.begin_step(step)["plan/problems"] for step in (6, 7)] == [count, count]
-        assert len(own.take_problems(task, 7, 16)) == count
+        assert own.problem_range(16) == (count, num_taken)
     assert caplog.text.count("pays for 0.3 trees") == caplog.text.count("pays for 312.5 trees") == 1
     restored = sampler(tokens_per_step=1000, explore=0)
     restored.planner.restore(own.planner.state())
-    assert restored.begin_step(5) == metrics and restored.take_problems(task, 5, 16) == problems
+    assert restored.begin_step(5) == metrics and restored.problem_range(16) == (31, num_taken)
 
 
 def test_a_run_without_a_plan_says_so(caplog):

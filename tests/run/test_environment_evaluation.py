@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import treepo
 from tests.envs.test_training import Echo
 from tests.models import save_tiny_model
 from tests.runs import interrupted_evaluation
 from treepo.cli.main import main
 from treepo.data.problem import Problem
+from treepo.errors import EnvironmentFailedError
 from treepo.report.trees import read_trees
 
 ENVIRONMENT = ["--environment.factory", "tests.envs.test_training:Echo", "--environment.max_observed_tokens", "64"]
@@ -92,3 +94,31 @@ def test_a_sampled_tree_shows_who_wrote_what(
     (kept,) = read_trees(out)
     assert kept.tree.has_observed and {node.role for node in kept.tree.nodes if node.observed} == {"user"}
     assert "letters" in capsys.readouterr().out
+
+
+class Reads(Echo):
+    """An environment that reads a column of its problem."""
+
+    def reset(self, problem: Problem) -> str:
+        return super().reset(problem) + problem.columns["more"]
+
+
+def test_a_prompt_may_have_columns(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What an environment raised was all that was said of a prompt without the column that it reads."""
+    reads = ["--environment.factory", "tests.run.test_environment_evaluation:Reads", "--prompt", "What?"]
+    assert main(["sample", str(model), *SMALL[:4], *ENVIRONMENT[2:], *reads]) == 2
+    message = capsys.readouterr().err
+    assert "KeyError: 'more'; a prompt alone has no columns" in message and "leave out --prompt" in message
+    config = treepo.TreePOConfig(
+        output_dir=tmp_path / "run",
+        tree={"width": 2, "depth": 2, "segment_len": 8},
+        environment={"max_observed_tokens": 64},
+    )
+    rows = [{"prompt": f"{i}?", "more": "x"} for i in range(20)]
+    with treepo.TreePOTrainer(str(model), config=config, train_dataset=rows, environment=Reads) as trainer:
+        prompt = trainer.processing_class.decode(trainer.grow("3 ", {"more": "letters"}).prompt_ids)
+        assert "Say more than 3 letters" in prompt
+        with pytest.raises(EnvironmentFailedError, match=r"give them: grow\(prompt"):
+            trainer.grow("3")
+        with pytest.raises(treepo.SettingError, match="^columns: field 'more' holds a object"):
+            trainer.grow("3", {"more": object()})

@@ -1,11 +1,13 @@
 """Messages: one printable line that is not too long."""
 
 import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from treepo.cli.main import main
+from treepo.errors import USER_ERRORS, RecordError, SettingError, WriteError
 from treepo.report.console import ConsoleHandler
 from treepo.utils.text import MAX_LINE_CHARS, is_unicode, message_line, shorten
 
@@ -18,6 +20,15 @@ def test_a_message_is_one_short_line(text: str) -> None:
     line = message_line(f"treepo: begins {text} ends here")
     assert len(line) <= MAX_LINE_CHARS and line.isprintable()
     assert line.startswith("treepo: begins ") and line.endswith("ends here")
+
+
+@pytest.mark.parametrize("cls", [*USER_ERRORS, RecordError, WriteError])
+def test_an_error_is_one_line_whatever_it_quotes(cls: type[Exception]) -> None:
+    """Programs print them themselves. Those of strategies, engines, environments and records had the line breaks of
+    what they quote."""
+    arguments = {SettingError: ("a.b", "x\n\n  y"), WriteError: (Path("a"), "x\n  y", "z")}.get(cls, ("x\r\n\n  y",))
+    text = str(cls(*arguments))
+    assert "x y" in text and len(text.splitlines()) == 1
 
 
 def test_short_texts_stay_as_they_are() -> None:

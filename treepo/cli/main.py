@@ -101,6 +101,9 @@ def _run(args: Sequence[str], output: Output) -> int:
     options = parser.parse_intermixed_args(others)
     _check_given(options)
     options.settings, options.command_line = settings, shlex.join(["treepo", *args])
+    if name != "train" and _is_one_of_several():
+        message = f"`treepo {name}` is for one process: start it without torchrun, several would all do the same"
+        raise SettingError("command line", message)
     # rich loads here: `treepo --help` has to answer at once.
     from treepo.report.console import logging_to_console
     from treepo.utils.io import going_on
@@ -109,6 +112,11 @@ def _run(args: Sequence[str], output: Output) -> int:
     is_data = getattr(options, "json", None) is True
     with logging_to_console(stderr=is_data) as console, going_on(options.command_line):
         return command.run(options, console) or 0
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun has started several processes. Clusters set WORLD_SIZE in shells, too."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _check_given(options: Namespace) -> None:

@@ -61,6 +61,8 @@ def import_verifiers() -> Any:
 def open_taskset(spec: str) -> OpenTaskset:
     """The taskset of a name with options, imported; raises RecordError for one that is not there or refuses them."""
     name, _, text = spec.partition("?")
+    if not name:
+        raise RecordError(f"{PREFIX}{spec} names no taskset: {PREFIX}NAME")
     library = import_verifiers()
     options = read_options(text)
     selection = options.pop("select", {})
@@ -71,15 +73,30 @@ def open_taskset(spec: str) -> OpenTaskset:
             make_importable(module)
         loaders = importlib.import_module("verifiers.v1.utils.loaders")
         config = loaders.taskset_config_type(name).model_validate({**options, "id": name})
-        tasks = loaders.load_taskset(config)
-        return OpenTaskset(library, tasks.select(library.SelectConfig.model_validate(selection)))
+        return OpenTaskset(library, _selected(library, name, loaders.load_taskset(config), selection))
+    except RecordError:
+        raise
     except ValidationError as error:
-        first = error.errors()[0]
-        option = ".".join(map(str, first["loc"]))
-        raise RecordError(f"{PREFIX}{name} option {option!r}: {first['msg']}, got {first['input']!r:.100}") from error
+        raise _refused(name, error) from error
     # A package may raise anything as it is imported, and leave.
     except (Exception, SystemExit) as error:
         raise RecordError(f"cannot open {PREFIX}{spec}: {error_line(error)}") from error
+
+
+def _selected(library: Any, name: str, tasks: Any, selection: Any) -> Any:
+    """The tasks that the options in `select` choose."""
+    try:
+        chosen = library.SelectConfig.model_validate(selection)
+    except ValidationError as error:
+        raise _refused(name, error, "select") from error
+    return tasks.select(chosen)
+
+
+def _refused(name: str, error: ValidationError, *outer: str) -> RecordError:
+    """That a taskset refuses the value of an option. outer: names of the options around it."""
+    first = error.errors()[0]
+    option = ".".join([*outer, *map(str, first["loc"])])
+    return RecordError(f"{PREFIX}{name} option {option!r}: {first['msg']}, got {first['input']!r:.100}")
 
 
 def read_options(text: str) -> dict[str, Any]:

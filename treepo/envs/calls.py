@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,13 +174,24 @@ def _named_objects(text: str) -> Iterator[ToolCall]:
 
 def _python_calls(text: str) -> list[ToolCall]:
     """A list of calls with literal arguments by name, as Python writes it; empty for anything else."""
+    _ignore_parser_warnings()
     try:
-        body = ast.parse(text[:MAX_CALL_LEN], mode="eval").body
+        body = ast.parse(text[:MAX_CALL_LEN], CALL_FILE, mode="eval").body
         calls = body.elts if isinstance(body, ast.List) else [body]
         return [_python_call(one) for one in calls]
     # What the parser raises for what is no Python, and for what is nested too deeply.
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return []
+
+
+def _ignore_parser_warnings() -> None:
+    """Let Python's parser say nothing of calls, such as that `\\d` is no escape: a model writes what it likes.
+
+    A filter for this one name that stays: `catch_warnings` would change those of other threads.
+    """
+    wanted = ("ignore", None, Warning, re.compile(CALL_FILE), 0)
+    if wanted not in warnings.filters[:1]:
+        warnings.filterwarnings("ignore", module=CALL_FILE)
 
 
 def _python_call(node: ast.expr) -> ToolCall:
@@ -192,6 +204,9 @@ BAR = "\uff5c"
 DEEPSEEK_BEGIN, DEEPSEEK_END, DEEPSEEK_SEP = (
     f"<{BAR}{name}{BAR}>" for name in ("tool▁call▁begin", "tool▁call▁end", "tool▁sep")
 )
+CALL_FILE = "<tool call>"
+"""What Python's parser takes for the file that a call is written in."""
+
 NO_OBJECT = "its arguments are no JSON object"
 NAMED = re.compile(r"(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\w*)?\s*(?:\[ARGS\])?\s*\{")
 FUNCTION = re.compile(r"<function=(?P<name>[^>\n]+)>(?P<body>.*?)(?:</function>|\Z)", re.DOTALL)

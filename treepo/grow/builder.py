@@ -40,15 +40,23 @@ class GrowthRules:
     segment_full_trees: bool = False
     turns: TurnRules | None = None
 
+    @property
+    def max_tree_tokens(self) -> int:
+        """Tokens below the prompt of the largest tree without fallback; each path may observe something else."""
+        most_observed = self.shape.width * self.turns.max_observed_tokens if self.turns else 0
+        return self.shape.max_tree_tokens + most_observed
+
     @classmethod
-    def star(cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat) -> "GrowthRules":
+    def star(
+        cls, width: int, max_response_tokens: int, decode: Decode, answers: AnswerFormat | None = None
+    ) -> "GrowthRules":
         """Sequential sampling: `width` independent responses per problem."""
         return cls(
             shape=TreeShape(width, depth=1, segment_len=max_response_tokens, num_children=width),
             initial_fork=InitialFork(width, width),
             branching=EvenBranching(),
             fallback=Backtrack(),
-            stopping=StopRules(repetition="never"),
+            stopping=StopRules("answer_and_eos" if answers else "never", repetition="never"),
             decode=decode,
             answers=answers,
         )

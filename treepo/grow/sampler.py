@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 
-from treepo.data.problem import Problem, Task
+from treepo.data.problem import Problem
 from treepo.engine.base import Engine, SampleRequest, SampleResult, SamplingParams
 from treepo.envs.pool import CallResult
 from treepo.grow.builder import GrowthRules, Segment, TreeBuilder
@@ -41,9 +41,10 @@ class TreeSampler:
         """Called before the trees of a training step are grown; returns metrics of how they will be."""
         return {}
 
-    def take_problems(self, task: Task, step: int, count: int) -> list[Problem]:
-        """The problems of a training step that has begun, from 1: `count` of them, unless a plan takes others."""
-        return task.training_problems(step - 1, count)
+    def problem_range(self, count: int) -> tuple[int, int | None]:
+        """The problems of the training step that has begun: how many, `count` unless a plan takes others, and how many
+        the steps before have had, None if as many each."""
+        return count, None
 
     def rules_of(self, problem: Problem) -> GrowthRules:
         """The rules by which a problem's tree grows, all of the same shape."""
@@ -75,7 +76,7 @@ class TreeSampler:
         try:
             while waiting or growing.num_under_way:
                 assert self.engine.num_updates == version, "weights change only between trees"
-                while waiting and self._has_room(growing.num_trees, growing.tree_sizes):
+                while waiting and self._has_room(waiting[0][1], growing.num_trees, growing.tree_sizes):
                     growing.begin(*waiting.popleft())
                 yield from growing.advance()
                 if progress is not None:
@@ -86,14 +87,15 @@ class TreeSampler:
             if growing.calls is not None:
                 self.environments += growing.calls.counters
 
-    def _has_room(self, num_growing: int, tree_sizes: Sequence[int]) -> bool:
-        """Whether the engine has free slots, and a cache for one more tree of the mean size of those that finished.
+    def _has_room(self, problem: Problem, num_growing: int, tree_sizes: Sequence[int]) -> bool:
+        """Whether the engine has free slots, and a cache for a tree of the mean size of those that finished.
 
-        Before any has, the largest size without fallback counts. One tree grows in any case.
+        Before any has, the largest size without fallback counts, for this problem. One tree grows in any case.
         """
         if num_growing == 0:
             return True
-        size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else self.rules.shape.max_tree_tokens
+        most = len(problem.prompt_ids) + self.rules.max_tree_tokens
+        size = sum(tree_sizes) / len(tree_sizes) if tree_sizes else most
         return self.engine.num_free_slots > 0 and (num_growing + 1) * size <= self.engine.kv_cache_tokens
 
 
@@ -190,7 +192,7 @@ class _GrowingTrees:
         if builder.done:
             self.engine.abort_group(position)
             tree = self.builders.pop(position).tree
-            self.tree_sizes.append(len(tree.prompt_ids) + tree.num_decoded())
+            self.tree_sizes.append(sum(len(node.token_ids) for node in tree.nodes) + tree.num_dropped)
             yield position, tree
 
     def _submit(self, position: int, segments: list[Segment]) -> None:

@@ -193,7 +193,7 @@ class Trainer:
         """Grow and verify trees until enough of them carry a signal."""
         rollout, counters = Rollout(metrics=self.sampler.begin_step(step)), StepCounters.of(self.sampler)
         most = self.dynamic_sampling.max_problems(self.prompts_per_step)
-        problems = self.sampler.take_problems(self.task, step, most)
+        problems = self.task.training_problems(step - 1, *self.sampler.problem_range(most))
         while count := self.dynamic_sampling.num_next(
             self._num_wanted(problems), sum(rollout.has_signal), len(rollout.has_signal), rollout.num_rounds
         ):

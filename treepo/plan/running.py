@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from treepo.credit.base import Estimator
-from treepo.data.problem import Problem, Task
+from treepo.data.problem import Problem
 from treepo.distributed import SINGLE_PROCESS, DistContext
 from treepo.engine.base import Engine, SamplingParams
 from treepo.grow.branching import InitialFork
@@ -152,11 +152,11 @@ class PlannedSampler(TreeSampler):
             self._warned.add(kind)
             logger.warning("step %d: %s", self.step, message)
 
-    def take_problems(self, task: Task, step: int, count: int) -> list[Problem]:
+    def problem_range(self, count: int) -> tuple[int, int | None]:
         if not self.planner.planned.tokens_per_step:
-            return super().take_problems(task, step, count)
+            return count, None
         # Steps have different numbers of problems, and none is passed over.
-        return task.training_problems(step - 1, self.num_problems, self.planner.num_taken)
+        return self.num_problems, self.planner.num_taken
 
     def rules_of(self, problem: Problem) -> GrowthRules:
         return self.planner.rules_of(self.plan, self.step, problem)

@@ -24,6 +24,9 @@ from treepo.verify.rewards import score_trees, verify_trees
 NUM_FILES = 4
 """Files of kept trees, from the last, that a plan of a run looks at."""
 
+MAX_REWARD = 1e100
+"""Squares of larger ones leave the numbers that there are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Seconds:
@@ -108,7 +111,7 @@ def plan_for_model(config: Config, num_problems: int, terminal: Terminal) -> Sha
         verified = verify_trees(task, problems, trees, policy.decode)
         scored = score_trees(reward_of(config), verified, config.tree.max_response_tokens)
         parts = [rewarded_part(tree, own.rewards) for tree, own in zip(trees, scored, strict=True)]
-        moments = [moments_of(tree, own, config.tree) for tree, own in parts if len(own)]
+        moments = [moments_of(tree, _checked(own), config.tree) for tree, own in parts if len(own)]
         if not moments:
             raise SettingError("reward", "no answer has a reward")
         plan = choose_shape(moments, config.credit, config.tree.width, seed=config.train.seed)
@@ -118,6 +121,14 @@ def plan_for_model(config: Config, num_problems: int, terminal: Terminal) -> Sha
     finally:
         close_parts(engine, task)
     return ShapeReport(plan, config.tree, len(moments), Seconds(explored, star, planned))
+
+
+def _checked(rewards: np.ndarray) -> np.ndarray:
+    """The rewards of a tree; raises SettingError for those of which no variance can be computed."""
+    if np.abs(rewards).max() > MAX_REWARD:
+        message = f"a plan needs rewards of at most {MAX_REWARD:g}, whatever their sign"
+        raise SettingError("reward", message, float(np.abs(rewards).max()))
+    return rewards
 
 
 def plan_for_run(config: Config, folder: Path) -> ShapeReport:
@@ -133,7 +144,7 @@ def plan_for_run(config: Config, folder: Path) -> ShapeReport:
             raise SettingError("MODEL", f"cannot read the trees of {str(folder)!r}: {error}") from error
         known = [(one.tree, one.rewards) for one in kept if one.rewards is not None]
         judged = [rewarded_part(tree, own) for tree, own in known if not np.isnan(own).all()]
-        moments += [moments_of(tree, own, config.tree) for tree, own in judged]
+        moments += [moments_of(tree, _checked(own), config.tree) for tree, own in judged]
     if not moments:
         raise SettingError("MODEL", f"{str(folder)!r} has no trees with rewards in trees/ (train.save_trees_every)")
     return ShapeReport(

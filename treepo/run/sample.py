@@ -1,11 +1,14 @@
 """One tree for one prompt, grown as in training."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from treepo.config.schema import Config
 from treepo.data.problem import Problem
 from treepo.engine.base import Engine
-from treepo.errors import SettingError
+from treepo.errors import EnvironmentFailedError, SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
 from treepo.run.asked import asked, first_asked
@@ -33,20 +36,33 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
     try:
         _check_fits(problem, config, policy, engine)
         sampler = build_sampler(config, policy, engine, answers_of(config))
-        ((_, tree),) = sampler.grow([problem], derive_seed(config.train.seed, "sample"))
+        with _columns_named(problem, "leave out --prompt, and the first problem of the dataset is asked"):
+            ((_, tree),) = sampler.grow([problem], derive_seed(config.train.seed, "sample"))
     finally:
         close_parts(engine)
     return tree, policy
 
 
-def grow_tree(run: Run, prompt: str) -> Tree:
-    """Grow the tree of a prompt with the parts of a run; raises what `sample_tree` does."""
+def grow_tree(run: Run, prompt: str, columns: Mapping[str, Any] | None = None) -> Tree:
+    """Grow the tree of a prompt, with the columns of its record, with the parts of a run; raises what `sample_tree`
+    does."""
     config, policy = run.config, run.policy
-    problem = asked(config, policy, prompt)
+    problem = asked(config, policy, prompt, columns)
     _check_fits(problem, config, policy, run.trainer.engine)
-    with run.trainer.serving():
+    with run.trainer.serving(), _columns_named(problem, 'give them: grow(prompt, {"name": value})'):
         ((_, tree),) = run.trainer.sampler.grow([problem], derive_seed(config.train.seed, "sample"))
     return tree
+
+
+@contextmanager
+def _columns_named(problem: Problem, remedy: str) -> Iterator[None]:
+    """Let the error of an environment say what to do where it wants columns that the problem does not have."""
+    try:
+        yield
+    except EnvironmentFailedError as error:
+        if problem.columns:
+            raise
+        raise EnvironmentFailedError(f"{error}; a prompt alone has no columns that it may read: {remedy}") from error
 
 
 def _check_fits(problem: Problem, config: Config, policy: Policy, engine: Engine) -> None:

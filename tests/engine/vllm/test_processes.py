@@ -21,8 +21,11 @@ from treepo.engine.vllm import start as start_module
 from treepo.engine.vllm.engine import VllmEngine
 from treepo.engine.weights import give_weights
 from treepo.errors import PeerError, SettingError
+from treepo.model.adapters import add_adapter
 from treepo.model.fsdp import shard
+from treepo.model.lora import merged
 from treepo.model.policy import Policy
+from treepo.model.settings import LoraSettings
 from treepo.run.engine import build_engine
 
 
@@ -72,10 +75,32 @@ def serve(processes: DistContext, folder: Path) -> None:
             assert_scored(reference, r.prefix_ids, result)
         assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
         fail(engine, model, processes)
+        serve_adapters(processes)
     # Those of the trainer outlive it.
     assert processes.all_gather(processes.rank) == [0, 1]
     (folder / f"{processes.rank}.json").write_text(json.dumps(drawn))
     fail_at_the_start(processes)
+
+
+def serve_adapters(processes: DistContext) -> None:
+    """Adapters that are divided, too: each process's vLLM gets the sum of weights and adapters."""
+
+    def adapted() -> Any:
+        model = make_model(seed=3)
+        add_adapter(model, LoraSettings(rank=2), seed=0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+        return model
+
+    model, reference = adapted(), merged(adapted())
+    shard(model, init_device_mesh("cpu", (2,)))
+    reference.set_attn_implementation("sdpa")
+    (own, *_) = own_requests(processes.rank)
+    engine = start(model, processes)
+    (result,) = run_all(engine, [own])
+    assert_scored(reference, own.prefix_ids, result)
+    engine.close()
 
 
 def fail(engine: VllmEngine, model: Any, processes: DistContext) -> None:

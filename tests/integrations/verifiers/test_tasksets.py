@@ -151,14 +151,19 @@ def test_what_needs_more_than_a_turn_is_refused(monkeypatch, tiny_sums, task, me
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ("?select.limit=1", "names no taskset: verifiers:NAME"),
         ("nobody", "cannot open verifiers:nobody: .*taskset 'nobody' not found"),
         ("tiny_sums?num=3", "option 'num': Extra inputs are not permitted"),
         ("tiny_sums?num_tasks=few", "option 'num_tasks': .*got 'few'"),
+        ("tiny_sums?select.limit=abc", "option 'select.limit': .*got 'abc'"),
+        ("tiny_sums?select=5", "option 'select': .*got '5'"),
+        ("tiny_sums?sign=%2B%2B", "option 'sign': .*one sign, or none, got"),
         ("tiny_sums?num_tasks", "option 'num_tasks' needs a value"),
         ("tiny_sums?num_tasks=0", "no record of 'verifiers:tiny_sums"),
     ],
 )
 def test_mistakes_are_told_in_a_line(spec, message):
+    """Options of `select` were named without it, and what a validator says may have line breaks."""
     with pytest.raises(SettingError, match=rf"^data.train: .*{message}"):
         load(spec)
 

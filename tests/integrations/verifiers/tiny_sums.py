@@ -1,6 +1,7 @@
 """A taskset of verifiers as people write them: sums, with two weighted rewards."""
 
 import verifiers.v1 as vf
+from pydantic import field_validator
 
 
 class SumData(vf.TaskData):
@@ -25,6 +26,13 @@ class SumConfig(vf.TasksetConfig):
     num_tasks: int = 20
     sign: str = "+"
     system: str = ""
+
+    @field_validator("sign")
+    @classmethod
+    def is_short(cls, sign: str) -> str:
+        if "++" in sign:
+            raise ValueError("one sign,\n    or none")
+        return sign
 
 
 class SumTaskset(vf.Taskset[SumTask, SumConfig]):

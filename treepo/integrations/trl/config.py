@@ -12,31 +12,21 @@ from treepo.credit import Estimator, TreePO
 from treepo.data.problem import Decode
 from treepo.engine.settings import EngineSettings
 from treepo.errors import SettingError
-from treepo.grow import (
-    Backtrack,
-    Branching,
-    EvenBranching,
-    Fallback,
-    GrowthRules,
-    InitialFork,
-    NoFallback,
-    Stopping,
-    StopRules,
-    TreeShape,
-)
+from treepo.grow import Branching, Fallback, GrowthRules, InitialFork, NoFallback, Stopping, TreeShape
+from treepo.integrations.growth import GrowthSections, TreeSize
 
-NO_ANSWERS = StopRules(answer="never")
-"""TRL's rewards do not say where an answer ends."""
+NAMES = {
+    "width": "num_generations",
+    "max_response_len": "max_completion_length",
+    **{name: f"tree_{name}" for name in ("depth", "segment_len", "num_children")},
+}
+"""The settings for the size of a tree."""
 
 
 @dataclass(frozen=True)
-class TreeSections:
+class TreeSections(GrowthSections):
     """The settings of trees that a name, a table or an object stands for."""
 
-    initial_fork: InitialFork = InitialFork()
-    branching: Branching = EvenBranching()
-    fallback: Fallback = Backtrack()
-    stopping: Stopping = NO_ANSWERS
     estimator: Estimator = TreePO()
     engine: EngineSettings = EngineSettings()
 
@@ -100,7 +90,8 @@ class TreeGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_trls_own()
-        self._check_sections(self.sections(), self.shape(self.num_generations or 0))
+        self.shape(self.num_generations or 0)
+        self._check_sections(self.sections())
         if self.num_rows % (self.num_generations or 1):
             raise SettingError(
                 "per_device_train_batch_size",
@@ -120,21 +111,17 @@ class TreeGRPOConfig(GRPOConfig):
             message = "is for transformers' generate, which trees do not call; use temperature, top_k, top_p, min_p"
             raise SettingError("generation_kwargs", message, self.generation_kwargs)
 
-    def _check_sections(self, sections: TreeSections, shape: TreeShape) -> None:
+    def _check_sections(self, sections: TreeSections) -> None:
         """Raise SettingError for strategies that TRL's trainer cannot follow."""
+        sections.check("estimator", sections.estimator, self.tree_depth)
         if isinstance(sections.fallback, NoFallback):
             message = "a tree must have num_generations leaves, which NoFallback does not promise; use Backtrack"
             raise SettingError("fallback", message)
-        if isinstance(sections.stopping, StopRules) and sections.stopping.answer != "never":
-            message = "must be 'never': TRL's rewards do not say where an answer ends; use stop_strings"
-            raise SettingError("stopping.answer", message, sections.stopping.answer)
         for f in fields(EngineSettings):
             value = getattr(sections.engine, f.name)
             if f.name not in LIMITS and value != f.default:
                 place = "use_vllm" if f.name == "kind" else f.name
                 raise SettingError(f"engine.{f.name}", f"TRL has its own setting, {place}", value)
-        if isinstance(sections.estimator, TreePO) and not sections.estimator.with_root and shape.depth == 1:
-            raise SettingError("estimator.with_root", "false needs tree_depth of at least 2: no group but the root's")
 
     @property
     def num_rows(self) -> int:
@@ -157,40 +144,16 @@ class TreeGRPOConfig(GRPOConfig):
 
     def shape(self, width: int) -> TreeShape:
         """The size of a tree with so many leaves; raises SettingError."""
-        longest = self.max_completion_length or 0
-        segment_len = self.tree_segment_len or -(-longest // max(self.tree_depth, 1))
-        try:
-            return TreeShape(width, self.tree_depth, segment_len, self.tree_num_children, max_response_len=longest)
-        except SettingError as error:
-            if error.path == "max_response_len":
-                message = f"times tree_depth ({self.tree_depth}) must reach max_completion_length = {longest}"
-                raise SettingError("tree_segment_len", message, self.tree_segment_len) from error
-            name = "num_generations" if error.path == "width" else f"tree_{error.path}"
-            raise SettingError(name, error.message, error.value) from error
+        size = TreeSize(self.tree_depth, self.tree_segment_len, self.tree_num_children)
+        return size.shape(width, self.max_completion_length or 0, NAMES)
 
     def rules(self, width: int, decode: Decode) -> GrowthRules:
         """How trees grow in training."""
-        sections = self.sections()
-        return GrowthRules(
-            shape=self.shape(width),
-            initial_fork=sections.initial_fork,
-            branching=sections.branching,
-            fallback=sections.fallback,
-            stopping=sections.stopping,
-            decode=decode,
-        )
+        return self.sections().rules(self.shape(width), decode)
 
     def eval_rules(self, width: int, decode: Decode) -> GrowthRules:
         """Independent completions, as TRL evaluates."""
-        longest = self.max_completion_length or 0
-        return GrowthRules(
-            shape=TreeShape(width, depth=1, segment_len=longest, num_children=width),
-            initial_fork=InitialFork(width, width),
-            branching=EvenBranching(),
-            fallback=Backtrack(),
-            stopping=StopRules(answer="never", repetition="never"),
-            decode=decode,
-        )
+        return GrowthRules.star(width, self.max_completion_length or 0, decode)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: _plain(value) if name in SECTIONS else value for name, value in super().to_dict().items()}

@@ -44,7 +44,7 @@ class TreeAgentLoopWorker(Worker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = tree_settings(self.config)
-        self.rules = self.settings.rules(self.rollout_config, self._decode)
+        self.rules = self.settings.rules(self.settings.shape(self.rollout_config), self._decode)
         self.eos_ids = eos_ids_of(self.model_config)
 
     def _decode(self, token_ids: Any) -> str:

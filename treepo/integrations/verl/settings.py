@@ -9,22 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from treepo.config.load import resolve_as
 from treepo.credit import Estimator, TreePO
-from treepo.data.problem import Decode
 from treepo.errors import SettingError
-from treepo.grow import (
-    Backtrack,
-    Branching,
-    EvenBranching,
-    Fallback,
-    GrowthRules,
-    InitialFork,
-    Stopping,
-    StopRules,
-    TreeShape,
-)
-
-NO_ANSWERS = StopRules(answer="never")
-"""verl's rewards do not say where an answer ends."""
+from treepo.grow import TreeShape
+from treepo.integrations.growth import GrowthSections, TreeSize
 
 VERLS_OWN: dict[str, tuple[object, str]] = {
     "algorithm.adv_estimator": ("grpo", "the advantages are those of treepo.credit, which take its place"),
@@ -36,54 +23,24 @@ VERLS_OWN: dict[str, tuple[object, str]] = {
 """Settings of verl that trees allow one value of, and why."""
 
 
-@dataclass(frozen=True)
-class TreeSize:
-    """How large a tree grows, besides `rollout.n`, its leaves, and `rollout.response_length`, the longest path."""
-
-    depth: int = 8
-    """Most segments in a response."""
-
-    segment_len: int | None = None
-    """Most tokens of a segment; response_length / depth, rounded up, if not given."""
-
-    num_children: int = 2
-    """Children of a path when it forks."""
+NAMES = {
+    "width": "actor_rollout_ref.rollout.n",
+    "max_response_len": "actor_rollout_ref.rollout.response_length",
+    **{name: f"treepo.tree.{name}" for name in ("depth", "segment_len", "num_children")},
+}
+"""The settings for the size of a tree."""
 
 
 @dataclass(frozen=True)
-class TreeSettings:
+class TreeSettings(GrowthSections):
     """The sections under `treepo`, named as in a recipe."""
 
     tree: TreeSize = TreeSize()
-    initial_fork: InitialFork = InitialFork()
-    branching: Branching = EvenBranching()
-    fallback: Fallback = Backtrack()
-    stopping: Stopping = NO_ANSWERS
     credit: Estimator = TreePO()
 
     def shape(self, rollout: Any) -> TreeShape:
         """The size of trees under verl's settings of rollouts; raises SettingError."""
-        longest, size = rollout.response_length, self.tree
-        segment_len = size.segment_len or -(-longest // max(size.depth, 1))
-        try:
-            return TreeShape(rollout.n, size.depth, segment_len, size.num_children, max_response_len=longest)
-        except SettingError as error:
-            if error.path == "max_response_len":
-                message = f"times depth ({size.depth}) must reach rollout.response_length = {longest}"
-                raise SettingError("treepo.tree.segment_len", message, segment_len) from error
-            name = "actor_rollout_ref.rollout.n" if error.path == "width" else f"treepo.tree.{error.path}"
-            raise SettingError(name, error.message, error.value) from error
-
-    def rules(self, rollout: Any, decode: Decode) -> GrowthRules:
-        """How trees grow."""
-        return GrowthRules(
-            shape=self.shape(rollout),
-            initial_fork=self.initial_fork,
-            branching=self.branching,
-            fallback=self.fallback,
-            stopping=self.stopping,
-            decode=decode,
-        )
+        return self.tree.shape(rollout.n, rollout.response_length, NAMES)
 
 
 def tree_settings(config: DictConfig) -> TreeSettings:
@@ -98,12 +55,8 @@ def tree_settings(config: DictConfig) -> TreeSettings:
     given = OmegaConf.to_container(OmegaConf.create(config.get("treepo") or {}), resolve=True)
     try:
         settings = resolve_as(TreeSettings, given)  # pyright: ignore[reportArgumentType]
+        settings.check("credit", settings.credit, settings.tree.depth)
     except SettingError as error:
         raise error.within("treepo") from error
-    if isinstance(settings.stopping, StopRules) and settings.stopping.answer != "never":
-        message = "must be 'never': verl's rewards do not say where an answer ends; use stop_strings"
-        raise SettingError("treepo.stopping.answer", message, settings.stopping.answer)
-    shape = settings.shape(config.actor_rollout_ref.rollout)
-    if isinstance(settings.credit, TreePO) and not settings.credit.with_root and shape.depth == 1:
-        raise SettingError("treepo.credit.with_root", "false needs a depth of at least 2: no group but the root's")
+    settings.shape(config.actor_rollout_ref.rollout)
     return settings
