@@ -67,6 +67,8 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
         return Finding("unchanged", f'{text} in float32 (model.dtype = "float32" with train.autocast = "bfloat16")')
     if metrics.get("problems/trained", 1):
         return None
+    if metrics.get("problems/grown") and "reward/mean" not in metrics:
+        return Finding("abstaining", "no answer has a reward: the reward functions return None or nan for all of them")
     num, solved, failed = (int(metrics[f"problems/{name}"]) for name in ("grown", "solved", "failed"))
     trees = f"no tree carries a signal ({num} of {num} have equal rewards)"
     if solved == num:
