@@ -25,7 +25,9 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
     if find_spec("peft") is None:
         raise SettingError("lora.rank", "adapters need peft, which is not installed (pip install 'treepo[lora]')")
     if has_adapter(model):
-        raise SettingError("lora.path" if settings.path else "lora.rank", "the loaded model has its own adapter already")
+        raise SettingError(
+            "lora.path" if settings.path else "lora.rank", "the loaded model has its own adapter already"
+        )
     if settings.path:
         arguments, tensors = read_adapter(Path(local_adapter(settings.path, "lora.path")), "lora.path")
         _add(model, arguments | {"lora_dropout": settings.dropout}, seed, "lora.path")
@@ -44,24 +46,6 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
         "modules_to_save": list(settings.modules_to_save) or None,
     }
     _add(model, arguments, seed, "lora.targets")
-
-
-def without_wrapper(model: Any) -> PreTrainedModel:
-    """The model in which a PeftModel has put its adapter, as `add_adapter` leaves it; other models as they are.
-
-    Raises SettingError for other adapters than one of LoRA, named "default".
-    """
-    is_wrapper = hasattr(model, "get_base_model")
-    if has_adapter(model) or not (is_wrapper or any(hasattr(module, "base_layer") for module in model.modules())):
-        return model
-    configs = getattr(model, "peft_config", {}) if is_wrapper else {}
-    if [(name, str(c.peft_type.value), getattr(c, "use_dora", False)) for name, c in configs.items()] != [
-        ("default", "LORA", False)
-    ]:
-        raise SettingError("model", "needs one adapter of LoRA, named default, in a PeftModel", type(model).__name__)
-    base = model.get_base_model()
-    base._hf_peft_config_loaded, base.peft_config = True, configs
-    return base
 
 
 def _add(model: PreTrainedModel, arguments: dict[str, Any], seed: int, setting: str) -> None:

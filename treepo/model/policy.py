@@ -14,12 +14,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from treepo.distributed import resolve_device, set_current_device
 from treepo.errors import SettingError, UnsupportedAttentionError
-from treepo.model.adapters import without_wrapper
 from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import Sharding, is_sharded, reshard
-from treepo.model.lora import has_adapter, merged
+from treepo.model.lora import has_adapter, merged, without_wrapper
 from treepo.model.probe import vocabulary_size
 from treepo.model.quantization import four_bit_settings
 from treepo.model.safety import check_before_loading
@@ -169,8 +168,9 @@ def load_policy(
 
 
 def adopt_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, packable: bool = True) -> Policy:
-    """The policy of a model that a program has loaded; it is trained in place, on its device and in its type. Of one with
-    an adapter (a PeftModel, too) the adapter is trained.
+    """The policy of a model that a program has loaded; it is trained in place, on its device and in its type.
+
+    Of a model with an adapter (a PeftModel, too) the adapter is trained.
 
     packable: see `load_policy`. Raises SettingError and UnsupportedAttentionError for what that refuses.
     """
