@@ -33,7 +33,11 @@ NO_SIGNAL = GOOD | {"problems/trained": 0}
     ("changed", "share", "setting"),
     [
         ({"completions/clipped_ratio": 0.97}, "97%", "tree.max_response_len"),
-        ({"completions/clipped_ratio": 1.0, "verify/no_answer": 0.2}, "80%", 'stopping.answer = "answer"'),
+        (
+            {"completions/clipped_ratio": 1.0, "verify/no_answer": 0.2, "accuracy": 0.1},
+            "80%",
+            'stopping.answer = "answer"',
+        ),
         ({"stop/repetition": 0.95}, "95%", "[stopping]"),
         ({"verify/no_answer": 0.999}, "99.9%", "prompt.question"),
         ({"verify/no_answer": 0.92, "completions/clipped_ratio": 0.5}, "50%", "tree.max_response_len"),
