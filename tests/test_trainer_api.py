@@ -42,7 +42,7 @@ def many_letters(completions: list[str], **columns: Any) -> list[float]:
     return [float(len(set(text))) for text in completions]
 
 
-def trainer_of(tiny: str, out: Path, **arguments: Any) -> treepo.TreePOTrainer:
+def trainer_of(tiny: Any, out: Path, **arguments: Any) -> treepo.TreePOTrainer:
     settings = TINY | arguments.pop("settings", {})
     arguments = {"train_dataset": ROWS, "reward_funcs": many_letters} | arguments
     return treepo.TreePOTrainer(tiny, config=treepo.TreePOConfig(output_dir=out, **settings), **arguments)
@@ -164,6 +164,42 @@ def test_settings_that_a_loaded_model_decides_are_refused(tiny: str, section: st
         treepo.TreePOTrainer(model, many_letters, train_dataset=ROWS, processing_class=tokenizer, config=config)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_peft_model_is_trained_in_place(tiny: str, tmp_path: Path) -> None:
+    """It was trained, and then the final model could not be written; its own forward raised ever after."""
+    peft = pytest.importorskip("peft")
+    whole = AutoModelForCausalLM.from_pretrained(tiny)
+    model = peft.get_peft_model(whole, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    settings = {"save_steps": 1, "checkpoint": {"save_model": True}}
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with trainer_of(model, tmp_path / "run", processing_class=tokenizer, settings=settings) as trainer:
+        trainer.train()
+    changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and all(".lora_" in name for name in changed)
+    ids = torch.arange(5, 20)[None]
+    expected = model.eval()(ids).logits
+    for folder in ("adapter", "models/step-000002"):
+        loaded = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "run" / folder)
+        torch.testing.assert_close(loaded(ids).logits, expected)
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")(ids).logits, expected)
+    with pytest.raises(treepo.SettingError, match="own adapter already"):
+        trainer_of(model, tmp_path / "two", processing_class=tokenizer, settings={"lora": {"rank": 2}}).train()
+
+
+@pytest.mark.parametrize(("model", "message"), [(torch.nn.Linear(2, 2), "must be a folder"), (3, "must be a folder")])
+def test_what_is_no_model_is_refused(model: Any, message: str, tiny: str) -> None:
+    """The message was an AttributeError; of a model without weights to train, one of torch's optimizer."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with pytest.raises(treepo.SettingError, match=message):
+        treepo.TreePOTrainer(model, many_letters, train_dataset=ROWS, processing_class=tokenizer)
+    frozen = AutoModelForCausalLM.from_pretrained(tiny).requires_grad_(False)
+    with pytest.raises(treepo.SettingError, match="no weights to train"):
+        _ = treepo.TreePOTrainer(frozen, many_letters, train_dataset=ROWS, processing_class=tokenizer).run
+    with pytest.raises(treepo.SettingError, match="config: must be a TreePOConfig"):
+        treepo.TreePOTrainer(tiny, many_letters, train_dataset=ROWS, config={"max_steps": 1})  # pyright: ignore
+
+
 def test_a_reward_model_is_loaded_once(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was loaded again at every step and evaluation; one that cannot be is found before anything is grown."""
     loaded: list[str] = []
@@ -269,6 +305,11 @@ def test_own_estimators_and_strategies_are_objects(tiny: str, tmp_path: Path) ->
         ({"reward_weights": [1.0, 2.0]}, "reward_weights: needs a number for each of 1"),
         ({"reward_funcs": [3]}, "reward_funcs: must be functions"),
         ({"reward_funcs": ["no_such_module:reward"]}, "reward_funcs: cannot be imported"),
+        ({"reward_weights": ["one"]}, "reward_weights: needs a number for each of 1"),
+        ({"reward_funcs": len}, "reward_funcs: len takes 'obj' by position"),
+        ({"callbacks": lambda trainer: None}, "callbacks: is called as f"),
+        ({"processing_class": "name"}, "processing_class: is that of a loaded model"),
+        ({"train_dataset": {"train": ROWS}}, "train_dataset: must be rows: one split"),
         ({"train_dataset": 3}, "train_dataset: must be a path"),
         ({"train_dataset": [3]}, "train_dataset: row 1 must be a mapping"),
         ({"train_dataset": []}, "train_dataset: holds no rows"),

@@ -85,7 +85,7 @@ class TreePOTrainer:
 
     def __init__(
         self,
-        model: "str | Path | PreTrainedModel" = "",
+        model: "str | Path | PreTrainedModel | None" = None,
         reward_funcs: Any = (),
         *,
         config: TreePOConfig | str | Path | None = None,
@@ -102,9 +102,10 @@ class TreePOTrainer:
         **others: Never,
     ) -> None:
         check_names(others)
-        if isinstance(config, str | Path):
-            config = TreePOConfig(recipe=config)
-        settings = config or TreePOConfig()
+        settings = TreePOConfig(recipe=config) if isinstance(config, str | Path) else config or TreePOConfig()
+        if not isinstance(settings, TreePOConfig):
+            raise SettingError("config", "must be a TreePOConfig, or the path of a recipe", config)
+        model = "" if model is None else model
         self.callbacks = checked_callbacks(callbacks, TrainerCallback)
         self.console = console
         self.command = command
@@ -113,6 +114,9 @@ class TreePOTrainer:
         self.given_environment = environment
         if self.given_model is not None and processing_class is None:
             raise SettingError("processing_class", "a loaded model needs its tokenizer")
+        if self.given_model is None and processing_class is not None:
+            message = "is that of a loaded model; with a name, TreePOConfig(model={'tokenizer': ...}) names another one"
+            raise SettingError("processing_class", message, type(processing_class).__name__)
         given = {"tools": tools, "environment_factory": environment_factory, "environment": environment}
         self.typed = settings.typed | typed_arguments(model, reward_funcs, train_dataset, eval_dataset, **given)
         with named_as_typed(self.typed):

@@ -6,6 +6,7 @@ import time
 from copy import deepcopy
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +115,8 @@ def test_a_replay_repeats_nothing_before_it_acts():
 def test_what_is_no_turn_is_refused(make):
     with pytest.raises(StrategyError, match="environment: "):
         make()
+    turn = Turn("a", np.float32(0.5), np.bool_(True))  # pyright: ignore[reportArgumentType]
+    assert (turn.reward, turn.done) == (0.5, True), "numpy's scalars ended the run"
 
 
 def test_calls_run_side_by_side_and_each_has_its_time():

@@ -82,10 +82,16 @@ def test_windows_are_seen(kind: str) -> None:
     assert np.abs(narrow[beyond] - wide[beyond]).max() > 1e-6
 
 
-def test_calling_without_a_context_says_what_to_do() -> None:
-    """A model of treepo's needs a context; without one it does not silently do something else."""
-    with pytest.raises(ValueError, match="attention_context"):
-        make_tiny_model()(input_ids=torch.tensor([[3, 4]]))
+@pytest.mark.parametrize("kind", ["qwen2", "mistral", "gemma3"])
+def test_without_a_context_a_model_is_that_of_transformers(kind: str) -> None:
+    """A model that had been trained, and trainer.model in a callback, could not be called: generate() raised."""
+    ours, plain = make_tiny_model(kind), make_tiny_model(kind, attention="sdpa")
+    ids = torch.arange(3, 15).repeat(2, 1)
+    padded = torch.ones_like(ids)
+    padded[1, :4] = 0
+    for given in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": padded}):
+        torch.testing.assert_close(ours(**given).logits, plain(**given).logits, rtol=0, atol=0)
+        assert ours.generate(**given, max_new_tokens=8).tolist() == plain.generate(**given, max_new_tokens=8).tolist()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from treepo.report.diagnosis import StepWatch, diagnose_result, diagnose_run, di
 pytestmark = pytest.mark.quick
 
 GOOD = {
+    "reward/mean": 0.4,
     "problems/grown": 16,
     "problems/trained": 9,
     "problems/solved": 3,
@@ -32,7 +33,11 @@ NO_SIGNAL = GOOD | {"problems/trained": 0}
     ("changed", "share", "setting"),
     [
         ({"completions/clipped_ratio": 0.97}, "97%", "tree.max_response_len"),
-        ({"completions/clipped_ratio": 1.0, "verify/no_answer": 0.2}, "80%", 'stopping.answer = "answer"'),
+        (
+            {"completions/clipped_ratio": 1.0, "verify/no_answer": 0.2, "accuracy": 0.1},
+            "80%",
+            'stopping.answer = "answer"',
+        ),
         ({"stop/repetition": 0.95}, "95%", "[stopping]"),
         ({"verify/no_answer": 0.999}, "99.9%", "prompt.question"),
         ({"verify/no_answer": 0.92, "completions/clipped_ratio": 0.5}, "50%", "tree.max_response_len"),
@@ -65,6 +70,10 @@ def test_a_useless_step_is_said_with_its_share_and_the_setting_to_change(changed
 
 def test_a_step_that_teaches_something_is_not_mentioned():
     assert diagnose_step(GOOD) is None
+    clipped = diagnose_step(GOOD | {"completions/clipped_ratio": 0.97})
+    assert clipped is not None and "hold an answer" not in clipped.text, "nothing was verified"
+    abstaining = diagnose_step({"problems/grown": 2, "problems/trained": 0})
+    assert abstaining is not None and abstaining.kind == "abstaining", "rewards that all abstain were called equal"
     assert diagnose_step(GOOD | {"problems/trained": 1, "completions/clipped_ratio": 0.89}) is None
     assert diagnose_step(GOOD | {"update/frac_unchanged": 0.4, "update/frac_no_gradient": 0.6}) is None
     assert diagnose_step(GOOD | {"turns/max": 1, "stop/env_done": 0.9, "environment/lost": 0.1}) is None

@@ -92,7 +92,7 @@ def output_folder(out: str | None, prefix: str = "") -> Path:
     # filelock is loaded here, not for --help.
     from treepo.utils.io import new_folder
 
-    return Path(out) if out else new_folder(prefix)
+    return Path(out).expanduser() if out else new_folder(prefix)
 
 
 def run_settings_help() -> str:

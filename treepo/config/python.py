@@ -112,6 +112,9 @@ class TreePOConfig:
     def __post_init__(self) -> None:
         if self.output_dir == "":
             raise SettingError("output_dir", "no folder given")
+        for name in ("output_dir", "recipe"):
+            if not isinstance(path := getattr(self, name), str | Path | None):
+                raise SettingError(name, "must be a path", path)
         # Says what is wrong here, not when training begins.
         with named_as_typed(self.typed):
             self.resolve()
@@ -123,8 +126,8 @@ class TreePOConfig:
         return {"out": "output_dir", **typed, **({} if self.bf16 is None else {"train.autocast": "bf16"})}
 
     def folder(self) -> Path:
-        """The folder of the run; one that is named after the time if none is given."""
-        return new_folder() if self.output_dir is None else Path(self.output_dir)
+        """The folder of the run; one that is named after the time if none is given. ~ is the home folder."""
+        return new_folder() if self.output_dir is None else Path(self.output_dir).expanduser()
 
     def resolve(self, *layers: Mapping[str, Any], is_built_in_task: bool = False) -> Config:
         """All settings; raises SettingError. layers: above what is given here. is_built_in_task: start from its own."""

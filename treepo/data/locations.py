@@ -128,11 +128,14 @@ class Records(NamedSource):
         name: of the argument, such as train_dataset.
         """
         found = []
+        if isinstance(rows, Mapping):
+            raise SettingError(name, "must be rows: one split of a DatasetDict, a list of dicts", list(rows))
         try:
             for row in islice(iter(rows), most):
                 if not isinstance(row, Mapping):
                     raise SettingError(name, f"row {len(found) + 1} must be a mapping of columns", row)
-                found.append(dict(row))
+                # numpy's and torch's values, as Dataset.with_format gives them.
+                found.append({key: v.tolist() if hasattr(v, "tolist") else v for key, v in row.items()})
         except TypeError as error:
             message = "must be a path, a dataset's name, a Dataset, or rows of columns"
             raise SettingError(name, message, type(rows).__name__) from error

@@ -35,6 +35,10 @@ class Turn:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", as_messages(self.messages))
+        # numpy's and torch's scalars, as games return them.
+        for name in ("reward", "done"):
+            if hasattr(value := getattr(self, name), "item") and getattr(value, "ndim", None) == 0:
+                object.__setattr__(self, name, value.item())
         if not isinstance(self.done, bool) or not _is_number(self.reward):
             raise StrategyError(
                 f"environment: a Turn has a finite reward and a bool as done, got {self.reward!r:.50} and "

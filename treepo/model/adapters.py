@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from treepo.errors import SettingError
 from treepo.model.adapter_files import local_adapter, read_adapter
+from treepo.model.lora import has_adapter
 from treepo.model.settings import LoraSettings
 from treepo.utils.foreign_errors import first_line
 
@@ -23,6 +24,10 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
     """
     if find_spec("peft") is None:
         raise SettingError("lora.rank", "adapters need peft, which is not installed (pip install 'treepo[lora]')")
+    if has_adapter(model):
+        raise SettingError(
+            "lora.path" if settings.path else "lora.rank", "the loaded model has its own adapter already"
+        )
     if settings.path:
         arguments, tensors = read_adapter(Path(local_adapter(settings.path, "lora.path")), "lora.path")
         _add(model, arguments | {"lora_dropout": settings.dropout}, seed, "lora.path")

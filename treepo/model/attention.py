@@ -8,16 +8,18 @@ Letters: N tokens · H query heads · G key-value heads · D head size.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from treepo.errors import UnsupportedAttentionError
 from treepo.model.kernels.compile import load_kernels
@@ -135,22 +137,23 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - transformers passes it by position; ours says what is visible
+    attention_mask: "Tensor | partial[Tensor | None] | None",
     scaling: float | None = None,
     sliding_window: int | None = None,
     attention_context: AttentionContext | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
-    **_: object,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers' AttentionInterface calls it: [1, H, N, D] -> ([1, N, H, D], None).
 
+    Without a context it is that of transformers, for whoever calls the model as any other: model.generate, say.
     Raises UnsupportedAttentionError for attention that a context cannot express: soft-capping, sinks, position biases.
     """
     if attention_context is None:
-        message = "attention_context did not reach the attention, which every forward of this model needs"
-        raise UnsupportedAttentionError(message)
+        mask = attention_mask() if isinstance(attention_mask, partial) else attention_mask
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **others)
     for name, extra in (("softcap", softcap), ("s_aux (sinks)", s_aux), ("position_bias", position_bias)):
         if extra is not None:
             message = f"{type(module).__name__} uses attention with {name}, which cannot be packed"
@@ -163,8 +166,10 @@ def attend(
 
 
 def register_attention() -> None:
-    """Make the function known to transformers under ATTENTION_NAME."""
+    """Make the function known to transformers under ATTENTION_NAME, with masks that are made where one is needed: one
+    of all pairs of packed tokens never is."""
     AttentionInterface.register(ATTENTION_NAME, attend)
+    AttentionMaskInterface.register(ATTENTION_NAME, partial(partial, sdpa_mask))
 
 
 class TreeAttention:

@@ -151,6 +151,8 @@ class _ForkProbe:
             use_cache=False,
             attention_context=context,
         ).logits[0]
+        if not context.layers:
+            raise UnsupportedAttentionError("attention_context did not reach the attention, which packing needs")
         return logits.double(), context
 
     def plain_logits(self, model: PreTrainedModel, reference: str, first_token: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from treepo.errors import SettingError
 from treepo.model.fsdp import plain_weights
 from treepo.model.quantization import dense_linear, dense_weight, forget_quantization, is_quantized
 
@@ -16,6 +17,24 @@ from treepo.model.quantization import dense_linear, dense_weight, forget_quantiz
 def has_adapter(model: PreTrainedModel) -> bool:
     """Return whether adapters were added."""
     return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def without_wrapper(model: Any) -> PreTrainedModel:
+    """The model in which a PeftModel has put its adapter, as `add_adapter` leaves it; other models as they are.
+
+    Raises SettingError for other adapters than one of LoRA, named "default".
+    """
+    is_wrapper = hasattr(model, "get_base_model")
+    if has_adapter(model) or not (is_wrapper or any(hasattr(module, "base_layer") for module in model.modules())):
+        return model
+    configs = getattr(model, "peft_config", {}) if is_wrapper else {}
+    if [(name, str(c.peft_type.value), getattr(c, "use_dora", False)) for name, c in configs.items()] != [
+        ("default", "LORA", False)
+    ]:
+        raise SettingError("model", "needs one adapter of LoRA, named default, in a PeftModel", type(model).__name__)
+    base = model.get_base_model()
+    base._hf_peft_config_loaded, base.peft_config = True, configs
+    return base
 
 
 @contextmanager

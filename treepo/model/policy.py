@@ -18,7 +18,7 @@ from treepo.model.attention import ATTENTION_NAME, register_attention
 from treepo.model.causality import check_causal
 from treepo.model.compatibility import check_config, check_logits_match, max_exact_len
 from treepo.model.fsdp import Sharding, is_sharded, reshard
-from treepo.model.lora import has_adapter, merged
+from treepo.model.lora import has_adapter, merged, without_wrapper
 from treepo.model.probe import vocabulary_size
 from treepo.model.quantization import four_bit_settings
 from treepo.model.safety import check_before_loading
@@ -52,6 +52,11 @@ class Policy:
         return tuple(sorted({i for i in [*ids, self.tokenizer.eos_token_id] if type(i) is int and 0 <= i < size}))
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, not all weights."""
+        return has_adapter(self.model)
+
+    @property
     def max_len(self) -> int | None:
         """Most tokens of a sequence that the model was made for and is exact for; None if it does not say."""
         return max_exact_len(self.model.config)
@@ -66,12 +71,12 @@ class Policy:
         The tokenizer is the one that was loaded, in the same files. Of a sharded model a `gathered_copy` is saved.
         Raises OSError if it cannot be written; what was there before stays.
         """
-        whole = merged(self.model) if has_adapter(self.model) else self.model
+        whole = merged(self.model) if self.has_adapter else self.model
         save_model(whole, folder, self.tokenizer, self.tokenizer_files)
 
     def save_adapter(self, folder: Path) -> None:
         """Write only the adapters, as peft loads them; see `save`."""
-        assert has_adapter(self.model), "there is an adapter to save"
+        assert self.has_adapter, "there is an adapter to save"
         save_model(self.model, folder)
 
 
@@ -165,8 +170,15 @@ def load_policy(
 def adopt_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, packable: bool = True) -> Policy:
     """The policy of a model that a program has loaded; it is trained in place, on its device and in its type.
 
+    Of a model with an adapter (a PeftModel, too) the adapter is trained.
+
     packable: see `load_policy`. Raises SettingError and UnsupportedAttentionError for what that refuses.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise SettingError("processing_class", "must be a tokenizer", type(tokenizer).__name__)
+    model = without_wrapper(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise SettingError("model", "has no weights to train: none of them has requires_grad", type(model).__name__)
     set_current_device(model.device)
     register_attention()
     try:

@@ -65,8 +65,13 @@ def diagnose_step(metrics: Mapping[str, float]) -> Finding | None:
         cause = f"a step of optim.lr{rate} is too small for the type of the weights to hold; raise optim.lr, or lower"
         text = f"{_percent(unchanged)} of the weights did not change: {cause} optim.warmup_steps, or keep the weights"
         return Finding("unchanged", f'{text} in float32 (model.dtype = "float32" with train.autocast = "bfloat16")')
-    if metrics.get("problems/trained", 1):
-        return None
+    return None if metrics.get("problems/trained", 1) else _of_rewards(metrics)
+
+
+def _of_rewards(metrics: Mapping[str, float]) -> Finding:
+    """Why no tree of a step carries a signal."""
+    if metrics.get("problems/grown") and "reward/mean" not in metrics:
+        return Finding("abstaining", "no answer has a reward: the reward functions return None or nan for all of them")
     num, solved, failed = (int(metrics[f"problems/{name}"]) for name in ("grown", "solved", "failed"))
     trees = f"no tree carries a signal ({num} of {num} have equal rewards)"
     if solved == num:
@@ -126,7 +131,8 @@ def _of_answers(metrics: Mapping[str, float]) -> Finding | None:
         if (share := shares.get(name, 0.0)) >= NEARLY_ALL:
             text = f"{_percent(share)} of the answers are {cause}"
             clipped, unanswered = (shares.get(n, 0.0) for n in ("completions/clipped_ratio", "verify/no_answer"))
-            if name == "completions/clipped_ratio" and unanswered < 0.5:
+            is_verified = "accuracy" in shares or "verify/graded" in shares
+            if name == "completions/clipped_ratio" and is_verified and unanswered < 0.5:
                 text += f'; {_percent(1 - unanswered)} hold an answer: stopping.answer = "answer" ends them there'
             if name == "verify/no_answer" and clipped >= 1 - NEARLY_ALL:
                 text += f"; {_percent(clipped)} are cut off before one: {LONGER}"

@@ -1,5 +1,7 @@
 """What a program gives to `TreePOTrainer`, as settings."""
 
+import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -30,6 +32,11 @@ OTHER_NAMES = {
 """Arguments of TRL's trainers, and what does it here."""
 
 
+def _listed(given: Any) -> list[Any]:
+    """What is given as one or several, as a list."""
+    return list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+
+
 def check_names(others: Mapping[str, object]) -> None:
     """Raise SettingError if there are arguments that TreePOTrainer has not."""
     for name in others:
@@ -40,15 +47,29 @@ def check_names(others: Mapping[str, object]) -> None:
 def checked_callbacks(callbacks: Any, base: type) -> list[Any]:
     """The callbacks as a list. base: the class of those that are no functions. Raises SettingError for those that would
     never be called, or not as they expect."""
-    listed = list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] if callbacks is not None else []
+    listed = _listed(callbacks)
     hooks = {name: hook for name, hook in vars(base).items() if name.startswith("on_")}
     for one in listed:
         if isinstance(one, type) or not (isinstance(one, base) or callable(one)):
             message = f"are objects of a subclass of treepo.{base.__name__}, or functions f(trainer, step)"
             raise SettingError("callbacks", message, one)
+        if not isinstance(one, base) and not _takes(one, 2):
+            raise SettingError("callbacks", "is called as f(trainer, step), which it does not take", one)
         if isinstance(one, base) and all(getattr(getattr(one, n), "__func__", None) is h for n, h in hooks.items()):
             raise SettingError("callbacks", f"{type(one).__name__} overrides none of {', '.join(hooks)}")
     return listed
+
+
+def _takes(function: Callable[..., Any], num_arguments: int) -> bool:
+    """Whether a function can be called with as many arguments by position."""
+    try:
+        inspect.signature(function).bind(*[None] * num_arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        # Builtins without a signature.
+        return True
+    return True
 
 
 def typed_arguments(
@@ -70,9 +91,11 @@ def typed_arguments(
 
 
 def model_layer(model: Any) -> dict[str, Any]:
-    """The setting that names a model; of a loaded one, where it came from."""
+    """The setting that names a model; of a loaded one, where it came from. Raises SettingError for neither."""
     if isinstance(model, str | Path):
         return {"model": {"path": str(model)}} if str(model) else {}
+    if isinstance(model, type) or not hasattr(getattr(model, "config", None), "get_text_config"):
+        raise SettingError("model", "must be a folder, a name, or a loaded model of transformers", model)
     return {"model": {"path": str(getattr(model.config, "_name_or_path", "")) or f"{GIVEN}{type(model).__name__}"}}
 
 
@@ -96,7 +119,7 @@ def environment_layer(environment: Callable[[], Any] | None, config: Config, has
 
 def tool_layer(tools: Any, factory: Any) -> dict[str, Any]:
     """The settings of tools that are given: one, or several."""
-    listed = tuple(tools) if isinstance(tools, list | tuple) else (tools,) if tools is not None else ()
+    listed = tuple(_listed(tools))
     given = {name: value for name, value in (("tools", listed), ("tool_factory", factory)) if value}
     if any(not isinstance(one, str) and not callable(one) for one in (*listed, *([factory] if factory else ()))):
         raise SettingError("tools", "must be functions, or a class as environment_factory", [*listed, factory])
@@ -112,7 +135,7 @@ def with_own_reward(
     made = factory if isinstance(factory, type) else factory()
     if not hasattr(made, "get_reward"):
         return reward_funcs, reward_weights
-    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    functions = _listed(reward_funcs)
     return [*functions, get_reward], None if reward_weights is None else [*reward_weights, 1.0]
 
 
@@ -123,15 +146,12 @@ def reward_layer(
 
     is_built_in_task: without a verifier, functions are added to what that task says itself.
     """
-    functions = list(reward_funcs) if isinstance(reward_funcs, list | tuple) else [reward_funcs]
+    functions = _listed(reward_funcs)
     if not functions:
         if reward_weights is not None:
             raise SettingError("reward_weights", "needs reward_funcs", list(reward_weights))
         return {}
-    weights = [1.0] * len(functions) if reward_weights is None else [float(weight) for weight in reward_weights]
-    if len(weights) != len(functions):
-        message = f"needs a number for each of {len(functions)} reward_funcs"
-        raise SettingError("reward_weights", message, weights)
+    weights = _weights(reward_weights, len(functions))
     judges = [i for i, one in enumerate(functions) if hasattr(one, "example_response")]
     if len(judges) > 1:
         name = type(functions[judges[1]]).__name__
@@ -147,6 +167,17 @@ def reward_layer(
     if judges_itself:
         return {"reward": reward}
     return {"reward": reward, "verifier": functions[judges[0]] if judges else NoVerifier()}
+
+
+def _weights(given: Any, count: int) -> list[float]:
+    """The weights of as many reward functions, 1 each if none are given; raises SettingError."""
+    try:
+        weights = [1.0] * count if given is None else [float(weight) for weight in given]
+    except (TypeError, ValueError):
+        weights = []
+    if len(weights) != count or not all(math.isfinite(weight) for weight in weights):
+        raise SettingError("reward_weights", f"needs a number for each of {count} reward_funcs", given)
+    return weights
 
 
 def data_layer(config: Config, train: Any, evaluation: Any) -> tuple[dict[str, Any], dict[str, Records]]:

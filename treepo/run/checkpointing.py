@@ -203,7 +203,7 @@ class RunCheckpoints:
         """Write the model or, where adapters are trained, the adapter of the step; those of checkpoints that are no
         longer kept are dropped. A warning says what could not be written."""
         folder = self.out / MODELS
-        save = policy.save_adapter if self.run.config.lora.rank else policy.save
+        save = policy.save_adapter if policy.has_adapter else policy.save
         try:
             # What a process left that was ended while it wrote.
             for path in folder.glob(f"step-*{PARTIAL}"):

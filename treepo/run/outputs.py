@@ -93,7 +93,7 @@ def save_best(run: "Run", out: Path, *, is_best: bool) -> None:
 
 def save_last(run: "Run", out: Path) -> None:
     """Save the adapter and the model that the run ended with. Raises WriteError."""
-    if run.config.lora.is_given:
+    if run.policy.has_adapter:
         run.keep(lambda policy: _save(out / ADAPTER, "the final adapter", policy.save_adapter))
     if is_model_kept(run.config):
         run.keep(lambda policy: _save(out / MODEL, "the final model", policy.save))

@@ -231,6 +231,8 @@ def _completion_of(problem: Problem, text: str) -> Any:
 def _selected(function: RewardFunction, name: str, everything: Mapping[str, Any]) -> dict[str, Any]:
     """What the function's parameters ask for."""
     parameters = inspect.signature(function).parameters.values()
+    if nameless := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]:
+        raise SettingError("functions", f"{name} takes {nameless[0]!r} by position; functions are called by keyword")
     named = [p for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
     if missing := [p.name for p in named if p.default is p.empty and p.name not in everything]:
         offered = ", ".join(everything)
@@ -261,7 +263,7 @@ def _numbers(values: Any, name: str, count: int) -> np.ndarray:
         plain = value.item() if hasattr(value, "item") else value
         try:
             number = math.nan if plain is None else float(plain)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.inf
         if isinstance(plain, str) or math.isinf(number):
             raise StrategyError(f"reward: {name} returned {value!r:.100}, which is no finite number and not None")
