@@ -11,7 +11,6 @@ from treepo.engine.torch.attention import BlockTable, GatherKernel
 from treepo.engine.torch.backends import make_kernel
 from treepo.engine.torch.kv_cache import BLOCK
 
-
 HEADS = ((2, 12, 64), (2, 12, 96), (2, 12, 128), (2, 12, 256), (1, 8, 128), (8, 8, 128))
 """Key heads, query heads and head sizes: each has three kernels, which Triton compiles for a second or two each."""
 

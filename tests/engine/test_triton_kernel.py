@@ -190,7 +190,7 @@ def test_keys_and_values_are_copied_16_bytes_at_a_time(
 
 
 def test_tiles_in_float32_have_few_rows() -> None:
-    """Their products are sums in a thread's own numbers: with 64 and 128 rows a program kept 2 to 15 kB of each thread's in
+    """Their products are sums in a thread's own numbers: with 64 and 128 rows each thread kept 2 to 15 kB in
     memory (ptxas), and took 7 to 25 s to compile."""
     from treepo.engine.torch import triton as module
 
@@ -230,7 +230,7 @@ def test_logits_are_read_16_bytes_at_a_time(
 
     tensors = {"logits": "*bf16", "thresholds": "*fp64", "divisors": "*fp32", "argmax_wins": "*i1", "top_k": "*i64"}
     tensors |= {"top_p": "*fp64", "min_p": "*fp64", "drawn": "*i32"}
-    kinds = {"HAS_GREEDY": False, "TRUNCATES": truncates, "TILE": module.TILE}
+    kinds = {"HAS_GREEDY": False, "TRUNCATES": truncates} | module.tile_sizes(151_936)
     sizes, options = {"size": "i32", "stride": "i32"}, module.OPTIONS | {"capability": capability}
     ptx = compiled(module._draw, tensors | sizes, kinds, ("size", "stride"), **options).asm["ptx"]
     loads = re.findall(r"ld\.global[.\w]*", ptx)
