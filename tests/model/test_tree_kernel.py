@@ -166,9 +166,24 @@ def test_blocks_that_nobody_sees_are_skipped(trees, window):
         assert int(needed.sum()) < len(needed) * (len(needed) + 1) / 2
 
 
+def test_blocks_are_small_where_shared_memory_is() -> None:
+    """On GPUs with 99 KiB of it, torch's blocks for wide heads or float32 did not fit: "out of resource"."""
+    wide, usual = (torch.zeros(1, 2, 256, size).bfloat16() for size in (256, 128))
+    for query in (wide, usual, usual.float()):
+        assert attention._small_blocks(query, 227 << 10) is None
+    assert attention._small_blocks(usual, 99 << 10) is None
+    for query in (wide, wide.float(), usual.float()):
+        options = attention._small_blocks(query, 99 << 10)
+        assert options is not None
+        row = query.shape[-1] * query.element_size()
+        assert (options["fwd_BLOCK_M"] + 2 * options["fwd_BLOCK_N"]) * row <= 96 << 10
+        # Queries, keys, values and the gradient of the output.
+        assert 4 * options["bwd_BLOCK_M1"] * row <= 96 << 10
+
+
 def test_too_many_compilations_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past Dynamo's limit FlexAttention ran as dense attention, of the size of all pairs, and nobody was told. Batches of
-    fewer than 128 tokens were compiled for themselves."""
+    """Past Dynamo's limit FlexAttention ran as dense attention, of the size of all pairs, and nobody was told.
+    Batches of fewer than 128 tokens were compiled for themselves."""
     eager = partial(torch.compile, backend="eager")
     monkeypatch.setattr(torch, "compile", eager)
     attention._compiled.cache_clear()
@@ -177,11 +192,11 @@ def test_too_many_compilations_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
             attend = attention._compiled()
-            for mask in masks:
-                zeros = torch.zeros(1, 2, mask.seq_lengths[0], 16)
-                attend(zeros, zeros, zeros, mask)
+            zeros = [torch.zeros(1, 2, mask.seq_lengths[0], 16) for mask in masks]
+            for x, mask in zip(zeros, masks, strict=True):
+                attend(x, x, x, mask)
             with pytest.raises(FailOnRecompileLimitHit):
-                attend(*(zeros.bfloat16() for _ in range(3)), masks[-1])
+                attend(*(zeros[0].bfloat16() for _ in range(3)), masks[0])
     finally:
         attention._compiled.cache_clear()
         torch._dynamo.reset()

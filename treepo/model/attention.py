@@ -10,7 +10,7 @@ Letters: N tokens · H query heads · G key-value heads · D head size.
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ BLOCK = 128
 
 MAX_GRAPHS = 64
 """Most graphs of the attention that are compiled in a process."""
+
+MIN_SHARED_MEMORY = 160 << 10
+"""Bytes of shared memory per block that torch's choice of blocks needs; an A100 has 163 KiB."""
 
 MIN_HEAD_SIZE = 16
 """Smallest head size that FlexAttention's kernels take; smaller heads are padded with zeros."""
@@ -57,8 +60,11 @@ class FlexTreeAttention:
         q, k, v = (x.to(value.dtype) for x in (query * scale, key, value))
         wider = [max(0, MIN_HEAD_SIZE - x.shape[-1]) for x in (q, k, v)]
         q, k, v = (pad(x, (0, more, 0, self.num_filling)) for x, more in zip((q, k, v), wider, strict=True))
-        attend = _compiled() if query.device.type == "cuda" else _attend
-        output = attend(q, k, v, self.masks[window])
+        if query.device.type == "cuda":
+            room = torch.cuda.get_device_properties(query.device).shared_memory_per_block_optin
+            output = _compiled()(q, k, v, self.masks[window], _small_blocks(q, room))
+        else:
+            output = _attend(q, k, v, self.masks[window])
         return output[0, :, : self.num_tokens, : value.shape[-1]].transpose(0, 1).to(query.dtype)
 
     def mask(self, window: int | None) -> BlockMask:
@@ -100,14 +106,26 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(1).int()[None, None], order.int()[None, None]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
-    output = flex_attention(query, key, value, None, mask, 1.0, query.shape[1] != key.shape[1])
+def _small_blocks(query: Tensor, shared_memory: int) -> dict[str, int] | None:
+    """Return FlexAttention's options for GPUs with less shared memory than torch's own choice needs, RTX 3090 and 4090
+    with wide heads (PyTorch's issues 133254 and 198224); None for torch's choice."""
+    is_wide = query.dtype == torch.float32 or query.shape[-1] > 128
+    if shared_memory >= MIN_SHARED_MEMORY or not is_wide:
+        return None
+    size = 16 if query.dtype == torch.float32 else 32
+    backward = dict.fromkeys(("bwd_BLOCK_M1", "bwd_BLOCK_N1", "bwd_BLOCK_M2", "bwd_BLOCK_N2"), size)
+    return {"fwd_BLOCK_M": 32, "fwd_BLOCK_N": 16, "num_stages": 1} | backward
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, options: Any = None) -> Tensor:
+    has_groups = query.shape[1] != key.shape[1]
+    output = flex_attention(query, key, value, None, mask, 1.0, has_groups, kernel_options=options)
     assert isinstance(output, Tensor)
     return output
 
 
 @cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]:
+def _compiled() -> Callable[..., Tensor]:
     """Compile for all lengths. fullgraph: past Dynamo's limit of recompilations it raises; otherwise it would run the
     dense attention, of the size of all pairs, without a word. Its 8 are soon reached: a model may have four, with and
     without gradients and windows, and each shape of heads and each type has its own."""
