@@ -298,7 +298,7 @@ def test_logits_are_read_16_bytes_at_a_time(
 
     tensors = {"logits": "*bf16", "thresholds": "*fp64", "divisors": "*fp32", "argmax_wins": "*i1", "top_k": "*i64"}
     tensors |= {"top_p": "*fp64", "min_p": "*fp64", "drawn": "*i32"}
-    kinds = {"HAS_GREEDY": False, "TRUNCATES": truncates, "TILE": module.TILE}
+    kinds = {"HAS_GREEDY": False, "TRUNCATES": truncates} | module.tile_sizes(151_936)
     sizes, options = {"size": "i32", "stride": "i32"}, module.OPTIONS | {"capability": capability}
     ptx = compiled(module._draw, tensors | sizes, kinds, ("size", "stride"), **options).asm["ptx"]
     loads = re.findall(r"ld\.global[.\w]*", ptx)

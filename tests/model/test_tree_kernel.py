@@ -177,11 +177,11 @@ def test_too_many_compilations_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
             attend = attention._compiled()
-            for mask in masks:
-                zeros = torch.zeros(1, 2, mask.seq_lengths[0], 16)
-                attend(zeros, zeros, zeros, mask)
+            zeros = [torch.zeros(1, 2, mask.seq_lengths[0], 16) for mask in masks]
+            for x, mask in zip(zeros, masks, strict=True):
+                attend(x, x, x, mask)
             with pytest.raises(FailOnRecompileLimitHit):
-                attend(*(zeros.bfloat16() for _ in range(3)), masks[-1])
+                attend(*(zeros[0].bfloat16() for _ in range(3)), masks[0])
     finally:
         attention._compiled.cache_clear()
         torch._dynamo.reset()

@@ -40,6 +40,12 @@ def test_another_error_is_neither() -> None:
     assert not is_out_of_memory(OSError("out of memory.txt"))
 
 
+def test_memory_that_nccl_lacks_is_not_asked_for_again() -> None:
+    """Its connections are lost with it; the update began again and waited for the others until the timeout."""
+    error = dist.DistBackendError("NCCL error: unhandled cuda error. Last error: Cuda failure 2 'out of memory'")
+    assert is_lost_process(error) and not is_out_of_memory(error)
+
+
 def test_what_safetensors_says_of_a_disk(tmp_path: Path) -> None:
     """Its error is no OSError."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -29,10 +29,15 @@ def draw_fused(
     num_samples, size = logits.shape
     drawn = torch.empty(2, num_samples, dtype=torch.int32, device=logits.device)
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    kinds = {"HAS_GREEDY": has_greedy, "TRUNCATES": truncates, "TILE": TILE}
+    kinds = {"HAS_GREEDY": has_greedy, "TRUNCATES": truncates}
     arguments = logits, thresholds, *tensors, drawn, size, logits.stride(0)
-    _draw[(num_samples,)](*arguments, **kinds, **OPTIONS)
+    _draw[(num_samples,)](*arguments, **kinds, **tile_sizes(size), **OPTIONS)
     return drawn
+
+
+def tile_sizes(vocab_size: int) -> dict[str, int]:
+    """Return the constants with which `_draw` is compiled: logits of a tile, and tiles of a row."""
+    return {"TILE": TILE, "TILES": triton.next_power_of_2(triton.cdiv(vocab_size, TILE))}
 
 
 @triton.jit
@@ -101,19 +106,21 @@ def _cut(row, size, divisor, top, lse, k, p, TILE: tl.constexpr):
 
 
 @triton.jit
-def _kept(bits, seen, cut, ties, least):
+def _kept(bits, seen, cut, ties, least, TRUNCATES: tl.constexpr):
     """(the probabilities that are kept, 0 for others; how many equal to the cut were seen so far)."""
-    equal = (bits == cut).to(tl.int32)
-    rank = seen + tl.cumsum(equal, 0) - equal
-    is_kept = (bits > cut) | ((equal == 1) & (rank < ties))
     probs = tl.maximum(bits, 0).to(tl.float32, bitcast=True).to(tl.float64)
-    return tl.where(is_kept & (probs >= least), probs, 0.0), seen + tl.sum(equal, 0)
+    if TRUNCATES:
+        equal = (bits == cut).to(tl.int32)
+        rank = seen + tl.cumsum(equal, 0) - equal
+        is_kept = (bits > cut) | ((equal == 1) & (rank < ties))
+        probs, seen = tl.where(is_kept & (probs >= least), probs, 0.0), seen + tl.sum(equal, 0)
+    return probs, seen
 
 
 @triton.jit
 def _draw(
     logits, thresholds, divisors, argmax_wins, top_k, top_p, min_p, drawn, size, stride,
-    HAS_GREEDY: tl.constexpr, TRUNCATES: tl.constexpr, TILE: tl.constexpr,
+    HAS_GREEDY: tl.constexpr, TRUNCATES: tl.constexpr, TILE: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     sample, num_samples = tl.program_id(0), tl.num_programs(0)
     row, divisor = logits + sample.to(tl.int64) * stride, tl.load(divisors + sample)
@@ -132,28 +139,31 @@ def _draw(
         k, p = tl.load(top_k + sample), tl.load(top_p + sample)
         cut, ties = _cut(row, size, divisor, top, lse, k, p, TILE)
         least = tl.load(min_p + sample) * tl.exp(-lse)
-    total, seen = tl.full([], 0.0, tl.float64), tl.full([], 0, tl.int32)
+    # Sums of tiles come first, since summing up from token to token takes longer: only one tile needs that.
+    tile, seen = tl.arange(0, TILES), tl.full([], 0, tl.int32)
+    masses, seen_before = tl.zeros([TILES], tl.float64), tl.zeros([TILES], tl.int32)
     token = size
     for first in range(0, size, TILE):
         x, at = _load(row, first, size, divisor, TILE)
-        probs, seen = _kept(_bits(x, top, lse, at, size), seen, cut, ties, least)
-        total += tl.sum(probs, 0)
+        seen_before = tl.where(tile == first // TILE, seen, seen_before)
+        probs, seen = _kept(_bits(x, top, lse, at, size), seen, cut, ties, least, TRUNCATES)
+        masses = tl.where(tile == first // TILE, tl.sum(probs, 0), masses)
         if HAS_GREEDY:
             token = tl.minimum(token, tl.min(tl.where(x == top, at, size), 0))
     is_greedy = False
     if HAS_GREEDY:
         is_greedy = tl.load(argmax_wins + sample) != 0
-    threshold = tl.load(thresholds + sample) * total
-    before, seen = tl.full([], 0.0, tl.float64), tl.full([], 0, tl.int32)
-    found, last = size, 0
-    for first in range(0, size, TILE):
-        x, at = _load(row, first, size, divisor, TILE)
-        probs, seen = _kept(_bits(x, top, lse, at, size), seen, cut, ties, least)
-        reached = (before + tl.cumsum(probs, 0) > threshold) & (probs > 0)
-        found = tl.minimum(found, tl.min(tl.where(reached, at, size), 0))
-        last = tl.maximum(last, tl.max(tl.where(probs > 0, at, 0), 0))
-        before += tl.sum(probs, 0)
+    threshold = tl.load(thresholds + sample) * tl.sum(masses, 0)
     # By rounding none may reach all of the sum; of logits that are no numbers none does.
+    reached = (tl.cumsum(masses, 0) > threshold) & (masses > 0)
+    chosen, last = tl.min(tl.where(reached, tile, TILES), 0), tl.max(tl.where(masses > 0, tile, 0), 0)
+    chosen = tl.where(chosen < TILES, chosen, last)
+    before = tl.sum(tl.where(tile < chosen, masses, 0.0), 0)
+    seen = tl.sum(tl.where(tile == chosen, seen_before, 0), 0)
+    x, at = _load(row, chosen * TILE, size, divisor, TILE)
+    probs, seen = _kept(_bits(x, top, lse, at, size), seen, cut, ties, least, TRUNCATES)
+    reached = (before + tl.cumsum(probs, 0) > threshold) & (probs > 0)
+    found, last = tl.min(tl.where(reached, at, size), 0), tl.max(tl.where(probs > 0, at, 0), 0)
     found = tl.where(found < size, found, last)
     token = tl.minimum(tl.where(is_greedy, token, found), size - 1)
     logprob = tl.load(row + token).to(tl.float32) / divisor - top - lse

@@ -5,6 +5,7 @@ Letters: P rows of logits · V vocabulary · S targets.
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,16 @@ class _TargetScores(torch.autograd.Function):
         if ctx.entropy_has_grad:
             entropy_by_row.index_add_(0, places, entropy_grads)
         logits_grad = torch.empty_like(logits)
-        for block in _blocks(logits):
+        blocks = list(_blocks(logits))
+        # Of all blocks at once: the host waits for a GPU each time it asks.
+        bounds = torch.searchsorted(places, places.new_tensor([*(block.start for block in blocks), len(logits)]))
+        for block, (first, last) in zip(blocks, pairwise(bounds.tolist()), strict=True):
             z = _wide(logits[block], ctx.temperature).sub_(log_sum[block, None])
             # z is log p here.
             grad = -by_row[block, None]
             if ctx.entropy_has_grad:
                 grad = grad - entropy_by_row[block, None] * (z + entropy[block, None])
             grad = z.exp_().mul_(grad)
-            first, last = torch.searchsorted(places, places.new_tensor([block.start, block.stop])).tolist()
             own = places[first:last] - block.start, target_ids[first:last]
             grad.index_put_(own, logprob_grads[first:last], accumulate=True)
             logits_grad[block] = grad if ctx.temperature == 1 else grad.div_(ctx.temperature)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 NAMES = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """transformers' classes of norms that compute weight x / rms(x)."""
@@ -25,6 +26,9 @@ def use_fused_norms(model: nn.Module) -> None:
 def _forward(module: Any, hidden_states: Tensor) -> Tensor:
     if hidden_states.dtype != torch.float32 or module.weight.dtype != torch.float32:
         return type(module).forward(module, hidden_states)
+    if hidden_states.is_cuda:
+        # There torch has one kernel for it, and two for its gradient.
+        return rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)
     output = FusedRMSNorm.apply(hidden_states, module.weight, module.variance_epsilon)
     assert isinstance(output, Tensor)
     return output

@@ -16,10 +16,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator found no memory, on a GPU or on the CPU.
 
     PyTorch 2.13: torch.OutOfMemoryError for CUDA; a plain RuntimeError for the CPU ("can't allocate memory", on Windows
-    "not enough memory") and for cuBLAS. numpy 2 and Python raise MemoryError.
+    "not enough memory") and for cuBLAS. numpy 2 and Python raise MemoryError. NCCL says "out of memory", too, but its
+    connections are lost then: what is tried again would wait for ever.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    if isinstance(error, dist.DistError):
+        return False
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
