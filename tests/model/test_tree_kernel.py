@@ -175,9 +175,9 @@ def test_too_many_compilations_are_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
             attend = attention._compiled()
-            attend(*(torch.zeros(1, 2, 128, 16) for _ in range(3)), mask)
+            attend(*(torch.zeros(1, 2, 128, 16) for _ in range(3)), mask, {})
             with pytest.raises(FailOnRecompileLimitHit):
-                attend(*(torch.zeros(1, 2, 128, 16).bfloat16() for _ in range(3)), mask)
+                attend(*(torch.zeros(1, 2, 128, 16).bfloat16() for _ in range(3)), mask, {})
     finally:
         attention._compiled.cache_clear()
         torch._dynamo.reset()
