@@ -115,7 +115,7 @@ class SequenceAttention:
         q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))
         sizes = self.starts, self.starts, self.max_len, self.max_len
         # Where torch does not ask for it, fewer heads of keys than of queries need no leave.
-        options = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+        options: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
         output = varlen_attn(q, k, v, *sizes, scale=scale, window_size=(-1, 0), **options)
         assert isinstance(output, Tensor)
         return output.to(query.dtype)

@@ -111,7 +111,7 @@ def kernel_options(head_size: int, dtype: torch.dtype, capability: tuple[int, in
     if head_size > 256:
         return {}
     if dtype == torch.float32:
-        # Three products of tensor cores round like one in float32, whose operands would fill the registers.
+        # Three products of tensor cores are about as exact as one in float32, whose operands would fill the registers.
         options: dict[str, int | str] = {"FLOAT32_PRECISION": "'tf32x3'"}
         if head_size <= 64:
             return options | _blocks((64, 32), 2, 4, 32, 4)
@@ -137,7 +137,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, options:
     # Tells the compiler that no block is cut short: bounds are not checked, and half as many registers are spilled.
     torch._check(query.shape[2] % BLOCK == 0)
     enable_gqa = query.shape[1] != key.shape[1]
-    output = flex_attention(query, key, value, None, mask, 1.0, enable_gqa, kernel_options=options)  # pyright: ignore[reportArgumentType]
+    output = flex_attention(query, key, value, None, mask, 1.0, enable_gqa, kernel_options=options)  # pyright: ignore[reportCallIssue]
     assert isinstance(output, Tensor)
     return output
 
