@@ -46,8 +46,9 @@ class FlexTreeAttention:
         # At least two blocks: torch compiles sizes of 1 anew.
         self.num_filling = max(-self.num_tokens % BLOCK, 2 * BLOCK - self.num_tokens)
         filling = torch.arange(self.num_tokens, self.num_tokens + self.num_filling, device=positions.device)
-        self.subtree_ends = torch.cat([subtree_ends, filling + 1])
-        self.positions = torch.cat([positions, torch.zeros_like(filling)])
+        # The kernels' own indices are int32; wider ones would take more of their registers.
+        self.subtree_ends = torch.cat([subtree_ends, filling + 1]).int()
+        self.positions = torch.cat([positions, torch.zeros_like(filling)]).int()
         self.masks: dict[int | None, BlockMask] = {}
 
     def __call__(
@@ -59,8 +60,11 @@ class FlexTreeAttention:
         q, k, v = (x.to(value.dtype) for x in (query * scale, key, value))
         wider = [max(0, MIN_HEAD_SIZE - x.shape[-1]) for x in (q, k, v)]
         q, k, v = (pad(x, (0, more, 0, self.num_filling)) for x, more in zip((q, k, v), wider, strict=True))
-        attend = _compiled() if query.device.type == "cuda" else _attend
-        output = attend(q, k, v, self.masks[window])
+        if query.device.type == "cuda":
+            options = kernel_options(q.shape[-1], q.dtype, torch.cuda.get_device_capability(query.device))
+            output = _compiled()(q, k, v, self.masks[window], options)
+        else:
+            output = _attend(q, k, v, self.masks[window], {})
         return output[0, :, : self.num_tokens, : value.shape[-1]].transpose(0, 1).to(query.dtype)
 
     def mask(self, window: int | None) -> BlockMask:
@@ -102,14 +106,50 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.sum(1).int()[None, None], order.int()[None, None]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask) -> Tensor:
-    output = flex_attention(query, key, value, None, mask, 1.0, query.shape[1] != key.shape[1])
+def kernel_options(head_size: int, dtype: torch.dtype, capability: tuple[int, int]) -> dict[str, int | str]:
+    """What FlexAttention's kernels are compiled with, where Inductor's choice does not fit a GPU or spills registers.
+
+    Inductor's blocks for float32 and for heads larger than 128 need more shared memory than an A100, L4 or RTX 4090
+    has, or spill thousands of bytes of registers (`benchmarks/flex_kernels.py` shows it without a GPU).
+
+    capability: the GPU's compute capability.
+    """
+    if head_size > 256:
+        return {}
+    if dtype == torch.float32:
+        # Three products of tensor cores are about as exact as one in float32, whose operands would fill the registers.
+        options: dict[str, int | str] = {"FLOAT32_PRECISION": "'tf32x3'"}
+        if head_size <= 64:
+            return options | _blocks((64, 32), 2, 4, 32, 4)
+        if head_size <= 128:
+            return options | _blocks((32, 32), 2, 4, 16, 4)
+        return options | _blocks((16, 16), 1, 4, 16, 8)
+    # Hopper and data-center Blackwell have 227 KiB, an A100 163, others 99.
+    is_large = (9, 0) <= capability < (12, 0)
+    return _blocks((32, 32), 2, 4, 32, 4) if head_size > 128 and not is_large else {}
+
+
+def _blocks(
+    forward: tuple[int, int], stages: int, warps: int, backward: int, backward_warps: int
+) -> dict[str, int | str]:
+    """forward: queries and keys of a block; backward: of both."""
+    options: dict[str, int | str] = {"fwd_BLOCK_M": forward[0], "fwd_BLOCK_N": forward[1]}
+    options |= {"fwd_num_stages": stages, "fwd_num_warps": warps}
+    options |= {f"bwd_BLOCK_{side}": backward for side in ("M1", "N1", "M2", "N2")}
+    return options | {"bwd_num_stages": 1, "bwd_num_warps": backward_warps}
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, options: dict[str, int | str]) -> Tensor:
+    # Tells the compiler that no block is cut short: bounds are not checked, and half as many registers are spilled.
+    torch._check(query.shape[2] % BLOCK == 0)
+    enable_gqa = query.shape[1] != key.shape[1]
+    output = flex_attention(query, key, value, None, mask, 1.0, enable_gqa, kernel_options=options)  # pyright: ignore[reportCallIssue]
     assert isinstance(output, Tensor)
     return output
 
 
 @cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask], Tensor]:
+def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask, dict[str, int | str]], Tensor]:
     """Compile for all lengths. fullgraph: past Dynamo's limit of recompilations it raises; otherwise it would run the
     dense attention, of the size of all pairs, without a word. Its 8 are soon reached: a model may have four, with and
     without gradients and windows, and each shape of heads and each type has its own."""
