@@ -1,10 +1,10 @@
-"""Makes the README's pictures of a report, with Chromium through playwright.
+"""Makes the pictures of a report in the docs, with Chromium through playwright.
 
+    treepo train --eval.every 5 --out runs/demo
     python docs/screenshots.py --report runs/demo/report.html            # writes docs/images/*.png
 
-curves.png: the curves, light; tree.png: a tree with a node selected whose leaves differ in reward, dark; phone.png: the
-curves on a phone. The same report and the same Chromium give the same pictures. Ends with exit code 1 if one is larger
-than the README should load.
+curves.png: the curves, light; tree.png: a tree with a selected node whose leaves differ in reward, dark. The same
+report and the same Chromium give the same pictures. Ends with exit code 1 if one is larger than a page should load.
 """
 
 import argparse
@@ -23,20 +23,18 @@ MOST_BYTES = 200_000
 
 @dataclass(frozen=True)
 class Picture:
-    """What is shown: a tab of the page, in pixels of which there are `scale` x `scale` in the file."""
+    """What is shown: a tab of the page, and its size in pixels."""
 
     name: str
     tab: str
     theme: Literal["light", "dark"]
     width: int
     height: int
-    scale: float = 1.0
 
 
 PICTURES = (
     Picture("curves.png", "curves", "light", 1280, 860),
-    Picture("tree.png", "trees", "dark", 1280, 860),
-    Picture("phone.png", "curves", "light", 390, 780, scale=1.5),
+    Picture("tree.png", "trees", "dark", 1280, 840),
 )
 
 ADDRESS = """(() => {
@@ -68,7 +66,7 @@ def main(report: Path, out: Path, chromium: str) -> int:
 def take(browser: Browser, picture: Picture, report: Path, out: Path) -> int:
     """Write one picture; its size in bytes. Raises RuntimeError if the page reports an error."""
     viewport: ViewportSize = {"width": picture.width, "height": picture.height}
-    context = browser.new_context(viewport=viewport, device_scale_factor=picture.scale, color_scheme=picture.theme)
+    context = browser.new_context(viewport=viewport, color_scheme=picture.theme)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
