@@ -154,6 +154,8 @@ def test_a_stop_rule_that_lets_eos_pass_is_named() -> None:
     """A path that drew EOS cannot go on."""
     with pytest.raises(StrategyError, match="stopping: function let a path go on"):
         World(Shape(4, 3, 2), noise=Noise(eos=1.0)).grow(stopping=lambda end: None)
+    with pytest.raises(StrategyError, match="stopping: function returned True"):
+        World(Shape(4, 3, 2)).grow(stopping=lambda end: True)  # pyright: ignore[reportArgumentType]
 
 
 def test_pruning_keeps_trajectories_and_their_order() -> None:

@@ -73,15 +73,16 @@ class Returns:
         return self.value
 
 
-@pytest.mark.parametrize("value", [[1], [1, 1, 1], [0, 2], [5, 4]])
+@pytest.mark.parametrize("value", [[1], [1, 1, 1], [0, 2], [5, 4], None, ["1", "1"], [1.5, 1]])
 def test_a_wrong_number_of_children_names_the_strategy(value):
+    """None and texts were a TypeError, and half a child was taken."""
     world = World(TreeShape(8, 4, 2), InitialFork(2, 2))
     with pytest.raises(StrategyError, match="branching: Returns returned .* for 2 active paths with 8 trajectories"):
         world.grow(branching=Returns(value))
 
 
 @pytest.mark.parametrize(
-    "cuts", [[], [BacktrackPoint(0, 1)], [BacktrackPoint(99, 0)], [BacktrackPoint(1, 4)], [BacktrackPoint(1, -1)]]
+    "cuts", ["x", [], [BacktrackPoint(0, 1)], [BacktrackPoint(99, 0)], [BacktrackPoint(1, 4)], [BacktrackPoint(1, -1)]]
 )
 def test_a_cut_outside_the_trajectory_names_the_strategy(cuts):
     world = World(TreeShape(8, 2, 2, num_children=1), InitialFork(2, 2))

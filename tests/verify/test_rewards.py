@@ -146,6 +146,7 @@ def test_verdicts_that_came_without_comparing_are_counted() -> None:
     ("parts", "message"),
     [
         ({}, "reward: Returns returned no component"),
+        (np.zeros(6), "reward: Returns returned no component"),
         ({"mean": np.zeros(6)}, "returned a component named 'mean'"),
         ({"unbiased": np.zeros(6)}, "returned a component named 'unbiased'"),
         ({"short": np.zeros(5)}, "must return 6 finite numbers as 'short'"),
@@ -156,3 +157,9 @@ def test_verdicts_that_came_without_comparing_are_counted() -> None:
 def test_parts_that_cannot_be_are_named(parts, message) -> None:
     with pytest.raises(StrategyError, match=message):
         replace(make_trainer(), reward=Returns(parts)).step(1)
+
+
+def test_lists_are_numbers_too() -> None:
+    """They passed the check and raised where metrics are made."""
+    listed = replace(make_trainer(), reward=Returns({"one": [1.0] * 6})).step(1)
+    assert listed.metrics["reward/one"] == 1.0

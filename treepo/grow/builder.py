@@ -193,12 +193,14 @@ class TreeBuilder:
         level = Level(shape, self.tree, nodes, num_finished, num_just_finished, shape.num_segments(lengths[0]))
         counts = self.rules.branching(level, self.rng)
         missing = max(shape.width - num_finished, len(nodes))
-        if len(counts) != len(nodes) or min(counts) < 1 or sum(counts) > missing:
+        numbers = np.asarray([] if counts is None else counts)
+        is_whole = numbers.shape == (len(nodes),) and numbers.dtype.kind in "iuf" and (numbers % 1 == 0).all()
+        if not is_whole or numbers.min() < 1 or numbers.sum() > missing:
             raise StrategyError(
                 f"branching: {type(self.rules.branching).__name__} returned {counts} children for {len(nodes)} active "
                 f"paths with {missing} trajectories missing"
             )
-        return counts
+        return [int(number) for number in numbers]
 
     def _affordable(self, next_len: float) -> TreeShape:
         """The shape with the width that its token budget, if it has one, allows now."""
@@ -224,8 +226,10 @@ class TreeBuilder:
             answers=self.rules.answers,
         )
         stop = self.rules.stopping(end)
+        name = type(self.rules.stopping).__name__
+        if stop is not None and not isinstance(stop, StopReason):
+            raise StrategyError(f"stopping: {name} returned {stop!r:.50}, which is no StopReason and not None")
         if stop is None and (end.ended or len(response) >= self.shape.max_response_tokens):
-            name = type(self.rules.stopping).__name__
             raise StrategyError(f"stopping: {name} let a path go on after EOS or beyond its longest length")
         if is_turn_end and stop in (None, *CUT_OFF):
             self._end_turn(segment, token_ids, logprobs, end, stop)
@@ -316,8 +320,9 @@ class TreeBuilder:
                 if self.finished:
                     return []
                 points = [FROM_PROMPT]
-            if not points:
-                raise StrategyError(f"fallback: {type(self.rules.fallback).__name__} returned no point to backtrack to")
+            if not points or not all(isinstance(point, BacktrackPoint) for point in points):
+                name = type(self.rules.fallback).__name__
+                raise StrategyError(f"fallback: {name} returned no point to backtrack to, got {points!r:.100}")
             for point in points:
                 count = min(shape.num_children, missing)
                 if count > 0:

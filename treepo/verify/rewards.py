@@ -243,8 +243,8 @@ def score_trees(
     logged = {name: float(np.mean(values)) for name, values in log.metrics.items()}
     ends = np.cumsum([0, *(len(one.texts) for one in answers)])
     scored = []
-    for i, (one, own) in enumerate(zip(answers, components, strict=True)):
-        _check_components(type(reward).__name__, own, len(one.texts), may_abstain=sees_step)
+    for i, (one, returned) in enumerate(zip(answers, components, strict=True)):
+        own = _checked_components(type(reward).__name__, returned, len(one.texts), may_abstain=sees_step)
         columns = {name: values[ends[i] : ends[i + 1]] for name, values in log.columns.items()}
         is_lost = np.array([stop in LOST for stop in one.stops], bool)
         rewards = np.where(is_lost, np.nan, total(own)) if is_lost.any() else total(own)
@@ -289,15 +289,25 @@ def _environment_rewards(tree: Tree) -> np.ndarray:
     return np.array([sum(tree.turn_rewards(leaf)) for leaf in tree.leaves()], np.float64)
 
 
-def _check_components(name: str, components: Mapping[str, np.ndarray], num_leaves: int, may_abstain: bool) -> None:
-    if not components:
-        raise StrategyError(f"reward: {name} returned no component")
-    for key, values in components.items():
+def _checked_components(name: str, components: object, num_leaves: int, may_abstain: bool) -> dict[str, np.ndarray]:
+    """The components as float64 [L] each; raises StrategyError for what they cannot be."""
+    if not isinstance(components, Mapping) or not components:
+        raise StrategyError(f"reward: {name} returned no component, got {components!r:.100}")
+    checked = {}
+    for key, given in components.items():
         if key in RESERVED:
             raise StrategyError(f"reward: {name} returned a component named {key!r}, which is that of their sum")
+        try:
+            values = np.asarray(given, np.float64)
+        except (TypeError, ValueError):
+            values = np.zeros(0)
         bad = np.isinf(values) if may_abstain else ~np.isfinite(values)
         if np.shape(values) != (num_leaves,) or np.any(bad):
-            raise StrategyError(f"reward: {name} must return {num_leaves} finite numbers as {key!r}, got {values!r}")
+            raise StrategyError(
+                f"reward: {name} must return {num_leaves} finite numbers as {key!r}, got {given!r:.200}"
+            )
+        checked[str(key)] = values
+    return checked
 
 
 def component_metrics(scored: Sequence[ScoredLeaves]) -> dict[str, float]:
