@@ -61,7 +61,9 @@ class FlexTreeAttention:
         wider = [max(0, MIN_HEAD_SIZE - x.shape[-1]) for x in (q, k, v)]
         q, k, v = (pad(x, (0, more, 0, self.num_filling)) for x, more in zip((q, k, v), wider, strict=True))
         if query.device.type == "cuda":
-            options = kernel_options(q.shape[-1], q.dtype, torch.cuda.get_device_capability(query.device))
+            options = kernel_options(
+                max(q.shape[-1], v.shape[-1]), q.dtype, torch.cuda.get_device_capability(query.device)
+            )
             output = _compiled()(q, k, v, self.masks[window], options)
         else:
             output = _attend(q, k, v, self.masks[window], {})
@@ -139,17 +141,17 @@ def _blocks(
     return options | {"bwd_num_stages": 1, "bwd_num_warps": backward_warps}
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, options: dict[str, int | str]) -> Tensor:
-    # Tells the compiler that no block is cut short: bounds are not checked, and half as many registers are spilled.
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, options: Any) -> Tensor:
+    # Tells the compiler that no block is cut short: bounds are not checked, and fewer registers are spilled.
     torch._check(query.shape[2] % BLOCK == 0)
     enable_gqa = query.shape[1] != key.shape[1]
-    output = flex_attention(query, key, value, None, mask, 1.0, enable_gqa, kernel_options=options)  # pyright: ignore[reportCallIssue]
+    output = flex_attention(query, key, value, None, mask, 1.0, enable_gqa, kernel_options=options)
     assert isinstance(output, Tensor)
     return output
 
 
 @cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask, dict[str, int | str]], Tensor]:
+def _compiled() -> Callable[[Tensor, Tensor, Tensor, BlockMask, Any], Tensor]:
     """Compile for all lengths. fullgraph: past Dynamo's limit of recompilations it raises; otherwise it would run the
     dense attention, of the size of all pairs, without a word. Its 8 are soon reached: a model may have four, with and
     without gradients and windows, and each shape of heads and each type has its own."""
