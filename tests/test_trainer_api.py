@@ -187,6 +187,19 @@ def test_a_peft_model_is_trained_in_place(tiny: str, tmp_path: Path) -> None:
         trainer_of(model, tmp_path / "two", processing_class=tokenizer, settings={"lora": {"rank": 2}}).train()
 
 
+def test_a_mixture_of_datasets_that_the_trainer_is_given(tiny: str, tmp_path: Path) -> None:
+    """The config refused its weights: it knew of no dataset."""
+    for name in ("a", "b"):
+        lines = [f'{{"prompt": "{name}{i}", "answer": "1"}}' for i in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    paths = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    config = treepo.TreePOConfig(data={"weights": [1.0, 2.0]})
+    assert treepo.TreePOTrainer(tiny, many_letters, train_dataset=paths, config=config).config.data.weights == (1, 2)
+    for given, message in ((paths[:1], "each of 1 datasets"), (None, "needs datasets to train on")):
+        with pytest.raises(treepo.SettingError, match=rf"data.weights: .*{message}|train_dataset: .*{message}"):
+            treepo.TreePOTrainer(tiny, many_letters, train_dataset=given, config=config)
+
+
 @pytest.mark.parametrize(("model", "message"), [(torch.nn.Linear(2, 2), "must be a folder"), (3, "must be a folder")])
 def test_what_is_no_model_is_refused(model: Any, message: str, tiny: str) -> None:
     """The message was an AttributeError; of a model without weights to train, one of torch's optimizer."""

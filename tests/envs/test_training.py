@@ -71,7 +71,10 @@ def test_what_an_environment_needs_is_said_before_anything_is_loaded(tmp_path: P
     with pytest.raises(treepo.SettingError, match="environment: must be a class, or something else"):
         trainer_of(tmp_path, environment="Echo()")
     with pytest.raises(treepo.SettingError, match="reward.environment: needs an environment"):
-        treepo.TreePOConfig(reward={"environment": 1.0})
+        treepo.TreePOTrainer(config=treepo.TreePOConfig(reward={"environment": 1.0}))
+    config = treepo.TreePOConfig(reward={"environment": 0.5})
+    trainer = treepo.TreePOTrainer(environment=Echo, train_dataset=[{"prompt": "a"}], config=config)
+    assert trainer.config.reward.environment == 0.5, "the config refused it, whatever the trainer was given"
 
 
 class Broken(Echo):

@@ -99,6 +99,7 @@ def _dry_run(options: Namespace, terminal: "Terminal") -> None:
     if options.out is not None:
         check_unused(output_folder(options.out))
     config = _settings(options)
+    config.check_whole()
     num_processes = count_processes(config.model.device, config.processes.shard_size)
     usable_device(config.model.device)
     # All of a job are asked; one answers.

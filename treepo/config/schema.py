@@ -77,7 +77,8 @@ class DataSettings(RecordFormat):
         super().__post_init__()
         if not self.weights:
             return
-        if len(self.weights) != len(self.train):
+        # None: a program may still give them.
+        if self.train and len(self.weights) != len(self.train):
             raise SettingError("weights", f"needs a number for each of {len(self.train)} datasets", list(self.weights))
         # Raises here, before anything is loaded.
         Mixture(self.weights)
@@ -242,9 +243,6 @@ class Config:
             raise SettingError("reward.correct", message, getattr(reward, "correct", 0.0))
         if not isinstance(reward, ShapedReward):
             return
-        if reward.environment and not self.environment.is_given:
-            message = "needs an environment (environment.factory)"
-            raise SettingError("reward.environment", message, reward.environment)
         if reward.overlong and reward.overlong_buffer > longest:
             message = f"must be within 1..{longest}, the longest response"
             raise SettingError("reward.overlong_buffer", message, reward.overlong_buffer)
@@ -255,6 +253,14 @@ class Config:
                 f"reward.length_neutral can make them so: {reward.overlong}, {reward.length}, {reward.environment}, "
                 f"{reward.length_neutral}",
             )
+
+    def check_whole(self) -> None:
+        """Raise SettingError for settings without what a program may give beside them: datasets, an environment."""
+        if self.data.weights and not self.data.train:
+            raise SettingError("data.weights", "needs datasets to train on (data.train)", self.data.weights)
+        weight = self.reward.environment if isinstance(self.reward, ShapedReward) else 0.0
+        if weight and not self.environment.is_given:
+            raise SettingError("reward.environment", "needs an environment (environment.factory)", weight)
 
     def _check_overlap(self) -> None:
         """Raise SettingError for what cannot grow beside an update, or would be silently wrong."""

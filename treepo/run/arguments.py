@@ -215,6 +215,7 @@ def check_arguments(config: Config, model: Any) -> None:
         for section, name, default, value in named:
             if name != "path" and value != default:
                 raise SettingError(f"{section}.{name}", "is that of the loaded model; load it as it should be", value)
+    config.check_whole()
     config.environment.tool_set()
     verifier = type(config.verifier)
     if verifier.__module__ == "__main__":
