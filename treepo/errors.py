@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 NOT_GIVEN = ...
 """The value of a SettingError that has none; a pickled Ellipsis stays the same object."""
@@ -193,6 +193,10 @@ class RecordError(ValueError):
     def __str__(self) -> str:
         return one_line(f"{self.place}: {self.message}" if self.place else self.message)
 
-    def at(self, place: str) -> "RecordError":
+    def at(self, place: str) -> Self:
         """The same error at a place, unless it already has one."""
-        return self if self.place else RecordError(self.message, place)
+        return self if self.place else type(self)(self.message, place)
+
+
+class MissingFieldError(RecordError):
+    """A record has no field of a name."""

@@ -272,7 +272,7 @@ def test_minerva_as_qwen_ships_it_and_as_the_hub_has_it(tmp_path):
         ("Find $s$.", "1.6"),
         ("Find $t$.", "2"),
     ]
-    with pytest.raises(SettingError, match=r"no field 'question'; there are \['problem'\]"):
+    with pytest.raises(SettingError, match=r"no field 'question'; there are \['problem'\]$"):
         load_datasets([f"minerva={write(path, json.dumps({'problem': 'x'}))}"], RecordFormat(), lambda _: [1], 10)
 
 

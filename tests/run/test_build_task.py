@@ -188,7 +188,7 @@ def test_a_weight_needs_something_to_draw(policy: Policy, tmp_path: Path) -> Non
         ({"train": "FILE", "max_prompt_len": 1}, "data.train: no problem has at most 1 prompt tokens"),
         (
             {"train": "FILE", "prompt_field": "q"},
-            r"data.train: a.jsonl:1: no field 'q'; there are \['answer', 'prompt'\]",
+            r"data.train: a.jsonl:1: no field 'q'; there are \['answer', 'prompt'\]; data.prompt_field and",
         ),
     ],
 )

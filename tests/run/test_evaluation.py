@@ -136,6 +136,7 @@ def test_sets_are_told_apart_and_weighed_by_size(tmp_path: Path) -> None:
         (["--model.path", "x"], "MODEL: given twice, as "),
         (["--data", "a.jsonl", "--data.eval", "b.jsonl"], "--data: given twice, as 'a.jsonl' and as --data.eval 'b"),
         (["--temperature", "1", "--engine.temperature", "2"], "--temperature: given twice, as 1.0 and as --engine.t"),
+        (["--eval.num_samples", "4"], "eval.num_samples: is for training; here --samples says how many, got 4"),
         (["--repetition-penalty", "0"], "--repetition-penalty: "),
         (["--temperature", "0"], "--temperature: must be above 0; --sampling greedy takes"),
         (["--max-tokens", "0"], "--max-tokens: must be within 1..1000000000, got 0"),
@@ -319,6 +320,18 @@ def test_the_built_in_task_alone(monkeypatch: pytest.MonkeyPatch, chain_model: P
 def test_recipes_for_training_do_not_stand_in_the_way(chain_model: Path, tmp_path: Path) -> None:
     """Shorter answers than the recipe's reward or fewest leaves are made for."""
     recipe = tmp_path / "run.toml"
-    recipe.write_text("[reward]\noverlong = 1.0\n[tree]\nmin_width = 4\ntoken_budget = 100\nwidth = 8\n")
-    args = [chain_model, "--recipe", recipe, "--problems", 1, "--samples", 2, "--out", tmp_path / "out"]
-    assert evaluate(*args, "--data.prompt_field", "prompt") == 0
+    recipe.write_text(
+        "[reward]\noverlong = 1.0\n[tree]\nmin_width = 4\ntoken_budget = 100\nwidth = 8\n[eval]\nnum_problems = 1\n"
+    )
+    data = ["--data", own_problems(tmp_path), "--prompt.question", "{question}"]
+    args = [chain_model, *data, "--recipe", recipe, "--samples", 2]
+    assert evaluate(*args, "--data.prompt_field", "prompt", "--out", tmp_path / "all") == 0
+    (row,) = figures(tmp_path / "all")
+    assert row["overall"]["num_problems"] > 2, "a recipe's eval.num_problems is for training"
+
+
+def test_a_number_of_problems_that_is_typed_counts(chain_model: Path, tmp_path: Path) -> None:
+    """`--eval.num_problems 2` was passed over without a word where datasets were given: all problems were asked."""
+    args = [chain_model, "--data", own_problems(tmp_path), "--samples", 1, "--out", tmp_path / "out"]
+    assert evaluate(*args, "--eval.num_problems", 2) == 0
+    assert figures(tmp_path / "out")[0]["overall"]["num_problems"] == 2

@@ -20,13 +20,18 @@ from treepo.data.reasoning_gym import GymSource, check_repeatable, open_dataset
 from treepo.data.records import detected_format
 from treepo.data.sources import PRESETS, Source, dataset_names, labels, parse_source
 from treepo.data.tasksets import TasksetSource
-from treepo.errors import RecordError, SettingError
+from treepo.errors import MissingFieldError, RecordError, SettingError
 from treepo.utils.numeric import derive_seed, digest, largest_remainder
 
 CHARS_PER_TOKEN = 100
 MIN_LONG = 1_000_000
 """A question of so many characters, and so many for each token that its prompt may have, is not even encoded: it takes
 minutes."""
+
+FIELDS_HINT = (
+    "; data.prompt_field and data.answer_field say which hold the question and the answer, or a preset does, as in "
+    "gsm8k=FILE"
+)
 
 MIN_BLOCK = 64
 MAX_BLOCK = 10_000
@@ -188,7 +193,8 @@ def load_datasets(
                     reason = f"can be used; {bad[num_bad]}"
                 raise RecordError(f"no record of {str(source)!r} {reason}")
         except RecordError as error:
-            raise SettingError(setting, str(error)) from error
+            is_by_settings = isinstance(error, MissingFieldError) and forms == (default_format,)
+            raise SettingError(setting, f"{error}{FIELDS_HINT if is_by_settings else ''}") from error
         fitting = tuple(problem for problem in problems if 0 < len(problem.prompt_ids) <= max_prompt_len)
         num_too_long += len(problems) - len(fitting)
         num_duplicates += dropped

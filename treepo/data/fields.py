@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from treepo.errors import RecordError
+from treepo.errors import MissingFieldError, RecordError
 
 Record = Mapping[str, Any]
 """One record of a dataset: fields by name, nested ones as mappings and lists."""
@@ -21,7 +21,7 @@ def field_value(record: Record, name: str) -> Any:
     value: Any = record
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise RecordError(f"no field {name!r}; there are {sorted(_field_names(record))}")
+            raise MissingFieldError(f"no field {name!r}; there are {sorted(_field_names(record))}")
         value = value[part]
     return value
 

@@ -70,10 +70,20 @@ def plan_evaluation(options: Namespace, out: Path) -> Evaluation:
     if len(models) > 1 and config.engine.kind != "embedded":
         message = f"{config.engine.kind!r} takes one model at a time; evaluate the others with the same --out"
         raise SettingError("engine.kind", message)
-    # The built-in task has tens of millions of problems.
-    most = ALL if config.data.is_given else config.eval.num_problems
-    num_problems = options.problems or most
+    num_problems = options.problems or _default_num_problems(options.settings.get("eval", {}), config)
     return Evaluation(tuple(models), samplings, config, num_problems, out, runs, options.trust_run_code)
+
+
+def _default_num_problems(typed: Mapping[str, Any], config: Config) -> int:
+    """How many problems without --problems: as many as was typed, or all of datasets. typed: [eval] as it was typed."""
+    if "num_samples" in typed:
+        raise SettingError("eval.num_samples", "is for training; here --samples says how many", typed["num_samples"])
+    # The built-in task has tens of millions of problems; of datasets, a recipe's number is for training.
+    if "num_problems" not in typed and config.data.is_given:
+        return ALL
+    if config.eval.num_problems < 1:
+        raise SettingError("eval.num_problems", f"must be within 1..{ALL}", config.eval.num_problems)
+    return config.eval.num_problems
 
 
 def _layers(options: Namespace, runs: Mapping[str, RunPoint]) -> tuple[Settings, ...]:

@@ -57,7 +57,8 @@ def with_epochs(config: Config, task: Task) -> Config:
 
 
 def _number(value: float, noun: str) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") + f" {noun}{'s' * (value != 1)}"
+    text = f"{value:.2f}".rstrip("0").rstrip(".") if value >= 0.01 or not value else f"{value:.1g}"
+    return f"{text} {noun}{'s' * (value != 1)}"
 
 
 def is_evaluated(step: int, settings: Config) -> bool:
