@@ -28,6 +28,7 @@ from unittest.mock import patch
 
 import torch
 import triton
+from torch import Tensor
 from torch._dynamo.device_interface import CudaInterface
 from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
@@ -144,11 +145,17 @@ def inductor_code(
     )
     options = attention.kernel_options(size, dtype, capability)
     compiled_attend = attention._compiled()
+
+    def with_options(query: Tensor, key: Tensor, value: Tensor, mask: flex.BlockMask, _: object) -> Tensor:
+        return compiled_attend(query, key, value, mask, options)
+
     with ExitStack() as stack:
         for patched in stand_ins(capability):
             stack.enter_context(patched)
         stack.enter_context(patch.object(GraphLowering, "compile_to_module", keep_code))
-        stack.enter_context(patch.object(attention, "_attend", lambda *args: compiled_attend(*args[:-1], options)))
+        stack.enter_context(
+            patch.object(attention, "_attend", lambda q, k, v, mask, _: compiled_attend(q, k, v, mask, options))
+        )
         try:
             tree(0, query, key, value, 0.1, window)
         except Exception:
@@ -171,7 +178,7 @@ def stand_ins(capability: tuple[int, int]) -> list[Any]:
         warp_size=32,
         gcnArchName="",
     )
-    driver = SimpleNamespace(
+    driver: Any = SimpleNamespace(
         get_current_target=lambda: target(capability), get_current_device=lambda: 0, get_current_stream=lambda _: 0
     )
     triton.runtime.driver.set_active(driver)

@@ -28,7 +28,7 @@ SECTIONS: dict[str, tuple[float, Callable[[Checks], None]]] = {
     "sampling": (15, decoding.sampling),
     "trees": (20, decoding.trees),
     "decode": (100, decoding.decode),
-    "update": (90, updating.update),
+    "update": (100, updating.update),
     "memory": (25, decoding.memory),
     "nccl": (20, processes.nccl),
     "lora": (30, runs.lora),

@@ -105,11 +105,10 @@ class SequenceAttention:
         # Under autocast rotary positions make queries and keys wider than values.
         q, k, v = (x[0].to(value.dtype) for x in (query, key, value))
         if query.device.type == "cpu":
+            lens = np.diff(self.offsets).tolist()
             parts = [
-                scaled_dot_product_attention(
-                    *(x[None, :, start:end] for x in (q, k, v)), is_causal=True, scale=scale, enable_gqa=True
-                )
-                for start, end in pairwise(self.offsets)
+                scaled_dot_product_attention(*qkv, is_causal=True, scale=scale, enable_gqa=True)
+                for qkv in zip(*(x[None].split(lens, dim=2) for x in (q, k, v)), strict=True)
             ]
             return torch.cat(parts, dim=2)[0].transpose(0, 1)
         q, k, v = (x.transpose(0, 1).contiguous() for x in (q, k, v))
