@@ -114,7 +114,7 @@ def profile(checks: Checks, name: str, engine: TorchEngine, seconds: float) -> N
     """Count what a call of an engine's step does. seconds: how long one takes without a profiler."""
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     num_steps = engine.counters.num_steps
-    with torch.profiler.profile(activities=kinds) as found:
+    with torch.profiler.profile(activities=kinds, acc_events=True) as found:
         engine.step()
     num_steps = engine.counters.num_steps - num_steps
     events = found.key_averages()

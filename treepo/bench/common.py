@@ -126,7 +126,8 @@ def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     # The profiler reads this on its first use and would otherwise print two lines.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    # acc_events: there is one cycle; torch 2.11 warns that it would not remember others.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
         work()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
     events: list[Any] = profiled.profiler.kineto_results.events()
