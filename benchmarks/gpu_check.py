@@ -64,6 +64,6 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=[])
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--out", type=Path, help=f"where the figures go (default: {RESULTS.name}; --tiny keeps none)")
-    parser.add_argument("--seconds", type=float, default=460, help="sections that would end later are skipped")
+    parser.add_argument("--seconds", type=float, default=480, help="sections that would end later are skipped")
     options = parser.parse_args()
     sys.exit(main(options.only, options.tiny, options.out, options.seconds))
