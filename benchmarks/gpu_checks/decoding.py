@@ -119,11 +119,7 @@ def profile(checks: Checks, name: str, engine: TorchEngine, seconds: float) -> N
     num_steps = engine.counters.num_steps - num_steps
     events = found.key_averages()
     # torch's operations count the time of their kernels, too, which are events of their own.
-<<<<<<< HEAD
     kernels = [event for event in events if event.device_type == torch.profiler.DeviceType.CUDA]
-=======
-    kernels = [event for event in events if event.device_type.name == "CUDA"]
->>>>>>> w/desk
     busy = sum(event.self_device_time_total for event in kernels) / 1e6 / seconds
     waits = sum(event.count for event in events if "StreamSynchronize" in event.key)
     launches = sum(event.count for event in events if "LaunchKernel" in event.key or "GraphLaunch" in event.key)
