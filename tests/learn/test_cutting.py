@@ -67,7 +67,7 @@ def test_parts_may_be_cut_again(tree: Tree, first: int, second: int) -> None:
     parts = [again for part in split_packed(whole, first) for again in split_packed(part, second)]
     assert all(part.num_tokens <= max(second, whole.max_trajectory_len) for part in parts)
     assert sorted(a for part in parts for a in part.leaf_advantages) == sorted(whole.leaf_advantages)
-    assert sum(part.num_response_tokens for part in parts) == whole.num_response_tokens
+    assert sum(part.lens.sum() for part in parts) == whole.lens.sum()
     for part in parts:
         prompt = len(tree.prompt_ids)
         assert (part.positions[part.last_tokens()] + 1 == part.lens + prompt).all()

@@ -99,7 +99,7 @@ def check_targets(tree: Tree) -> None:
     """Whole or in parts, each sampled token of each trajectory is a target once, and observed ones only forwarded."""
     per_leaf = [sampled_tokens(tree, leaf) for leaf in tree.leaves()]
     for parts in ([pack(tree, np.zeros(len(per_leaf)))], pack_in_parts(tree, np.zeros(len(per_leaf)), 6)):
-        assert sum(part.num_response_tokens for part in parts) == sum(map(len, per_leaf))
+        assert sum(part.lens.sum() for part in parts) == sum(map(len, per_leaf))
         assert sum(int((part.leaf_ends - part.leaf_starts).sum()) for part in parts) == sum(map(len, per_leaf))
         for part in parts:
             assert not any(tree.nodes[i].observed for i in part.target_nodes)

@@ -111,8 +111,8 @@ def test_targets_are_the_tokens_of_the_nodes(tree: Tree) -> None:
 def test_every_trajectory_counts_all_its_tokens(tree: Tree) -> None:
     """Summed over the targets, the trajectories are the sum of all responses' lengths, as the token-mean needs."""
     packed = pack(tree, advantages_of(tree))
-    assert (packed.leaf_ends - packed.leaf_starts).sum() == packed.num_response_tokens
-    assert packed.num_response_tokens == sum(tree.response_len(leaf) for leaf in tree.leaves())
+    assert (packed.leaf_ends - packed.leaf_starts).sum() == packed.lens.sum()
+    assert packed.lens.sum() == sum(tree.response_len(leaf) for leaf in tree.leaves())
     assert len(packed.targets) == tree.num_decoded()
 
 
@@ -183,7 +183,7 @@ def test_some_trajectories_are_packed_as_their_own_tree(tree: Tree, seed: int) -
     sequences = [sequences_of(tree)[i] for i in chosen]
     assert sorted(prefixes_of(part)) == flatten(sequences)
     assert sorted(part.leaf_advantages.tolist()) == sorted(advantages[chosen].tolist())
-    assert part.num_response_tokens == sum(len(s) - len(tree.prompt_ids) for s in sequences)
+    assert part.lens.sum() == sum(len(s) - len(tree.prompt_ids) for s in sequences)
     for parts in pack_trajectories(tree, advantages):
         assert parts.positions.tolist() == list(range(parts.num_tokens))
 

@@ -61,11 +61,6 @@ class PackedTree:
         return len(self.token_ids)
 
     @property
-    def num_response_tokens(self) -> int:
-        """Response tokens of all trajectories, shared ones once for each."""
-        return int(self.lens.sum())
-
-    @property
     def max_trajectory_len(self) -> int:
         """Tokens of the longest trajectory with its prompt."""
         return int(self.positions.max()) + 1

@@ -277,6 +277,9 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
     saved = f" ({1 - forwarded / unpacked:.0%} fewer)" if unpacked else ""
     grow_s, update_s = total("time/grow_s"), total("time/update_s")
     saved_s = grow_s * (every / max(decoded, 1) - 1) + update_s * (unpacked / max(forwarded, 1) - 1) * bool(unpacked)
+    # Entropies belong to the trees that are saved, and may take as long as growing.
+    phases = {"entropies": "compute entropies"} if total("time/entropies_s") else {}
+    phases = {name: name for name in ("grow", "verify", "pack")} | phases | {"update": "update"}
     prefilled, cached = total("engine/prefilled"), total("engine/cached")
     known = f" ({cached / (prefilled + cached):.0%} of prefixes were known)" if prefilled + cached else ""
     return [
@@ -284,7 +287,7 @@ def _rows(steps: Sequence[Metrics]) -> list[tuple[str, str]]:
         ("by sequential sampling, the same trajectories", f"{every:,.0f} ({1 - decoded / max(every, 1):.0%} saved)"),
         ("tokens of prefixes the engine computed", f"{prefilled:,.0f}{known}"),
         ("tokens the update forwarded", f"{forwarded:,.0f}{saved}"),
-        *((f"time to {name}", f"{total(f'time/{name}_s'):.1f} s") for name in ("grow", "verify", "pack", "update")),
+        *((f"time to {title}", f"{total(f'time/{name}_s'):.1f} s") for name, title in phases.items()),
         *_environment_rows(total("environment/wait_s"), total("environment/calls"), total("environment/failed_calls")),
         ("training time", f"{total('time/step_s'):.1f} s"),
         ("more without sharing, if a token took as long", f"about {max(saved_s, 0.0):.0f} s"),

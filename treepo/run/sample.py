@@ -11,9 +11,9 @@ from treepo.engine.base import Engine
 from treepo.errors import EnvironmentFailedError, SettingError
 from treepo.model.policy import Policy
 from treepo.report.terminal import Terminal
-from treepo.run.asked import asked, first_asked
 from treepo.run.build import Run
 from treepo.run.parts import build_policy, close_parts, engine_for
+from treepo.run.problem import default_problem, problem_of_prompt
 from treepo.run.reasoning import for_prompts
 from treepo.run.sampler import build_sampler
 from treepo.run.task import answers_of
@@ -30,7 +30,7 @@ def sample_tree(config: Config, prompt: str | None, terminal: Terminal) -> tuple
     """
     with terminal.stage("loading the model"), terminal.progress("making the base model") as progress:
         policy = build_policy(config, progress)
-    problem = first_asked(config, policy) if prompt is None else asked(config, policy, prompt)
+    problem = default_problem(config, policy) if prompt is None else problem_of_prompt(config, policy, prompt)
     config = replace(config, verifier=for_prompts(config.verifier, [problem.prompt_ids], policy.decode))
     engine = engine_for(config, policy)
     try:
@@ -47,7 +47,7 @@ def grow_tree(run: Run, prompt: str, columns: Mapping[str, Any] | None = None) -
     """Grow the tree of a prompt, with the columns of its record, with the parts of a run; raises what `sample_tree`
     does."""
     config, policy = run.config, run.policy
-    problem = asked(config, policy, prompt, columns)
+    problem = problem_of_prompt(config, policy, prompt, columns)
     _check_fits(problem, config, policy, run.trainer.engine)
     with run.trainer.serving(), _columns_named(problem, 'give them: grow(prompt, {"name": value})'):
         ((_, tree),) = run.trainer.sampler.grow([problem], derive_seed(config.train.seed, "sample"))

@@ -30,7 +30,6 @@ from treepo.verify.expressions.times import read_ratio
 from treepo.verify.expressions.tokens import COMMAND, NUMBER, SIGN, WORD, Token, tokenised
 
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle", "{": "}"}
-_KINDS = {"(": "(", "[": "[", "\\langle": "<", "\\{": "set"}
 _SET_SIGNS = {"\\cup", "\\cap", "\\setminus"}
 _MATRICES = {"pmatrix", "bmatrix", "matrix", "Bmatrix", "array", "smallmatrix"}
 DOTS = Text("...")

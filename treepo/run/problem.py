@@ -15,8 +15,8 @@ from treepo.tasks.base import encode_prompt
 from treepo.tasks.registry import built_in_task, task_of_tokenizer
 
 
-def first_asked(config: Config, policy: Policy) -> Problem:
-    """What is asked where no prompt is given. An environment writes its own for a problem without a question."""
+def default_problem(config: Config, policy: Policy) -> Problem:
+    """The problem where no prompt is given. An environment writes its own for a problem without a question."""
     if config.environment.is_given and config.data.is_given:
         return first_problem(config, policy.tokenizer)
     if config.environment.is_given and config.environment.factory not in BUILT_IN:
@@ -24,7 +24,7 @@ def first_asked(config: Config, policy: Policy) -> Problem:
     return built_in_task(config.task)(policy.tokenizer, config.train.seed).training_problems(0, 1)[0]
 
 
-def asked(config: Config, policy: Policy, prompt: str, columns: Mapping[str, Any] | None = None) -> Problem:
+def problem_of_prompt(config: Config, policy: Policy, prompt: str, columns: Mapping[str, Any] | None = None) -> Problem:
     """The prompt as training would ask it: as a problem of the built-in task, or like one of a dataset. columns: of its
     record, which environments may read."""
     try:
