@@ -55,8 +55,8 @@ class TrainerCallback:
 
 @dataclass
 class RunState:
-    """How far a run is. global_step: the last step that is done. log_history: the metrics of each step of this process.
-    best: the best evaluation so far."""
+    """How far a run is. global_step: the last step that is done. log_history: the metrics of each step. best: the best
+    evaluation so far."""
 
     global_step: int = 0
     max_steps: int = 0
@@ -182,7 +182,7 @@ class TreePOTrainer:
 
         A loop that is left early keeps a checkpoint of the last step. resume: see `train`.
         """
-        from treepo.run.start import continue_run, start_run  # noqa: PLC0415 - loads torch
+        from treepo.run.start import continue_run, start_run, steps_before  # noqa: PLC0415 - loads torch
         from treepo.run.train import Hooks, train_steps  # noqa: PLC0415
 
         hooks = Hooks(self._on_step, self._on_eval, self._on_save, lambda: self._stops)
@@ -190,6 +190,9 @@ class TreePOTrainer:
         with self._shown() as terminal, ExitStack() as stack:
             progress = continue_run(self, stack) if resume else start_run(self, stack)
             self.state.global_step = max(progress.step, 0)
+            if resume:
+                self.state.log_history = steps_before(self.output_dir)
+                self.state.best = progress.best if progress.best_step >= 0 else None
             yield from train_steps(self.run, self.output_dir, terminal, progress, hooks)
 
     def stop(self) -> None:

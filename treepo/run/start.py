@@ -11,6 +11,7 @@ from treepo.distributed import Job
 from treepo.errors import LostError, PeerError
 from treepo.learn.checkpoint import Progress
 from treepo.learn.train_state import seed_random
+from treepo.report.run_log import MetricsLog
 from treepo.run.build import Run
 from treepo.run.checkpointing import NOT_BEGUN, resume_command
 from treepo.run.folder import check_before_loading, make_folder
@@ -71,6 +72,14 @@ def continue_run(trainer: Startable, stack: ExitStack) -> Progress:
     if progress == NOT_BEGUN:
         seed_random(run.config.train.seed + run.processes.rank)
     return progress
+
+
+def steps_before(out: Path) -> list[dict[str, float]]:
+    """Return the metrics of each step that a run that is continued had made."""
+    lines = MetricsLog(out / "metrics.jsonl").read()
+    return [
+        {name: value for name, value in line.items() if name != "step"} for line in lines if line.get("step", 0) > 0
+    ]
 
 
 def _say_how_to_go_on(stack: ExitStack, config: Config, out: Path) -> None:
