@@ -11,6 +11,8 @@ length; only ours hands out log-probabilities and has a random stream per path. 
 stays in the results as it is.
 """
 
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 import subprocess
