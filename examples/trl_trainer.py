@@ -3,14 +3,12 @@
 python examples/trl_trainer.py [MODEL]      # pip install 'treepo[trl]'; its own model unless another is named
 """
 
-# pyright: reportMissingImports=false
-
 import random
 import re
 import sys
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset  # pyright: ignore[reportMissingImports]
 
 from treepo.integrations.trl import TreeGRPOConfig, TreeGRPOTrainer
 from treepo.tasks.base_model import find_or_make_base_model

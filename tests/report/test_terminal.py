@@ -167,6 +167,7 @@ def test_a_run_without_a_signal_does_not_end_like_a_success(tmp_path):
     useless = {
         **dict.fromkeys(("tokens/decoded", "tokens/total"), 10.0),
         **dict.fromkeys(("problems/grown", "problems/failed"), 4),
+        "reward/mean": 0.0,
     }
     useless |= {"problems/trained": 0, "problems/solved": 0, "eval/avg": 0.25, "eval/greedy": 0.5}
     file = StringIO()
