@@ -108,7 +108,8 @@ def reference_tree(step: Step, number: int) -> Tree:
     config = step.trainer.config
     seed = derive_seed(config.actor_rollout_ref.rollout.seed, 1, str(number), digest(str(prompt_ids)).hex())
     settings = tree_settings(config)
-    builder = TreeBuilder(f"u{number}", prompt_ids, seed, settings.rules(config.actor_rollout_ref.rollout, str))
+    rules = settings.rules(settings.shape(config.actor_rollout_ref.rollout), str)
+    builder = TreeBuilder(f"u{number}", prompt_ids, seed, rules)
     engine, segments = ScriptedEngine(script, (EOS,)), builder.start()
     while not builder.done:
         for i, s in enumerate(segments):
