@@ -75,7 +75,7 @@ def continue_run(trainer: Startable, stack: ExitStack) -> Progress:
 
 
 def steps_before(out: Path) -> list[dict[str, float]]:
-    """Return the metrics of each step that a run that is continued had made."""
+    """Return the metrics of the steps that a resumed run has already made."""
     lines = MetricsLog(out / "metrics.jsonl").read()
     return [
         {name: value for name, value in line.items() if name != "step"} for line in lines if line.get("step", 0) > 0
